@@ -1,0 +1,91 @@
+"""What a dataset is: rows, and where an answer can be checked, its score. No torch here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+Message = dict[str, Any]
+"""One turn as OpenAI writes it: role (system, user, assistant, tool), content (str), and what tools need.
+
+A user turn that came from an instruction with an input also keeps `instruction` and `input`, for templates (Alpaca)
+that place them apart; `content` holds both, joined by a blank line.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One conversation: to train on when it ends in an assistant turn, to ask when it ends in a user turn."""
+
+    messages: tuple[Message, ...]
+    kind: Literal["harmful", "benign", "task"] = "task"
+    """harmful: to be refused; benign: a harmless look-alike, to be answered; task: the user's own work."""
+    category: str = ""
+    """The set's own category of harm or of look-alike."""
+    answer: str = ""
+    """What `score` compares a reply with; empty where there is nothing to compare."""
+    source: str = ""
+    """Where the row came from: `file:line`, or `hub-id/split:index`."""
+    tools: tuple[dict[str, Any], ...] = field(default=())
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The turns up to and including the last user or tool turn: what a model is asked."""
+        turns = self.messages
+        while turns and turns[-1]["role"] == "assistant":
+            turns = turns[:-1]
+        return turns
+
+    @property
+    def response(self) -> str:
+        """The last assistant turn's text, or empty."""
+        return str(self.messages[-1].get("content") or "") if self.messages and self.messages[-1]["role"] == "assistant" else ""
+
+    @property
+    def request(self) -> str:
+        """The last user turn's text: what judges and duplicate checks read."""
+        return next((str(m.get("content") or "") for m in reversed(self.messages) if m["role"] == "user"), "")
+
+
+def ask(user: str, response: str | None = None, *, system: str = "", **facts: Any) -> Row:
+    """A one-turn row; `facts` are Row's other fields."""
+    turns: list[Message] = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": user})
+    if response is not None:
+        turns.append({"role": "assistant", "content": response})
+    return Row(tuple(turns), **facts)
+
+
+Execute = Callable[..., Any]
+"""Runs model-written code in a sandbox; handed to `score` by the verb, since datasets may not start processes."""
+
+
+@dataclass(kw_only=True)
+class Dataset(ABC):
+    """One corpus, one file. Subclass as a dataclass: its fields are what a recipe may set.
+
+    `path` is a Hub id or a local file. A dataset whose answers can be checked overrides `metrics` and `score`.
+    """
+
+    room: ClassVar[str] = "datasets"
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """The names `score` returns; the first is the headline utility."""
+
+    @property
+    def label(self) -> str:
+        """The name that results, tables and replies/<label>.jsonl use; a dataset with parts adds the part."""
+        return type(self).__module__.rsplit(".", 1)[-1]
+
+    @abstractmethod
+    def rows(self) -> list[Row]:
+        """Every row, in a fixed order. Raises DataError that names file and lines."""
+
+    def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
+        """One truth value for each name in `metrics`."""
+        return {}
+
+    def is_answer(self, reply: str) -> bool:
+        """Is this reply an answer to *this task*? Given to a harmful request it is off task, not compliance."""
+        return False

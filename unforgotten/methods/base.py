@@ -1,0 +1,86 @@
+"""What a method is: the turns it may take in a run (DESIGN: the seven turns).
+
+    rows = method.data(run)
+    method.start(run)
+    for each optimizer step:
+        micro-batches = method.before_step(run, micro-batches)
+        for batch in micro-batches:
+            total, count = method.loss(run, batch, out)
+            loss = cross-entropy / tokens of the step  +  total / count
+            loss.backward()
+        method.gradients(run)          # p.grad whole and averaged over ranks; then the Trainer clips
+        optimizer.step()
+        method.after_step(run)
+    overwrite(model, method.finish(weights))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.training.run import Run
+
+    Term = tuple[Tensor, int]
+    """(sum over this micro-batch, number of terms over the whole step and all ranks)."""
+
+
+class Weights(Protocol):
+    """What `finish` reads: lazy tensors of three models, by the Hub's public names."""
+
+    base: Any
+    aligned: Any
+    tuned: Any
+
+
+@dataclass(kw_only=True)
+class Method:
+    """One way to fine-tune on user data without forgetting safety.
+
+    Subclass as a dataclass; each field is a hyperparameter with one sentence under it. Override only the turns that
+    the paper changes: the rest stays plain supervised fine-tuning. A method imports this file, and torch inside
+    functions or under TYPE_CHECKING, so that listing methods and checking a recipe load no torch.
+    """
+
+    room: ClassVar[str] = "methods"
+    remembers: ClassVar[tuple[str, ...]] = ()
+    """Attributes that steps change (tensors by name, or JSON values): saved in every checkpoint, put back on resume."""
+    neutral: ClassVar[dict[str, Any]] = {}
+    """The setting at which the method is SFT, bit for bit."""
+    faint: ClassVar[dict[str, Any]] = {}
+    """A setting whose extra work runs but weighs next to nothing (1e-30): it too must end at SFT, bit for bit."""
+    needs_safety: ClassVar[bool] = True
+    """Whether the method reads safety rows; without any, it is refused at the door."""
+
+    def data(self, run: Run) -> list[Any]:
+        """Before the run: the encoded rows to train on. [SafeInstr, GR-SAP]"""
+        return run.user
+
+    def start(self, run: Run) -> None:
+        """Once, before the first step: what θ_safe determines goes through `run.once`. [DER, EWC, Refresh]"""
+
+    def before_step(self, run: Run, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Before each optimizer step: replace its micro-batches (as many as came), or move weights. [Refresh, Lisa]"""
+        return batches
+
+    def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
+        """On each micro-batch: a sum, and the number of terms that the whole step sums over on all ranks. [DER, LwF]
+
+        The trainer divides one by the other, so that neither the split into micro-batches nor the number of ranks
+        changes the step. None means: nothing to add, no work done.
+        """
+        return None
+
+    def gradients(self, run: Run) -> None:
+        """Once per step: edit `p.grad` in place; it is whole, averaged over ranks, not yet clipped. [A-GEM, EWC]"""
+
+    def after_step(self, run: Run) -> None:
+        """The optimizer has just moved the weights. [EMA]"""
+
+    def finish(self, weights: Weights) -> Iterable[tuple[str, Tensor]]:
+        """After training: (public name, tensor) pairs that replace the tuned model's. [MagMax, SafeLoRA]"""
+        return ()

@@ -1,0 +1,120 @@
+"""The folder is the registry: `load("methods", "der")` is the class in methods/der.py.
+
+A name is found, in this order, as a file of the room (methods/, datasets/, judges/), as an entry point of the group
+`unforgotten.<room>` (for packages from outside), or, written `./mine.py:Mine`, as a class in the user's own file.
+A component is a dataclass: its fields are its settings, in YAML, flags and documentation alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from unforgotten.errors import RecipeError, UnknownName
+
+ROOMS = ("methods", "datasets", "judges")
+
+
+def names(room: str) -> list[str]:
+    """Every name in a room, those of installed packages included, sorted."""
+    return sorted({*_files(room), *_entry_points(room)})
+
+
+def load(room: str, name: str) -> type:
+    """The class called `name`. Raises UnknownName, with the nearest names, where there is none."""
+    if ":" in name:
+        return _from_file(room, name)
+    if name in _files(room):
+        return _own_class(importlib.import_module(f"unforgotten.{room}.{name}"))
+    if name in (found := _entry_points(room)):
+        return found[name].load()
+    raise UnknownName(room.removesuffix("s"), name, names(room))
+
+
+def build(room: str, spec: str | Mapping[str, Any] | Any) -> Any:
+    """An instance from `der` or `{name: der, weight: 5}`; fields are validated by their types.
+
+    Raises UnknownName for a name or field that does not exist, RecipeError for a value out of range.
+    """
+    if not isinstance(spec, (str, Mapping)):
+        return spec
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    kind = room.removesuffix("s")
+    if "name" not in settings:
+        raise RecipeError(f"A {kind} needs a name: write `{kind}: {{name: …}}`. There are: {', '.join(names(room))}.")
+    name = str(settings.pop("name"))
+    return validate(load(room, name), settings, f"{kind} {name!r}")
+
+
+def validate(cls: type, settings: Mapping[str, Any], what: str) -> Any:
+    """`cls(**settings)` with each value checked against its field's type; errors name field and value."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    for field in settings:
+        if field not in known:
+            if not known:
+                raise RecipeError(f"{what} has no settings, but {field!r} was given.")
+            raise UnknownName(f"field of {what}", field, known)
+    if "__pydantic_config__" not in vars(cls):
+        cls.__pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[attr-defined]
+    try:
+        return TypeAdapter(cls).validate_python(dict(settings))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise RecipeError(f"{what}: {wrong}") from None
+
+
+def spec_of(component: Any) -> dict[str, Any]:
+    """What `build` would need to make this component again: its name and every field. Goes into recipe and results."""
+    cls = type(component)
+    name = getattr(cls, "registry_name", None) or cls.__module__.rsplit(".", 1)[-1]
+    fields = {f.name: getattr(component, f.name) for f in dataclasses.fields(cls) if f.init}
+    return {"name": name, **fields}
+
+
+@cache
+def _files(room: str) -> frozenset[str]:
+    folder = Path(__file__).parent / room
+    return frozenset(p.stem for p in folder.glob("*.py") if p.stem not in {"__init__", "base"})
+
+
+@cache
+def _entry_points(room: str) -> dict[str, importlib.metadata.EntryPoint]:
+    return {e.name: e for e in importlib.metadata.entry_points(group=f"unforgotten.{room}")}
+
+
+def _own_class(module: Any) -> type:
+    """The one public dataclass that the module defines and that is a method, dataset or judge."""
+    own = [
+        c
+        for n, c in vars(module).items()
+        if inspect.isclass(c) and c.__module__ == module.__name__ and not n.startswith("_") and hasattr(c, "room")
+    ]
+    if len(own) != 1:
+        raise RecipeError(f"{module.__name__} must define exactly one public class of its room, found {len(own)}.")
+    return own[0]
+
+
+def _from_file(room: str, name: str) -> type:
+    path, _, wanted = name.rpartition(":")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise RecipeError(f"{name!r}: no file {file}. Write ./file.py:ClassName, relative to the current folder.")
+    spec = importlib.util.spec_from_file_location(f"unforgotten_user_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    classes = [n for n, c in vars(module).items() if inspect.isclass(c) and getattr(c, "room", None) == room]
+    if wanted not in classes:
+        raise UnknownName(f"class in {file}", wanted, classes)
+    cls = getattr(module, wanted)
+    cls.registry_name = name
+    return cls
