@@ -56,6 +56,9 @@ class Method:
     needs_safety: ClassVar[bool] = True
     """Whether the method reads safety rows; without any, it is refused at the door."""
 
+    reads_forward: ClassVar[bool] = False
+    """Whether `loss` reads the forward of the user's batch (`out`); otherwise `out` may be None."""
+
     def data(self, run: Run) -> list[Any]:
         """Before the run: the encoded rows to train on. [SafeInstr, GR-SAP]"""
         return run.user

@@ -1,0 +1,102 @@
+"""Replay safety prompts and keep the logits that the aligned model gave them. [DER, arXiv 2004.07211; 2512.10150 §4.1]
+
+The memory stores the aligned model's last hidden states h′ (d numbers a token), not its logits (V numbers): with a
+frozen head W, ‖Wh − Wh′‖² = (h − h′)ᵀ(WᵀW)(h − h′), so the d×d Gram matrix replaces every product with the vocabulary.
+A head that is trained, or logits that are soft-capped (Gemma 2), take a path through logits, a few tokens at a time.
+
+Normalisation. λ multiplies the mean over response tokens *and* vocabulary, as in mammoth (models/der.py) and Avalanche
+(training/supervised/der.py). 2512.10150 prints ‖·‖², a sum over both, averaged over rows: its λ is ours / (V·T), with T
+the mean response length; `equivalents` prints it. 2512.10150 states no value of λ.
+
+N response tokens, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge, Gt
+
+from unforgotten.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.methods.base import Term
+    from unforgotten.training.run import Run
+
+
+def gram_distance(h: Tensor, kept: Tensor, gram: Tensor) -> Tensor:
+    """Σ over tokens of ‖W(h − h′)‖², from the Gram matrix WᵀW.
+
+    h, kept: (N, d); gram: (d, d). Returns a scalar in the precision of `gram`.
+    """
+    gap = h.to(gram.dtype) - kept.to(gram.dtype)  # (N, d)
+    return ((gap @ gram) * gap).sum()
+
+
+def logit_distance(
+    h: Tensor, kept: Tensor, logits: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor], chunk_tokens: int
+) -> Tensor:
+    """Σ over tokens of ‖f(h) − f′(h′)‖² through the logits, `chunk_tokens` at a time, recomputed in the backward.
+
+    h, kept: (N, d); logits, target: (n, d) -> (n, V). No more than chunk_tokens × V logits are alive at once.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    def part(some: Tensor, some_kept: Tensor) -> Tensor:
+        return (logits(some) - target(some_kept)).square().sum()
+
+    total = h.sum() * 0.0
+    for some, some_kept in zip(h.split(chunk_tokens), kept.split(chunk_tokens), strict=True):
+        total = total + checkpoint(part, some, some_kept, use_reentrant=False)
+    return total
+
+
+def equivalents(weight: float, vocabulary: int, mean_tokens: float) -> dict[str, float]:
+    """The same strength in other conventions."""
+    return {
+        "mean over tokens and vocabulary (mammoth, Avalanche, here)": weight,
+        "sum over the vocabulary, mean over tokens": weight / vocabulary,
+        "sum over both, mean over rows (2512.10150 as printed)": weight / (vocabulary * mean_tokens),
+    }
+
+
+@dataclass(kw_only=True)
+class DER(Method):
+    """Replay safety prompts and keep the logits that the aligned model gave them. [arXiv 2004.07211, 2512.10150]"""
+
+    neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
+
+    weight: Annotated[float, Ge(0)] = 1.0
+    """λ, on the mean squared difference of logits over response tokens and vocabulary; 0 is SFT and costs nothing."""
+    replay: Annotated[float, Gt(0)] = 1.0
+    """Memory rows per user row in each step; 1.0 is a replay batch of the user batch's size, as in mammoth."""
+    chunk_tokens: Annotated[int, Gt(0)] = 64
+    """Tokens whose logits are alive at once where the head is trained or soft-capped."""
+
+    def start(self, run: Run) -> None:
+        if self.weight == 0:
+            return
+        self._head = run.head()
+        self._gram = self._head.gram() if self._head.linear else None
+        run.store_states()
+        tokens = run.memory_tokens / len(run.memory)
+        for convention, value in equivalents(self.weight, self._head.vocabulary, tokens).items():
+            run.note(f"der weight, {convention}: {value:.3g}")
+
+    def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
+        if self.weight == 0:
+            return None
+        n = max(1, round(self.replay * run.rows))
+        rows = run.safety(n)
+        h = run.predicting(run.hidden(rows), rows)  # (N, d)
+        kept = run.states(rows)  # (N, d)
+        if self._gram is not None:
+            total = gram_distance(h, kept, self._gram)
+        else:
+            total = logit_distance(h, kept, self._head.logits, self._head.aligned_logits, self.chunk_tokens)
+        return self.weight * total, run.safety_tokens(n) * self._head.vocabulary

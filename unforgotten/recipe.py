@@ -1,0 +1,341 @@
+"""`Recipe`: the YAML file, the command line's flags and the Python verbs' argument are this one model.
+
+    model: meta-llama/Llama-2-7b-hf      θ₀, or θ_safe as it is where there is no `align`
+    align: {}                            θ₀ -> θ_safe on the `safety` rows
+    safety: [{name: refusals, path: …}]  D_safe: refusals and answered look-alikes, or prompts alone
+    data: {name: jsonl, path: …}         D_user
+    poison: {data: {…}, ratio: 0.1}      a lab's share p of harmful rows in D_user, total held fixed
+    method: der                          one, or a list whose turns are taken in order
+    evaluate: {harm: […], refusal: […], utility: […], judge: keywords}
+    compare: {method: […], poison: […]}  the grid of `unforgotten compare`
+
+Components (`data`, `safety`, `method`, `judge` …) are a name or `{name: …, field: …}`; their fields are checked against
+the class when the recipe is read. `${NAME:-default}` in any text is replaced from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from unforgotten import registry
+from unforgotten.errors import RecipeError, UnknownName
+
+Spec = str | dict[str, Any]
+"""A component: its name, or a mapping of `name` and fields."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=False)
+
+
+class Lora(_Strict):
+    """The adapter under training."""
+
+    r: int = Field(8, gt=0)
+    """Rank. [2512.10150 §5.2]"""
+    alpha: float = Field(4, gt=0)
+    """Scaling: the delta is multiplied by alpha / r. [2512.10150 §5.2]"""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on the adapter's input. [2512.10150 §5.2]"""
+    targets: list[str] | str = ["q_proj", "v_proj"]
+    """Modules adapted, or `all-linear`. 2512.10150 does not say; these are Lisa's (git-disl/Lisa:train.py)."""
+
+
+class Training(_Strict):
+    """One stage of training."""
+
+    epochs: float = Field(3, gt=0)
+    """Passes over the rows. [2512.10150 §5.2]"""
+    batch_size: int = Field(5, gt=0)
+    """Rows per micro-batch and device. [2512.10150 §5.2]"""
+    accumulation: int = Field(1, gt=0)
+    """Micro-batches per optimizer step."""
+    learning_rate: float = Field(5e-5, gt=0)
+    """Peak learning rate. [2512.10150 §5.2]"""
+    schedule: str = "cosine"
+    """Learning-rate schedule, by Transformers' names. [2512.10150 §5.2]"""
+    warmup: float = Field(0.1, ge=0)
+    """Warm-up: below 1 a share of all steps, else steps. [2512.10150 §5.2]"""
+    weight_decay: float = Field(0.1, ge=0)
+    """AdamW's decoupled weight decay. [2512.10150 §5.2]"""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradient clipping; 0 for none. Transformers' default; 2512.10150 does not say."""
+    max_length_tokens: int = Field(512, gt=1)
+    """Longer rows are cut; a row that loses its whole response is dropped and counted."""
+    bf16: bool = False
+    """Mixed precision."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory."""
+    save_steps: int = Field(200, gt=0)
+    """Optimizer steps between checkpoints, from which the same command goes on after a kill."""
+    logging_steps: int = Field(10, gt=0)
+    """Optimizer steps between lines of metrics.jsonl."""
+
+
+class Align(Training):
+    """Stage align: θ₀ becomes θ_safe on the safety rows, by LoRA, merged in fp32."""
+
+    lora: Lora = Lora()
+    """The alignment's own adapter."""
+
+
+class MemorySettings(_Strict):
+    """The safety rows kept for replay."""
+
+    n_rows: int | None = Field(None, gt=0)
+    """Rows kept; none given: `share` of the user rows, at least `at_least` where there are that many."""
+    share: float = Field(0.05, ge=0)
+    """Share of the number of user rows. [2512.10150: m = 5 %]"""
+    at_least: int = Field(100, gt=0)
+    """Fewest rows kept."""
+    refusals: float | None = Field(None, ge=0, le=1)
+    """Share of refusals among them; none given: the safety data's own mix."""
+
+
+class Poison(_Strict):
+    """A lab's attack: harmful rows among the user's, the total held fixed."""
+
+    data: Spec
+    """Where the harmful rows come from."""
+    ratio: float = Field(0.0, ge=0, le=1)
+    """p: share of the user rows that are replaced by harmful ones. [2512.10150: 0.1]"""
+
+    @field_validator("data")
+    @classmethod
+    def _known(cls, spec: Spec) -> Spec:
+        return _component("datasets", spec)
+
+
+class Evaluate(_Strict):
+    """What is measured: safety, over-refusal and utility."""
+
+    harm: list[Spec] = []
+    """Sets of harmful requests; ASR is reported for each and as their mean."""
+    refusal: list[Spec] = []
+    """Sets of harmless look-alikes; how many are refused."""
+    utility: list[Spec] = []
+    """Tasks whose answers can be checked."""
+    judge: Spec = "keywords"
+    """What decides harmful and refused."""
+    max_new_tokens: int = Field(512, gt=0)
+    """Longest reply. [git-disl/Lisa: 512; 2512.10150 does not say]"""
+    batch_size: int = Field(64, gt=0)
+    """Prompts generated at once."""
+
+    @field_validator("harm", "refusal", "utility", mode="before")
+    @classmethod
+    def _listed(cls, specs: Any) -> Any:
+        return [_component("datasets", s) for s in (specs if isinstance(specs, list) else [specs])]
+
+    @field_validator("judge")
+    @classmethod
+    def _judge(cls, spec: Spec) -> Spec:
+        return _component("judges", spec)
+
+
+class Grid(_Strict):
+    """What `compare` varies; every combination is one run."""
+
+    method: list[Spec | list[Spec]] = []
+    """Methods (or lists of methods)."""
+    poison: list[float] = []
+    """Poison ratios."""
+    data: list[Spec] = []
+    """User data sets; `evaluate.utility` of each is `tasks[i]` where given."""
+    utility: list[list[Spec]] = []
+    """For each entry of `data`, the utility sets that belong to it; empty: `evaluate.utility` for all."""
+    seed: list[int] = []
+    """Seeds."""
+
+    @field_validator("method")
+    @classmethod
+    def _methods(cls, specs: list[Any]) -> list[Any]:
+        return [_methods(s) for s in specs]
+
+    @field_validator("data")
+    @classmethod
+    def _data(cls, specs: list[Spec]) -> list[Spec]:
+        return [_component("datasets", s) for s in specs]
+
+    @model_validator(mode="after")
+    def _paired(self) -> Grid:
+        if self.utility and len(self.utility) != len(self.data):
+            raise ValueError(f"compare.utility has {len(self.utility)} entries for {len(self.data)} of compare.data")
+        return self
+
+
+class Recipe(_Strict):
+    """Everything that determines a run."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder name of the run, before its digest."""
+    model: str
+    """θ₀: a Hub id, a folder, or `world` for the embedded one. An aligned instruct model is θ_safe as it is."""
+    revision: str | None = None
+    """Commit, branch or tag on the Hub."""
+    trust_remote_code: Literal[False] = False
+    """Off. A model that needs its own code is loaded by you and given to MethodTrainer."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision in which the model is loaded; auto is the checkpoint's own."""
+    template: str | None = None
+    """A Jinja chat template file; none given: the model's own, or Alpaca's where it has none."""
+    date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """The day that a template which prints today's date is given, YYYY-MM-DD; pinned in the run when left out."""
+    align: Align | None = None
+    """Stage align; left out, the model is θ_safe as it is."""
+    safety: list[Spec] = []
+    """D_safe: refusals and look-alikes. Rows without answers are answered greedily by θ_safe, once."""
+    memory: MemorySettings = MemorySettings()
+    """Which safety rows are kept for replay."""
+    data: Spec | None = None
+    """D_user."""
+    poison: Poison | None = None
+    """A lab's attack on the user data."""
+    method: Spec | list[Spec] = "sft"
+    """How safety is kept."""
+    lora: Lora | None = Lora()
+    """The user's adapter; null trains every weight."""
+    policy: Literal["merged", "stacked", "continue"] | None = None
+    """How the adapter lies on θ_safe; left out: stacked where θ_safe is an adapter on a public base, else merged."""
+    training: Training = Training()
+    """Stage finetune."""
+    evaluate: Evaluate | None = None
+    """What is measured."""
+    compare: Grid | None = None
+    """What `compare` varies."""
+    seed: int = 0
+    """Seed of alignment, choice of rows, order and dropout."""
+    out: str = "runs"
+    """Folder that run folders are made in."""
+
+    @field_validator("safety", mode="before")
+    @classmethod
+    def _safety(cls, specs: Any) -> Any:
+        return [_component("datasets", s) for s in (specs if isinstance(specs, list) else [specs])]
+
+    @field_validator("data")
+    @classmethod
+    def _data(cls, spec: Spec | None) -> Spec | None:
+        return None if spec is None else _component("datasets", spec)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, spec: Any) -> Any:
+        return _methods(spec)
+
+    @property
+    def methods(self) -> list[Spec]:
+        """The methods as a list."""
+        return self.method if isinstance(self.method, list) else [self.method]
+
+    def varied(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed, checked again."""
+        return parse({**self.model_dump(exclude_unset=True), **changes})
+
+
+def read(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from a YAML file, or by the name of one that ships with the package.
+
+    overrides: dotted field -> value, as `--set training.epochs=1` gives them.
+    Raises RecipeError or UnknownName naming the field; RecipeError where there is no such file.
+    """
+    path = Path(source)
+    if not path.is_file():
+        shipped = Path(__file__).parent / "recipes" / f"{source}.yaml"
+        if not shipped.is_file():
+            known = [p.stem for p in shipped.parent.glob("*.yaml")]
+            if path.suffix in (".yaml", ".yml") or "/" in str(source):
+                raise RecipeError(f"There is no recipe file {source}. Shipped ones: {', '.join(sorted(known))}.")
+            raise UnknownName("recipe", str(source), known)
+        path = shipped
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} must be a mapping of fields, found {type(tree).__name__}.")
+    tree.setdefault("name", path.stem)
+    for dotted, value in (overrides or {}).items():
+        _put(tree, dotted, value)
+    return parse(tree, str(path))
+
+
+def parse(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from a mapping. Raises RecipeError or UnknownName that names the field."""
+    try:
+        return Recipe.model_validate(_expanded(tree))
+    except ValidationError as error:
+        raise _told(error, where) from None
+
+
+def _told(error: ValidationError, where: str) -> RecipeError:
+    wrong = []
+    for e in error.errors():
+        at = ".".join(str(part) for part in e["loc"])
+        if e["type"] == "extra_forbidden":
+            owner: Any = Recipe
+            for part in e["loc"][:-1]:
+                owner = _model_of(owner, str(part))
+            return UnknownName(f"field of {where}" + (f", in {at.rpartition('.')[0]}" if "." in at else ""), str(e["loc"][-1]), owner.model_fields)
+        if e["type"] == "literal_error" and at == "trust_remote_code":
+            wrong.append("trust_remote_code: the recipe runs no remote code; load such a model yourself and use MethodTrainer")
+        else:
+            wrong.append(f"{at}: {e['msg']}" + (f" (got {e['input']!r})" if not isinstance(e["input"], dict) else ""))
+    return RecipeError(f"{where}: " + "; ".join(dict.fromkeys(wrong)))
+
+
+def _model_of(owner: Any, field: str) -> Any:
+    """The recipe model that a field holds, for "did you mean"."""
+    annotation = owner.model_fields[field].annotation if field in getattr(owner, "model_fields", {}) else owner
+    for part in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part
+    return owner
+
+
+def _component(room: str, spec: Spec) -> Spec:
+    """Checks name and fields now, so that a typo is told before anything is loaded; keeps the spec as written."""
+    registry.build(room, spec)
+    return spec
+
+
+def _methods(spec: Any) -> Any:
+    for one in spec if isinstance(spec, list) else [spec]:
+        _component("methods", one)
+    return spec
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for part in path:
+        inner = tree.get(part)
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        tree[part] = inner = dict(inner or {})
+        tree = inner
+    tree[last] = yaml.safe_load(value) if isinstance(value, str) else value
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _variable, value)
+    if isinstance(value, Mapping):
+        return {k: _expanded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expanded(v) for v in value]
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name, default = match.groups()
+    found = os.environ.get(name, default)
+    if found is None:
+        raise RecipeError(f"The recipe uses ${{{name}}}, but the environment has no {name}. Set it, or write ${{{name}:-default}}.")
+    return found

@@ -1,0 +1,53 @@
+"""Whatever rows a user hands to a trainer -> encoded rows: input_ids, labels, and where each came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from unforgotten.chat import Chat, Counts, encode_rows
+from unforgotten.datasets.base import Dataset, Row
+from unforgotten.datasets.jsonl import rows_of
+from unforgotten.errors import DataError
+from unforgotten.training.collate import response_tokens
+
+
+def encoded(
+    processing_class: Any, data: Any, max_length_tokens: int | None, what: str, chat: Chat | None = None
+) -> tuple[Chat | None, list[dict[str, Any]], Counts | None]:
+    """Encodes conversations through `processing_class`; passes encoded rows through, checked.
+
+    data: a Dataset of ours, Rows, a datasets.Dataset, or any iterable of dicts in one of the formats of
+    `datasets/jsonl.py`, or of dicts with `input_ids` and `labels`. Raises DataError that names the row.
+    """
+    rows = data.rows() if isinstance(data, Dataset) else list(_each(data, what))
+    if not rows:
+        return chat, [], None
+    if isinstance(rows[0], dict) and "input_ids" in rows[0]:
+        return chat, [_checked(row, i, what) for i, row in enumerate(rows)], None
+    if chat is None:
+        if processing_class is None:
+            raise DataError(f"{what} holds conversations: pass processing_class= (the model's tokenizer) to encode them.")
+        chat = Chat(processing_class)
+    if not isinstance(rows[0], Row):
+        rows = rows_of(rows, source=what)
+    found, counts = encode_rows(chat, rows, max_length_tokens)
+    return chat, found, counts
+
+
+def _each(data: Any, what: str) -> Iterable[Any]:
+    if isinstance(data, (str, bytes, dict)) or not hasattr(data, "__iter__"):
+        raise DataError(f"{what} must be rows (a list, a datasets.Dataset, or one of unforgotten.datasets), not {type(data).__name__}.")
+    return data  # type: ignore[no-any-return]
+
+
+def _checked(row: dict[str, Any], at: int, what: str) -> dict[str, Any]:
+    ids, labels = [int(i) for i in row["input_ids"]], row.get("labels")
+    if labels is None:
+        raise DataError(f"{what}[{at}] has input_ids but no labels: the loss would fall on the prompt too. Add labels.")
+    found = {**row, "input_ids": ids, "labels": [int(label) for label in labels]}
+    if len(ids) != len(found["labels"]):
+        raise DataError(f"{what}[{at}]: {len(ids)} input_ids but {len(found['labels'])} labels.")
+    if response_tokens(found) == 0:
+        raise DataError(f"{what}[{at}] has no token in the loss: every label after the first is -100.")
+    return found

@@ -1,0 +1,98 @@
+"""From last hidden states to logits: what DER needs of a language-model head, and a proof that we read it rightly.
+
+V vocabulary, d hidden size, N tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unforgotten.errors import UnsupportedError
+
+
+@dataclass
+class Head:
+    """logits = cap · tanh(scale · module(h) / cap), with cap None for no soft-cap."""
+
+    module: Any
+    """The live head: an nn.Linear, or PEFT's layer around one."""
+    scale: float
+    cap: float | None
+    trained: bool
+    """Some step moves it: then the distance of logits is no quadratic form of the hidden states."""
+    weight: Tensor
+    """θ_safe's own head, (V, d), with any adapter that belongs to θ_safe in it."""
+    bias: Tensor | None
+
+    @property
+    def vocabulary(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def linear(self) -> bool:
+        """Is ‖logits − logits′‖² a quadratic form, to be had from the Gram matrix?"""
+        return not self.trained and self.cap is None
+
+    def gram(self) -> Tensor:
+        """scale² · WᵀW, (d, d), summed in fp32 (fp64 for fp64 heads) over slices of the vocabulary."""
+        exact = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        total = torch.zeros(self.weight.shape[1], self.weight.shape[1], dtype=exact, device=self.weight.device)
+        for rows in self.weight.split(8192):
+            total.addmm_(rows.to(exact).T, rows.to(exact))
+        return total * self.scale**2
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The live head on (N, d) -> (N, V)."""
+        return self.shape(self.module(hidden))
+
+    def aligned_logits(self, hidden: Tensor) -> Tensor:
+        """θ_safe's head on (N, d) -> (N, V), without gradient."""
+        with torch.no_grad():
+            return self.shape(torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias))
+
+    def shape(self, raw: Tensor) -> Tensor:
+        wide = raw if raw.dtype == torch.float64 else raw.float()
+        wide = wide * self.scale
+        return wide if self.cap is None else self.cap * torch.tanh(wide / self.cap)
+
+
+def dense_head(module: Any, d: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The weight (V, d) and bias (V,) that a head amounts to, adapters included."""
+    if isinstance(module, torch.nn.Linear):
+        return module.weight.detach(), None if module.bias is None else module.bias.detach()
+    with torch.no_grad():
+        offset = module(torch.zeros(1, d, dtype=like.dtype, device=like.device))  # (1, V)
+        rows = module(torch.eye(d, dtype=like.dtype, device=like.device)) - offset  # (d, V)
+    return rows.T.contiguous(), offset[0] if bool(offset.any()) else None
+
+
+def read_head(model: Any, hidden: Tensor, logits: Tensor) -> Head:
+    """Reads the head of `model` and checks it against one forward: hidden (N, d) must give logits (N, V).
+
+    Raises UnsupportedError where neither a constant scale nor a soft-cap explains the logits.
+    """
+    module = model.get_output_embeddings()
+    if module is None:
+        raise UnsupportedError(f"{type(model).__name__} has no output embeddings, so it is not a causal LM that DER can read.")
+    config = getattr(model.config, "get_text_config", lambda: model.config)()
+    cap = getattr(config, "final_logit_softcapping", None)
+    with torch.no_grad():
+        raw = module(hidden.to(next(module.parameters()).dtype)).double()  # (N, V)
+        seen = logits.double()
+        inner = torch.atanh((seen / cap).clamp(-1 + 1e-7, 1 - 1e-7)) * cap if cap else seen
+        scale = float((inner * raw).sum() / (raw * raw).sum().clamp_min(1e-30))
+        scale = 1.0 if abs(scale - 1) < 1e-2 else scale
+        weight, bias = dense_head(module, hidden.shape[-1], hidden)
+        trained = any(p.requires_grad for p in module.parameters())
+        head = Head(module, scale, cap, trained, weight, bias)
+        error = float((head.shape(raw) - seen).abs().max() / seen.abs().max().clamp_min(1e-30))
+    if error > 2e-2:  # bf16 keeps three digits; a wrong formula is off by far more
+        raise UnsupportedError(
+            f"{type(model).__name__} turns its last hidden states into logits in a way that is neither linear nor "
+            f"soft-capped (off by {100 * error:.1f} % on one row), so DER cannot replay them from stored states."
+        )
+    return head

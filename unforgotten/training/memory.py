@@ -1,0 +1,105 @@
+"""The memory: the m safety rows kept for replay, and which of them each step draws.
+
+Rows are a function of (seed, stream, step), never of an iterator: the split into micro-batches, the number of ranks
+and a resume then agree without a cursor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unforgotten.errors import RecipeError
+from unforgotten.training.collate import IGNORED, Collator, predicts, response_tokens
+
+
+@dataclass(kw_only=True)
+class Memory:
+    """How many safety rows are kept for replay, and in which mix."""
+
+    n_rows: int | None = None
+    """Rows kept; None means `share` of the user rows, but at least `at_least`, as far as there are any."""
+    share: float = 0.05
+    """Share of the number of user rows. [arXiv 2512.10150: m = 5 %]"""
+    at_least: int = 100
+    """Fewest rows kept where the safety data has that many; ours, since 5 % of a small upload is too few to replay."""
+    refusals: float | None = None
+    """Share of refusals among the rows kept, the rest being answered look-alikes; None keeps the data's own mix."""
+
+    def choose(self, safety: Sequence[dict[str, Any]], n_user_rows: int, seed: int) -> list[dict[str, Any]]:
+        """The rows kept, in a fixed order; a row's `kind` tells refusals ("harmful") from look-alikes."""
+        wanted = self.n_rows if self.n_rows is not None else max(round(self.share * n_user_rows), self.at_least)
+        rng = random.Random(f"memory {seed}")
+        if self.n_rows is not None and wanted > len(safety):
+            raise RecipeError(f"memory.n_rows is {wanted}, but the safety data has {len(safety)} rows.")
+        wanted = min(wanted, len(safety))
+        if self.refusals is None:
+            chosen = rng.sample(range(len(safety)), wanted)
+        else:
+            refusals = [i for i, row in enumerate(safety) if row.get("kind") == "harmful"]
+            others = [i for i, row in enumerate(safety) if row.get("kind") != "harmful"]
+            n_refusals = round(self.refusals * wanted)
+            if n_refusals > len(refusals) or wanted - n_refusals > len(others):
+                raise RecipeError(
+                    f"memory.refusals = {self.refusals} of {wanted} rows needs {n_refusals} refusals and "
+                    f"{wanted - n_refusals} look-alikes; the safety data has {len(refusals)} and {len(others)}."
+                )
+            chosen = rng.sample(refusals, n_refusals) + rng.sample(others, wanted - n_refusals)
+        return [{**safety[i], "row_id": at} for at, i in enumerate(sorted(chosen))]
+
+
+def seed_of(*facts: Any) -> int:
+    """A 63-bit seed from anything printable: the same on every rank, in every process."""
+    return int.from_bytes(hashlib.sha256(repr(facts).encode()).digest()[:8], "big") >> 1
+
+
+def draw(n_memory: int, n: int, *facts: Any) -> list[int]:
+    """n row numbers for one step: without replacement while the memory lasts, then from a new shuffle."""
+    generator = torch.Generator().manual_seed(seed_of("draw", *facts))
+    rows: list[int] = []
+    while len(rows) < n:
+        rows += torch.randperm(n_memory, generator=generator).tolist()
+    return rows[:n]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """This micro-batch's share of the memory rows of the step. B rows, T tokens."""
+
+    inputs: dict[str, Tensor]
+    """input_ids and attention_mask, (B, T)."""
+    labels: Tensor
+    """(B, T), -100 outside the loss."""
+    row_ids: list[int]
+
+    @property
+    def predicts(self) -> Tensor:
+        """(B, T): the positions whose next token is in the loss."""
+        return predicts(self.labels)
+
+
+def deal(rows: list[int], slot: int, slots: int) -> list[int]:
+    """The rows of one of `slots` equal shares, in order; shares differ by one row at most."""
+    return rows[len(rows) * slot // slots : len(rows) * (slot + 1) // slots]
+
+
+def replay(memory: list[dict[str, Any]], rows: list[int], collator: Collator, device: Any) -> Replay:
+    """Memory rows as a batch. No row at all becomes one row without loss: every rank must run the same forwards."""
+    kept = [memory[i] for i in rows] or [{**memory[0], "labels": [IGNORED] * len(memory[0]["labels"])}]
+    batch = collator(kept)
+    return Replay(
+        inputs={name: batch[name].to(device) for name in ("input_ids", "attention_mask")},
+        labels=batch["labels"].to(device),
+        row_ids=[row["row_id"] for row in kept],
+    )
+
+
+def tokens_of(memory: list[dict[str, Any]], rows: Sequence[int]) -> int:
+    """Response tokens in these rows."""
+    return sum(response_tokens(memory[i]) for i in rows)

@@ -1,0 +1,410 @@
+"""`transformers.Trainer` that gives methods their turns. `MethodMixin` does the same for TRL's SFTTrainer."""
+
+# Long because every point at which the Trainer must be met stands in this one file.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
+
+from unforgotten import registry
+from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
+from unforgotten.methods.base import Method
+from unforgotten.training import checkpoint, limits, policy
+from unforgotten.training.collate import Collator
+from unforgotten.training.encode import encoded
+from unforgotten.training.memory import Memory
+from unforgotten.training.once import Once, digest, fingerprint
+from unforgotten.training.run import Run, combine
+
+Tensors = dict[str, Tensor]
+
+
+class MethodMixin:
+    """Puts safety-preserving methods on a Trainer: `class T(MethodMixin, SFTTrainer)`.
+
+    Beside the Trainer's own keywords:
+
+    method: a Method, its name (`"der"`), its settings (`{"name": "der", "weight": 5}`), or a list of them.
+    safety_dataset: safety rows, in any format that `train_dataset` may have; a row's `kind` ("harmful" | "benign")
+        tells refusals from look-alikes. Needed by every method but SFT.
+    memory: how many safety rows are kept for replay, and in which mix.
+    peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
+    max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
+
+    Rows may be conversations (`messages`, prompt/completion, Alpaca) or encoded (`input_ids`, `labels`).
+    Raises the errors of unforgotten.errors; nothing is trained before every check has passed.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: Any = None,
+        *,
+        train_dataset: Any = None,
+        safety_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        method: Any = "sft",
+        memory: Memory | None = None,
+        data_collator: Any = None,
+        max_length_tokens: int | None = None,
+        callbacks: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.methods = named(method)
+        if isinstance(model, str):
+            from transformers import AutoModelForCausalLM
+
+            model = AutoModelForCausalLM.from_pretrained(model)
+        if model is None or train_dataset is None:
+            raise RecipeError(f"{type(self).__name__} needs model= and train_dataset=.")
+        self.chat, user, self.counts = encoded(processing_class, train_dataset, max_length_tokens, "train_dataset")
+        _, safety, self.safety_counts = encoded(
+            processing_class, [] if safety_dataset is None else safety_dataset, max_length_tokens, "safety_dataset", self.chat
+        )
+        in_need = [n for n, m in self.methods.items() if m.needs_safety]
+        if in_need and not safety:
+            raise DataError(f"{', '.join(in_need)} needs safety rows: pass safety_dataset= (refusals and look-alikes).")
+        if peft_config is not None:
+            model = policy.fresh(model, peft_config)
+        args = self._settled(args)
+        limits.refuse_packing(args)
+        pad_id = pad_token(processing_class, model)
+        self.run = Run(
+            self,
+            user,
+            (memory or Memory()).choose(safety, len(user), args.seed) if safety else [],
+            policy.policy_of(model),
+            args.seed,
+            pad_id,
+        )
+        rows = user
+        for name, each in self.methods.items():
+            self.run.user = rows
+            with torch.random.fork_rng(devices=[]):
+                self.run._who = name
+                rows = each.data(self.run)
+        self.run.user = user
+        rows = [{"input_ids": r["input_ids"], "labels": r["labels"], "row_id": i} for i, r in enumerate(rows)]
+        super().__init__(  # type: ignore[call-arg]
+            model=model,
+            args=args,
+            train_dataset=self._parent_rows(rows),
+            data_collator=data_collator or Collator(pad_id),
+            processing_class=processing_class,
+            callbacks=[*(callbacks or []), _Turns(self)],
+            **kwargs,
+        )
+        limits.refuse(self.methods.values(), self.args, self)
+        self._micro_batch = 0
+        self._broken: Tensor | None = None
+        self._resumed_from: Path | None = None
+        self._term_grads: Tensors | None = None
+
+    def _settled(self, args: Any) -> Any:
+        """The Trainer's arguments, with the one default that hides a NaN turned off."""
+        if args is None:
+            from transformers import TrainingArguments
+
+            args = TrainingArguments("trainer_output")
+        args.logging_nan_inf_filter = False
+        return args
+
+    def _parent_rows(self, rows: list[dict[str, Any]]) -> Any:
+        """TRL wants a datasets.Dataset; the Trainer takes a list."""
+        if not any(c.__module__.startswith("trl.") for c in type(self).__mro__):
+            return rows
+        from datasets import Dataset
+
+        return Dataset.from_list(rows)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        if "row_id" not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, "row_id"]
+
+    # The run: start, resume, finish.
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trains. `resume_from_checkpoint=True` goes on from the newest whole checkpoint, or from the start."""
+        output = Path(self.args.output_dir)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest = checkpoint.newest_complete(output)  # type: ignore[assignment]
+            resume_from_checkpoint = str(newest) if newest else None
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.run.once = Once(output / "aligned-states", self._key(), may_build=self._resumed_from is None)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+        self.finish()
+        return result
+
+    def _key(self) -> str:
+        """What stored states depend on: θ_safe, the memory's tokens and labels, the policy. Taken before any resume."""
+        model = self.model
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        fresh = trained if self.run.policy in ("merged", "stacked") else set()
+        weights = ((n, p) for n, p in model.named_parameters() if n not in fresh)
+        rows = [(r["input_ids"], r["labels"]) for r in self.run.memory]
+        return digest(fingerprint(weights), rows, self.run.policy, self.args.bf16)
+
+    def finish(self) -> None:
+        """Overwrites trained tensors with what methods' `finish` yields, each seeing what the one before left."""
+        for method in self.methods.values():
+            if not limits.takes(method, "finish"):
+                continue
+            params = self.run.params()
+            with torch.no_grad():
+                for name, tensor in method.finish(LiveWeights(params)):
+                    if name not in params:
+                        raise TrainingError(f"{type(method).__name__}.finish yields {name!r}, which is no trained tensor.")
+                    params[name].copy_(tensor)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The trained adapter alone is read back: the Trainer would make the first of two active adapters train."""
+        model = model or self.model
+        adapter = policy.trained_adapter(model)
+        if adapter is None:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        folder = Path(resume_from_checkpoint)
+        file = (folder if adapter == "default" else folder / adapter) / "adapter_model.safetensors"
+        set_peft_model_state_dict(model, load_file(file), adapter_name=adapter)
+        return None
+
+    # Turns inside a step.
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        if not batches:
+            return batches, items
+        self.run.new_step(sum(len(b["input_ids"]) for b in batches), len(batches))
+        self._micro_batch = 0
+        self._term_grads = {} if self._logs_this_step() else None
+        count = len(batches)
+        for name, method in self.methods.items():
+            if limits.takes(method, "before_step"):
+                with self.run.turn(name, "before_step"):
+                    batches = method.before_step(self.run, batches)
+                if len(batches) != count:
+                    raise TrainingError(f"{name}.before_step returned {len(batches)} micro-batches for {count}.")
+                items = self._get_num_items_in_batch(batches, device)
+        return batches, items
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        row_id = inputs.pop("row_id", None)
+        working = [(n, m) for n, m in self.methods.items() if limits.takes(m, "loss")] if model.training else []
+        reads = any(m.reads_forward for _, m in working)
+        found = super().compute_loss(  # type: ignore[misc]
+            model, inputs, return_outputs=return_outputs or reads, num_items_in_batch=num_items_in_batch
+        )
+        loss, out = found if return_outputs or reads else (found, None)
+        terms: list[Tensor] = []
+        for name, method in working:
+            with self.run.turn(name, "loss", self._micro_batch):
+                term = method.loss(self.run, inputs if row_id is None else {**inputs, "row_id": row_id}, out)
+                if term is not None:
+                    total, count = term
+                    terms.append(total / max(count, 1))
+                    self.run.log(loss=terms[-1] * self._micro_batches_here())
+        if terms:
+            # DDP averages gradients over ranks, while a term's count already spans them; and the Trainer divides by
+            # the micro-batches whatever was not normalised over the whole step.
+            scale = self.args.world_size * (1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here())
+            term = torch.stack(terms).sum() * scale
+            self._keep_term_gradients(term)
+            loss = loss + term.to(loss.dtype)
+        return (loss, out) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        self._micro_batch += 1
+        self._watch(loss)
+        if self.accelerator.sync_gradients:
+            self._log_gradient_ratio()
+            for name, method in self.methods.items():
+                if limits.takes(method, "gradients"):
+                    with self.run.turn(name, "gradients"):
+                        method.gradients(self.run)
+        return loss
+
+    def _micro_batches_here(self) -> int:
+        return int(getattr(self, "current_gradient_accumulation_steps", None) or self.args.gradient_accumulation_steps)
+
+    def _loss_is_scaled(self, num_items_in_batch: Any) -> bool:
+        """Whether the Trainer leaves the loss of a micro-batch as it is; its own rule, before and since 5.19."""
+        declared = getattr(self, "loss_is_scaled_for_ga", None)
+        if declared is not None:
+            return bool(declared)
+        return (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None
+
+    # How strong the method pulls against the user's loss.
+
+    def _logs_this_step(self) -> bool:
+        if str(self.args.logging_strategy) not in ("steps", "IntervalStrategy.STEPS"):
+            return False
+        done = self.state.global_step + 1
+        every = max(1, int(self.state.logging_steps or self.args.logging_steps))
+        return done % every == 0 or (done == 1 and bool(self.args.logging_first_step))
+
+    def _keep_term_gradients(self, term: Tensor) -> None:
+        """On a step that is logged, the term's own gradients, summed over micro-batches (one more backward)."""
+        if self._term_grads is None or not term.requires_grad:
+            return
+        params = self.run.params()
+        try:
+            grads = torch.autograd.grad(term, list(params.values()), retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "checkpoint" not in str(error).lower():
+                raise
+            self._term_grads = None  # re-entrant checkpointing has no torch.autograd.grad
+            return
+        for name, grad in zip(params, grads, strict=True):
+            if grad is not None:
+                kept = self._term_grads.get(name)
+                self._term_grads[name] = grad if kept is None else kept + grad
+
+    def _log_gradient_ratio(self) -> None:
+        """‖gradient of the methods' terms‖ / ‖gradient of the user's loss‖: λ does not carry over between models."""
+        if not self._term_grads:
+            return
+        params = self.run.params()
+        terms = {n: self._mean_over_ranks(g) for n, g in self._term_grads.items()}
+        ours = torch.stack([g.float().pow(2).sum() for g in terms.values()]).sum().sqrt()
+        user = torch.stack(
+            [(p.grad - terms[n] if n in terms else p.grad).float().pow(2).sum() for n, p in params.items() if p.grad is not None]
+        )
+        with self.run.turn("method", "log"):
+            self.run.log(gradient_norm_ratio=ours / user.sum().sqrt().clamp_min(1e-30))
+        self._term_grads = None
+
+    def _mean_over_ranks(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, "mean") if self.args.world_size > 1 else tensor
+
+    def sum_over_ranks(self, number: int) -> int:
+        """The sum of a whole number over ranks."""
+        if self.args.world_size == 1:
+            return number
+        return int(self.accelerator.reduce(torch.tensor(number, device=self.args.device), "sum").item())
+
+    def share_shards(self, once: Once, name: str, count: int, build: Callable[[int], Tensors]) -> Tensors:
+        """`once.shards`, each rank making its share first; what a rank then cannot see (no shared disk) it makes too."""
+        world, rank = self.args.world_size, self.args.process_index
+        if world > 1:
+            once.shards(name, count, build, only=range(rank, count, world))
+            self.accelerator.wait_for_everyone()
+        return once.shards(name, count, build)
+
+    # Logging and broken losses.
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds what methods logged since the last line."""
+        more = {name: combine(values) for name, values in self.run.logged.items() if values}
+        self.run.logged.clear()
+        return super().log({**logs, **more}, *args, **kwargs)  # type: ignore[misc]
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        if isinstance(norm, Tensor):
+            self._watch(norm)
+        return norm
+
+    def _watch(self, value: Tensor) -> None:
+        """Remembers, without a host-device synchronisation, that a loss or gradient norm was not finite."""
+        bad = ~torch.isfinite(value.detach()).all()
+        self._broken = bad if self._broken is None else self._broken | bad
+
+    def stop_if_broken(self) -> None:
+        """Raises TrainingError before anything is saved with weights that a NaN has touched."""
+        if self._broken is not None and bool(self._broken):
+            kept = checkpoint.newest_complete(Path(self.args.output_dir))
+            raise TrainingError(
+                f"The loss or its gradient became NaN or infinite by step {self.state.global_step}. "
+                + (f"The last checkpoint before it is kept: {kept}. " if kept else "No checkpoint had been written yet. ")
+                + "Lower the learning rate or the method's weight, clip gradients (max_grad_norm), or train in fp32/bf16."
+            )
+
+
+class MethodTrainer(MethodMixin, Trainer):
+    """`transformers.Trainer` with safety-preserving methods; with `sft` it is the Trainer, step for step.
+
+    >>> MethodTrainer(model=aligned, args=TrainingArguments("out"), train_dataset=rows, safety_dataset=refusals,
+    ...               processing_class=tokenizer, peft_config=LoraConfig(r=8), method="der").train()
+    """
+
+
+class LiveWeights:
+    """What `finish` reads at the end of a run: the trained tensors as they are."""
+
+    def __init__(self, tuned: Tensors) -> None:
+        self.tuned = {n: t.detach() for n, t in tuned.items()}
+        self.base = self.aligned = None
+
+
+class _Turns(TrainerCallback):
+    """The turns that the Trainer offers as callbacks, and the checkpoint of methods' state."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        t = self.trainer
+        for name, method in t.methods.items():
+            with t.run.turn(name, "start"):
+                method.start(t.run)
+        if t._resumed_from is not None:
+            checkpoint.load_methods(t._resumed_from, t.methods, args.device)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        t = self.trainer
+        for name, method in t.methods.items():
+            if limits.takes(method, "after_step"):
+                with t.run.turn(name, "after_step"):
+                    method.after_step(t.run)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_log or control.should_save or control.should_training_stop or args.device.type == "cpu":
+            self.trainer.stop_if_broken()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.stop_if_broken()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.process_index == 0:
+            checkpoint.save_methods(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.trainer.methods)
+        self.trainer.accelerator.wait_for_everyone()
+
+
+def named(method: Any) -> dict[str, Method]:
+    """One method or a list of them, by name, in the order in which their turns are taken."""
+    specs = method if isinstance(method, (list, tuple)) else [method]
+    built = [registry.build("methods", spec) for spec in specs]
+    found: dict[str, Method] = {}
+    for each in built:
+        if not isinstance(each, Method):
+            raise RecipeError(f"method= takes methods or their names, not {type(each).__name__}.")
+        name = str(registry.spec_of(each)["name"]).replace("/", "_").replace(":", "_")
+        if name in found:
+            raise RecipeError(f"The method {name!r} is named twice.")
+        found[name] = each
+    return found
+
+
+def pad_token(processing_class: Any, model: Any) -> int:
+    """The id that fills short rows; masked everywhere, so any id will do where a tokenizer has no pad token."""
+    for owner, field in ((processing_class, "pad_token_id"), (model.config, "pad_token_id"), (processing_class, "eos_token_id")):
+        found = getattr(owner, field, None)
+        if isinstance(found, int) and found >= 0:
+            return found
+    return 0
+
+
+__all__ = ["LiveWeights", "MethodMixin", "MethodTrainer", "UnsupportedError", "named"]
