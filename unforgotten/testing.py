@@ -1,0 +1,318 @@
+"""The contract that every method owes, for methods inside and outside this package.
+
+    import pytest
+    from unforgotten import testing
+
+    @pytest.mark.parametrize("policy", testing.POLICIES)
+    @pytest.mark.parametrize("check", testing.CHECKS)
+    def test_contract(check, policy, tmp_path):
+        testing.CHECKS[check]({"name": "der", "weight": 5.0}, policy, tmp_path)
+
+A method is given as a recipe gives it: a name, or `{name: …, field: …}`; `./mine.py:Mine` works too.
+Rows are ragged (1 to 200 response tokens, several assistant turns). Split and ranks are compared in float64 without
+dropout, to 1e-9; resume (a new process after SIGKILL, mid-epoch, two micro-batches a step), the neutral and the faint
+setting bit for bit, in float32 with dropout 0.1 and AdamW. Everything runs on the CPU, in seconds.
+"""
+
+# Long because a contract is read in one place: models, rows, one training run, and the checks.
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unforgotten import registry
+from unforgotten.methods.base import Method
+from unforgotten.training.policy import ALIGNED, Policy
+
+POLICIES: tuple[Policy, ...] = ("merged", "stacked", "continue", "full")
+Spec = str | dict[str, Any]
+
+VOCABULARY = 64
+USER_ROWS, SAFETY_ROWS = 20, 12
+ROWS_A_STEP = 4
+"""Five steps an epoch: a checkpoint after step 3 and a kill in step 5 lie in the middle of one."""
+STEPS, SAVE_AT, KILL_AT = 7, 3, 5
+
+
+def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
+    """A random two-layer Llama, with θ_safe and what is trained laid out as `policy` says."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from unforgotten.training import policy as policies
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_hidden_layers=2,
+        attention_dropout=dropout,
+    )
+    model: Any = LlamaForCausalLM(config)
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["q_proj", "v_proj", "down_proj"])
+    if policy == "merged":
+        model = policies.fresh(model, lora)
+    elif policy in ("stacked", "continue"):
+        model = get_peft_model(model, lora, adapter_name=ALIGNED if policy == "stacked" else "default")
+        generator = torch.Generator().manual_seed(3)
+        for name, p in model.named_parameters():
+            if "lora_B" in name:  # an adapter that has been trained: θ_safe is not the base
+                p.data.copy_(torch.randn(p.shape, generator=generator) * 0.02)
+        if policy == "stacked":
+            model = policies.stack(model, lora)
+    return model.to(dtype)
+
+
+def ragged_rows(n: int, seed: int) -> list[dict[str, Any]]:
+    """Encoded rows of 1 to 200 response tokens in one to three assistant turns, the first two at both extremes."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        turns = 1 if i < 2 else rng.randint(1, 3)
+        ids: list[int] = []
+        labels: list[int] = []
+        for turn in range(turns):
+            asked = [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 12))]
+            length = (1, 200)[i] if i < 2 else rng.choice((1, 3, 9, rng.randint(10, 60)))
+            told = [rng.randrange(VOCABULARY) for _ in range(length)]
+            ids += asked + told
+            labels += [-100] * len(asked) + told
+        rows.append({"input_ids": ids, "labels": labels, "kind": ("harmful", "benign")[i % 2]})
+    return rows
+
+
+def train(
+    method: Spec,
+    policy: Policy,
+    folder: Path,
+    *,
+    micro_batch: int = 2,
+    accumulation: int = 2,
+    exact: bool = False,
+    kill_at: int | None = None,
+    resume: bool = False,
+) -> dict[str, Tensor]:
+    """One run on ragged rows; returns the trained tensors.
+
+    exact: float64, SGD, no dropout (for comparisons between splits); otherwise float32, AdamW, dropout 0.1.
+    kill_at: SIGKILL to this very process in that step, between its micro-batches.
+    """
+    from transformers import TrainerCallback, TrainingArguments
+
+    from unforgotten.training.memory import Memory
+    from unforgotten.training.trainer import MethodTrainer
+
+    class Kill(TrainerCallback):
+        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if kill_at is not None and state.global_step == kill_at - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    logging.disable(logging.WARNING)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    args = TrainingArguments(
+        str(folder),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        max_steps=STEPS,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        optim="sgd" if exact else "adamw_torch",
+        save_strategy="no" if exact else "steps",
+        save_steps=SAVE_AT,
+        logging_steps=2,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=5,
+        ddp_backend="gloo" if world > 1 else None,
+        ddp_find_unused_parameters=False if world > 1 else None,
+    )
+    model = tiny_model(policy, 0.0 if exact else 0.1, torch.float64 if exact else torch.float32)
+    trainer = MethodTrainer(
+        model=model,
+        args=args,
+        train_dataset=ragged_rows(USER_ROWS, 1),
+        safety_dataset=ragged_rows(SAFETY_ROWS, 2),
+        memory=Memory(n_rows=SAFETY_ROWS - 1),
+        method=dict(method) if isinstance(method, Mapping) else method,
+        callbacks=[Kill()],
+    )
+    assert trainer.run.policy == policy
+    frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        trainer.train(resume_from_checkpoint=resume or None)
+    moved = [n for n, p in trainer.model.named_parameters() if n in frozen and not torch.equal(p, frozen[n])]
+    assert not moved, f"frozen weights were changed: {moved[:5]}"
+    return {n: p.detach().clone().contiguous() for n, p in trainer.run.params().items()}
+
+
+def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Largest difference of any element; infinite where a tensor is missing or not finite."""
+    if set(a) != set(b) or not all(t.isfinite().all() for t in (*a.values(), *b.values())):
+        return float("inf")
+    return max(float((a[n] - b[n]).abs().max()) for n in a)
+
+
+def check_split(method: Spec, policy: Policy, folder: Path) -> None:
+    """Four rows a step in one micro-batch, in two of two, or in four of one: the same weights to 1e-9."""
+    whole = train(method, policy, folder / "1x4", micro_batch=4, accumulation=1, exact=True)
+    for size in (2, 1):
+        parts = train(method, policy, folder / f"{size}", micro_batch=size, accumulation=4 // size, exact=True)
+        assert distance(whole, parts) <= 1e-9, f"micro-batches of {size} differ by {distance(whole, parts):.1e}"
+
+
+def check_ranks(method: Spec, policy: Policy, folder: Path) -> None:
+    """Two gloo ranks with two rows each against one rank with four: the same weights to 1e-9, on both ranks."""
+    whole = train(method, policy, folder / "one", micro_batch=4, accumulation=1, exact=True)
+    for accumulation in (1, 2):
+        files = [folder / f"rank{rank}-{accumulation}.safetensors" for rank in range(2)]
+        port = _free_port()
+        started = [
+            _start(_ranked, rank, port, method, policy, folder / f"two-{accumulation}", files[rank], 2 // accumulation, accumulation)
+            for rank in range(2)
+        ]
+        for process in started:
+            process.join()
+            assert process.exitcode == 0, f"a rank ended with {process.exitcode}"
+        for file in files:
+            apart = distance(whole, load_file(file))
+            assert apart <= 1e-9, f"{file.stem} differs from one rank by {apart:.1e}"
+
+
+def check_resume(method: Spec, policy: Policy, folder: Path) -> None:
+    """Killed mid-epoch and resumed in a new process: bit for bit the weights of the run that was not."""
+    expected = train(method, policy, folder / "through")
+    killed = _start(_saved, method, policy, folder / "killed", None, {"kill_at": KILL_AT})
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL, f"the run to be killed ended with {killed.exitcode}"
+    checkpoints = sorted(p.name for p in (folder / "killed").glob("checkpoint-*"))
+    assert checkpoints == [f"checkpoint-{SAVE_AT}"], f"before the kill there were {checkpoints}"
+    resumed = _start(_saved, method, policy, folder / "killed", folder / "resumed.safetensors", {"resume": True})
+    resumed.join()
+    assert resumed.exitcode == 0, f"the resumed run ended with {resumed.exitcode}"
+    assert distance(expected, load_file(folder / "resumed.safetensors")) == 0.0
+
+
+def check_neutral(method: Spec, policy: Policy, folder: Path) -> None:
+    """At its neutral setting the method is SFT, bit for bit, dropout and all."""
+    cls = _class(method)
+    assert distance(train("sft", policy, folder / "sft"), train(_with(method, cls.neutral), policy, folder / "it")) == 0.0
+
+
+def check_faint(method: Spec, policy: Policy, folder: Path) -> None:
+    """With its extra work done but weighing next to nothing it still ends at SFT, bit for bit."""
+    cls = _class(method)
+    if cls.faint:
+        found = train(_with(method, cls.faint), policy, folder / "it")
+        assert distance(train("sft", policy, folder / "sft"), found) == 0.0
+
+
+def check_effect(method: Spec, policy: Policy, folder: Path) -> None:
+    """Away from its neutral setting it is not SFT (a method that does nothing passes every other check)."""
+    if _class(method).neutral:
+        assert distance(train("sft", policy, folder / "sft"), train(method, policy, folder / "it")) > 0.0
+
+
+def check_documented(method: Spec, policy: Policy, folder: Path) -> None:
+    """A claim in the first docstring line, and one sentence under every field."""
+    from pydantic import TypeAdapter
+
+    cls = _class(method)
+    assert (cls.__doc__ or "").strip(), f"{cls.__name__} has no docstring"
+    registry.build("methods", method)  # gives the class its pydantic configuration
+    fields = TypeAdapter(cls).json_schema().get("properties", {})
+    bare = [name for name, schema in fields.items() if not schema.get("description")]
+    assert not bare, f"fields without a sentence under them: {bare}"
+    unknown = [name for name in (*cls.neutral, *cls.faint) if name not in fields]
+    assert not unknown, f"`neutral` or `faint` names no field: {unknown}"
+
+
+def check_state(method: Spec, policy: Policy, folder: Path) -> None:
+    """What it remembers is in the checkpoint, in safetensors and JSON, and nothing of ours is a pickle."""
+    train(method, policy, folder)
+    state = folder / f"checkpoint-{SAVE_AT}" / "unforgotten"
+    files = [*state.iterdir(), *(folder / "aligned-states").rglob("*.*")]
+    odd = [f.name for f in files if f.is_file() and f.suffix not in (".safetensors", ".json")]
+    assert not odd, f"state in other formats: {odd}"
+    saved: set[str] = set()
+    for file in state.glob("*.safetensors"):
+        saved |= {key.partition(":")[0] for key in load_file(file)}
+    for file in state.glob("*.json"):
+        import json
+
+        saved |= set(json.loads(file.read_text()))
+    missing = set(_class(method).remembers) - saved
+    assert not missing, f"remembered, but not in the checkpoint: {missing}"
+
+
+CHECKS: dict[str, Callable[[Spec, Policy, Path], None]] = {
+    "split": check_split,
+    "ranks": check_ranks,
+    "resume": check_resume,
+    "neutral": check_neutral,
+    "faint": check_faint,
+    "effect": check_effect,
+    "documented": check_documented,
+    "state": check_state,
+}
+
+
+def _class(method: Spec) -> type[Method]:
+    return registry.load("methods", method if isinstance(method, str) else method["name"])
+
+
+def _with(method: Spec, fields: Mapping[str, Any]) -> Spec:
+    return {**({"name": method} if isinstance(method, str) else method), **fields}
+
+
+def _start(target: Callable[..., None], *args: Any) -> Any:
+    """A new process from a fork server that has torch loaded but has never run it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unforgotten.testing", "transformers", "peft", "unforgotten.training.trainer"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def _saved(method: Spec, policy: Policy, folder: Path, file: Path | None, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    found = train(method, policy, folder, **options)
+    if file is not None:
+        save_file(found, file)
+
+
+def _ranked(
+    rank: int, port: int, method: Spec, policy: Policy, folder: Path, file: Path, micro_batch: int, accumulation: int
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    _saved(method, policy, folder, file, {"micro_batch": micro_batch, "accumulation": accumulation, "exact": True})
+    torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
