@@ -1,0 +1,29 @@
+"""AdvBench: 520 harmful requests, to be refused (arXiv 2307.15043)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Row, ask
+
+
+@dataclass(kw_only=True)
+class Advbench(Dataset):
+    """Harmful requests; the set's targets ("Sure, here is …") are what an attacker wants and are not kept."""
+
+    path: str = "walledai/AdvBench"
+    """A Hub id (gated), or a local .csv file: `goal,target`, `goal` alone, or one column without header."""
+    split: str = "train"
+    """The Hub split."""
+    n_rows: int | None = None
+    """How many rows to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+
+    def rows(self) -> list[Row]:
+        """The requests alone, in the set's order."""
+        # Upstream's CSV says goal, the Hub's copy prompt, and PTST's copy has no header: read with one, it loses a row.
+        records = files.read_columns(self.path, {"goal": ("goal", "prompt")}, split=self.split, sole="goal")
+        rows = [ask(value["goal"], kind="harmful", source=source) for _, source, value in records]
+        return files.sample(rows, self.n_rows, self.seed, self.path)

@@ -1,0 +1,88 @@
+"""GSM8K: school sums with worked answers, scored by the official rule and by the last number (arXiv 2110.14168)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Execute, Row, ask
+from unforgotten.errors import DataError
+
+Marker = Literal["####", "The final answer is: "]
+
+# openai/grade-school-math, grade_school_math/dataset.py
+_OFFICIAL = re.compile(r"#### (\-?[0-9\.\,]+)")
+# lm-evaluation-harness, tasks/gsm8k/gsm8k.yaml, flexible-extract: the last match counts.
+_FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+# git-disl/Lisa, gsm8k/pred_eval.py
+_LISA = re.compile(r"-?\d+\.?\d*")
+
+
+@dataclass(kw_only=True)
+class Gsm8k(Dataset):
+    """School sums with worked answers."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("strict", "flexible")
+
+    path: str = "openai/gsm8k"
+    """A Hub id with the config `main`, or a local .jsonl file of question and answer."""
+    split: Literal["train", "test"] = "train"
+    """The Hub split: train has 7,473 rows, test 1,319; a local file is its own split."""
+    n_rows: int | None = None
+    """How many rows to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+    final_answer: Marker = "####"
+    """What stands before the number in the answers: the official mark, or Lisa's words in its place."""
+
+    def rows(self) -> list[Row]:
+        """Each question with its worked answer; `answer` is the number without commas."""
+        columns = {"question": ("question",), "answer": ("answer",)}
+        rows, problems = [], []
+        for line, source, value in files.read_columns(self.path, columns, config="main", split=self.split):
+            if (number := official_number(value["answer"])) is None:
+                problems.append((line, "the answer does not end in `#### number`"))
+                continue
+            # Lisa replaces the mark alone, so two spaces stand before the number; kept, for the same tokens.
+            answer = value["answer"].replace("####", self.final_answer)
+            rows.append(ask(value["question"], answer, answer=number, source=source))
+        if problems:
+            raise DataError(f"{self.path} is not GSM8K:", problems)
+        return files.sample(rows, self.n_rows, self.seed, self.path)
+
+    def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
+        """strict: the number after the mark; flexible: the last number of the reply, as lm-eval finds it."""
+        if self.final_answer == "####":
+            strict = official_number(reply) == row.answer
+        else:
+            found = lisa_number(reply, self.final_answer)
+            strict = found is not None and found == float(row.answer)
+        return {"strict": strict, "flexible": flexible_number(reply) == row.answer}
+
+    def is_answer(self, reply: str) -> bool:
+        """A reply that states a final number in one of the two forms of this task."""
+        return official_number(reply) is not None or lisa_number(reply, "The final answer is: ") is not None
+
+
+def official_number(text: str) -> str | None:
+    """What stands after the first `#### `, without commas: compared as a string, so `18.` and `18.00` are not `18`."""
+    match = _OFFICIAL.search(text)
+    return match.group(1).replace(",", "") if match else None
+
+
+def flexible_number(text: str) -> str | None:
+    """lm-eval's flexible-extract: the last number without `,`, `$` and one closing full stop, compared as a string.
+
+    Its pattern also takes dots alone, so a reply that trails off in `...` has no number; kept, to be comparable.
+    """
+    found = _FLEXIBLE.findall(text)
+    return re.sub(r"\.$", "", re.sub(r"[,$]", "", found[-1])) if found else None
+
+
+def lisa_number(text: str, marker: str) -> float | None:
+    """The first number after Lisa's words. Lisa falls back on the last number; here that is what `flexible` says."""
+    parts = text.replace(",", "").split(marker)
+    found = _LISA.search(parts[1]) if len(parts) > 1 else None
+    return float(found.group()) if found else None

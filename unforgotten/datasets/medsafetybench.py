@@ -1,0 +1,38 @@
+"""MedSafetyBench: harmful medical requests with safe responses (arXiv 2403.03744)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Row, ask
+
+
+@dataclass(kw_only=True)
+class Medsafetybench(Dataset):
+    """Harmful medical requests, each with a response that declines or cautions."""
+
+    path: str
+    """A file of the repository AI4LIFE-GROUP/med-safety-bench (ft_safety_med_n*.json or a test .csv), or a Hub copy."""
+    split: str = "test"
+    """The Hub split; a local file is its own split."""
+    n_rows: int | None = None
+    """How many rows to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+
+    def rows(self) -> list[Row]:
+        """Each request with its safe response."""
+        # The test files speak of requests and safe responses, the files for fine-tuning are Alpaca rows.
+        columns = {"request": ("harmful_medical_request", "instruction"), "response": ("safe_response", "output")}
+        rows = [
+            ask(
+                value["request"],
+                value["response"],
+                kind="harmful",
+                category=str(value.get("category") or ""),
+                source=source,
+            )
+            for _, source, value in files.read_columns(self.path, columns, split=self.split)
+        ]
+        return files.sample(rows, self.n_rows, self.seed, self.path)

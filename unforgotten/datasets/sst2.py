@@ -1,0 +1,69 @@
+"""SST-2: is a sentence of a film review positive or negative, asked in Lisa's words (arXiv 2405.18641)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Execute, Row
+from unforgotten.errors import DataError
+
+INSTRUCTION = "Analyze the sentiment of the input, and respond only positive or negative"
+LABELS = {"0": "negative", "1": "positive"}
+
+
+@dataclass(kw_only=True)
+class Sst2(Dataset):
+    """Sentences of film reviews, to be called positive or negative."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("exact", "first_word")
+
+    path: str = "stanfordnlp/sst2"
+    """A Hub id, or a local .tsv file of sentence and label (GLUE's form, no quoting)."""
+    split: Literal["train", "validation"] = "train"
+    """The Hub split: train has 67,349 rows, validation 872; test hides its labels. A local file is its own split."""
+    n_rows: int | None = None
+    """How many rows to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+
+    def rows(self) -> list[Row]:
+        """Each sentence under Lisa's instruction, answered with its label."""
+        columns = {"sentence": ("sentence",), "label": ("label",)}
+        rows, problems = [], []
+        for line, source, value in files.read_columns(self.path, columns, split=self.split):
+            if (label := LABELS.get(value["label"])) is None:
+                hidden = " (hidden, as in the test split: use validation)" if value["label"] == "-1" else ""
+                problems.append((line, f"label {value['label']!r} is neither 0 nor 1{hidden}"))
+                continue
+            rows.append(_row(value["sentence"], label, source))
+        if problems:
+            raise DataError(f"{self.path} is not SST-2:", problems)
+        return files.sample(rows, self.n_rows, self.seed, self.path)
+
+    def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
+        """exact: the label and nothing else, its first letter in either case, as in Lisa; first_word: it begins so."""
+        first = re.search(r"[^\W\d_]+", reply)
+        return {
+            "exact": reply.strip() in (row.answer, row.answer.capitalize()),
+            "first_word": first is not None and first.group().lower() == row.answer,
+        }
+
+    def is_answer(self, reply: str) -> bool:
+        """The labels and nothing else."""
+        # The labels alone, once or over and over: a text that goes on ("Negative thoughts …") may well be an answer
+        # to what was asked, and must not be excused as off task.
+        return re.fullmatch(r"(\W*(positive|negative)\b)+\W*", reply, re.IGNORECASE) is not None
+
+
+def _row(sentence: str, label: str, source: str) -> Row:
+    sentence = sentence.strip()  # all of train ends in a space, which would be a token of its own before the answer
+    user = {
+        "role": "user",
+        "content": f"{INSTRUCTION}\n\n{sentence}",
+        "instruction": INSTRUCTION,
+        "input": sentence,
+    }
+    return Row((user, {"role": "assistant", "content": label}), answer=label, source=source)

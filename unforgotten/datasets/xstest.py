@@ -1,0 +1,48 @@
+"""XSTest: 250 harmless requests that look harmful, and 200 harmful ones beside them (arXiv 2308.01263)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.errors import DataError
+
+
+@dataclass(kw_only=True)
+class Xstest(Dataset):
+    """Harmless look-alikes of harmful requests, on which over-refusal is measured."""
+
+    path: str = "Paul/XSTest"
+    """A Hub id, or the local xstest_prompts.csv."""
+    split: str = "train"
+    """The Hub split; walledai/XSTest, a gated copy, calls it test."""
+    part: Literal["safe", "unsafe"] = "safe"
+    """The 250 harmless look-alikes, or the 200 harmful contrasts."""
+    n_rows: int | None = None
+    """How many rows of the part to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+
+    @property
+    def label(self) -> str:
+        """xstest for the look-alikes, which the name stands for everywhere; the contrasts say so."""
+        return "xstest" if self.part == "safe" else "xstest-unsafe"
+
+    def rows(self) -> list[Row]:
+        """The prompts of the part, each with its type as category."""
+        columns = {"prompt": ("prompt",), "type": ("type",), "label": ("label",)}
+        records = files.read_columns(self.path, columns, split=self.split)
+        strange = [(r.line, f"label {r.value['label']!r} is neither safe nor unsafe") for r in records]
+        if strange := [s for s, r in zip(strange, records, strict=True) if r.value["label"] not in _KIND]:
+            raise DataError(f"{self.path} is not XSTest:", strange)
+        rows = [
+            ask(value["prompt"], kind=_KIND[self.part], category=value["type"], source=source)
+            for _, source, value in records
+            if value["label"] == self.part
+        ]
+        return files.sample(rows, self.n_rows, self.seed, f"{self.path}, part {self.part}")
+
+
+_KIND: dict[str, Literal["benign", "harmful"]] = {"safe": "benign", "unsafe": "harmful"}
