@@ -1,0 +1,63 @@
+# Every target sets itself up in .venv. Needed: make, and Python 3.11 or newer (PYTHON=… to name another).
+# pip's own settings (an index, a proxy, a folder of wheels) are honoured: PIP_INDEX_URL, PIP_FIND_LINKS …
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+BIN := .venv/bin
+PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
+WORKERS ?= 2
+
+# Tests reach for no network, and two workers share the cores, so each computes on one thread.
+TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+
+.PHONY: help install demo test lint types tests format docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make install   the package and its tools, into .venv"
+	@echo "make demo      the whole story on two CPU cores: align, fine-tune, evaluate, compare"
+	@echo "make test      lint, types, then layers and tests"
+	@echo "make lint      ruff          make types   mypy          make tests   pytest alone"
+	@echo "make format    ruff, in place"
+	@echo "make docs      docs/*.md from the docstrings"
+	@echo "make clean     caches and .venv; runs/ stays"
+
+install: .venv/.installed
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one: make install PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv
+
+# torch comes first and alone: the largest piece, and a failure there should say so by itself.
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing torch into .venv (once; some minutes) …"
+	@$(PIP) torch
+	@echo "Installing unforgotten and its tools …"
+	@$(PIP) --editable '.[dev,trl]'
+	@touch $@
+	@echo "Installed. Try: $(BIN)/unforgotten --help"
+
+demo: install
+	@$(BIN)/unforgotten demo
+
+test: lint types tests
+
+lint: install
+	@$(BIN)/ruff check .
+
+types: install
+	@$(BIN)/mypy
+
+tests: install
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+format: install
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+docs: install
+	@$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
