@@ -1,0 +1,101 @@
+"""Writes docs/methods.md, datasets.md and judges.md from the docstrings: `make docs`; `--check` only compares.
+
+A component's first docstring line is its claim; the sentence under each field says what the field does. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+
+from unforgotten import registry
+
+DOCS = Path(__file__).parent
+INTRO = {
+    "methods": "How a fine-tuning preserves safety. In a recipe: `method: der`, or `method: {name: der, weight: 5}`.",
+    "datasets": "What a model is trained on or asked. In a recipe: a name, or `{name: jsonl, path: rows.jsonl}`.",
+    "judges": "What decides whether a reply is harmful, and whether it refuses. In a recipe: a name, or `{name: …}`.",
+}
+
+
+def page(room: str) -> str:
+    """The page of one room: a table of claims, then each component with its settings."""
+    own = {name: cls for name in registry.names(room) if (cls := _own(room, name))}
+    lines = [
+        f"# {room.capitalize()}",
+        "",
+        INTRO[room],
+        "",
+        "*Generated from the docstrings by `make docs`; change them there.*",
+        "",
+        "| name | what it does |",
+        "| --- | --- |",
+        *(f"| [{name}](#{name}) | {_cell(_claim(cls))} |" for name, cls in own.items()),
+    ]
+    for name, cls in own.items():
+        lines += ["", f"## {name}", "", _text(cls)]
+        if settings := _settings(cls):
+            lines += ["", "| setting | default | meaning |", "| --- | --- | --- |", *settings]
+    return "\n".join(lines) + "\n"
+
+
+def _own(room: str, name: str) -> type | None:
+    cls = registry.load(room, name)
+    return cls if cls.__module__.startswith("unforgotten.") else None  # others document their own
+
+
+def _claim(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def _text(cls: type) -> str:
+    """The docstring; what is set in (a formula, a drawing) stays so."""
+    return inspect.cleandoc(cls.__doc__ or "")
+
+
+def _settings(cls: type) -> list[str]:
+    if "__pydantic_config__" not in vars(cls):
+        config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+        cls.__pydantic_config__ = config  # type: ignore[attr-defined]
+    described = TypeAdapter(cls).json_schema().get("properties", {})
+    return [
+        f"| `{field.name}` | {_default(field)} | {_cell(described[field.name].get('description', ''))} |"
+        for field in dataclasses.fields(cls)
+        if field.init
+    ]
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f"`{_cell(repr(field.default))}`"
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{_cell(repr(field.default_factory()))}`"
+    return "required"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the pages; with --check, return 1 where one is stale."""
+    stale = []
+    for room in registry.ROOMS:
+        file, text = DOCS / f"{room}.md", page(room)
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            stale.append(file.name)
+            if "--check" not in sys.argv:
+                file.write_text(text, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        print(f"stale: {', '.join(stale)}; run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
