@@ -23,6 +23,7 @@ help:
 	@echo "make clean     caches and .venv; runs/ stays"
 
 install: .venv/.installed
+	@:
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one: make install PYTHON=/path/to/python3.11" >&2; exit 2; }

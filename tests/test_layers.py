@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
     ("errors", "files", "rates", "overlap", "results", "registry", "recipe"),
-    ("methods", "datasets", "judges", "world", "chat"),
+    ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "sandbox"),
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "evaluate", "judge", "compare"),
