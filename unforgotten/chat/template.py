@@ -1,0 +1,116 @@
+"""Which Jinja template renders a conversation, and its date held still."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import date as Date
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from unforgotten.errors import RecipeError, TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Source = Literal["model", "file", "alpaca"]
+ALPACA = Path(__file__).with_name("alpaca.jinja")
+MARKS = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A template's text and what can be told of it without rendering."""
+
+    text: str
+    source: Source
+    date: str | None
+    """The ISO date that `text` prints, where it prints one that was given or is today's."""
+    uses_date: bool
+    """`text` reads a date from outside, so that without a pin two days could render differently."""
+    marked: bool
+    """`text` marks what the assistant says with {% generation %}."""
+    has_tools: bool
+    """`text` has a place for tools or for calls to them."""
+
+
+def load(tokenizer: PreTrainedTokenizerBase, template: str | None = None, date: str | None = None) -> Template:
+    """The template asked for (Jinja text, a file of it, or "alpaca"), else the tokenizer's own, else Alpaca's."""
+    text, source = _choose(tokenizer, template)
+    names, formats = _read(text)
+    if date is not None:
+        try:
+            Date.fromisoformat(date)
+        except ValueError:
+            raise RecipeError(f"The date {date!r} is not of the form 2026-11-30.") from None
+    uses_date = bool(names & {"strftime_now", "date_string"})
+    if "strftime_now" in names:
+        date = date or Date.today().isoformat()
+    if not uses_date:
+        date = None
+    return Template(
+        text=_pin(text, names, formats, date) if date else text,
+        source=source,
+        date=date,
+        uses_date=uses_date,
+        marked=MARKS.search(text) is not None,
+        has_tools="tools" in names or "tool_calls" in text,
+    )
+
+
+def _choose(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[str, Source]:
+    if template is None and tokenizer.chat_template:
+        try:
+            return tokenizer.get_chat_template(), "model"
+        except ValueError as error:  # several named templates and none of them "default"
+            raise TemplateError(f"{error} Name a file with one template.") from None
+    if template is None or template == "alpaca":
+        if not tokenizer.eos_token:
+            raise TemplateError(
+                "The model has no chat template, and its tokenizer has no eos token that could end an Alpaca answer: "
+                "set tokenizer.eos_token, or name a template file."
+            )
+        return _adds_bos(tokenizer) + ALPACA.read_text(encoding="utf-8"), "alpaca"
+    if "{{" in template or "{%" in template:
+        return template, "file"
+    if not Path(template).is_file():
+        raise TemplateError(f"No template file {template!r}. Give a Jinja file, or 'alpaca'.")
+    return Path(template).read_text(encoding="utf-8"), "file"
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Rendered text is tokenised without special tokens, so Alpaca prints the bos that this tokenizer would add."""
+    first = tokenizer("a")["input_ids"][:1]
+    return "{{- bos_token -}}\n" if tokenizer.bos_token and first == [tokenizer.bos_token_id] else ""
+
+
+def _read(text: str) -> tuple[set[str], list[str]]:
+    """The variables that a template reads from outside, and its string constants that look like date formats."""
+    import jinja2
+    from jinja2 import meta, nodes
+
+    try:
+        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(MARKS.sub("", text))
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"The chat template does not parse: line {error.lineno}: {error.message}") from None
+    constants = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return meta.find_undeclared_variables(tree), sorted(c for c in constants if "%" in c)
+
+
+def _pin(text: str, names: set[str], formats: list[str], date: str) -> str:
+    """The same template with its date written into it, so that the file kept beside an adapter renders the same
+    for ever, in any program that reads Jinja.
+
+    The last newline is the one that trim_blocks takes away after a block.
+    """
+    day = datetime.combine(Date.fromisoformat(date), datetime.min.time())
+    lines = ""
+    if "strftime_now" in names:
+        table = json.dumps({f: day.strftime(f) for f in formats})
+        other = 'raise_exception("this template makes up its date format, so its date cannot be pinned")'
+        lines += "{%- macro strftime_now(format) -%}{{- " + table + "[format] or " + other + " -}}{%- endmacro %}"
+    if "date_string" in names:
+        lines += '{%- set date_string = "' + day.strftime("%d %b %Y") + '" %}'
+    return lines + "\n" + text
