@@ -53,7 +53,7 @@ tests: install
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 format: install
-	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
 docs: install

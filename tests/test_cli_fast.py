@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -20,15 +20,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_takes_under_half_a_second() -> None:
-    best = float("inf")
-    for _ in range(6):  # the best counts: other work on the machine only ever adds
-        start = time.perf_counter()
+    """Processor seconds, of the best of five: what the clock shows where nothing else runs, as other tests do here."""
+    taken = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = run("--help")
-        best = min(best, time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert result.returncode == 0, result.stderr
-        if best < 0.5:
-            break
-    assert best < 0.5
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(taken) < 0.5, taken
 
 
 @pytest.mark.parametrize(
