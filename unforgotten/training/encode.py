@@ -32,6 +32,8 @@ def encoded(
     if not isinstance(rows[0], Row):
         rows = rows_of(rows, source=what)
     found, counts = encode_rows(chat, rows, max_length_tokens)
+    for example, at in zip(found, counts.row_of, strict=True):
+        example |= {"kind": rows[at].kind, "source": rows[at].source}
     return chat, found, counts
 
 

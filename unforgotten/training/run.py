@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,11 @@ class Run:
         if self._rows is None:
             self._rows = self._trainer.sum_over_ranks(self._local_rows)
         return self._rows
+
+    @property
+    def slots(self) -> int:
+        """Shares that the step's safety rows are dealt into: micro-batches × ranks in `loss`, else ranks."""
+        return self._slots
 
     # Models and weights.
 
@@ -242,6 +247,3 @@ class Run:
 def combine(values: Sequence[float | Tensor]) -> float:
     """Mean of logged values."""
     return sum(float(v) for v in values) / len(values)
-
-
-Build = Callable[[], dict[str, Tensor]]

@@ -35,6 +35,7 @@ class MethodMixin:
         tells refusals from look-alikes. Needed by every method but SFT.
     memory: how many safety rows are kept for replay, and in which mix.
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
+    chat: an unforgotten.chat.Chat, where template or date are not the tokenizer's own.
     max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
 
     Rows may be conversations (`messages`, prompt/completion, Alpaca) or encoded (`input_ids`, `labels`).
@@ -54,6 +55,7 @@ class MethodMixin:
         memory: Memory | None = None,
         data_collator: Any = None,
         max_length_tokens: int | None = None,
+        chat: Any = None,
         callbacks: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -64,7 +66,9 @@ class MethodMixin:
             model = AutoModelForCausalLM.from_pretrained(model)
         if model is None or train_dataset is None:
             raise RecipeError(f"{type(self).__name__} needs model= and train_dataset=.")
-        self.chat, user, self.counts = encoded(processing_class, train_dataset, max_length_tokens, "train_dataset")
+        self.chat, user, self.counts = encoded(
+            processing_class, train_dataset, max_length_tokens, "train_dataset", chat
+        )
         _, safety, self.safety_counts = encoded(
             processing_class, [] if safety_dataset is None else safety_dataset, max_length_tokens, "safety_dataset", self.chat
         )
@@ -106,6 +110,11 @@ class MethodMixin:
         self._broken: Tensor | None = None
         self._resumed_from: Path | None = None
         self._term_grads: Tensors | None = None
+
+    @property
+    def probe_ids(self) -> list[int]:
+        """Token ids of one row, for checks of logits."""
+        return list(self.run.user[0]["input_ids"])
 
     def _settled(self, args: Any) -> Any:
         """The Trainer's arguments, with the one default that hides a NaN turned off."""
@@ -214,7 +223,7 @@ class MethodMixin:
                 if term is not None:
                     total, count = term
                     terms.append(total / max(count, 1))
-                    self.run.log(loss=terms[-1] * self._micro_batches_here())
+                    self.run.log(loss=terms[-1] * self.run.slots)  # an estimate from this share of the step
         if terms:
             # DDP averages gradients over ranks, while a term's count already spans them; and the Trainer divides by
             # the micro-batches whatever was not normalised over the whole step.

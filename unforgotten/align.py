@@ -1,0 +1,188 @@
+"""Stage align: θ₀ becomes θ_safe by LoRA on refusals and answered look-alikes, merged in fp32.
+
+An instruct model that its vendor aligned is θ_safe as it is, and this stage only says where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import identity, registry
+from unforgotten.datasets.base import Dataset, Row
+from unforgotten.errors import ModelError, RecipeError
+
+if TYPE_CHECKING:
+    from unforgotten.recipe import Recipe, Spec
+
+Say = Callable[[str], None]
+
+
+def quiet(text: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Where θ_safe is. Either `full` or `adapter` is set; after stage align both are."""
+
+    digest: str
+    base: str
+    """θ₀, or the public model that `adapter` lies on; the same as `full` where θ_safe is the model as it is."""
+    revision: str | None
+    full: str | None
+    """Folder or Hub id with θ_safe's whole weights."""
+    adapter: str | None
+    """Folder or Hub id of the LoRA that makes θ_safe of `base`."""
+    chat: str
+    """Where its tokenizer and chat template are."""
+    made: bool
+    """Whether stage align made it (its template is then kept beside it)."""
+
+
+def dataset(spec: Spec, seed: int | None = None) -> Dataset:
+    """The dataset of a spec; `seed` fills a `seed` field that the recipe leaves open (never for evaluation sets)."""
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if seed is not None and "seed" in getattr(registry.load("datasets", settings["name"]), "__dataclass_fields__", {}):
+        settings.setdefault("seed", seed)
+    found = registry.build("datasets", settings)
+    assert isinstance(found, Dataset)
+    return found
+
+
+def safety_rows(recipe: Recipe) -> list[Row]:
+    """Every safety row, in the order of the recipe."""
+    return [row for spec in recipe.safety for row in dataset(spec, recipe.seed).rows()]
+
+
+def base_of(recipe: Recipe, say: Say = quiet, *, build: bool = True) -> str:
+    """The recipe's model; `world` is the embedded base, trained on first use (`build=False` only says where it is)."""
+    if recipe.model != "world":
+        return recipe.model
+    from unforgotten import pretrain
+
+    folder = pretrain.base_folder(0)
+    if build and not (folder / "config.json").exists():
+        say("Training the embedded world's base model (once; it is then kept in your cache).")
+        return str(pretrain.pretrain(0))
+    return str(folder)
+
+
+def aligned_of(recipe: Recipe) -> Aligned:
+    """Where θ_safe is or will be; reads data and digests, loads no model."""
+    base = base_of(recipe, build=False)
+    identified = Path(base).name if recipe.model == "world" else identity.model_digest(base, recipe.revision)
+    adapter_file = Path(base).expanduser() / "adapter_config.json"
+    if recipe.align is None:
+        if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
+            config = json.loads(adapter_file.read_text())
+            below = str(config["base_model_name_or_path"])
+            return Aligned(identified, below, config.get("revision"), None, base, base, made=False)
+        return Aligned(identified, base, recipe.revision, base, None, base, made=False)
+    if not recipe.safety:
+        raise RecipeError("Stage `align` needs `safety:` rows (refusals and answered look-alikes).")
+    if adapter_file.is_file():
+        raise RecipeError("Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`.")
+    found = identity.digest(
+        identified,
+        recipe.align.model_dump(),
+        identity.rows_digest(safety_rows(recipe)),
+        recipe.seed,
+        recipe.dtype,
+        _text(recipe.template),
+        recipe.date,
+    )
+    folder = Path(recipe.out) / "aligned" / found
+    return Aligned(found, base, recipe.revision, str(folder), str(folder / "adapter"), str(folder), made=True)
+
+
+def align(recipe: Recipe, say: Say = quiet) -> Aligned:
+    """θ_safe, made on first use and shared between runs by its digest; an interrupted alignment goes on.
+
+    Raises RecipeError, DataError, TemplateError, ModelError or TrainingError; the folder appears only when it is whole.
+    """
+    where = aligned_of(recipe)
+    base_of(recipe, say)
+    if not where.made or (Path(str(where.full)) / "aligned.json").exists():
+        return where
+    say(f"Aligning {recipe.model} on {len(safety_rows(recipe))} safety rows.")
+    _train(recipe, where, safety_rows(recipe))
+    return where
+
+
+def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
+    from transformers import PrinterCallback, set_seed
+
+    from unforgotten.training import load, watch
+    from unforgotten.training.arguments import arguments
+    from unforgotten.training.trainer import MethodTrainer
+
+    watch.hush()
+    assert recipe.align is not None and where.full is not None
+    final = Path(where.full)
+    part = final.parent / f".{final.name}.part"
+    unanswered = sum(not row.response for row in rows)
+    if unanswered:
+        raise RecipeError(f"{unanswered} of {len(rows)} safety rows have no answer to align on. Give answered rows.")
+    chat = load.load_chat(where.base, revision=where.revision, template=recipe.template, date=recipe.date)
+    model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype)
+    set_seed(recipe.seed)
+    part.mkdir(parents=True, exist_ok=True)
+    bar, metrics = watch.Bar("align"), watch.Metrics(part / "metrics.jsonl")
+    trainer = MethodTrainer(
+        model=model,
+        args=arguments(recipe.align, part, recipe.seed),
+        train_dataset=rows,
+        processing_class=chat.tokenizer,
+        chat=chat,
+        peft_config=load.lora_config(recipe.align.lora),
+        max_length_tokens=recipe.align.max_length_tokens,
+        callbacks=[bar, metrics],
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    finally:
+        bar.close()
+    from unforgotten.training.save import save_adapter
+
+    done = part / "final"
+    shutil.rmtree(done, ignore_errors=True)
+    save_adapter(trainer.model, done / "adapter", where.base, where.revision)
+    plain, deviation = load.merged(trainer.model, trainer.probe_ids)
+    plain.save_pretrained(done)
+    chat.save(done)
+    chat.save(done / "adapter")
+    facts: dict[str, Any] = {
+        "aligned": asdict(where),
+        "rows": trainer.counts.lines() if trainer.counts else [],
+        "merge": {"precision": "float32", "largest_logit_deviation": deviation},
+        "seconds": round(metrics.seconds, 2),
+        "date": chat.date if chat.uses_date else None,
+    }
+    (done / "aligned.json").write_text(json.dumps(facts, indent=2) + "\n")
+    _publish(done, final)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _publish(done: Path, final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(done, final)
+    except OSError as error:
+        if not (final / "aligned.json").exists():
+            raise ModelError(f"Cannot put the aligned model into {final}: {error}. Remove what is there.") from error
+
+
+def _text(path: str | None) -> str | None:
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise RecipeError(f"template: there is no file {path}.")
+    return file.read_text(encoding="utf-8")

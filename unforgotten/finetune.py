@@ -1,0 +1,310 @@
+"""Stage finetune: θ_safe becomes θ* on the user's rows, with a method that keeps safety.
+
+    runs/<name>-<digest>/
+      recipe.yaml environment.json     before the first step
+      aligned -> ../aligned/<digest>   where stage align made θ_safe
+      metrics.jsonl                    a line per logged step
+      adapter/ or model/               θ*, with tokenizer and chat template
+      trained.json                     cost and counts; written last, and the run is not trained again
+"""
+
+# Long because a run folder has many parts and this file writes them all.
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from unforgotten import identity, registry
+from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
+from unforgotten.datasets.base import Row
+from unforgotten.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from unforgotten.recipe import Recipe
+
+
+def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> list[Row]:
+    """round(p·n) of the n user rows replaced by harmful ones, at places and in a choice that the seed fixes.
+
+    [2512.10150 §3.1: p is the share of the total, which stays fixed.] Raises DataError where there are too few.
+    """
+    wanted = round(ratio * len(user))
+    if wanted > len(poison):
+        raise DataError(
+            f"p = {ratio} of {len(user)} rows needs {wanted} harmful rows, but the poison data has {len(poison)} "
+            f"(enough for p = {len(poison) / max(1, len(user)):.3f}). Give more, or lower poison.ratio."
+        )
+    rng = random.Random(f"poison {seed}")
+    rows = list(user)
+    for place, row in zip(sorted(rng.sample(range(len(user)), wanted)), rng.sample(list(poison), wanted), strict=True):
+        rows[place] = row
+    return rows
+
+
+def user_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """The rows to train on, and the harmful ones among them."""
+    if recipe.data is None:
+        raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
+    user = dataset(recipe.data, recipe.seed).rows()
+    if recipe.poison is None or recipe.poison.ratio == 0:
+        return user, []
+    harmful = dataset(recipe.poison.data, recipe.seed).rows()
+    mixed = poisoned(user, harmful, recipe.poison.ratio, recipe.seed)
+    kept = set(map(id, harmful))
+    return mixed, [row for row in mixed if id(row) in kept]
+
+
+def policy_for(recipe: Recipe, where: Aligned) -> str:
+    """merged, stacked, continue or full: the recipe's, or the default for this θ_safe."""
+    if recipe.lora is None:
+        if recipe.policy:
+            raise RecipeError(f"policy: {recipe.policy} needs an adapter, but lora is null (every weight is trained).")
+        return "full"
+    if recipe.policy in ("stacked", "continue") and where.adapter is None:
+        raise RecipeError(
+            f"policy: {recipe.policy} needs θ_safe as an adapter: name an adapter folder as `model`, or add stage `align`."
+        )
+    return recipe.policy or ("stacked" if where.full is None else "merged")
+
+
+def run_digest(recipe: Recipe) -> str:
+    """Over everything that determines the weights; evaluation settings are not among it."""
+    where = aligned_of(recipe)
+    user, _ = user_rows(recipe)
+    return identity.digest(
+        where.digest,
+        identity.rows_digest(user),
+        identity.rows_digest(safety_rows(recipe)),
+        [registry.spec_of(registry.build("methods", m)) for m in recipe.methods],
+        recipe.memory.model_dump(),
+        recipe.lora.model_dump() if recipe.lora else None,
+        policy_for(recipe, where),
+        recipe.training.model_dump(),
+        recipe.dtype,
+        recipe.template,
+        recipe.date,
+        recipe.seed,
+    )
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Where this recipe's run is or will be."""
+    return Path(recipe.out) / f"{recipe.name}-{run_digest(recipe)}"
+
+
+def finetune(recipe: Recipe, say: Say = quiet) -> Path:
+    """Trains θ* and returns the run folder; a finished run is not trained twice, an interrupted one goes on.
+
+    Raises the errors of unforgotten.errors; what was complete before an error stays.
+    """
+    folder = run_folder(recipe)
+    if (folder / "trained.json").exists():
+        return folder
+    # Data and settings are checked whole before anything expensive is started.
+    user, harmful = user_rows(recipe)
+    safety = safety_rows(recipe)
+    where = align(recipe, say)
+    if folder.exists() and (recorded := folder / "recipe.yaml").exists():
+        date = (yaml.safe_load(recorded.read_text()) or {}).get("date")
+        recipe = recipe.model_copy(update={"date": recipe.date or date})
+    says = f"Fine-tuning with {_names(recipe)} on {len(user)} rows" + (f", {len(harmful)} of them harmful." if harmful else ".")
+    say(says)
+    _train(recipe, folder, where, user, harmful, safety, say)
+    return folder
+
+
+def _names(recipe: Recipe) -> str:
+    return "+".join(str(m if isinstance(m, str) else m["name"]) for m in recipe.methods)
+
+
+def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Any]:
+    """θ_safe ready for `policy`, before any fresh adapter; and its chat."""
+    from unforgotten.training import load
+    from unforgotten.training.policy import ALIGNED
+
+    template = None if where.made else recipe.template
+    chat = load.load_chat(where.chat if where.made or where.full else where.base, revision=where.revision if not where.made else None, template=template, date=recipe.date)
+    if policy in ("merged", "full") and where.full is not None:
+        revision = None if where.made else where.revision
+        return load.load_model(where.full, revision=revision, dtype=recipe.dtype), chat
+    assert where.adapter is not None
+    model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype)
+    name = ALIGNED if policy == "stacked" else "default"
+    return load.put_adapter(model, where.adapter, name, trainable=policy == "continue"), chat
+
+
+def _train(
+    recipe: Recipe, folder: Path, where: Aligned, user: list[Row], harmful: list[Row], safety: list[Row], say: Say
+) -> None:
+    from transformers import PrinterCallback, set_seed
+
+    from unforgotten.training import load, watch
+    from unforgotten.training import policy as policies
+    from unforgotten.training.arguments import arguments
+    from unforgotten.training.memory import Memory
+    from unforgotten.training.save import save_adapter
+    from unforgotten.training.trainer import MethodTrainer
+
+    watch.hush()
+    policy = policy_for(recipe, where)
+    model, chat = load_aligned(recipe, where, policy)
+    resolved = recipe.model_copy(update={"date": chat.date if chat.uses_date else None})
+    base = where.base if policy in ("stacked", "continue") else str(where.full)
+    if policy == "merged" and where.full is None:
+        model, deviation = load.merged(model, chat.prompt(user[0]))
+        say(f"Merged {where.adapter} into its base in fp32 (largest deviation of a logit: {deviation:.1e}).")
+        base = str(_keep_merged(model, chat, folder))
+    safety, answered = answers(safety, model, chat, recipe, where, say)
+    _record(folder, resolved, where, user, harmful, safety, answered)
+    set_seed(recipe.seed)
+    config = load.lora_config(recipe.lora) if recipe.lora else None
+    if policy == "stacked":
+        model, config = policies.stack(model, config), None
+    bar, metrics = watch.Bar(_names(recipe)), watch.Metrics(folder / "metrics.jsonl")
+    trainer = MethodTrainer(
+        model=model,
+        args=arguments(recipe.training, folder / "checkpoints", recipe.seed),
+        train_dataset=user,
+        safety_dataset=safety,
+        processing_class=chat.tokenizer,
+        chat=chat,
+        peft_config=None if policy == "continue" else config,
+        method=recipe.methods,
+        memory=Memory(**recipe.memory.model_dump()),
+        max_length_tokens=recipe.training.max_length_tokens,
+        callbacks=[bar, metrics],
+    )
+    for line in trainer.counts.lines()[1:] if trainer.counts else []:
+        say(f"User rows: {line}.")
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    finally:
+        bar.close()
+    if recipe.lora is None:
+        target = folder / "model"
+        trainer.model.save_pretrained(target)
+    else:
+        target = folder / "adapter"
+        revision = where.revision if base == where.base else None
+        save_adapter(trainer.model, target, base, revision)
+    chat.save(target)
+    done = {
+        "train_seconds": round(metrics.seconds, 3),
+        "step_seconds": round(metrics.seconds / max(1, trainer.state.global_step), 5),
+        "steps": trainer.state.global_step,
+        "tokens": trainer.state.num_input_tokens_seen or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "policy": policy,
+        "memory_rows": len(trainer.run.memory),
+        "notes": trainer.run.notes,
+        "rows": {
+            "user": trainer.counts.lines() if trainer.counts else [],
+            "safety": trainer.safety_counts.lines() if trainer.safety_counts else [],
+        },
+    }
+    _write(folder / "trained.json", done)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def answers(
+    safety: list[Row], model: Any, chat: Any, recipe: Recipe, where: Aligned, say: Say
+) -> tuple[list[Row], dict[str, Any] | None]:
+    """Safety rows without an answer get θ_safe's own greedy one, once; kept under a digest, refused and answered counted.
+
+    model: θ_safe, before any fresh adapter.
+    """
+    bare = [row for row in safety if not row.response]
+    if not bare:
+        return safety, None
+    tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
+    key = identity.digest(where.digest, identity.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None)
+    file = Path(recipe.out) / "answers" / f"{key}.jsonl"
+    if not file.exists():
+        from unforgotten.generation.local import generate
+
+        say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
+        replies = generate(model, chat, bare, max_new_tokens=tokens)
+        verdicts = registry.build("judges", recipe.evaluate.judge if recipe.evaluate else "keywords").verdicts(replies)
+        lines = [
+            json.dumps({"messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}], "refused": verdict.refused})
+            for reply, verdict in zip(replies, verdicts, strict=True)
+        ]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(part, file)
+    told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    filled = iter(told)
+    rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
+    empty = sum(not row.response for row in rows)
+    counts = {
+        "file": f"answers/{file.name}",
+        "refused": sum(t["refused"] is True for t in told),
+        "answered": sum(t["refused"] is False for t in told),
+        "unparsed": sum(t["refused"] is None for t in told),
+        "empty": empty,
+    }
+    say(f"The aligned model refused {counts['refused']} of {len(told)} safety prompts and answered {counts['answered']}.")
+    if empty:
+        say(f"{empty} answers were empty; those rows are left out of the memory.")
+    return [row for row in rows if row.response], counts
+
+
+def _keep_merged(model: Any, chat: Any, folder: Path) -> Path:
+    kept = folder / "merged"
+    model.save_pretrained(kept)
+    chat.save(kept)
+    return kept
+
+
+def _record(
+    folder: Path, recipe: Recipe, where: Aligned, user: list[Row], harmful: list[Row], safety: list[Row], answered: Any
+) -> None:
+    """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump(recipe.model_dump(exclude_unset=False, exclude={"compare"}), sort_keys=False, allow_unicode=True)
+    )
+    facts = identity.environment() | {
+        "aligned": asdict(where),
+        "digests": {"user": identity.rows_digest(user), "safety": identity.rows_digest(safety)},
+        "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
+        "answers": answered,
+        "seed": recipe.seed,
+    }
+    _write(folder / "environment.json", facts)
+    link = folder / "aligned"
+    if where.made and not link.exists():
+        try:
+            link.symlink_to(Path("..") / "aligned" / where.digest, target_is_directory=True)
+        except OSError:  # a file system without links: the adapter has θ_safe bundled anyway
+            pass
+
+
+def _write(path: Path, facts: Any) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory in use so far: on the GPU where there is one, else this process's."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+

@@ -1,0 +1,86 @@
+"""What a run is the same as: digests of models, rows and settings, and a record of where it ran. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from unforgotten.datasets.base import Row
+
+RECORDED = ("unforgotten", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "trl", "datasets")
+
+
+def digest(*facts: Any) -> str:
+    """12 hex digits over JSON-like facts; enough to tell runs apart, short enough for a folder name."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()[:12]
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """12 hex digits over the rows' turns and tools, in order."""
+    whole = hashlib.sha256()
+    for row in rows:
+        whole.update(json.dumps([row.messages, row.tools, row.kind], sort_keys=True, default=str).encode())
+        whole.update(b"\n")
+    return whole.hexdigest()[:12]
+
+
+def model_digest(model: str, revision: str | None = None) -> str:
+    """Of a folder: over the bytes of what makes the model; of a Hub id: the id and the revision asked for."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return f"{model}@{revision or 'main'}"
+    files = [f for f in sorted(folder.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja", ".model")]
+    return digest([(f.name, file_digest(f)) for f in files])
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, remembered by path, size and time of change: 14 GB are not read twice."""
+    stat = path.stat()
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    kept = cache_folder() / "digests" / digest(key)
+    if stat.st_size > 1 << 20 and kept.is_file():
+        return kept.read_text()
+    with path.open("rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()
+    if stat.st_size > 1 << 20:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_name(f".{kept.name}.{os.getpid()}")
+        part.write_text(found)
+        os.replace(part, kept)
+    return found
+
+
+def cache_folder() -> Path:
+    """The user's cache: $UNFORGOTTEN_CACHE, else $XDG_CACHE_HOME/unforgotten, else ~/.cache/unforgotten."""
+    if own := os.environ.get("UNFORGOTTEN_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "unforgotten"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and, in a checkout, the commit: what environment.json starts from."""
+    versions = {}
+    for name in RECORDED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "versions": versions,
+    }
+    here = Path(__file__).parent
+    if (here.parent / ".git").exists():
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+        if asked.returncode == 0:
+            found["commit"] = asked.stdout.strip()
+    return found

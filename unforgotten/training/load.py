@@ -1,0 +1,118 @@
+"""Models from folders and the Hub, θ₀ and θ_safe; adapters merged in fp32, stacked, or gone on with.
+
+Weights are read from safetensors only, and no code of a model is run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unforgotten.chat import Chat
+from unforgotten.errors import ModelError
+from unforgotten.training import policy as policies
+
+if TYPE_CHECKING:
+    from unforgotten.recipe import Lora
+
+
+def is_adapter(model: str) -> bool:
+    """Is this folder a LoRA on another model (and not a complete model with an adapter bundled)?"""
+    folder = Path(model).expanduser()
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def load_model(model: str, *, revision: str | None = None, dtype: str = "auto") -> Any:
+    """A causal LM from a folder or the Hub. Raises ModelError that says what to do."""
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(model).expanduser()
+    if not folder.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ModelError(f"There is no model folder {model}.")
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            str(folder) if folder.is_dir() else model,
+            revision=revision or "main",
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the model {model!r}: {_first_lines(error)}") from error
+
+
+def load_chat(model: str, *, revision: str | None = None, template: str | None = None, date: str | None = None) -> Chat:
+    """Tokenizer and chat template of a folder or Hub id. Raises ModelError or TemplateError."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    folder = Path(model).expanduser()
+    name = str(folder) if folder.is_dir() else model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the tokenizer of {model!r}: {_first_lines(error)}") from error
+    try:
+        eos = GenerationConfig.from_pretrained(name, revision=revision or "main").eos_token_id
+    except (OSError, ValueError):
+        eos = None  # a model need not have a generation config; the template's end of turn is enough
+    stop_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return Chat(tokenizer, template=template, date=date, stop_ids=stop_ids)
+
+
+def lora_config(lora: Lora) -> Any:
+    """PEFT's configuration of a fresh adapter."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def put_adapter(model: Any, folder: str, name: str, trainable: bool) -> Any:
+    """A PeftModel with one adapter read from `folder`."""
+    from peft import PeftModel
+
+    try:
+        found = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"Cannot load the adapter {folder!r}: {_first_lines(error)}") from error
+    policies.check_init(found.peft_config[name])
+    return found
+
+
+@torch.no_grad()
+def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
+    """Merges the active adapters in fp32 and casts back; also the largest deviation of logits that this made.
+
+    probe_ids: one prompt's token ids, on which logits before and after are compared.
+    """
+    base = model.get_base_model()
+    dtypes = {n: p.dtype for n, p in base.named_parameters()}
+    ids = torch.tensor([probe_ids], device=base.device)
+    training = model.training
+    model.eval()
+    before = model(input_ids=ids, use_cache=False).logits.float()
+    model.float()
+    plain = model.merge_and_unload(safe_merge=True)
+    for name, p in plain.named_parameters():
+        # PEFT has renamed the wrapped layers back, so names differ from `dtypes` by `.base_layer` alone.
+        p.data = p.data.to(dtypes.get(name, dtypes.get(_wrapped(name), p.dtype)))
+        p.requires_grad_(True)
+    after = plain(input_ids=ids, use_cache=False).logits.float()
+    plain.train(training)
+    return plain, float((after - before).abs().max())
+
+
+def _wrapped(name: str) -> str:
+    head, _, last = name.rpartition(".")
+    return f"{head}.base_layer.{last}"
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

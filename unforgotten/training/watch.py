@@ -1,0 +1,93 @@
+"""What a person and a file see of a run: a progress bar, and a line of metrics.jsonl at each log step."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+def hush() -> None:
+    """Takes away the bars and notices of libraries: ours say what matters."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+class Metrics(TrainerCallback):
+    """Appends {"step", "epoch", "loss", "grad_norm", …, "seconds"} to metrics.jsonl.
+
+    On resume, lines after the checkpoint are dropped and the seconds go on from there, so that the file is that of a
+    run without interruption.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before = 0.0
+        self.started = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        kept = [line for line in lines if line["step"] <= state.global_step]
+        self.before = kept[-1]["seconds"] if kept else 0.0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if state.is_world_process_zero:
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those before an interruption included (up to its last logged step)."""
+        return self.before + time.monotonic() - self.started
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs and state.is_world_process_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **logs, "seconds": round(self.seconds, 3)}) + "\n")
+
+
+class Bar(TrainerCallback):
+    """A rich progress bar of optimizer steps, with the last loss."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not state.is_world_process_zero:
+            return
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, loss="")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if self.bar and logs and "loss" in logs:
+            self.bar.update(self.task, loss=f"loss {float(logs['loss']):.3f}")
+
+    def close(self) -> None:
+        """Takes the bar away; also after an error."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
