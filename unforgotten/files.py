@@ -239,6 +239,8 @@ def _read_table(path: str, file: Path, suffix: str, header: set[str], sole: str)
     if header & set(first):
         body, width = cells[1:], len(first)
     elif sole and all(len(row) == 1 for _, row in cells):
+        if first and " " not in first[0]:  # taken for a prompt, a header nobody foresaw would be one row too many
+            raise DataError(f"{path}: the first line, {first[0]!r}, looks like a header; call that column {sole!r}.")
         body, first, width = cells, [sole], 1
     else:
         raise DataError(
