@@ -1,0 +1,56 @@
+"""The real files, where a checkout has them beside it; they are never part of the project."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("UNFORGOTTEN_SHARED") or Path(__file__).parents[3] / "shared")
+
+
+@pytest.fixture
+def real() -> Callable[[str], str]:
+    """`real("gsm8k/test.jsonl")` is the path of a published file, or the test is skipped."""
+
+    def path_of(name: str) -> str:
+        file = SHARED / "data" / name
+        if not file.is_file():
+            pytest.skip(f"needs the published file data/{name}; set UNFORGOTTEN_SHARED to the folder that has data/")
+        return str(file)
+
+    return path_of
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], str]:
+    """`write("a.jsonl", text)` is the path of a file with exactly these bytes."""
+
+    def path_of(name: str, content: str | bytes) -> str:
+        file = tmp_path / name
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(file)
+
+    return path_of
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple]]:
+    """`calls = hub([row, …])`: load_dataset gives these rows (or raises this error) and notes what it was asked."""
+    import types
+
+    def pretend(answer: object) -> list[tuple]:
+        calls: list[tuple] = []
+
+        def load_dataset(name: str, config: str | None = None, *, split: str) -> object:
+            calls.append((name, config, split))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setitem(__import__("sys").modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+        return calls
+
+    return pretend

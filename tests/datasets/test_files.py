@@ -1,0 +1,186 @@
+"""Reading: encodings, line numbers, tables, samples and the Hub."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+
+import pytest
+
+from unforgotten import files
+from unforgotten.errors import DataError
+
+
+def read(path, **settings):
+    records, problems = files.read(path, **settings)
+    return [(record.line, record.value) for record in records], problems
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": 1}\n{"a": "\xc3\xa9"}\n',
+        b'\xef\xbb\xbf{"a": 1}\n{"a": "\xc3\xa9"}\n',  # with a byte order mark
+        b'{"a": 1}\r\n{"a": "\xc3\xa9"}\r\n',  # from Windows
+        b'{"a": 1}\n{"a": "\xc3\xa9"}',  # no newline at the end
+        b'[{"a": 1},\n{"a": "\xc3\xa9"}]',
+        gzip.compress(b'{"a": 1}\n{"a": "\xc3\xa9"}\n'),
+    ],
+)
+def test_the_same_two_rows_in_every_wrapping(write, content) -> None:
+    assert read(write("rows.jsonl", content)) == ([(1, {"a": 1}), (2, {"a": "é"})], [])
+
+
+def test_lines_are_counted_as_an_editor_counts_them(write) -> None:
+    lines = '\n{"a": 1}\n\n   \n{"a": 2}\n'
+    assert read(write("a.jsonl", lines)) == ([(2, {"a": 1}), (5, {"a": 2})], [])
+    array = '\n[\n  {\n    "a": 1\n  },\n\n  {"a": 2}, {"a": 3}\n]\n'
+    assert read(write("a.json", array)) == ([(3, {"a": 1}), (7, {"a": 2}), (7, {"a": 3})], [])
+    table = 'goal,n\n"two\nlines",1\nnext,2\n'
+    rows, _ = read(write("a.csv", table), header=["goal"])
+    assert rows == [(2, {"goal": "two\nlines", "n": "1"}), (4, {"goal": "next", "n": "2"})]
+
+
+def test_a_line_separator_inside_a_string_ends_no_line(write) -> None:
+    text = '{"a": "one\u2028two\u0085three"}\n{"a": 2}\n'
+    assert read(write("a.jsonl", text)) == ([(1, {"a": "one\u2028two\u0085three"}), (2, {"a": 2})], [])
+
+
+def test_every_broken_line_has_its_number(write) -> None:
+    rows, problems = read(write("a.jsonl", '{"a": 1}\n{"a": \n{"a": 3}\nnot json\n{"a": 5'))
+    assert rows == [(1, {"a": 1}), (3, {"a": 3})]
+    assert [line for line, _ in problems] == [2, 4, 5]
+    assert problems[1][1] == "broken JSON at column 1: Expecting value"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ('[\n{"a": 1},\n{"a": }\n]', 3, "column 7: Expecting value"),
+        ('[\n{"a": 1}\n{"a": 2}\n]', 3, "a comma or ] is missing"),
+        ('[\n{"a": 1},\n{"a": 2}\n', 4, "a comma or ] is missing"),
+        ('[\n{"a": 1},\n]', 3, "Expecting value"),
+        ('["a"]\n["b"]\n', 2, "rows are objects"),
+    ],
+)
+def test_a_broken_array_says_where_it_broke(write, text, line, says) -> None:
+    _, [problem] = read(write("a.json", text))
+    assert problem[0] == line and says in problem[1]
+
+
+def test_json_too_deep_to_parse_is_a_problem_and_no_crash(write) -> None:
+    deep = '{"a": ' + "[" * 100_000 + "\n"
+    _, problems = read(write("a.jsonl", deep + '{"a": 1}\n'))
+    assert problems == [(1, "broken JSON: nested too deeply")]
+    _, problems = read(write("b.json", "[" * 100_000))
+    assert problems == [(1, "broken JSON: nested too deeply")]
+
+
+def test_bytes_that_are_not_utf_8_are_named_by_line(write) -> None:
+    with pytest.raises(DataError, match="not UTF-8. Save it as UTF-8") as error:
+        files.read(write("latin.jsonl", b'{"a": "ok"}\n{"a": "caf\xe9"}\n{"a": "\xff"}\n'))
+    assert [line for line, _ in error.value.problems] == [2, 3]
+    assert "line 2: byte 11: " in str(error.value)
+    with pytest.raises(DataError, match="looks like UTF-16"):
+        files.read(write("wide.jsonl", '{"a": "é"}'.encode("utf-16")))
+
+
+def test_files_that_are_not_there_or_hold_nothing(write, tmp_path, monkeypatch) -> None:
+    with pytest.raises(DataError, match="There is no file .*nowhere.jsonl"):
+        files.read(str(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(DataError, match="There is no file data/nowhere.csv"):
+        files.read("data/nowhere.csv")  # has a Hub id's shape and a file's suffix
+    with pytest.raises(DataError, match="is a folder"):
+        files.read(str(tmp_path))
+    for name, content in [("a.jsonl", b""), ("b.jsonl", b" \n\n"), ("c.jsonl", gzip.compress(b""))]:
+        with pytest.raises(DataError, match="is empty"):
+            files.read(write(name, content))
+    with pytest.raises(DataError, match="not a whole gzip file"):
+        files.read(write("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 100)[:-9]))
+    monkeypatch.delenv("NO_SUCH_PLACE", raising=False)
+    for path in ("$NO_SUCH_PLACE/a.jsonl", "${NO_SUCH_PLACE}/a.jsonl"):
+        with pytest.raises(DataError, match="variable NO_SUCH_PLACE is not set"):
+            files.read(path)
+
+
+def test_home_and_variables_are_filled_in(write, tmp_path, monkeypatch) -> None:
+    write("a.jsonl", '{"a": 1}')
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("$PLACE/a.jsonl", "${PLACE}/a.jsonl", "~/a.jsonl"):
+        records, _ = files.read(path)
+        assert records == [files.Record(1, f"{path}:1", {"a": 1})]  # the source is what the user wrote
+
+
+def test_a_tsv_quotes_nothing_and_a_csv_is_strict(write) -> None:
+    rows, problems = read(write("a.tsv", 'sentence\tlabel\nhe said " and left \t1\n"fine" \t0\n'), header=["sentence"])
+    assert [value["sentence"] for _, value in rows] == ['he said " and left ', '"fine" ']
+    assert problems == []
+    with pytest.raises(DataError, match="is a quote never closed") as error:
+        files.read(write("a.csv", 'goal,n\nfirst,1\n"never closed,2\nthird,3\n'), header=["goal"])
+    assert error.value.problems[0][0] == 3
+
+
+def test_a_row_of_another_width_is_a_problem(write) -> None:
+    rows, problems = read(write("a.csv", "goal,n\na,1\nb\nc,3,4\n"), header=["goal"])
+    assert rows == [(2, {"goal": "a", "n": "1"})]
+    assert problems == [(3, "1 cells where the header has 2"), (4, "3 cells where the header has 2")]
+
+
+def test_one_column_without_header_loses_no_row(write) -> None:
+    both = write("a.csv", '"Stay, please"\nGo away\n')
+    assert read(both, header=["goal"], sole="goal")[0] == [(1, {"goal": "Stay, please"}), (2, {"goal": "Go away"})]
+    text = write("a.txt", "Stay, please\r\n\r\n  Go away  \r\n")
+    assert read(text, sole="goal")[0] == [(1, {"goal": "Stay, please"}), (3, {"goal": "Go away"})]
+    with pytest.raises(DataError, match=r"names none of the columns goal; it is 'Stay, please'.* use a .txt file"):
+        files.read(write("b.csv", "Stay, please\nGo away\n"), header=["goal"], sole="goal")
+    with pytest.raises(DataError, match="'behavior', looks like a header; call that column 'goal'"):
+        files.read(write("c.csv", "behavior\nGo away\n"), header=["goal"], sole="goal")
+
+
+def test_columns_are_found_by_any_of_their_names_and_blank_cells_by_their_line(write) -> None:
+    path = write("a.jsonl", '{"goal": "x", "other": 1}\n{"prompt": "y", "goal": null}\n')
+    rows = files.read_columns(path, {"prompt": ("goal", "prompt")})
+    assert [row.value["prompt"] for row in rows] == ["x", "y"]
+    with pytest.raises(DataError) as error:
+        files.read_columns(write("b.jsonl", '{"goal": " "}\n7\n{"goal": "z"}\n'), {"prompt": ("goal", "prompt")})
+    assert error.value.problems == [
+        (1, "no goal or prompt (columns: goal)"),
+        (2, "a row must be an object, not a number"),
+    ]
+    assert "2 rows cannot be used" in str(error.value)
+
+
+def test_a_sample_is_fixed_by_seed_and_length_keeps_the_order_and_grows() -> None:
+    rows = list(range(100))
+    ten = files.sample(rows, 10, 7, "x")
+    assert ten == sorted(ten) and len(set(ten)) == 10
+    assert ten == files.sample(list(range(100)), 10, 7, "x")
+    assert [r + 1000 for r in ten] == files.sample([r + 1000 for r in rows], 10, 7, "x")  # the rows do not matter
+    assert ten != files.sample(rows, 10, 8, "x")
+    assert set(ten) < set(files.sample(rows, 20, 7, "x"))
+    assert files.sample(rows, None, 7, "x") == rows == files.sample(rows, 100, 7, "x")
+    for wrong in (0, -1, 101):
+        with pytest.raises(DataError, match=f"x: n_rows is {wrong}, but there are 100 rows"):
+            files.sample(rows, wrong, 7, "x")
+
+
+def test_a_sample_is_the_same_on_every_machine() -> None:
+    # Worked out once with random.Random(0).shuffle on 0..9: [7, 8, 1, 5, 3, 4, 2, 0, 9, 6].
+    assert files.sample(list("abcdefghij"), 3, 0, "x") == ["b", "h", "i"]
+
+
+def test_the_hub_is_asked_for_name_config_and_split(hub) -> None:
+    calls = hub([{"a": 1}, {"a": 2}])
+    records, problems = files.read("owner/name", config="main", split="test")
+    assert calls == [("owner/name", "main", "test")] and problems == []
+    assert records == [files.Record(0, "owner/name/test:0", {"a": 1}), files.Record(1, "owner/name/test:1", {"a": 2})]
+
+
+def test_the_hub_out_of_reach_says_the_way_round(hub, monkeypatch) -> None:
+    hub(ConnectionError("Couldn't reach the Hub.\nmore"))
+    with pytest.raises(DataError, match="ConnectionError: Couldn't reach the Hub.\n.*accept its terms.*local file"):
+        files.read("owner/name")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"pip install 'unforgotten\[data\]'"):
+        files.read("owner/name")
