@@ -81,6 +81,8 @@ class Tokens:
         backend.no_padding()  # an earlier call of the tokenizer may have left these on
         backend.no_truncation()
         found = backend.encode(text, add_special_tokens=False)
+        if BREAK not in text:
+            return found.ids, found.offsets
         kept = [(id, span) for id, span in zip(found.ids, found.offsets, strict=True) if id != wall]
         return [id for id, _ in kept], [span for _, span in kept]
 
@@ -106,9 +108,9 @@ class Tokens:
             )
         if disguised := self._disguised(_parted(text, cuts), ids, spans):
             raise DataError(f"{name}: the tokenizer reads {disguised!r} as a control token.")
-        # Spans are counted in the parted text: take the walls out again.
-        walls = [cut + n for n, cut in enumerate(cuts)]
-        spans = [(a - bisect_left(walls, a), b - bisect_left(walls, b)) for a, b in spans]
+        if cuts:  # spans are counted in the parted text: take the walls out again
+            walls = [cut + n for n, cut in enumerate(cuts)]
+            spans = [(a - bisect_left(walls, a), b - bisect_left(walls, b)) for a, b in spans]
         return Tokenised(ids, spans, heads, len(cuts))
 
     def _decode(self, ids: list[int]) -> str:
