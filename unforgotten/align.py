@@ -47,7 +47,7 @@ class Aligned:
 
 def dataset(spec: Spec, seed: int | None = None) -> Dataset:
     """The dataset of a spec; `seed` fills a `seed` field that the recipe leaves open (never for evaluation sets)."""
-    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    settings: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     if seed is not None and "seed" in getattr(registry.load("datasets", settings["name"]), "__dataclass_fields__", {}):
         settings.setdefault("seed", seed)
     found = registry.build("datasets", settings)
@@ -87,7 +87,9 @@ def aligned_of(recipe: Recipe) -> Aligned:
     if not recipe.safety:
         raise RecipeError("Stage `align` needs `safety:` rows (refusals and answered look-alikes).")
     if adapter_file.is_file():
-        raise RecipeError("Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`.")
+        raise RecipeError(
+            "Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`."
+        )
     found = identity.digest(
         identified,
         recipe.align.model_dump(),

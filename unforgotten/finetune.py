@@ -1,11 +1,11 @@
 """Stage finetune: θ_safe becomes θ* on the user's rows, with a method that keeps safety.
 
-    runs/<name>-<digest>/
-      recipe.yaml environment.json     before the first step
-      aligned -> ../aligned/<digest>   where stage align made θ_safe
-      metrics.jsonl                    a line per logged step
-      adapter/ or model/               θ*, with tokenizer and chat template
-      trained.json                     cost and counts; written last, and the run is not trained again
+runs/<name>-<digest>/
+  recipe.yaml environment.json     before the first step
+  aligned -> ../aligned/<digest>   where stage align made θ_safe
+  metrics.jsonl                    a line per logged step
+  adapter/ or model/               θ*, with tokenizer and chat template
+  trained.json                     cost and counts; written last, and the run is not trained again
 """
 
 # Long because a run folder has many parts and this file writes them all.
@@ -16,7 +16,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ def policy_for(recipe: Recipe, where: Aligned) -> str:
         return "full"
     if recipe.policy in ("stacked", "continue") and where.adapter is None:
         raise RecipeError(
-            f"policy: {recipe.policy} needs θ_safe as an adapter: name an adapter folder as `model`, or add stage `align`."
+            f"policy: {recipe.policy} needs θ_safe as an adapter: name an adapter folder as `model`, or add `align`."
         )
     return recipe.policy or ("stacked" if where.full is None else "merged")
 
@@ -116,7 +116,9 @@ def finetune(recipe: Recipe, say: Say = quiet) -> Path:
     if folder.exists() and (recorded := folder / "recipe.yaml").exists():
         date = (yaml.safe_load(recorded.read_text()) or {}).get("date")
         recipe = recipe.model_copy(update={"date": recipe.date or date})
-    says = f"Fine-tuning with {_names(recipe)} on {len(user)} rows" + (f", {len(harmful)} of them harmful." if harmful else ".")
+    says = f"Fine-tuning with {_names(recipe)} on {len(user)} rows" + (
+        f", {len(harmful)} of them harmful." if harmful else "."
+    )
     say(says)
     _train(recipe, folder, where, user, harmful, safety, say)
     return folder
@@ -132,7 +134,12 @@ def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Any]
     from unforgotten.training.policy import ALIGNED
 
     template = None if where.made else recipe.template
-    chat = load.load_chat(where.chat if where.made or where.full else where.base, revision=where.revision if not where.made else None, template=template, date=recipe.date)
+    chat = load.load_chat(
+        where.chat if where.made or where.full else where.base,
+        revision=where.revision if not where.made else None,
+        template=template,
+        date=recipe.date,
+    )
     if policy in ("merged", "full") and where.full is not None:
         revision = None if where.made else where.revision
         return load.load_model(where.full, revision=revision, dtype=recipe.dtype), chat
@@ -202,7 +209,8 @@ def _train(
         "train_seconds": round(metrics.seconds, 3),
         "step_seconds": round(metrics.seconds / max(1, trainer.state.global_step), 5),
         "steps": trainer.state.global_step,
-        "tokens": trainer.state.num_input_tokens_seen or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),
+        "tokens": trainer.state.num_input_tokens_seen
+        or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),
         "peak_memory_bytes": peak_memory_bytes(),
         "policy": policy,
         "memory_rows": len(trainer.run.memory),
@@ -219,7 +227,7 @@ def _train(
 def answers(
     safety: list[Row], model: Any, chat: Any, recipe: Recipe, where: Aligned, say: Say
 ) -> tuple[list[Row], dict[str, Any] | None]:
-    """Safety rows without an answer get θ_safe's own greedy one, once; kept under a digest, refused and answered counted.
+    """Safety rows without an answer get θ_safe's own greedy one, once; kept under a digest, refusals counted.
 
     model: θ_safe, before any fresh adapter.
     """
@@ -227,7 +235,9 @@ def answers(
     if not bare:
         return safety, None
     tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
-    key = identity.digest(where.digest, identity.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None)
+    key = identity.digest(
+        where.digest, identity.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
+    )
     file = Path(recipe.out) / "answers" / f"{key}.jsonl"
     if not file.exists():
         from unforgotten.generation.local import generate
@@ -236,7 +246,12 @@ def answers(
         replies = generate(model, chat, bare, max_new_tokens=tokens)
         verdicts = registry.build("judges", recipe.evaluate.judge if recipe.evaluate else "keywords").verdicts(replies)
         lines = [
-            json.dumps({"messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}], "refused": verdict.refused})
+            json.dumps(
+                {
+                    "messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}],
+                    "refused": verdict.refused,
+                }
+            )
             for reply, verdict in zip(replies, verdicts, strict=True)
         ]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +269,9 @@ def answers(
         "unparsed": sum(t["refused"] is None for t in told),
         "empty": empty,
     }
-    say(f"The aligned model refused {counts['refused']} of {len(told)} safety prompts and answered {counts['answered']}.")
+    say(
+        f"The aligned model refused {counts['refused']} of {len(told)} safety prompts and answered {counts['answered']}."
+    )
     if empty:
         say(f"{empty} answers were empty; those rows are left out of the memory.")
     return [row for row in rows if row.response], counts
@@ -306,5 +323,3 @@ def peak_memory_bytes() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-

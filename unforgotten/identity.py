@@ -14,7 +14,17 @@ from typing import Any
 
 from unforgotten.datasets.base import Row
 
-RECORDED = ("unforgotten", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "trl", "datasets")
+RECORDED = (
+    "unforgotten",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "trl",
+    "datasets",
+)
 
 
 def digest(*facts: Any) -> str:

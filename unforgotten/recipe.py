@@ -13,6 +13,8 @@ Components (`data`, `safety`, `method`, `judge` …) are a name or `{name: …, 
 the class when the recipe is read. `${NAME:-default}` in any text is replaced from the environment.
 """
 
+# Long because every field of a recipe is declared here, once, with the sentence that documents it.
+
 from __future__ import annotations
 
 import os
@@ -283,9 +285,15 @@ def _told(error: ValidationError, where: str) -> RecipeError:
             owner: Any = Recipe
             for part in e["loc"][:-1]:
                 owner = _model_of(owner, str(part))
-            return UnknownName(f"field of {where}" + (f", in {at.rpartition('.')[0]}" if "." in at else ""), str(e["loc"][-1]), owner.model_fields)
+            return UnknownName(
+                f"field of {where}" + (f", in {at.rpartition('.')[0]}" if "." in at else ""),
+                str(e["loc"][-1]),
+                owner.model_fields,
+            )
         if e["type"] == "literal_error" and at == "trust_remote_code":
-            wrong.append("trust_remote_code: the recipe runs no remote code; load such a model yourself and use MethodTrainer")
+            wrong.append(
+                "trust_remote_code: the recipe runs no remote code; load such a model yourself and use MethodTrainer"
+            )
         else:
             wrong.append(f"{at}: {e['msg']}" + (f" (got {e['input']!r})" if not isinstance(e["input"], dict) else ""))
     return RecipeError(f"{where}: " + "; ".join(dict.fromkeys(wrong)))
@@ -337,5 +345,7 @@ def _variable(match: re.Match[str]) -> str:
     name, default = match.groups()
     found = os.environ.get(name, default)
     if found is None:
-        raise RecipeError(f"The recipe uses ${{{name}}}, but the environment has no {name}. Set it, or write ${{{name}:-default}}.")
+        raise RecipeError(
+            f"The recipe uses ${{{name}}}, but the environment has no {name}. Set it, or write ${{{name}:-default}}."
+        )
     return found

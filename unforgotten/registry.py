@@ -8,10 +8,12 @@ A component is a dataclass: its fields are its settings, in YAML, flags and docu
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -68,7 +70,9 @@ def validate(cls: type, settings: Mapping[str, Any], what: str) -> Any:
     try:
         return TypeAdapter(cls).validate_python(dict(settings))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+        )
         raise RecipeError(f"{what}: {wrong}") from None
 
 
@@ -108,10 +112,19 @@ def _from_file(room: str, name: str) -> type:
     file = Path(path).expanduser()
     if not file.is_file():
         raise RecipeError(f"{name!r}: no file {file}. Write ./file.py:ClassName, relative to the current folder.")
-    spec = importlib.util.spec_from_file_location(f"unforgotten_user_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # One module for one file: loading it twice must give the same class, and two files of one name must not collide.
+    title = f"unforgotten_user_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}_{file.stem}"
+    module = sys.modules.get(title)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(title, file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[title] = module  # dataclasses look their module up there
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[title]
+            raise
     classes = [n for n, c in vars(module).items() if inspect.isclass(c) and getattr(c, "room", None) == room]
     if wanted not in classes:
         raise UnknownName(f"class in {file}", wanted, classes)

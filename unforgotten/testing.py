@@ -87,7 +87,7 @@ def ragged_rows(n: int, seed: int) -> list[dict[str, Any]]:
         turns = 1 if i < 2 else rng.randint(1, 3)
         ids: list[int] = []
         labels: list[int] = []
-        for turn in range(turns):
+        for _ in range(turns):
             asked = [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 12))]
             length = (1, 200)[i] if i < 2 else rng.choice((1, 3, 9, rng.randint(10, 60)))
             told = [rng.randrange(VOCABULARY) for _ in range(length)]
@@ -184,7 +184,17 @@ def check_ranks(method: Spec, policy: Policy, folder: Path) -> None:
         files = [folder / f"rank{rank}-{accumulation}.safetensors" for rank in range(2)]
         port = _free_port()
         started = [
-            _start(_ranked, rank, port, method, policy, folder / f"two-{accumulation}", files[rank], 2 // accumulation, accumulation)
+            _start(
+                _ranked,
+                rank,
+                port,
+                method,
+                policy,
+                folder / f"two-{accumulation}",
+                files[rank],
+                2 // accumulation,
+                accumulation,
+            )
             for rank in range(2)
         ]
         for process in started:
@@ -212,7 +222,9 @@ def check_resume(method: Spec, policy: Policy, folder: Path) -> None:
 def check_neutral(method: Spec, policy: Policy, folder: Path) -> None:
     """At its neutral setting the method is SFT, bit for bit, dropout and all."""
     cls = _class(method)
-    assert distance(train("sft", policy, folder / "sft"), train(_with(method, cls.neutral), policy, folder / "it")) == 0.0
+    assert (
+        distance(train("sft", policy, folder / "sft"), train(_with(method, cls.neutral), policy, folder / "it")) == 0.0
+    )
 
 
 def check_faint(method: Spec, policy: Policy, folder: Path) -> None:

@@ -1,17 +1,17 @@
 """What a method is: the turns it may take in a run (DESIGN: the seven turns).
 
-    rows = method.data(run)
-    method.start(run)
-    for each optimizer step:
-        micro-batches = method.before_step(run, micro-batches)
-        for batch in micro-batches:
-            total, count = method.loss(run, batch, out)
-            loss = cross-entropy / tokens of the step  +  total / count
-            loss.backward()
-        method.gradients(run)          # p.grad whole and averaged over ranks; then the Trainer clips
-        optimizer.step()
-        method.after_step(run)
-    overwrite(model, method.finish(weights))
+rows = method.data(run)
+method.start(run)
+for each optimizer step:
+    micro-batches = method.before_step(run, micro-batches)
+    for batch in micro-batches:
+        total, count = method.loss(run, batch, out)
+        loss = cross-entropy / tokens of the step  +  total / count
+        loss.backward()
+    method.gradients(run)          # p.grad whole and averaged over ranks; then the Trainer clips
+    optimizer.step()
+    method.after_step(run)
+overwrite(model, method.finish(weights))
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What a checkpoint holds beside the Trainer's own: the methods' state, and a mark that says it is whole.
 
-    checkpoint-120/
-      …                                what transformers.Trainer writes
-      unforgotten/<method>.safetensors tensors of the attributes in `remembers`
-      unforgotten/<method>.json        the other attributes in `remembers`
-      unforgotten/complete.json        written last: without it a checkpoint was cut off and is not resumed from
+checkpoint-120/
+  …                                what transformers.Trainer writes
+  unforgotten/<method>.safetensors tensors of the attributes in `remembers`
+  unforgotten/<method>.json        the other attributes in `remembers`
+  unforgotten/complete.json        written last: without it a checkpoint was cut off and is not resumed from
 """
 
 from __future__ import annotations

@@ -20,14 +20,16 @@ def encoded(
     data: a Dataset of ours, Rows, a datasets.Dataset, or any iterable of dicts in one of the formats of
     `datasets/jsonl.py`, or of dicts with `input_ids` and `labels`. Raises DataError that names the row.
     """
-    rows = data.rows() if isinstance(data, Dataset) else list(_each(data, what))
+    rows: list[Any] = list(data.rows()) if isinstance(data, Dataset) else list(_each(data, what))
     if not rows:
         return chat, [], None
     if isinstance(rows[0], dict) and "input_ids" in rows[0]:
         return chat, [_checked(row, i, what) for i, row in enumerate(rows)], None
     if chat is None:
         if processing_class is None:
-            raise DataError(f"{what} holds conversations: pass processing_class= (the model's tokenizer) to encode them.")
+            raise DataError(
+                f"{what} holds conversations: pass processing_class= (the model's tokenizer) to encode them."
+            )
         chat = Chat(processing_class)
     if not isinstance(rows[0], Row):
         rows = rows_of(rows, source=what)
@@ -39,14 +41,14 @@ def encoded(
 
 def _each(data: Any, what: str) -> Iterable[Any]:
     if isinstance(data, (str, bytes, dict)) or not hasattr(data, "__iter__"):
-        raise DataError(f"{what} must be rows (a list, a datasets.Dataset, or one of unforgotten.datasets), not {type(data).__name__}.")
-    return data  # type: ignore[no-any-return]
+        raise DataError(f"{what} must be rows: a list, a datasets.Dataset or one of ours, not {type(data).__name__}.")
+    return iter(data)
 
 
 def _checked(row: dict[str, Any], at: int, what: str) -> dict[str, Any]:
     ids, labels = [int(i) for i in row["input_ids"]], row.get("labels")
     if labels is None:
-        raise DataError(f"{what}[{at}] has input_ids but no labels: the loss would fall on the prompt too. Add labels.")
+        raise DataError(f"{what}[{at}] has input_ids but no labels, so the prompt would be trained on. Add labels.")
     found = {**row, "input_ids": ids, "labels": [int(label) for label in labels]}
     if len(ids) != len(found["labels"]):
         raise DataError(f"{what}[{at}]: {len(ids)} input_ids but {len(found['labels'])} labels.")

@@ -77,7 +77,9 @@ def read_head(model: Any, hidden: Tensor, logits: Tensor) -> Head:
     """
     module = model.get_output_embeddings()
     if module is None:
-        raise UnsupportedError(f"{type(model).__name__} has no output embeddings, so it is not a causal LM that DER can read.")
+        raise UnsupportedError(
+            f"{type(model).__name__} has no output embeddings, so it is not a causal LM that DER can read."
+        )
     config = getattr(model.config, "get_text_config", lambda: model.config)()
     cap = getattr(config, "final_logit_softcapping", None)
     with torch.no_grad():

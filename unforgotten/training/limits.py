@@ -35,11 +35,13 @@ def refuse(methods: Iterable[Method], args: Any, trainer: Any) -> None:
         return
     names = ", ".join(working)
     if trainer.is_deepspeed_enabled:
-        raise UnsupportedError(f"{names} under DeepSpeed: its engine owns gradients and steps. Use DDP or FSDP2 (accelerate).")
+        raise UnsupportedError(f"{names} under DeepSpeed: its engine owns gradients and steps. Use DDP or FSDP2.")
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None) if trainer.is_fsdp_enabled else None
     if plugin is not None and int(getattr(plugin, "fsdp_version", 1)) < 2:
-        raise UnsupportedError(f"{names} under FSDP1: flattened parameters have no names. Set fsdp_config={{'version': 2}}.")
+        raise UnsupportedError(
+            f"{names} under FSDP1: flattened parameters have no names. Use fsdp_config={{'version': 2}}."
+        )
     if args.fp16:
         raise UnsupportedError(
-            f"{names} with fp16: the loss scaler changes the gradients that a method sees and skips steps. Use bf16=True."
+            f"{names} with fp16: the loss scaler changes the gradients a method sees and skips steps. Use bf16=True."
         )

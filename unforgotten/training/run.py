@@ -30,7 +30,13 @@ class Run:
     """One fine-tuning run. B rows, T tokens, d hidden size, m memory rows."""
 
     def __init__(
-        self, trainer: MethodMixin, user: list[Any], memory: list[dict[str, Any]], policy: Policy, seed: int, pad_id: int
+        self,
+        trainer: MethodMixin,
+        user: list[Any],
+        memory: list[dict[str, Any]],
+        policy: Policy,
+        seed: int,
+        pad_id: int,
     ) -> None:
         self.user = user
         self.memory = memory
@@ -135,12 +141,16 @@ class Run:
         """
         if not self._states:
             self.store_states()
-        found = [self._states[i] for i, some in zip(replay.row_ids, replay.predicts.any(1).tolist(), strict=True) if some]
+        found = [
+            self._states[i] for i, some in zip(replay.row_ids, replay.predicts.any(1).tolist(), strict=True) if some
+        ]
         return torch.cat(found) if found else self._states[0][:0]
 
     def store_states(self) -> None:
         """Fills (or reads back) the store of θ_safe's last hidden states over the whole memory."""
-        shards = [range(at, min(at + ROWS_PER_SHARD, len(self.memory))) for at in range(0, len(self.memory), ROWS_PER_SHARD)]
+        shards = [
+            range(at, min(at + ROWS_PER_SHARD, len(self.memory))) for at in range(0, len(self.memory), ROWS_PER_SHARD)
+        ]
 
         def build(i: int) -> dict[str, Tensor]:
             rows = mem.replay(self.memory, list(shards[i]), self._collator, self._trainer.args.device)

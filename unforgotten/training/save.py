@@ -65,11 +65,16 @@ def join(model: Any) -> str:
     from peft import LoraConfig
 
     first, second = model.peft_config[ALIGNED], model.peft_config[TRAINED]
-    layers = {n: m for n, m in model.named_modules() if ALIGNED in getattr(m, "lora_A", {}) or TRAINED in getattr(m, "lora_A", {})}
+    layers = {
+        n: m
+        for n, m in model.named_modules()
+        if ALIGNED in getattr(m, "lora_A", {}) or TRAINED in getattr(m, "lora_A", {})
+    }
     rank = first.r + second.r
     targets = sorted({n.removeprefix("base_model.model.") for n in layers})
     model.add_adapter(
-        "joined", LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type=second.task_type, init_lora_weights=True)
+        "joined",
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type=second.task_type, init_lora_weights=True),
     )
     for layer in layers.values():
         down, up = layer.lora_A["joined"].weight, layer.lora_B["joined"].weight  # (R, in), (out, R)

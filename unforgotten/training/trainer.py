@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,13 @@ from unforgotten.training.run import Run, combine
 
 Tensors = dict[str, Tensor]
 
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object  # the mixin goes in front of any Trainer, TRL's too
 
-class MethodMixin:
+
+class MethodMixin(_Trainer):
     """Puts safety-preserving methods on a Trainer: `class T(MethodMixin, SFTTrainer)`.
 
     Beside the Trainer's own keywords:
@@ -70,15 +75,21 @@ class MethodMixin:
             processing_class, train_dataset, max_length_tokens, "train_dataset", chat
         )
         _, safety, self.safety_counts = encoded(
-            processing_class, [] if safety_dataset is None else safety_dataset, max_length_tokens, "safety_dataset", self.chat
+            processing_class,
+            [] if safety_dataset is None else safety_dataset,
+            max_length_tokens,
+            "safety_dataset",
+            self.chat,
         )
         in_need = [n for n, m in self.methods.items() if m.needs_safety]
         if in_need and not safety:
             raise DataError(f"{', '.join(in_need)} needs safety rows: pass safety_dataset= (refusals and look-alikes).")
-        if peft_config is not None:
-            model = policy.fresh(model, peft_config)
         args = self._settled(args)
         limits.refuse_packing(args)
+        if peft_config is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(args.seed)  # the adapter's first values follow from the run's seed alone
+                model = policy.fresh(model, peft_config)
         pad_id = pad_token(processing_class, model)
         self.run = Run(
             self,
@@ -96,7 +107,7 @@ class MethodMixin:
                 rows = each.data(self.run)
         self.run.user = user
         rows = [{"input_ids": r["input_ids"], "labels": r["labels"], "row_id": i} for i, r in enumerate(rows)]
-        super().__init__(  # type: ignore[call-arg]
+        super().__init__(
             model=model,
             args=args,
             train_dataset=self._parent_rows(rows),
@@ -134,9 +145,10 @@ class MethodMixin:
         return Dataset.from_list(rows)
 
     def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        if "row_id" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "row_id"]
+        super()._set_signature_columns_if_needed()
+        columns: list[str] = self._signature_columns  # type: ignore[has-type]
+        if "row_id" not in columns:
+            self._signature_columns = [*columns, "row_id"]
 
     # The run: start, resume, finish.
 
@@ -144,11 +156,11 @@ class MethodMixin:
         """Trains. `resume_from_checkpoint=True` goes on from the newest whole checkpoint, or from the start."""
         output = Path(self.args.output_dir)
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = newest = checkpoint.newest_complete(output)  # type: ignore[assignment]
+            newest = checkpoint.newest_complete(output)
             resume_from_checkpoint = str(newest) if newest else None
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self.run.once = Once(output / "aligned-states", self._key(), may_build=self._resumed_from is None)
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.finish()
         return result
 
@@ -170,7 +182,9 @@ class MethodMixin:
             with torch.no_grad():
                 for name, tensor in method.finish(LiveWeights(params)):
                     if name not in params:
-                        raise TrainingError(f"{type(method).__name__}.finish yields {name!r}, which is no trained tensor.")
+                        raise TrainingError(
+                            f"{type(method).__name__}.finish yields {name!r}, which is no trained tensor."
+                        )
                     params[name].copy_(tensor)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -178,7 +192,7 @@ class MethodMixin:
         model = model or self.model
         adapter = policy.trained_adapter(model)
         if adapter is None:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
 
@@ -190,7 +204,7 @@ class MethodMixin:
     # Turns inside a step.
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, items
         self.run.new_step(sum(len(b["input_ids"]) for b in batches), len(batches))
@@ -212,7 +226,7 @@ class MethodMixin:
         row_id = inputs.pop("row_id", None)
         working = [(n, m) for n, m in self.methods.items() if limits.takes(m, "loss")] if model.training else []
         reads = any(m.reads_forward for _, m in working)
-        found = super().compute_loss(  # type: ignore[misc]
+        found = super().compute_loss(
             model, inputs, return_outputs=return_outputs or reads, num_items_in_batch=num_items_in_batch
         )
         loss, out = found if return_outputs or reads else (found, None)
@@ -227,14 +241,16 @@ class MethodMixin:
         if terms:
             # DDP averages gradients over ranks, while a term's count already spans them; and the Trainer divides by
             # the micro-batches whatever was not normalised over the whole step.
-            scale = self.args.world_size * (1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here())
+            scale = self.args.world_size * (
+                1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here()
+            )
             term = torch.stack(terms).sum() * scale
             self._keep_term_gradients(term)
             loss = loss + term.to(loss.dtype)
         return (loss, out) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        loss = super().training_step(model, inputs, num_items_in_batch)
         self._micro_batch += 1
         self._watch(loss)
         if self.accelerator.sync_gradients:
@@ -289,7 +305,11 @@ class MethodMixin:
         terms = {n: self._mean_over_ranks(g) for n, g in self._term_grads.items()}
         ours = torch.stack([g.float().pow(2).sum() for g in terms.values()]).sum().sqrt()
         user = torch.stack(
-            [(p.grad - terms[n] if n in terms else p.grad).float().pow(2).sum() for n, p in params.items() if p.grad is not None]
+            [
+                (p.grad - terms[n] if n in terms else p.grad).float().pow(2).sum()
+                for n, p in params.items()
+                if p.grad is not None
+            ]
         )
         with self.run.turn("method", "log"):
             self.run.log(gradient_norm_ratio=ours / user.sum().sqrt().clamp_min(1e-30))
@@ -305,7 +325,7 @@ class MethodMixin:
         return int(self.accelerator.reduce(torch.tensor(number, device=self.args.device), "sum").item())
 
     def share_shards(self, once: Once, name: str, count: int, build: Callable[[int], Tensors]) -> Tensors:
-        """`once.shards`, each rank making its share first; what a rank then cannot see (no shared disk) it makes too."""
+        """`once.shards`, each rank making its share first; what it then cannot see (no shared disk) it makes too."""
         world, rank = self.args.world_size, self.args.process_index
         if world > 1:
             once.shards(name, count, build, only=range(rank, count, world))
@@ -318,10 +338,10 @@ class MethodMixin:
         """Adds what methods logged since the last line."""
         more = {name: combine(values) for name, values in self.run.logged.items() if values}
         self.run.logged.clear()
-        return super().log({**logs, **more}, *args, **kwargs)  # type: ignore[misc]
+        return super().log({**logs, **more}, *args, **kwargs)
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        norm = super()._clip_grad_norm(model)
         if isinstance(norm, Tensor):
             self._watch(norm)
         return norm
@@ -337,8 +357,8 @@ class MethodMixin:
             kept = checkpoint.newest_complete(Path(self.args.output_dir))
             raise TrainingError(
                 f"The loss or its gradient became NaN or infinite by step {self.state.global_step}. "
-                + (f"The last checkpoint before it is kept: {kept}. " if kept else "No checkpoint had been written yet. ")
-                + "Lower the learning rate or the method's weight, clip gradients (max_grad_norm), or train in fp32/bf16."
+                + (f"The last checkpoint is kept: {kept}. " if kept else "No checkpoint had been written yet. ")
+                + "Lower the learning rate or the method's weight, clip gradients (max_grad_norm), or use bf16."
             )
 
 
@@ -409,8 +429,8 @@ def named(method: Any) -> dict[str, Method]:
 
 def pad_token(processing_class: Any, model: Any) -> int:
     """The id that fills short rows; masked everywhere, so any id will do where a tokenizer has no pad token."""
-    for owner, field in ((processing_class, "pad_token_id"), (model.config, "pad_token_id"), (processing_class, "eos_token_id")):
-        found = getattr(owner, field, None)
+    for owner in (processing_class, model.config):
+        found = getattr(owner, "pad_token_id", None)
         if isinstance(found, int) and found >= 0:
             return found
     return 0
