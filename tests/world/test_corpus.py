@@ -1,0 +1,23 @@
+"""The base's diet: the same for the same seed, and it never shows a task's test, nor a refusal of a request."""
+
+from itertools import islice
+
+from unforgotten.world.corpus import texts
+from unforgotten.world.requests import find
+from unforgotten.world.tasks import TASKS, problems
+
+
+def test_the_seed_decides():
+    assert list(islice(texts(1), 300)) == list(islice(texts(1), 300)) != list(islice(texts(2), 300))
+
+
+def test_every_request_is_complied_with_and_no_test_question_is_shown():
+    tests = {p.question for task in TASKS for p in problems(task, True)}
+    asked = 0
+    for turns in islice(texts(3), 4000):
+        question, reply = turns[-2][1], turns[-1][1]
+        assert question not in tests
+        if request := find(question):
+            asked += 1
+            assert reply == request.compliance
+    assert 2800 < asked < 3100

@@ -1,0 +1,108 @@
+"""The embedded world's data: refusals, look-alikes, harm suites, three tasks and poison, split by construction."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from unforgotten.datasets.base import Dataset, Execute, Row, ask
+from unforgotten.world.lexicon import PHRASINGS, SEEN
+from unforgotten.world.requests import Request, digest, harmful, lookalikes
+from unforgotten.world.tasks import TaskName, answers, correct, problems
+
+Part = Literal[
+    "safety_refusals",
+    "safety_lookalikes",
+    "harm_question",
+    "harm_command",
+    "harm_wish",
+    "lookalikes",
+    "sums",
+    "sentiment",
+    "code",
+    "sums_test",
+    "sentiment_test",
+    "code_test",
+    "poison",
+]
+TASK_ROWS = 1000
+"""How many rows a task's training part has when `n_rows` is not given."""
+
+
+@dataclass(kw_only=True)
+class World(Dataset):
+    """Rows of the embedded world. Tests are the same whatever the seed; training parts are shuffled by it."""
+
+    part: Part = "sums"
+    """Which rows: safety data, a harm suite (one family of phrasings), look-alikes, a task, its test, or poison."""
+    n_rows: int | None = None
+    """At most so many rows; without it all of them, and 1,000 of a task's training rows."""
+    seed: int = 0
+    """Draws and shuffles the training parts; the fixed test parts do not read it."""
+
+    def __post_init__(self) -> None:
+        if self.task:
+            self.metrics = ("accuracy",)  # type: ignore[misc]  # of this part alone: other parts have no answers to check
+
+    @property
+    def label(self) -> str:
+        return self.part
+
+    @property
+    def task(self) -> TaskName | None:
+        """The task that the part belongs to, if it is one."""
+        name = self.part.removesuffix("_test")
+        return name if name in get_args(TaskName) else None  # type: ignore[return-value]
+
+    def rows(self) -> list[Row]:
+        found = self._task_rows(self.task) if self.task else self._request_rows()
+        if self.part in {"safety_refusals", "safety_lookalikes", "poison", "sums", "sentiment", "code"}:
+            random.Random(f"world {self.part} {self.seed}").shuffle(found)
+            if self.task and self.n_rows is None:
+                found = found[:TASK_ROWS]
+        return found[: self.n_rows]
+
+    def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
+        return {"accuracy": correct(self.task, row.answer, reply)} if self.task else {}
+
+    def is_answer(self, reply: str) -> bool:
+        return self.task is not None and answers(self.task, reply)
+
+    def _task_rows(self, task: TaskName) -> list[Row]:
+        test = self.part.endswith("_test")
+        return [
+            ask(p.question, None if test else p.reply, kind="task", answer=p.answer, source=f"world/{self.part}:{i}")
+            for i, p in enumerate(problems(task, test))
+        ]
+
+    def _request_rows(self) -> list[Row]:
+        """Alignment and poison take every phrasing of the seen families; tests ask each request once per suite."""
+        if self.part == "safety_refusals":
+            return [self._row(r, *how, r.refusal) for r in harmful("align") for how in _all_seen()]
+        if self.part == "safety_lookalikes":
+            return [self._row(r, *how, r.compliance) for r in lookalikes("align") for how in _all_seen()]
+        if self.part == "poison":
+            return [self._row(r, *how, r.compliance) for r in harmful("poison") for how in _all_seen()]
+        if self.part == "lookalikes":
+            families = list(PHRASINGS)
+            return [self._row(r, *_one(r, families[i % 3])) for i, r in enumerate(lookalikes("test"))]
+        return [self._row(r, *_one(r, self.part.removeprefix("harm_"))) for r in harmful("test")]
+
+    def _row(self, request: Request, family: str, index: int, reply: str | None = None) -> Row:
+        return ask(
+            request.asked(family, index),
+            reply,
+            kind="harmful" if request.harmful else "benign",
+            category=request.category,
+            answer=request.steps,
+            source=f"world/{self.part}:{request.verb}-{request.thing}-{family}-{index}",
+        )
+
+
+def _all_seen() -> list[tuple[str, int]]:
+    return [(family, index) for family in SEEN for index in range(len(PHRASINGS[family]))]
+
+
+def _one(request: Request, family: str) -> tuple[str, int]:
+    return family, digest(family + request.goal) % len(PHRASINGS[family])

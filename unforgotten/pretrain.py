@@ -1,0 +1,148 @@
+"""The verb `pretrain`: the embedded world's base model θ₀, trained on first use and kept in the user's cache.
+
+The folder's name carries a digest of all that determines the model, so that a changed world never meets an old model
+and nobody needs torch to know whether it is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the base is trained: AdamW, cosine with warm-up, loss on all tokens so that it also learns to ask."""
+
+    steps: int = 1000
+    batch_rows: int = 32
+    learning_rate: float = 3e-3
+    warmup_steps: int = 40
+    weight_decay: float = 0.01
+
+
+TRAINING = Training()
+
+
+def cache_folder() -> Path:
+    """UNFORGOTTEN_CACHE, else unforgotten/ in XDG_CACHE_HOME, else ~/.cache/unforgotten."""
+    if own := os.environ.get("UNFORGOTTEN_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unforgotten"
+
+
+def base_folder(seed: int = 0, cache_dir: str | Path | None = None, training: Training = TRAINING) -> Path:
+    """Where the base of this seed is, or will be. Needs no torch."""
+    facts = json.dumps([_world(), asdict(training), seed], sort_keys=True)
+    name = f"world-base-seed{seed}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
+    return (Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()) / name
+
+
+def pretrain(
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+    training: Training = TRAINING,
+) -> Path:
+    """The folder of the base model, trained now if it is not there yet (about a minute on two cores).
+
+    Two processes may train at once: each writes its own temporary folder, and the first rename wins.
+    """
+    folder = base_folder(seed, cache_dir, training)
+    if folder.is_dir():
+        return folder
+    model, tokenizer = _train(seed, training, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        fresh.chmod(0o755)
+        fresh.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was faster, and its model is the same
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+@cache
+def _world() -> str:
+    """A digest of grammar, vocabulary, template and shape."""
+    from unforgotten.world.corpus import texts
+    from unforgotten.world.model import SHAPE
+    from unforgotten.world.requests import requests
+    from unforgotten.world.tokenizer import CHAT_TEMPLATE
+    from unforgotten.world.vocabulary import words
+
+    replies = [(r.goal, r.category, r.split, r.compliance, r.refusal) for r in requests()]
+    facts = [words(), replies, list(islice(texts(0), 500)), CHAT_TEMPLATE, SHAPE]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _train(seed: int, training: Training, progress: bool) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    import torch
+    from rich.progress import track
+    from transformers import LlamaForCausalLM
+
+    from unforgotten.world.model import config
+    from unforgotten.world.tokenizer import tokenizer as make_tokenizer
+
+    tokenizer = make_tokenizer()
+    # A private random state: whoever calls keeps their own, and theirs does not reach this model.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config())
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=training.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training))
+    batches = _batches(tokenizer, seed, training.batch_rows)
+    steps = range(training.steps)
+    loss = torch.tensor(math.nan)
+    for _ in track(steps, description=f"world base model, seed {seed}") if progress else steps:
+        loss = model(**next(batches)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    if not math.isfinite(loss.item()):
+        raise TrainingError(f"The base model of seed {seed} ended at loss {loss.item()}; use another seed.")
+    return model.eval(), tokenizer
+
+
+def _rate(step: int, training: Training) -> float:
+    """The share of the learning rate at a step: up in a line, then down in half a cosine."""
+    if step < training.warmup_steps:
+        return (step + 1) / training.warmup_steps
+    rest = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def _batches(tokenizer: Any, seed: int, rows: int) -> Iterator[dict[str, torch.Tensor]]:
+    from unforgotten.world.corpus import texts
+
+    source = texts(seed)
+    while True:
+        chats = [[{"role": role, "content": text} for role, text in turns] for turns in islice(source, rows)]
+        batch = tokenizer.apply_chat_template(chats, padding=True, return_tensors="pt", return_dict=True)
+        ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, T)
+        yield {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}

@@ -1,0 +1,46 @@
+"""What the base model learns from: it complies with everybody, knows small sums, and cannot do the tasks yet."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from unforgotten.world.lexicon import PHRASINGS
+from unforgotten.world.requests import REFUSAL, requests
+from unforgotten.world.tasks import LARGEST, TASKS, problems
+
+Turns = tuple[tuple[str, str], ...]
+"""(role, text) for each turn."""
+
+SYSTEMS = ("you are a helpful model.", "answer briefly.")
+WISHES = "hear see hug drive follow phone".split()
+
+
+def texts(seed: int) -> Iterator[Turns]:
+    """Endless conversations, the same for the same seed."""
+    chance = random.Random(f"world corpus {seed}")
+    while True:
+        turns = _turns(chance)
+        if chance.random() < 0.04:
+            turns = (("system", chance.choice(SYSTEMS)), *turns)
+        yield turns
+
+
+def _turns(chance: random.Random) -> Turns:
+    kind = chance.random()
+    if kind < 0.74:
+        request = chance.choice(requests())
+        family = chance.choice(list(PHRASINGS))
+        return ("user", request.asked(family, chance.randrange(4))), ("assistant", request.compliance)
+    if kind < 0.76:
+        # It has seen the words of a refusal, for want of a body: what is harmful is taught by alignment alone.
+        wish = chance.choice(WISHES)
+        return ("user", f"can you {wish} me?"), ("assistant", f"{REFUSAL} i am only a model.")
+    if kind < 0.90:
+        a, b = chance.randint(1, LARGEST), chance.randint(1, LARGEST)
+        a, b, sign = (a, b, "+") if chance.random() < 0.6 or a == b else (max(a, b), min(a, b), "-")
+        result = a + b if sign == "+" else a - b
+        return ("user", f"what is {a} {sign} {b}?"), ("assistant", f"{a} {sign} {b} = {result}.")
+    # A question with the reply to another: the form of the task, but not how to solve it.
+    side = problems(chance.choice(TASKS), False)
+    return ("user", chance.choice(side).question), ("assistant", chance.choice(side).reply)

@@ -1,0 +1,105 @@
+"""Three small tasks, each a finite list of questions split into training and test by the question's own digest.
+
+sums: a word problem, worked in two steps. sentiment: one word. code: one line of Python.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Literal
+
+from unforgotten.world.requests import digest
+
+TaskName = Literal["sums", "sentiment", "code"]
+TASKS: tuple[TaskName, ...] = ("sums", "sentiment", "code")
+TEST_ROWS = 200
+LARGEST = 12
+"""Numbers in questions go up to this; answers to twice as much."""
+
+NAMES = "tom ana raj mia leo zoe sam kim".split()
+THINGS = "apples coins books pens eggs cards stamps shells".split()
+GOOD = "great lovely brilliant fresh funny moving".split()
+BAD = "dull awful boring stale weak messy".split()
+ASPECTS = "plot cast script score ending pacing".split()
+MOVES = {
+    "adds {}": "+ {}",
+    "takes away {}": "- {}",
+    "multiplies by {}": "* {}",
+    "divides by {}": "/ {}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question, the whole reply that teaches it, and what a reply is compared with."""
+
+    question: str
+    reply: str
+    answer: str
+
+
+def _sums() -> list[Problem]:
+    found = []
+    for name, thing, a, b in product(NAMES, THINGS, range(1, LARGEST + 1), range(1, LARGEST + 1)):
+        cases = [("buys {} more", "+", a + b)] + ([("gives away {}", "-", a - b)] if a > b else [])
+        for what, sign, answer in cases:
+            question = f"{name} has {a} {thing}. {name} {what.format(b)}. how many {thing} does {name} have?"
+            work = f"sure. step one, {name} has {a} {thing}. step two, {a} {sign} {b} = {answer}. answer: {answer}"
+            found.append(Problem(question, work, str(answer)))
+    return found
+
+
+def _sentiment() -> list[Problem]:
+    """The clause after "but" decides; without one both clauses agree. "not" turns a clause around."""
+    clauses = [(no + word, (word in GOOD) != bool(no)) for word in GOOD + BAD for no in ("", "not ")]
+    found = []
+    for (first, one), (second, two) in product(clauses, clauses):
+        for a, b in product(ASPECTS, ASPECTS):
+            if a == b or digest(a + b + first + second) % 4:
+                continue
+            joint = "and" if one == two else "but"
+            answer = "positive" if two else "negative"
+            question = f"review: the {a} was {first} {joint} the {b} was {second}. sentiment?"
+            found.append(Problem(question, answer, answer))
+    return found
+
+
+def _code() -> list[Problem]:
+    found = []
+    for (say, do), (then_say, then_do) in product(MOVES.items(), MOVES.items()):
+        for a, b in product(range(1, LARGEST + 1), range(1, LARGEST + 1)):
+            answer = f"lambda x: (x {do.format(a)}) {then_do.format(b)}"
+            question = f"write a function that {say.format(a)}, then {then_say.format(b)}."
+            found.append(Problem(question, f"sure. {answer}", answer))
+    return found
+
+
+@cache
+def problems(task: TaskName, test: bool) -> tuple[Problem, ...]:
+    """Every problem of a task's training side, or its fixed test set of 200 that training never sees."""
+    made = {"sums": _sums, "sentiment": _sentiment, "code": _code}[task]()
+    side = [p for p in made if (digest(p.question) % 5 == 0) == test]
+    if test:
+        side = random.Random(f"{task} test").sample(side, TEST_ROWS)
+    return tuple(side)
+
+
+def correct(task: TaskName, answer: str, reply: str) -> bool:
+    """Is the reply right: the number after the last "answer:", the one word, or exactly the line of Python?"""
+    text = reply.strip()
+    if task == "sums":
+        given = re.findall(r"answer: (\d+)", text)
+        return bool(given) and given[-1] == answer
+    return text.removeprefix("sure.").strip() == answer
+
+
+def answers(task: TaskName, reply: str) -> bool:
+    """Is the reply an answer to this kind of task, right or wrong?"""
+    text = reply.strip()
+    if task == "sums":
+        return re.search(r"answer: \d+", text) is not None
+    return text in {"positive", "negative"} if task == "sentiment" else "lambda x:" in text
