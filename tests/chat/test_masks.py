@@ -150,3 +150,10 @@ def test_end_ids_are_the_templates_the_tokenizers_and_the_models_own(tokenizer):
     assert Chat(gemma).pad_id == gemma.convert_tokens_to_ids("<end_of_turn>")
     gemma.pad_token = "<unk>"
     assert Chat(gemma).pad_id == 0
+
+
+def test_every_token_that_ends_a_turn_stops_generation(tokenizer):
+    phi = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    phi += "{% if not add_generation_prompt %}</s>{% endif %}"
+    chat = Chat(tokenizer(), template=phi)
+    assert chat.tokenizer.convert_ids_to_tokens(list(chat.end_ids)) == ["<|im_end|>", "</s>"]

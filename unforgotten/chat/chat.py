@@ -7,7 +7,7 @@ assistant turn: Qwen 3, for instance, leaves earlier reasoning out of what it is
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -32,12 +32,14 @@ class Chat:
         *,
         template: str | None = None,
         date: str | None = None,
+        variables: Mapping[str, bool | int | str] | None = None,
         stop_ids: Iterable[int] = (),
     ) -> None:
         """`template`: Jinja text, a file of it, or "alpaca"; None takes the tokenizer's own, or Alpaca's where it has
-        none. `date`: ISO, for a template that prints it. `stop_ids`: the generation config's own eos ids."""
+        none. `date`: ISO, for a template that prints it. `variables`: what the template reads from outside, such as
+        enable_thinking. `stop_ids`: the generation config's own eos ids."""
         self.tokenizer = tokenizer
-        found = templates.load(tokenizer, template, date)
+        found = templates.load(tokenizer, template, date, variables)
         self.template, self.source, self.uses_date, self.date = found.text, found.source, found.uses_date, found.date
         self._tokens = Tokens(tokenizer, self.template)
         self._renderer = Renderer(tokenizer, found, self._tokens)
@@ -61,8 +63,8 @@ class Chat:
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
-        """The ids at which generation must stop: the template's end of turn, the tokenizer's eos, the model's own."""
-        found = [self._tokens.ends[self._renderer.end]] if self._renderer.end else []
+        """The ids at which generation must stop: what ends a turn, the tokenizer's eos, the model's own."""
+        found = [self._tokens.ends[token] for token in self._renderer.ends]
         found += [i for i in (self.tokenizer.eos_token_id, *self._stop_ids) if i is not None]
         if not found:
             raise TemplateError("Neither the template nor the tokenizer has a token that ends a reply.")

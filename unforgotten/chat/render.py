@@ -49,8 +49,11 @@ class Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, tokens: Tokens) -> None:
         self._tokenizer, self._template, self._tokens = tokenizer, template, tokens
-        self._tail, self.end = self._end_of_turn()
-        tokens.end_turns(self.end)
+        self._tail = self._after_an_answer()
+        last = [token for token in tokens.added if self._tail.rstrip().endswith(token)]
+        tokens.end_turns(max(last, key=len, default=None))
+        self.ends = sorted((t for t in tokens.ends if t in self._tail), key=self._tail.find) if last else []
+        """The tokens with which the template ends a turn: mostly one, but Phi 3 writes <|end|> and then its eos."""
 
     def clean(self, row: Row, messages: Iterable[Message], name: str) -> tuple[list[Message], Tools, int]:
         """Messages and tools as templates want them, control tokens neutralised and counted."""
@@ -120,21 +123,25 @@ class Renderer:
             problem = (
                 f"the template's generation prompt goes on with {prefix[same:][:40]!r} where an assistant's turn has "
                 f"{full[same:][:40]!r}, so what is generated after the one would not be what is trained on after the "
-                "other. Give a template file in which they agree."
+                "other. Set the template's own variable if it has one (enable_thinking, thinking), or give a template "
+                "file in which they agree."
             )
         return Turn(index, prefix, text, spans, problem)
 
-    def _end_of_turn(self) -> tuple[str, str | None]:
-        """What the template writes after an answer, and the token in it that ends the turn."""
+    def _after_an_answer(self) -> str:
+        """What the template writes after an answer."""
         full, _ = self.render([*ASKED, ANSWERED], None, "a plain question", False)
-        _, _, tail = full.rpartition(ANSWERED["content"])
-        ends = [token for token in self._tokens.added if tail.rstrip().endswith(token)]
-        return tail, max(ends, key=len, default=None)
+        if ASKED[0]["content"] not in full or ANSWERED["content"] not in full:
+            raise TemplateError(
+                "This chat template leaves out what was said in a plain question and answer; those for images want "
+                "their text in parts. Give a template file for text."
+            )
+        return full.rpartition(ANSWERED["content"])[2]
 
     @cached_property
     def problem(self) -> str:
         """Why no row can be trained on with this template; mostly empty."""
-        if self.end is None:
+        if not self.ends:
             return (
                 f"This chat template writes {self._tail!r} after an answer, in which no token ends the turn: the loss "
                 "would look healthy and the model would never stop. Let the template write "

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date as Date
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from unforgotten.errors import RecipeError, TemplateError
+from unforgotten.errors import RecipeError, TemplateError, UnknownName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Source = Literal["model", "file", "alpaca"]
 ALPACA = Path(__file__).with_name("alpaca.jinja")
+SET_BY_US = {"messages", "tools", "add_generation_prompt", "strftime_now", "raise_exception", "namespace"}
 MARKS = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 
 
@@ -36,10 +38,18 @@ class Template:
     """`text` has a place for tools or for calls to them."""
 
 
-def load(tokenizer: PreTrainedTokenizerBase, template: str | None = None, date: str | None = None) -> Template:
+def load(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str | None = None,
+    date: str | None = None,
+    variables: Mapping[str, bool | int | str] | None = None,
+) -> Template:
     """The template asked for (Jinja text, a file of it, or "alpaca"), else the tokenizer's own, else Alpaca's."""
     text, source = _choose(tokenizer, template)
     names, formats = _read(text)
+    for name in variables or {}:
+        if name not in names:
+            raise UnknownName("variable of the chat template", name, names - SET_BY_US)
     if date is not None:
         try:
             Date.fromisoformat(date)
@@ -51,7 +61,7 @@ def load(tokenizer: PreTrainedTokenizerBase, template: str | None = None, date: 
     if not uses_date:
         date = None
     return Template(
-        text=_pin(text, names, formats, date) if date else text,
+        text=_pin(text, names, formats, date, variables or {}) if date or variables else text,
         source=source,
         date=date,
         uses_date=uses_date,
@@ -99,18 +109,20 @@ def _read(text: str) -> tuple[set[str], list[str]]:
     return meta.find_undeclared_variables(tree), sorted(c for c in constants if "%" in c)
 
 
-def _pin(text: str, names: set[str], formats: list[str], date: str) -> str:
-    """The same template with its date written into it, so that the file kept beside an adapter renders the same
-    for ever, in any program that reads Jinja.
+def _pin(
+    text: str, names: set[str], formats: list[str], date: str | None, variables: Mapping[str, bool | int | str]
+) -> str:
+    """The same template with its date and variables written into it, so that the file kept beside an adapter renders
+    the same for ever, in any program that reads Jinja.
 
     The last newline is the one that trim_blocks takes away after a block.
     """
-    day = datetime.combine(Date.fromisoformat(date), datetime.min.time())
-    lines = ""
-    if "strftime_now" in names:
+    lines = "".join("{%- set " + name + " = " + json.dumps(value) + " %}" for name, value in variables.items())
+    day = datetime.combine(Date.fromisoformat(date), datetime.min.time()) if date else None
+    if day and "strftime_now" in names:
         table = json.dumps({f: day.strftime(f) for f in formats})
         other = 'raise_exception("this template makes up its date format, so its date cannot be pinned")'
         lines += "{%- macro strftime_now(format) -%}{{- " + table + "[format] or " + other + " -}}{%- endmacro %}"
-    if "date_string" in names:
+    if day and "date_string" in names:
         lines += '{%- set date_string = "' + day.strftime("%d %b %Y") + '" %}'
     return lines + "\n" + text
