@@ -82,5 +82,153 @@ def list_(
         Console().print(table, "")
 
 
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Any field, dotted: --set training.epochs=1. May be repeated."),
+]
+MethodOption = Annotated[str | None, typer.Option("--method", help="Short for --set method=…")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Short for --set seed=…")]
+OutOption = Annotated[str | None, typer.Option("--out", help="Folder that run folders are made in.")]
+
+
+@app.command()
+def align(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption = None, out: OutOption = None) -> None:
+    """Make θ_safe of a base model, on the recipe's safety rows. Not needed for an aligned instruct model."""
+    from unforgotten import align as verb
+
+    where = verb.align(_recipe(recipe, set_, seed=seed, out=out), _say)
+    print(where.full or where.adapter)
+
+
+@app.command()
+def finetune(
+    recipe: RecipeArgument,
+    method: MethodOption = None,
+    set_: SetOption = None,
+    seed: SeedOption = None,
+    out: OutOption = None,
+) -> None:
+    """Fine-tune θ_safe on the user's rows, with a method that keeps safety. Prints the run folder."""
+    from unforgotten import finetune as verb
+
+    print(verb.finetune(_recipe(recipe, set_, method=method, seed=seed, out=out), _say))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A recipe (its run), a run folder, a model folder or a Hub id.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="Whose `evaluate:` is used; a run folder and a recipe have their own."),
+    ] = None,
+    method: MethodOption = None,
+    set_: SetOption = None,
+    seed: SeedOption = None,
+    out: OutOption = None,
+) -> None:
+    """Measure attack success, over-refusal and utility, with 95 % intervals. Prints a table."""
+    from unforgotten import evaluate as verb
+    from unforgotten import report
+
+    given = {"method": method, "seed": seed, "out": out}
+    rows = verb.evaluate(
+        target, None if recipe is None else _recipe(recipe, set_, **given), _options_of(set_, given), _say
+    )
+    report.show(rows)
+
+
+@app.command()
+def compare(
+    recipe: RecipeArgument,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Run seeds 0 … N−1.")] = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Run the recipe's grid of methods, poison ratios, tasks and seeds, and print one table."""
+    from unforgotten import compare as verb
+    from unforgotten import report, results
+
+    folder = verb.compare(_seeded(_recipe(recipe, set_, out=out), seeds), _say)
+    report.show(results.read(folder / "results.json"))
+    print(folder / "results.json")
+
+
+@app.command()
+def demo(
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Run seeds 0 … N−1.")] = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """See it happen in minutes on two cores: a safe model forgets to refuse, and keeps it under DER."""
+    from unforgotten import compare as verb
+    from unforgotten import report, results
+
+    recipe = _seeded(_recipe("demo", set_, out=out), seeds)
+    folder = verb.compare(recipe, _say)
+    rows = results.read(folder / "results.json")
+    report.show(rows)
+    report.side_by_side(folder)
+    print(report.sentence(rows))
+    print(folder / "results.json")
+
+
+data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("show")
+def data_show(
+    file: Annotated[str, typer.Argument(help="A user's file: JSONL or JSON, chat, prompt/completion or Alpaca.")],
+    model: Annotated[str, typer.Option("--model", help="Hub id or folder, or `world`: whose tokenizer and template.")],
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows shown; all are counted.")] = 5,
+    template: Annotated[str | None, typer.Option("--template", help="A Jinja chat template file.")] = None,
+    max_length_tokens: Annotated[int | None, typer.Option("--max-length-tokens", min=2)] = None,
+) -> None:
+    """Print rows as the model will be trained on them, the trained tokens in colour, and what was cut or dropped."""
+    from rich.console import Console
+
+    from unforgotten import align as stage
+    from unforgotten.chat.show import show
+    from unforgotten.recipe import parse
+    from unforgotten.training.load import load_chat
+
+    found = stage.dataset({"name": "jsonl", "path": file}).rows()
+    chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
+    show(chat, found, Console(), rows, max_length_tokens)
+
+
+def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:
+    from unforgotten.recipe import read
+
+    return read(source, _options_of(set_, given))
+
+
+def _options_of(set_: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
+    from unforgotten.errors import RecipeError
+
+    found = {name: value for name, value in given.items() if value is not None}
+    for one in set_ or []:
+        field, equals, value = one.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes FIELD=VALUE, such as training.epochs=1, not {one!r}.")
+        found[field] = value
+    return found
+
+
+def _seeded(recipe: Any, seeds: int | None) -> Any:
+    if seeds is None:
+        return recipe
+    grid = recipe.compare.model_dump(exclude_unset=True) if recipe.compare else {}
+    return recipe.varied(compare=grid | {"seed": list(range(seeds))})
+
+
+def _say(text: str) -> None:
+    """Progress goes to stderr, so that what is printed can be piped."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, style="dim", markup=False)
+
+
 if __name__ == "__main__":
     main()

@@ -41,7 +41,8 @@ class Row:
     @property
     def response(self) -> str:
         """The last assistant turn's text, or empty."""
-        return str(self.messages[-1].get("content") or "") if self.messages and self.messages[-1]["role"] == "assistant" else ""
+        last = self.messages[-1] if self.messages else {"role": ""}
+        return str(last.get("content") or "") if last["role"] == "assistant" else ""
 
     @property
     def request(self) -> str:
