@@ -97,6 +97,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
         recipe.seed,
         recipe.dtype,
         _text(recipe.template),
+        recipe.variables,
         recipe.date,
     )
     folder = Path(recipe.out) / "aligned" / found
@@ -131,7 +132,9 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
     unanswered = sum(not row.response for row in rows)
     if unanswered:
         raise RecipeError(f"{unanswered} of {len(rows)} safety rows have no answer to align on. Give answered rows.")
-    chat = load.load_chat(where.base, revision=where.revision, template=recipe.template, date=recipe.date)
+    chat = load.load_chat(
+        where.base, revision=where.revision, template=recipe.template, date=recipe.date, variables=recipe.variables
+    )
     model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype)
     set_seed(recipe.seed)
     part.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,7 @@ def run_digest(recipe: Recipe) -> str:
         recipe.training.model_dump(),
         recipe.dtype,
         recipe.template,
+        recipe.variables,
         recipe.date,
         recipe.seed,
     )
@@ -139,6 +140,7 @@ def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Any]
         revision=where.revision if not where.made else None,
         template=template,
         date=recipe.date,
+        variables=None if where.made else recipe.variables,
     )
     if policy in ("merged", "full") and where.full is not None:
         revision = None if where.made else where.revision

@@ -188,6 +188,8 @@ class Recipe(_Strict):
     """Precision in which the model is loaded; auto is the checkpoint's own."""
     template: str | None = None
     """A Jinja chat template file; none given: the model's own, or Alpaca's where it has none."""
+    variables: dict[str, Any] = {}
+    """The chat template's own switches, such as {enable_thinking: false}; kept in the saved template."""
     date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The day that a template which prints today's date is given, YYYY-MM-DD; pinned in the run when left out."""
     align: Align | None = None

@@ -43,7 +43,14 @@ def load_model(model: str, *, revision: str | None = None, dtype: str = "auto") 
         raise ModelError(f"Cannot load the model {model!r}: {_first_lines(error)}") from error
 
 
-def load_chat(model: str, *, revision: str | None = None, template: str | None = None, date: str | None = None) -> Chat:
+def load_chat(
+    model: str,
+    *,
+    revision: str | None = None,
+    template: str | None = None,
+    date: str | None = None,
+    variables: dict[str, Any] | None = None,
+) -> Chat:
     """Tokenizer and chat template of a folder or Hub id. Raises ModelError or TemplateError."""
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -58,7 +65,7 @@ def load_chat(model: str, *, revision: str | None = None, template: str | None =
     except (OSError, ValueError):
         eos = None  # a model need not have a generation config; the template's end of turn is enough
     stop_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return Chat(tokenizer, template=template, date=date, stop_ids=stop_ids)
+    return Chat(tokenizer, template=template, date=date, variables=variables or None, stop_ids=stop_ids)
 
 
 def lora_config(lora: Lora) -> Any:
