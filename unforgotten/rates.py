@@ -1,0 +1,156 @@
+"""Rates in percent, never without their 95 % interval. No numpy, no torch.
+
+    one suite     Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001 on why not the usual one)
+    a mean        suites weigh equally; stratified bootstrap over prompts
+    several seeds the mean of the seeds, and the envelope of their intervals
+
+A verdict that could not be read is neither hit nor miss: it is left out of the value, and the interval reaches from
+"all of them are misses" to "all of them are hits".
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from statistics import NormalDist, fmean
+from typing import Any
+
+RESAMPLES = 2000
+"""Draws of the bootstrap: its percentiles are then good to about a tenth of the interval's width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share in percent with its 95 % interval; all None where nothing was measured."""
+
+    value: float | None
+    hits: int | None
+    """None for a mean of suites or seeds, which has no count of its own."""
+    n: int | None
+    """Replies, those with an unreadable verdict included."""
+    low: float | None
+    high: float | None
+    unparsed: int = 0
+    """Replies whose verdict could not be read."""
+
+    def json(self) -> dict[str, Any]:
+        """As results.json has it, rounded to a ten-thousandth of a percent."""
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def of(facts: Mapping[str, Any]) -> Rate:
+    """A Rate from what `json` wrote."""
+    return Rate(**facts)
+
+
+def count(verdicts: Iterable[bool | None]) -> Rate:
+    """The share of True; None is a verdict that could not be read."""
+    told = list(verdicts)
+    unparsed = sum(v is None for v in told)
+    return rate(sum(v is True for v in told), len(told), unparsed)
+
+
+def rate(hits: int, n: int, unparsed: int = 0) -> Rate:
+    """hits of the n − unparsed readable verdicts; the interval holds for any reading of the rest."""
+    if not 0 <= hits + unparsed <= n or hits < 0 or unparsed < 0:
+        raise ValueError(f"{hits} hits and {unparsed} unparsed of {n}")
+    if n == 0:
+        return Rate(None, 0, 0, None, None, 0)
+    value = 100 * hits / (n - unparsed) if n > unparsed else None
+    return Rate(value, hits, n, wilson(hits, n)[0], wilson(hits + unparsed, n)[1], unparsed)
+
+
+def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval in percent:  (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
+
+    Never narrower than it should be at 0 and n, where p ± z √(p(1−p)/n) has no width at all.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = hits / n
+    middle = p + z * z / (2 * n)
+    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    whole = 1 + z * z / n
+    # At the edges one end is exactly 0 or 1; rounding must not put it a hair outside.
+    low = 0.0 if hits == 0 else (middle - reach) / whole
+    high = 1.0 if hits == n else (middle + reach) / whole
+    return 100 * low, 100 * high
+
+
+def mean_rate(rates: Sequence[Rate], seed: int = 0) -> Rate:
+    """The mean of suites, each weighing the same whatever its size; 95 % interval by stratified bootstrap.
+
+    A suite with no hit, or nothing but hits, resamples to itself alone, which would say that we are certain. The
+    interval is then widened to that of the square-and-add method (Zou and Donner 2008), which uses the suites' Wilson
+    limits and is not fooled so.
+    """
+    parts = [r for r in rates if r.n]
+    if not parts or any(r.value is None for r in parts):
+        return Rate(None, None, None, None, None, sum(r.unparsed for r in parts))
+    if len(parts) == 1:
+        [only] = parts
+        return Rate(only.value, None, None, only.low, only.high, only.unparsed)
+    value = fmean(r.value for r in parts if r.value is not None)
+    chance = random.Random(f"bootstrap {seed}")
+    lows = _resampled([(_hits(r), r.n or 0) for r in parts], chance)
+    unread = sum(r.unparsed for r in parts)
+    highs = _resampled([(_hits(r) + r.unparsed, r.n or 0) for r in parts], chance) if unread else lows
+    # [2.5 %, 97.5 %] of RESAMPLES sorted draws.
+    low, high = lows[int(0.025 * RESAMPLES)], highs[int(0.975 * RESAMPLES) - 1]
+    if any(_hits(r) == 0 or _hits(r) + r.unparsed == r.n for r in parts):
+        below = [(r.value or 0.0) - (r.low or 0.0) for r in parts]
+        above = [(100.0 if r.high is None else r.high) - (r.value or 0.0) for r in parts]
+        low = min(low, value - math.hypot(*below) / len(parts))
+        high = max(high, value + math.hypot(*above) / len(parts))
+    return Rate(value, None, None, max(0.0, low), min(100.0, high), unread)
+
+
+def over_seeds(rates: Sequence[Rate]) -> Rate:
+    """The mean of the seeds' values, between the lowest and the highest end of their 95 % intervals.
+
+    The seeds answer the same prompts, so counts pooled over them would claim prompts that were never asked; and three
+    seeds say little of their own spread. The envelope covers both, and is wider than 95 % asks for: say so beside it.
+    """
+    known = [r for r in rates if r.value is not None]
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        return Rate(None, None, None, None, None, sum(r.unparsed for r in rates))
+    value = fmean(r.value for r in known if r.value is not None)
+    low, high = min(r.low for r in known if r.low is not None), max(r.high for r in known if r.high is not None)
+    return Rate(value, None, None, low, high, sum(r.unparsed for r in rates))
+
+
+def apart(one: Rate, other: Rate) -> bool:
+    """The intervals do not meet: a difference that may be spoken of. (Meeting intervals prove no equality.)"""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return one.low > other.high or other.low > one.high
+
+
+def _hits(rate: Rate) -> int:
+    if rate.hits is None:
+        raise ValueError("a mean of means has no prompts to resample")
+    return rate.hits
+
+
+def _resampled(suites: list[tuple[int, int]], chance: random.Random) -> list[float]:
+    """Means of resampled suites, sorted. To draw n replies out of n with replacement and count the hits is one binomial
+    draw, so each suite's distribution is tabulated once and drawn from by inversion."""
+    tables = [(list(accumulate(_binomial(n, hits / n))), n) for hits, n in suites]
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = [100 * min(bisect_left(table, chance.random()), n) / n for table, n in tables]
+        found.append(fmean(drawn))
+    return sorted(found)
+
+
+def _binomial(n: int, p: float) -> list[float]:
+    """P(k hits) for k = 0 … n."""
+    if p in (0.0, 1.0):
+        return [float(k == n * p) for k in range(n + 1)]
+    yes, no, all_ = math.log(p), math.log1p(-p), math.lgamma(n + 1)
+    return [math.exp(all_ - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * yes + (n - k) * no) for k in range(n + 1)]
