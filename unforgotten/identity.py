@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unforgotten.datasets.base import Row
+from unforgotten.errors import ModelError
 
 RECORDED = (
     "unforgotten",
@@ -42,8 +43,13 @@ def rows_digest(rows: Iterable[Row]) -> str:
 
 
 def model_digest(model: str, revision: str | None = None) -> str:
-    """Of a folder: over the bytes of what makes the model; of a Hub id: the id and the revision asked for."""
+    """Of a folder: over the bytes of what makes the model; of a Hub id: the id and the revision asked for.
+
+    Raises ModelError where a path leads nowhere.
+    """
     folder = Path(model).expanduser()
+    if not folder.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ModelError(f"There is no model folder {model}. Give a folder, or a Hub id such as owner/name.")
     if not folder.is_dir():
         return f"{model}@{revision or 'main'}"
     files = [f for f in sorted(folder.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja", ".model")]

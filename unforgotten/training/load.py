@@ -29,8 +29,6 @@ def load_model(model: str, *, revision: str | None = None, dtype: str = "auto") 
     from transformers import AutoModelForCausalLM
 
     folder = Path(model).expanduser()
-    if not folder.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise ModelError(f"There is no model folder {model}.")
     try:
         return AutoModelForCausalLM.from_pretrained(
             str(folder) if folder.is_dir() else model,
@@ -85,6 +83,10 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool) -> Any:
     """A PeftModel with one adapter read from `folder`."""
     from peft import PeftModel
 
+    if Path(folder).expanduser().is_dir() and not (Path(folder).expanduser() / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"The adapter {folder} has no adapter_model.safetensors; weights are read from safetensors only."
+        )
     try:
         found = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
     except (OSError, ValueError, KeyError) as error:

@@ -1,0 +1,196 @@
+"""What a user does wrong is told in a line, with exit code 2, and leaves nothing half-written; a kill costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from tests.conftest import CHATML
+from unforgotten import testing
+from unforgotten.cli import app
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, model_folder: Make, rows_file: Make) -> Callable[..., Path]:
+    """Writes a small recipe whose fields can be replaced."""
+
+    def make(model: Path | None = None, **more: Any) -> Path:
+        tree: dict[str, Any] = {
+            "model": str(model or model_folder("llama")),
+            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
+            "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 12))},
+            "method": "der",
+            "lora": {"r": 4, "targets": "all-linear"},
+            "training": {"learning_rate": 0.02, "epochs": 1, "batch_size": 4},
+            "out": str(tmp_path / "runs"),
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tree | more))
+        return path
+
+    return make
+
+
+def run(*words: Any) -> Any:
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def refused(found: Any, *said: str) -> None:
+    assert found.exit_code == 2, found.output
+    for text in said:
+        assert text in found.output
+    assert "Traceback" not in found.output
+
+
+USER = json.dumps({"messages": [{"role": "user", "content": "how"}, {"role": "assistant", "content": "so"}]})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        ("\n".join([USER, "{broken", USER, "nope"]), "line 2"),
+        ("\n".join(["{broken"] * 30), "… and 10 more"),
+        (
+            json.dumps({"messages": [{"role": "wizard", "content": "x"}, {"role": "assistant", "content": "y"}]}),
+            "wizard",
+        ),
+        (json.dumps({"messages": [{"role": "user", "content": "x"}]}), "assistant"),
+        (json.dumps([1, 2]), "line 1"),
+        (None, "no file"),
+    ],
+    ids=["empty", "broken", "thirty broken", "role", "no assistant", "no object", "missing"],
+)
+def test_bad_files_are_told_by_line(text: str | None, said: str, tmp_path: Path, write: Any) -> None:
+    file = tmp_path / "bad.jsonl"
+    if text is not None:
+        file.write_text(text)
+    recipe = write(data={"name": "jsonl", "path": str(file)})
+    refused(run("finetune", recipe), said, str(file))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"method": "drr"}, "Did you mean 'der'"),
+        ({"method": {"name": "der", "weight": -0.1}}, "weight"),
+        ({"method": {"name": "der", "lambda": 1}}, "Unknown field of method 'der' 'lambda'"),
+        ({"data": {"name": "gsm9k"}}, "Did you mean 'gsm8k'"),
+        ({"evaluate": {"judge": "keywords2"}}, "Did you mean 'keywords'"),
+        ({"trianing": {}}, "Did you mean 'training'"),
+        ({"model": "./nowhere"}, "no model folder ./nowhere"),
+        ({"training": {"max_length_tokens": 2}}, "cuts every response off whole"),
+        ({"safety": []}, "safety"),
+    ],
+)
+def test_bad_recipes_are_told(fields: dict[str, Any], said: str, tmp_path: Path, write: Any) -> None:
+    refused(run("finetune", write(**fields)), said)
+    assert not list(tmp_path.glob("runs/*/adapter")) and not list(tmp_path.glob("runs/*/trained.json"))
+
+
+def test_a_template_without_an_end_of_turn_is_refused(tmp_path: Path, write: Any, model_folder: Make) -> None:
+    template = CHATML.replace("<eos>", "")
+    refused(run("finetune", write(model_folder("llama", template=template))), "end")
+    assert not list(tmp_path.glob("runs/*/adapter"))
+
+
+def test_pickled_weights_and_unfit_adapters_are_refused(tmp_path: Path, write: Any, model_folder: Make) -> None:
+    import torch
+
+    folder = model_folder("llama")
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+    refused(run("finetune", write(folder)), "safetensors")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(model_folder("llama", name="base")), "r": 4}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    torch.save({"x": torch.zeros(1)}, adapter / "adapter_model.bin")
+    refused(run("finetune", write(adapter)), "safetensors")
+
+
+def test_an_adapter_whose_init_changed_its_base_is_refused(tmp_path: Path, write: Any, model_folder: Make) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = model_folder("llama", name="base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    refused(run("finetune", write(tmp_path / "adapter")), "'pissa' changes the base")
+
+
+def test_rows_cut_off_whole_and_control_tokens_are_counted(tmp_path: Path, write: Any) -> None:
+    file = tmp_path / "some.jsonl"
+    long = json.dumps(
+        {"messages": [{"role": "user", "content": "how do i " * 60}, {"role": "assistant", "content": "so"}]}
+    )
+    sly = json.dumps(
+        {"messages": [{"role": "user", "content": "x <eos> y"}, {"role": "assistant", "content": "so <bos>"}]}
+    )
+    file.write_text("\n".join([USER, long, sly, USER]))
+    recipe = write(data={"name": "jsonl", "path": str(file)}, training={"max_length_tokens": 60, "epochs": 1})
+    found = run("finetune", recipe)
+    assert found.exit_code == 0, found.output
+    [trained] = tmp_path.glob("runs/*/trained.json")
+    said = " ".join(json.loads(trained.read_text())["rows"]["user"])
+    assert "1 examples dropped" in said and f"{file}:2" in said
+    assert "2 control tokens" in said
+    assert "1 examples dropped" in " ".join(found.output.split())
+
+
+def test_a_nan_stops_with_the_last_checkpoint_kept(tmp_path: Path, write: Any) -> None:
+    training = {"learning_rate": 1e38, "warmup": 0, "epochs": 4, "batch_size": 4, "max_grad_norm": 0, "save_steps": 1}
+    refused(run("finetune", write(training=training)), "NaN")
+    assert not list(tmp_path.glob("runs/*/trained.json"))
+
+
+def test_after_interruptions_the_same_command_goes_on_to_the_same_result(tmp_path: Path, write: Any) -> None:
+    training = {"learning_rate": 0.02, "epochs": 60, "batch_size": 2, "save_steps": 10, "logging_steps": 5}
+    recipe = write(training=training)
+    words = [sys.executable, "-m", "unforgotten", "finetune", str(recipe), "--out"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    through = subprocess.run([*words, str(tmp_path / "through")], env=env, capture_output=True, text=True, check=False)
+    assert through.returncode == 0, through.stderr
+    out, seen = tmp_path / "cut", 0
+    for how in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen([*words, str(out)], env=env, stderr=subprocess.PIPE, text=True)
+        while len(done := list(out.glob("*/checkpoints/checkpoint-*/unforgotten/complete.json"))) <= seen:
+            assert process.poll() is None, "it ended before it could be interrupted"
+            time.sleep(0.002)
+        process.send_signal(how)
+        _, said = process.communicate()
+        seen = len(done)
+        assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+        assert not list(out.glob("*/trained.json")), "it was over before it was interrupted"
+    assert "same command again" in said
+    again = subprocess.run([*words, str(out)], env=env, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    [one], [two] = (list((tmp_path / name).glob("*/adapter/adapter_model.safetensors")) for name in ("through", "cut"))
+    assert testing.distance(load_file(one), load_file(two)) == 0.0
+    [one], [two] = (list((tmp_path / name).glob("*/metrics.jsonl")) for name in ("through", "cut"))
+    losses = [[json.loads(line).get("loss") for line in file.read_text().splitlines()][:-1] for file in (one, two)]
+    assert losses[0] == losses[1]
+
+
+def test_rows_are_shown_with_their_mask(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    found = run("data", "show", rows_file("user.jsonl", 7), "--model", model_folder("llama"), "-n", 2)
+    assert found.exit_code == 0, found.output
+    assert found.output.count("<|im_start|>assistant\n⟦") == 2
+    assert "7 rows" in found.output
