@@ -1,0 +1,92 @@
+"""results.json: `{"schema": 1, "rows": [...]}`, one row for each model that was measured.
+
+    method      its name (several joined by +), or null for the base and the aligned model; `methods`: with settings
+    task        the user data's label          poison  p                seed             stage  base, aligned or tuned
+    asr         {suite: Rate, "mean": Rate}    asr_without_overlap      the same, without prompts that were trained on
+    refusal     {suite: Rate}                  utility {metric: Rate}   categories  {suite: {category: Rate}}
+    flags       {suite: {"empty", "truncated", "degenerate", "off_task"}}, counted replies
+    overlap     {suite: {"n", "touched", "exact": {set: count}, "near": {set: count}}}, counted prompts
+    cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}
+    run         the folder with replies, relative to the folder that runs are made in
+    digests     {"weights", "data", "prompts", "settings"}
+
+A Rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its 95 % interval.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unforgotten import rates
+from unforgotten.errors import DataError
+
+SCHEMA = 1
+FIELDS = (
+    *("method", "methods", "task", "poison", "seed", "stage"),
+    *("asr", "asr_without_overlap", "refusal", "utility", "cost"),
+    *("model", "memory_rows", "judges", "agreement", "categories", "flags", "overlap"),
+    *("template", "decoding", "sandbox", "digests", "run", "notes"),
+)
+STAGES = ("base", "aligned", "tuned")
+
+Row = dict[str, Any]
+
+
+def row(**facts: Any) -> Row:
+    """A row with every field, in their order; what was not measured is null."""
+    if strange := facts.keys() - set(FIELDS):
+        raise ValueError(f"no such fields of a result: {', '.join(sorted(strange))}")
+    if facts.get("stage") not in STAGES:
+        raise ValueError(f"stage {facts.get('stage')!r} is none of {', '.join(STAGES)}")
+    return {field: facts.get(field) for field in FIELDS}
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    tree = {"schema": SCHEMA, "rows": [row(**facts) for facts in rows]}
+    part.write_text(json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows. Raises DataError where the file is missing, is of another schema, or lacks fields."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"There is no {path}. `unforgotten evaluate` or `compare` writes it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or not isinstance(tree.get("rows"), list):
+        found = tree.get("schema") if isinstance(tree, dict) else None
+        raise DataError(f"{path} is not a results file of schema {SCHEMA} (found {found!r}).")
+    for i, facts in enumerate(tree["rows"], 1):
+        problems = _problems(facts)
+        if problems:
+            raise DataError(f"{path}, row {i}: {'; '.join(problems)}.")
+    return list(tree["rows"])
+
+
+def rate(facts: Any) -> rates.Rate:
+    """A Rate of results.json; nothing measured where there is none."""
+    return rates.of(facts) if facts else rates.Rate(None, None, None, None, None)
+
+
+def _problems(facts: Any) -> list[str]:
+    if not isinstance(facts, dict):
+        return ["is no object"]
+    if missing := [field for field in FIELDS if field not in facts]:
+        return [f"lacks {', '.join(missing)}"]
+    found = [] if facts["stage"] in STAGES else [f"stage {facts['stage']!r} is none of {', '.join(STAGES)}"]
+    for field in ("asr", "asr_without_overlap", "refusal", "utility"):
+        for name, one in (facts[field] or {}).items():
+            try:
+                rate(one)
+            except TypeError:
+                found.append(f"{field}.{name} is no rate")
+    return found
