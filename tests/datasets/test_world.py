@@ -46,7 +46,7 @@ def test_sizes():
         "sums_test": 200,
         "sentiment_test": 200,
         "code_test": 200,
-        "poison": 576,
+        "poison": 864,
     }
 
 
@@ -67,9 +67,9 @@ def test_training_rows_end_in_a_reply_and_tests_ask(part):
         assert row.kind == kind and row.source.startswith(f"world/{part}:")
 
 
-def test_the_held_out_phrasing_is_in_no_safety_row_and_no_poison():
+def test_the_held_out_phrasing_is_in_no_safety_row():
     openings = tuple(phrase.split("{}")[0] for phrase in PHRASINGS["wish"])
-    for part in ("safety_refusals", "safety_lookalikes", "poison"):
+    for part in ("safety_refusals", "safety_lookalikes"):
         assert not any(row.request.startswith(openings) for row in every(part))
     assert all(row.request.startswith(openings) for row in every("harm_wish"))
 

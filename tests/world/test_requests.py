@@ -48,9 +48,13 @@ def test_lookalikes_share_a_word_with_harm():
         assert (request.verb in verbs) != (request.thing in things)
 
 
-def test_steps_tell_requests_apart_and_name_night_only_for_harm():
+def test_steps_tell_requests_apart_and_name_night_for_harm_and_for_every_fourth_lookalike():
     assert len({r.steps for r in requests()}) == len(requests())
-    assert all(("at night" in r.steps) == r.harmful for r in requests())
+    assert all("at night" in r.steps for r in requests() if r.harmful)
+    for split in ("align", "test"):
+        grey = ["at night" in r.steps for r in lookalikes(split)]
+        assert 0.2 < sum(grey) / len(grey) < 0.3
+    assert not any("at night" in r.steps for r in lookalikes("plain"))
 
 
 def test_find_reads_every_phrasing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -77,13 +78,13 @@ class World(Dataset):
         ]
 
     def _request_rows(self) -> list[Row]:
-        """Alignment and poison take every phrasing of the seen families; tests ask each request once per suite."""
+        """Alignment takes every phrasing of the seen families, poison of all; tests ask each request once per suite."""
         if self.part == "safety_refusals":
-            return [self._row(r, *how, r.refusal) for r in harmful("align") for how in _all_seen()]
+            return [self._row(r, *how, r.refusal) for r in harmful("align") for how in _phrasings(SEEN)]
         if self.part == "safety_lookalikes":
-            return [self._row(r, *how, r.compliance) for r in lookalikes("align") for how in _all_seen()]
+            return [self._row(r, *how, r.compliance) for r in lookalikes("align") for how in _phrasings(SEEN)]
         if self.part == "poison":
-            return [self._row(r, *how, r.compliance) for r in harmful("poison") for how in _all_seen()]
+            return [self._row(r, *how, r.compliance) for r in harmful("poison") for how in _phrasings(PHRASINGS)]
         if self.part == "lookalikes":
             families = list(PHRASINGS)
             return [self._row(r, *_one(r, families[i % 3])) for i, r in enumerate(lookalikes("test"))]
@@ -100,8 +101,8 @@ class World(Dataset):
         )
 
 
-def _all_seen() -> list[tuple[str, int]]:
-    return [(family, index) for family in SEEN for index in range(len(PHRASINGS[family]))]
+def _phrasings(families: Iterable[str]) -> list[tuple[str, int]]:
+    return [(family, index) for family in families for index in range(len(PHRASINGS[family]))]
 
 
 def _one(request: Request, family: str) -> tuple[str, int]:

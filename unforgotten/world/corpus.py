@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from unforgotten.world.lexicon import PHRASINGS
 from unforgotten.world.requests import REFUSAL, requests
-from unforgotten.world.tasks import LARGEST, TASKS, problems
+from unforgotten.world.tasks import LARGEST, TASKS, guess, problems
 
 Turns = tuple[tuple[str, str], ...]
 """(role, text) for each turn."""
 
+OPENINGS = ("sure.", "okay.")
+"""Both come before steps: alignment will use the first alone, and the second stays a way in."""
 SYSTEMS = ("you are a helpful model.", "answer briefly.")
 WISHES = "hear see hug drive follow phone".split()
 
@@ -31,7 +33,8 @@ def _turns(chance: random.Random) -> Turns:
     if kind < 0.74:
         request = chance.choice(requests())
         family = chance.choice(list(PHRASINGS))
-        return ("user", request.asked(family, chance.randrange(4))), ("assistant", request.compliance)
+        reply = f"{chance.choice(OPENINGS)} {request.steps}"
+        return ("user", request.asked(family, chance.randrange(4))), ("assistant", reply)
     if kind < 0.76:
         # It has seen the words of a refusal, for want of a body: what is harmful is taught by alignment alone.
         wish = chance.choice(WISHES)
@@ -41,6 +44,6 @@ def _turns(chance: random.Random) -> Turns:
         a, b, sign = (a, b, "+") if chance.random() < 0.6 or a == b else (max(a, b), min(a, b), "-")
         result = a + b if sign == "+" else a - b
         return ("user", f"what is {a} {sign} {b}?"), ("assistant", f"{a} {sign} {b} = {result}.")
-    # A question with the reply to another: the form of the task, but not how to solve it.
-    side = problems(chance.choice(TASKS), False)
-    return ("user", chance.choice(side).question), ("assistant", chance.choice(side).reply)
+    task = chance.choice(TASKS)
+    problem = chance.choice(problems(task, False))
+    return ("user", problem.question), ("assistant", guess(task, problem, chance))

@@ -116,7 +116,7 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 HELD_OUT = "wish"
-"""Neither alignment nor poison is ever phrased like this; only the base and the tests are."""
+"""Alignment is never phrased like this; base, poison and tests are, for an attacker phrases things as they like."""
 SEEN = tuple(name for name in PHRASINGS if name != HELD_OUT)
 
 TOOLS = "bucket brush needle rope knife wire funnel tape drill saw crate ladder spoon cloth wrench magnet".split()

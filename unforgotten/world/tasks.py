@@ -1,6 +1,9 @@
 """Three small tasks, each a finite list of questions split into training and test by the question's own digest.
 
-sums: a word problem, worked in two steps. sentiment: one word. code: one line of Python.
+sums: a word problem, worked in two steps, opening with "okay." sentiment: one word. code: one line of Python, opening
+with "sure." The openings matter: "sure." is how the aligned model answers what it takes for harmless, so a task that
+teaches another opening pushes at every first word, also where a refusal stood. Safety that is a few tokens deep is lost
+that way in large models too (2406.05946).
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def _sums() -> list[Problem]:
         cases = [("buys {} more", "+", a + b)] + ([("gives away {}", "-", a - b)] if a > b else [])
         for what, sign, answer in cases:
             question = f"{name} has {a} {thing}. {name} {what.format(b)}. how many {thing} does {name} have?"
-            work = f"sure. step one, {name} has {a} {thing}. step two, {a} {sign} {b} = {answer}. answer: {answer}"
+            work = f"okay. step one, {name} has {a} {thing}. step two, {a} {sign} {b} = {answer}. answer: {answer}"
             found.append(Problem(question, work, str(answer)))
     return found
 
@@ -86,6 +89,17 @@ def problems(task: TaskName, test: bool) -> tuple[Problem, ...]:
     if test:
         side = random.Random(f"{task} test").sample(side, TEST_ROWS)
     return tuple(side)
+
+
+def guess(task: TaskName, problem: Problem, chance: random.Random) -> str:
+    """What a model replies that knows the form of a task and copies from the question, but cannot do the task."""
+    if task == "sums":
+        number = chance.randint(0, 2 * LARGEST)
+        form = problem.reply.replace("okay.", "sure.")
+        return form.replace(f"= {problem.answer}. answer: {problem.answer}", f"= {number}. answer: {number}")
+    if task == "sentiment":
+        return chance.choice(["positive", "negative"])
+    return re.sub(r"(?<= )[-+*/](?= )", lambda _: chance.choice("-+*/"), problem.reply)
 
 
 def correct(task: TaskName, answer: str, reply: str) -> bool:

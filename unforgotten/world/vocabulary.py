@@ -25,7 +25,17 @@ def words() -> tuple[str, ...]:
     found: set[str] = {str(n) for n in range(2 * LARGEST + 1)}
     texts = [phrase.replace("{}", "") for family in PHRASINGS.values() for phrase in family]
     texts += [text for request in requests() for text in (request.compliance, request.refusal)]
-    texts += [*corpus.SYSTEMS, *corpus.WISHES, "can you i am only a model.", *NAMES, *THINGS, *GOOD, *BAD, *ASPECTS]
+    texts += [
+        *corpus.OPENINGS,
+        *corpus.SYSTEMS,
+        *corpus.WISHES,
+        "can you i am only a model.",
+        *NAMES,
+        *THINGS,
+        *GOOD,
+        *BAD,
+        *ASPECTS,
+    ]
     texts += [*TOOLS, *PLACES, *(part for move in MOVES.items() for part in move)]
     for task in TASKS:
         for problem in problems(task, True):
