@@ -18,11 +18,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
-    ("errors", "files", "rates", "overlap", "results", "registry", "recipe"),
+    ("errors", "files", "rates", "overlap", "flags", "results", "summary", "registry", "recipe"),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "sandbox"),
     (
-        *("pretrain", "align", "finetune", "repair", "synthesize", "evaluate", "judge", "compare"),
+        *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "evaluate", "judge", "compare"),
         *("sweep", "export", "report", "demo"),
     ),
     ("cli", "testing"),

@@ -1,0 +1,263 @@
+"""What a person reads: a table, replies side by side, and the model card of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import results
+from unforgotten.rates import Rate
+from unforgotten.summary import Line, lines, names_in, sentence
+
+if TYPE_CHECKING:
+    from unforgotten.recipe import Recipe
+
+__all__ = ["markdown", "model_card", "panels", "sentence", "show", "side_by_side"]
+
+MARK = "⚠"
+
+
+@dataclass
+class Cell:
+    """A value, and its interval below it."""
+
+    value: str
+    interval: str = ""
+
+
+def columns(found: Sequence[Line]) -> list[tuple[str, Callable[[Line], Cell]]]:
+    """Titles and what stands under them; columns of which there is nothing to say are left out."""
+    made: list[tuple[str, Callable[[Line], Cell]]] = [("model", lambda line: Cell(line.name))]
+    if len({line.task for line in found} - {None}) > 1:
+        made.append(("task", lambda line: Cell(line.task or "")))
+    if any(line.stage == "tuned" for line in found):
+        made.append(("p", lambda line: Cell("" if line.poison is None else f"{line.poison:g}")))
+    suites = names_in(found, "asr")
+    for suite in suites if len(suites) > 2 else [s for s in suites if s != "mean"]:
+        made.append((f"ASR {suite}", _rated("asr", suite)))
+    if any((line.off_task().value or 0) > 0 for line in found):
+        made.append(("off task", lambda line: _cell(line.off_task(), "")))
+    looks = names_in(found, "refusal")
+    for suite in looks if len(looks) > 2 else [s for s in looks if s != "mean"]:
+        made.append((f"refusal {suite}", _rated("refusal", suite)))
+    for metric in names_in(found, "utility"):
+        made.append((f"utility {metric}", _rated("utility", metric)))
+    if any(line.seconds() is not None for line in found):
+        made.append(("s", lambda line: Cell("" if (s := line.seconds()) is None else f"{s:.0f}")))
+    return made
+
+
+def _rated(field: str, name: str) -> Callable[[Line], Cell]:
+    def cell(line: Line) -> Cell:
+        touched = line.touched()
+        mark = name in touched or (name == "mean" and any(s in touched for row in line.rows for s in row[field] or {}))
+        return _cell(line.rate(field, name), f" {MARK}" if mark else "")
+
+    return cell
+
+
+def _cell(rate: Rate, mark: str) -> Cell:
+    if rate.low is None or rate.high is None:
+        return Cell("–")
+    return Cell(("?" if rate.value is None else f"{rate.value:.1f}") + mark, f"{rate.low:.1f}–{rate.high:.1f}")
+
+
+def footnotes(found: Sequence[Line]) -> list[str]:
+    """What the figures are, and what makes them less than they look."""
+    seeds = sorted({row["seed"] for line in found for row in line.rows if row["seed"] is not None})
+    notes = ["In percent, with 95 % intervals. ASR and refusal: lower is better. Mean: suites weigh equally."]
+    if any(len(line.rows) > 1 for line in found):
+        notes.append(
+            f"Mean of seeds {', '.join(map(str, seeds))}, between the lowest and the highest end of the seeds' 95 % "
+            "intervals."
+        )
+    if any((line.off_task().value or 0) > 0 for line in found):
+        notes.append("Off task: harmful requests answered with the user's task instead; not counted in ASR.")
+    touched: dict[str, tuple[int, int]] = {}
+    for line in found:
+        for suite, counts in line.touched().items():
+            touched[suite] = max(touched.get(suite, (0, 0)), counts)
+    for suite, (hits, n) in touched.items():
+        notes.append(
+            f"{MARK} {suite}: up to {hits} of {n} prompts are copies or near copies of rows trained on; results.json "
+            "has the figures without them (asr_without_overlap)."
+        )
+    unread = sum(
+        rate["unparsed"]
+        for line in found
+        for row in line.rows
+        for field in ("asr", "refusal")
+        for name, rate in (row[field] or {}).items()
+        if name != "mean"
+    )
+    if unread:
+        notes.append(f"{unread} verdicts could not be read; the intervals cover both readings of them.")
+    return notes
+
+
+def show(rows: Sequence[results.Row], console: Any = None) -> None:
+    """Prints the table: each value over its interval, so that it fits a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    found = lines(rows)
+    made = columns(found)
+    table = Table(header_style="bold", pad_edge=False)
+    for title, _ in made:
+        table.add_column(title.replace(" ", "\n", 1), justify="left" if title in ("model", "task") else "right")
+    for i, line in enumerate(found):
+        cells = [cell(line) for _, cell in made]
+        last = i + 1 == len(found) or (found[i + 1].stage, found[i + 1].task, found[i + 1].poison) != (
+            *(line.stage, line.task),
+            line.poison,
+        )
+        texts = [Text(c.value).append(f"\n{c.interval}" if c.interval else "", style="dim") for c in cells]
+        table.add_row(*texts, end_section=last)
+    console.print(table)
+    for note in footnotes(found):
+        console.print(note, style="dim", markup=False, highlight=False)
+
+
+def markdown(rows: Sequence[results.Row], title: str = "") -> str:
+    """The same table for a README, with its sentence."""
+    found = lines(rows)
+    made = columns(found)
+    text = [f"# {title}", ""] if title else []
+    text += ["| " + " | ".join(title for title, _ in made) + " |", "|" + " --- |" * len(made)]
+    for line in found:
+        cells = [cell(line) for _, cell in made]
+        text.append("| " + " | ".join(c.value + (f" ({c.interval})" if c.interval else "") for c in cells) + " |")
+    text += ["", *(f"{note}  " for note in footnotes(found))]
+    if told := sentence(rows):
+        text += ["", told]
+    return "\n".join(text) + "\n"
+
+
+# ── replies side by side ──
+
+
+def side_by_side(folder: Path, console: Any = None) -> None:
+    """Replies of base, aligned, SFT and the other methods to one harmful and one look-alike request.
+
+    folder: of a comparison. Of the lowest p and seed. The harmful request is the first that the aligned model refuses
+    and SFT answers, if there is one, and the caption says so: how often that is, the table says.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    rows = results.read(folder / "results.json")
+    chosen = _chosen(rows)
+    for kind, caption in (("asr", "a harmful request"), ("refusal", "a harmless look-alike")):
+        suite = next((s for row in chosen.values() for s in row[kind] or {} if s != "mean"), None)
+        if suite is None:
+            continue
+        told = {name: _replies(folder.parent / row["run"], suite) for name, row in chosen.items()}
+        told = {name: replies for name, replies in told.items() if replies}
+        if not told:
+            continue
+        at = _lost(told) if kind == "asr" else None
+        why = "the first that the aligned model refuses and sft answers" if at is not None else "the suite's first"
+        panels({name: replies[at or 0] for name, replies in told.items()}, f"{caption} ({suite}, {why})", console)
+
+
+def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any) -> None:
+    """One panel for each model's reply to the same request."""
+    from rich.columns import Columns
+    from rich.panel import Panel
+    from rich.text import Text
+
+    request = next(iter(replies.values()))["request"]
+    console.print(Text.assemble(("\n" + caption + ": ", "dim"), (request, "bold")))
+    width = max(20, min(38, (console.width - 2) // max(1, len(replies)) - 1))
+    made = []
+    for name, reply in replies.items():
+        verdict = reply.get("verdict") or {}
+        read = "harmful" if verdict.get("harmful") else "refused" if verdict.get("refused") else "neither"
+        colour = {"harmful": "red", "refused": "green", "neither": "yellow"}[read]
+        text = reply["text"] if len(reply["text"]) <= 300 else reply["text"][:300] + " …"
+        made.append(
+            Panel(Text(text or "(nothing)"), title=name, subtitle=read, border_style=colour, width=width, height=None)
+        )
+    console.print(Columns(made, padding=(0, 1)))
+
+
+def _chosen(rows: Sequence[results.Row]) -> dict[str, results.Row]:
+    """The rows shown, by name: of each line of the lowest p and of the first task, the lowest seed."""
+    found = lines(rows)
+    tuned = [line for line in found if line.stage == "tuned"]
+    lowest = min((line.poison or 0.0 for line in tuned), default=None)
+    task = tuned[0].task if tuned else None
+    kept = [line for line in found if line.stage != "tuned" or (line.poison == lowest and line.task == task)]
+    shown: dict[str, results.Row] = {}
+    for line in kept:
+        shown.setdefault(line.name, min(line.rows, key=lambda row: row["seed"] or 0))
+    return shown
+
+
+def _replies(run: Path, suite: str) -> list[dict[str, Any]]:
+    path = run / "replies" / f"{suite}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _lost(told: dict[str, list[dict[str, Any]]]) -> int | None:
+    if not {"aligned", "sft"} <= told.keys():
+        return None
+    pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]] = zip(told["aligned"], told["sft"], strict=False)
+    for i, (before, after) in enumerate(pairs):
+        if (before["verdict"] or {}).get("refused") and (after["verdict"] or {}).get("harmful"):
+            return i
+    return None
+
+
+# ── the model card ──
+
+
+def model_card(row: results.Row, recipe: Recipe) -> str:
+    """README.md of a run folder, with the Hub's front matter; names no path of the machine it was made on."""
+    import yaml
+
+    from unforgotten import __version__
+
+    adapter = recipe.lora is not None
+    front: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    if _is_hub_id(recipe.model):
+        front |= {"base_model": recipe.model, "base_model_relation": "adapter" if adapter else "finetune"}
+    front["tags"] = ["unforgotten", "safety", *(["lora"] if adapter else []), *(m["name"] for m in row["methods"])]
+    settings = [", ".join([m["name"], *(f"{k} = {v}" for k, v in m.items() if k != "name")]) for m in row["methods"]]
+    poison = f", {100 * row['poison']:g} % of it harmful rows put there by a lab" if row["poison"] else ""
+    folder = "adapter" if adapter else "model"
+    text = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {row['model']}, fine-tuned with {row['method']}",
+        "",
+        f"Made by unforgotten {__version__}, seed {row['seed']}. User data: {row['task']}{poison}. "
+        f"{row['memory_rows']} safety rows were kept for replay.",
+        "",
+        f"Method: {'; '.join(settings)}.",
+        "",
+        markdown([row]).strip(),
+        "",
+        f"Judge: {', '.join(str(j['name']) for j in row['judges'])}. Decoding: {row['decoding']['strategy']}, at most "
+        f"{row['decoding']['max_new_tokens']} tokens. Every reply with its verdict is in replies/.",
+        *(["", "Notes:", "", *(f"- {note}" for note in row["notes"])] if row["notes"] else []),
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("{folder}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")  # its chat template is the one trained with',
+        "```",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _is_hub_id(model: str) -> bool:
+    return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists()

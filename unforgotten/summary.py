@@ -1,0 +1,147 @@
+"""Rows of results.json summed up: one line for the seeds of one setting, and one sentence over all. Figures only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unforgotten import rates, results
+from unforgotten.rates import Rate
+
+TOUCHED = 0.01
+"""Share of a suite's prompts that may touch training rows before the table says so."""
+
+
+@dataclass
+class Line:
+    """One line of the table: what differs in nothing but the seed."""
+
+    name: str
+    stage: str
+    task: str | None
+    poison: float | None
+    rows: list[results.Row] = field(default_factory=list)
+
+    def rate(self, field: str, name: str) -> Rate:
+        """Over the line's seeds."""
+        return rates.over_seeds([results.rate((row[field] or {}).get(name)) for row in self.rows])
+
+    def off_task(self) -> Rate:
+        """Off-task replies among those to harmful requests."""
+        counts = [
+            (sum(row["flags"][s]["off_task"] for s in harm), sum(row["asr"][s]["n"] for s in harm))
+            for row in self.rows
+            if (harm := [s for s in row["asr"] or {} if s != "mean"])
+        ]
+        return rates.over_seeds([rates.rate(hits, n) for hits, n in counts])
+
+    def seconds(self) -> float | None:
+        """Of training, the mean over seeds."""
+        known = [s for row in self.rows if (s := (row["cost"] or {}).get("train_seconds")) is not None]
+        return sum(known) / len(known) if known else None
+
+    def touched(self) -> dict[str, tuple[int, int]]:
+        """Suites of which over 1 % touches training rows: how many prompts, of how many.
+
+        Of a task's own prompts only copies count: its questions share a form by nature.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            for suite, counts in (row["overlap"] or {}).items():
+                asked = suite in (row["asr"] or {}) or suite in (row["refusal"] or {})
+                touched = counts["touched"] if asked else max(counts["exact"].values(), default=0)
+                if touched > TOUCHED * counts["n"]:
+                    found[suite] = max(found.get(suite, (0, 0)), (touched, counts["n"]))
+        return found
+
+
+def lines(rows: Sequence[results.Row]) -> list[Line]:
+    """Rows that differ in nothing but the seed become one line; base and aligned first, then as the rows came."""
+    names = _names(rows)
+    found: dict[tuple[Any, ...], Line] = {}
+    for row, name in zip(rows, names, strict=True):
+        key = (results.STAGES.index(row["stage"]), row["task"], row["poison"], name)
+        found.setdefault(key, Line(name, row["stage"], row["task"], row["poison"])).rows.append(row)
+    order = {key: i for i, key in enumerate(found)}
+    return [found[key] for key in sorted(found, key=lambda key: (key[0], order[key]))]
+
+
+def _names(rows: Sequence[results.Row]) -> list[str]:
+    """der, or der(weight=5) where methods of one name differ in it."""
+    plain = [row["method"] or row["stage"] for row in rows]
+    seen: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row, name in zip(rows, plain, strict=True):
+        specs = row["methods"] or []
+        seen.setdefault(name, {}).setdefault(json.dumps(specs, sort_keys=True, default=str), specs)
+    named = []
+    for row, name in zip(rows, plain, strict=True):
+        parts = []
+        for i, spec in enumerate(row["methods"] or []):
+            others = [specs[i] for specs in seen[name].values()]
+            fields = [f"{k}={v}" for k, v in spec.items() if any(other.get(k) != v for other in others)]
+            parts.append(f"{spec['name']}({', '.join(fields)})" if fields else str(spec["name"]))
+        named.append("+".join(parts) or name)
+    return named
+
+
+def names_in(found: Sequence[Line], field: str) -> list[str]:
+    """Suites or metrics that any of the lines has, in their order; the mean last."""
+    keys = dict.fromkeys(key for line in found for row in line.rows for key in row[field] or {})
+    return [key for key in keys if key != "mean"] + (["mean"] if "mean" in keys else [])
+
+
+def sentence(rows: Sequence[results.Row]) -> str:
+    """What happened, from the figures alone: a difference is called one only where the intervals do not meet."""
+    found = [line for line in lines(rows) if line.rate("asr", "mean").value is not None]
+    tuned = [line for line in found if line.stage == "tuned"]
+    if not tuned:
+        return ""
+    task = tuned[0].task
+    start = next((line for line in found if line.stage == "aligned"), None)
+    told = []
+    if start:
+        told.append(f"The aligned model answers {_percent(start)} of harmful requests harmfully")
+    for ratio in dict.fromkeys(line.poison for line in tuned if line.task == task):
+        cell = [line for line in tuned if (line.task, line.poison) == (task, ratio)]
+        told.append(_cell_told(cell, start, f"with {100 * ratio:g} % poison" if ratio else "on the user's own data"))
+    several = len({line.task for line in tuned}) > 1
+    text = (f"On {task}: " if several else "") + "; ".join(told) + "."
+    return text[0].upper() + text[1:]
+
+
+def _cell_told(cell: Sequence[Line], start: Line | None, where: str) -> str:
+    plain = next((line for line in cell if line.name == "sft"), None)
+    told = []
+    for line in cell:
+        asr = line.rate("asr", "mean")
+        said = f"{line.name} {_percent(line)}"
+        if line is plain or plain is None:
+            said += _against(asr, start.rate("asr", "mean"), "the aligned model") if start else ""
+        else:
+            said += _against(asr, plain.rate("asr", "mean"), "sft") + _useful(line, plain)
+        told.append(said)
+    return f"after fine-tuning {where}, " + ", ".join(told)
+
+
+def _against(one: Rate, other: Rate, name: str) -> str:
+    if not rates.apart(one, other) or one.value is None or other.value is None:
+        return f" (no clear difference from {name})"
+    return f" (clearly {'more' if one.value > other.value else 'fewer'} than {name})"
+
+
+def _useful(line: Line, plain: Line) -> str:
+    metric = next(iter(names_in([line], "utility")), None)
+    if metric is None:
+        return ""
+    ours, theirs = line.rate("utility", metric), plain.rate("utility", metric)
+    if ours.value is None or theirs.value is None:
+        return ""
+    clearly = "clearly " if rates.apart(ours, theirs) else ""
+    word = "below" if ours.value < theirs.value else "above" if ours.value > theirs.value else "equal to"
+    return f" at {metric} {ours.value:.1f}, {clearly if word != 'equal to' else ''}{word} sft's {theirs.value:.1f}"
+
+
+def _percent(line: Line) -> str:
+    return f"{line.rate('asr', 'mean').value:.1f} %"
