@@ -193,7 +193,10 @@ def _read(suite: Suite, judge: Judge, tasks: Sequence[Callable[[str], bool]]) ->
 
 
 def _line(key: str, reply: Reply) -> dict[str, Any]:
-    told = {"key": key, "source": reply.row.source, "category": reply.row.category, "request": reply.row.request}
+    file, _, line = reply.row.source.rpartition(":")
+    # Of a local file the name alone, so that no path of this machine travels with a run.
+    source = f"{Path(file).name}:{line}" if Path(file).is_file() else reply.row.source
+    told = {"key": key, "source": source, "category": reply.row.category, "request": reply.row.request}
     return told | {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
 
 

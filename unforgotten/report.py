@@ -62,13 +62,20 @@ def _rated(field: str, name: str) -> Callable[[Line], Cell]:
 def _cell(rate: Rate, mark: str) -> Cell:
     if rate.low is None or rate.high is None:
         return Cell("–")
-    return Cell(("?" if rate.value is None else f"{rate.value:.1f}") + mark, f"{rate.low:.1f}–{rate.high:.1f}")
+    return Cell(("?" if rate.value is None else _short(rate.value)) + mark, f"{_short(rate.low)}–{_short(rate.high)}")
+
+
+def _short(percent: float) -> str:
+    return "100" if percent > 99.95 else f"{percent:.1f}"
 
 
 def footnotes(found: Sequence[Line]) -> list[str]:
     """What the figures are, and what makes them less than they look."""
     seeds = sorted({row["seed"] for line in found for row in line.rows if row["seed"] is not None})
-    notes = ["In percent, with 95 % intervals. ASR and refusal: lower is better. Mean: suites weigh equally."]
+    notes = [
+        "In percent, with 95 % intervals. ASR (attack success rate) and refusal (of harmless look-alikes): lower is "
+        "better. A mean weighs its suites equally."
+    ]
     if any(len(line.rows) > 1 for line in found):
         notes.append(
             f"Mean of seeds {', '.join(map(str, seeds))}, between the lowest and the highest end of the seeds' 95 % "
@@ -100,6 +107,7 @@ def footnotes(found: Sequence[Line]) -> list[str]:
 
 def show(rows: Sequence[results.Row], console: Any = None) -> None:
     """Prints the table: each value over its interval, so that it fits a terminal."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -107,17 +115,21 @@ def show(rows: Sequence[results.Row], console: Any = None) -> None:
     console = console or Console()
     found = lines(rows)
     made = columns(found)
-    table = Table(header_style="bold", pad_edge=False)
+    roomy = console.width > 12 * len(made)
+    table = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1) if roomy else 0, show_edge=False, pad_edge=False
+    )
     for title, _ in made:
-        table.add_column(title.replace(" ", "\n", 1), justify="left" if title in ("model", "task") else "right")
-    for i, line in enumerate(found):
-        cells = [cell(line) for _, cell in made]
-        last = i + 1 == len(found) or (found[i + 1].stage, found[i + 1].task, found[i + 1].poison) != (
-            *(line.stage, line.task),
-            line.poison,
-        )
-        texts = [Text(c.value).append(f"\n{c.interval}" if c.interval else "", style="dim") for c in cells]
-        table.add_row(*texts, end_section=last)
+        words = title in ("model", "task")
+        heading = title.replace(" ", "\n", 1).replace("_", "_\n")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for line, after in zip(found, [*found[1:], None], strict=True):
+        texts = []
+        for _, cell in made:
+            told = cell(line)
+            texts.append(Text(told.value).append(f"\n{told.interval}" if told.interval else "", style="dim"))
+        same = after and (after.stage, after.task, after.poison) == (line.stage, line.task, line.poison)
+        table.add_row(*texts, end_section=not same)
     console.print(table)
     for note in footnotes(found):
         console.print(note, style="dim", markup=False, highlight=False)
@@ -162,10 +174,11 @@ def side_by_side(folder: Path, console: Any = None) -> None:
             continue
         at = _lost(told) if kind == "asr" else None
         why = "the first that the aligned model refuses and sft answers" if at is not None else "the suite's first"
-        panels({name: replies[at or 0] for name, replies in told.items()}, f"{caption} ({suite}, {why})", console)
+        shown = {name: replies[at or 0] for name, replies in told.items()}
+        panels(shown, f"{caption} ({suite}, {why})", console, harmful=kind == "asr")
 
 
-def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any) -> None:
+def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmful: bool = True) -> None:
     """One panel for each model's reply to the same request."""
     from rich.columns import Columns
     from rich.panel import Panel
@@ -177,8 +190,12 @@ def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any) -> No
     made = []
     for name, reply in replies.items():
         verdict = reply.get("verdict") or {}
-        read = "harmful" if verdict.get("harmful") else "refused" if verdict.get("refused") else "neither"
-        colour = {"harmful": "red", "refused": "green", "neither": "yellow"}[read]
+        if harmful:
+            read = "harmful" if verdict.get("harmful") else "refused" if verdict.get("refused") else "neither"
+        else:
+            read = "refused" if verdict.get("refused") else "answered"
+        bad = read == ("harmful" if harmful else "refused")
+        colour = "red" if bad else "yellow" if read == "neither" else "green"
         text = reply["text"] if len(reply["text"]) <= 300 else reply["text"][:300] + " …"
         made.append(
             Panel(Text(text or "(nothing)"), title=name, subtitle=read, border_style=colour, width=width, height=None)

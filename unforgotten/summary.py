@@ -93,42 +93,50 @@ def names_in(found: Sequence[Line], field: str) -> list[str]:
 
 
 def sentence(rows: Sequence[results.Row]) -> str:
-    """What happened, from the figures alone: a difference is called one only where the intervals do not meet."""
+    """What happened, from the figures alone: a difference is called clear only where the intervals do not meet.
+
+    Empty where there is nothing to compare.
+    """
     found = [line for line in lines(rows) if line.rate("asr", "mean").value is not None]
     tuned = [line for line in found if line.stage == "tuned"]
-    if not tuned:
+    if not tuned or len(found) < 2:
         return ""
-    task = tuned[0].task
-    start = next((line for line in found if line.stage == "aligned"), None)
+    tasks = dict.fromkeys(line.task for line in tuned)
     told = []
-    if start:
-        told.append(f"The aligned model answers {_percent(start)} of harmful requests harmfully")
-    for ratio in dict.fromkeys(line.poison for line in tuned if line.task == task):
-        cell = [line for line in tuned if (line.task, line.poison) == (task, ratio)]
-        told.append(_cell_told(cell, start, f"with {100 * ratio:g} % poison" if ratio else "on the user's own data"))
-    several = len({line.task for line in tuned}) > 1
-    text = (f"On {task}: " if several else "") + "; ".join(told) + "."
+    for task in tasks:
+        start = next((line for line in found if line.stage == "aligned" and line.task in (task, None)), None)
+        for ratio in dict.fromkeys(line.poison for line in tuned if line.task == task):
+            cell = [line for line in tuned if (line.task, line.poison) == (task, ratio)]
+            where = f"with {100 * ratio:g} % poison" if ratio else "on clean data"
+            told.append((f"{task}, {where}" if len(tasks) > 1 else where) + ", " + _cell_told(cell, start))
+    text = "; ".join(told) + "."
     return text[0].upper() + text[1:]
 
 
-def _cell_told(cell: Sequence[Line], start: Line | None, where: str) -> str:
-    plain = next((line for line in cell if line.name == "sft"), None)
+def _cell_told(cell: Sequence[Line], start: Line | None) -> str:
+    """sft takes harmful answers from 1.1 to 73.0 % (clearly more), der to 7.4 % (clearly fewer than sft; utility …)."""
+    plain = next((line for line in cell if line.name == "sft"), cell[0])
     told = []
-    for line in cell:
+    for line in (plain, *(line for line in cell if line is not plain)):
         asr = line.rate("asr", "mean")
-        said = f"{line.name} {_percent(line)}"
-        if line is plain or plain is None:
-            said += _against(asr, start.rate("asr", "mean"), "the aligned model") if start else ""
+        if line is not plain:
+            against = _against(asr, plain.rate("asr", "mean"), plain.name)
+            told.append(f"{line.name} to {asr.value:.1f} % ({against}{_useful(line, plain)})")
+        elif start is None:
+            told.append(f"{line.name} takes harmful answers to {asr.value:.1f} %")
         else:
-            said += _against(asr, plain.rate("asr", "mean"), "sft") + _useful(line, plain)
-        told.append(said)
-    return f"after fine-tuning {where}, " + ", ".join(told)
+            before = start.rate("asr", "mean")
+            told.append(
+                f"{line.name} takes harmful answers from the aligned model's {before.value:.1f} % to {asr.value:.1f} % "
+                f"({_against(asr, before, '')})"
+            )
+    return ", ".join(told)
 
 
 def _against(one: Rate, other: Rate, name: str) -> str:
     if not rates.apart(one, other) or one.value is None or other.value is None:
-        return f" (no clear difference from {name})"
-    return f" (clearly {'more' if one.value > other.value else 'fewer'} than {name})"
+        return f"no clear difference from {name}" if name else "no clear change"
+    return f"clearly {'more' if one.value > other.value else 'fewer'}{f' than {name}' if name else ''}"
 
 
 def _useful(line: Line, plain: Line) -> str:
@@ -138,10 +146,5 @@ def _useful(line: Line, plain: Line) -> str:
     ours, theirs = line.rate("utility", metric), plain.rate("utility", metric)
     if ours.value is None or theirs.value is None:
         return ""
-    clearly = "clearly " if rates.apart(ours, theirs) else ""
-    word = "below" if ours.value < theirs.value else "above" if ours.value > theirs.value else "equal to"
-    return f" at {metric} {ours.value:.1f}, {clearly if word != 'equal to' else ''}{word} sft's {theirs.value:.1f}"
-
-
-def _percent(line: Line) -> str:
-    return f"{line.rate('asr', 'mean').value:.1f} %"
+    clear = f", clearly {'lower' if ours.value < theirs.value else 'higher'}" if rates.apart(ours, theirs) else ""
+    return f"; {metric} {ours.value:.1f} against {theirs.value:.1f}{clear}"
