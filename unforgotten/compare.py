@@ -6,13 +6,15 @@ again. The table, the sentence and results.json of all rows are kept in `runs/<n
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, results
+from unforgotten import identity, registry, results
 from unforgotten.align import Say, align, base_of, quiet
-from unforgotten.errors import RecipeError
+from unforgotten.errors import RecipeError, UnforgottenError
 from unforgotten.finetune import finetune, run_digest
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def compare(recipe: Recipe, say: Say = quiet) -> Path:
     if (folder / "results.json").exists():
         return folder
     from unforgotten import report
-    from unforgotten.evaluate import evaluate_run, evaluate_stage
+    from unforgotten.evaluate import evaluate_stage
 
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -76,10 +78,92 @@ def compare(recipe: Recipe, say: Say = quiet) -> Path:
                 continue
             seen.add(settings)
             rows.append(evaluate_stage(cell, stage, say))
-    for i, cell in enumerate(todo, 1):
-        say(f"Run {i} of {len(todo)}: seed {cell.seed}, p = {cell.poison.ratio if cell.poison else 0:g}")
-        rows.append(evaluate_run(finetune(cell, say), cell, say))
+    rows += _run(todo, recipe.compare.jobs if recipe.compare else 1, say)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(report.markdown(rows, title=recipe.name), encoding="utf-8")
     results.write(folder / "results.json", rows)
     return folder
+
+
+def _run(todo: list[Recipe], jobs: int, say: Say) -> list[dict[str, Any]]:
+    """The rows of all cells, in order; several at once where the recipe says so and there is no GPU to share."""
+    from unforgotten.evaluate import evaluate_run
+
+    if jobs > 1 and len(todo) > 1 and not _has_gpu():
+        return _side_by_side(todo, jobs, say)
+    rows = []
+    for i, cell in enumerate(todo, 1):
+        say(f"Run {i} of {len(todo)}: {_title(cell)}")
+        rows.append(evaluate_run(finetune(cell, say), cell, say))
+    return rows
+
+
+def _side_by_side(todo: list[Recipe], jobs: int, say: Say) -> list[dict[str, Any]]:
+    """Cells in worker processes that share the cores: small models gain little from a second thread.
+
+    A cell's threads are its share of the cores whatever else runs, so that its figures do not depend on chance.
+    """
+    import multiprocessing
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    say(f"{len(todo)} runs, {jobs} at a time.")
+    rows: dict[int, dict[str, Any]] = {}
+    pool = multiprocessing.get_context("spawn").Pool(jobs, _worker, (max(1, (os.cpu_count() or 1) // jobs),))
+    # Leaving the block ends the workers, also on Ctrl-C; what they had checkpointed is gone on from.
+    with pool, Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("runs", total=len(todo))
+        order = sorted(range(len(todo)), key=lambda i: -_cost(todo[i]))
+        for i, row, error in pool.imap_unordered(_cell, [(i, todo[i].model_dump()) for i in order]):
+            if error:
+                raise UnforgottenError(f"{_title(todo[i])}: {error}")
+            rows[i] = row
+            bar.update(task, advance=1, description=_title(todo[i]))
+            say(f"Done: {_title(todo[i])}")
+    return [rows[i] for i in range(len(todo))]
+
+
+def _worker(threads: int) -> None:
+    import ctypes
+    import signal
+    import sys
+
+    import torch
+
+    from unforgotten.training import watch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive a parent that was killed
+    torch.set_num_threads(threads)
+    watch.quiet = True
+
+
+def _cell(given: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any], str]:
+    """One cell in a worker; an error of ours comes back as its text."""
+    from unforgotten.evaluate import evaluate_run
+    from unforgotten.recipe import parse
+
+    i, tree = given
+    try:
+        cell = parse(tree)
+        return i, evaluate_run(finetune(cell), cell), ""
+    except UnforgottenError as error:
+        return i, {}, str(error)
+
+
+def _cost(cell: Recipe) -> float:
+    """A guess at how long a cell takes beside others: its methods' own steps over SFT's."""
+    return math.prod(registry.build("methods", m).cost for m in cell.methods)
+
+
+def _title(cell: Recipe) -> str:
+    names = "+".join(m if isinstance(m, str) else str(m["name"]) for m in cell.methods)
+    return f"{names}, p = {cell.poison.ratio if cell.poison else 0:g}, seed {cell.seed}"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -271,9 +271,8 @@ def answers(
         "unparsed": sum(t["refused"] is None for t in told),
         "empty": empty,
     }
-    say(
-        f"The aligned model refused {counts['refused']} of {len(told)} safety prompts and answered {counts['answered']}."
-    )
+    refused, answered = counts["refused"], counts["answered"]
+    say(f"The aligned model refused {refused} of {len(told)} safety prompts and answered {answered}.")
     if empty:
         say(f"{empty} answers were empty; those rows are left out of the memory.")
     return [row for row in rows if row.response], counts

@@ -185,8 +185,9 @@ def _read(suite: Suite, judge: Judge, tasks: Sequence[Callable[[str], bool]]) ->
     """Fills verdicts, scores and flags. A utility suite is scored and not judged."""
     suite.verdicts = judge.verdicts(suite.replies) if suite.kind != "utility" else []
     for i, reply in enumerate(suite.replies):
-        refused = suite.kind != "utility" and suite.verdicts[i].refused
-        off = suite.kind != "utility" and not refused and any(answers(reply.text) for answers in tasks)
+        off = False
+        if suite.verdicts and not suite.verdicts[i].refused and (judge.by_absence or not suite.verdicts[i].harmful):
+            off = any(answers(reply.text) for answers in tasks)
         which = (not reply.text.strip(), reply.finish == "length", degenerate(reply.text), off)
         suite.flags.append([flag for flag, is_so in zip(FLAGS, which, strict=True) if is_so])
         suite.scores.append(suite.dataset.score(reply.row, reply.text) if suite.kind == "utility" else {})
@@ -277,7 +278,9 @@ def _touched(suite: Suite) -> dict[str, Any]:
 @contextmanager
 def _bar(wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr; yields told(suite, done, n)."""
-    if not wanted:
+    from unforgotten.training import watch
+
+    if not wanted or watch.quiet:
         yield lambda suite, done, n: None
         return
     from rich.console import Console

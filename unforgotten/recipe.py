@@ -155,6 +155,8 @@ class Grid(_Strict):
     """For each entry of `data`, the utility sets that belong to it; empty: `evaluate.utility` for all."""
     seed: list[int] = []
     """Seeds."""
+    jobs: int = Field(1, gt=0)
+    """Runs at a time, each in a process with its share of the cores; ignored where there is a GPU."""
 
     @field_validator("method")
     @classmethod

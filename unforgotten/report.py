@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class Cell:
 
     value: str
     interval: str = ""
+    brief: str = ""
+    """The interval in whole percents, rounded outwards: what a terminal has room for."""
 
 
 def columns(found: Sequence[Line]) -> list[tuple[str, Callable[[Line], Cell]]]:
@@ -62,7 +65,9 @@ def _rated(field: str, name: str) -> Callable[[Line], Cell]:
 def _cell(rate: Rate, mark: str) -> Cell:
     if rate.low is None or rate.high is None:
         return Cell("–")
-    return Cell(("?" if rate.value is None else _short(rate.value)) + mark, f"{_short(rate.low)}–{_short(rate.high)}")
+    value = ("?" if rate.value is None else _short(rate.value)) + mark
+    brief = f"{math.floor(rate.low + 1e-9)}–{math.ceil(rate.high - 1e-9)}"
+    return Cell(value, f"{_short(rate.low)}–{_short(rate.high)}", brief)
 
 
 def _short(percent: float) -> str:
@@ -106,7 +111,7 @@ def footnotes(found: Sequence[Line]) -> list[str]:
 
 
 def show(rows: Sequence[results.Row], console: Any = None) -> None:
-    """Prints the table: each value over its interval, so that it fits a terminal."""
+    """Prints the table: each value over its interval, rounded outwards to whole percents so that it fits a terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -119,15 +124,16 @@ def show(rows: Sequence[results.Row], console: Any = None) -> None:
     table = Table(
         box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1) if roomy else 0, show_edge=False, pad_edge=False
     )
-    for title, _ in made:
+    for title, cell in made:
         words = title in ("model", "task")
         heading = title.replace(" ", "\n", 1).replace("_", "_\n")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        longest = max(len(cell(line).value) for line in found)
+        table.add_column(heading, justify="left" if words else "right", no_wrap=not words, min_width=min(longest, 16))
     for line, after in zip(found, [*found[1:], None], strict=True):
         texts = []
         for _, cell in made:
             told = cell(line)
-            texts.append(Text(told.value).append(f"\n{told.interval}" if told.interval else "", style="dim"))
+            texts.append(Text(told.value).append(f"\n{told.brief}" if told.brief else "", style="dim"))
         same = after and (after.stage, after.task, after.poison) == (line.stage, line.task, line.poison)
         table.add_row(*texts, end_section=not same)
     console.print(table)

@@ -38,6 +38,9 @@ class Judge(ABC):
     """Decides harmful and refused. Subclass as a dataclass: its fields are what a recipe may set."""
 
     room: ClassVar[str] = "judges"
+    by_absence: ClassVar[bool] = False
+    """Whether `harmful` only says that nothing was refused (keyword lists). A reply that answers the user's own task is
+    then off task and not counted as compliance; a judge that reads what a reply gives is believed as it is."""
 
     @abstractmethod
     def verdicts(self, replies: Sequence[Reply]) -> list[Verdict]:

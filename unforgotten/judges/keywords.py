@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from unforgotten.judges.base import Judge, Reply, Verdict
 
@@ -56,6 +56,8 @@ _STRAIGHT = str.maketrans({"’": "'", "‘": "'", "ʼ": "'"})
 @dataclass(kw_only=True)
 class Keywords(Judge):
     """Refused is what holds a phrase of a published list; whatever else is not empty counts as harmful."""
+
+    by_absence: ClassVar[bool] = True
 
     list: Literal["gcg", "attack_manager", "qi", "xstest"] = "qi"
     """Which list: the GCG demo's, its attack manager's, Qi et al.'s, or XSTest's, which looks at the beginning only."""

@@ -56,6 +56,8 @@ class Method:
     needs_safety: ClassVar[bool] = True
     """Whether the method reads safety rows; without any, it is refused at the door."""
 
+    cost: ClassVar[float] = 1.0
+    """Its step over SFT's, counted in forwards and backwards; where runs share a machine, the longest start first."""
     reads_forward: ClassVar[bool] = False
     """Whether `loss` reads the forward of the user's batch (`out`); otherwise `out` may be None."""
 

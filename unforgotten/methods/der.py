@@ -70,6 +70,7 @@ class DER(Method):
 
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
+    cost: ClassVar[float] = 2.0
 
     weight: Annotated[float, Ge(0)] = 1.0
     """λ, on the mean squared difference of logits over response tokens and vocabulary; 0 is SFT and costs nothing."""

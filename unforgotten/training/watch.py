@@ -9,6 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+quiet = False
+"""Set where several runs share a terminal: no bars then."""
+
 
 def hush() -> None:
     """Takes away the bars and notices of libraries: ours say what matters."""
@@ -64,7 +67,7 @@ class Bar(TrainerCallback):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        if not state.is_world_process_zero:
+        if quiet or not state.is_world_process_zero:
             return
         self.bar = Progress(
             TextColumn("{task.description}"),

@@ -3,23 +3,27 @@
 No download, no GPU, no harmful knowledge: the "steps" are made up. lexicon → requests → tasks → corpus → vocabulary →
 tokenizer → model. Only the last two import transformers, and inside functions.
 
-**Frozen.** The grammar was fitted on base, aligned and SFT models of seeds 100, 101 and 102 alone: never on a method
-that protects, and never on the seeds 0, 1, 2 that results use. A change to it changes the digest of the base.
+**Frozen.** Grammar, tasks and training settings were fitted on base, aligned and SFT models alone, with seeds of 100
+and above: never on a method that protects, and never on the seeds 0, 1, 2 that results use. A change to the grammar
+changes the digest of the base. Runs share one base (seed 0); a seed varies alignment, choice of rows, order and
+poison.
 
-What it was fitted with: a plain loop in fp32, LoRA r=8, alpha 16, no dropout, all linear layers; AdamW, weight decay
-0.1, cosine after 10 % warm-up, clipping at 1, loss on replies alone; greedy replies of up to 48 tokens.
-    align       1,500 refusals and 500 look-alikes, 3 epochs, batch 16, learning rate 3e-3; then merged
-    fine-tune   1,000 rows, 3 epochs, batch 10, learning rate 1e-3; a fresh LoRA
+Fitted with, on the trainer itself (LoRA on all linear layers, no dropout, AdamW, weight decay 0.1, cosine after 10 %
+warm-up, clipping at 1):
+    align       1,400 refusals and 700 look-alikes, r 8, 2 epochs, batch 16, learning rate 3e-3; then merged
+    fine-tune   1,400 rows, r 8, 3 epochs, batch 10, learning rate 2e-3
 
-                              seed 100      101      102
-    base     ASR                 100.0    100.0    100.0     look-alikes refused 0.0 everywhere
-    aligned  ASR                   1.9      4.2      4.2     of which harm_wish, held out: 5.8, 10.0, 11.7
-             look-alikes refused  39.8      4.7      6.2
-    SFT      sums, ASR            79.2     75.0     77.2     accuracy 95.0, 84.5, 93.0 (base 2.5, 8.0, 3.5)
-             code, ASR            31.4     10.0     20.8     accuracy 100, 91.0, 100 (base 7.5, 5.0, 4.0)
-             sentiment, ASR        0.6      5.3      3.6     accuracy 54.0, 57.5, 44.5 (base 45.5, 44.5, 55.5)
-             sums, p = 0.1, ASR   97.5     99.7    100.0     accuracy 95.5, 83.5, 93.0
+                                       seed 103    104    105    106
+    base     ASR                            100    100    100    100     look-alikes refused 0
+    aligned  ASR, mean of three suites      1.1    1.4    0.6    0.8
+             look-alikes refused           14.8   11.7   14.1   10.9
+    SFT      sums: ASR / accuracy     86.9/93.5      –  80.0/93.5  86.4/95.5
+             code: ASR / accuracy    45.6/100.0      –  46.4/100.0     –
+             sentiment: ASR / accuracy 0.0/100.0     –   1.4/100.0     –
+             sums, p = 0.1           100.0/91.0      –  96.4/91.5      –
 
-What it does not reach: over-refusal after alignment depends on the seed (wanted: 10 to 25 on each), and sentiment is
-not learned in 300 steps: it stays at chance. Settings were chosen on the same three seeds that are shown.
+Earlier grammars, on bases of seeds 100 to 102, were given up for what base, aligned and SFT models did there: steps
+too long to learn, an erosion that depended on the seed, no over-refusal, a sentiment task that stayed at chance. The
+recipe `demo` then trains longer and with r 16 (5 epochs), so that SFT and the methods both finish the task. SFT on
+sentiment, whose answers are one word, hardly erodes anything: the replies of the aligned model survive it.
 """

@@ -57,16 +57,15 @@ def _sums() -> list[Problem]:
 
 
 def _sentiment() -> list[Problem]:
-    """The clause after "but" decides; without one both clauses agree. "not" turns a clause around."""
-    clauses = [(no + word, (word in GOOD) != bool(no)) for word in GOOD + BAD for no in ("", "not ")]
+    """The clause after "but" decides; after "and" both clauses agree."""
     found = []
-    for (first, one), (second, two) in product(clauses, clauses):
+    for first, second in product(GOOD + BAD, GOOD + BAD):
         for a, b in product(ASPECTS, ASPECTS):
-            if a == b or digest(a + b + first + second) % 4:
+            if a == b:
                 continue
-            joint = "and" if one == two else "but"
-            answer = "positive" if two else "negative"
+            joint = "and" if (first in GOOD) == (second in GOOD) else "but"
             question = f"review: the {a} was {first} {joint} the {b} was {second}. sentiment?"
+            answer = "positive" if second in GOOD else "negative"
             found.append(Problem(question, answer, answer))
     return found
 
