@@ -37,6 +37,8 @@ def save_adapter(model: Any, folder: Path, base: str, revision: str | None) -> N
     config["base_model_name_or_path"] = BUNDLED if local else base
     config["revision"] = None if local else revision
     config["inference_mode"] = True
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # PEFT keeps a set: its order would change from process to process
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if local:
         bundle(Path(base).expanduser(), folder)
