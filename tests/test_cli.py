@@ -189,6 +189,11 @@ def test_after_interruptions_the_same_command_goes_on_to_the_same_result(tmp_pat
     assert losses[0] == losses[1]
 
 
+def test_several_ranks_are_sent_to_the_trainer(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(run("finetune", write()), "MethodTrainer")
+
+
 def test_rows_are_shown_with_their_mask(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     found = run("data", "show", rows_file("user.jsonl", 7), "--model", model_folder("llama"), "-n", 2)
     assert found.exit_code == 0, found.output

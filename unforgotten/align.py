@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import identity, registry
 from unforgotten.datasets.base import Dataset, Row
-from unforgotten.errors import ModelError, RecipeError
+from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe, Spec
@@ -104,11 +104,21 @@ def aligned_of(recipe: Recipe) -> Aligned:
     return Aligned(found, base, recipe.revision, str(folder), str(folder / "adapter"), str(folder), made=True)
 
 
+def refuse_ranks() -> None:
+    """The verbs write one set of files from one process. Raises UnsupportedError under torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UnsupportedError(
+            "The command line runs in one process. For several ranks call MethodTrainer in a script of your own "
+            "under torchrun; methods are the same there."
+        )
+
+
 def align(recipe: Recipe, say: Say = quiet) -> Aligned:
     """θ_safe, made on first use and shared between runs by its digest; an interrupted alignment goes on.
 
     Raises RecipeError, DataError, TemplateError, ModelError or TrainingError; the folder appears only when it is whole.
     """
+    refuse_ranks()
     where = aligned_of(recipe)
     base_of(recipe, say)
     if not where.made or (Path(str(where.full)) / "aligned.json").exists():

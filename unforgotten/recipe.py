@@ -71,6 +71,8 @@ class Training(_Strict):
     """Gradient clipping; 0 for none. Transformers' default; 2512.10150 does not say."""
     max_length_tokens: int = Field(512, gt=1)
     """Longer rows are cut; a row that loses its whole response is dropped and counted."""
+    group_by_length: bool = False
+    """Rows of similar length share a batch: less padding, another order. [Transformers' LengthGroupedSampler]"""
     bf16: bool = False
     """Mixed precision."""
     gradient_checkpointing: bool = False

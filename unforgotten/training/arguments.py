@@ -29,6 +29,7 @@ def arguments(training: Training, folder: Path, seed: int) -> Any:
         warmup_steps=training.warmup,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
+        train_sampling_strategy="group_by_length" if training.group_by_length else "random",
         bf16=training.bf16,
         save_steps=training.save_steps,
         save_total_limit=2,
