@@ -243,9 +243,13 @@ def answers(
     file = Path(recipe.out) / "answers" / f"{key}.jsonl"
     if not file.exists():
         from unforgotten.generation.local import generate
+        from unforgotten.training.watch import progress_bar
 
         say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
-        replies = generate(model, chat, bare, max_new_tokens=tokens)
+        with progress_bar() as tick:
+            replies = generate(
+                model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n)
+            )
         verdicts = registry.build("judges", recipe.evaluate.judge if recipe.evaluate else "keywords").verdicts(replies)
         lines = [
             json.dumps(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -105,7 +104,9 @@ def measure(
     trained = {name: list(_asked(rows)) for name, rows in (contacts or {}).items()}
     tasks = [s.dataset.is_answer for s in found if s.kind == "utility"] + ([task_answers] if task_answers else [])
     prompts: list[list[int]] = []
-    with _bar(progress) as told:
+    from unforgotten.training.watch import progress_bar
+
+    with progress_bar(progress) as told:
         for suite in found:
             path = folder / "replies" / f"{suite.label}.jsonl"
             ids = [chat.prompt(row) for row in suite.rows]
@@ -273,20 +274,3 @@ def _touched(suite: Suite) -> dict[str, Any]:
         sets = sorted({name for c in suite.contacts for name in c})
         counts[how] = {name: sum(c.get(name) == how for c in suite.contacts) for name in sets}
     return counts
-
-
-@contextmanager
-def _bar(wanted: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr; yields told(suite, done, n)."""
-    from unforgotten.training import watch
-
-    if not wanted or watch.quiet:
-        yield lambda suite, done, n: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("evaluate", total=None)
-        yield lambda suite, done, n: bar.update(task, description=suite, completed=done, total=n)

@@ -99,6 +99,7 @@ def _world() -> str:
 
 def _train(seed: int, training: Training, progress: bool) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     import torch
+    from rich.console import Console
     from rich.progress import track
     from transformers import LlamaForCausalLM
 
@@ -117,7 +118,9 @@ def _train(seed: int, training: Training, progress: bool) -> tuple[LlamaForCausa
     batches = _batches(tokenizer, seed, training.batch_rows)
     steps = range(training.steps)
     loss = torch.tensor(math.nan)
-    for _ in track(steps, description=f"world base model, seed {seed}") if progress else steps:
+    for _ in (
+        track(steps, description=f"world base model, seed {seed}", console=Console(stderr=True)) if progress else steps
+    ):
         loss = model(**next(batches)).loss
         optimizer.zero_grad()
         loss.backward()

@@ -10,6 +10,10 @@ from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.jsonl import rows_of
 from unforgotten.errors import DataError
 from unforgotten.training.collate import response_tokens
+from unforgotten.training.watch import progress_bar
+
+SILENT_ROWS = 2000
+"""Fewer rows are encoded in about a second, without a bar."""
 
 
 def encoded(
@@ -33,7 +37,8 @@ def encoded(
         chat = Chat(processing_class)
     if not isinstance(rows[0], Row):
         rows = rows_of(rows, source=what)
-    found, counts = encode_rows(chat, rows, max_length_tokens)
+    with progress_bar(len(rows) > SILENT_ROWS) as told:
+        found, counts = encode_rows(chat, rows, max_length_tokens, lambda done, n: told(f"encoding {what}", done, n))
     for example, at in zip(found, counts.row_of, strict=True):
         example |= {"kind": rows[at].kind, "source": rows[at].source}
     return chat, found, counts

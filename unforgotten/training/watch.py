@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,21 @@ def hush() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+@contextmanager
+def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr; yields told(what, done, of how many). Nothing on ranks but the first, or when `quiet`."""
+    if not wanted or quiet or os.environ.get("RANK", "0") != "0":
+        yield lambda what, done, n: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, n: bar.update(task, description=what, completed=done, total=n)
 
 
 class Metrics(TrainerCallback):
