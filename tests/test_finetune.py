@@ -127,6 +127,16 @@ def test_stacked_adapters_joined_are_the_sum(tmp_path: Path, model_folder: Make,
     torch.testing.assert_close(logits(model), both, rtol=0, atol=0)
 
 
+def test_what_a_run_left_can_be_fine_tuned_again(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    first = finetune(recipe_of(tmp_path, model_folder("llama"), rows_file)) / "adapter"
+    second = finetune(recipe_of(tmp_path, first, rows_file, seed=1)) / "adapter"
+    tuned = logits(AutoModelForCausalLM.from_pretrained(first))
+    again = AutoModelForCausalLM.from_pretrained(second)
+    assert (logits(again) - tuned).abs().max() > 1e-3
+    again.disable_adapters()
+    torch.testing.assert_close(logits(again), tuned, rtol=0, atol=1e-4)
+
+
 def test_full_fine_tuning_leaves_a_whole_model(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     base = model_folder("qwen2")
     run = finetune(recipe_of(tmp_path, base, rows_file, lora=None))

@@ -145,7 +145,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
     chat = load.load_chat(
         where.base, revision=where.revision, template=recipe.template, date=recipe.date, variables=recipe.variables
     )
-    model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype)
+    model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype, merge=True)
     set_seed(recipe.seed)
     part.mkdir(parents=True, exist_ok=True)
     bar, metrics = watch.Bar("align"), watch.Metrics(part / "metrics.jsonl")

@@ -144,7 +144,7 @@ def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Any]
     )
     if policy in ("merged", "full") and where.full is not None:
         revision = None if where.made else where.revision
-        return load.load_model(where.full, revision=revision, dtype=recipe.dtype), chat
+        return load.load_model(where.full, revision=revision, dtype=recipe.dtype, merge=True), chat
     assert where.adapter is not None
     model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype)
     name = ALIGNED if policy == "stacked" else "default"
@@ -172,6 +172,8 @@ def _train(
         model, deviation = load.merged(model, chat.prompt(user[0]))
         say(f"Merged {where.adapter} into its base in fp32 (largest deviation of a logit: {deviation:.1e}).")
         base = str(_keep_merged(model, chat, folder))
+    elif policy == "merged" and load.is_bundled(base):
+        base = str(_keep_merged(model, chat, folder))  # what is bundled there is the base below its adapter
     safety, answered = answers(safety, model, chat, recipe, where, say)
     _record(folder, resolved, where, user, harmful, safety, answered)
     set_seed(recipe.seed)

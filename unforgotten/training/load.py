@@ -5,6 +5,7 @@ Weights are read from safetensors only, and no code of a model is run.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,23 @@ def is_adapter(model: str) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
-def load_model(model: str, *, revision: str | None = None, dtype: str = "auto") -> Any:
-    """A causal LM from a folder or the Hub. Raises ModelError that says what to do."""
+def is_bundled(model: str) -> bool:
+    """Do a base and an adapter lie together in this folder, as a run on a local model leaves them?"""
+    folder = Path(model).expanduser()
+    return (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file()
+
+
+def load_model(model: str, *, revision: str | None = None, dtype: str = "auto", merge: bool = False) -> Any:
+    """A causal LM from a folder or the Hub. Raises ModelError that says what to do.
+
+    merge: a folder in which a base and an adapter lie together (what a run leaves) becomes one plain model, so that it
+    can be fine-tuned again; otherwise the adapter stays an adapter.
+    """
     from transformers import AutoModelForCausalLM
 
     folder = Path(model).expanduser()
+    if merge and is_bundled(model):
+        return _unbundled(folder, dtype)
     try:
         return AutoModelForCausalLM.from_pretrained(
             str(folder) if folder.is_dir() else model,
@@ -39,6 +52,16 @@ def load_model(model: str, *, revision: str | None = None, dtype: str = "auto") 
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"Cannot load the model {model!r}: {_first_lines(error)}") from error
+
+
+def _unbundled(folder: Path, dtype: str) -> Any:
+    """Base and adapter of one folder, merged in fp32. Transformers would load both at once, as layers of its own."""
+    with tempfile.TemporaryDirectory() as apart:
+        for file in folder.iterdir():
+            if not file.name.startswith("adapter_") and file.suffix in (".json", ".safetensors"):
+                (Path(apart) / file.name).symlink_to(file.resolve())
+        base = load_model(apart, dtype=dtype)
+    return merged(put_adapter(base, str(folder), "default", trainable=False), [1, 2, 3])[0]
 
 
 def load_chat(
