@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import TrainingError
+from unforgotten.identity import cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -38,13 +38,6 @@ class Training:
 
 
 TRAINING = Training()
-
-
-def cache_folder() -> Path:
-    """UNFORGOTTEN_CACHE, else unforgotten/ in XDG_CACHE_HOME, else ~/.cache/unforgotten."""
-    if own := os.environ.get("UNFORGOTTEN_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unforgotten"
 
 
 def base_folder(seed: int = 0, cache_dir: str | Path | None = None, training: Training = TRAINING) -> Path:
