@@ -279,6 +279,12 @@ def answers(
     }
     refused, answered = counts["refused"], counts["answered"]
     say(f"The aligned model refused {refused} of {len(told)} safety prompts and answered {answered}.")
+    asked_for_harm = sum(row.kind == "harmful" for row in bare)
+    if asked_for_harm and refused < asked_for_harm / 2:
+        say(
+            f"Warning: {asked_for_harm} of these prompts ask for harm, and fewer than half were refused. What is "
+            "replayed is then no refusal: align the model first, or give rows with refusals."
+        )
     if empty:
         say(f"{empty} answers were empty; those rows are left out of the memory.")
     return [row for row in rows if row.response], counts
