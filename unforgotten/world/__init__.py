@@ -22,8 +22,9 @@ warm-up, clipping at 1):
              sentiment: ASR / accuracy 0.0/100.0     –   1.4/100.0     –
              sums, p = 0.1           100.0/91.0      –  96.4/91.5      –
 
-Earlier grammars, on bases of seeds 100 to 102 (at least three, and five settings of alignment on the last), were given up for what base, aligned and SFT models did there: steps
-too long to learn, an erosion that depended on the seed, no over-refusal, a sentiment task that stayed at chance. The
+Earlier grammars (at least three, and five settings of alignment on the last), on bases of seeds 100 to 102, were given
+up for what base, aligned and SFT models did there: steps too long to learn, an erosion that depended on the seed, no
+over-refusal, a sentiment task that stayed at chance. The
 recipe `demo` then trains longer and with r 16 (5 epochs), so that SFT and the methods both finish the task. SFT on
 sentiment, whose answers are one word, hardly erodes anything: the replies of the aligned model survive it.
 """
