@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import identity, registry
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
+from unforgotten.lock import alone
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe, Spec
@@ -123,8 +124,11 @@ def align(recipe: Recipe, say: Say = quiet) -> Aligned:
     base_of(recipe, say)
     if not where.made or (Path(str(where.full)) / "aligned.json").exists():
         return where
-    say(f"Aligning {recipe.model} on {len(safety_rows(recipe))} safety rows.")
-    _train(recipe, where, safety_rows(recipe))
+    final = Path(str(where.full))
+    with alone(final, say):
+        if not (final / "aligned.json").exists():
+            say(f"Aligning {recipe.model} on {len(safety_rows(recipe))} safety rows.")
+            _train(recipe, where, safety_rows(recipe))
     return where
 
 

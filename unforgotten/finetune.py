@@ -27,6 +27,7 @@ from unforgotten import identity, registry
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, RecipeError
+from unforgotten.lock import alone
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe
@@ -114,14 +115,9 @@ def finetune(recipe: Recipe, say: Say = quiet) -> Path:
     user, harmful = user_rows(recipe)
     safety = safety_rows(recipe)
     where = align(recipe, say)
-    if folder.exists() and (recorded := folder / "recipe.yaml").exists():
-        date = (yaml.safe_load(recorded.read_text()) or {}).get("date")
-        recipe = recipe.model_copy(update={"date": recipe.date or date})
-    says = f"Fine-tuning with {_names(recipe)} on {len(user)} rows" + (
-        f", {len(harmful)} of them harmful." if harmful else "."
-    )
-    say(says)
-    _train(recipe, folder, where, user, harmful, safety, say)
+    with alone(folder, say):
+        if not (folder / "trained.json").exists():
+            _train(recipe, folder, where, user, harmful, safety, say)
     return folder
 
 
@@ -164,6 +160,11 @@ def _train(
     from unforgotten.training.trainer import MethodTrainer
 
     watch.hush()
+    if folder.exists() and (recorded := folder / "recipe.yaml").exists():
+        date = (yaml.safe_load(recorded.read_text()) or {}).get("date")
+        recipe = recipe.model_copy(update={"date": recipe.date or date})
+    says = f"Fine-tuning with {_names(recipe)} on {len(user)} rows"
+    say(says + (f", {len(harmful)} of them harmful." if harmful else "."))
     policy = policy_for(recipe, where)
     model, chat = load_aligned(recipe, where, policy)
     resolved = recipe.model_copy(update={"date": chat.date if chat.uses_date else None})
