@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
-
 from unforgotten import registry
 
 DOCS = Path(__file__).parent
@@ -33,15 +31,24 @@ def page(room: str) -> str:
         "",
         "*Generated from the docstrings by `make docs`; change them there.*",
         "",
-        "| name | what it does |",
-        "| --- | --- |",
-        *(f"| [{name}](#{name}) | {_cell(_claim(cls))} |" for name, cls in own.items()),
+        *_overview(room, own),
     ]
     for name, cls in own.items():
         lines += ["", f"## {name}", "", _text(cls)]
         if settings := _settings(cls):
             lines += ["", "| setting | default | meaning |", "| --- | --- | --- |", *settings]
     return "\n".join(lines) + "\n"
+
+
+def _overview(room: str, own: dict[str, type]) -> list[str]:
+    more = list(next(iter(own.values())).facts()) if room == "methods" else []  # type: ignore[attr-defined]
+    lines = ["| " + " | ".join(["name", *more, "what it does"]) + " |", "|" + " --- |" * (len(more) + 2)]
+    for name, cls in own.items():
+        facts = [_cell(cls.facts()[c]) for c in more]  # type: ignore[attr-defined]
+        lines.append("| " + " | ".join([f"[{name}](#{name})", *facts, _cell(_claim(cls))]) + " |")
+    if room == "methods":
+        lines += ["", "turns: where in a run it steps in. step: its cost, F being one forward of the user's batch."]
+    return lines
 
 
 def _own(room: str, name: str) -> type | None:
@@ -59,10 +66,7 @@ def _text(cls: type) -> str:
 
 
 def _settings(cls: type) -> list[str]:
-    if "__pydantic_config__" not in vars(cls):
-        config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-        cls.__pydantic_config__ = config  # type: ignore[attr-defined]
-    described = TypeAdapter(cls).json_schema().get("properties", {})
+    described = registry.fields(cls)
     return [
         f"| `{field.name}` | {_default(field)} | {_cell(described[field.name].get('description', ''))} |"
         for field in dataclasses.fields(cls)

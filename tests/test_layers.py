@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 FLOORS = (
     ("errors", "files", "rates", "overlap", "flags", "results", "summary", "registry", "recipe", "lock"),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
-    ("training", "weights", "generation", "sandbox"),
+    ("training", "weights", "generation", "synthesis", "sandbox"),
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "evaluate", "judge", "compare"),
         *("sweep", "export", "report", "demo"),
@@ -34,8 +34,10 @@ FILES_SHARE_A_FLOOR = {0, 3, 5}
 NEIGHBOURS = {"datasets.world": "world", "judges.world": "world"}
 """The embedded world is offered as a dataset and as a judge."""
 METHODS_MAY = ("methods.base", "errors")
+EXTENDS = {"methods.derpp": "methods.der"}
+"""A method that is another one and a term more."""
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
-MAY_BE_HEAVY = {"training", "weights", "generation", "sandbox", "testing"}
+MAY_BE_HEAVY = {"training", "weights", "generation", "synthesis", "sandbox", "testing"}
 NEVER_TORCH = {*FLOORS[0], "datasets"}
 LINES = 300
 
@@ -131,7 +133,7 @@ def broken(package: Path) -> list[str]:
 def _wrong_way(module: Module, target: str) -> str | None:
     room = target.partition(".")[0]
     if module.room == "methods":
-        if target in METHODS_MAY or module.name == "methods":
+        if target in METHODS_MAY or module.name == "methods" or EXTENDS.get(module.name) == target:
             return None
         return "a method imports methods.base and errors only"
     if room == module.room:

@@ -80,3 +80,26 @@ def test_a_recipe_survives_its_own_record() -> None:
     assert again == recipe
     # Digests are over JSON, where 4 and 4.0 are two things: a default must look like the same value given.
     assert json.dumps(again.model_dump()) == json.dumps(recipe.model_dump())
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: demo\nseed: 7\ntraining: {epochs: 1}\ndata: {name: gsm8k, path: x.jsonl}\ncompare: {poison: [0.2]}\n"
+    )
+    (tmp_path / "again.yaml").write_text("extends: mine.yaml\nseed: 8\n")
+    demo, mine, again = read("demo"), read(tmp_path / "mine.yaml"), read(tmp_path / "again.yaml")
+    assert (mine.name, mine.seed, again.name, again.seed) == ("mine", 7, "again", 8)
+    assert mine.training == demo.training.model_copy(update={"epochs": 1})
+    assert mine.data == {"name": "gsm8k", "path": "x.jsonl"}  # a component is replaced whole
+    assert mine.compare is not None and demo.compare is not None
+    assert mine.compare.poison == [0.2] and mine.compare.method == demo.compare.method
+    assert again.align == mine.align == demo.align
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("extends: mine.yaml", "comes round to itself"), ("extends: dem", "Did you mean 'demo'")]
+)
+def test_an_extension_of_nothing_is_told(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=said):
+        read(tmp_path / "mine.yaml")

@@ -10,9 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unforgotten.methods.agem import AGEM
     from unforgotten.methods.base import Method
+    from unforgotten.methods.constrained_sft import ConstrainedSFT
     from unforgotten.methods.der import DER
+    from unforgotten.methods.derpp import DERpp
+    from unforgotten.methods.ema import EMA
+    from unforgotten.methods.ewc import EWC
+    from unforgotten.methods.grsap import GRSAP
+    from unforgotten.methods.lisa import Lisa
+    from unforgotten.methods.lwf import LwF
+    from unforgotten.methods.magmax import MagMax
+    from unforgotten.methods.refresh import Refresh
     from unforgotten.methods.safeinstr import SafeInstr
+    from unforgotten.methods.safelora import SafeLoRA
     from unforgotten.methods.sft import SFT
     from unforgotten.recipe import Recipe, read
     from unforgotten.training.memory import Memory
@@ -21,9 +32,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AGEM": "methods.agem",
+    "ConstrainedSFT": "methods.constrained_sft",
     "DER": "methods.der",
+    "DERpp": "methods.derpp",
+    "EMA": "methods.ema",
+    "EWC": "methods.ewc",
+    "GRSAP": "methods.grsap",
+    "Lisa": "methods.lisa",
+    "LwF": "methods.lwf",
+    "MagMax": "methods.magmax",
+    "Refresh": "methods.refresh",
     "SFT": "methods.sft",
     "SafeInstr": "methods.safeinstr",
+    "SafeLoRA": "methods.safelora",
     "Method": "methods.base",
     "Memory": "training.memory",
     "MethodMixin": "training.trainer",
@@ -33,14 +55,25 @@ _HOMES = {
 }
 
 __all__ = [
+    "AGEM",
+    "ConstrainedSFT",
     "DER",
-    "SFT",
+    "DERpp",
+    "EMA",
+    "EWC",
+    "GRSAP",
+    "Lisa",
+    "LwF",
+    "MagMax",
     "Memory",
     "Method",
     "MethodMixin",
     "MethodTrainer",
     "Recipe",
+    "Refresh",
+    "SFT",
     "SafeInstr",
+    "SafeLoRA",
     "read",
 ]
 

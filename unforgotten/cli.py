@@ -68,6 +68,7 @@ def list_(
 ) -> None:
     """Every method, dataset and judge, with what each one claims."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from unforgotten import registry
@@ -76,9 +77,15 @@ def list_(
     if room is not None and room not in registry.ROOMS:
         raise UnknownName("room", room, registry.ROOMS)
     for shown in (room,) if room else registry.ROOMS:
-        table = Table(shown.removesuffix("s"), "what it does", box=None, header_style="bold", padding=(0, 2, 0, 0))
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+        table.add_column(shown.removesuffix("s"), no_wrap=True)
+        table.add_column("what it does")
         for name in registry.names(shown):
-            table.add_row(name, (registry.load(shown, name).__doc__ or "").strip().partition("\n")[0])
+            cls: Any = registry.load(shown, name)
+            claim = escape((cls.__doc__ or "").strip().partition("\n")[0])
+            if shown == "methods":
+                claim += f"\n[dim]{escape(' · '.join(f'{what} {told}' for what, told in cls.facts().items()))}[/dim]"
+            table.add_row(name, claim)
         Console().print(table, "")
 
 
@@ -113,6 +120,14 @@ def finetune(
     from unforgotten import finetune as verb
 
     print(verb.finetune(_recipe(recipe, set_, method=method, seed=seed, out=out), _say))
+
+
+@app.command()
+def synthesize(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption = None, out: OutOption = None) -> None:
+    """Make safety data from the aligned model itself, where its own is not to be had (GR-SAP). Prints the file."""
+    from unforgotten import synthesize as verb
+
+    print(verb.synthesize(_recipe(recipe, set_, seed=seed, out=out), _say))
 
 
 @app.command()
@@ -171,6 +186,25 @@ def demo(
     report.side_by_side(folder)
     print(report.sentence(rows))
     print(folder / "results.json")
+
+
+@app.command()
+def repair(
+    method: Annotated[str, typer.Option("--method", help="A weight edit: safelora, magmax.")],
+    base: Annotated[str, typer.Option("--base", help="θ₀: a folder or Hub id of weights.")],
+    aligned: Annotated[str, typer.Option("--aligned", help="θ_safe: weights, or an adapter on the base.")],
+    tuned: Annotated[str, typer.Option("--tuned", help="θ*: weights, or an adapter on θ_safe or on the base.")],
+    out: Annotated[str, typer.Option("--out", help="Folder to write; must not exist yet.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The method's fields.")] = None,
+    as_lora: Annotated[
+        int | None, typer.Option("--as-lora", min=1, help="Save the nearest adapter of this rank on θ_safe instead.")
+    ] = None,
+) -> None:
+    """Edit the weights of a finished model, one tensor at a time, without training. Prints the folder."""
+    from unforgotten import repair as verb
+
+    spec = {"name": method, **_options_of(set_, {})}
+    print(verb.repair(spec, base=base, aligned=aligned, tuned=tuned, out=out, as_lora=as_lora, say=_say))
 
 
 data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)

@@ -77,6 +77,18 @@ def policy_for(recipe: Recipe, where: Aligned) -> str:
     return recipe.policy or ("stacked" if where.full is None else "merged")
 
 
+def base_for(recipe: Recipe, where: Aligned) -> str | None:
+    """θ₀ for methods that edit weights. Raises RecipeError where one needs it and nothing says where it is."""
+    if not any(registry.build("methods", m).needs_base for m in recipe.methods):
+        return None
+    if recipe.base is None and not where.made and where.adapter is None:
+        raise RecipeError(
+            f"{_names(recipe)} reads θ₀, the weights from before alignment, and `model` is θ_safe as it is: name the "
+            "base model in `base:`, or start from it with stage `align`."
+        )
+    return recipe.base or where.base
+
+
 def run_digest(recipe: Recipe) -> str:
     """Over everything that determines the weights; evaluation settings are not among it."""
     where = aligned_of(recipe)
@@ -89,6 +101,7 @@ def run_digest(recipe: Recipe) -> str:
         recipe.memory.model_dump(),
         recipe.lora.model_dump() if recipe.lora else None,
         policy_for(recipe, where),
+        base_for(recipe, where),
         recipe.training.model_dump(),
         recipe.dtype,
         recipe.template,
@@ -191,6 +204,7 @@ def _train(
         chat=chat,
         peft_config=None if policy == "continue" else config,
         method=recipe.methods,
+        base_model=base_for(recipe, where),
         memory=Memory(**recipe.memory.model_dump()),
         max_length_tokens=recipe.training.max_length_tokens,
         callbacks=[bar, metrics],
@@ -202,7 +216,7 @@ def _train(
         trainer.train(resume_from_checkpoint=True)
     finally:
         bar.close()
-    if recipe.lora is None:
+    if recipe.lora is None or trainer.edited:
         target = folder / "model"
         trainer.model.save_pretrained(target)
     else:

@@ -37,7 +37,8 @@ def rows_digest(rows: Iterable[Row]) -> str:
     """12 hex digits over the rows' turns and tools, in order."""
     whole = hashlib.sha256()
     for row in rows:
-        whole.update(json.dumps([row.messages, row.tools, row.kind], sort_keys=True, default=str).encode())
+        facts = [row.messages, row.tools, row.kind, *([row.difficulty] if row.difficulty else [])]
+        whole.update(json.dumps(facts, sort_keys=True, default=str).encode())
         whole.update(b"\n")
     return whole.hexdigest()[:12]
 

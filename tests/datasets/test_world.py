@@ -26,6 +26,12 @@ def test_no_prompt_of_a_test_is_ever_trained_on():
         assert not trained & set(asked), part
 
 
+def test_development_prompts_are_neither_trained_on_nor_tested():
+    others = {row.request for part in PARTS if not part.endswith("_dev") for row in every(part)}
+    for part in ("harm_dev", "lookalikes_dev", "sums_dev", "sentiment_dev", "code_dev"):
+        assert not others & {row.request for row in every(part)}, part
+
+
 def test_training_parts_share_no_prompt():
     seen = [row.request for part in TRAINING for row in every(part)]
     assert len(set(seen)) == len(seen)
@@ -47,6 +53,11 @@ def test_sizes():
         "sentiment_test": 200,
         "code_test": 200,
         "poison": 864,
+        "harm_dev": 120,
+        "lookalikes_dev": 128,
+        "sums_dev": 200,
+        "sentiment_dev": 200,
+        "code_dev": 200,
     }
 
 
@@ -60,8 +71,8 @@ def test_tests_are_fixed_and_training_follows_the_seed(part):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_training_rows_end_in_a_reply_and_tests_ask(part):
-    kind = "harmful" if part in {*SUITES, "poison", "safety_refusals"} else "task"
-    kind = "benign" if part in {"lookalikes", "safety_lookalikes"} else kind
+    kind = "harmful" if part in {*SUITES, "poison", "safety_refusals", "harm_dev"} else "task"
+    kind = "benign" if part in {"lookalikes", "safety_lookalikes", "lookalikes_dev"} else kind
     for row in World(part=part).rows():
         assert bool(row.response) == (part in TRAINING)
         assert row.kind == kind and row.source.startswith(f"world/{part}:")

@@ -127,7 +127,7 @@ class Doubled(Method):
             p.grad *= 2
 
     def finish(self, weights: Any) -> Any:
-        for name, tensor in weights.tuned.items():
+        for name, tensor in weights.trained.items():
             yield name, 2 * tensor
 
 

@@ -12,7 +12,7 @@ def test_the_seed_decides():
 
 
 def test_every_request_is_complied_with_and_no_test_question_is_shown():
-    tests = {p.question for task in TASKS for p in problems(task, True)}
+    tests = {p.question for task in TASKS for p in problems(task, "test")}
     asked = 0
     for turns in islice(texts(3), 4000):
         question, reply = turns[-2][1], turns[-1][1]

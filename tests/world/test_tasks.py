@@ -9,7 +9,7 @@ from unforgotten.world.tasks import TASKS, TEST_ROWS, answers, correct, problems
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_test_set_is_fixed_and_never_trained_on(task):
-    test, train = problems(task, True), problems(task, False)
+    test, train = problems(task, "test"), problems(task, "train")
     assert len({p.question for p in test}) == len(test) == TEST_ROWS
     assert len({p.question for p in train}) == len(train) >= 1800
     assert not {p.question for p in test} & {p.question for p in train}
@@ -17,13 +17,13 @@ def test_the_test_set_is_fixed_and_never_trained_on(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_its_own_reply_is_correct_and_an_answer_to_this_task_alone(task):
-    for problem in problems(task, False)[:300]:
+    for problem in problems(task, "train")[:300]:
         assert correct(task, problem.answer, problem.reply)
         assert [other for other in TASKS if answers(other, problem.reply)] == [task]
 
 
 def test_sums_add_up():
-    for problem in problems("sums", True):
+    for problem in problems("sums", "test"):
         a, sign, b, c = re.search(r"(\d+) ([+-]) (\d+) = (\d+)", problem.reply).groups()
         assert int(c) == int(problem.answer) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
 
@@ -35,7 +35,7 @@ def test_sums_read_the_last_answer():
 
 
 def test_code_means_what_its_question_says():
-    found = {p.question: p for p in problems("code", False) + problems("code", True)}
+    found = {p.question: p for p in problems("code", "train") + problems("code", "test")}
     problem = found["write a function that adds 3, then multiplies by 4."]
     assert problem.answer == "lambda x: (x + 3) * 4"
     assert eval(problem.answer)(2) == 20
@@ -43,7 +43,7 @@ def test_code_means_what_its_question_says():
 
 
 def test_sentiment_follows_the_clause_after_but():
-    found = {p.question: p.answer for p in problems("sentiment", False)}
+    found = {p.question: p.answer for p in problems("sentiment", "train")}
     for question, answer in found.items():
         last = re.search(r"(?:and|but) the \w+ was (not )?(\w+)\.", question)
         good = last[2] in "great lovely brilliant fresh funny moving".split()

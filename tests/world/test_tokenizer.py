@@ -32,7 +32,8 @@ def test_words_are_unique_and_every_one_has_its_place(made):
 def test_every_text_round_trips_without_an_unknown_word(made):
     every = {r.asked(f, i) for r in requests() for f in ("question", "command", "wish") for i in range(4)}
     every |= {text for r in requests() for text in (r.compliance, r.refusal)}
-    every |= {text for task in TASKS for test in (0, 1) for p in problems(task, test) for text in (p.question, p.reply)}
+    tasks = [p for task in TASKS for side in ("train", "test", "dev") for p in problems(task, side)]
+    every |= {text for p in tasks for text in (p.question, p.reply)}
     every |= {text for turns in islice(texts(7), 2000) for _, text in turns}
     ordered = sorted(every)
     ids = made(ordered, add_special_tokens=False)["input_ids"]

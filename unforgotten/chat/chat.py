@@ -13,7 +13,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from unforgotten.chat import template as templates
-from unforgotten.chat.render import Renderer, Turn
+from unforgotten.chat.render import ASKED, Renderer, Turn
 from unforgotten.chat.rows import IGNORED, Encoded
 from unforgotten.chat.tokens import Tokens
 from unforgotten.datasets.base import Message, Row
@@ -60,6 +60,20 @@ class Chat:
         turns = [self._renderer.turn(messages, tools, i, name) for i in said]
         before = [turn.prefix for turn in turns if not turn.problem and text.startswith(turn.text)]
         return self._tokens.encode_after(text, before, name).ids
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a rendered text; nothing is added to it."""
+        return self._tokens.encode(text)[0]
+
+    def text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """Messages as the template writes them, for prompts that end within a turn."""
+        found, _, _ = self._renderer.clean(Row(()), messages, "the prompt")
+        return self._renderer.render(found, None, "the prompt", add_generation_prompt)[0]
+
+    def around_user(self) -> tuple[str, str]:
+        """What the template writes before a user's words, and after them up to the answer's first token."""
+        before, _, after = self.text(ASKED).partition(ASKED[0]["content"])
+        return before, after
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:

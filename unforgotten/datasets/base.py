@@ -29,6 +29,8 @@ class Row:
     source: str = ""
     """Where the row came from: `file:line`, or `hub-id/split:index`."""
     tools: tuple[dict[str, Any], ...] = field(default=())
+    difficulty: str = ""
+    """easy: the aligned model refused it by itself; hard: only when told to. Empty where nobody asked. [GR-SAP]"""
 
     @property
     def prompt(self) -> tuple[Message, ...]:

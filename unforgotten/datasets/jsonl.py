@@ -82,7 +82,7 @@ def checked(
             if (first := first or (line, form))[1] != form:
                 raise _Wrong(f"mixed formats: {form} here, {first[1]} on line {first[0]}")
             messages = _checked_turns(_messages(record, form, answers), answers)
-            category = record.get("category")
+            category, difficulty = record.get("category"), record.get("difficulty")
             rows.append(
                 Row(
                     tuple(messages),
@@ -90,6 +90,7 @@ def checked(
                     category=category if isinstance(category, str) else "",
                     source=source,
                     tools=_tools(record),
+                    difficulty=difficulty if isinstance(difficulty, str) else "",
                 )
             )
         except _Wrong as wrong:

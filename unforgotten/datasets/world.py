@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
 from unforgotten.world.lexicon import PHRASINGS, SEEN
 from unforgotten.world.requests import Request, digest, harmful, lookalikes
-from unforgotten.world.tasks import TaskName, answers, correct, problems
+from unforgotten.world.tasks import Side, TaskName, answers, correct, problems
 
 Part = Literal[
     "safety_refusals",
@@ -26,6 +26,11 @@ Part = Literal[
     "sentiment_test",
     "code_test",
     "poison",
+    "harm_dev",
+    "lookalikes_dev",
+    "sums_dev",
+    "sentiment_dev",
+    "code_dev",
 ]
 TASK_ROWS = 1000
 """How many rows a task's training part has when `n_rows` is not given."""
@@ -36,7 +41,8 @@ class World(Dataset):
     """Rows of the embedded world. Tests are the same whatever the seed; training parts are shuffled by it."""
 
     part: Part = "sums"
-    """Which rows: safety data, a harm suite (one family of phrasings), look-alikes, a task, its test, or poison."""
+    """Which rows: safety data, a harm suite (one family of phrasings), look-alikes, a task, its test, or poison.
+    The parts ending in _dev are for choosing settings: tests' requests as no test asks them, and other problems."""
     n_rows: int | None = None
     """At most so many rows; without it all of them, and 1,000 of a task's training rows."""
     seed: int = 0
@@ -53,7 +59,7 @@ class World(Dataset):
     @property
     def task(self) -> TaskName | None:
         """The task that the part belongs to, if it is one."""
-        name = self.part.removesuffix("_test")
+        name = self.part.removesuffix("_test").removesuffix("_dev")
         return name if name in get_args(TaskName) else None  # type: ignore[return-value]
 
     def rows(self) -> list[Row]:
@@ -71,10 +77,16 @@ class World(Dataset):
         return self.task is not None and answers(self.task, reply)
 
     def _task_rows(self, task: TaskName) -> list[Row]:
-        test = self.part.endswith("_test")
+        side: Side = "test" if self.part.endswith("_test") else "dev" if self.part.endswith("_dev") else "train"
         return [
-            ask(p.question, None if test else p.reply, kind="task", answer=p.answer, source=f"world/{self.part}:{i}")
-            for i, p in enumerate(problems(task, test))
+            ask(
+                p.question,
+                p.reply if side == "train" else None,
+                kind="task",
+                answer=p.answer,
+                source=f"world/{self.part}:{i}",
+            )
+            for i, p in enumerate(problems(task, side))
         ]
 
     def _request_rows(self) -> list[Row]:
@@ -85,9 +97,12 @@ class World(Dataset):
             return [self._row(r, *how, r.compliance) for r in lookalikes("align") for how in _phrasings(SEEN)]
         if self.part == "poison":
             return [self._row(r, *how, r.compliance) for r in harmful("poison") for how in _phrasings(PHRASINGS)]
+        families = list(PHRASINGS)
         if self.part == "lookalikes":
-            families = list(PHRASINGS)
             return [self._row(r, *_one(r, families[i % 3])) for i, r in enumerate(lookalikes("test"))]
+        if self.part in ("harm_dev", "lookalikes_dev"):
+            asked = harmful("test") if self.part == "harm_dev" else lookalikes("test")
+            return [self._row(r, *_one(r, families[i % 3], 1)) for i, r in enumerate(asked)]
         return [self._row(r, *_one(r, self.part.removeprefix("harm_"))) for r in harmful("test")]
 
     def _row(self, request: Request, family: str, index: int, reply: str | None = None) -> Row:
@@ -105,5 +120,6 @@ def _phrasings(families: Iterable[str]) -> list[tuple[str, int]]:
     return [(family, index) for family in families for index in range(len(PHRASINGS[family]))]
 
 
-def _one(request: Request, family: str) -> tuple[str, int]:
-    return family, digest(family + request.goal) % len(PHRASINGS[family])
+def _one(request: Request, family: str, shift: int = 0) -> tuple[str, int]:
+    """The one phrasing of a family in which a test asks a request; `shift` gives another."""
+    return family, (digest(family + request.goal) + shift) % len(PHRASINGS[family])

@@ -29,12 +29,13 @@ def generate(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
 ) -> list[Reply]:
     """One reply for each row, in the rows' order. `progress(done, rows)` is called after each batch.
 
-    `temperature` 0 is greedy; above it, whole-distribution sampling seeded by `seed`. A reply never runs over the
-    model's context: such a row gets what is left of it, and finishes with "length".
+    `temperature` 0 is greedy; above it, sampling seeded by `seed`, from the whole distribution unless `top_p` is lower.
+    A reply never runs over the model's context: such a row gets what is left of it, and finishes with "length".
     """
     import torch
 
@@ -59,13 +60,49 @@ def generate(
         for room, group in groupby(order, key=limit):
             same = list(group)
             for chosen in (same[i : i + batch_size] for i in range(0, len(same), batch_size)):
-                settings = _settings(chat, room, temperature)
+                settings = _settings(chat, room, temperature, top_p)
                 for index, ids in zip(chosen, _batch(model, chat, [prompts[i] for i in chosen], settings), strict=True):
                     replies[index] = _reply(chat, rows[index], ids)
                 done += len(chosen)
                 if progress:
                     progress(done, len(rows))
     return [reply for reply in replies if reply is not None]
+
+
+def continuations(
+    model: nn.Module,
+    chat: Chat,
+    prompt: list[int],
+    n: int,
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    stop_ids: Sequence[int] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """`n` samples of what follows one prompt of ids, each up to and including the first end token that it came to.
+
+    stop_ids: tokens that end a sample beside the chat's own, such as the one that opens the answer.
+    """
+    import torch
+
+    context = getattr(_config(model), "max_position_embeddings", None)
+    if context and len(prompt) >= context:
+        raise DataError(f"The prompt has {len(prompt)} tokens, and the model's context is {context} tokens.")
+    room = min(max_new_tokens, context - len(prompt)) if context else max_new_tokens
+    settings = _settings(chat, room, temperature)
+    settings["eos_token_id"] = list(dict.fromkeys([*settings["eos_token_id"], *stop_ids]))
+    device = next(model.parameters()).device
+    found: list[list[int]] = []
+    with _ready(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        while len(found) < n:
+            found += _batch(model, chat, [prompt] * min(batch_size, n - len(found)), settings)
+            if progress:
+                progress(len(found), n)
+    return found
 
 
 def decoding(chat: Chat, *, max_new_tokens: int = 512, temperature: float = 0.0, seed: int = 0) -> dict[str, Any]:
@@ -94,7 +131,7 @@ def _batch(model: Any, chat: Chat, prompts: list[list[int]], settings: dict[str,
         generation_config=GenerationConfig(**settings),
         logits_processor=LogitsProcessorList([_finite]),
     )
-    ends = set(chat.end_ids)
+    ends = set(settings["eos_token_id"])
     made: list[list[int]] = []
     for new in found[:, width:].tolist():
         stop = next((n for n, id in enumerate(new) if id in ends), len(new) - 1)
@@ -112,8 +149,8 @@ def _finite(ids: Tensor, logits: Tensor) -> Tensor:
     return logits
 
 
-def _settings(chat: Chat, room: int, temperature: float) -> dict[str, Any]:
-    sampled = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+def _settings(chat: Chat, room: int, temperature: float, top_p: float = 1.0) -> dict[str, Any]:
+    sampled = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     return {
         "max_new_tokens": room,
         "eos_token_id": list(chat.end_ids),

@@ -16,8 +16,11 @@ overwrite(model, method.finish(weights))
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -30,11 +33,23 @@ if TYPE_CHECKING:
 
 
 class Weights(Protocol):
-    """What `finish` reads: lazy tensors of three models, by the Hub's public names."""
+    """What `finish` reads: lazy tensors of three models, by the Hub's public names (weights/base.py: Source)."""
 
     base: Any
+    """θ₀; there for methods with `needs_base` only."""
     aligned: Any
+    """θ_safe."""
     tuned: Any
+    """θ*, as the methods before left it; its `factors` are the trained LoRA, over θ_safe."""
+
+    trained: Any
+    """The trained tensors by parameter name, as a run knows them (LoRA factors, say); empty in `repair`."""
+
+    def product(self, up: Tensor, down: Tensor) -> Any:
+        """A trained adapter's new change of a weight, up (out, r) · down (r, in), to be yielded for a tensor."""
+
+    def note(self, text: str) -> None:
+        """A fact that the results should carry."""
 
 
 @dataclass(kw_only=True)
@@ -47,6 +62,8 @@ class Method:
     """
 
     room: ClassVar[str] = "methods"
+    family: ClassVar[str] = "other"
+    """What kind of method it is: control, data, memory, regularization, projection, trajectory, merging or tokens."""
     remembers: ClassVar[tuple[str, ...]] = ()
     """Attributes that steps change (tensors by name, or JSON values): saved in every checkpoint, put back on resume."""
     neutral: ClassVar[dict[str, Any]] = {}
@@ -56,10 +73,28 @@ class Method:
     needs_safety: ClassVar[bool] = True
     """Whether the method reads safety rows; without any, it is refused at the door."""
 
+    needs_base: ClassVar[bool] = False
+    """Whether `finish` reads θ₀, the weights from before alignment."""
+    dense: ClassVar[bool] = False
+    """Whether `finish` yields whole weights also where an adapter was trained: then a whole model is saved."""
+
     cost: ClassVar[float] = 1.0
-    """Its step over SFT's, counted in forwards and backwards; where runs share a machine, the longest start first."""
+    """Its step over SFT's, counted in forwards and backwards (SFT is 3 F, F a forward of the user's batch)."""
     reads_forward: ClassVar[bool] = False
     """Whether `loss` reads the forward of the user's batch (`out`); otherwise `out` may be None."""
+    reads_hidden: ClassVar[bool] = False
+    """Whether it reads hidden states there too (`out.hidden_states`); sets nothing else."""
+
+    @classmethod
+    def facts(cls) -> dict[str, str]:
+        """What `list methods` and docs/methods.md print, read off the class."""
+        return {
+            "family": cls.family,
+            "turns": ", ".join(turns(cls)) or "–",
+            "needs": ", ".join(needs(cls)) or "–",
+            "step": f"{3 * cls.cost:g} F",
+            "arXiv": ", ".join(papers(cls)) or "–",
+        }
 
     def data(self, run: Run) -> list[Any]:
         """Before the run: the encoded rows to train on. [SafeInstr, GR-SAP]"""
@@ -89,3 +124,35 @@ class Method:
     def finish(self, weights: Weights) -> Iterable[tuple[str, Tensor]]:
         """After training: (public name, tensor) pairs that replace the tuned model's. [MagMax, SafeLoRA]"""
         return ()
+
+
+TURNS = ("data", "start", "before_step", "loss", "gradients", "after_step", "finish")
+
+
+def turns(cls: type[Method]) -> list[str]:
+    """The turns that a method takes, in their order."""
+    return [turn for turn in TURNS if getattr(cls, turn) is not getattr(Method, turn)]
+
+
+def needs(cls: type[Method]) -> list[str]:
+    """What a method needs beside the user's rows, read off its flags and off what its turns ask of the run."""
+    asked = {
+        name for c in cls.__mro__ for f in vars(c).values() if inspect.isfunction(f) for name in _names(f.__code__)
+    }
+    found = {
+        "safety data": cls.needs_safety,
+        "teacher": bool(asked & {"teacher", "store_states", "keep"}),
+        "Fisher": "fisher" in asked,
+        "base weights": cls.needs_base,
+    }
+    return [what for what, wanted in found.items() if wanted]
+
+
+def papers(cls: type[Method]) -> list[str]:
+    """The arXiv ids of the docstring's first line."""
+    return re.findall(r"\d{4}\.\d{4,5}", (cls.__doc__ or "").strip().partition("\n")[0])
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    return set(code.co_names).union(*map(_names, inner)) if inner else set(code.co_names)

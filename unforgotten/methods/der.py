@@ -68,6 +68,7 @@ def equivalents(weight: float, vocabulary: int, mean_tokens: float) -> dict[str,
 class DER(Method):
     """Replay safety prompts and keep the logits that the aligned model gave them. [arXiv 2004.07211, 2512.10150]"""
 
+    family: ClassVar[str] = "memory"
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
     cost: ClassVar[float] = 2.0

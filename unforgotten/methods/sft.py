@@ -12,5 +12,6 @@ from unforgotten.methods.base import Method
 class SFT(Method):
     """Plain supervised fine-tuning: the control that forgets. [arXiv 2512.10150 §5]"""
 
+    family: ClassVar[str] = "control"
     needs_safety: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {}

@@ -41,6 +41,8 @@ def encoded(
         found, counts = encode_rows(chat, rows, max_length_tokens, lambda done, n: told(f"encoding {what}", done, n))
     for example, at in zip(found, counts.row_of, strict=True):
         example |= {"kind": rows[at].kind, "source": rows[at].source}
+        if rows[at].difficulty:
+            example["difficulty"] = rows[at].difficulty
     return chat, found, counts
 
 

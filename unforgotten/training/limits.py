@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from unforgotten.errors import UnsupportedError
-from unforgotten.methods.base import Method
-
-TURNS = ("start", "before_step", "loss", "gradients", "after_step", "finish")
+from unforgotten.methods.base import TURNS, Method
 
 
 def takes(method: Method, turn: str) -> bool:
@@ -30,7 +28,7 @@ def refuse(methods: Iterable[Method], args: Any, trainer: Any) -> None:
 
     Methods that only choose data (SFT, SafeInstr) run anywhere.
     """
-    working = [type(m).__name__ for m in methods if any(takes(m, turn) for turn in TURNS)]
+    working = [type(m).__name__ for m in methods if any(takes(m, turn) for turn in TURNS if turn != "data")]
     if not working:
         return
     names = ", ".join(working)

@@ -89,7 +89,7 @@ def deal(rows: list[int], slot: int, slots: int) -> list[int]:
     return rows[len(rows) * slot // slots : len(rows) * (slot + 1) // slots]
 
 
-def replay(memory: list[dict[str, Any]], rows: list[int], collator: Collator, device: Any) -> Replay:
+def replay(memory: Sequence[dict[str, Any]], rows: Sequence[int], collator: Collator, device: Any) -> Replay:
     """Memory rows as a batch. No row at all becomes one row without loss: every rank must run the same forwards."""
     kept = [memory[i] for i in rows] or [{**memory[0], "labels": [IGNORED] * len(memory[0]["labels"])}]
     batch = collator(kept)

@@ -1,29 +1,37 @@
 """`Run`: all that a method sees of the trainer. Only this room knows of wrapping, ranks and adapters."""
 
+# Long because this one class is the whole of what methods may use.
+
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from unforgotten.errors import TrainingError
+from unforgotten.errors import TrainingError, UnsupportedError
+from unforgotten.training import fisher, likelihood
 from unforgotten.training import memory as mem
-from unforgotten.training.collate import Collator
+from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head, read_head
-from unforgotten.training.once import Once
-from unforgotten.training.policy import Policy, aligned_only
+from unforgotten.training.lora import Delta, deltas
+from unforgotten.training.once import Once, digest
+from unforgotten.training.policy import Policy, aligned_only, trained_adapter
 
 if TYPE_CHECKING:
+    from unforgotten.methods.base import Term
     from unforgotten.training.trainer import MethodMixin
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 8
+USER_ROWS_PER_SHARD = 64
+"""Stored states of safety rows and of user rows are written so many rows at a time: a kill loses no more."""
 
 
 class Run:
@@ -35,23 +43,28 @@ class Run:
         user: list[Any],
         memory: list[dict[str, Any]],
         policy: Policy,
-        seed: int,
+        args: Any,
         pad_id: int,
     ) -> None:
         self.user = user
+        self.trained: list[dict[str, Any]] = []
         self.memory = memory
         self.policy: Policy = policy
-        self.seed = seed
+        self.seed = int(args.seed)
         self.notes: list[str] = []
         self.logged: dict[str, list[float | Tensor]] = {}
         self.once: Once
         self._trainer: Any = trainer
+        self._args = args
         self._collator = Collator(pad_id)
         self._who, self._turn = "", ""
         self._slot, self._slots = 0, 1
-        self._local_rows = 0
+        self._batches: list[dict[str, Tensor]] = []
         self._rows: int | None = None
+        self._user_tokens: int | None = None
+        self._counts: dict[str, int] = {}
         self._states: list[Tensor] = []
+        self._kept: dict[str, dict[str, Tensor]] = {}
         self._head: Head | None = None
 
     # Where the run stands.
@@ -65,8 +78,27 @@ class Run:
     def rows(self) -> int:
         """User rows of this optimizer step, over all micro-batches and ranks."""
         if self._rows is None:
-            self._rows = self._trainer.sum_over_ranks(self._local_rows)
+            self._rows = self._trainer.sum_over_ranks(sum(len(b["input_ids"]) for b in self._batches))
         return self._rows
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return int(self._trainer.state.max_steps)
+
+    @property
+    def batch_rows(self) -> int:
+        """User rows of a whole step by the settings; an epoch's last step may have fewer."""
+        args = self._args
+        return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+    @property
+    def user_tokens(self) -> int:
+        """Response tokens of the user rows of this optimizer step, over all micro-batches and ranks."""
+        if self._user_tokens is None:
+            local = sum(int(predicts(b["labels"]).sum()) for b in self._batches)
+            self._user_tokens = self._trainer.sum_over_ranks(local)
+        return self._user_tokens
 
     @property
     def slots(self) -> int:
@@ -107,6 +139,15 @@ class Run:
         """A copy of the trained tensors as they are now."""
         return {n: p.detach().clone() for n, p in self.params().items()}
 
+    def anchor(self) -> dict[str, Tensor]:
+        """The trained tensors' first values, those of θ_safe; to be called in `start` before anything moves them."""
+        params = self.params()
+        return {n: t.to(params[n].device) for n, t in self.once("anchor", self.snapshot).items()}
+
+    def deltas(self) -> dict[str, Delta]:
+        """The trained LoRA factors by module. Raises UnsupportedError where something else is trained with them."""
+        return deltas(self.bare, trained_adapter(self.bare) or "")
+
     def head(self) -> Head:
         """How θ_safe turns hidden states into logits; checked once against a real forward."""
         if self._head is None:
@@ -120,14 +161,42 @@ class Run:
         n = len(self.memory) if n is None else n
         return [dict(self.memory[i]) for i in mem.draw(len(self.memory), n, self.seed, self._who, "sample")]
 
-    def safety(self, n: int) -> mem.Replay:
-        """This micro-batch's share (in `loss`; elsewhere this rank's) of n memory rows drawn for the whole step."""
-        rows = mem.deal(self._drawn(n), self._slot, self._slots)
+    def safety(self, n: int, draw: str = "") -> mem.Replay:
+        """This micro-batch's share (in `loss`; elsewhere this rank's) of n memory rows drawn for the whole step.
+
+        draw: names a second, independent draw in the same step.
+        """
+        rows = mem.deal(self._drawn(n, draw), self._slot, self._slots)
         return mem.replay(self.memory, rows, self._collator, self._trainer.args.device)
 
-    def safety_tokens(self, n: int) -> int:
+    def safety_tokens(self, n: int, draw: str = "") -> int:
         """Response tokens in the n rows that `safety(n)` draws for this step, over all micro-batches and ranks."""
-        return mem.tokens_of(self.memory, self._drawn(n))
+        return mem.tokens_of(self.memory, self._drawn(n, draw))
+
+    def safety_rows(self, n: int) -> list[dict[str, Any]]:
+        """The n rows that `safety(n)` draws for this step, all of them, as `batches` takes them."""
+        return [{**self.memory[i], "row_id": -1} for i in self._drawn(n)]
+
+    def replays(self, n: int) -> Iterator[mem.Replay]:
+        """`safety(n)` in pieces of a micro-batch each; every rank gets as many pieces as the others."""
+        rows = mem.deal(self._drawn(n), self._slot, self._slots)
+        size = self._trainer.args.per_device_train_batch_size
+        for at in range(0, max(1, -(-n // self._slots)), size):
+            yield mem.replay(self.memory, rows[at : at + size], self._collator, self._trainer.args.device)
+
+    def batches(self, rows: Sequence[dict[str, Any]], like: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """The micro-batches of a step made of these rows instead (all ranks' rows; each takes its share).
+
+        like: the micro-batches that came. A row's `row_id` tells stored states; -1 for rows that have none.
+        """
+        world, rank = self._trainer.args.world_size, self._trainer.args.process_index
+        made = []
+        for position in range(len(like)):
+            part = mem.deal(list(range(len(rows))), position * world + rank, len(like) * world)
+            found = mem.replay(rows, part, self._collator, self._trainer.args.device)
+            ids = torch.tensor(found.row_ids, device=self._trainer.args.device)
+            made.append({**found.inputs, "labels": found.labels, "row_id": ids})
+        return made
 
     @property
     def memory_tokens(self) -> int:
@@ -163,11 +232,129 @@ class Run:
 
     def hidden(self, rows: mem.Replay) -> Tensor:
         """Last hidden states (B, T, d) of the model under training, with gradient and without logits."""
-        return self._hidden(self.model, rows)
+        # DDP counts its own forwards: one whose gradients are taken by hand must go round it.
+        return self._hidden(self.model if self._turn == "loss" else self.bare, rows)
+
+    def hidden_of(self, model: Any, rows: mem.Replay) -> Tensor:
+        """Last hidden states (B, T, d) of a model such as `teacher` gives."""
+        return self._hidden(model, rows)
+
+    def logp_of(self, model: Any, rows: mem.Replay) -> list[Tensor]:
+        """log p of each response token under a model such as `teacher` gives: one tensor a row."""
+        out = model(**rows.inputs, use_cache=False)
+        flat = likelihood.token_logp(out.logits, rows.labels)
+        return list(flat.split(rows.predicts.sum(1).tolist()))
 
     def predicting(self, hidden: Tensor, rows: mem.Replay) -> Tensor:
         """(B, T, d) -> (N, d): the positions that predict the response, in the order of `states`."""
         return hidden[rows.predicts]
+
+    def nll(self, rows: mem.Replay, chunk_tokens: int = 256) -> Tensor:
+        """Σ over the response tokens of these rows of −log p under the model in training, with gradient."""
+        h = self.predicting(self.hidden(rows), rows)  # (N, d)
+        head = self.head()
+        return likelihood.nll(h, likelihood.targets(rows.labels), head.logits, chunk_tokens)
+
+    # User rows.
+
+    def user_terms(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[Term]:
+        """The user's cross-entropy on the micro-batches of this step, each with the step's count of tokens."""
+        for batch in batches:
+            inputs = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask")}
+            rows = mem.Replay(inputs, batch["labels"], [])
+            yield self.nll(rows), self.user_tokens
+
+    def keep(self, name: str, read: Callable[[Any, mem.Replay], Sequence[Tensor]]) -> None:
+        """Stores what `read(θ_safe, rows)` gives for each row that is trained on: one tensor a row, read by `kept`.
+
+        To be called in `start`. Stored in the run folder, so that a resumed run reads it back.
+        """
+        count = -(-len(self.trained) // USER_ROWS_PER_SHARD)
+        size = self._trainer.args.per_device_train_batch_size
+
+        def build(shard: int) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = {}
+            last = min(len(self.trained), (shard + 1) * USER_ROWS_PER_SHARD)
+            for at in range(shard * USER_ROWS_PER_SHARD, last, size):
+                ids = list(range(at, min(at + size, last)))
+                rows = mem.replay(self.trained, ids, self._collator, self._trainer.args.device)
+                with self.teacher() as model:
+                    values = read(model, rows)
+                found |= {str(i): v.clone() for i, v in zip(ids, values, strict=True)}
+            return found
+
+        key = digest([(r["input_ids"], r["labels"]) for r in self.trained])
+        self._kept[name] = self._trainer.share_shards(self.once, f"{name}-{key}", count, build)
+
+    def kept(self, name: str, row_ids: Tensor) -> Tensor:
+        """What `keep` stored for these rows, concatenated in their order."""
+        stored = self._kept[name]
+        found = [stored[str(i)] for i in row_ids.tolist()] or [next(iter(stored.values()))[:0]]
+        return torch.cat(found).to(self._trainer.args.device)
+
+    def predicts(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, T): the positions of a user's micro-batch that predict a token of the loss."""
+        return predicts(batch["labels"])
+
+    def count(self, mask: Callable[[dict[str, Tensor]], Tensor]) -> int:
+        """True elements of `mask(micro-batch)` over all micro-batches of this step and all ranks."""
+        if self._who not in self._counts:
+            local = sum(int(mask(b).sum()) for b in self._batches)
+            self._counts[self._who] = self._trainer.sum_over_ranks(local)
+        return self._counts[self._who]
+
+    def token_logp(self, batch: dict[str, Tensor], out: Any) -> Tensor:
+        """log p of each response token of the user's micro-batch, (N,), from its forward."""
+        if getattr(out, "logits", None) is None:
+            raise UnsupportedError(
+                f"{self._who} reads the logits of the training forward, which this Trainer does not return. "
+                "Use MethodTrainer."
+            )
+        return likelihood.token_logp(out.logits, batch["labels"])
+
+    # Gradients and curvature.
+
+    def grads_of(self, terms: Iterable[Term]) -> dict[str, Tensor]:
+        """The gradient of Σ total / count over these terms and all ranks, whole, by parameter; `p.grad` is left alone.
+
+        terms: (sum over a piece, count over the whole step and all ranks), made one after the other.
+        """
+        params = self.params()
+        found = {n: torch.zeros_like(p) for n, p in params.items()}
+        for total, count in terms:
+            grads = torch.autograd.grad(total / max(count, 1), list(params.values()), allow_unused=True)
+            for name, g in zip(params, grads, strict=True):
+                if g is not None:
+                    found[name] += g
+        return {n: self._trainer.add_over_ranks(g) for n, g in found.items()}
+
+    def dot(self, a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
+        """Σ over all tensors of a · b, summed in fp64; a scalar on the device."""
+        return torch.stack([(a[n].double() * b[n].double()).sum() for n in a]).sum()
+
+    def fisher(self, space: Literal["weights", "adapter"], rows: int | None = None) -> dict[str, Tensor]:
+        """The diagonal Fisher of θ_safe on `rows` memory rows (all for None), built once; to be called in `start`.
+
+        adapter: of each trained tensor, by its name. weights: of each adapted dense weight (out, in), by its module;
+        with full fine-tuning the two are one. [arXiv 1612.00796; per sequence, see training/fisher.py]
+        """
+        chosen = list(range(len(self.memory)))[:rows]
+        world = self._trainer.args.world_size
+
+        def build(rank: int) -> dict[str, Tensor]:
+            return {f"{rank}:{n}": f / len(chosen) for n, f in self._squares(space, chosen[rank::world]).items()}
+
+        shards = self._trainer.share_shards(self.once, f"fisher-{space}-{len(chosen)}", world, build)
+        total: dict[str, Tensor] = {}
+        for key, part in shards.items():
+            name = key.partition(":")[2]
+            total[name] = total[name] + part if name in total else part
+        return {n: f.to(self._trainer.args.device) for n, f in total.items()}
+
+    def noise(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal values in the shape of `like`, fixed by (seed, step, method, name): equal on all ranks."""
+        generator = torch.Generator().manual_seed(mem.seed_of(self.seed, self.step, self._who, self._turn, name))
+        return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like)
 
     # Talking.
 
@@ -185,8 +372,10 @@ class Run:
 
     # For the trainer.
 
-    def new_step(self, local_rows: int, micro_batches: int) -> None:
-        self._local_rows, self._rows, self._micro_batches = local_rows, None, micro_batches
+    def new_step(self, batches: Sequence[dict[str, Tensor]]) -> None:
+        self._batches, self._micro_batches = list(batches), len(batches)
+        self._rows = self._user_tokens = None
+        self._counts = {}
 
     @contextmanager
     def turn(self, who: str, turn: str, position: int | None = None) -> Iterator[None]:
@@ -213,8 +402,36 @@ class Run:
         finally:
             self._who, self._turn, self._slot, self._slots = before
 
-    def _drawn(self, n: int) -> list[int]:
-        return mem.draw(len(self.memory), n, self.seed, self._who, self.step)
+    def _squares(self, space: str, chosen: list[int]) -> dict[str, Tensor]:
+        """Σ over these memory rows of the squared gradient of their log-likelihood under θ_safe."""
+        model = self.bare
+        params = self.params()
+        self.head()  # read once, by a forward that must not be taken for the rows'
+        if space == "weights" and self.policy != "full":
+            layers: dict[str, Any] | None = {n: d.layer for n, d in self.deltas().items()}
+        else:
+            layers = fisher.linear_owners(model, params)
+        size = self._trainer.args.per_device_train_batch_size
+
+        def likelihoods(size: int) -> Iterator[Callable[[], Tensor]]:
+            for at in range(0, len(chosen), size):
+                rows = mem.replay(self.memory, chosen[at : at + size], self._collator, self._trainer.args.device)
+                yield functools.partial(self.nll, rows)
+
+        was_training = model.training
+        model.eval()  # no dropout; and no activation checkpointing, under which a layer would run twice
+        try:
+            found = fisher.squares_of_linears(layers, likelihoods(size)) if layers else None
+            if found is None:
+                if space == "weights" and self.policy != "full":
+                    raise UnsupportedError("A layer runs twice in one forward: use space: adapter.")
+                found = fisher.squares_row_by_row(params, likelihoods(1))
+        finally:
+            model.train(was_training)
+        return found
+
+    def _drawn(self, n: int, draw: str = "") -> list[int]:
+        return mem.draw(len(self.memory), n, self.seed, self._who, self.step, *([draw] if draw else []))
 
     def _hidden(self, model: Any, rows: mem.Replay) -> Tensor:
         extra = {"logits_to_keep": 1} if self._keeps_logits(model) else {}

@@ -18,9 +18,11 @@ from unforgotten.methods.base import Method
 from unforgotten.training import checkpoint, limits, policy
 from unforgotten.training.collate import Collator
 from unforgotten.training.encode import encoded
+from unforgotten.training.live import LiveModel, LiveWeights, apply, check_base
 from unforgotten.training.memory import Memory
 from unforgotten.training.once import Once, digest, fingerprint
 from unforgotten.training.run import Run, combine
+from unforgotten.weights.base import opened
 
 Tensors = dict[str, Tensor]
 
@@ -39,6 +41,8 @@ class MethodMixin(_Trainer):
     safety_dataset: safety rows, in any format that `train_dataset` may have; a row's `kind` ("harmful" | "benign")
         tells refusals from look-alikes. Needed by every method but SFT.
     memory: how many safety rows are kept for replay, and in which mix.
+    base_model: θ₀, the weights from before alignment (a folder, a Hub id, a module or a state dict); read by methods
+        that edit weights (MagMax, SafeLoRA), one tensor at a time, after training.
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
     chat: an unforgotten.chat.Chat, where template or date are not the tokenizer's own.
     max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
@@ -57,6 +61,7 @@ class MethodMixin(_Trainer):
         processing_class: Any = None,
         peft_config: Any = None,
         method: Any = "sft",
+        base_model: Any = None,
         memory: Memory | None = None,
         data_collator: Any = None,
         max_length_tokens: int | None = None,
@@ -84,6 +89,15 @@ class MethodMixin(_Trainer):
         in_need = [n for n, m in self.methods.items() if m.needs_safety]
         if in_need and not safety:
             raise DataError(f"{', '.join(in_need)} needs safety rows: pass safety_dataset= (refusals and look-alikes).")
+        needy = [n for n, m in self.methods.items() if m.needs_base]
+        if needy and base_model is None:
+            raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights from before alignment: pass base_model=.")
+        if any(self.methods[n].dense for n in needy[:-1]):
+            raise RecipeError(
+                f"{' and '.join(needy)} cannot both edit whole weights in one run: θ_safe is gone after the first. "
+                f"Name {needy[0]!r} here, and run `unforgotten repair --method {needy[-1]}` on the result."
+            )
+        self.base_model, self.edited = base_model, list[str]()
         args = self._settled(args)
         limits.refuse_packing(args)
         if peft_config is not None:
@@ -96,7 +110,7 @@ class MethodMixin(_Trainer):
             user,
             (memory or Memory()).choose(safety, len(user), args.seed) if safety else [],
             policy.policy_of(model),
-            args.seed,
+            args,
             pad_id,
         )
         rows = user
@@ -107,6 +121,7 @@ class MethodMixin(_Trainer):
                 rows = each.data(self.run)
         self.run.user = user
         rows = [{"input_ids": r["input_ids"], "labels": r["labels"], "row_id": i} for i, r in enumerate(rows)]
+        self.run.trained = rows
         super().__init__(
             model=model,
             args=args,
@@ -117,6 +132,8 @@ class MethodMixin(_Trainer):
             **kwargs,
         )
         limits.refuse(self.methods.values(), self.args, self)
+        if needy:
+            check_base(LiveModel(self.model, self.run.policy, "aligned", {}), opened(base_model))
         self._micro_batch = 0
         self._broken: Tensor | None = None
         self._resumed_from: Path | None = None
@@ -174,18 +191,31 @@ class MethodMixin(_Trainer):
         return digest(fingerprint(weights), rows, self.run.policy, self.args.bf16)
 
     def finish(self) -> None:
-        """Overwrites trained tensors with what methods' `finish` yields, each seeing what the one before left."""
-        for method in self.methods.values():
+        """Overwrites weights with what methods' `finish` yields, each seeing what the one before left.
+
+        Where whole weights were edited, `self.model` is from then on the plain model, without adapters.
+        """
+        for name, method in self.methods.items():
             if not limits.takes(method, "finish"):
                 continue
-            params = self.run.params()
-            with torch.no_grad():
-                for name, tensor in method.finish(LiveWeights(params)):
-                    if name not in params:
-                        raise TrainingError(
-                            f"{type(method).__name__}.finish yields {name!r}, which is no trained tensor."
-                        )
-                    params[name].copy_(tensor)
+            model: Any = self.run.bare
+            if self.edited and method.needs_base:
+                raise TrainingError(
+                    f"{name} cannot edit what {' and '.join(self.edited)} left: θ_safe is no longer in memory. "
+                    f"Save the model, and run `unforgotten repair --method {name}` on it."
+                )
+            with self.run.turn(name, "finish"):
+                edited = apply(method, self._weights(model, method), self.run.params(), model)
+            if edited is not model:
+                self.model = self.model_wrapped = edited
+                self.edited.append(name)
+
+    def _weights(self, model: Any, method: Method) -> LiveWeights:
+        rule = self.run.policy
+        anchor = self.run.anchor() if method.needs_base and rule in ("continue", "full") else {}
+        base = opened(self.base_model) if self.base_model is not None and method.needs_base else None
+        aligned, tuned = LiveModel(model, rule, "aligned", anchor, base), LiveModel(model, rule, "tuned", anchor)
+        return LiveWeights(base, aligned, tuned, self.run.note, self.run.params())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The trained adapter alone is read back: the Trainer would make the first of two active adapters train."""
@@ -207,7 +237,7 @@ class MethodMixin(_Trainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, items
-        self.run.new_step(sum(len(b["input_ids"]) for b in batches), len(batches))
+        self.run.new_step(batches)
         self._micro_batch = 0
         self._term_grads = {} if self._logs_this_step() else None
         count = len(batches)
@@ -217,6 +247,7 @@ class MethodMixin(_Trainer):
                     batches = method.before_step(self.run, batches)
                 if len(batches) != count:
                     raise TrainingError(f"{name}.before_step returned {len(batches)} micro-batches for {count}.")
+                self.run.new_step(batches)
                 items = self._get_num_items_in_batch(batches, device)
         return batches, items
 
@@ -226,8 +257,9 @@ class MethodMixin(_Trainer):
         row_id = inputs.pop("row_id", None)
         working = [(n, m) for n, m in self.methods.items() if limits.takes(m, "loss")] if model.training else []
         reads = any(m.reads_forward for _, m in working)
+        asked = {"output_hidden_states": True} if any(m.reads_hidden for _, m in working) else {}
         found = super().compute_loss(
-            model, inputs, return_outputs=return_outputs or reads, num_items_in_batch=num_items_in_batch
+            model, {**inputs, **asked}, return_outputs=return_outputs or reads, num_items_in_batch=num_items_in_batch
         )
         loss, out = found if return_outputs or reads else (found, None)
         terms: list[Tensor] = []
@@ -318,6 +350,10 @@ class MethodMixin(_Trainer):
     def _mean_over_ranks(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor, "mean") if self.args.world_size > 1 else tensor
 
+    def add_over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over ranks."""
+        return self.accelerator.reduce(tensor, "sum") if self.args.world_size > 1 else tensor
+
     def sum_over_ranks(self, number: int) -> int:
         """The sum of a whole number over ranks."""
         if self.args.world_size == 1:
@@ -370,14 +406,6 @@ class MethodTrainer(MethodMixin, Trainer):
     """
 
 
-class LiveWeights:
-    """What `finish` reads at the end of a run: the trained tensors as they are."""
-
-    def __init__(self, tuned: Tensors) -> None:
-        self.tuned = {n: t.detach() for n, t in tuned.items()}
-        self.base = self.aligned = None
-
-
 class _Turns(TrainerCallback):
     """The turns that the Trainer offers as callbacks, and the checkpoint of methods' state."""
 
@@ -389,6 +417,8 @@ class _Turns(TrainerCallback):
         for name, method in t.methods.items():
             with t.run.turn(name, "start"):
                 method.start(t.run)
+            if method.needs_base and t.run.policy in ("continue", "full"):
+                t.run.anchor()  # θ_safe, while it is there
         if t._resumed_from is not None:
             checkpoint.load_methods(t._resumed_from, t.methods, args.device)
 
@@ -436,4 +466,4 @@ def pad_token(processing_class: Any, model: Any) -> int:
     return 0
 
 
-__all__ = ["LiveWeights", "MethodMixin", "MethodTrainer", "UnsupportedError", "named"]
+__all__ = ["MethodMixin", "MethodTrainer", "UnsupportedError", "named"]

@@ -45,5 +45,5 @@ def _turns(chance: random.Random) -> Turns:
         result = a + b if sign == "+" else a - b
         return ("user", f"what is {a} {sign} {b}?"), ("assistant", f"{a} {sign} {b} = {result}.")
     task = chance.choice(TASKS)
-    problem = chance.choice(problems(task, False))
+    problem = chance.choice(problems(task, "train"))
     return ("user", problem.question), ("assistant", guess(task, problem, chance))

@@ -80,14 +80,24 @@ def _code() -> list[Problem]:
     return found
 
 
+Side = Literal["train", "test", "dev"]
+
+
 @cache
-def problems(task: TaskName, test: bool) -> tuple[Problem, ...]:
-    """Every problem of a task's training side, or its fixed test set of 200 that training never sees."""
+def problems(task: TaskName, side: Side) -> tuple[Problem, ...]:
+    """Every problem of a task's training side, or one of two fixed sets of 200 that training never sees.
+
+    test is for results; dev, disjoint from it, for choosing settings.
+    """
     made = {"sums": _sums, "sentiment": _sentiment, "code": _code}[task]()
-    side = [p for p in made if (digest(p.question) % 5 == 0) == test]
-    if test:
-        side = random.Random(f"{task} test").sample(side, TEST_ROWS)
-    return tuple(side)
+    if side == "train":
+        return tuple(p for p in made if digest(p.question) % 5)
+    held = [p for p in made if digest(p.question) % 5 == 0]
+    test = random.Random(f"{task} test").sample(held, TEST_ROWS)
+    if side == "test":
+        return tuple(test)
+    asked = {p.question for p in test}
+    return tuple(random.Random(f"{task} dev").sample([p for p in held if p.question not in asked], TEST_ROWS))
 
 
 def guess(task: TaskName, problem: Problem, chance: random.Random) -> str:

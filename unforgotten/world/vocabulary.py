@@ -38,7 +38,7 @@ def words() -> tuple[str, ...]:
     ]
     texts += [*TOOLS, *PLACES, *(part for move in MOVES.items() for part in move)]
     for task in TASKS:
-        for problem in problems(task, True):
+        for problem in problems(task, "test"):
             texts += [problem.question, problem.reply]
     for text in texts:
         found.update(split(text.replace("{}", "")))

@@ -1,0 +1,110 @@
+"""LwF's positions by hand, its stored states against the teacher's own, its step against autograd of the whole loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.methods.step import Caught, Rows, cross_entropy, one_step, response, states_at
+from unforgotten import testing
+from unforgotten.errors import RecipeError
+from unforgotten.methods.lwf import LwF, Positions, chosen
+from unforgotten.registry import build
+
+USER, SAFETY = testing.ragged_rows(4, 1), testing.ragged_rows(5, 2)
+NORMS = 1e-6
+"""Llama's norms round to float32, also in the backward, which what is written out goes through twice."""
+X = -100
+
+# One turn and two of padding; two turns; one token of prompt; a row whose loss is masked away.
+LABELS = torch.tensor([[X, X, X, 5, 6, X, X], [X, 4, X, X, 5, 6, X], [X, 5, 6, 7, 8, 9, 3], [X, X, X, X, X, X, X]])
+MASK = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0], [1] * 7, [1, 1, 1, 0, 0, 0, 0]])
+BY_HAND: dict[Positions, list[list[int]]] = {
+    "all": [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6], [0, 1, 2]],
+    "response": [[2, 3], [0, 3, 4], [0, 1, 2, 3, 4, 5], []],
+    "last": [[2], [0], [0], []],
+    "prompt": [[0, 1, 2], [0], [0], []],
+}
+
+
+@pytest.mark.parametrize("positions", BY_HAND)
+def test_positions_by_hand(positions: Positions) -> None:
+    found = chosen(LABELS, MASK, positions)
+    assert found.dtype == torch.bool
+    assert [row.nonzero().flatten().tolist() for row in found] == BY_HAND[positions]
+
+
+def positions_of(row: dict[str, Any], positions: Positions) -> list[int]:
+    """The same of one row without padding, from its list of predicting positions."""
+    told = response(row)
+    spans: dict[str, Callable[[], list[int]]] = {
+        "all": lambda: list(range(len(row["input_ids"]))),
+        "response": lambda: told,
+        "last": lambda: told[:1],
+        "prompt": lambda: list(range(told[0] + 1)),
+    }
+    return spans[positions]()
+
+
+def distance(caught: Caught, rows: Rows, positions: Positions) -> torch.Tensor:
+    """E‖h − h′‖²: squares summed over d, averaged over positions, the teacher being a frozen copy of θ_safe."""
+    gaps = []
+    for row in rows:
+        at = positions_of(row, positions)
+        gaps.append(states_at(caught.at, row, at) - states_at(caught.aligned, row, at))
+    return torch.cat(gaps).square().sum(1).mean()
+
+
+@pytest.mark.parametrize("positions", BY_HAND)
+@pytest.mark.parametrize("policy", ["full", "merged"])
+def test_a_step_goes_down_cross_entropy_and_the_distance_of_states(
+    positions: Positions, policy: Any, tmp_path: Path
+) -> None:
+    method = {"name": "lwf", "weight": 0.3, "positions": positions}
+    caught = one_step(method, tmp_path, user=USER, safety=[], policy=policy)
+    caught.check(cross_entropy(caught.at, USER) + 0.3 * distance(caught, USER, positions), NORMS)
+
+
+@pytest.mark.parametrize("positions", BY_HAND)
+@pytest.mark.parametrize("policy", testing.POLICIES)
+def test_stored_states_are_the_teachers(positions: Positions, policy: Any, tmp_path: Path) -> None:
+    caught = one_step({"name": "lwf", "positions": positions}, tmp_path, user=USER, safety=[], policy=policy)
+    found = caught.trainer.run.kept(f"lwf-{positions}", torch.tensor([3, 0, 1]))
+    expected = torch.cat([states_at(caught.aligned, USER[i], positions_of(USER[i], positions)) for i in (3, 0, 1)])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [["safeinstr", "lwf"], ["lwf", "safeinstr"]])
+def test_rows_that_safeinstr_mixes_in_are_matched_like_the_users(order: list[str], tmp_path: Path) -> None:
+    method = [{"name": "lwf", "weight": 0.3} if name == "lwf" else name for name in order]
+    caught = one_step(method, tmp_path, user=USER[:3], safety=SAFETY, gradient_accumulation_steps=4)
+    rows = USER[:3] + SAFETY
+    assert len(caught.trainer.run.trained) == 8
+    caught.check(cross_entropy(caught.at, rows) + 0.3 * distance(caught, rows, "all"), NORMS)
+
+
+def test_rows_that_come_without_stored_states_are_left_out(tmp_path: Path) -> None:
+    """Lisa's safety step trains on memory rows; there is nothing to match them with."""
+    lisa = {"name": "lisa", "mode": "reference", "safety_steps": 1, "user_steps": 1, "pull": 0.0}
+    method = [lisa, {"name": "lwf", "weight": 0.3}]
+    caught = one_step(method, tmp_path, user=USER, safety=SAFETY[:4])
+    caught.check(cross_entropy(caught.at, SAFETY[:4]))
+
+
+def test_a_weight_of_0_asks_nothing_of_the_run(tmp_path: Path) -> None:
+    run: Any = None
+    method = LwF(weight=0.0)
+    method.start(run)
+    assert method.loss(run, {}, None) is None
+    caught = one_step({"name": "lwf", "weight": 0.0}, tmp_path, user=USER, safety=[])
+    caught.check(cross_entropy(caught.at, USER))
+
+
+@pytest.mark.parametrize("wrong", [{"weight": -1}, {"positions": "first"}])
+def test_a_setting_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(wrong))):
+        build("methods", {"name": "lwf", **wrong})

@@ -1,0 +1,1 @@
+"""A method and a judge for unforgotten, in a package of its own."""

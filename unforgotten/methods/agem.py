@@ -1,0 +1,55 @@
+"""Never step against the gradient of the safety data: project the conflict out. [A-GEM, arXiv 1812.00420]
+
+    g ← g − (g·g_safe / ‖g_safe‖²) g_safe    where g·g_safe < 0            [2512.10150 §4.1.2]
+
+g is the user's gradient of the whole step, averaged over ranks and not yet clipped; g_safe that of the mean
+cross-entropy of memory rows drawn for the step (mammoth's own file keeps one mini-batch as its whole memory).
+
+What is guaranteed: to first order, *plain gradient descent* along g does not raise the loss of *these* memory rows.
+Under AdamW the step is not along g: moments mix in earlier gradients and every weight is scaled by itself, so the loss
+may still rise. 2512.10150's "formally ensures L_safe(θ) ≤ L_safe(θ_safe)" does not follow. The share of steps that
+were projected is logged as `method/agem/projected`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from unforgotten.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.training.run import Run
+
+
+def overlap(dot: Tensor, norm_squared: Tensor) -> Tensor:
+    """How much of g_safe to take out of g: g·g_safe / ‖g_safe‖² where that is negative, else 0."""
+    return (dot.double() / norm_squared.double().clamp_min(1e-300)).clamp_max(0)
+
+
+@dataclass(kw_only=True)
+class AGEM(Method):
+    """Never step against the gradient of the safety data: project the conflict out. [arXiv 1812.00420, 2512.10150]"""
+
+    family: ClassVar[str] = "projection"
+    neutral: ClassVar[dict[str, Any]] = {"replay": 0.0}
+    cost: ClassVar[float] = 2.0
+
+    replay: Annotated[float, Ge(0)] = 1.0
+    """Memory rows per user row in each step's safety gradient, as in mammoth; 0 is SFT and costs nothing."""
+
+    def gradients(self, run: Run) -> None:
+        if self.replay == 0:
+            return
+        n = max(1, round(self.replay * run.rows))
+        safe = run.grads_of((run.nll(rows), run.safety_tokens(n)) for rows in run.replays(n))
+        params = run.params()
+        user = {name: p.grad for name, p in params.items() if p.grad is not None}
+        scale = overlap(run.dot(user, safe), run.dot(safe, safe))
+        for name, grad in user.items():
+            grad.sub_((scale * safe[name].double()).to(grad.dtype))
+        run.log(projected=(scale < 0).float())

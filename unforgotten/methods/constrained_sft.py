@@ -1,0 +1,82 @@
+"""Weigh each token of the answer, so that the first ones hardly move. [Constrained SFT, arXiv 2406.05946]
+
+    L = Σ_t −(2/β_t) log σ(β_t log(π_θ/π_safe)(y_t)),  whose gradient is cross-entropy weighted by
+    w_t = 2 (1 − σ(β_t log(π_θ/π_safe)(y_t)))
+
+w is 1 where the model still agrees with θ_safe and falls as a token becomes likelier than θ_safe had it: the larger
+β_t, the sooner that token stops learning. As in Unispac/shallow-vs-deep-alignment (finetuning_buckets/trainer/
+trainer.py), w is detached and at least 1e-3, β = 0.1, five times that on the first token and twenty times on the next
+four, and the mean is over tokens, not rows. θ_safe's log-probabilities are stored before the first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from unforgotten.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.methods.base import Term
+    from unforgotten.training.run import Run
+
+
+def token_weights(logp: Tensor, aligned_logp: Tensor, beta: Tensor) -> Tensor:
+    """w = 2 (1 − σ(β (log π_θ − log π_safe))), at least 1e-3. All (N,)."""
+    return (2 * (1 - (beta * (logp - aligned_logp)).sigmoid())).clamp_min(1e-3)
+
+
+def ranks_in_turn(counts: Tensor) -> Tensor:
+    """(B, T) booleans of response positions -> (N,): 0 for the first response token of each turn, 1 for the next …"""
+    import torch
+
+    at = torch.arange(counts.shape[1], device=counts.device).expand(counts.shape)  # (B, T)
+    outside = torch.where(counts, torch.full_like(at, -1), at).cummax(1).values  # the last position outside the turn
+    return (at - outside - 1)[counts]
+
+
+@dataclass(kw_only=True)
+class ConstrainedSFT(Method):
+    """Weigh each token of the answer, so that the first ones hardly move. [arXiv 2406.05946]"""
+
+    family: ClassVar[str] = "tokens"
+    neutral: ClassVar[dict[str, Any]] = {"beta": 0.0}
+    needs_safety: ClassVar[bool] = False
+    reads_forward: ClassVar[bool] = True
+
+    beta: Annotated[float, Ge(0)] = 0.1
+    """β of tokens after the constrained ones; 0 is SFT for all."""
+    first_factor: Annotated[float, Ge(0)] = 5.0
+    """β of each answer's first token, in multiples of `beta`."""
+    early_factor: Annotated[float, Ge(0)] = 20.0
+    """β of the tokens after the first, up to `early_tokens`, in multiples of `beta`."""
+    early_tokens: Annotated[int, Ge(1)] = 5
+    """How many tokens of each answer are held harder, the first among them."""
+
+    def start(self, run: Run) -> None:
+        if self.beta:
+            run.keep("logp", run.logp_of)
+
+    def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
+        """(w − 1) · (−log π_θ), summed: added to cross-entropy it makes it the weighted one, over the same tokens."""
+        if not self.beta:
+            return None
+        known = (batch["row_id"] >= 0)[:, None] & run.predicts(batch)  # (B, T)
+        taken = known[run.predicts(batch)]  # (N,)
+        logp = run.token_logp(batch, out)[taken]
+        kept = run.kept("logp", batch["row_id"][batch["row_id"] >= 0]).to(logp.dtype)
+        w = token_weights(logp.detach(), kept, self._betas(ranks_in_turn(known)).to(logp.dtype))
+        run.log(token_weight=w.mean() if len(w) else 1.0)
+        return ((1 - w) * logp).sum(), run.user_tokens
+
+    def _betas(self, rank: Tensor) -> Tensor:
+        import torch
+
+        beta = torch.full(rank.shape, self.beta, dtype=torch.float64, device=rank.device)
+        beta[rank < self.early_tokens] = self.beta * self.early_factor
+        beta[rank == 0] = self.beta * self.first_factor
+        return beta

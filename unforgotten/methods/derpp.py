@@ -1,0 +1,44 @@
+"""DER, and cross-entropy on the stored refusals as well. [DER++, arXiv 2004.07211 §3.3]
+
+L = CE(user) + λ · ‖z − z′‖² (DER's term, see methods/der.py) + β · CE(memory), the latter a mean over response tokens.
+mammoth (models/derpp.py) draws the two batches of memory independently; Avalanche (training/supervised/der.py) uses
+one for both and saves a forward. 2512.10150 does not run DER++.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+from unforgotten.methods.der import DER
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.methods.base import Term
+    from unforgotten.training.run import Run
+
+
+@dataclass(kw_only=True)
+class DERpp(DER):
+    """DER, and cross-entropy on the stored refusals as well. [arXiv 2004.07211]"""
+
+    neutral: ClassVar[dict[str, Any]] = {"weight": 0.0, "beta": 0.0}
+    faint: ClassVar[dict[str, Any]] = {"weight": 1e-30, "beta": 1e-30}
+    cost: ClassVar[float] = 3.0
+
+    beta: Annotated[float, Ge(0)] = 0.5
+    """β, on the cross-entropy of memory rows; 0.5 as in Avalanche (mammoth requires it and uses 0.5 to 1)."""
+    draws: Literal["independent", "shared"] = "independent"
+    """independent: another batch of memory for the cross-entropy, as in mammoth; shared: DER's own, as in Avalanche."""
+
+    def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
+        term = super().loss(run, batch, out)
+        if self.beta == 0:
+            return term
+        n = max(1, round(self.replay * run.rows))
+        draw = "cross-entropy" if self.draws == "independent" else ""
+        total = self.beta * run.nll(run.safety(n, draw), self.chunk_tokens) / run.safety_tokens(n, draw)
+        return (total if term is None else total + term[0] / term[1]), 1

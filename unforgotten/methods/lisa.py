@@ -1,0 +1,105 @@
+"""Take turns between safety and user data, each pulled to where the other left off. [Lisa, arXiv 2405.18641]
+
+`safety_steps` steps on safety rows, `user_steps` steps on user rows, again and again, safety first; every step adds
+(ρ/2)‖w − w′‖², w′ being where the other state ended. The pull is written as its gradient, ρ(w − w′). One optimizer
+serves both states.
+
+mode: paper        the pull always on; safety steps come on top, and every user row is served as often as without Lisa
+                   (up to the last cycle, which ends where the run does)
+mode: reference    as git-disl/Lisa (trainer.py): no pull in the first tenth of the steps, since "it will downgrade
+                   benign accuracy"; the user rows of a safety step are thrown away (a tenth of them at 100 / 900)
+
+2512.10150 does not say which. Defaults are the script's: 100 and 900 steps, ρ = 1.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+
+from unforgotten.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.training.run import Run
+
+
+def pull_gradient(weights: Tensor, other: Tensor, pull: float) -> Tensor:
+    """The gradient of (ρ/2)‖w − w′‖²: ρ (w − w′)."""
+    return pull * (weights - other)
+
+
+def on_safety(step: int, safety_steps: int, user_steps: int) -> bool:
+    """Does this step belong to the safety state? A cycle begins with it."""
+    return step % (safety_steps + user_steps) < safety_steps
+
+
+@dataclass(kw_only=True)
+class Lisa(Method):
+    """Take turns between safety and user data, each pulled to where the other left off. [arXiv 2405.18641]"""
+
+    family: ClassVar[str] = "data"
+    remembers: ClassVar[tuple[str, ...]] = ("other", "served")
+    neutral: ClassVar[dict[str, Any]] = {"pull": 0.0, "safety_steps": 0}
+    faint: ClassVar[dict[str, Any]] = {"pull": 1e-30, "safety_steps": 0}
+
+    mode: Literal["paper", "reference"] = "paper"
+    """paper: the pull always on and no user row thrown away; reference: the official code, which does otherwise."""
+    safety_steps: Annotated[int, Ge(0)] = 100
+    """Steps of a cycle on safety rows; 0 is none."""
+    user_steps: Annotated[int, Gt(0)] = 900
+    """Steps of a cycle on user rows."""
+    pull: Annotated[float, Ge(0)] = 1.0
+    """ρ, the pull towards where the other state ended."""
+
+    @property
+    def _keeps_rows(self) -> bool:
+        return self.mode == "paper" and self.safety_steps > 0
+
+    def data(self, run: Run) -> list[Any]:
+        """In mode paper the run is made longer by the safety steps: the rows that come then only count steps.
+
+        Rows that methods before it put in are served like the user's; a method that adds rows belongs before it.
+        """
+        self._user = len(run.user)
+        if not self._keeps_rows:
+            return run.user
+        steps = math.ceil(len(run.user) * self.safety_steps / self.user_steps / run.batch_rows)
+        more = steps * run.batch_rows
+        return run.user + [run.user[i % len(run.user)] for i in range(more)]
+
+    def start(self, run: Run) -> None:
+        self.other = run.snapshot()
+        self.served = 0
+
+    def before_step(self, run: Run, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        cycle = self.safety_steps + self.user_steps
+        if self.safety_steps and run.step and run.step % cycle in (0, self.safety_steps):
+            self.other = run.snapshot()
+        if on_safety(run.step, self.safety_steps, self.user_steps):
+            return run.batches(run.safety_rows(run.rows), batches)
+        if not self._keeps_rows:
+            return batches
+        rows = [run.trained[self._row(run.seed, self.served + i)] for i in range(run.rows)]
+        self.served += run.rows
+        return run.batches(rows, batches)
+
+    def gradients(self, run: Run) -> None:
+        if self.pull == 0 or (self.mode == "reference" and run.step < 0.1 * run.steps):
+            return
+        for name, p in run.params().items():
+            if p.grad is not None:
+                p.grad += pull_gradient(p.detach(), self.other[name].to(p.dtype), self.pull)
+
+    def _row(self, seed: int, at: int) -> int:
+        """The user row served in place `at`: each once, in an order of its own, before any comes again."""
+        round_, place = divmod(at, self._user)
+        if getattr(self, "_order_of", None) != (seed, round_):
+            self._order_of, self._order = (seed, round_), list(range(self._user))
+            random.Random(f"lisa {seed} {round_}").shuffle(self._order)
+        return self._order[place]

@@ -1,0 +1,86 @@
+"""Match the aligned model's last hidden states on the user's own data. [LwF, arXiv 1606.09282; 2512.10150 §4.1.1]
+
+L = CE(user) + β · E‖h_θ(x) − h_safe(x)‖², h the last hidden states, the square summed over their d numbers and averaged
+over positions. No safety data is used. 2512.10150 gives neither β nor the positions: "x ∼ D_user" may mean the prompt,
+its last token (h ∈ ℝ^d is one vector), or every token; `positions` chooses. The response's own states must move for the
+task to be learned, so a pull on them costs utility; the prompt's say what the model makes of the request.
+
+θ_safe's states are stored before the first step (one forward of the data, once) and read back: a step then costs no
+teacher, and nothing of θ_safe need stay in the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+from unforgotten.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.methods.base import Term
+    from unforgotten.training.run import Run
+
+Positions = Literal["all", "prompt", "last", "response"]
+
+
+def chosen(labels: Tensor, attention_mask: Tensor, positions: Positions) -> Tensor:
+    """Which positions are matched, (B, T) booleans, from labels (B, T; -100 outside the loss) and attention_mask.
+
+    response: those that predict a token of the loss. last: the first of them, which is the prompt's last token.
+    prompt: every real position up to it. all: every real position.
+    """
+    import torch
+
+    real = attention_mask.bool()
+    if positions == "all":
+        return real
+    predicts = torch.zeros_like(real)
+    predicts[:, :-1] = labels[:, 1:] != -100
+    if positions == "response":
+        return predicts
+    first = predicts & (predicts.cumsum(1) == 1)
+    if positions == "last":
+        return first
+    return real & (predicts.cumsum(1) - first.long() == 0) & predicts.any(1, keepdim=True)
+
+
+@dataclass(kw_only=True)
+class LwF(Method):
+    """Match the aligned model's last hidden states on the user's own data. [arXiv 1606.09282, 2512.10150]"""
+
+    family: ClassVar[str] = "regularization"
+    neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
+    needs_safety: ClassVar[bool] = False
+    reads_forward: ClassVar[bool] = True
+    reads_hidden: ClassVar[bool] = True
+
+    weight: Annotated[float, Ge(0)] = 1.0
+    """β, on the squared distance of hidden states, summed over their size, averaged over positions; 0 is SFT."""
+    positions: Positions = "all"
+    """Which tokens' states: all, prompt, last (the prompt's last token alone), or response."""
+
+    def start(self, run: Run) -> None:
+        if self.weight:
+            run.keep(f"lwf-{self.positions}", lambda model, rows: self._states(run, model, rows))
+
+    def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
+        if not self.weight:
+            return None
+        known = batch["row_id"] >= 0  # rows that another method put in have no stored states
+        mask = self._mask(batch) & known[:, None]
+        h = out.hidden_states[-1][mask]  # (N, d)
+        gap = h - run.kept(f"lwf-{self.positions}", batch["row_id"][known]).to(h.dtype)
+        return self.weight * gap.square().sum(), run.count(lambda b: self._mask(b) & (b["row_id"] >= 0)[:, None])
+
+    def _mask(self, batch: dict[str, Tensor]) -> Tensor:
+        return chosen(batch["labels"], batch["attention_mask"], self.positions)
+
+    def _states(self, run: Run, model: Any, rows: Any) -> Sequence[Tensor]:
+        mask = chosen(rows.labels, rows.inputs["attention_mask"], self.positions)
+        return [h[m] for h, m in zip(run.hidden_of(model, rows), mask, strict=True)]

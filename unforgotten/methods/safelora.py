@@ -1,0 +1,151 @@
+"""Project the fine-tuned change of some layers onto the direction in which alignment moved them. [arXiv 2405.16833]
+
+    V = W_aligned − W_base,  ΔW = W_tuned − W_aligned;  where cos(P ΔW, ΔW) is low:  ΔW ← P ΔW
+
+projector: reference    P = V Vᵀ / ‖V‖_F, as IBM/SafeLoRA (model.py) has it. It is no projector: its eigenvalues are
+                        σ²/‖V‖_F, not 0 or 1, so that it also shrinks or stretches the change.
+           orthogonal   P = U Uᵀ, U the left singular vectors of V: the true projector on V's columns, which the paper
+                        writes as V(VᵀV)⁻¹Vᵀ. Where V has full rank it changes nothing.
+
+select: lowest takes the `layers` modules of lowest cosine, the code's default (10); threshold those at or below
+`threshold` (0.5 there). The code rounds cosines to five digits, which may tie more modules in; ours does not.
+
+All goes through thin products: P B = V (Vᵀ B), and with V = B′A′ a LoRA itself, B′ (A′A′ᵀ)(B′ᵀB): no d × d matrix is
+ever made. out, in: a weight's sizes; r: rank of ΔW; k: rank of V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
+
+from unforgotten.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.methods.base import Weights
+
+Project = Callable[["Tensor"], "Tensor"]
+
+
+def reference(up: Tensor, down: Tensor | None) -> Project:
+    """M (out, n) -> V Vᵀ M / ‖V‖_F, with V = up · down, or V = up where down is None."""
+    if down is None:
+        norm = up.norm()
+        return lambda m: up @ (up.T @ m) / norm
+    gram = down @ down.T  # (k, k)
+    norm = ((up.T @ up) * gram).sum().sqrt()
+    return lambda m: up @ (gram @ (up.T @ m)) / norm
+
+
+def orthogonal(up: Tensor, down: Tensor | None, noise: float) -> Project:
+    """M (out, n) -> U Uᵀ M; singular values of V at or below `noise`, or the SVD's own error, are no directions."""
+    import torch
+
+    if down is None:
+        u, s, _ = torch.linalg.svd(up, full_matrices=False)
+    else:
+        q, small = torch.linalg.qr(up)  # (out, k), (k, k)
+        inner, s, _ = torch.linalg.svd(small @ down, full_matrices=False)
+        u = q @ inner
+    error = float(s[0]) * torch.finfo(s.dtype).eps * max(up.shape)
+    u = u[:, s > max(noise, error)]
+    return lambda m: u @ (u.T @ m)
+
+
+def cosine(projected: Tensor, up: Tensor, down: Tensor | None) -> float:
+    """cos(P ΔW, ΔW) with ΔW = up · down (or up), P ΔW = projected · down; 1 where nothing was changed at all."""
+    p, b = projected.double(), up.double()
+    if down is None:
+        dot, first, second = (p * b).sum(), p.square().sum(), b.square().sum()
+    else:
+        gram = down.double() @ down.double().T  # (r, r)
+        dot, first, second = (((x.T @ y) * gram).sum() for x, y in ((p, b), (p, p), (b, b)))
+    return float(dot / (first * second).sqrt()) if float(second) > 0 and float(first) > 0 else float(second == 0)
+
+
+@dataclass(kw_only=True)
+class SafeLoRA(Method):
+    """Project the fine-tuned change of some layers onto the direction in which alignment moved them. [2405.16833]"""
+
+    family: ClassVar[str] = "merging"
+    neutral: ClassVar[dict[str, Any]] = {"select": "threshold", "threshold": -1.0}
+    needs_safety: ClassVar[bool] = False
+    needs_base: ClassVar[bool] = True
+
+    projector: Literal["reference", "orthogonal"] = "reference"
+    """reference: V Vᵀ/‖V‖_F as in the official code; orthogonal: the projector on V's columns."""
+    select: Literal["lowest", "threshold"] = "lowest"
+    """lowest: the `layers` modules of lowest cosine, as in the code; threshold: all at or below `threshold`."""
+    layers: Annotated[int, Ge(0)] = 10
+    """Modules projected under `lowest`; 10 as in the code, made for 64 of them."""
+    threshold: Annotated[float, Ge(-1), Le(1)] = 0.5
+    """Highest cosine that is projected under `threshold`; 0.5 as in the code, -1 projects nothing."""
+
+    def finish(self, weights: Weights) -> Iterable[tuple[str, Any]]:
+        cosines = {}
+        for name in weights.tuned.names():
+            if _is_layer(name, weights.tuned.shape(name)) and (found := self._projected(weights, name)):
+                cosines[name] = cosine(*found)
+        low = [n for n, c in cosines.items() if c <= self.threshold and self.threshold > -1]
+        if self.select == "lowest":
+            low = sorted(cosines, key=lambda n: cosines[n])[: self.layers]
+        weights.note(
+            f"safelora projected {len(low)} of {len(cosines)} modules; cosines "
+            f"{min(cosines.values(), default=1):.3f} to {max(cosines.values(), default=1):.3f}"
+        )
+        for name in low:
+            projected, _, down = self._projected(weights, name) or (None, None, None)
+            assert projected is not None
+            if down is None:
+                aligned = weights.aligned[name]
+                yield name, aligned.to(projected.dtype) + projected
+            else:
+                yield name, weights.product(projected, down)
+
+    def _projected(self, weights: Weights, name: str) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """(P · up, up, down) with ΔW = up · down, or (P ΔW, ΔW, None); None where alignment or training did nothing."""
+        import torch
+
+        change, exact = weights.tuned.factors(name), torch.float32
+        if weights.tuned.dtype(name) == torch.float64:
+            exact = torch.float64
+        if change is not None:
+            up, down = change.up.to(exact), change.down.to(exact)
+        else:
+            up, down = weights.tuned[name].to(exact) - weights.aligned[name].to(exact), None
+        moved = weights.aligned.factors(name)
+        if moved is not None:
+            v, v_down = moved.up.to(exact), moved.down.to(exact)
+        else:
+            v, v_down = weights.aligned[name].to(exact) - weights.base[name].to(exact), None
+        if not bool(v.any()) or not bool(up.any()):
+            return None
+        if self.projector == "reference":
+            project = reference(v, v_down)
+        else:
+            project = orthogonal(v, v_down, _rounding(weights, name, v, v_down))
+        return project(up), up, down
+
+
+def _is_layer(name: str, shape: tuple[int, ...]) -> bool:
+    """Is it the matrix of a linear layer, neither embedding nor head?"""
+    return len(shape) == 2 and not any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+
+
+def _rounding(weights: Weights, name: str, v: Tensor, v_down: Tensor | None) -> float:
+    """How large a singular value of V may be that comes from rounding alone.
+
+    A matrix of independent errors of size e has none above e (√out + √in), while its norm ‖·‖_F grows as e √(out·in).
+    """
+    import torch
+
+    if v_down is not None:
+        return float(torch.finfo(v.dtype).eps * v.norm() * v_down.norm())
+    stored = max((weights.base.dtype(name), weights.aligned.dtype(name)), key=lambda d: torch.finfo(d).eps)
+    rows, columns = v.shape
+    return float(torch.finfo(stored).eps * weights.base[name].to(v.dtype).norm() * (rows**-0.5 + columns**-0.5))

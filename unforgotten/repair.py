@@ -1,0 +1,220 @@
+"""Weight edits on finished models: MagMax or SafeLoRA without training, one tensor of each model in memory at a time.
+
+out/
+  model.safetensors (or shards), config, tokenizer        where whole weights come out
+  adapter_model.safetensors, adapter_config, tokenizer    where an adapter does
+  repair.json                                             method, models, counts, notes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import registry
+from unforgotten.errors import ModelError, RecipeError
+
+if TYPE_CHECKING:
+    from unforgotten.methods.base import Method
+    from unforgotten.weights.base import Factors, Source
+
+Say = Callable[[str], None]
+
+BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
+"""What lies beside weights and belongs to the model: config, tokenizer, chat template."""
+
+
+def repair(
+    method: Any,
+    *,
+    base: str,
+    aligned: str,
+    tuned: str,
+    out: str,
+    as_lora: int | None = None,
+    say: Say = lambda text: None,
+) -> Path:
+    """Applies a method's `finish` to finished models and writes the result to `out`, whole or not at all.
+
+    method: a name or `{name: …, field: …}`. base: θ₀. aligned: θ_safe, whole or an adapter on θ₀. tuned: θ*, whole, or
+    an adapter on θ_safe or on θ₀. as_lora: the rank of an adapter on θ_safe nearest to the result; its error is told.
+    Raises RecipeError for a method that edits no weights or an `out` that exists; ModelError for unlike models.
+    """
+    from unforgotten.weights.base import check_alike, opened
+
+    edit = registry.build("methods", method)
+    _refuse_others(edit)
+    target = Path(out).expanduser()
+    if target.exists():
+        raise RecipeError(f"{out} exists already. Name a folder that does not, so that nothing is overwritten.")
+    below = opened(base)
+    safe = opened(aligned, below)
+    last = _tuned(tuned, base, aligned, below, safe)
+    check_alike({"base": below, "aligned": safe, "tuned": last})
+    weights = Given(below, safe, last)
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        facts = _write(edit, weights, part, Path(tuned).expanduser(), as_lora, say)
+        facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
+        facts |= {"models": {role: _name(m) for role, m in (("base", base), ("aligned", aligned), ("tuned", tuned))}}
+        _copy_beside(part, [tuned, aligned, base], adapter=facts["result"] == "adapter")
+        (part / "repair.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for note in weights.notes:
+        say(note)
+    return target
+
+
+@dataclass
+class Given:
+    """What `finish` reads where no run stands behind it."""
+
+    base: Source
+    aligned: Source
+    tuned: Source
+    trained: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def product(self, up: Any, down: Any) -> Factors:
+        from unforgotten.weights.base import Factors
+
+        return Factors(up, down)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def _refuse_others(edit: Method) -> None:
+    from unforgotten.methods.base import turns
+
+    name, taken = type(edit).__name__, turns(type(edit))
+    if taken != ["finish"]:
+        able = [n for n in registry.names("methods") if turns(registry.load("methods", n)) == ["finish"]]
+        raise RecipeError(
+            f"{name} works while a model is trained ({', '.join(taken) or 'no turn'}), so it cannot repair a finished "
+            f"one. Methods that can: {', '.join(able)}."
+        )
+
+
+def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> Source:
+    """θ*; an adapter is taken to lie on θ_safe, unless it comes with, or names, the base."""
+    import torch
+
+    from unforgotten.weights.base import Adapted, Files, opened
+
+    found = opened(tuned, safe)
+    if not isinstance(found, Adapted):
+        return found
+    if (found.folder / "config.json").is_file():
+        bundled = Files(found.folder)
+        names = [n for n in found.names() if found.factors(n) is not None]
+        if all(torch.equal(bundled[n], below[n]) for n in names):
+            return Whole(opened(tuned, below))
+        if not all(torch.allclose(bundled[n].float(), safe[n].float(), atol=1e-3) for n in names):
+            raise ModelError(
+                f"The adapter {tuned} was trained on other weights than --aligned {aligned} or --base {base}."
+            )
+        return found
+    named = str(found.config.get("base_model_name_or_path"))
+    return Whole(opened(tuned, below)) if named == base else found
+
+
+class Whole:
+    """A source whose factors are over θ₀, not over θ_safe, and are therefore not told."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.names, self.shape, self.dtype = source.names, source.shape, source.dtype
+
+    def __getitem__(self, name: str) -> Any:
+        return self.source[name]
+
+    def factors(self, name: str) -> None:
+        return None
+
+
+def _write(edit: Method, weights: Given, part: Path, tuned: Path, as_lora: int | None, say: Say) -> dict[str, Any]:
+    from unforgotten.weights.base import Adapted, Factors, Files
+    from unforgotten.weights.write import stream
+
+    if isinstance(weights.tuned, Adapted) and not edit.dense:
+        return _adapter(edit, weights, weights.tuned, part)
+
+    def dense() -> Iterator[tuple[str, Any]]:
+        for name, value in _told(edit.finish(weights), weights.tuned, say):
+            yield name, value.dense() + weights.aligned[name] if isinstance(value, Factors) else value
+
+    counts = stream(weights.tuned, dense(), part)
+    if as_lora is None:
+        return {"result": "model", **counts}
+    from unforgotten.weights.nearest import nearest_adapter
+
+    whole = part / "whole"
+    whole.mkdir()
+    for file in list(part.glob("model*")):
+        file.rename(whole / file.name)
+    errors = nearest_adapter(Files(whole), weights.aligned, as_lora, part)
+    shutil.rmtree(whole)
+    weights.note(
+        f"An adapter of rank {as_lora} leaves {100 * errors['relative_error']:.1f} % of the change from θ_safe out "
+        f"(Frobenius norm; the worst module {100 * errors['worst']:.1f} %, {errors['worst_module']})."
+    )
+    return {"result": "adapter", **counts, "approximation": errors}
+
+
+def _adapter(edit: Method, weights: Given, tuned: Any, part: Path) -> dict[str, Any]:
+    """A new adapter of the tuned one's shape, with the edited factors."""
+    from safetensors.torch import save_file
+
+    from unforgotten.weights.base import Factors
+
+    tensors, edited = dict(tuned.tensors), 0
+    for name, value in edit.finish(weights):
+        if not isinstance(value, Factors):
+            raise ModelError(f"{type(edit).__name__} yields the whole weight {name!r} for an adapter.")
+        down, up, scale = tuned.places(name)
+        tensors[down] = value.down.to(tensors[down].dtype).contiguous()
+        tensors[up] = (value.up / scale).to(tensors[up].dtype).contiguous()
+        edited += 1
+    part.mkdir(parents=True)
+    save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+    return {"result": "adapter", "edited": edited, "copied": len(tensors) // 2 - edited}
+
+
+def _told(pairs: Iterable[tuple[str, Any]], of: Source, say: Say) -> Iterator[tuple[str, Any]]:
+    from unforgotten.training.watch import progress_bar
+
+    with progress_bar() as tick:
+        for i, pair in enumerate(pairs, 1):
+            yield pair
+            tick("editing weights", i, len(of.names()))
+
+
+def _copy_beside(part: Path, sources: list[str], *, adapter: bool) -> None:
+    """Config, tokenizer and template, each from the first of the models that has it; θ_safe too if it was bundled."""
+    first = Path(sources[0]).expanduser()
+    skip = {"model.safetensors.index.json", "repair.json", "adapter_config.json", "aligned.json"}
+    if adapter and not (part / "adapter_config.json").exists():
+        shutil.copyfile(first / "adapter_config.json", part / "adapter_config.json")
+        if (first / "config.json").is_file():
+            from unforgotten.training.save import bundle
+
+            bundle(first, part)
+    skip |= {"config.json", "generation_config.json"} if adapter else set()
+    for folder in (Path(source).expanduser() for source in sources):
+        for file in (f for pattern in BESIDE for f in sorted(folder.glob(pattern))):
+            if file.name not in skip and not (part / file.name).exists():
+                shutil.copyfile(file, part / file.name)
+
+
+def _name(model: str) -> str:
+    """A Hub id as it is; of a folder its last name, so that no path of this machine travels."""
+    return Path(model).expanduser().name if Path(model).expanduser().is_dir() else model

@@ -1,0 +1,44 @@
+"""What lies near what, among vectors of length one: near duplicates, and a text's nearest neighbours. N texts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 1024
+"""Lines compared at once: N² products are never in memory together."""
+
+
+def distinct(vectors: Tensor, threshold: float) -> list[int]:
+    """The texts kept when, in order, each kept one removes those after it whose cosine reaches the threshold."""
+    gone = torch.zeros(len(vectors), dtype=torch.bool)
+    kept: list[int] = []
+    for at in range(0, len(vectors), BLOCK):
+        alike = vectors[at : at + BLOCK] @ vectors.T >= threshold  # (block, N)
+        for line, near in enumerate(alike):
+            if gone[at + line]:
+                continue
+            kept.append(at + line)
+            near[: at + line + 1] = False
+            gone |= near
+    return kept
+
+
+def neighbours(vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosines and numbers (N, k) of each text's k nearest others, or of all others where there are fewer."""
+    k = min(k, len(vectors) - 1)
+    sims, places = [], []
+    for at in range(0, len(vectors), BLOCK):
+        each = vectors[at : at + BLOCK] @ vectors.T  # (block, N)
+        each[torch.arange(len(each)), at + torch.arange(len(each))] = -2.0
+        found = each.topk(k, 1)
+        sims.append(found.values)
+        places.append(found.indices)
+    return torch.cat(sims), torch.cat(places)
+
+
+def shares(vectors: Tensor, marked: Tensor, k: int) -> Tensor:
+    """(N,) share of marked ones among each text's k nearest others, weighted by cosine; 0 where none is alike."""
+    sims, places = neighbours(vectors, k)
+    weight = sims.clamp(min=0)  # (N, k)
+    return (weight * marked[places].float()).sum(1) / weight.sum(1).clamp(min=1e-9)

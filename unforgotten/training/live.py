@@ -1,0 +1,152 @@
+"""What `finish` reads and writes at the end of a run: θ₀, θ_safe and θ* as sources of weights, without a second model.
+
+The tuned and the aligned model share every base tensor; they differ by which adapters are counted in. An edit is
+written in place as it is yielded, so a method reads what it needs of a weight before it yields that weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from unforgotten.errors import ModelError, TrainingError, UnsupportedError
+from unforgotten.methods.base import Method
+from unforgotten.training.lora import Delta, deltas
+from unforgotten.training.policy import ALIGNED, Policy, trained_adapter
+from unforgotten.weights.base import Factors, Source, check_alike
+
+Role = Literal["aligned", "tuned"]
+
+
+class LiveModel:
+    """θ_safe or θ* read off the model under training, by the Hub's names."""
+
+    def __init__(
+        self, model: Any, policy: Policy, role: Role, anchor: Mapping[str, Tensor], base: Source | None = None
+    ) -> None:
+        """anchor: the trained tensors' first values by parameter name; needed under `continue` and `full`.
+
+        base: θ₀; θ_safe's own adapter is a change from it only where its weights are those below that adapter.
+        """
+        self.policy, self.role, self.anchor, self.base = policy, role, anchor, base
+        self.tensors: dict[str, Tensor] = {}
+        self.parameters: dict[str, str] = {}
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        prefix = "base_model.model." if inner is not model else ""
+        for name, tensor in inner.named_parameters():
+            if ".lora_" not in name:
+                public = name.replace(".base_layer.", ".")
+                self.tensors[public], self.parameters[public] = tensor, prefix + name
+        self.trained, self.below = _by_weight(model, trained_adapter(model)), _by_weight(model, ALIGNED)
+
+    def names(self) -> list[str]:
+        return sorted(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._at(name).shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._at(name).dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        """(as stored, or fp32 at least where adapters are counted in)"""
+        if self.policy == "full" and self.role == "aligned":
+            return self.anchor.get(self.parameters[name], self._at(name)).detach()
+        weight = self._at(name).detach()
+        changes = [self.below[name].dense()] if name in self.below else []
+        if name in self.trained:
+            delta = self.trained[name]
+            if self.role == "tuned":
+                changes.append(delta.dense())
+            elif self.policy == "continue":
+                changes.append(delta.scale * (self.anchor[delta.b_name] @ self.anchor[delta.a_name]))
+        if not changes:
+            return weight
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        total = torch.stack([c.to(exact) for c in changes]).sum(0)
+        return weight.to(exact) + total
+
+    def factors(self, name: str) -> Factors | None:
+        found = None
+        if self.role == "aligned":
+            found = self.below.get(name) if self._lies_on_base(name) else None
+        elif self.policy in ("merged", "stacked"):
+            found = self.trained.get(name)
+        return None if found is None else Factors(found.b.detach() * found.scale, found.a.detach())
+
+    def _lies_on_base(self, name: str) -> bool:
+        stored = self._at(name).detach()
+        return self.base is None or torch.equal(self.base[name].to(stored), stored)
+
+    def _at(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise ModelError(f"The model has no tensor {name!r}: these weights belong to another architecture.")
+        return self.tensors[name]
+
+
+class LiveWeights:
+    """What `finish` gets at the end of a run."""
+
+    def __init__(
+        self,
+        base: Source | None,
+        aligned: LiveModel,
+        tuned: LiveModel,
+        note: Any,
+        trained: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.base, self.aligned, self.tuned, self.note = base, aligned, tuned, note
+        self.trained = {name: p.detach() for name, p in (trained or {}).items()}
+
+    def product(self, up: Tensor, down: Tensor) -> Factors:
+        return Factors(up, down)
+
+
+def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], model: Any) -> Any:
+    """Writes what `method.finish` yields into the model. Returns the model, without adapters where weights were edited.
+
+    Raises TrainingError for a name that is neither a trained tensor nor a weight, ModelError for other base weights.
+    """
+    name = type(method).__name__
+    if method.needs_base:
+        if weights.base is None:
+            raise TrainingError(f"{name} reads the weights from before alignment: pass base_model=.")
+        check_base(weights.aligned, weights.base)
+    tuned = weights.tuned
+    written: set[str] = set()
+    with torch.no_grad():
+        for at, value in method.finish(weights):
+            if isinstance(value, Factors):
+                delta = tuned.trained[at]
+                delta.b.copy_(value.up / delta.scale)
+                delta.a.copy_(value.down)
+            elif at in params:
+                params[at].copy_(value)
+            elif at in tuned.tensors:
+                tuned.tensors[at].copy_(value)
+                written.add(at)
+            else:
+                raise TrainingError(f"{name}.finish yields {at!r}, which is no tensor of this model.")
+        if not written or not hasattr(model, "unload"):
+            return model
+        for at in set(tuned.trained) | set(tuned.below):
+            if at not in written:
+                tuned.tensors[at].copy_(tuned[at])
+    return model.unload()
+
+
+def check_base(aligned: LiveModel, base: Source) -> None:
+    """Raises ModelError unless θ₀ has the tensors of the model under training, in their shapes."""
+    check_alike({"aligned": aligned, "base": base})
+
+
+def _by_weight(model: Any, adapter: str | None) -> dict[str, Delta]:
+    if adapter is None or adapter not in getattr(model, "peft_config", {}):
+        return {}
+    found = deltas(model, adapter)
+    if any(getattr(d.layer, "fan_in_fan_out", False) for d in found.values()):
+        raise UnsupportedError("Weight edits do not know layers that keep their weights transposed (Conv1D, GPT-2).")
+    return {f"{module.removeprefix('base_model.model.')}.weight": d for module, d in found.items()}
