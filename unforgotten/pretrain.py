@@ -60,6 +60,9 @@ def pretrain(
     folder = base_folder(seed, cache_dir, training)
     if folder.is_dir():
         return folder
+    from unforgotten.training.watch import hush
+
+    hush()
     model, tokenizer = _train(seed, training, progress)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
