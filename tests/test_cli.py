@@ -161,6 +161,11 @@ def test_a_nan_stops_with_the_last_checkpoint_kept(tmp_path: Path, write: Any) -
     assert not list(tmp_path.glob("runs/*/trained.json"))
 
 
+def hears_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would every process that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def ended(process: subprocess.Popen[str], how: signal.Signals) -> str:
     """Interrupts a process and returns what it said; again after a while, as a user would.
 
@@ -189,7 +194,9 @@ def test_after_interruptions_the_same_command_goes_on_to_the_same_result(tmp_pat
     assert through.returncode == 0, through.stderr
     out, seen = tmp_path / "cut", 0
     for how in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen([*words, str(out)], env=env, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*words, str(out)], env=env, stderr=subprocess.PIPE, text=True, preexec_fn=hears_interrupts
+        )
         while (newest := newest_step(out)) <= seen:  # old checkpoints are removed: their number does not grow
             assert process.poll() is None, "it ended before it could be interrupted"
             time.sleep(0.002)
