@@ -95,7 +95,7 @@ def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
         seed=recipe.seed,
         stage="tuned",
         cost={k: done[k] for k in ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes")},
-        model=_name(recipe.model),
+        model=identity.public_name(recipe.model),
         memory_rows=done["memory_rows"],
         run=folder.name,
         notes=done["notes"],
@@ -137,7 +137,7 @@ def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.Row:
         seed=recipe.seed if made else None,
         stage=stage,
         cost={"train_seconds": told.get("seconds"), "step_seconds": None, "tokens": None, "peak_memory_bytes": None},
-        model=_name(recipe.model),
+        model=identity.public_name(recipe.model),
         run=str(run),
         notes=[] if made else ["The rows that this model was trained on are not known here: overlap is not counted."],
         **facts,
@@ -205,8 +205,3 @@ def _weights(folder: Path) -> str:
 
 def _task(recipe: Recipe) -> str | None:
     return dataset(recipe.data).label if recipe.data is not None else None
-
-
-def _name(model: str) -> str:
-    """A Hub id as it is; of a folder its last name, so that no path of this machine travels."""
-    return Path(model).expanduser().name if Path(model).expanduser().is_dir() else model

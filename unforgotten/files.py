@@ -270,3 +270,11 @@ def read_hub(name: str, config: str | None, split: str) -> list[Record]:
             "or give `path:` a local file."
         ) from error
     return [Record(i, f"{name}/{split}:{i}", dict(row)) for i, row in enumerate(rows)]
+
+
+def put(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, and the folders that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

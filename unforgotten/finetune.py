@@ -13,7 +13,6 @@ runs/<name>-<digest>/
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unforgotten import identity, registry
+from unforgotten import files, identity, registry
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, RecipeError
@@ -277,10 +276,7 @@ def answers(
             )
             for reply, verdict in zip(replies, verdicts, strict=True)
         ]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(part, file)
+        files.put(file, "\n".join(lines) + "\n")
     told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     filled = iter(told)
     rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
@@ -337,9 +333,7 @@ def _record(
 
 
 def _write(path: Path, facts: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    files.put(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def peak_memory_bytes() -> int:

@@ -101,3 +101,8 @@ def environment() -> dict[str, Any]:
         if asked.returncode == 0:
             found["commit"] = asked.stdout.strip()
     return found
+
+
+def public_name(model: str | None) -> str | None:
+    """A Hub id as it is; of a folder its last name, so that no path of this machine travels."""
+    return Path(model).expanduser().name if model and Path(model).expanduser().is_dir() else model

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import registry
+from unforgotten import identity, registry
 from unforgotten.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ def repair(
     try:
         facts = _write(edit, weights, part, Path(tuned).expanduser(), as_lora, say)
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
-        facts |= {"models": {role: _name(m) for role, m in (("base", base), ("aligned", aligned), ("tuned", tuned))}}
+        facts |= {
+            "models": {
+                role: identity.public_name(m) for role, m in (("base", base), ("aligned", aligned), ("tuned", tuned))
+            }
+        }
         _copy_beside(part, [tuned, aligned, base], adapter=facts["result"] == "adapter")
         (part / "repair.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -213,8 +217,3 @@ def _copy_beside(part: Path, sources: list[str], *, adapter: bool) -> None:
         for file in (f for pattern in BESIDE for f in sorted(folder.glob(pattern))):
             if file.name not in skip and not (part / file.name).exists():
                 shutil.copyfile(file, part / file.name)
-
-
-def _name(model: str) -> str:
-    """A Hub id as it is; of a folder its last name, so that no path of this machine travels."""
-    return Path(model).expanduser().name if Path(model).expanduser().is_dir() else model

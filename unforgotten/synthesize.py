@@ -19,7 +19,6 @@ answer itself. What the model refuses wrongly stays among them: it is its behavi
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import time
@@ -29,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, overlap, registry
+from unforgotten import files, identity, overlap, registry
 from unforgotten.align import Aligned, Say, align, aligned_of, quiet
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import ModelError, RecipeError
@@ -225,7 +224,7 @@ class _Making:
         """What `make` gives, made once: read back after a kill."""
         file = self.parts / f"{name}.json"
         if not file.exists():
-            _put(file, json.dumps(make(), ensure_ascii=False))
+            files.put(file, json.dumps(make(), ensure_ascii=False))
         return list(json.loads(file.read_text(encoding="utf-8")))
 
     def _seed(self, *facts: Any) -> int:
@@ -235,7 +234,7 @@ class _Making:
         return ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in self.counts.items() if n)
 
     def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
-        _put(self.folder / "safety.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        files.put(self.folder / "safety.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         left = overlap.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
         refused, asked = self.counts["refused"], self.counts["asked"]
         read_back = [Row(tuple(row["messages"]), kind="harmful", difficulty=row["difficulty"]) for row in rows]
@@ -243,7 +242,7 @@ class _Making:
             "rows": len(rows),
             "difficulty": Counter(row["difficulty"] for row in rows),
             "categories": Counter(row["category"] for row in rows),
-            "model": _name(self.recipe.model),
+            "model": identity.public_name(self.recipe.model),
             "aligned": self.where.digest,
             "seed": self.recipe.seed,
             "counts": self.counts,
@@ -255,13 +254,16 @@ class _Making:
             },
             "judge": registry.spec_of(self.judge),
             "settings": self.settings.model_dump()
-            | {"scorer": _name(self.settings.scorer), "embedder": _name(self.settings.embedder)},
+            | {
+                "scorer": identity.public_name(self.settings.scorer),
+                "embedder": identity.public_name(self.settings.embedder),
+            },
             "template": {"source": self.chat.source, "digest": identity.digest(self.chat.template)},
             "digest": identity.rows_digest(read_back),
             "seconds": seconds,
             "environment": identity.environment(),
         }
-        _put(self.folder / "provenance.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        files.put(self.folder / "provenance.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
         self.say(f"{len(rows)} rows for `safety:`, to be read by the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:
@@ -271,11 +273,6 @@ class _Making:
 def _line(request: Request, reply: str, difficulty: str) -> dict[str, Any]:
     turns = [{"role": "user", "content": request.text}, {"role": "assistant", "content": reply}]
     return {"messages": turns, "kind": "harmful", "category": request.prompt.name, "difficulty": difficulty}
-
-
-def _name(model: str | None) -> str | None:
-    """A Hub id as it is; of a folder its last name, so that no path of this machine travels."""
-    return Path(model).name if model and Path(model).expanduser().is_dir() else model
 
 
 def _settings(recipe: Recipe) -> Synthesize:
@@ -291,10 +288,3 @@ def _judge(recipe: Recipe) -> Spec:
 def _asked(recipe: Recipe) -> list[str]:
     """Every request that the recipe's evaluation asks."""
     return [row.request for suite in suites(recipe.evaluate) for row in suite.rows] if recipe.evaluate else []
-
-
-def _put(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)

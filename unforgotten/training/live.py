@@ -12,16 +12,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unforgotten.errors import ModelError, TrainingError, UnsupportedError
+from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.training.lora import Delta, deltas
 from unforgotten.training.policy import ALIGNED, Policy, trained_adapter
-from unforgotten.weights.base import Factors, Source, check_alike
+from unforgotten.weights.base import Factors, Held, Source, check_alike
 
 Role = Literal["aligned", "tuned"]
 
 
-class LiveModel:
+class LiveModel(Held):
     """θ_safe or θ* read off the model under training, by the Hub's names."""
 
     def __init__(
@@ -32,7 +32,7 @@ class LiveModel:
         base: θ₀; θ_safe's own adapter is a change from it only where its weights are those below that adapter.
         """
         self.policy, self.role, self.anchor, self.base = policy, role, anchor, base
-        self.tensors: dict[str, Tensor] = {}
+        super().__init__({})
         self.parameters: dict[str, str] = {}
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         prefix = "base_model.model." if inner is not model else ""
@@ -41,15 +41,6 @@ class LiveModel:
                 public = name.replace(".base_layer.", ".")
                 self.tensors[public], self.parameters[public] = tensor, prefix + name
         self.trained, self.below = _by_weight(model, trained_adapter(model)), _by_weight(model, ALIGNED)
-
-    def names(self) -> list[str]:
-        return sorted(self.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._at(name).shape)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._at(name).dtype
 
     def __getitem__(self, name: str) -> Tensor:
         """(as stored, or fp32 at least where adapters are counted in)"""
@@ -80,11 +71,6 @@ class LiveModel:
     def _lies_on_base(self, name: str) -> bool:
         stored = self._at(name).detach()
         return self.base is None or torch.equal(self.base[name].to(stored), stored)
-
-    def _at(self, name: str) -> Tensor:
-        if name not in self.tensors:
-            raise ModelError(f"The model has no tensor {name!r}: these weights belong to another architecture.")
-        return self.tensors[name]
 
 
 class LiveWeights:

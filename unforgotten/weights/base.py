@@ -187,7 +187,7 @@ class Held:
     """Weights that are in memory already, by public name."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
+        self.tensors = dict(tensors)
 
     def names(self) -> list[str]:
         return sorted(self.tensors)
