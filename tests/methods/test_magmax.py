@@ -59,8 +59,8 @@ def dense_weights(model: Any) -> Weights:
     return found
 
 
-def finished(method: Any, policy: Any, folder: Path, base: Any = None) -> tuple[Any, Any, Weights]:
-    """A run of three steps: its trainer, the model it ended with, and θ_safe."""
+def finished(method: Any, policy: Any, folder: Path, base: Any = None) -> tuple[Any, Weights]:
+    """A run of three steps: its trainer, with the model that it ended with, and θ_safe."""
     model = testing.tiny_model(policy, dtype=torch.float64)
     aligned = dense_weights(model)
     trainer = MethodTrainer(
@@ -68,15 +68,15 @@ def finished(method: Any, policy: Any, folder: Path, base: Any = None) -> tuple[
         compute_loss_func=exact,
     )  # fmt: skip
     trainer.train()
-    return trainer, trainer.model, aligned
+    return trainer, aligned
 
 
 @pytest.mark.parametrize("policy", testing.POLICIES)
 def test_a_run_ends_with_the_larger_changes_in_a_plain_model(policy: Any, tmp_path: Path) -> None:
     base = testing.base_of(testing.tiny_model(policy, dtype=torch.float64), policy)
     weight = 0.8
-    trainer, found, safe = finished({"name": "magmax", "weight": weight}, policy, tmp_path / "it", base)
-    _, sft, _ = finished("sft", policy, tmp_path / "sft")
+    trainer, safe = finished({"name": "magmax", "weight": weight}, policy, tmp_path / "it", base)
+    found, sft = trainer.model, finished("sft", policy, tmp_path / "sft")[0].model
     tuned, expected, from_safety, from_task = dense_weights(sft), {}, 0, 0
     for name in base:
         first, second = safe[name] - base[name], tuned[name] - base[name]

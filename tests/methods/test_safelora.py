@@ -11,14 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.step import arguments, exact
-from tests.methods.test_magmax import Weights, dense_weights
+from tests.methods.test_magmax import Weights, dense_weights, finished
 from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.safelora import SafeLoRA, cosine, orthogonal, reference
 from unforgotten.registry import build
 from unforgotten.training.live import LiveWeights
-from unforgotten.training.trainer import MethodTrainer
 from unforgotten.weights.base import Held
 
 USER = testing.ragged_rows(8, 1)
@@ -114,17 +112,6 @@ def base_for(policy: Any, which: str) -> Weights:
             if "lora_B" in name:
                 p.zero_()
     return dense_weights(model)
-
-
-def finished(method: Any, policy: Any, folder: Path, base: Any = None) -> tuple[Any, Weights]:
-    model = testing.tiny_model(policy, dtype=torch.float64)
-    aligned = dense_weights(model)
-    trainer = MethodTrainer(
-        model=model, base_model=base, args=arguments(folder, max_steps=3), train_dataset=USER, method=method,
-        compute_loss_func=exact,
-    )  # fmt: skip
-    trainer.train()
-    return trainer, aligned
 
 
 @pytest.fixture(scope="module")
