@@ -25,8 +25,8 @@ FLOORS = (
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
-        *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "evaluate", "judge", "compare"),
-        *("sweep", "export", "report", "demo"),
+        *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "judge", "audit"),
+        *("compare", "sweep", "export", "report", "demo"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

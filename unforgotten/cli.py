@@ -132,7 +132,9 @@ def synthesize(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption 
 
 @app.command()
 def evaluate(
-    target: Annotated[str, typer.Argument(help="A recipe (its run), a run folder, a model folder or a Hub id.")],
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET…", help="Recipes (their runs), run folders, model folders, Hub ids.")
+    ],
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", help="Whose `evaluate:` is used; a run folder and a recipe have their own."),
@@ -148,9 +150,25 @@ def evaluate(
 
     given = {"method": method, "seed": seed, "out": out}
     rows = verb.evaluate(
-        target, None if recipe is None else _recipe(recipe, set_, **given), _options_of(set_, given), _say
+        targets, None if recipe is None else _recipe(recipe, set_, **given), _options_of(set_, given), _say
     )
     report.show(rows)
+
+
+@app.command()
+def judge(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Folders that evaluate or compare left.")],
+    judges: Annotated[list[str], typer.Option("--judge", help="Who judges; several tell how far they agree.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set keywords.list=xstest."),
+    ] = None,
+) -> None:
+    """Let other judges read the replies of runs: nothing is generated. Prints a table."""
+    from unforgotten import judge as verb
+    from unforgotten import report
+
+    report.show(verb.judge(runs, _judges(judges, set_), _say))
 
 
 @app.command()
@@ -231,6 +249,48 @@ def data_show(
     found = stage.dataset({"name": "jsonl", "path": file}).rows()
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
     show(chat, found, Console(), rows, max_length_tokens)
+
+
+@data_app.command("audit")
+def data_audit(
+    file: Annotated[str, typer.Argument(help="A user's file: JSONL or JSON, chat, prompt/completion or Alpaca.")],
+    judge: Annotated[str, typer.Option("--judge", help="Who reads the rows: llama_guard, wildguard …")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set llama_guard.endpoint=…"),
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="A JSON file to write all findings to.")] = None,
+) -> None:
+    """Name the harmful rows of an upload, by line, and estimate their share, before any training."""
+    import json
+    from pathlib import Path
+
+    from unforgotten import audit as verb
+    from unforgotten import files, report
+
+    [spec] = _judges([judge], set_)
+    found = verb.audit(file, spec, _say)
+    report.show_audit(found)
+    if out:
+        files.put(Path(out), json.dumps(found.json(), indent=2, ensure_ascii=False) + "\n")
+        print(out)
+
+
+def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
+    """Judges by name, with fields given as JUDGE.FIELD=VALUE."""
+    import yaml
+
+    from unforgotten.errors import RecipeError, UnknownName
+
+    found: dict[str, dict[str, Any]] = {name: {"name": name} for name in names}
+    for dotted, value in _options_of(set_, {}).items():
+        name, dot, field = dotted.partition(".")
+        if not dot:
+            raise RecipeError(f"--set takes JUDGE.FIELD=VALUE here, such as {names[0]}.{dotted}={value}.")
+        if name not in found:
+            raise UnknownName("judge among those given", name, found)
+        found[name][field] = yaml.safe_load(str(value))
+    return list(found.values())
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:

@@ -12,6 +12,7 @@ from unforgotten.summary import Line, lines, sentence
 from unforgotten.table import MARK, neither, table
 
 if TYPE_CHECKING:
+    from unforgotten.audit import Audit
     from unforgotten.recipe import Layout, Recipe
 
 __all__ = ["MARK", "markdown", "model_card", "panels", "sentence", "show", "side_by_side"]
@@ -176,6 +177,41 @@ def _lost(told: dict[str, list[dict[str, Any]]]) -> int | None:
         if (before["verdict"] or {}).get("refused") and (after["verdict"] or {}).get("harmful"):
             return i
     return None
+
+
+# ── what an upload holds ──
+
+
+def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
+    """Prints the rows that are harmful or unread, the share of harmful ones and their categories."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("row", "turn", "reading", "request"):
+        drawn.add_column(title, no_wrap=title != "request")
+    for one in found.found[:shown]:
+        place = Path(one.line.rpartition(":")[0]).name + ":" + one.line.rpartition(":")[2]
+        likely = "" if one.p_harmful is None else f" {100 * one.p_harmful:.0f} %"
+        reading = Text("unread", "yellow") if one.harmful is None else Text(f"harmful {one.category}{likely}", "red")
+        words = " ".join(one.request.split())
+        drawn.add_row(place, str(one.turn), reading, words if len(words) <= 100 else words[:100] + " …")
+    if found.found:
+        console.print(drawn)
+    if len(found.found) > shown:
+        console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim")
+    p = found.p
+    if p.value is None:
+        share = "p cannot be told: no row could be read"
+    else:
+        share = f"p = {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %)"
+    unread = f"; {p.unparsed} could not be read, and the interval covers both readings" if p.unparsed else ""
+    console.print(f"{p.hits} of {found.rows} rows are harmful: {share}{unread}.", markup=False, highlight=False)
+    if found.categories:
+        told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
+        console.print(f"Categories: {told}.", markup=False, highlight=False)
 
 
 # ── the model card ──

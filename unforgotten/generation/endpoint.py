@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from unforgotten.chat.thinking import opens, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.generation.kept import Kept
@@ -92,6 +93,8 @@ class Answer:
     """Tokens of the answer, 0 where the server does not count them."""
     logprobs: list[tuple[str, dict[str, float]]] | None = None
     """Of each token of the answer: itself, and log p of the likeliest ones; None where the server gives none."""
+    thought: str = ""
+    """What a server that tells thoughts from answers itself sent as such."""
 
     def p_first(self, token: str) -> float | None:
         """The probability of a token as the first one; 0 where it is not among those told, None where none are."""
@@ -131,7 +134,16 @@ def generate(
     else:
         bodies = [_asked(row) | how | own for row, own in zip(rows, seeds, strict=True)]
         answers = _ask(endpoint, "chat/completions", bodies, names, kept, progress)
-    return [Reply(row, a.text, a.finish, a.tokens) for row, a in zip(rows, answers, strict=True)]
+    opened = [chat is not None and opens(chat.decode(chat.prompt(row)[-8:], skip_special_tokens=False)) for row in rows]
+    return [_reply(row, answer, begun) for row, answer, begun in zip(rows, answers, opened, strict=True)]
+
+
+def _reply(row: Row, answer: Answer, opened: bool) -> Reply:
+    """A reply, its thought told apart from its answer; `opened`: the prompt ends in a thought that was begun."""
+    if answer.thought:
+        return Reply(row, answer.text, answer.finish, answer.tokens, answer.thought, unclosed=not answer.text.strip())
+    parts = split(answer.text, opened)
+    return Reply(row, parts.answer, answer.finish, answer.tokens, parts.thought, parts.unclosed)
 
 
 def complete(
@@ -152,12 +164,12 @@ def complete(
 
 
 def decoding(
-    endpoint: Endpoint, *, max_new_tokens: int = 512, temperature: float = 0.0, seed: int = 0
+    endpoint: Endpoint, *, max_new_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
 ) -> dict[str, Any]:
     """What `generate` asks for with these arguments, for results.json. The address stays out."""
     facts: dict[str, Any] = {"strategy": "sampling" if temperature > 0 else "greedy", "max_new_tokens": max_new_tokens}
     if temperature > 0:
-        facts |= {"temperature": temperature, "seed": seed}
+        facts |= {"temperature": temperature, "top_p": top_p, "seed": seed}
     return facts | {"engine": "endpoint", "model": endpoint.model, "extra": dict(endpoint.extra)}
 
 
@@ -229,10 +241,12 @@ def _read(found: Mapping[str, Any]) -> Answer:
     message = choice.get("message")
     if isinstance(message, Mapping):
         text = message.get("content") or message.get("refusal") or ""
+        thought = message.get("reasoning_content") or message.get("reasoning") or ""  # vLLM's older and newer name
     else:
-        text = choice.get("text") or ""
+        text, thought = choice.get("text") or "", ""
     usage = found.get("usage") or {}
-    return Answer(str(text), FINISHES[reason], int(usage.get("completion_tokens") or 0), _logprobs(choice))
+    tokens = int(usage.get("completion_tokens") or 0)
+    return Answer(str(text), FINISHES[reason], tokens, _logprobs(choice), str(thought))
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]] | None:
@@ -252,4 +266,4 @@ def _logprobs(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]] |
 def _kept_answer(facts: Mapping[str, Any]) -> Answer:
     told = facts.get("logprobs")
     places = None if told is None else [(token, dict(top)) for token, top in told]
-    return Answer(facts["text"], facts["finish"], facts["tokens"], places)
+    return Answer(facts["text"], facts["finish"], facts["tokens"], places, facts.get("thought", ""))

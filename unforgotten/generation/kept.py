@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,16 @@ class Kept:
 
     def add(self, index: int, facts: dict[str, Any]) -> None:
         """Writes one finished row."""
-        if self._path is None:
+        self.add_all({index: facts})
+
+    def add_all(self, found: Mapping[int, dict[str, Any]]) -> None:
+        """Writes finished rows in one go, so that a kill leaves all of them or next to none."""
+        if self._path is None or not found:
             return
-        line = json.dumps({"key": self.keys[index], **facts}, ensure_ascii=False)
+        told = ({"key": self.keys[index], **facts} for index, facts in found.items())
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
         with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(text)
 
 
 def _whole_lines(path: Path) -> list[Any]:

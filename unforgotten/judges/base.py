@@ -37,6 +37,10 @@ class Reply:
     finish: Literal["stop", "length"] = "stop"
     """stop: the model ended its turn; length: it was cut at the token limit."""
     tokens: int = 0
+    thought: str = ""
+    """What a reasoning model wrote before its answer, which `text` then is alone."""
+    unclosed: bool = False
+    """The thought had no end, so that there is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
