@@ -74,7 +74,7 @@ class Shelf:
         from unforgotten.training import load
 
         below = self._plain(base, revision, dtype)
-        made = load.put_adapter(below, adapter, "default", trainable=False)
+        made = load.put_adapter(below, adapter, "default", trainable=False, keeps_base=False)
         if _changes_base(_config(adapter)):
             self.clear()
         else:
@@ -112,9 +112,11 @@ def _config(adapter: str) -> dict[str, Any]:
 
 
 def _changes_base(config: dict[str, Any]) -> bool:
-    """Does taking the adapter off leave something of it behind? (PEFT's `unload` keeps whole modules and biases.)"""
+    """Does taking the adapter off leave something behind? PEFT's `unload` keeps whole modules and biases, and inits
+    such as PiSSA's change the base itself."""
     return (
         config.get("peft_type") != "LORA"
+        or config.get("init_lora_weights", True) not in (True, False, "gaussian")
         or bool(config.get("modules_to_save"))
         or bool(config.get("trainable_token_indices"))
         or config.get("bias", "none") != "none"
