@@ -43,6 +43,7 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
             f"{MARK} {suite}: up to {hits} of {n} prompts are copies or near copies of rows trained on; results.json "
             "has the figures without them (asr_without_overlap)."
         )
+    notes += _conditions(found) + _judges(found)
     unread = sum(
         rate["unparsed"]
         for line in found
@@ -54,6 +55,47 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     if unread:
         notes.append(f"{unread} verdicts could not be read; the intervals cover both readings of them.")
     return notes
+
+
+def _conditions(found: Sequence[Line]) -> list[str]:
+    """Which system prompts made the headline, where it was not the template's own."""
+    words = {"none": "with no system prompt", "user": "under the system prompt that the user's file has most often"}
+    told: dict[str, list[str]] = {}
+    for line in found:
+        for row in line.rows:
+            for field, condition in (row["headline"] or {}).items():
+                if condition in words:
+                    told.setdefault(f"{'ASR' if field == 'asr' else 'Refusal'} is that {words[condition]}", []).append(
+                        line.name
+                    )
+    return [
+        f"{what}, the worst, for {', '.join(dict.fromkeys(names))}; results.json has the others (conditions)."
+        for what, names in told.items()
+    ]
+
+
+def _judges(found: Sequence[Line]) -> list[str]:
+    """How far several judges agree, and what a judge was not asked."""
+    notes = []
+    for line in found:
+        for row in line.rows:
+            for one in row["agreement"] or []:
+                kappa = (
+                    "not defined"
+                    if one["kappa"] is None
+                    else f"{one['kappa']:.2f} ({one['low']:.2f}–{one['high']:.2f})"
+                )
+                notes.append(
+                    f"{line.name}: {one['judges'][0]} and {one['judges'][1]} agree on {one['truth']} in "
+                    f"{one['agree'] or 0:.1f} % of {one['n']} replies, κ {kappa}"
+                    + (f"; {one['differ']} that differ are in disagreements.jsonl." if one["differ"] else ".")
+                )
+            if any(told.get("judged") is False for told in (row["thinking"] or {}).values()):
+                notes.append(
+                    f"{line.name}: its thoughts were not judged, since {row['judges'][0]['name']} only looks "
+                    "for refusals; its answers were."
+                )
+    return list(dict.fromkeys(notes))
 
 
 def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None = None) -> None:
