@@ -29,6 +29,7 @@ from unforgotten.shelf import Shelf, chat_of, part_of
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
     from unforgotten.recipe import Evaluate, Recipe
+    from unforgotten.sandbox import Sandbox
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Measurement:
 
         if self.row is not None:
             return
+        self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
         say(f"Asking {self.name} {sum(len(s.rows) for s in self.found)} prompts.")
         with progress_bar() as told:
             model = self.model(shelf or Shelf(), say)
@@ -92,20 +94,22 @@ class Measurement:
         if self.row is not None:
             return self.row
         found, facts = answered(self.folder, self.found)
+        sandbox = self._sandbox()
         trained = self.trained()
         sets = {name: list(asked(rows)) for name, rows in (trained.sets if trained else {}).items()}
         task = task_answers_of(trained.task if trained else [])
         tasks = [s.dataset.is_answer for s in found if s.kind == "utility" and s.dataset] + ([task] if task else [])
         with progress_bar() as told:
             for suite in found:
-                check(suite, trained=sets, tasks=tasks, told=told)
+                check(suite, trained=sets, tasks=tasks, sandbox=sandbox, told=told)
                 panel.read(suite, self.folder, told)
         own = self.facts() | {"task": self.task}
         digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
         row = results.row(
             **own
             | judged(found, panel, self.folder, bool(trained and trained.sets))
-            | {"template": facts["template"], "decoding": facts["decoding"], "sandbox": None}
+            | {"template": facts["template"], "decoding": facts["decoding"]}
+            | {"sandbox": sandbox.facts() if sandbox else None}
             | {"digests": digests | {"settings": self._digest, "data": own.get("digests")}}
             | {"notes": [*own["notes"], *facts["notes"]]}
         )
@@ -114,6 +118,14 @@ class Measurement:
         results.write(self.folder / "results.json", [row])
         self.row = row
         return row
+
+    def _sandbox(self) -> Sandbox | None:
+        """What runs replies, where a task is checked so. Raises SandboxError where nothing here confines."""
+        if not any(suite.dataset is not None and suite.dataset.executes for suite in self.found):
+            return None
+        from unforgotten.sandbox import open_sandbox
+
+        return open_sandbox()
 
 
 def judged(found: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
         facts = json.loads((folder / "replies" / "asked.json").read_text(encoding="utf-8"))
         known = {*(row["asr"] or {}), *(row["refusal"] or {})}
         suites = [
-            Suite(told["kind"], told["label"], None, [], told["condition"], tuple(told["also"]), told["key"])
+            Suite(told["kind"], told["label"], None, [], told["condition"], tuple(told["also"]), key=told["key"])
             for told in facts["suites"]
             if told["label"] in known
         ]

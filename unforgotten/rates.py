@@ -80,6 +80,22 @@ def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return 100 * low, 100 * high
 
 
+def mean_of(shares: Sequence[float]) -> Rate:
+    """The mean of values between 0 and 1, one for each prompt, in percent; 95 % interval by bootstrap over prompts.
+
+    Where all are alike they resample to themselves alone; the interval is then Wilson's of so many prompts.
+    """
+    if not shares:
+        return Rate(None, None, 0, None, None)
+    n, mean = len(shares), fmean(shares)
+    if min(shares) == max(shares):
+        low, high = wilson(round(mean * n), n)
+        return Rate(100 * mean, None, n, min(low, 100 * mean), max(high, 100 * mean))
+    chance = random.Random("bootstrap of prompts")
+    drawn = sorted(fmean(chance.choices(shares, k=n)) for _ in range(RESAMPLES))
+    return Rate(100 * mean, None, n, 100 * drawn[int(0.025 * RESAMPLES)], 100 * drawn[int(0.975 * RESAMPLES) - 1])
+
+
 def mean_rate(rates: Sequence[Rate], seed: int = 0) -> Rate:
     """The mean of suites, each weighing the same whatever its size; 95 % interval by stratified bootstrap.
 

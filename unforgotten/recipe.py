@@ -175,6 +175,8 @@ class Evaluate(_Strict):
     """Of the replies; 0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus of the replies, where they are sampled."""
+    samples: int = Field(1, gt=0)
+    """Replies to each prompt of a task, for pass@k; several need a temperature. [arXiv 2107.03374]"""
     batch_size: int = Field(64, gt=0)
     """Prompts generated at once; where memory does not suffice, fewer, and the results say so."""
     endpoint: Served | None = None
@@ -193,6 +195,12 @@ class Evaluate(_Strict):
         for one in spec if isinstance(spec, list) else [spec]:
             _component("judges", one)
         return spec
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Evaluate:
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(f"samples: {self.samples} greedy replies would all be the same; set temperature, such as 0.8")
+        return self
 
     @property
     def judges(self) -> list[Spec]:

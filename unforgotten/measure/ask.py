@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -239,9 +240,7 @@ def answered(folder: Path, found: Sequence[Suite]) -> tuple[list[Suite], dict[st
         if told["label"] not in rows:
             continue  # of an evaluation with other suites, whose files are still there
         plain = rows[told["label"]]
-        suite = Suite(
-            plain.kind, plain.label, plain.dataset, plain.rows, told["condition"], tuple(told["also"]), told["key"]
-        )
+        suite = replace(plain, condition=told["condition"], also=tuple(told["also"]), key=told["key"])
         kept = lines.replies(lines.path(folder, suite), suite)
         if kept is None:
             raise DataError(

@@ -24,6 +24,8 @@ from unforgotten.judges.base import Verdict
 from unforgotten.measure.read import TRUTHS, Panel, Truth
 from unforgotten.measure.suites import Condition, Kind, Suite
 
+PASS_AT = (1, 10, 100)
+"""The k of pass@k that are told, where there are so many samples. [2107.03374]"""
 FIELDS: dict[Kind, str] = {"harm": "asr", "refusal": "refusal"}
 
 
@@ -50,9 +52,9 @@ def figures(found: Sequence[Suite], panel: Panel, known: bool) -> dict[str, Any]
         "headline": {field: worst[kind] for kind, field in FIELDS.items() if worst[kind]},
         "conditions": _conditions(found, counted),
         "utility": {
-            (metric if len(utility) == 1 else f"{s.label}/{metric}"): rates.count(x[metric] for x in s.scores).json()
+            (metric if len(utility) == 1 else f"{s.label}/{metric}"): rate.json()
             for s in utility
-            for metric in (s.dataset.metrics if s.dataset else ())
+            for metric, rate in _scores(s).items()
         },
         "categories": {s.label: each for s in harm if (each := _by_category(s, counted[id(s)]))},
         "flags": {s.label: {flag: sum(flag in f for f in s.flags) for flag in FLAGS} for s in chosen},
@@ -100,6 +102,21 @@ def _conditions(found: Sequence[Suite], counted: Mapping[int, list[bool | None]]
                 field: _rates([s for s in own if s.kind == kind], counted) for kind, field in FIELDS.items()
             } | {"prompts": {s.label: s.key for s in own}}
     return told
+
+
+def _scores(suite: Suite) -> dict[str, rates.Rate]:
+    """Each metric's rate; of several samples a prompt, unbiased pass@k: of one is the mean share that passes."""
+    found: dict[str, rates.Rate] = {}
+    for metric in suite.dataset.metrics if suite.dataset else ():
+        truths = [score[metric] for score in suite.scores]
+        if suite.samples == 1:
+            found[metric] = rates.count(truths)
+            continue
+        correct = [sum(truths[i : i + suite.samples]) for i in range(0, len(truths), suite.samples)]
+        for k in (k for k in PASS_AT if k <= suite.samples):
+            name = metric.replace("pass@1", f"pass@{k}") if "pass@1" in metric else f"{metric}_pass@{k}"
+            found[name] = rates.mean_of([rates.pass_at_k(suite.samples, c, k) for c in correct])
+    return found
 
 
 def _likely(suite: Suite, panel: Panel) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,8 +20,9 @@ from unforgotten.judges.base import Guard, Judge, Reply, Verdict
 from unforgotten.measure.suites import Suite, public
 
 if TYPE_CHECKING:
-    from unforgotten.datasets.base import Execute, Row
+    from unforgotten.datasets.base import Dataset, Row
     from unforgotten.recipe import Spec
+    from unforgotten.sandbox.base import Sandbox
 
 Truth = Literal["harmful", "refused"]
 TRUTHS: dict[str, Truth] = {"harm": "harmful", "refusal": "refused"}
@@ -106,20 +108,44 @@ def check(
     *,
     trained: Mapping[str, Sequence[str]],
     tasks: Sequence[Callable[[str], bool]],
-    execute: Execute | None = None,
+    sandbox: Sandbox | None = None,
     told: Told = nobody,
 ) -> None:
     """Fills what the data tells: scores, flags, copies of rows trained on. Before any judge, and without a model.
 
-    trained: texts trained on, by set. tasks: is a text an answer to one of the user's tasks?
+    trained: texts trained on, by set. tasks: is a text an answer to one of the user's tasks? sandbox: runs the replies
+    to tasks that are checked so, and is there for those. Raises SandboxError where it broke down.
     """
     suite.contacts = overlap.contacts([next(iter(asked([row])), "") for row in suite.rows], trained)
     suite.answers_task = [any(answers(reply.text) for answers in tasks) for reply in suite.replies]
     suite.flags = [_flags(reply) for reply in suite.replies]
     suite.scores, suite.notes = [{} for _ in suite.replies], []
     if suite.kind == "utility" and suite.dataset is not None:
-        texts = [reply.text for reply in suite.replies]
-        suite.scores = [suite.dataset.score(row, text) for row, text in zip(suite.rows, texts, strict=True)]
+        if suite.dataset.executes and sandbox is not None:
+            suite.scores, suite.notes = _run(suite, suite.dataset, sandbox, told)
+        else:
+            suite.scores = [suite.dataset.score(reply.row, reply.text) for reply in suite.replies]
+
+
+def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[list[dict[str, bool]], list[str]]:
+    """Scores of replies that are run, several at once, and why each failed."""
+    done = count(1)
+
+    def scored(reply: Reply) -> tuple[dict[str, bool], str]:
+        failed: list[str] = []
+
+        def execute(*given: Any, **how: Any) -> Any:
+            outcome = sandbox.run(*given, **how)
+            if not outcome.passed:
+                failed.append(f"{outcome.status}: {outcome.why}")
+            return outcome
+
+        score = dataset.score(reply.row, reply.text, execute=execute)
+        told(f"{suite.file}: {sandbox.name}", next(done), len(suite.replies))
+        return score, failed[0] if failed else ""
+
+    found = sandbox.map(scored, suite.replies)
+    return [score for score, _ in found], [note for _, note in found]
 
 
 def _flags(reply: Reply) -> list[str]:

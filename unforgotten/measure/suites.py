@@ -43,6 +43,8 @@ class Suite:
     condition: Condition = "default"
     also: tuple[Condition, ...] = ()
     """Other conditions whose prompts are the same."""
+    samples: int = 1
+    """Rows in a row that ask the same, of which pass@k is told."""
     key: str = ""
     """A digest of prompts, decoding and weights: replies of another are not taken for these."""
     replies: list[Reply] = field(default_factory=list)
@@ -80,7 +82,10 @@ def suites(settings: Evaluate) -> list[Suite]:
             if kind == "utility" and not one.metrics:
                 raise RecipeError(f"evaluate.utility: the answers of {one.label!r} cannot be checked; it has no score.")
             same = sum(s.dataset is not None and s.dataset.label == one.label for s in found)
-            found.append(Suite(kind, one.label if not same else f"{one.label}-{same + 1}", one, one.rows()))
+            label = one.label if not same else f"{one.label}-{same + 1}"
+            samples = settings.samples if kind == "utility" else 1
+            rows = [row for row in one.rows() for _ in range(samples)]
+            found.append(Suite(kind, label, one, rows, samples=samples))
     if not found:
         raise RecipeError("`evaluate:` names no prompts: give `harm`, `refusal` or `utility`.")
     return found
