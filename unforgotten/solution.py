@@ -160,14 +160,15 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 
 
 def _is_main_part(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
+    named = (n for n in ast.walk(statement.test) if isinstance(n, ast.Name)) if isinstance(statement, ast.If) else ()
+    return any(n.id == "__name__" for n in named)
 
 
 def _used(text: str) -> set[str]:
     """The names of the module that a statement reads; those that its functions bind for themselves are not."""
     try:
         tables = [symtable.symtable(text, "<reply>", "exec")]
-    except SyntaxError:  # what parses but does not compile, such as a `return` outside
+    except (SyntaxError, RecursionError):  # what parses but does not compile: a `return` outside, too deep a nest
         return set()
     used = set()
     for i, table in enumerate(tables):  # grows while it is walked

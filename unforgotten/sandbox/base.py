@@ -3,6 +3,12 @@
     program     the text; it runs in a confined process of its own and may do there what it likes
     check       Python that calls the program's function and compares; it runs in a second confined process
 
+How a verb uses one:
+
+    sandbox = open_sandbox()               # before any reply is generated; SandboxError where nothing confines here
+    scores = sandbox.map(lambda reply: dataset.score(reply.row, reply.text, execute=sandbox.run), replies)
+    row["sandbox"] = sandbox.facts()       # results.json: which it was, with the versions its walls depend on
+
 **What `passed` means.** With a check: the check ran to its end. No line of the program runs in the checker's process,
 and what the program's function returns arrives as plain values (numbers, strings, lists …), so it cannot pass by
 ending early, printing, patching builtins or asserts, or objects that equal everything: only by returning values that
@@ -16,24 +22,26 @@ or list a file outside Python's own libraries and its scratch folder; change any
 a socket of any kind; start, signal, trace or outlive a process; execute a program; see the environment; use more
 memory, threads, open files, output or time than it was given.
 
-**What it can do**: with Landlock alone, ask whether a path exists and how large it is, and hold up to 32 times
-`scratch_bytes` in files that it has deleted and keeps open; with bubblewrap, make empty files without number, in
-memory that its own limit does not count; use up a processor until its time is over; attack the kernel through the
-calls that inside/syscalls.py leaves it, as in any sandbox without a virtual machine. There are no packages inside, not
-even numpy: a program that needs one fails.
+**What it can do**: with Landlock alone, ask whether a path exists and how large it is; write to its scratch folder
+until that is measured again (every 50 ms), and hold up to 32 times `scratch_bytes` in files that it has deleted and
+keeps open; use up a processor until its time is over; attack the kernel through the calls that inside/syscalls.py
+leaves it, as in any sandbox without a virtual machine. There are no packages inside, not even numpy: a program that
+needs one fails.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Status = Literal["passed", "failed", "timeout", "memory", "output", "scratch", "killed"]
 """failed: an exception, a check that does not hold, or an early end; killed: it died of a signal; the others: that
 limit was hit."""
@@ -88,14 +96,21 @@ class Place:
     """The command before Python's own."""
     scratch: str
     """The scratch folder as the process sees it."""
-    watched: Path | None = None
-    """The scratch folder as it is seen from outside, where no file system limits it."""
+    watched: Path
+    """The same folder from outside, where it is measured."""
     landlock: bool
+    """Landlock must hold; where mounts hide files already, it is used if it is there."""
     keep_search: bool = False
+    """Python lies in a folder that other users cannot enter (root's home), and no mount brings it out."""
 
 
 class Sandbox(ABC):
-    """One way of confining. Safe to use from several threads."""
+    """One way of confining; opened by `open_sandbox`, never made directly, so that it has proved itself.
+
+    `run` gives the verdict on one program and may be called from several threads; `map` does so, one program per
+    processor at a time. The two processes of a program take turns, so that each program keeps one processor busy; the
+    most that it can take of memory is `memory_bytes` and 2 GiB for its checker.
+    """
 
     name: ClassVar[str]
     needs: ClassVar[str]
@@ -123,10 +138,15 @@ class Sandbox(ABC):
             return conduct.run(self, whole)
         return remembered.outcome(whole, lambda: conduct.run(self, whole))
 
-    def run_many(self, programs: Iterable[str | Program], *, jobs: int | None = None) -> list[Outcome]:
-        """The outcome of each, in their order; `jobs` at a time, one per processor where not given."""
-        from unforgotten.sandbox import conduct
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item], *, jobs: int | None = None) -> list[Result]:
+        """`work` of each item, in their order; `jobs` at a time, one per processor of this process where not given.
 
-        wholes = [p if isinstance(p, Program) else Program(text=p) for p in programs]
-        with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
-            return list(pool.map(lambda whole: conduct.run(self, whole), wholes))
+        What is waited for runs in other processes, so threads are enough.
+        """
+        with ThreadPoolExecutor(max_workers=jobs or _processors()) as pool:
+            return list(pool.map(work, items))
+
+
+def _processors() -> int:
+    """Those that this process may use, which in a container can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """bubblewrap: namespaces and mounts hide the machine; inside, the same Landlock, seccomp and rlimits hold.
 
-The process has a file system of Python's libraries and a scratch folder in memory, no network, and sees no other
-process. As root it works with mounts alone; other users need user namespaces, which Docker's default profile and
+The process has a file system of Python's libraries and its scratch folder, no network, and sees no other process. The
+scratch folder is one of the machine's, since a file system in memory could be limited in bytes but not in files. As root it works with mounts alone; other users need user namespaces, which Docker's default profile and
 Ubuntu from 23.10 refuse them.
 """
 
@@ -17,11 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unforgotten.sandbox import python
+from unforgotten.sandbox import python, scratch
 from unforgotten.sandbox.base import Place, Program, Sandbox
 from unforgotten.sandbox.inside import kernel
 
 SCRATCH = "/scratch"
+# Root keeps its own namespace of users: only there can it become one that is not root outside either. The rights are
+# those that it needs for that; they go with it.
+_AS_ROOT = ("--cap-drop", "ALL", *(a for c in ("SETUID", "SETGID", "CHOWN") for a in ("--cap-add", f"CAP_{c}")))
 
 
 class Bubblewrap(Sandbox):
@@ -46,9 +49,9 @@ class Bubblewrap(Sandbox):
 
     @contextmanager
     def place(self, program: Program) -> Iterator[Place]:
-        prefix = (*_walls(), "--size", str(program.scratch_bytes), "--perms", "1777", "--tmpfs", SCRATCH)
-        prefix += ("--remount-ro", "/", "--chdir", SCRATCH, "--")
-        yield Place(prefix=prefix, scratch=SCRATCH, landlock=False)
+        with scratch.fresh() as folder:
+            prefix = (*_walls(), "--bind", str(folder), SCRATCH, "--remount-ro", "/", "--chdir", SCRATCH, "--")
+            yield Place(prefix=prefix, scratch=SCRATCH, watched=folder, landlock=False)
 
 
 def _version() -> str:
@@ -74,14 +77,9 @@ def _walls() -> tuple[str, ...]:
     return (
         _bwrap(),
         *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
-        # Root keeps its own namespace of users: only there can it become one that is not root outside either.
-        *(("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID") if _root() else ()),
-        *(() if _root() else ("--unshare-user",)),
-        *("--die-with-parent", "--new-session"),
+        *(_AS_ROOT if os.geteuid() == 0 else ("--unshare-user",)),
+        # No --new-session: the processes are in a session of their own already, and in one group they die together.
+        "--die-with-parent",
         *(argument for folder in folders for argument in ("--perms", "0755", "--dir", folder)),
         *binds,
     )
-
-
-def _root() -> bool:
-    return os.geteuid() == 0

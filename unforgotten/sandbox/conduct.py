@@ -36,7 +36,7 @@ CHECKER_BYTES = 2 << 30
 WORD_BYTES, VERDICT_BYTES = 64 << 10, 64 << 20
 """How much a guest and a checker may report."""
 WATCH_S = 0.05
-"""How often a scratch folder without a limit of its own is measured."""
+"""How often the scratch folder is measured."""
 FILES = 32
 """Open files; deleted ones hold space that measuring does not see, so this many × scratch_bytes is the most."""
 
@@ -89,7 +89,6 @@ def _confine(role: str, place: Place, program: Program, pid: int) -> dict[str, A
         "readable": list(python.readable()),
         "landlock": place.landlock,
         "uid": 1_500_000_000 + pid,  # beyond the numbers that systems give out
-        "own_scratch": place.watched is not None,
         "keep_search": place.keep_search,
         "memory_bytes": memory,
         "file_bytes": program.scratch_bytes,
@@ -144,8 +143,9 @@ class _Watch:
         return Outcome(status, _line(why), round(seconds, 4), _printable(output), value)
 
     def _end(self, now: float, started: float) -> End | None:
+        too_much = self._too_much()
         if (message := self.teller.child.message) is not None:
-            return self._told(message)
+            return too_much or self._told(message)  # what was hit just before the end counts as well
         for side in self.sides:
             if not side.child.ready and (side.child.reported or now - started > START_S):
                 side.child.read_output()
@@ -156,12 +156,16 @@ class _Watch:
         if self.began is None and all(side.child.ready for side in self.sides):
             self.began = now
         program = self.program
+        if not too_much and self.began is not None and now - self.began > program.timeout_s:
+            return "timeout", f"still running after {program.timeout_s:.3g} s", None
+        return too_much
+
+    def _too_much(self) -> End | None:
+        program = self.program
         if self.guest.child.printed_bytes > program.output_bytes:
             return "output", f"printed more than {program.output_bytes >> 20} MiB", None
-        if self.began is not None and now - self.began > program.timeout_s:
-            return "timeout", f"still running after {program.timeout_s:.3g} s", None
-        if (folder := self.guest.place.watched) and (what := scratch.too_much(folder, program.scratch_bytes)):
-            return "scratch", f"wrote {what} into its scratch folder", None
+        if what := scratch.too_much(self.guest.place.watched, program.scratch_bytes):
+            return "scratch", f"left {what} in its scratch folder", None
         return None
 
     def _told(self, message: bytes) -> End:

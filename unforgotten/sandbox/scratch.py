@@ -1,16 +1,23 @@
-"""The scratch folder of one process, where no file system of its own limits it: made, measured and removed."""
+"""The scratch folder of one process: made, measured and removed. No file system limits it, so it is watched."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+
+from unforgotten.errors import SandboxError
 
 MOST_ENTRIES = 1000
 """Empty files cost no bytes but still a place on the disk."""
+GONE_S = 10.0
+"""How long a process that was killed may hold on to its folder, on a busy machine."""
 
 
 @contextmanager
@@ -20,7 +27,7 @@ def fresh() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove(folder)
+        _remove_soon(folder)
 
 
 def too_much(folder: Path, most_bytes: int) -> str:
@@ -29,20 +36,38 @@ def too_much(folder: Path, most_bytes: int) -> str:
     todo = [folder]
     while todo:
         try:
-            with os.scandir(todo.pop()) as found:
-                for entry in found:
-                    entries += 1
-                    if entries > MOST_ENTRIES:
-                        return f"more than {MOST_ENTRIES} files"
-                    facts = entry.stat(follow_symlinks=False)
-                    n_bytes += facts.st_blocks * 512  # what it takes up: a file of holes takes nothing
-                    if stat.S_ISDIR(facts.st_mode):
-                        todo.append(Path(entry.path))
-        except PermissionError:  # it could hold anything
+            with os.scandir(todo.pop()) as listing:
+                found = list(islice(listing, MOST_ENTRIES + 1 - entries))
+        except (FileNotFoundError, NotADirectoryError):  # moved or removed meanwhile
+            continue
+        except PermissionError:  # it could hold anything, and so could what lies too deep
             return "a closed folder"
         except OSError:
-            continue
+            return "folders too deep to be measured"
+        entries += len(found)
+        if entries > MOST_ENTRIES:
+            return f"more than {MOST_ENTRIES} files"
+        for entry in found:
+            try:
+                facts = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            n_bytes += facts.st_blocks * 512  # what it takes up: a file of holes takes nothing
+            if stat.S_ISDIR(facts.st_mode):
+                todo.append(Path(entry.path))
     return f"more than {most_bytes >> 20} MiB in files" if n_bytes > most_bytes else ""
+
+
+def _remove_soon(folder: Path) -> None:
+    """Removes the folder; a process that was killed behind bubblewrap's back may take a moment to be gone."""
+    until = time.monotonic() + GONE_S
+    while True:
+        try:
+            return remove(folder)
+        except OSError as error:
+            if time.monotonic() > until:
+                raise SandboxError(f"The scratch folder {folder} cannot be removed: {error}.") from error
+            time.sleep(0.02)
 
 
 def remove(folder: Path) -> None:
@@ -51,6 +76,7 @@ def remove(folder: Path) -> None:
     Folders are pulled up to the top before they are emptied: however deep they were nested, no path gets long, and one
     that its owner closed (mode 0) is opened first.
     """
+    name = secrets.token_hex(16)  # drawn now, so that nothing that was left in there can have it
     todo, number = [folder], 0
     while todo:
         here = todo.pop()
@@ -61,8 +87,7 @@ def remove(folder: Path) -> None:
                 continue
             os.chmod(entry.path, 0o700)  # a folder that moves writes its own `..`
             number += 1
-            # A name that cannot be there: what a program left is at the top only before the first is moved.
-            above = folder / f"{folder.name}.{number}"
+            above = folder / f"{name}.{number}"
             os.rename(entry.path, above)
             todo.append(above)
         if here != folder:

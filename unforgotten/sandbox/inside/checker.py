@@ -106,10 +106,12 @@ def _answer(channel: Channel, seconds: float | None) -> dict[str, Any]:
 
 def _as_raised(facts: list[Any]) -> Exception:
     name, message = str(facts[0])[:100], str(facts[1])[:500]
-    # A builtin exception as itself, since a check may expect it; never what would end this process (SystemExit).
+    # A builtin exception as itself, since a check may expect it; never what would end this process (SystemExit), or
+    # the loop that the check is in (StopIteration).
     kind = getattr(builtins, name, None)
+    plain = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, StopIteration)
     try:
-        error = kind(message) if isinstance(kind, type) and issubclass(kind, Exception) else Raised(name, message)
+        error = kind(message) if plain else Raised(name, message)
     except Exception:  # UnicodeDecodeError and the like want more than a message
         error = Raised(name, message)
     error.facts = [name, message, facts[2] if isinstance(facts[2], int) else None]  # type: ignore[attr-defined]

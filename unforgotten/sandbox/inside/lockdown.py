@@ -26,9 +26,7 @@ class Settings(TypedDict):
     landlock: bool
     """Landlock must hold; where mounts hide files already, it is used if it is there."""
     uid: int
-    """What root becomes: a user of its own, so that no other process counts against its limit of threads."""
-    own_scratch: bool
-    """The scratch folder is handed to that user."""
+    """What root becomes, and its scratch folder's owner: of its own, so that no other's threads count against it."""
     keep_search: bool
     """Python lies in a folder that other users cannot enter (root's home): the right to pass folders is kept."""
     memory_bytes: int
@@ -64,8 +62,7 @@ def _leave_root(settings: Settings) -> None:
     for candidate in (uid, NOBODY):  # a container may know 65,536 users only
         try:
             os.setresgid(candidate, candidate, candidate)
-            if settings["own_scratch"]:
-                os.chown(".", candidate, candidate)
+            os.chown(".", candidate, candidate)
             os.setresuid(candidate, candidate, candidate)
             break
         except OSError:
