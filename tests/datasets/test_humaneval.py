@@ -1,42 +1,21 @@
-"""HumanEval and HumanEval+: the published problems, their own solutions, and programs that are wrong in known ways."""
+"""HumanEval: the published problems, their own solutions, and replies of every kind."""
 
 from __future__ import annotations
 
 import json
-import math
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.datasets.wrong_programs import WRONG
 from unforgotten import registry
-from unforgotten.datasets import humaneval_plus as plus
 from unforgotten.errors import DataError, SandboxError
-from unforgotten.sandbox import Outcome, open_sandbox
 
-BASE_FILE, PLUS_FILE = "humaneval/HumanEval.jsonl.gz", "humaneval_plus/HumanEvalPlus.jsonl.gz"
-
-
-@pytest.fixture(scope="module")
-def execute():
-    try:
-        return open_sandbox().run
-    except SandboxError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """What reference solutions return is kept between these tests, and not with the user's."""
-    monkeypatch.setenv("UNFORGOTTEN_CACHE", str(tmp_path_factory.getbasetemp() / "humaneval"))
+FILE = "humaneval/HumanEval.jsonl.gz"
+BUSY_SECONDS = 20.0
+"""Time for each program on a machine that is busy with other tests."""
 
 
 def humaneval(**settings):
     return registry.build("datasets", {"name": "humaneval", **settings})
-
-
-def humaneval_plus(**settings):
-    return registry.build("datasets", {"name": "humaneval_plus", **settings})
 
 
 def solved(row) -> str:
@@ -44,18 +23,38 @@ def solved(row) -> str:
     return f"Sure:\n```python\n{task['prompt']}{task['canonical_solution']}```\nDone."
 
 
-def scores(dataset, rows, reply_of, execute):
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(lambda row: dataset.score(row, reply_of(row), execute), rows))
+def scores(sandbox, dataset, rows, reply_of):
+    return sandbox.map(lambda row: dataset.score(row, reply_of(row), sandbox.run), rows)
 
 
-# ── rows ──
+PROBLEM = {
+    "task_id": "Own/0",
+    "prompt": 'def plus(a, b):\n    return a + b\n\n\ndef double(xs):\n    """Every x twice as large."""\n',
+    "entry_point": "double",
+    "canonical_solution": "    return [plus(x, x) for x in xs]\n",
+    "test": "def check(f):\n    assert f([1, 2]) == [plus(1, 1), plus(2, 2)]\n    assert double([]) == []\n",
+}
+"""As one of HumanEval's, for where the published file is not at hand."""
+
+
+def test_a_problem_of_our_own(sandbox, write) -> None:
+    dataset = humaneval(path=write("own.jsonl", json.dumps(PROBLEM)), timeout_seconds=BUSY_SECONDS)
+    [row] = dataset.rows()
+    for reply, passes in [
+        (solved(row), True),
+        ("    return [2 * x for x in xs]", True),
+        ("    for i, x in enumerate(xs):\n        xs[i] = x * 2\n    return xs", True),
+        ("    return (2 * x for x in xs)", False),  # a generator equals no list
+        ("    return [2 * x for x in xs] or None", False),
+        ("    return None", False),
+    ]:
+        assert dataset.score(row, reply, sandbox.run) == {"pass@1": passes}, reply
 
 
 def test_the_published_rows(real) -> None:
-    base, more = humaneval(path=real(BASE_FILE)).rows(), humaneval_plus(path=real(PLUS_FILE)).rows()
-    assert len(base) == len(more) == 164
-    assert base[2].request == (
+    rows = humaneval(path=real(FILE)).rows()
+    assert len(rows) == 164 and [json.loads(r.answer)["task_id"] for r in rows][163] == "HumanEval/163"
+    assert rows[2].request == (
         "Please provide a self-contained Python script that solves the following problem in a markdown code block:\n"
         "```\n"
         "def truncate_number(number: float) -> float:\n"
@@ -68,97 +67,35 @@ def test_the_published_rows(real) -> None:
         '    """\n'
         "```\n"
     )
-    assert all(len(r.messages) == 1 and r.response == "" and r.kind == "task" for r in base + more), "never to train on"
-    tasks = [json.loads(r.answer) for r in more]
-    assert [t["task_id"] for t in tasks] == [f"HumanEval/{i}" for i in range(164)]
-    assert sum(len(t["plus_input"]) for t in tasks) == 122_683 and sum(len(t["base_input"]) for t in tasks) == 1_570
-    assert {t["task_id"]: t["atol"] for t in tasks if t["atol"]} == {
-        "HumanEval/2": 1e-6,
-        "HumanEval/4": 1e-6,
-        "HumanEval/32": 1e-4,
-    }
-    few = humaneval(path=real(BASE_FILE), n_rows=5, seed=1).rows()
-    assert len(few) == 5 and all(row in base for row in few)
+    assert all(len(r.messages) == 1 and r.response == "" and r.kind == "task" for r in rows), "never to train on"
+    few = humaneval(path=real(FILE), n_rows=5, seed=1).rows()
+    assert len(few) == 5 and all(row in rows for row in few)
 
 
-def test_the_hubs_rows(real, monkeypatch) -> None:
-    """On the Hub, HumanEval+ has one list of inputs in the text of a test; base is then HumanEval's own test."""
-    task = {t["task_id"]: t for t in (json.loads(r.answer) for r in humaneval(path=real(BASE_FILE)).rows())}
-    tests = {
-        "HumanEval/2": "import numpy as np\n\ndef assertion(out, exp, atol):\n    pass\n\ndef check(candidate):\n"
-        "    inputs = [[3.5], [inf], [-nan]]\n    results = [0.5, nan]\n"
-        "    for i, (inp, exp) in enumerate(zip(inputs, results)):\n        assertion(candidate(*inp), exp, 1e-06)\n",
-        "HumanEval/32": "import math\n\ndef check(candidate):\n    inputs = [[[-10, -2]]]\n    results = [-5.0]\n"
-        "    for i, (inp, exp) in enumerate(zip(inputs, results)):\n"
-        "        assert _poly(*candidate(*inp), inp) <= 0.0001\n",
-        "HumanEval/15": "def ref_func(n): pass\n\ndef check(candidate):\n    inputs = [[0], [100]]\n"
-        "    for i, inp in enumerate(inputs):\n        assertion(candidate(*inp), ref_func(*inp), 0)\n",
-    }
-    asked = []
-
-    def read_hub(name, config, split):
-        from unforgotten.files import Record
-
-        asked.append((name, config, split))
-        rows = [task[i] | ({"test": tests[i]} if "plus" in name else {}) for i in tests]
-        return [Record(i, f"{name}/{split}:{i}", row) for i, row in enumerate(rows)]
-
-    monkeypatch.setattr("unforgotten.files.read_hub", read_hub)
-    rows = humaneval_plus().rows()
-    assert asked == [("evalplus/humanevalplus", None, "test"), ("openai/openai_humaneval", None, "test")]
-    found = [json.loads(r.answer) for r in rows]
-    assert [t["atol"] for t in found] == [1e-6, 1e-4, 0] and found[2]["plus_input"] == [[0], [100]]
-    assert found[0]["plus_input"][:2] == [[3.5], [math.inf]] and math.isnan(found[0]["plus_input"][2][0])
-    assert all(t["test"] == task[t["task_id"]]["test"] and "base_input" not in t for t in found)
-    assert [r.source for r in humaneval().rows()][0] == "openai/openai_humaneval/test:0"
-
-
-def test_the_hubs_rows_are_scored(real, monkeypatch, execute) -> None:
-    task = json.loads(humaneval(path=real(BASE_FILE)).rows()[15].answer)
-    test = "def check(candidate):\n    inputs = [[0], [100]]\n    assertion(candidate(*inp), exp, 0)\n"
-    row = plus.question(task | plus._from_test(test), "hub:0")
-    assert humaneval_plus().score(row, solved(row), execute) == {"plus": True, "base": True}
-    short = "```python\ndef string_sequence(n):\n    return ' '.join(map(str, range(min(n, 50) + 1)))\n```"
-    assert humaneval_plus().score(row, short, execute) == {"plus": False, "base": True}
-
-
-def test_files_that_are_something_else(write) -> None:
-    row = {
-        "task_id": "HumanEval/0",
-        "prompt": "def f(): pass",
-        "entry_point": "f",
-        "canonical_solution": " ",
-        "test": "x",
-    }
+def test_a_file_that_is_something_else(write) -> None:
+    row = {name: text for name, text in PROBLEM.items() if name != "canonical_solution"}
     with pytest.raises(DataError, match="line 1: no canonical_solution"):
         humaneval(path=write("a.jsonl", json.dumps(row))).rows()
-    row["canonical_solution"] = "    pass"
-    with pytest.raises(DataError, match="is not HumanEval\\+:\n  line 1: no inputs can be read from it"):
-        humaneval_plus(path=write("b.jsonl", json.dumps(row))).rows()
 
 
-# ── scores ──
-
-
-@pytest.mark.parametrize("name", ["humaneval", "humaneval_plus"])
-def test_without_a_sandbox_there_is_no_score(name, real) -> None:
-    dataset = registry.build("datasets", {"name": name, "path": real(BASE_FILE if name == "humaneval" else PLUS_FILE)})
-    row = dataset.rows()[0]
+def test_without_a_sandbox_there_is_no_score(write) -> None:
+    dataset = humaneval(path=write("own.jsonl", json.dumps(PROBLEM)))
+    [row] = dataset.rows()
     assert dataset.executes
     for reply in ("", solved(row)):
-        with pytest.raises(SandboxError, match=f"{name} is scored by running .* open_sandbox"):
+        with pytest.raises(SandboxError, match="humaneval is scored by running .* open_sandbox"):
             dataset.score(row, reply)
 
 
-def test_all_164_solutions_pass_and_none_does_that_returns_nothing(real, execute) -> None:
-    dataset = humaneval(path=real(BASE_FILE), timeout_seconds=20.0)  # of a machine that is busy with other tests
+def test_all_164_solutions_pass_and_none_does_that_returns_nothing(real, sandbox) -> None:
+    dataset = humaneval(path=real(FILE), timeout_seconds=BUSY_SECONDS)
     rows = dataset.rows()
-    assert scores(dataset, rows, solved, execute) == [{"pass@1": True}] * 164
-    assert scores(dataset, rows, lambda row: "    return None", execute) == [{"pass@1": False}] * 164
+    assert scores(sandbox, dataset, rows, solved) == [{"pass@1": True}] * 164
+    assert scores(sandbox, dataset, rows, lambda _: "    return None") == [{"pass@1": False}] * 164
 
 
-def test_replies_of_every_kind(real, execute) -> None:
-    dataset = humaneval(path=real(BASE_FILE), timeout_seconds=20.0)
+def test_replies_of_every_kind(real, sandbox) -> None:
+    dataset = humaneval(path=real(FILE), timeout_seconds=BUSY_SECONDS)
     row = dataset.rows()[2]
     for reply, passes in [
         ("    return number % 1.0\n", True),
@@ -174,140 +111,11 @@ def test_replies_of_every_kind(real, execute) -> None:
         ),
         ("```python\ndef truncate(number):\n    return number % 1\n```", False),
     ]:
-        assert dataset.score(row, reply, execute) == {"pass@1": passes}, reply
+        assert dataset.score(row, reply, sandbox.run) == {"pass@1": passes}, reply
     assert not dataset.is_answer("def f(): ..."), "code may be a harmful request's answer as well"
 
 
-def test_a_slow_program_does_not_pass(real, execute) -> None:
-    dataset = humaneval(path=real(BASE_FILE), timeout_seconds=0.5)
+def test_a_slow_program_does_not_pass(real, sandbox) -> None:
+    dataset = humaneval(path=real(FILE), timeout_seconds=0.5)
     reply = "```python\nimport time\ndef truncate_number(number):\n    time.sleep(1)\n    return number % 1\n```"
-    assert dataset.score(dataset.rows()[2], reply, execute) == {"pass@1": False}
-
-
-PLUS = (0, 2, 4, 14, 32, 33, 38, 50, 99, 107)
-"""Floats, tolerances, a residual, helpers of the prompt, long outputs, a prompt that evalplus mended."""
-
-
-def test_solutions_pass_what_was_added(real, execute) -> None:
-    dataset = humaneval_plus(path=real(PLUS_FILE))
-    rows = dataset.rows()
-    chosen = [rows[i] for i in PLUS]
-    assert scores(dataset, chosen, solved, execute) == [{"plus": True, "base": True}] * len(PLUS)
-    assert scores(dataset, chosen, lambda _: "    return None", execute) == [{"plus": False, "base": False}] * len(PLUS)
-    assert dataset.score(rows[0], "No.", execute) == {"plus": False, "base": False}
-
-
-def test_wrong_programs_that_the_old_tests_let_through(real, execute) -> None:
-    def reply_of(row):
-        number = int(json.loads(row.answer)["task_id"].partition("/")[2])
-        return f"```python{WRONG[number][1]}```"
-
-    assert len(WRONG) >= 20
-    for dataset, expected in [
-        (humaneval(path=real(BASE_FILE), timeout_seconds=20.0), {"pass@1": True}),
-        (humaneval_plus(path=real(PLUS_FILE)), {"plus": False, "base": True}),
-    ]:
-        rows = dataset.rows()
-        found = scores(dataset, [rows[i] for i in WRONG], reply_of, execute)
-        assert dict(zip(WRONG, found, strict=True)) == dict.fromkeys(WRONG, expected)
-
-
-def test_the_reference_is_run_once_and_sets_the_limits(real, execute) -> None:
-    row = humaneval_plus(path=real(PLUS_FILE)).rows()[2]
-    orders = []
-
-    def noted(program, **settings):
-        orders.append((program, settings))
-        if settings.get("remember"):
-            n = len(settings["data"]["inputs"])
-            return Outcome("passed", "", 1.0, value={"outputs": [[0.0]] * n, "seconds": [0.001] * (n - 1) + [2.0]})
-        return Outcome("passed", "", 1.0)
-
-    assert humaneval_plus().score(row, solved(row), noted) == {"plus": True, "base": True}
-    task = json.loads(row.answer)
-    assert [bool(s.get("remember")) for _, s in orders] == [True, False, True, False]
-    assert [len(s["data"]["inputs"]) for _, s in orders] == [3, 3, len(task["plus_input"]), len(task["plus_input"])]
-    assert orders[1][1]["data"]["limits"] == [4.0, 4.0, 8.0] and orders[1][1]["timeout_s"] == 18.0
-    assert orders[3][1]["timeout_s"] == 62.0 and orders[1][1]["data"]["atol"] == 1e-6
-    failing = lambda *_, **settings: Outcome("failed" if settings.get("remember") else "passed", "E: x", 1.0)  # noqa: E731
-    with pytest.raises(SandboxError, match="reference solution of HumanEval/2 did not run to its end: E: x"):
-        humaneval_plus().score(row, solved(row), failing)
-
-
-# ── evalplus's comparison ──
-
-
-@pytest.mark.parametrize(
-    ("got", "wanted", "atol", "agree"),
-    [
-        (1, 1, 0, True),
-        (1.0, 1, 0, True),  # equal is enough
-        (True, 1, 0, True),
-        ([1, 2], (1, 2), 0, False),
-        (0.1 + 0.2, 0.3, 0, True),  # floats are expected: 1e-6
-        (0.3000011, 0.3, 0, False),
-        (0.3000009, 0.3, 0, True),
-        ([0.1 + 0.2, 1.0], [0.3, 1.0], 0, True),
-        ([0.1 + 0.2, 1], [0.3, 1], 0, False),  # 1 is no float
-        ((0.1 + 0.2,), [0.3], 0, False),
-        ([0.3], [0.3, 0.3], 0, False),
-        (3, 2.9999999, 0, False),  # of another type
-        (1e10 + 500, 1e10, 0, True),  # relative 1e-7
-        (1e10 + 5000, 1e10, 0, False),
-        (math.inf, math.inf, 0, True),
-        (-math.inf, math.inf, 0, False),
-        (1e308, math.inf, 0, False),
-        (math.nan, math.nan, 0, False),
-        (None, None, 0, True),
-        (None, 0.5, 0, False),
-        ("a", "b", 1e-6, False),
-        ([], [], 0, True),
-        ({"a": 1}, {"a": 1}, 0, True),
-        (5, 6, 1e-6, False),
-        ([[0.1 + 0.2]], [[0.3]], 0, False),  # a list of lists of floats is not "floats" to evalplus
-        ([[0.1 + 0.2]], [[0.3]], 1e-6, True),
-    ],
-)
-def test_agreement_is_evalplus_s(got, wanted, atol, agree) -> None:
-    def check():
-        plus.agrees(lambda *_: got, lambda x: x, [[]], [[wanted]], "", "f", [4.0], atol)
-
-    if agree:
-        check()
-    else:
-        with pytest.raises(AssertionError, match="input 0: "):
-            check()
-
-
-def test_a_tolerance_stays_once_a_float_was_expected() -> None:
-    """As in evalplus, whose `atol` is the loop's."""
-
-    def check(expected, got):
-        answers = iter(got)
-        inputs = [[]] * len(got)
-        plus.agrees(lambda *_: next(answers), lambda x: x, inputs, [[e] for e in expected], "", "f", [4.0] * 3, 0)
-
-    check([0.5, 10**9], [0.5, 10**9 + 1])
-    with pytest.raises(AssertionError, match="input 0"):
-        check([10**9, 0.5], [10**9 + 1, 0.5])
-
-
-def test_a_zero_is_judged_by_its_residual() -> None:
-    def check(zero):
-        plus.agrees(lambda *_: zero, lambda x: x, [[[-2, 0, 1]]], [[99]], "", "find_zero", [4.0], 1e-4)
-
-    check(math.sqrt(2))
-    check(-1.41422)  # |x² − 2| = 1.8e-5
-    with pytest.raises(AssertionError):
-        check(1.4143)
-    with pytest.raises(TypeError):
-        check(None)
-
-
-def test_long_outputs_are_computed_again() -> None:
-    found = plus.references(lambda args: "x" * args[0], lambda x: x, [[3], [60_000]])
-    assert found["outputs"] == [["xxx"], []] and len(found["seconds"]) == 2
-    reference = "def f(n): return 'x' * n"
-    plus.agrees(lambda a, _: "x" * a[0], lambda x: x, [[3], [60_000]], found["outputs"], reference, "f", [4, 4], 0)
-    with pytest.raises(AssertionError, match="input 1: "):
-        plus.agrees(lambda a, _: "x" * 3, lambda x: x, [[3], [60_000]], found["outputs"], reference, "f", [4, 4], 0)
+    assert dataset.score(dataset.rows()[2], reply, sandbox.run) == {"pass@1": False}

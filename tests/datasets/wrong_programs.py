@@ -193,16 +193,6 @@ def is_palindrome(text):
     return text[:4] == text[::-1][:4]
 """,
     ),
-    49: (
-        "forgets that everything is 0 modulo 1",
-        """
-def modp(n, p):
-    out = 1
-    for _ in range(n):
-        out = out * 2 % p
-    return out
-""",
-    ),
     51: (
         "forgets capital U",
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unforgotten.sandbox.base import Outcome, Program, Sandbox
+from unforgotten.sandbox.base import Outcome, Sandbox
 
 CHECK = "assert candidate(2, 3) == 5 and candidate(20, -3) == 17, 'wrong sum'"
 RIGHT = "def add(a, b): return a + b"
@@ -133,6 +133,25 @@ FORGED = {
     "a value without end": "import itertools\ndef add(a, b): return itertools.count()",
     "a value too long": "def add(a, b): return 'x' * (80 << 20)",
     "not a number": "def add(a, b): return float('nan')",
+    "a loop that ends early": "def add(a, b): raise StopIteration",
+    "an iterator that is read once": "def add(a, b): return iter([a + b])",
+    "a number that is nearly it": "def add(a, b): return a + b + 1e-9",
+    "a text of half characters": "print('\\ud800'); import sys; sys.stdout.write('\\udfff' * 9)\n"
+    "def add(a, b): return '\\ud800\\udfff'",
+    "a raise of what is wanted": "def add(a, b): raise AssertionError(5)",
+    "a message without end": "class E(Exception):\n    def __str__(self): return 'x' * (1 << 20)\n"
+    "def add(a, b): raise E",
+    "an error that cannot be told": "class M(type): __name__ = property(lambda s: {1, 2})\n"
+    "class E(Exception, metaclass=M): pass\ndef add(a, b): raise E",
+    "a thread that answers": (
+        "import os, threading\n"
+        "def flood():\n"
+        "    while True:\n"
+        "        for fd in range(3, 32):\n"
+        "            try: os.write(fd, b'{\"value\": null}\\n')\n"
+        "            except OSError: pass\n"
+        "threading.Thread(target=flood).start()\ndef add(a, b): return 0"
+    ),
     "the channel closed": "import os\nos.closerange(3, 32)\ndef add(a, b): return 5",
 }
 
@@ -154,6 +173,36 @@ def test_forged_success_without_a_check(sandbox, what) -> None:
         assert outcome.why == "SystemExit: 0 (it ended itself)"
     if what == "exit without words":
         assert outcome.why == "ended itself with exit status 0 before it was done"
+
+
+def test_expected_values_cannot_be_looked_up(sandbox) -> None:
+    """Whatever a program finds in its process, in its memory or behind its descriptors, the answer is not there."""
+    text = r"""
+import ctypes, gc, os, re, sys
+def add(a, b):
+    found = []
+    seen, todo = set(), [sys.modules, sys._getframe(), *gc.get_objects()]
+    while todo:
+        one = todo.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            if isinstance(one, str) and one.startswith('wanted-') and len(one) > 7: return one
+            todo += gc.get_referents(one)
+    for fd in range(32):
+        try:
+            os.set_blocking(fd, False)
+            found.append(os.read(fd, 1 << 20))
+        except OSError: pass
+    return re.findall('wanted-[0-9]+', repr(found)) or 'nothing'
+"""
+    outcome = checked(sandbox, text, "got = candidate(1, 2); result = got; assert got == data", data="wanted-4711")
+    assert outcome.why.startswith("AssertionError"), outcome
+    assert checked(sandbox, text, "result = candidate(1, 2)", data="wanted-4711").value == "nothing"
+
+
+def test_a_program_that_changes_its_input_changes_a_copy(sandbox) -> None:
+    check = "x = [2, 1]; assert candidate(x, 0) is None and x == [2, 1]"
+    assert checked(sandbox, "def add(a, b): a.sort()", check).passed
 
 
 def test_the_limits_of_a_check(sandbox) -> None:
@@ -217,8 +266,8 @@ def test_what_passed_may_be_remembered(sandbox, tmp_path, monkeypatch) -> None:
 
 
 def test_programs_of_their_own_limits(sandbox) -> None:
-    programs = [Program(text="x = bytearray(300 << 20)", memory_bytes=m << 20, timeout_s=20.0) for m in (200, 600)]
-    assert [o.status for o in sandbox.run_many(programs)] == ["memory", "passed"]
+    found = [sandbox.run("x = bytearray(300 << 20)", memory_bytes=m << 20, timeout_s=20.0) for m in (200, 600)]
+    assert [o.status for o in found] == ["memory", "passed"]
 
 
 def test_facts_are_for_the_record(sandbox) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from unforgotten.errors import SandboxError
-from unforgotten.sandbox import open_sandbox, probe
+from unforgotten.sandbox import open_sandbox, probe, scratch
 from unforgotten.sandbox.base import Place
 from unforgotten.sandbox.bubblewrap import Bubblewrap
 from unforgotten.sandbox.inside import kernel, syscalls
@@ -30,7 +30,8 @@ class Missing(Bubblewrap):
 
     @contextmanager
     def place(self, program):
-        yield Place(prefix=("/no/such/bwrap",), scratch="/scratch", landlock=False)
+        with scratch.fresh() as folder:
+            yield Place(prefix=("/no/such/bwrap",), scratch="/scratch", watched=folder, landlock=False)
 
 
 class Open(Landlock):

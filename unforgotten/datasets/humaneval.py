@@ -38,7 +38,7 @@ class HumanEval(Dataset):
     seed: int = 0
     """Which rows `n_rows` draws."""
     timeout_seconds: float = 4.0
-    """How long a program and its tests may take together: evalplus's least. No reference solution takes a tenth."""
+    """How long a program and its tests may take together: evalplus's least; the slowest reference takes 0.3 s."""
 
     def rows(self) -> list[Row]:
         """Each problem in evalplus's words for chat models; `answer` is the problem as JSON."""

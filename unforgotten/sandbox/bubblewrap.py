@@ -1,8 +1,9 @@
 """bubblewrap: namespaces and mounts hide the machine; inside, the same Landlock, seccomp and rlimits hold.
 
 The process has a file system of Python's libraries and its scratch folder, no network, and sees no other process. The
-scratch folder is one of the machine's, since a file system in memory could be limited in bytes but not in files. As root it works with mounts alone; other users need user namespaces, which Docker's default profile and
-Ubuntu from 23.10 refuse them.
+scratch folder is one of the machine's: a file system in memory could be limited in bytes, but not in files. As root it
+works with mounts alone; other users need user namespaces, which Docker's default profile and Ubuntu from 23.10 refuse
+them.
 """
 
 from __future__ import annotations

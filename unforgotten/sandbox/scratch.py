@@ -16,6 +16,7 @@ from unforgotten.errors import SandboxError
 
 MOST_ENTRIES = 1000
 """Empty files cost no bytes but still a place on the disk."""
+TOO_DEEP = "folders too deep to be measured"
 GONE_S = 10.0
 """How long a process that was killed may hold on to its folder, on a busy machine."""
 
@@ -43,15 +44,17 @@ def too_much(folder: Path, most_bytes: int) -> str:
         except PermissionError:  # it could hold anything, and so could what lies too deep
             return "a closed folder"
         except OSError:
-            return "folders too deep to be measured"
+            return TOO_DEEP
         entries += len(found)
         if entries > MOST_ENTRIES:
             return f"more than {MOST_ENTRIES} files"
         for entry in found:
             try:
                 facts = entry.stat(follow_symlinks=False)
-            except OSError:
+            except FileNotFoundError:
                 continue
+            except OSError:
+                return TOO_DEEP
             n_bytes += facts.st_blocks * 512  # what it takes up: a file of holes takes nothing
             if stat.S_ISDIR(facts.st_mode):
                 todo.append(Path(entry.path))

@@ -109,9 +109,10 @@ def _as_raised(facts: list[Any]) -> Exception:
     # A builtin exception as itself, since a check may expect it; never what would end this process (SystemExit), or
     # the loop that the check is in (StopIteration).
     kind = getattr(builtins, name, None)
-    plain = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, StopIteration)
+    if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, StopIteration):
+        kind = None
     try:
-        error = kind(message) if plain else Raised(name, message)
+        error = kind(message) if kind else Raised(name, message)
     except Exception:  # UnicodeDecodeError and the like want more than a message
         error = Raised(name, message)
     error.facts = [name, message, facts[2] if isinstance(facts[2], int) else None]  # type: ignore[attr-defined]
