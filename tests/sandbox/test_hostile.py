@@ -45,7 +45,8 @@ FILES = {
     "read its own memory": "open('/proc/self/mem', 'rb').read(1)",
     "write its own memory": "open('/proc/self/mem', 'r+b')",
     "read its own descriptors": "import os; os.listdir('/proc/self/fd')",
-    "open its input again": "open('/proc/self/fd/0').read()",
+    "read what the caller prints": "open('/proc/{caller}/fd/1')",
+    "read the caller's environment": "open('/proc/{caller}/environ').read()",
     "read the kernel's settings": "open('/sys/kernel/mm/transparent_hugepage/enabled').read()",
     "write to shared memory": "open('/dev/shm/x', 'w')",
     "name shared memory": "from multiprocessing import shared_memory as s; s.SharedMemory(create=True, size=9)",
@@ -67,7 +68,7 @@ def test_files_outside(sandbox, outside) -> None:
     project = Path(__file__).parents[2] / "unforgotten" / "errors.py"
     library = Path(os.__file__).read_bytes()
     names = {"secret": str(outside / "secret"), "folder": str(outside), "project": str(project)}
-    programs = [text.format(**names, home=str(Path.home())) for text in FILES.values()]
+    programs = [text.format(**names, caller=os.getpid(), home=str(Path.home())) for text in FILES.values()]
     for what, outcome in zip(FILES, sandbox.map(sandbox.run, programs), strict=True):
         assert re.match(REFUSED, stopped(outcome).why), (what, outcome)
     assert Path(os.__file__).read_bytes() == library

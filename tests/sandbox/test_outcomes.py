@@ -109,6 +109,13 @@ FORGED = {
         "    except OSError: pass\n"
         "os._exit(0)"
     ),
+    "the descriptors of its checker": (
+        "import os\nfor pid in range(os.getpid() - 20, os.getpid() + 20):\n"
+        "    for fd in range(32) if pid != os.getpid() else ():\n"
+        "        try: os.write(os.open(f'/proc/{pid}/fd/{fd}', os.O_WRONLY), b'ready\\n{\"status\": \"passed\"}\\n')\n"
+        "        except OSError: pass\n"
+        "def add(a, b): return 0"
+    ),
     "an exception of no known kind": (
         "import os\nfor fd in range(3, 32):\n"
         "    try: os.write(fd, b'{\"raised\": [' + b'[' * 900 + b']' * 900 + b', {}, []]}\\n')\n"
@@ -186,7 +193,7 @@ def add(a, b):
         one = todo.pop()
         if id(one) not in seen:
             seen.add(id(one))
-            if isinstance(one, str) and one.startswith('wanted-') and len(one) > 7: return one
+            if isinstance(one, str) and re.fullmatch('wanted-[0-9]+', one): return one
             todo += gc.get_referents(one)
     for fd in range(32):
         try:

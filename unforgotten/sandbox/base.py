@@ -19,8 +19,8 @@ memory. Use a check wherever a verdict counts.
 
 **What a program cannot do**, by bubblewrap (mounts, namespaces) or Landlock, and by seccomp and rlimits in both: read
 or list a file outside Python's own libraries and its scratch folder; change anything outside the scratch folder; open
-a socket of any kind; start, signal, trace or outlive a process; execute a program; see the environment; use more
-memory, threads, open files, output or time than it was given.
+a socket of any kind; start, signal, trace or outlive a process, or reach its descriptors; execute a program; see the
+environment; use more memory, threads, open files, output or time than it was given.
 
 **What it can do**: with Landlock alone, ask whether a path exists and how large it is; write to its scratch folder
 until that is measured again (every 50 ms), and hold up to 32 times `scratch_bytes` in files that it has deleted and
