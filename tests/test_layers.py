@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 FLOORS = (
     (
         *("errors", "formats", "hub", "files", "rates", "agreement", "overlap", "flags", "results", "summary"),
-        *("table", "registry", "recipe", "lock"),
+        *("table", "registry", "recipe", "lock", "solution"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),

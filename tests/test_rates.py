@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from unforgotten.rates import Rate, apart, count, mean_rate, of, over_seeds, rate, wilson
+from unforgotten.rates import Rate, apart, count, mean_rate, of, over_seeds, pass_at_k, rate, wilson
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,18 @@ def test_apart_means_that_the_intervals_do_not_meet() -> None:
     assert apart(rate(10, 100), rate(60, 100)) and apart(rate(60, 100), rate(10, 100))
     assert not apart(rate(10, 100), rate(14, 100))
     assert not apart(rate(10, 100), count([]))
+
+
+def test_pass_at_k_by_hand() -> None:
+    # 5 samples of which 2 are correct. Of the 10 pairs 3 hold none of them, of the 10 triples 1, of the 5 fours 0.
+    assert [pass_at_k(5, 2, k) for k in (1, 2, 3, 4, 5)] == pytest.approx([0.4, 0.7, 0.9, 1.0, 1.0])
+    assert pass_at_k(1, 1, 1) == 1.0 and pass_at_k(1, 0, 1) == 0.0
+    assert pass_at_k(200, 0, 100) == 0.0
+    # By the product of the paper's own code: 1 − Π (1 − k/i) for i from n − c + 1 to n.
+    n, c, k = 200, 13, 10
+    assert pass_at_k(n, c, k) == pytest.approx(1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1)))
+    # The plain estimate 1 − (1 − c/n)^k would be too low.
+    assert pass_at_k(5, 2, 3) > 1 - (1 - 2 / 5) ** 3
+    for wrong in [(5, 6, 1), (5, -1, 1), (5, 2, 6), (5, 2, 0)]:
+        with pytest.raises(ValueError):
+            pass_at_k(*wrong)

@@ -96,6 +96,17 @@ def mean_of(shares: Sequence[float]) -> Rate:
     return Rate(100 * mean, None, n, 100 * drawn[int(0.025 * RESAMPLES)], 100 * drawn[int(0.975 * RESAMPLES) - 1])
 
 
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Probability that k of n samples, drawn without replacement, hold one of the correct ones (arXiv 2107.03374).
+
+    1 − C(n − correct, k) / C(n, k): unbiased, where 1 − (1 − correct/n)^k is too low. For one sample a problem, pass@1
+    is the share that passes.
+    """
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"{correct} correct of {n} samples, k = {k}")
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+
 def mean_rate(rates: Sequence[Rate], seed: int = 0) -> Rate:
     """The mean of suites, each weighing the same whatever its size; 95 % interval by stratified bootstrap.
 

@@ -199,7 +199,9 @@ class Evaluate(_Strict):
     @model_validator(mode="after")
     def _sampled(self) -> Evaluate:
         if self.samples > 1 and not self.temperature:
-            raise ValueError(f"samples: {self.samples} greedy replies would all be the same; set temperature, such as 0.8")
+            raise ValueError(
+                f"samples: {self.samples} greedy replies would all be the same; set temperature, such as 0.8"
+            )
         return self
 
     @property

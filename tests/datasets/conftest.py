@@ -1,4 +1,4 @@
-"""The real files, where a checkout has them beside it; they are never part of the project."""
+"""The real files, where a checkout has them beside it, which are never part of the project; and a sandbox."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from unforgotten.errors import SandboxError
+from unforgotten.sandbox import Sandbox, open_sandbox
 
 SHARED = Path(os.environ.get("UNFORGOTTEN_SHARED") or Path(__file__).parents[3] / "shared")
 
@@ -96,3 +99,12 @@ def parquet(tmp_path: Path) -> Callable[[str, list[dict]], str]:
         return str(file)
 
     return path_of
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Sandbox:
+    """The one that a user of this machine would get."""
+    try:
+        return open_sandbox()
+    except SandboxError as error:
+        pytest.skip(str(error))
