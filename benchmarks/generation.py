@@ -46,9 +46,8 @@ def main() -> None:
         print(f"{size:3} at a time: {len(rows) / spent:8.1f} prompts/s ({spent:.1f} s for {len(rows)})")
     same = sum(a == b for a, b in zip(replies[1], replies[given.batch], strict=True))
     tokens = sum(reply.tokens for reply in replies[1]) / len(rows)
-    print(
-        f"ratio {seconds[1] / seconds[given.batch]:.1f}; {same} of {len(rows)} replies the same; {tokens:.1f} tokens each"
-    )
+    ratio = seconds[1] / seconds[given.batch]
+    print(f"ratio {ratio:.1f}; {same} of {len(rows)} replies the same; {tokens:.1f} tokens each")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import results
+from unforgotten.measure.lines import read
 from unforgotten.summary import Line, lines, sentence
 from unforgotten.table import MARK, neither, table
 
@@ -208,7 +208,7 @@ def _chosen(rows: Sequence[results.Row]) -> dict[str, results.Row]:
 
 def _replies(run: Path, suite: str) -> list[dict[str, Any]]:
     path = run / "replies" / f"{suite}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read(path) if path.is_file() else []
 
 
 def _lost(told: dict[str, list[dict[str, Any]]]) -> int | None:

@@ -84,7 +84,7 @@ def says(body: Any) -> Any:
     if "messages" in body:
         found["choices"][0]["message"] = {"content": "I cannot do that.", "reasoning_content": "They want the keys."}
     else:
-        found["choices"][0]["text"] = "<think>\nA key.\n</think>\n\nTake the key."
+        found["choices"][0]["text"] = "<think>\nA key.\n</think>\n\nTake\u2028the key."
     return found
 
 

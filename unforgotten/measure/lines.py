@@ -66,7 +66,7 @@ def judged(suite: Suite) -> Iterator[Line]:
 def replies(file: Path, suite: Suite) -> list[Reply] | None:
     """The replies of a file, if they are all there and of this suite's key."""
     try:
-        found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        found = read(file)
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return None
     if len(found) != len(suite.rows) or any(line.get("key") != suite.key for line in found):
@@ -78,7 +78,7 @@ def restore(folder: Path, suite: Suite) -> None:
     """Fills a suite, whose rows are not known, from its file. Raises DataError where that has no checked replies."""
     file = path(folder, suite)
     try:
-        found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        found = read(file)
         suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in found]
         suite.key = found[0]["key"] if found else ""
         suite.replies = [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
@@ -101,6 +101,11 @@ def restore(folder: Path, suite: Suite) -> None:
 def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
     thought = line.get("thought", ""), line.get("unclosed", False)
     return Reply(row, line["text"], line["finish"], line["tokens"], *thought)
+
+
+def read(file: Path) -> list[Line]:
+    """The lines of a file. Only a line feed ends one: a reply may hold U+2028 and the like, where `splitlines` cuts."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def write(file: Path, told: Iterable[Mapping[str, Any]]) -> None:
