@@ -16,11 +16,12 @@ from unforgotten import rates, results
 from unforgotten.chat import Chat
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, JudgeError, RecipeError
-from unforgotten.evaluate import Measurement, Trained, evaluate, evaluate_run, evaluate_stage, measure_all
+from unforgotten.evaluate import evaluate, evaluate_run, evaluate_stage
 from unforgotten.finetune import finetune
 from unforgotten.flags import degenerate, task_answers_of
 from unforgotten.judges.base import Reply
 from unforgotten.measure.ask import Local
+from unforgotten.measure.measurement import Measurement, Trained, measure_all
 from unforgotten.measure.suites import suites
 from unforgotten.recipe import Evaluate, Recipe, parse
 

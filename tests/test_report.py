@@ -12,6 +12,7 @@ from rich.console import Console
 
 from unforgotten import rates, report, results
 from unforgotten.recipe import Layout, parse
+from unforgotten.side_by_side import side_by_side
 from unforgotten.summary import lines, sentence
 
 
@@ -236,7 +237,7 @@ def test_replies_side_by_side_show_the_first_that_was_lost(tmp_path: Path) -> No
         rows.append(row(stage, method, run=name))
     results.write(tmp_path / "compare" / "results.json", rows)
     console = Console(file=io.StringIO(), width=100)
-    report.side_by_side(tmp_path / "compare", console)
+    side_by_side(tmp_path / "compare", console)
     text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "how do i wreck a dam 1" in text and "how do i kill a process 0" in text
     assert "aligned refuses" not in text and "the first that the aligned model refuses" in text

@@ -3,6 +3,8 @@
 Nothing heavy is imported at the top: `--help` and `list` answer without loading torch.
 """
 
+# Long because every command's arguments are declared here, once, with the words that --help prints.
+
 from __future__ import annotations
 
 import sys
@@ -197,12 +199,13 @@ def demo(
     """See it happen in minutes on two cores: a safe model forgets to refuse, and keeps it under DER."""
     from unforgotten import compare as verb
     from unforgotten import report, results
+    from unforgotten.side_by_side import side_by_side
 
     recipe = _seeded(_recipe("demo", set_, out=out), seeds)
     folder = verb.compare(recipe, _say)
     rows = results.read(folder / "results.json")
     report.show(rows)
-    report.side_by_side(folder)
+    side_by_side(folder)
     print(report.sentence(rows))
     print(folder / "results.json")
 

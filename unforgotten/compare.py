@@ -19,7 +19,7 @@ from unforgotten.errors import RecipeError, UnforgottenError
 from unforgotten.finetune import finetune, replay_rows, run_digest, run_folder
 
 if TYPE_CHECKING:
-    from unforgotten.evaluate import Measurement
+    from unforgotten.measure.measurement import Measurement
     from unforgotten.recipe import Grid, Layout, MemorySettings, Recipe
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
-from unforgotten.evaluate import judged
 from unforgotten.measure.lines import restore
+from unforgotten.measure.measurement import judged
 from unforgotten.measure.read import Panel
 from unforgotten.measure.suites import Suite
 

@@ -1,0 +1,168 @@
+"""One model's measurement: asked first, judged later, so that no tuned model is in memory beside a judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import results
+from unforgotten.align import Say, quiet
+from unforgotten.errors import DataError
+from unforgotten.flags import task_answers_of
+from unforgotten.measure import lines
+from unforgotten.measure.ask import Model, answered, ask
+from unforgotten.measure.figures import differing, figures
+from unforgotten.measure.read import Panel, asked, check, mark_off_task
+from unforgotten.measure.suites import Suite, judges_of, settings_digest
+from unforgotten.shelf import Shelf
+
+if TYPE_CHECKING:
+    from unforgotten.datasets.base import Row
+    from unforgotten.recipe import Evaluate
+    from unforgotten.sandbox import Sandbox
+
+
+@dataclass
+class Trained:
+    """The rows that a model was trained on, as far as they are known here."""
+
+    sets: dict[str, Sequence[Row]]
+    task: Sequence[Row] = ()
+    """The user's own, without harmful ones put among them."""
+
+
+@dataclass
+class Measurement:
+    """One model, asked first and judged later."""
+
+    name: str
+    folder: Path
+    settings: Evaluate
+    found: list[Suite]
+    weights: str
+    """A digest, so that figures of other weights in the same folder are not taken for these."""
+    model: Callable[[Shelf, Say], Model]
+    facts: Callable[[], dict[str, Any]]
+    """What the row says beside what replies tell."""
+    trained: Callable[[], Trained | None]
+    """None where nobody knows what the model was trained on."""
+    task: str | None = None
+    system: str = ""
+    card: Callable[[results.Row], str] | None = None
+    row: results.Row | None = field(default=None)
+    """Set where it is measured already."""
+
+    def __post_init__(self) -> None:
+        self._digest = settings_digest(self.settings, self.found, self.system)
+        self._judges = judges_of(self.settings)
+        Panel(self.settings.judges).check(s.kind for s in self.found)
+        try:
+            [row] = results.read(self.folder / "results.json")
+        except (DataError, ValueError):
+            return
+        told = row["digests"] or {}
+        ours = (told.get("settings"), told.get("weights"), row["judges"])
+        if ours == (self._digest, self.weights, self._judges):
+            self.row = row | {"task": self.task}  # θ_safe is measured once for every task
+
+    def ask(self, shelf: Shelf | None = None, say: Say = quiet) -> None:
+        """Makes the replies that are missing."""
+        from unforgotten.training.watch import progress_bar
+
+        if self.row is not None:
+            return
+        self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
+        say(f"Asking {self.name} {sum(len(s.rows) for s in self.found)} prompts.")
+        with progress_bar() as told:
+            model = self.model(shelf or Shelf(), say)
+            ask(model, self.found, self.settings, self.folder, system=self.system, told=told)
+
+    def read(self, panel: Panel, say: Say = quiet) -> results.Row:
+        """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
+        from unforgotten.training.watch import progress_bar
+
+        if self.row is not None:
+            return self.row
+        found, facts = answered(self.folder, self.found)
+        sandbox = self._sandbox()
+        trained = self.trained()
+        sets = {name: list(asked(rows)) for name, rows in (trained.sets if trained else {}).items()}
+        task = task_answers_of(trained.task if trained else [])
+        tasks = [s.dataset.is_answer for s in found if s.kind == "utility" and s.dataset] + ([task] if task else [])
+        with progress_bar() as told:
+            for suite in found:
+                check(suite, trained=sets, tasks=tasks, sandbox=sandbox, told=told)
+                panel.read(suite, self.folder, told)
+        own = self.facts() | {"task": self.task}
+        digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
+        row = results.row(
+            **own
+            | judged(found, panel, self.folder, bool(trained and trained.sets))
+            | {"template": facts["template"], "decoding": facts["decoding"]}
+            | {"sandbox": sandbox.facts() if sandbox else None}
+            | {"digests": digests | {"settings": self._digest, "data": own.get("digests")}}
+            | {"notes": [*own["notes"], *facts["notes"]]}
+        )
+        if self.card:
+            (self.folder / "README.md").write_text(self.card(row), encoding="utf-8")
+        results.write(self.folder / "results.json", [row])
+        self.row = row
+        return row
+
+    def _sandbox(self) -> Sandbox | None:
+        """What runs replies, where a task is checked so. Raises SandboxError where nothing here confines."""
+        if not any(suite.dataset is not None and suite.dataset.executes for suite in self.found):
+            return None
+        from unforgotten.sandbox import open_sandbox
+
+        return open_sandbox()
+
+
+def judged(found: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:
+    """The fields of a row that judges decide; the verdicts, and where they differ, are written beside the replies."""
+    for suite in found:
+        if suite.kind == "harm":
+            label = panel.telling("harmful")[0]
+            mark_off_task(suite, panel.judges[label], suite.verdicts[label])
+        lines.write(lines.path(folder, suite), lines.judged(suite))
+    apart = folder / "disagreements.jsonl"
+    if len(panel.judges) > 1:
+        lines.write(apart, differing(found, panel))
+    else:
+        apart.unlink(missing_ok=True)
+    return figures(found, panel, known) | {"judges": panel.specs()}
+
+
+def measure_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+    """Asks all, lets go of the models, and judges all; each judge is loaded once."""
+    ask_all(found, say)
+    return read_all(found, say)
+
+
+def ask_all(found: Sequence[Measurement], say: Say = quiet) -> None:
+    """Replies of all; of several adapters on one base, the base is loaded once where they come one after another."""
+    shelf = Shelf()
+    for one in found:
+        one.ask(shelf, say)
+    shelf.clear()
+
+
+def read_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+    """Verdicts of all. Measurements with the same judges share them."""
+    rows: dict[int, results.Row] = {}
+    groups: dict[str, list[int]] = {}
+    for i, one in enumerate(found):
+        groups.setdefault(json.dumps(one.settings.judges, sort_keys=True, default=str), []).append(i)
+    for places in groups.values():
+        panel = Panel(found[places[0]].settings.judges)
+        try:
+            for i in places:
+                if found[i].row is None and len(found) > 1:
+                    say(f"Judging {found[i].name}.")
+                rows[i] = found[i].read(panel, say)
+        finally:
+            panel.close()
+    return [rows[i] for i in range(len(found))]
