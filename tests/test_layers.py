@@ -18,7 +18,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
-    ("errors", "files", "rates", "overlap", "flags", "results", "summary", "table", "registry", "recipe", "lock"),
+    (
+        *("errors", "files", "rates", "paired", "crossed", "power", "overlap", "flags", "results", "replies"),
+        *("summary", "table", "registry", "recipe", "lock", "gate"),
+    ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (

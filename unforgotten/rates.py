@@ -64,7 +64,7 @@ def rate(hits: int, n: int, unparsed: int = 0) -> Rate:
     return Rate(value, hits, n, wilson(hits, n)[0], wilson(hits + unparsed, n)[1], unparsed)
 
 
-def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(hits: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval in percent:  (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
 
     Never narrower than it should be at 0 and n, where p ± z √(p(1−p)/n) has no width at all.
