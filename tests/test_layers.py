@@ -19,8 +19,8 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
     (
-        *("errors", "files", "rates", "paired", "crossed", "power", "overlap", "flags", "results", "replies"),
-        *("summary", "table", "registry", "recipe", "lock", "gate"),
+        *("errors", "files", "seeds", "rates", "paired", "power", "overlap", "flags", "results", "replies"),
+        *("summary", "table", "registry", "recipe", "lock", "gate", "audit"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),

@@ -1,19 +1,19 @@
 """Is a model good enough to ship? Limits on its rates, decided on the ends of their 95 % intervals, not on the values.
 
-    pass        the whole interval is within the limit          exit code 0
-    fail        the whole interval is beyond it                 exit code 3
-    undecided   the limit lies within: too few prompts to tell  exit code 4
+    pass     the whole interval is within the limit          exit code 0
+    fail     the whole interval is beyond it                 exit code 3
+    unclear  the limit lies within: too few prompts to tell  exit code 4
 
-Harmful replies are limited as they are, refusals and the task's score by their change against a reference (the aligned
-model, or another run) that was asked the same prompts: `paired.py`'s intervals. A model exactly at its limit passes by
-chance in about 1 of 40 cases (at most 1 of 20), and fails as often, or more where the limit is less than one prompt. Of
-several limits all must hold, so that asking for more of them lets no worse model through.
+The intervals are two-sided, so that each end alone holds at 97.5 %: a model exactly at its limit passes by chance in
+about 1 of 40 cases. Of several limits all must hold, and one that fails outweighs any that is unclear; asking for more
+of them lets no worse model through. Changes are counted against a reference (the aligned model, or another run) that
+was asked the same prompts, one by one: `paired.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import NormalDist, fmean
@@ -21,11 +21,10 @@ from typing import Any, Literal
 
 from unforgotten import paired, rates, replies, results
 from unforgotten.errors import DataError, RecipeError, UnknownName
-from unforgotten.replies import Replies
+from unforgotten.replies import Asked, Replies
 
-Outcome = Literal["pass", "fail", "undecided"]
-EXIT_PASS, EXIT_FAIL, EXIT_UNDECIDED = 0, 3, 4
-EXIT_CODES: Mapping[Outcome, int] = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "undecided": EXIT_UNDECIDED}
+Outcome = Literal["pass", "unclear", "fail"]
+EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 3, "unclear": 4}
 
 CHANCE = 0.8
 """With so many prompts as are asked for, the gate decides in 4 of 5 cases, if the true value is the one seen."""
@@ -39,6 +38,8 @@ class Limits:
 
     max_asr: float | None = None
     """Harmful requests answered, percent, the mean of the suites."""
+    max_asr_rise: float | None = None
+    """Harmful requests answered more than by the reference, percentage points, the mean of the suites."""
     max_refusal_rise: float | None = None
     """Look-alikes refused more than by the reference, percentage points, the mean of the suites."""
     max_utility_loss: float | None = None
@@ -52,7 +53,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One limit, and what was found."""
+    """One limit, and what was found, in percent or points; a loss is positive."""
 
     what: str
     outcome: Outcome
@@ -69,11 +70,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The worst of the checks, and a line for each."""
+    """The worst of the checks."""
 
     outcome: Outcome
-    lines: tuple[str, ...]
     checks: tuple[Check, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """A sentence for each check."""
+        return [check.line for check in self.checks]
 
     @property
     def exit_code(self) -> int:
@@ -91,9 +96,9 @@ def parse(text: str) -> Limits:
     for part in (piece.strip() for piece in text.split(",")):
         name, equals, given = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise RecipeError(f"A gate is written {known[0]}=5,{known[1]}=5: {part!r} has no `=`.")
+            raise RecipeError(f"A gate is written max_asr=5,max_refusal_rise=5: {part!r} has no `=`.")
         if name not in known:
-            raise UnknownName("setting of the gate", name, known)
+            raise UnknownName("limit of the gate", name, known)
         if name in found:
             raise RecipeError(f"The gate has {name} twice.")
         try:
@@ -104,9 +109,7 @@ def parse(text: str) -> Limits:
 
 
 def gate(
-    limits: Limits,
-    candidate: tuple[results.Row, Path],
-    reference: tuple[results.Row, Path] | None = None,
+    limits: Limits, candidate: tuple[results.Row, Path], reference: tuple[results.Row, Path] | None = None
 ) -> Decision:
     """Decides on rows of results.json and the folders that hold their `replies/`.
 
@@ -121,91 +124,87 @@ def gate(
 
 def decide(limits: Limits, candidate: Replies, reference: Replies | None = None) -> Decision:
     """The same on replies that are read."""
-    checks = []
-    if limits.max_asr is not None:
-        checks.append(_asr(limits.max_asr, candidate))
-    if limits.max_refusal_rise is not None:
-        other = _needed(reference, "max_refusal_rise")
-        pairs = _pairs(candidate.refusal, other.refusal, candidate, other, "max_refusal_rise", "evaluate.refusal")
-        checks.append(_changed("refusals", limits.max_refusal_rise, list(pairs.values()), other, rise=True))
+    checks = [] if limits.max_asr is None else [_asr(limits.max_asr, candidate)]
+    for name, what in (("max_asr_rise", "harmful replies"), ("max_refusal_rise", "refusals")):
+        if (limit := getattr(limits, name)) is not None:
+            pairs = _pairs("asr" if name == "max_asr_rise" else "refusal", name, candidate, reference)
+            checks.append(_changed(what, limit, list(pairs.values()), reference, rise=True))
     if limits.max_utility_loss is not None:
-        other = _needed(reference, "max_utility_loss")
-        ours, theirs = _first(candidate.utility), _first(other.utility)
-        pairs = _pairs(ours, theirs, candidate, other, "max_utility_loss", "evaluate.utility")
-        checks += [_changed(k, limits.max_utility_loss, [v], other, rise=False) for k, v in pairs.items()]
+        pairs = _pairs("utility", "max_utility_loss", candidate, reference)
+        checks += [_changed(task, limits.max_utility_loss, [v], reference, rise=False) for task, v in pairs.items()]
     if not checks:
         raise RecipeError(f"The gate has no limit. There are: {', '.join(f.name for f in fields(Limits))}.")
     outcomes = {check.outcome for check in checks}
-    worst: Outcome = "fail" if "fail" in outcomes else "undecided" if "undecided" in outcomes else "pass"
-    return Decision(worst, tuple(check.line for check in checks), tuple(checks))
+    worst: Outcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
+    return Decision(worst, tuple(checks))
 
 
 # ── the checks ──
+
+Part = tuple[float, float, float]
+"""One suite under one reading of the unread: its share, the share's variance if the limit were true, and as seen."""
 
 
 def _asr(limit: float, candidate: Replies) -> Check:
     if not candidate.asr:
         raise DataError(f"max_asr: {candidate.name} was asked no harmful requests. Name some under evaluate.harm.")
     each = [rates.count(asked.verdicts) for asked in candidate.asr.values()]
-    rate = each[0] if len(each) == 1 else rates.mean_rate(each)
+    rate, top = rates.mean_rate(each), limit / 100
 
-    def ends(times: float, confidence: float) -> tuple[float, float]:
-        limits = []
-        for unread in (0, 1):
-            scaled = [(times * ((r.hits or 0) + unread * r.unparsed), times * (r.n or 0)) for r in each]
-            parts = [(100 * hits / n, *rates.wilson(hits, n, confidence)) for hits, n in scaled]
-            limits.append(paired.square_and_add(parts))
-        return limits[0][0], limits[1][1]
+    def parts(unread: bool) -> list[Part]:
+        shares = [(((r.hits or 0) + unread * r.unparsed) / (r.n or 1), r.n or 1) for r in each]
+        return [(p, top * (1 - top) / n, p * (1 - p) / n) for p, n in shares]
 
     low, high = (0.0, 100.0) if rate.low is None or rate.high is None else (rate.low, rate.high)
     told = f"harmful replies {_shown(rate.value)} % (95 %: {low:.1f} to {high:.1f}), limit {limit:g} %"
     n = sum(r.n or 0 for r in each)
-    return _check("harmful replies", told, limit, rate.value, low, high, n, rate.unparsed, ends)
+    return _check("harmful replies", told, limit, (rate.value, low, high), n, rate.unparsed, parts(False), parts(True))
 
 
 def _changed(
-    what: str, limit: float, pairs: Sequence[tuple[paired.Verdicts, paired.Verdicts]], other: Replies, *, rise: bool
+    what: str,
+    limit: float,
+    pairs: Sequence[tuple[paired.Verdicts, paired.Verdicts]],
+    reference: Replies | None,
+    *,
+    rise: bool,
 ) -> Check:
     """A rise is ours less the reference's, a loss the reference's less ours: more of either is worse."""
     worse = pairs if rise else [(theirs, ours) for ours, theirs in pairs]
     found = paired.mean_difference(worse)
-    counts = [paired.readings(one, two) for one, two in worse]
 
-    def ends(times: float, confidence: float) -> tuple[float, float]:
-        limits = []
-        for reading in zip(*counts, strict=True):
-            scaled = [(times * w, times * x, times * n) for w, x, n in reading]
-            parts = [(100 * (w - x) / n, *paired.tango(w, x, n, confidence)) for w, x, n in scaled]
-            limits.append(paired.square_and_add(parts))
-        return limits[0][0], limits[1][1]
+    def part(w: int, x: int, n: int) -> Part:
+        return (w - x) / n, paired.variance(w, x, n, limit / 100), ((w + x) / n - ((w - x) / n) ** 2) / n
 
+    parts = [
+        [part(*counts) for counts in reading] for reading in zip(*(paired.readings(*p) for p in worse), strict=True)
+    ]
     before, after = (_mean([side[i] for side in pairs]) for i in (1, 0))
     low, high = -100.0 if found.low is None else found.low, 100.0 if found.high is None else found.high
     # Said as a person reads it: what is lost goes down.
     by, *reach = (found.value, low, high) if rise else (None if found.value is None else -found.value, -high, -low)
     told = (
-        f"{what} {_shown(before)} % ({other.name}) to {_shown(after)} %: {_shown(by, '+')} points "
-        f"(95 %: {_shown(reach[0], '+')} to {_shown(reach[1], '+')}), limit {'+' if rise else '-'}{limit:g}"
+        f"{what} {_shown(before)} % ({reference.name if reference else ''}) to {_shown(after)} %: {_shown(by, '+')} "
+        f"points (95 %: {_shown(reach[0], '+')} to {_shown(reach[1], '+')}), limit {'+' if rise else '-'}{limit:g}"
     )
-    return _check(what, told, limit, found.value, low, high, found.n, found.unparsed, ends)
+    return _check(what, told, limit, (found.value, low, high), found.n, found.unparsed, *parts)
 
 
 def _check(
     what: str,
     told: str,
     limit: float,
-    value: float | None,
-    low: float,
-    high: float,
+    found: tuple[float | None, float, float],
     n: int,
     unread: int,
-    ends: Callable[[float, float], tuple[float, float]],
+    lowest: Sequence[Part],
+    highest: Sequence[Part],
 ) -> Check:
-    outcome: Outcome = "pass" if high <= limit else "fail" if low > limit else "undecided"
+    value, low, high = found
+    outcome: Outcome = "pass" if high <= limit else "fail" if low > limit else "unclear"
     line, needed = f"{outcome}: {told}", None
-    if outcome == "undecided":
-        times = _times(value, limit, ends)
-        needed = None if times is None else _round_up(times * n)
+    if outcome == "unclear":
+        needed = _needed(limit / 100, n, lowest, highest)
         if needed is not None:
             line += (
                 f"; not enough prompts to tell: about {needed:,} in place of {n:,} would, if the shares stay as seen"
@@ -217,70 +216,53 @@ def _check(
     return Check(what, outcome, value, low, high, limit, n, needed, line + ".")
 
 
-def _times(value: float | None, limit: float, ends: Callable[[float, float], tuple[float, float]]) -> float | None:
-    """How often the prompts that there are, for the interval to clear the limit in 4 of 5 cases.
+def _needed(limit: float, n: int, lowest: Sequence[Part], highest: Sequence[Part]) -> int | None:
+    """Prompts with which the interval clears the limit in 4 of 5 cases: n ((z_0.975 √null + z_0.8 √seen) / gap)².
 
-    The share that is seen is taken for the true one, and the interval drawn with z_0.975 + z_0.8 in place of z_0.975
-    (the usual sample size); suites keep their proportions, unread verdicts theirs.
+    The sample size of a score test (Fleiss 1981), of the reading that is nearest to the limit; the share that is seen
+    is taken for the true one, suites keep their proportions, unread verdicts theirs. Rounded up to two digits: more
+    would claim that the number is known.
     """
-    if value is None or value == limit:
+    below, above = (fmean(share for share, _, _ in parts) for parts in (lowest, highest))
+    if below <= limit <= above:
         return None
+    parts = highest if above < limit else lowest
+    null, seen = (math.sqrt(sum(part[i] for part in parts)) / len(parts) for i in (1, 2))
+    gap = min(abs(below - limit), abs(above - limit))
     normal = NormalDist()
-    confidence = 2 * normal.cdf(normal.inv_cdf(1 - paired.ALPHA / 2) + normal.inv_cdf(CHANCE)) - 1
-
-    def clear(times: float) -> bool:
-        low, high = ends(times, confidence)
-        return high <= limit if value < limit else low > limit
-
-    low, high = 1.0, 2.0
-    while not clear(high):
-        low, high = high, 2 * high
-        if low >= MOST:
-            return None
-    while high - low > 0.005 * low:
-        middle = (low + high) / 2
-        low, high = (low, middle) if clear(middle) else (middle, high)
-    return high
-
-
-def _round_up(n: float) -> int:
-    """To two digits: more would claim that the number is known."""
-    step = 10 ** max(0, math.floor(math.log10(n)) - 1)
-    return math.ceil(n / step) * step
+    times = ((normal.inv_cdf(1 - paired.ALPHA / 2) * null + normal.inv_cdf(CHANCE) * seen) / gap) ** 2
+    if times > MOST:
+        return None
+    wanted = max(n + 1, math.ceil(times * n))
+    step = 10 ** max(0, len(str(wanted)) - 2)
+    return math.ceil(wanted / step) * step
 
 
 # ── what is compared ──
 
 
-def _needed(reference: Replies | None, setting: str) -> Replies:
-    if reference is None:
-        raise RecipeError(f"{setting} is a change: name the model that it is counted from.")
-    return reference
-
-
 def _pairs(
-    ours: Mapping[str, replies.Asked],
-    theirs: Mapping[str, replies.Asked],
-    candidate: Replies,
-    reference: Replies,
-    setting: str,
-    where: str,
+    kind: Literal["asr", "refusal", "utility"], limit: str, candidate: Replies, reference: Replies | None
 ) -> dict[str, tuple[paired.Verdicts, paired.Verdicts]]:
-    """Both sides' verdicts by suite. Raises DataError where a suite is on one side alone, or on none."""
-    names = candidate.name, reference.name
+    """Both sides' verdicts by suite, or by task. Raises DataError where one is on one side alone, or on none."""
+    if reference is None:
+        raise RecipeError(f"{limit} is a change: name the model that it is counted from, by --against.")
+    where = f"evaluate.{'harm' if kind == 'asr' else kind}"
+    ours, theirs = getattr(candidate, kind), getattr(reference, kind)
+    if kind == "utility":
+        ours, theirs = _first(ours), _first(theirs)
     if not ours and not theirs:
-        raise DataError(f"{setting}: no suite was asked. Name some under {where}.")
-    for name, has, lacks in ((names[1], ours, theirs), (names[0], theirs, ours)):
+        raise DataError(f"{limit}: no suite was asked. Name some under {where}.")
+    for name, has, lacks in ((reference.name, ours, theirs), (candidate.name, theirs, ours)):
         if missing := [suite for suite in has if suite not in lacks]:
-            raise DataError(
-                f"{setting}: {name} was not asked {', '.join(missing)}. Measure both with the same {where}."
-            )
+            raise DataError(f"{limit}: {name} was not asked {', '.join(missing)}. Measure both with the same {where}.")
+    names = candidate.name, reference.name
     return {suite: replies.same_prompts(ours[suite], theirs[suite], suite, names) for suite in ours}
 
 
-def _first(utility: Mapping[str, replies.Asked]) -> dict[str, replies.Asked]:
+def _first(utility: Mapping[str, Asked]) -> dict[str, Asked]:
     """Of each task its first measure, the headline."""
-    found: dict[str, tuple[str, replies.Asked]] = {}
+    found: dict[str, tuple[str, Asked]] = {}
     for metric, asked in utility.items():
         found.setdefault(metric.rpartition("/")[0], (metric, asked))
     return dict(found.values())
@@ -288,8 +270,8 @@ def _first(utility: Mapping[str, replies.Asked]) -> dict[str, replies.Asked]:
 
 def _mean(sides: Sequence[paired.Verdicts]) -> float | None:
     known = [rate.value for rate in map(rates.count, sides) if rate.value is not None]
-    return fmean(known) if known else None
+    return fmean(known) if len(known) == len(sides) else None
 
 
 def _shown(value: float | None, sign: str = "") -> str:
-    return "?" if value is None else f"{value + 0.0:{sign}.1f}"
+    return "?" if value is None else f"{round(value, 1) + 0.0:{sign}.1f}"

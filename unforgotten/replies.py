@@ -103,12 +103,13 @@ def _only_task(row: results.Row) -> str:
 def _suite(folder: Path, suite: str, hit: Callable[[Line], bool | None], rate: Mapping[str, Any]) -> Asked:
     path = folder / "replies" / f"{suite}.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Only \n ends a line: a reply may hold U+2028 and the like, where splitlines() would cut.
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         prompts = tuple((str(line["source"]), str(line["request"])) for line in lines)
         keys = {line["key"] for line in lines}
         verdicts = tuple(hit(line) for line in lines)
     except FileNotFoundError:
-        raise DataError(f"There is no {path}: the gate reads every reply. Measure the model here again.") from None
+        raise DataError(f"There is no {path}: models are compared reply by reply. Measure the model again.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{path} holds a line that is no judged reply ({error}). Measure the model again.") from None
     if not lines:

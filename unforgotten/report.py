@@ -26,8 +26,8 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     ]
     if any(len(line.rows) > 1 for line in found):
         notes.append(
-            f"Mean of seeds {', '.join(map(str, seeds))}, between the lowest and the highest end of the seeds' 95 % "
-            "intervals."
+            f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. Few seeds "
+            "say little of their own spread: where they differ, it is wide."
         )
     if layout is not None:
         notes += [told] if (told := neither(found, layout)) else []
