@@ -235,11 +235,11 @@ def test_so_many_prompts_tell_in_four_cases_of_five(hits: int, n: int) -> None:
 
 
 def test_a_sample_size_by_hand() -> None:
-    # One proportion, 5 % against 3.33 %: (1.96 √(0.05·0.95) + 0.8416 √(p(1 − p)))² / (0.05 − p)² = 1,205.
+    # One proportion, 5 % against 3.33 %: (1.96 √(0.05·0.95) + 0.8416 √(p(1 − p)))² / (0.05 − p)² = 1,204.
     [check] = decide(Limits(max_asr=5), model(asr={"harm": first(4, 120)})).checks
     p = 4 / 120
     size = (1.959964 * math.sqrt(0.0475) + 0.841621 * math.sqrt(p * (1 - p))) ** 2 / (0.05 - p) ** 2
-    assert round(size) == 1205 and check.needed == 1300  # to two digits, rounded up
+    assert round(size) == 1204 and check.needed == 1300  # to two digits, rounded up
 
 
 def test_so_many_pairs_tell_in_four_cases_of_five() -> None:

@@ -123,7 +123,7 @@ def test_tango_is_the_score_test_at_0_and_moves_with_wins_and_losses() -> None:
                 assert ends[w, x + 1][0] <= low + 1e-9 and ends[w, x + 1][1] <= high + 1e-9
 
 
-@pytest.mark.parametrize("n", [10, 20, 50])  # and 100, once, by the same code: at least 93.6 %
+@pytest.mark.parametrize("n", [10, 20, 50])  # and 100, once, by the same code: at least 93.3 %
 def test_tango_covers_the_truth_by_exact_enumeration(n: int) -> None:
     ends = {table: tango(*table, n) for table in tables(n)}
     shares = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
