@@ -318,7 +318,9 @@ def test_what_was_not_measured_alike_is_refused(make: Make) -> None:
     against("e", "e was not asked xstest. Measure both with the same evaluate.refusal", refusal={})
     against("f", "der was not asked more", refusal={"xstest": first(1, 50), "more": first(1, 50)})
     against("g", "der was asked 50 prompts and g 49", refusal={"xstest": first(1, 49)})
-    with pytest.raises(DataError, match="max_utility_loss: no suite was asked. Name some under evaluate.utility"):
+    with pytest.raises(
+        DataError, match="max_utility_loss: der and h were asked no suite of utility. Name some under evaluate.utility"
+    ):
         gate(Limits(max_utility_loss=5), ours, make("h", harm=harm, refusal={"xstest": first(1, 50)}))
     with pytest.raises(DataError, match="max_asr: i was asked no harmful requests"):
         gate(Limits(max_asr=5), make("i", refusal={"xstest": first(1, 50)}))

@@ -5,7 +5,8 @@ safety data's own answers are harmless), it tells its errors, and the share is c
 
     p = (flagged − false alarms) / (found − false alarms)     shares; Rogan and Gladen 1978, Am. J. Epidemiol. 107:71
 
-with the interval of Lang and Reiczigel (2014, Prev. Vet. Med. 113:13), which counts the chance in all three. Without
+with the interval of Lang and Reiczigel (2014, Prev. Vet. Med. 113:13), which counts the chance in all three (exact
+enumeration for 60 to 200 rows, 40 to 100 known ones, p from 0 to 0.6: it holds the truth in at least 94.4 %). Without
 such rows the judge is taken at its word, and the interval is Wilson's. Over all of a file's rows the interval is not of
 the file but of what its maker sends; which rows were flagged is known exactly.
 """

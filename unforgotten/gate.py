@@ -5,7 +5,7 @@
     unclear  the limit lies within: too few prompts to tell  exit code 4
 
 The intervals are two-sided, so that each end alone holds at 97.5 %: a model exactly at its limit passes by chance in
-about 1 of 40 cases. Of several limits all must hold, and one that fails outweighs any that is unclear; asking for more
+about 1 of 40 cases (never more than 1 of 20). Of several limits all must hold, and one that fails outweighs any that is unclear; asking for more
 of them lets no worse model through. Changes are counted against a reference (the aligned model, or another run) that
 was asked the same prompts, one by one: `paired.py`.
 """
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from unforgotten import paired, rates, replies, results
 from unforgotten.errors import DataError, RecipeError, UnknownName
-from unforgotten.replies import Asked, Replies
+from unforgotten.replies import Replies
 
 Outcome = Literal["pass", "unclear", "fail"]
 EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 3, "unclear": 4}
@@ -238,34 +238,15 @@ def _needed(limit: float, n: int, lowest: Sequence[Part], highest: Sequence[Part
     return math.ceil(wanted / step) * step
 
 
-# ── what is compared ──
-
-
 def _pairs(
-    kind: Literal["asr", "refusal", "utility"], limit: str, candidate: Replies, reference: Replies | None
+    kind: replies.Kind, limit: str, candidate: Replies, reference: Replies | None
 ) -> dict[str, tuple[paired.Verdicts, paired.Verdicts]]:
-    """Both sides' verdicts by suite, or by task. Raises DataError where one is on one side alone, or on none."""
     if reference is None:
         raise RecipeError(f"{limit} is a change: name the model that it is counted from, by --against.")
-    where = f"evaluate.{'harm' if kind == 'asr' else kind}"
-    ours, theirs = getattr(candidate, kind), getattr(reference, kind)
-    if kind == "utility":
-        ours, theirs = _first(ours), _first(theirs)
-    if not ours and not theirs:
-        raise DataError(f"{limit}: no suite was asked. Name some under {where}.")
-    for name, has, lacks in ((reference.name, ours, theirs), (candidate.name, theirs, ours)):
-        if missing := [suite for suite in has if suite not in lacks]:
-            raise DataError(f"{limit}: {name} was not asked {', '.join(missing)}. Measure both with the same {where}.")
-    names = candidate.name, reference.name
-    return {suite: replies.same_prompts(ours[suite], theirs[suite], suite, names) for suite in ours}
-
-
-def _first(utility: Mapping[str, Asked]) -> dict[str, Asked]:
-    """Of each task its first measure, the headline."""
-    found: dict[str, tuple[str, Asked]] = {}
-    for metric, asked in utility.items():
-        found.setdefault(metric.rpartition("/")[0], (metric, asked))
-    return dict(found.values())
+    try:
+        return replies.pairs(kind, candidate, reference)
+    except DataError as error:
+        raise DataError(f"{limit}: {error}") from None
 
 
 def _mean(sides: Sequence[paired.Verdicts]) -> float | None:

@@ -123,7 +123,8 @@ def mean_difference(suites: Sequence[tuple[Verdicts, Verdicts]], seed: int = 0) 
     """The mean of the suites' differences, each weighing the same, as `rates.mean_rate` weighs them.
 
     The bootstrap draws each suite's pairs anew. What has no win, or no loss, resamples to none: where a suite is so,
-    the interval is widened to square-and-add of Tango's limits (Zou and Donner 2008, Stat. Med. 27:1693).
+    the interval is widened to square-and-add of Tango's limits (Zou and Donner 2008, Stat. Med. 27:1693). Simulated for
+    two and three suites of 30 to 520 prompts and a share of wins of 0 to 50 %: each end misses in at most 3.8 %.
     """
     asked = [(one, other) for one, other in suites if len(one)]
     if len(asked) < 2:

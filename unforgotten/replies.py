@@ -14,12 +14,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unforgotten import rates, results
 from unforgotten.errors import DataError
 from unforgotten.paired import Verdicts
 
+Kind = Literal["asr", "refusal", "utility"]
 Line = dict[str, Any]
 
 
@@ -76,20 +77,42 @@ def same_questions(one: results.Row, other: results.Row) -> None:
         )
 
 
-def same_prompts(one: Asked, other: Asked, suite: str, names: tuple[str, str]) -> tuple[Verdicts, Verdicts]:
-    """The two sides' verdicts, prompt by prompt. Raises DataError unless both were asked the same, in one order."""
+def pairs(kind: Kind, one: Replies, other: Replies) -> dict[str, tuple[Verdicts, Verdicts]]:
+    """Both sides' verdicts, prompt by prompt, by suite; of each task (utility) its first measure, the headline.
+
+    What `paired.mean_difference` takes: `list(pairs("asr", der, sft).values())`. Raises DataError where a suite is on
+    one side alone or on none, or where the two were asked different prompts.
+    """
+    field = f"evaluate.{'harm' if kind == 'asr' else kind}"
+    ours, theirs = getattr(one, kind), getattr(other, kind)
+    if kind == "utility":
+        ours, theirs = _headlines(ours), _headlines(theirs)
+    if not ours and not theirs:
+        raise DataError(f"{one.name} and {other.name} were asked no suite of {kind}. Name some under {field}.")
+    for name, has, lacks in ((other.name, ours, theirs), (one.name, theirs, ours)):
+        if missing := [suite for suite in has if suite not in lacks]:
+            raise DataError(f"{name} was not asked {', '.join(missing)}. Measure both with the same {field}.")
+    return {suite: _same(ours[suite], theirs[suite], f"{suite}: {one.name}", other.name) for suite in ours}
+
+
+def _same(one: Asked, other: Asked, name: str, against: str) -> tuple[Verdicts, Verdicts]:
+    mend = "Measure both with the same `evaluate:`."
     for i, (ours, theirs) in enumerate(zip(one.prompts, other.prompts, strict=False), 1):
         if ours != theirs:
             raise DataError(
-                f"{suite}: {names[0]} and {names[1]} were asked different prompts (the first that differs is number "
-                f"{i}: {ours[0]} and {theirs[0]}). Measure both with the same `evaluate:`."
+                f"{name} and {against} were asked different prompts (the first that differs is number {i}: {ours[0]} "
+                f"and {theirs[0]}). {mend}"
             )
     if len(one.prompts) != len(other.prompts):
-        raise DataError(
-            f"{suite}: {names[0]} was asked {len(one.prompts)} prompts and {names[1]} {len(other.prompts)}. Measure "
-            "both with the same `evaluate:`."
-        )
+        raise DataError(f"{name} was asked {len(one.prompts)} prompts and {against} {len(other.prompts)}. {mend}")
     return one.verdicts, other.verdicts
+
+
+def _headlines(utility: Mapping[str, Asked]) -> dict[str, Asked]:
+    found: dict[str, tuple[str, Asked]] = {}
+    for metric, asked in utility.items():
+        found.setdefault(metric.rpartition("/")[0], (metric, asked))
+    return dict(found.values())
 
 
 def _only_task(row: results.Row) -> str:

@@ -10,7 +10,15 @@ tells what other seeds would. Below the mean (above it alike) the two are added 
     low = mean − t_ν √(a² + b²),         ν = (S − 1) (1 + a²/b²)²
 
 Replies are never pooled: that would claim prompts which were not asked. What a prompt does under one seed alone is in
-both parts, so that the interval is too wide rather than too narrow.
+both parts, so that the interval is too wide rather than too narrow where seeds hardly differ, by a third or so.
+
+Simulated: one and three suites of 120 prompts, rates of 2 to 50 %, seeds that shift a probit by 0, 0.15 or 0.3 (at 10 %
+their own rates then vary by 0, 2.6 or 5.3 points). 95 % intervals held the truth in
+
+                                               5 seeds      3 seeds     2 seeds
+    here                                       92 to 100    89 to 100   87 to 100  % of cases, least where seeds differ
+    two-way variances of every reply           92 to 98     91 to 98    87 to 100  (Owen and Eckles, arXiv 1106.2125)
+    the envelope of the seeds' intervals       98 to 100    89 to 100   74 to 100
 """
 
 from __future__ import annotations
