@@ -5,9 +5,9 @@
     unclear  the limit lies within: too few prompts to tell  exit code 4
 
 The intervals are two-sided, so that each end alone holds at 97.5 %: a model exactly at its limit passes by chance in
-about 1 of 40 cases (never more than 1 of 20). Of several limits all must hold, and one that fails outweighs any that is unclear; asking for more
-of them lets no worse model through. Changes are counted against a reference (the aligned model, or another run) that
-was asked the same prompts, one by one: `paired.py`.
+about 1 of 40 cases, at worst 1 of 20. Of several limits all must hold, and one that fails outweighs any that is
+unclear; asking for more of them lets no worse model through. Changes are counted against a reference (the aligned
+model, or another run) that was asked the same prompts, one by one: `paired.py`.
 """
 
 from __future__ import annotations
