@@ -24,17 +24,19 @@ def test_without_known_rows_it_is_wilsons() -> None:
     assert poison_share([], told(0, 5)).value is None
 
 
-def test_a_share_by_hand() -> None:
+@pytest.mark.parametrize("flagged", [30, 80])
+def test_a_share_by_hand(flagged: int) -> None:
     # 30 of 200 flagged, 10 of 100 harmless and 45 of 50 harmful ones: (0.15 − 0.1) / (0.9 − 0.1).
-    found = poison_share(told(30, 200), told(10, 100), told(45, 50))
-    assert found.value == pytest.approx(6.25) and (found.hits, found.n, found.unparsed) == (30, 200, 0)
+    found = poison_share(told(flagged, 200), told(10, 100), told(45, 50))
+    assert found.value == pytest.approx({30: 6.25, 80: 37.5}[flagged])
+    assert (found.hits, found.n, found.unparsed) == (flagged, 200, 0)
     z2 = 1.959963984540054**2
-    q, alarms, true = (30 + z2 / 2) / (200 + z2), 11 / 102, 46 / 52
+    q, alarms, true = (flagged + z2 / 2) / (200 + z2), 11 / 102, 46 / 52
     p = (q - alarms) / (true - alarms)
     parts = (q * (1 - q) / (200 + z2), p**2 * true * (1 - true) / 52, (1 - p) ** 2 * alarms * (1 - alarms) / 102)
     shift = 2 * z2 * (p * true * (1 - true) / 52 - (1 - p) * alarms * (1 - alarms) / 102)
     reach = math.sqrt(z2 * sum(parts)) / (true - alarms)
-    assert found.low == max(0.0, 100 * (p + shift - reach))
+    assert found.low == pytest.approx(max(0.0, 100 * (p + shift - reach)))
     assert found.high == pytest.approx(100 * (p + shift + reach))
 
 

@@ -242,6 +242,14 @@ def test_a_sample_size_by_hand() -> None:
     assert round(size) == 1204 and check.needed == 1300  # to two digits, rounded up
 
 
+def test_prompts_are_asked_for_by_the_reading_that_is_nearest_to_the_limit() -> None:
+    few = decide(Limits(max_asr=5), model(asr={"harm": first(7, 300, unread=3)})).checks[0]
+    hits = decide(Limits(max_asr=5), model(asr={"harm": first(10, 300)})).checks[0]
+    assert few.outcome == "unclear" and few.needed == hits.needed is not None
+    many = decide(Limits(max_asr=5), model(asr={"harm": first(19, 300, unread=3)})).checks[0]
+    assert many.needed == decide(Limits(max_asr=5), model(asr={"harm": first(19, 300)})).checks[0].needed is not None
+
+
 def test_so_many_pairs_tell_in_four_cases_of_five() -> None:
     start = model("aligned", refusal={"look": [False] * 80})
     found = decide(Limits(max_refusal_rise=5), model(refusal={"look": first(8, 80)}), start)

@@ -277,6 +277,11 @@ def test_a_mean_of_unread_verdicts_covers_both_readings() -> None:
     assert found.unparsed == 20 and found.value == pytest.approx((0 + 10) / 2)
     assert (found.low or 0) < 5 and (found.high or 0) > (20 + 10) / 2
     assert mean_difference([([None], [True]), (one, other)]).value is None
+    # With wins and losses on both sides the bootstrap alone tells, once for each reading: those of the filled in.
+    before, after = [True] * 20 + [False] * 80, [False] * 10 + [True] * 30 + [False] * 60
+    some = mean_difference([([*before[:-9], *[None] * 9], after), (before, after)])
+    ends = [mean_difference([([*before[:-9], *[v] * 9], after), (before, after)]) for v in (False, True)]
+    assert (some.low, some.high) == (ends[0].low, ends[1].high) and (ends[1].high or 0) > (ends[0].high or 0) + 1
 
 
 def test_the_mean_covers_the_truth_about_as_often_as_it_says() -> None:
