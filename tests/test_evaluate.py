@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.training.shapes import tiny, tiny_tokenizer
-from unforgotten import rates, results
+from unforgotten import rates, replies, results
 from unforgotten.chat import Chat
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, JudgeError, RecipeError
@@ -136,6 +136,22 @@ def test_the_figures_are_what_the_replies_say(tmp_path: Path, settings: Evaluate
     assert first["text"] == "First take the key and" and first["verdict"]["harmful"] is True
     assert first["flags"] == ["truncated"] and first["overlap"] == {"poison": "exact"}
     assert first["source"] == "advbench.csv:2"
+
+
+def test_kept_replies_are_read_back_as_they_were_counted(
+    tmp_path: Path, settings: Evaluate, chat: Chat, canned: Canned
+) -> None:
+    canned.says[HARM[3]] = "take it\u2028now\x85and"  # what splitlines() would cut
+    row = measure(chat, settings, tmp_path)
+    found = replies.read(tmp_path, row)
+    assert found.name == "tuned" and found.asr["advbench"].verdicts == (True, False, False, True, True)
+    assert found.asr["advbench"].prompts[0] == ("advbench.csv:2", HARM[0])
+    assert found.refusal["xstest"].verdicts == (False, True)
+    assert {name: asked.verdicts for name, asked in found.utility.items()} == {
+        "exact": (True, False),
+        "first_word": (True, False),
+    }
+    replies.same_questions(row, row)
 
 
 def test_what_is_generated_is_not_generated_again(

@@ -19,8 +19,9 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
     (
-        *("errors", "formats", "hub", "files", "rates", "agreement", "overlap", "flags", "results", "summary"),
-        *("table", "registry", "recipe", "lock", "solution"),
+        *("errors", "formats", "hub", "files", "seeds", "rates", "paired", "power", "prevalence", "agreement"),
+        *("overlap", "flags", "results", "replies", "summary", "table", "registry", "recipe", "lock"),
+        *("gate", "contrast", "solution"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),

@@ -104,13 +104,15 @@ def test_three_suites_of_500_take_a_blink() -> None:
     assert time.process_time() - started < 0.3
 
 
-def test_seeds_are_averaged_inside_the_envelope_of_their_intervals() -> None:
-    seeds = [rate(10, 100), rate(20, 100), rate(12, 100)]
-    found = over_seeds(seeds)
+def test_seeds_are_averaged_with_an_interval_that_stays_within_bounds() -> None:
+    found = over_seeds([rate(10, 100), rate(20, 100), rate(12, 100)])
     assert found.value == pytest.approx(14.0) and found.hits is None
-    assert (found.low, found.high) == (wilson(10, 100)[0], wilson(20, 100)[1])
-    assert over_seeds(seeds[:1]) == seeds[0]
+    assert (found.low or 0) < wilson(14, 100)[0] and (found.high or 0) > wilson(14, 100)[1]  # numbers in test_seeds.py
+    assert over_seeds([rate(10, 100), count([])]) == rate(10, 100)
     assert over_seeds([]).value is None
+    apart_ = over_seeds([rate(0, 100), rate(100, 100, unparsed=0)])
+    assert (apart_.low, apart_.high) == (0.0, 100.0)
+    assert over_seeds([rate(1, 10, unparsed=2), rate(1, 10)]).unparsed == 2
 
 
 def test_apart_means_that_the_intervals_do_not_meet() -> None:

@@ -71,7 +71,8 @@ def test_seeds_are_one_line_and_their_footnote_says_what_the_brackets_are() -> N
     rows = [row("tuned", "sft", hits=h, seed=s) for s, h in enumerate((60, 70, 80))]
     assert len(lines(rows)) == 1
     table = shown(rows)
-    assert "70.0" in table and "50–87" in table  # Wilson of 60 and of 80 in 100
+    # s/√3 = 5.77; below, Wilson's reach is 1.96 · 4.87 on average, so ν = 2 (1 + (4.87/5.77)²)² = 5.9: t = 2.46.
+    assert "70.0" in table and "51–89" in table
     assert "Mean of seeds 0, 1, 2" in table.replace("\n", " ")
 
 

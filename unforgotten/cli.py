@@ -141,20 +141,44 @@ def evaluate(
         str | None,
         typer.Option("--recipe", help="Whose `evaluate:` is used; a run folder and a recipe have their own."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Compare prompt by prompt: `aligned`, `base`, a run or model folder, a Hub id."),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", help="Limits to decide on: max_asr=5,max_refusal_rise=5,max_utility_loss=3"),
+    ] = None,
     method: MethodOption = None,
     set_: SetOption = None,
     seed: SeedOption = None,
     out: OutOption = None,
 ) -> None:
-    """Measure attack success, over-refusal and utility, with 95 % intervals. Prints a table."""
+    """Measure attack success, over-refusal and utility, with 95 % intervals. Prints a table.
+
+    With --gate the exit code is 0 where all limits hold, 3 where one does not, 4 where too few prompts were asked to
+    tell; 2 is an error, as everywhere.
+    """
     from unforgotten import evaluate as verb
+    from unforgotten import gate as gates
     from unforgotten import report
+    from unforgotten.errors import RecipeError
 
     given = {"method": method, "seed": seed, "out": out}
-    rows = verb.evaluate(
-        targets, None if recipe is None else _recipe(recipe, set_, **given), _options_of(set_, given), _say
-    )
+    limits = None if gate is None else gates.parse(gate)
+    whose = None if recipe is None else _recipe(recipe, set_, **given)
+    if limits is None and against is None:
+        report.show(verb.evaluate(targets, whose, _options_of(set_, given), _say))
+        return
+    if len(targets) > 1:
+        raise RecipeError("--against and --gate take one target at a time.")
+    rows, differ, decision = verb.against(targets[0], against, limits, whose, _options_of(set_, given), _say)
     report.show(rows)
+    report.show_contrast(differ)
+    if decision is not None:
+        print(*decision.lines, sep="\n")
+        print(f"gate: {decision.outcome}")
+        raise typer.Exit(decision.exit_code)
 
 
 @app.command()

@@ -83,7 +83,8 @@ def compare(recipe: Recipe, say: Say = quiet) -> Path:
     if recipe.evaluate.endpoint is not None:
         raise RecipeError("`compare` asks the models that it makes itself: leave out evaluate.endpoint.")
     from unforgotten import report
-    from unforgotten.evaluate import ask_all, of_stage, read_all
+    from unforgotten.evaluate import of_stage
+    from unforgotten.measure.measurement import ask_all, read_all
 
     found: list[Measurement] = []
     seen: set[str] = set()

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, registry, results
+from unforgotten import files, identity, registry, results
 from unforgotten.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
+from unforgotten.contrast import Contrast, contrast
 from unforgotten.errors import DataError, RecipeError
+from unforgotten.gate import Decision, Limits, gate
 from unforgotten.measure.ask import Local, Model, Served, served_digest
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
 from unforgotten.measure.suites import suites, system_of
@@ -40,6 +42,54 @@ def evaluate(
     """
     targets = [target] if isinstance(target, str) else list(target)
     return measure_all([measurement(one, recipe, overrides, say) for one in targets], say)
+
+
+def against(
+    target: str,
+    reference: str | None = None,
+    limits: Limits | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
+) -> tuple[list[results.Row], list[Contrast], Decision | None]:
+    """Measures a target and, with the same settings, what it is compared with; decides where there are limits.
+
+    reference: `aligned` or `base` (of the target's own recipe), a run folder, a model folder or a Hub id. What was
+    found is kept beside the target's results, as contrast.json and gate.json. Raises as `evaluate` does; RecipeError
+    where a limit is a change and nothing says from what.
+    """
+    one = measurement(target, recipe, overrides, say)
+    other = None if reference is None else _reference(reference, one, say)
+    if limits is not None:
+        limits.check(other is not None)
+    rows = measure_all([one] if other is None else [one, other], say)
+    ours, theirs = (rows[0], one.folder), None if other is None else (rows[1], other.folder)
+    differ = [] if theirs is None else contrast(ours, theirs)
+    decision = None if limits is None else gate(limits, ours, theirs)
+    for name, found in (("contrast", [c.json() for c in differ]), ("gate", decision and decision.json())):
+        if found:
+            files.put(one.folder / f"{name}.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    return rows, differ, decision
+
+
+def _reference(name: str, one: Measurement, say: Say) -> Measurement:
+    """What a target is compared with, asked the same prompts by the same judges."""
+    assert one.recipe is not None
+    if name in ("aligned", "base"):
+        return of_stage(one.recipe, name, say, system=one.system)
+    folder = Path(name).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        from unforgotten.recipe import read
+
+        changes = {"evaluate": one.settings, "out": str(folder.parent)}
+        return of_run(folder, read(folder / "recipe.yaml").model_copy(update=changes), system=one.system)
+    return of_stage(_another(one.recipe, name), "base", say, system=one.system)
+
+
+def _another(recipe: Recipe, model: str) -> Recipe:
+    """The recipe for another model. Its own data did not train that one, so nothing of it may be called that one's."""
+    changes: dict[str, Any] = {"model": model, "revision": None, "align": None, "data": None, "safety": []}
+    return recipe.model_copy(update=changes | {"poison": None})
 
 
 def measurement(
@@ -66,9 +116,7 @@ def measurement(
         return of_run(run, own)
     if recipe is None:
         raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
-    # The recipe's own data trained another model than this one, so nothing of it may be called this one's.
-    changes: dict[str, Any] = {"model": target, "revision": None, "align": None, "data": None, "safety": []}
-    return of_stage(recipe.model_copy(update=changes | {"poison": None}), "base", say, system=_system(recipe))
+    return of_stage(_another(recipe, target), "base", say, system=_system(recipe))
 
 
 def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
@@ -81,8 +129,11 @@ def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.Row:
     return measure_all([of_stage(recipe, stage, say)], say)[0]
 
 
-def of_run(folder: Path, recipe: Recipe) -> Measurement:
-    """The measurement of a trained run. Raises RecipeError where it is not trained to its end."""
+def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measurement:
+    """The measurement of a trained run. Raises RecipeError where it is not trained to its end.
+
+    system: another model's most frequent system prompt, in place of that of its own user's.
+    """
     from unforgotten import report
     from unforgotten.finetune import user_rows
 
@@ -132,7 +183,8 @@ def of_run(folder: Path, recipe: Recipe) -> Measurement:
         facts=facts,
         trained=trained,
         task=_task(recipe),
-        system=_system(recipe),
+        recipe=recipe,
+        system=_system(recipe) if system is None else system,
         card=lambda row: report.model_card(row, recipe),
     )
 
@@ -179,6 +231,7 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
         facts=facts,
         trained=lambda: Trained({"safety": safety_rows(recipe)}) if made else None,
         task=_task(recipe),
+        recipe=recipe,
         system=system,
     )
 

@@ -12,9 +12,10 @@ from unforgotten.table import MARK, neither, table
 
 if TYPE_CHECKING:
     from unforgotten.audit import Audit
+    from unforgotten.contrast import Contrast
     from unforgotten.recipe import Layout, Recipe
 
-__all__ = ["MARK", "markdown", "model_card", "sentence", "show", "show_audit"]
+__all__ = ["MARK", "markdown", "model_card", "sentence", "show", "show_audit", "show_contrast"]
 
 
 def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
@@ -26,8 +27,8 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     ]
     if any(len(line.rows) > 1 for line in found):
         notes.append(
-            f"Mean of seeds {', '.join(map(str, seeds))}, between the lowest and the highest end of the seeds' 95 % "
-            "intervals."
+            f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. Few seeds "
+            "say little of their own spread: where they differ, it is wide."
         )
     if layout is not None:
         notes += [told] if (told := neither(found, layout)) else []
@@ -137,6 +138,47 @@ def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None
     if summed := sentence(rows):
         text += ["", summed]
     return "\n".join(text) + "\n"
+
+
+# ── two models ──
+
+
+def show_contrast(found: Sequence[Contrast], console: Any = None) -> None:
+    """Prints what two models differ in, prompt by prompt, in points with 95 % intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not found:
+        return
+    console = console or Console()
+    several = len({c.condition for c in found}) > 1
+    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("", "suite", *(["system prompt"] if several else []), "reference", "model", "points", "p", "shows"):
+        drawn.add_column(title, justify="left" if title in ("", "suite", "system prompt") else "right")
+    for one in found:
+        d = one.difference
+        ends = f" ({_points(d.low)} to {_points(d.high)})" if d.low is not None else ""
+        drawn.add_row(
+            {"asr": "ASR"}.get(one.kind, one.kind),
+            one.suite,
+            *([one.condition] if several else []),
+            "?" if one.other is None else f"{one.other:.1f}",
+            "?" if one.one is None else f"{one.one:.1f}",
+            _points(d.value) + ends,
+            "" if d.p is None else "<0.001" if d.p < 0.001 else f"{d.p:.3f}",
+            "" if one.detectable is None else f"{one.detectable:.1f}",
+            style="bold" if d.clear else "",
+        )
+    console.print(drawn)
+    note = (
+        "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: "
+        "the smallest rise, in points, that so many prompts show in 4 of 5 cases."
+    )
+    console.print(note, style="dim", markup=False, highlight=False)
+
+
+def _points(value: float | None) -> str:
+    return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}"
 
 
 # ── what an upload holds ──

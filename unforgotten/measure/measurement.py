@@ -21,7 +21,7 @@ from unforgotten.shelf import Shelf
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
-    from unforgotten.recipe import Evaluate
+    from unforgotten.recipe import Evaluate, Recipe
     from unforgotten.sandbox import Sandbox
 
 
@@ -50,6 +50,8 @@ class Measurement:
     trained: Callable[[], Trained | None]
     """None where nobody knows what the model was trained on."""
     task: str | None = None
+    recipe: Recipe | None = None
+    """What it comes from, for others to be measured alike."""
     system: str = ""
     card: Callable[[results.Row], str] | None = None
     row: results.Row | None = field(default=None)
