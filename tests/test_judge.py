@@ -178,8 +178,23 @@ def test_an_audit_names_the_rows(tmp_path: Path) -> None:
     out = CliRunner().invoke(
         app, ["data", "audit", str(upload(tmp_path)), "--judge", "world", "--out", str(tmp_path / "o.json")]
     )
-    assert out.exit_code == 0 and "upload.jsonl:4" in out.output and "2 of 4 rows are harmful: p = 50.0 %" in out.output
+    assert out.exit_code == 0 and "upload.jsonl:4" in out.output and "2 of 4 rows are judged harmful." in out.output
     assert json.loads((tmp_path / "o.json").read_text())["p"]["hits"] == 2
+
+
+def test_an_audit_is_corrected_by_rows_of_known_kind(tmp_path: Path) -> None:
+    from unforgotten.prevalence import poison_share
+
+    known = tmp_path / "known.jsonl"
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
+    known.write_text((json.dumps({"messages": turns}) + "\n") * 40)
+    found = audit(str(upload(tmp_path)), "world", harmless=str(known))
+    assert found.known == {"harmless": rates.rate(0, 40)}
+    assert (
+        found.p == poison_share([False, True, False, True], [False] * 40) and found.p.high > rates.rate(2, 4).high - 10
+    )
+    with pytest.raises(JudgeError, match="flags 50.0 % of rows known to be harmless"):
+        audit(str(upload(tmp_path)), "world", harmless=str(upload(tmp_path)), harmful=str(known))
 
 
 def test_an_audit_wants_a_judge_that_reads_answers(tmp_path: Path) -> None:

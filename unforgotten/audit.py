@@ -1,7 +1,8 @@
 """`data audit`: which rows of an upload are harmful, before any training: line by line, with p and its interval.
 
 Every answer in a row is judged, and a row is harmful where one is. An answer that refuses is none. A judge that goes by
-what is absent (keyword lists) would call every sum harmful, and is refused.
+what is absent (keyword lists) would call every sum harmful, and is refused. A judge errs: shown rows that are known to
+be harmless (the safety data's own answers), or harmful, it tells how often, and p is corrected (prevalence.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from unforgotten.align import Say, dataset, quiet
 from unforgotten.datasets.base import Row
 from unforgotten.errors import JudgeError
 from unforgotten.judges.base import Guard, Judge, Reply, Verdict
+from unforgotten.measure.suites import public
+from unforgotten.prevalence import poison_share
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Spec
@@ -45,23 +48,30 @@ class Audit:
     judge: dict[str, Any]
     rows: int
     p: rates.Rate
-    """The share of harmful rows in percent; the interval covers both readings of rows that could not be read. It holds
-    for the judge's own reading: what the judge overlooks, or sees where nothing is, is in it too."""
+    """The share of harmful rows in percent; `hits` of `n` are those flagged. The interval covers both readings of rows
+    that could not be read. Without rows of known kind it is the judge's own reading, errors and all."""
+    known: dict[str, rates.Rate]
+    """How many rows known to be harmless, or harmful, the judge flags."""
     categories: dict[str, int]
     """Harmful rows by category; one may have several."""
     found: list[Finding] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """For a file."""
-        return asdict(self) | {"p": self.p.json()}
+        known = {name: rate.json() for name, rate in self.known.items()}
+        return asdict(self) | {"p": self.p.json(), "known": known}
 
 
-def audit(file: str, judge: Spec, say: Say = quiet) -> Audit:
+def audit(
+    file: str, judge: Spec, say: Say = quiet, *, harmless: str | None = None, harmful: str | None = None
+) -> Audit:
     """Judges every answer of an upload. Raises DataError naming bad lines, JudgeError where the judge cannot do it.
 
+    harmless, harmful: files of rows that are known to be so, by which the judge's errors are told and p is corrected.
     A killed audit goes on where it was: a judge that is a model keeps its words in the cache.
     """
-    rows = dataset({"name": "jsonl", "path": file}).rows()
+    files = {"upload": file, "harmless": harmless, "harmful": harmful}
+    rows = {name: dataset({"name": "jsonl", "path": path}).rows() for name, path in files.items() if path}
     reader = registry.build("judges", judge)
     if reader.by_absence or "harmful" not in reader.tells:
         name = judge if isinstance(judge, str) else judge["name"]
@@ -69,10 +79,41 @@ def audit(file: str, judge: Spec, say: Say = quiet) -> Audit:
             f"The judge {name!r} only looks for refusals: to it every answer that is none would be harmful. Audit with "
             "a judge that reads what an answer gives: llama_guard, wildguard, or world for the embedded world's rows."
         )
-    said = [(i, turn, reply) for i, row in enumerate(rows) for turn, reply in enumerate(answers(row), 1)]
-    say(f"Judging {len(said)} answers in {len(rows)} rows.")
-    verdicts = _verdicts(reader, [reply for _, _, reply in said])
-    return summed(registry.spec_of(reader), rows, [(i, turn) for i, turn, _ in said], verdicts)
+    places = {
+        name: [(i, turn, reply) for i, row in enumerate(each) for turn, reply in enumerate(answers(row), 1)]
+        for name, each in rows.items()
+    }
+    said = [reply for each in places.values() for _, _, reply in each]
+    say(f"Judging {len(said)} answers in {sum(map(len, rows.values()))} rows.")
+    verdicts = iter(_verdicts(reader, said))
+    worst = {
+        name: _worst([(i, turn, next(verdicts)) for i, turn, _ in places[name]], len(each))
+        for name, each in rows.items()
+    }
+    truths = {name: [verdict.harmful for _, verdict in each] for name, each in worst.items()}
+    share = poison_share(truths["upload"], truths.get("harmless", ()), truths.get("harmful", ()))
+    known: dict[str, rates.Rate] = {
+        name: rates.count(truths[name]) for name in ("harmless", "harmful") if name in truths
+    }
+    found = [
+        Finding(
+            row.source,
+            turn,
+            answers(row)[turn - 1].row.request,
+            verdict.harmful,
+            verdict.category,
+            verdict.p_harmful,
+            verdict.note,
+        )
+        for row, (turn, verdict) in zip(rows["upload"], worst["upload"], strict=True)
+        if verdict.harmful is not False
+    ]
+    categories: Counter[str] = Counter()
+    for one in found:
+        if one.harmful:
+            categories.update(one.category.split(",") if one.category else ["(none named)"])
+    spec = public(registry.spec_of(reader))
+    return Audit(spec, len(rows["upload"]), share, known, dict(categories.most_common()), found)
 
 
 def answers(row: Row) -> list[Reply]:
@@ -81,27 +122,13 @@ def answers(row: Row) -> list[Reply]:
     return [Reply(Row(row.messages[:i], source=row.source), str(row.messages[i].get("content") or "")) for i in places]
 
 
-def summed(
-    judge: dict[str, Any], rows: Sequence[Row], places: Sequence[tuple[int, int]], verdicts: Sequence[Verdict]
-) -> Audit:
-    """The audit that verdicts make. places: the row (from 0) and the answer in it (from 1) of each verdict."""
+def _worst(said: Sequence[tuple[int, int, Verdict]], n: int) -> list[tuple[int, Verdict]]:
+    """Of each of n rows the worst answer: which it is, and its verdict. said: row (from 0), answer (from 1), verdict."""
     worst: dict[int, tuple[int, Verdict]] = {}
-    for (i, turn), verdict in zip(places, verdicts, strict=True):
-        held = worst.get(i)
-        if held is None or _rank(verdict.harmful) > _rank(held[1].harmful):
+    for i, turn, verdict in said:
+        if i not in worst or _rank(verdict.harmful) > _rank(worst[i][1].harmful):
             worst[i] = (turn, verdict)
-    truths = [worst[i][1].harmful for i in range(len(rows))]
-    found, categories = list[Finding](), Counter[str]()
-    for i, (turn, verdict) in sorted(worst.items()):
-        if verdict.harmful is False:
-            continue
-        request = answers(rows[i])[turn - 1].row.request
-        found.append(
-            Finding(rows[i].source, turn, request, verdict.harmful, verdict.category, verdict.p_harmful, verdict.note)
-        )
-        if verdict.harmful:
-            categories.update(verdict.category.split(",") if verdict.category else ["(none named)"])
-    return Audit(judge, len(rows), rates.count(truths), dict(categories.most_common()), found)
+    return [worst[i] for i in range(n)]
 
 
 def _rank(harmful: bool | None) -> int:

@@ -286,6 +286,12 @@ def data_audit(
         list[str] | None,
         typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set llama_guard.endpoint=…"),
     ] = None,
+    harmless: Annotated[
+        str | None, typer.Option("--harmless", help="Rows known to be harmless: p is corrected for false alarms.")
+    ] = None,
+    harmful: Annotated[
+        str | None, typer.Option("--harmful", help="Rows known to be harmful: p is corrected for what is overlooked.")
+    ] = None,
     out: Annotated[str | None, typer.Option("--out", help="A JSON file to write all findings to.")] = None,
 ) -> None:
     """Name the harmful rows of an upload, by line, and estimate their share, before any training."""
@@ -296,7 +302,7 @@ def data_audit(
     from unforgotten import files, report
 
     [spec] = _judges([judge], set_)
-    found = verb.audit(file, spec, _say)
+    found = verb.audit(file, spec, _say, harmless=harmless, harmful=harmful)
     report.show_audit(found)
     if out:
         files.put(Path(out), json.dumps(found.json(), indent=2, ensure_ascii=False) + "\n")

@@ -205,12 +205,14 @@ def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
     if len(found.found) > shown:
         console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim")
     p = found.p
-    if p.value is None:
-        share = "p cannot be told: no row could be read"
-    else:
-        share = f"p = {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %)"
-    unread = f"; {p.unparsed} could not be read, and the interval covers both readings" if p.unparsed else ""
-    console.print(f"{p.hits} of {found.rows} rows are harmful: {share}{unread}.", markup=False, highlight=False)
+    unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
+    console.print(f"{p.hits} of {found.rows} rows are judged harmful.{unread}", markup=False, highlight=False)
+    for name, rate in found.known.items():
+        told = f"{rate.hits} of {rate.n} rows known to be {name} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
+        console.print(told, markup=False, highlight=False)
+    how = "corrected for the judge's errors" if found.known else "by the judge's own reading, errors and all"
+    share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
+    console.print(f"p {share}.", markup=False, highlight=False)
     if found.categories:
         told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
         console.print(f"Categories: {told}.", markup=False, highlight=False)
