@@ -123,7 +123,7 @@ def answers(row: Row) -> list[Reply]:
 
 
 def _worst(said: Sequence[tuple[int, int, Verdict]], n: int) -> list[tuple[int, Verdict]]:
-    """Of each of n rows the worst answer: which it is, and its verdict. said: row (from 0), answer (from 1), verdict."""
+    """Of each of n rows the worst answer and which it is. said: row (from 0), answer (from 1), verdict."""
     worst: dict[int, tuple[int, Verdict]] = {}
     for i, turn, verdict in said:
         if i not in worst or _rank(verdict.harmful) > _rank(worst[i][1].harmful):
