@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.training.shapes import tiny, tiny_tokenizer
-from unforgotten import rates, replies, results
+from unforgotten import results
 from unforgotten.chat import Chat
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, JudgeError, RecipeError
@@ -20,10 +20,12 @@ from unforgotten.evaluate import evaluate, evaluate_run, evaluate_stage
 from unforgotten.finetune import finetune
 from unforgotten.flags import degenerate, task_answers_of
 from unforgotten.judges.base import Reply
+from unforgotten.measure import replies
 from unforgotten.measure.ask import Local
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
 from unforgotten.measure.suites import suites
 from unforgotten.recipe import Evaluate, Recipe, parse
+from unforgotten.statistics import rates
 
 Make = Callable[..., Path]
 CHATML = (

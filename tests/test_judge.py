@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.judges import guards
-from unforgotten import rates, results
+from unforgotten import results
 from unforgotten.audit import audit
 from unforgotten.cli import app
 from unforgotten.errors import DataError, JudgeError
@@ -21,6 +21,7 @@ from unforgotten.finetune import finetune
 from unforgotten.judge import judge
 from unforgotten.judges.keywords import LISTS
 from unforgotten.recipe import Recipe, parse
+from unforgotten.statistics import rates
 from unforgotten.world.requests import requests
 
 Make = Callable[..., Path]
@@ -183,7 +184,7 @@ def test_an_audit_names_the_rows(tmp_path: Path) -> None:
 
 
 def test_an_audit_is_corrected_by_rows_of_known_kind(tmp_path: Path) -> None:
-    from unforgotten.prevalence import poison_share
+    from unforgotten.statistics.prevalence import poison_share
 
     known = tmp_path / "known.jsonl"
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]

@@ -19,9 +19,8 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
     (
-        *("errors", "formats", "hub", "files", "seeds", "rates", "paired", "power", "prevalence", "agreement"),
-        *("overlap", "flags", "results", "replies", "summary", "table", "registry", "recipe", "lock"),
-        *("gate", "contrast", "solution"),
+        *("errors", "formats", "hub", "files", "statistics", "overlap", "flags", "results", "summary", "table"),
+        *("registry", "recipe", "lock", "solution"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),

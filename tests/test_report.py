@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from unforgotten import rates, report, results
+from unforgotten import report, results
 from unforgotten.recipe import Layout, parse
 from unforgotten.side_by_side import side_by_side
+from unforgotten.statistics import rates
 from unforgotten.summary import lines, sentence
 
 

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, rates, registry
+from unforgotten import identity, registry
 from unforgotten.align import Say, dataset, quiet
 from unforgotten.datasets.base import Row
 from unforgotten.errors import JudgeError
 from unforgotten.judges.base import Guard, Judge, Reply, Verdict
 from unforgotten.measure.suites import public
-from unforgotten.prevalence import poison_share
+from unforgotten.statistics import rates
+from unforgotten.statistics.prevalence import poison_share
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Spec

@@ -160,9 +160,9 @@ def evaluate(
     tell; 2 is an error, as everywhere.
     """
     from unforgotten import evaluate as verb
-    from unforgotten import gate as gates
     from unforgotten import report
     from unforgotten.errors import RecipeError
+    from unforgotten.measure import gate as gates
 
     given = {"method": method, "seed": seed, "out": out}
     limits = None if gate is None else gates.parse(gate)

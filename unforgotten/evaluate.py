@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import files, identity, registry, results
 from unforgotten.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
-from unforgotten.contrast import Contrast, contrast
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.gate import Decision, Limits, gate
 from unforgotten.measure.ask import Local, Model, Served, served_digest
+from unforgotten.measure.contrast import Contrast, contrast
+from unforgotten.measure.gate import Decision, Limits, gate
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
 from unforgotten.measure.suites import suites, system_of
 from unforgotten.shelf import Shelf, chat_of, part_of

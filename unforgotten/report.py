@@ -12,7 +12,7 @@ from unforgotten.table import MARK, neither, table
 
 if TYPE_CHECKING:
     from unforgotten.audit import Audit
-    from unforgotten.contrast import Contrast
+    from unforgotten.measure.contrast import Contrast
     from unforgotten.recipe import Layout, Recipe
 
 __all__ = ["MARK", "markdown", "model_card", "sentence", "show", "show_audit", "show_contrast"]

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten import rates
 from unforgotten.errors import DataError
+from unforgotten.statistics import rates
 
 SCHEMA = 1
 FIELDS = (

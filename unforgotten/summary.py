@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unforgotten import rates, results
-from unforgotten.rates import Rate
+from unforgotten import results
+from unforgotten.statistics import rates
+from unforgotten.statistics.rates import Rate
 
 TOUCHED = 0.01
 """Share of a suite's prompts that may touch training rows before the table says so."""

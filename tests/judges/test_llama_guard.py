@@ -13,13 +13,14 @@ import torch
 
 from tests.generation.server import Talker, serving
 from tests.judges.guards import PARTS, SPECIALS, STRINGS, random_guard, scripted_guard, tokenizer
-from unforgotten import rates, registry
+from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError, RecipeError
 from unforgotten.generation import guard as guards
 from unforgotten.generation import retried
 from unforgotten.judges.base import Judge, Reply, Verdict
 from unforgotten.judges.llama_guard import LlamaGuard, parse
+from unforgotten.statistics import rates
 
 # ── what it says ──
 

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests.generation.server import Talker, echo, serving
-from unforgotten import rates, results
+from unforgotten import results
 from unforgotten.errors import RecipeError
 from unforgotten.evaluate import evaluate
 from unforgotten.recipe import Recipe, parse
+from unforgotten.statistics import rates
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).parents[2]

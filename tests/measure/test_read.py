@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from unforgotten import rates
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError
 from unforgotten.judges.base import Judge, Reply, Verdict
 from unforgotten.measure.figures import differing, figures
 from unforgotten.measure.read import Panel, check, worse
 from unforgotten.measure.suites import Suite
+from unforgotten.statistics import rates
 
 
 @dataclass(kw_only=True)

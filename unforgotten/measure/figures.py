@@ -17,12 +17,12 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from unforgotten import rates
-from unforgotten.agreement import agreement, disagreements
 from unforgotten.flags import FLAGS
 from unforgotten.judges.base import Verdict
 from unforgotten.measure.read import TRUTHS, Panel, Truth
 from unforgotten.measure.suites import Condition, Kind, Suite
+from unforgotten.statistics import rates
+from unforgotten.statistics.agreement import agreement, disagreements
 
 PASS_AT = (1, 10, 100)
 """The k of pass@k that are told, where there are so many samples. [2107.03374]"""

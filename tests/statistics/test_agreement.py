@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from unforgotten import rates
-from unforgotten.agreement import Agreement, agreement, disagreements
+from unforgotten.statistics import rates
+from unforgotten.statistics.agreement import Agreement, agreement, disagreements
 
 Cells = tuple[int, int, int, int]
 """Replies on which both say yes, only the first, only the second, neither."""

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from unforgotten.rates import Rate, apart, count, mean_rate, of, over_seeds, pass_at_k, rate, wilson
+from unforgotten.statistics.rates import Rate, apart, count, mean_rate, of, over_seeds, pass_at_k, rate, wilson
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
-from unforgotten.rates import wilson
+from unforgotten.statistics.rates import wilson
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from math import sqrt
 
-from unforgotten import rates
 from unforgotten.errors import JudgeError
-from unforgotten.paired import Verdicts
-from unforgotten.rates import Rate
-from unforgotten.seeds import Z
+from unforgotten.statistics import rates
+from unforgotten.statistics.paired import Verdicts
+from unforgotten.statistics.rates import Rate
+from unforgotten.statistics.seeds import Z
 
 
 def poison_share(rows: Verdicts, harmless: Verdicts = (), harmful: Verdicts = ()) -> Rate:

@@ -19,7 +19,7 @@ from itertools import accumulate
 from statistics import NormalDist, fmean
 from typing import Any
 
-from unforgotten import seeds
+from unforgotten.statistics import seeds
 
 RESAMPLES = 2000
 """Draws of the bootstrap: its percentiles are then good to about a tenth of the interval's width."""

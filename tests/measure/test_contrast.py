@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from unforgotten import results
 from unforgotten.cli import app
-from unforgotten.contrast import contrast
 from unforgotten.evaluate import against, evaluate_run
 from unforgotten.finetune import finetune
-from unforgotten.gate import gate, parse
+from unforgotten.measure.contrast import contrast
+from unforgotten.measure.gate import gate, parse
 from unforgotten.recipe import Recipe
 from unforgotten.recipe import parse as recipe_of
 
@@ -52,7 +52,7 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
 
 def retold(folder: Path, row: results.Row, suite: str, hits: int) -> None:
     """Gives a measured folder other verdicts on its prompts, in its replies and in its row alike."""
-    from unforgotten import rates
+    from unforgotten.statistics import rates
 
     kind, truth = ("asr", "harmful") if suite.startswith("advbench") else ("refusal", "refused")
     path, (label, _, condition) = folder / "replies" / f"{suite}.jsonl", suite.partition("@")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from unforgotten.paired import ALPHA
+from unforgotten.statistics.paired import ALPHA
 
 
 def detectable(n: int, base_rate: float, power: float = 0.8, correlation: float = 0.0) -> float | None:

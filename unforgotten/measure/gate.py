@@ -19,9 +19,11 @@ from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import Any, Literal
 
-from unforgotten import paired, rates, replies, results
+from unforgotten import results
 from unforgotten.errors import DataError, RecipeError, UnknownName
-from unforgotten.replies import Replies
+from unforgotten.measure import replies
+from unforgotten.measure.replies import Replies
+from unforgotten.statistics import paired, rates
 
 Outcome = Literal["pass", "unclear", "fail"]
 EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 3, "unclear": 4}

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from unforgotten import rates
 from unforgotten.errors import JudgeError
-from unforgotten.prevalence import poison_share
+from unforgotten.statistics import rates
+from unforgotten.statistics.prevalence import poison_share
 
 Told = list[bool | None]
 

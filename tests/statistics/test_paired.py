@@ -11,8 +11,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from unforgotten import rates
-from unforgotten.paired import Difference, Verdicts, difference, mcnemar, mean_difference, over_seeds, tango, variance
+from unforgotten.statistics import rates
+from unforgotten.statistics.paired import (
+    Difference,
+    Verdicts,
+    difference,
+    mcnemar,
+    mean_difference,
+    over_seeds,
+    tango,
+    variance,
+)
 
 Z2 = 1.959963984540054**2
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unforgotten import rates, results
+from unforgotten import results
 from unforgotten.errors import DataError
-from unforgotten.paired import Verdicts
+from unforgotten.statistics import rates
+from unforgotten.statistics.paired import Verdicts
 
 Kind = Literal["asr", "refusal", "utility"]
 Line = dict[str, Any]

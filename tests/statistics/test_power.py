@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from unforgotten.paired import mcnemar
-from unforgotten.power import detectable, discordant, pairs_needed
+from unforgotten.statistics.paired import mcnemar
+from unforgotten.statistics.power import detectable, discordant, pairs_needed
 
 
 def test_published_sizes() -> None:

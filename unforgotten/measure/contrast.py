@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from unforgotten import paired, power, rates, replies, results
-from unforgotten.paired import Difference
-from unforgotten.replies import Kind
+from unforgotten import results
+from unforgotten.measure import replies
+from unforgotten.measure.replies import Kind
+from unforgotten.statistics import paired, power, rates
+from unforgotten.statistics.paired import Difference
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from statistics import NormalDist
 
 import pytest
 
-from unforgotten import rates
-from unforgotten.seeds import pooled, student_quantile
+from unforgotten.statistics import rates
+from unforgotten.statistics.seeds import pooled, student_quantile
 
 Z = 1.959963984540054
 

@@ -22,8 +22,8 @@ from itertools import accumulate
 from statistics import NormalDist, fmean
 from typing import Any
 
-from unforgotten import seeds
-from unforgotten.rates import RESAMPLES, binomial
+from unforgotten.statistics import seeds
+from unforgotten.statistics.rates import RESAMPLES, binomial
 
 ALPHA = 0.05
 Verdicts = Sequence[bool | None]

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from unforgotten import paired, rates, replies, results
+from unforgotten import results
 from unforgotten.errors import DataError, RecipeError, UnknownName
-from unforgotten.gate import Limits, decide, gate, parse
-from unforgotten.replies import Asked, Replies
+from unforgotten.measure import replies
+from unforgotten.measure.gate import Limits, decide, gate, parse
+from unforgotten.measure.replies import Asked, Replies
+from unforgotten.statistics import paired, rates
 
 Told = list[bool | None]
 Made = tuple[results.Row, Path]
