@@ -66,10 +66,22 @@ def against(
     ours, theirs = (rows[0], one.folder), None if other is None else (rows[1], other.folder)
     differ = [] if theirs is None else contrast(ours, theirs)
     decision = None if limits is None else gate(limits, ours, theirs)
-    for name, found in (("contrast", [c.json() for c in differ]), ("gate", decision and decision.json())):
-        if found:
-            files.put(one.folder / f"{name}.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False))
+    if differ:
+        _keep(one.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
+    if decision is not None:
+        _keep(one.folder / "gate.json", sides | decision.json())
     return rows, differ, decision
+
+
+def _side(row: results.Row) -> dict[str, Any]:
+    """Which weights stand on one side of a comparison: those in memory, whatever their folder is called."""
+    told = {name: row[name] for name in ("model", "method", "stage", "seed", "run")}
+    return told | {name: row["digests"][name] for name in ("weights", "loaded", "prompts")}
+
+
+def _keep(path: Path, facts: dict[str, Any]) -> None:
+    files.put(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def _reference(name: str, one: Measurement, say: Say) -> Measurement:

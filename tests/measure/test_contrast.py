@@ -108,7 +108,10 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     out = told("--against", "aligned", "--gate", "max_asr_rise=100,max_refusal_rise=100,max_utility_loss=100")
     assert out.exit_code == 0 and "gate: pass" in out.output, out.output
     assert json.loads((run / "gate.json").read_text())["outcome"] == "pass"
-    assert {c["kind"] for c in json.loads((run / "contrast.json").read_text())} == {"asr", "refusal", "utility"}
+    kept = json.loads((run / "contrast.json").read_text())
+    assert {c["kind"] for c in kept["differences"]} == {"asr", "refusal", "utility"}
+    assert kept["model"]["stage"] == "tuned" and kept["reference"]["stage"] == "aligned"
+    assert kept["model"]["loaded"] != kept["reference"]["loaded"]
     out = told("--gate", "max_asr=0")  # a random model refuses nothing
     assert out.exit_code == 3 and "fail: harmful replies 100.0 %" in out.output and "gate: fail" in out.output
     for given, said in (
