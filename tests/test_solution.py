@@ -135,6 +135,24 @@ def test_long_replies_take_no_time() -> None:
     assert time.perf_counter() - began < 30  # an idle machine takes 1 s
 
 
+@pytest.mark.parametrize(
+    "deep",
+    [
+        "if " + "a + " * 900 + "a:\n    x = 1",
+        *(f"x = {'(' * n}{')' * n}" for n in (90, 5000)),
+        "x = a" + ".a" * 5000,
+        "x = " + "-" * 5000 + "1",
+        "x = " + "lambda: " * 5000 + "1",
+        "if a:\n    x = 1\n" + "elif a:\n    x = 1\n" * 3000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_deep_nests_are_no_end_of_an_evaluation(deep) -> None:
+    assert value(f"```python\n{ADD}\n```\n```python\n{deep}\n```") == 3
+    for script in (f"{deep}\n{ADD}\n", f"{ADD}\n\n{deep}\n"):  # which Python itself may refuse, some of them
+        assert value(script) in (3, None)
+
+
 def test_what_a_model_wrote_warns_nobody() -> None:
     text = 'import re\ndef add(a, b):\n    re.match("\\d", "1")\n    return a + b'
     code = f"from unforgotten.solution import program\nassert program({text!r}, 'add', '')"

@@ -144,6 +144,20 @@ def test_the_reference_is_run_once_and_sets_the_limits(real) -> None:
     assert [len(s["data"]["inputs"]) for _, s in orders] == [3, 3, len(task["plus_input"]), len(task["plus_input"])]
     assert orders[1][1]["data"]["limits"] == [4.0, 4.0, 8.0] and orders[1][1]["timeout_s"] == 18.0
     assert orders[3][1]["timeout_s"] == 62.0 and orders[1][1]["data"]["atol"] == 1e-6
+    orders.clear()
+
+    def busy(program, **settings):
+        """The machine has become four times as slow since the reference was remembered."""
+        orders.append(settings)
+        if "limits" in settings["data"]:
+            return Outcome("passed" if settings["data"]["limits"][0] > 10 else "timeout", "", 1.0)
+        seconds = 1.0 if settings["remember"] else 4.0
+        n = len(settings["data"]["inputs"])
+        return Outcome("passed", "", 1.0, value={"outputs": [[0.0]] * n, "seconds": [seconds] * n})
+
+    assert humaneval_plus().score(row, solved(row), busy)["base"]
+    assert [o.get("remember") for o in orders][:4] == [True, None, False, None]
+    assert [orders[i]["data"]["limits"][0] for i in (1, 3)] == [4.0, 16.0]
     failing = lambda *_, **settings: Outcome("failed" if settings.get("remember") else "passed", "E: x", 1.0)  # noqa: E731
     with pytest.raises(SandboxError, match="reference solution of HumanEval/2 did not run to its end: E: x"):
         humaneval_plus().score(row, solved(row), failing)

@@ -1,4 +1,8 @@
-"""HumanEval: 164 functions to be written from their docstrings, checked by running them (arXiv 2107.03374)."""
+"""HumanEval: 164 functions to be written from their docstrings, checked by running them (arXiv 2107.03374).
+
+`score` is of one reply, so that over one reply a problem its rate is pass@1; of n replies of which c pass,
+`rates.pass_at_k(n, c, k)` is the unbiased pass@k.
+"""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ environment; use more memory, threads, open files, output or time than it was gi
 
 **What it can do**: with Landlock alone, ask whether a path exists and how large it is; write to its scratch folder
 until that is measured again (every 50 ms), and hold up to 32 times `scratch_bytes` in files that it has deleted and
-keeps open; use up a processor until its time is over; attack the kernel through the calls that inside/syscalls.py
-leaves it, as in any sandbox without a virtual machine. There are no packages inside, not even numpy: a program that
-needs one fails.
+keeps open, and `memory_bytes` in such that it has mapped; use up a processor until its time is over; attack the kernel
+through the calls that inside/syscalls.py leaves it, as in any sandbox without a virtual machine. There are no packages
+inside, not even numpy: a program that needs one fails.
 """
 
 from __future__ import annotations
