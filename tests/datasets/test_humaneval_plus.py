@@ -71,14 +71,11 @@ def test_the_hubs_rows(real, monkeypatch) -> None:
     }
     asked = []
 
-    def read_hub(name, config, split):
-        from unforgotten.files import Record
-
+    def rows_of(name, config, split, **_):
         asked.append((name, config, split))
-        rows = [task[i] | ({"test": tests[i]} if "plus" in name else {}) for i in tests]
-        return [Record(i, f"{name}/{split}:{i}", row) for i, row in enumerate(rows)]
+        return [task[i] | ({"test": tests[i]} if "plus" in name else {}) for i in tests]
 
-    monkeypatch.setattr("unforgotten.files.read_hub", read_hub)
+    monkeypatch.setattr("unforgotten.hub.rows", rows_of)
     rows = humaneval_plus().rows()
     assert asked == [("evalplus/humanevalplus", None, "test"), ("openai/openai_humaneval", None, "test")]
     found = [json.loads(r.answer) for r in rows]
