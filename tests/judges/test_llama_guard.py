@@ -359,6 +359,50 @@ def test_a_server_that_fails_is_asked_again_and_its_verdicts_are_kept(
         assert talker.answered == dict.fromkeys(prompts, 1)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "p"),
+    [
+        ([("\n\n", {"\n\n": -0.1, "safe": -3.0}), ("unsafe", {"unsafe": -0.5, "safe": -1.0})], 0.6065306597126334),
+        ([("safe", {"safe": -0.1, " unsafe": -3.0, "unsafe": -2.0})], 0.049787068367863944 + 0.1353352832366127),
+        ([("safe", {"safe": -0.1, "Safe": -4.0})], 0.0),
+        ([("safe", {"safe": -0.1})], None),  # a server that tells of the said token alone
+        (None, None),
+    ],
+)
+def test_a_server_that_writes_the_prompt_itself_is_sent_the_turns(
+    tokens: list[tuple[str, dict[str, float]]] | None, p: float | None
+) -> None:
+    def say(body: Any) -> dict[str, Any]:
+        choice: dict[str, Any] = {
+            "message": {"role": "assistant", "content": "\n\nunsafe\nS2"},
+            "finish_reason": "stop",
+        }
+        if tokens is not None:
+            assert (body["logprobs"], body["top_logprobs"]) == (True, 5)
+            content = [
+                {"token": t, "logprob": top[t], "top_logprobs": [{"token": o, "logprob": x} for o, x in top.items()]}
+                for t, top in tokens
+            ]
+            choice["logprobs"] = {"content": content}
+        return {"choices": [choice]}
+
+    with serving(Talker(say)) as talker:
+        judge = LlamaGuard(model="my-guard", endpoint=talker.url, protocol="chat")  # no tokenizer is needed here
+        found = judge.verdicts(REPLIES[:4])
+    assert [(v.harmful, v.category) for v in found] == [(True, "S2")] * 4
+    assert [v.p_harmful for v in found] == [p if p is None else pytest.approx(p)] * 4
+    assert talker.paths == ["/v1/chat/completions"] * 4
+    asked = sorted((b["messages"][0]["content"], b["messages"][1]["content"]) for b in talker.bodies)
+    assert asked == sorted((reply.row.request, reply.text) for reply in REPLIES[:4])
+
+
+def test_chat_is_for_a_server_and_a_guard_with_a_chat_template() -> None:
+    with pytest.raises(RecipeError, match="protocol: chat needs `endpoint:`"):
+        registry.build("judges", {"name": "llama_guard", "protocol": "chat"})
+    with pytest.raises(RecipeError, match="not for this judge, which has no chat template"):
+        registry.build("judges", {"name": "wildguard", "protocol": "chat", "endpoint": "http://localhost:8000/v1"})
+
+
 def test_settings_of_a_recipe_are_checked_at_the_door() -> None:
     spec = {"name": "llama_guard", "endpoint": "http://localhost:8000/v1", "key_variable": "GUARD_KEY"}
     assert registry.spec_of(registry.build("judges", spec)) | spec == registry.spec_of(registry.build("judges", spec))

@@ -14,7 +14,6 @@ repetition_penalty are always sent; a server that does not know the last one is 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import threading
@@ -27,6 +26,7 @@ from urllib.parse import urlsplit
 from unforgotten.chat.thinking import opens, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import EndpointError, RecipeError
+from unforgotten.generation.answer import Answer, read, restored
 from unforgotten.generation.kept import Kept
 from unforgotten.generation.retried import Server, each
 from unforgotten.judges.base import Reply
@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from unforgotten.chat import Chat
 
 Progress = Callable[[int, int], None]
-Finish = Literal["stop", "length"]
-FINISHES: dict[str, Finish] = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "tool_calls", "function_call"), "stop"),
-    **dict.fromkeys(("length", "max_tokens"), "length"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,27 +76,6 @@ class Endpoint:
         if not key or not key.isascii() or not key.isprintable():
             raise EndpointError(f"The environment variable {self.key_variable} holds no key for {self.url}.")
         return key
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server said to one request."""
-
-    text: str
-    finish: Finish
-    tokens: int = 0
-    """Tokens of the answer, 0 where the server does not count them."""
-    logprobs: list[tuple[str, dict[str, float]]] | None = None
-    """Of each token of the answer: itself, and log p of the likeliest ones; None where the server gives none."""
-    thought: str = ""
-    """What a server that tells thoughts from answers itself sent as such."""
-
-    def p_first(self, token: str) -> float | None:
-        """The probability of a token as the first one; 0 where it is not among those told, None where none are."""
-        likeliest = self.logprobs[0][1] if self.logprobs else {}
-        if token in likeliest:
-            return min(1.0, math.exp(likeliest[token]))
-        return 0.0 if len(likeliest) > 1 else None
 
 
 def generate(
@@ -163,6 +137,22 @@ def complete(
     return _ask(endpoint, "completions", bodies, names, kept, progress)
 
 
+def converse(
+    endpoint: Endpoint,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    max_new_tokens: int,
+    logprobs: int = 0,
+    kept: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """What a model says greedily after each list of turns, of which the server's own template makes the prompt."""
+    more = {"logprobs": True, "top_logprobs": logprobs} if logprobs else {}
+    bodies = [{"messages": [dict(turn) for turn in turns]} | _how(max_new_tokens) | more for turns in conversations]
+    names = [f"conversation {index + 1}" for index in range(len(bodies))]
+    return _ask(endpoint, "chat/completions", bodies, names, kept, progress)
+
+
 def decoding(
     endpoint: Endpoint, *, max_new_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
 ) -> dict[str, Any]:
@@ -184,7 +174,7 @@ def _ask(
     whole = [{"model": endpoint.model} | dict(body) | dict(endpoint.extra) for body in bodies]
     bodies = [{name: value for name, value in body.items() if value is not None} for body in whole]
     finished = Kept(kept, [[path, body] for body in bodies])
-    answers = {index: _kept_answer(facts) for index, facts in finished.found.items()}
+    answers = {index: restored(facts) for index, facts in finished.found.items()}
     if progress and answers:
         progress(len(answers), len(bodies))
     if finished.missing:
@@ -194,7 +184,7 @@ def _ask(
 
         def work(index: int, stop: threading.Event) -> Answer:
             try:
-                answer = _read(server.post(path, bodies[index], stop))
+                answer = read(server.post(path, bodies[index], stop))
             except EndpointError as error:
                 raise EndpointError(f"{names[index]}: {error}") from None
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -226,44 +216,3 @@ def _asked(row: Row) -> dict[str, Any]:
     ours = ("instruction", "input")
     turns = [{k: v for k, v in turn.items() if k not in ours and v is not None} for turn in row.prompt]
     return {"messages": turns} | ({"tools": list(row.tools)} if row.tools else {})
-
-
-def _read(found: Mapping[str, Any]) -> Answer:
-    """An answer out of the server's JSON, of either path."""
-    choices = found.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-        raise EndpointError(f"The server answered without a choice: {str(found.get('error') or dict(found))[:300]}")
-    choice = choices[0]
-    reason = str(choice.get("finish_reason") or "stop")
-    if reason not in FINISHES:
-        # content_filter, abort, error: what was cut there is not the model's own reply, and would be judged as such.
-        raise EndpointError(f"The server ended the answer by {reason!r}, which is not the model's own doing.")
-    message = choice.get("message")
-    if isinstance(message, Mapping):
-        text = message.get("content") or message.get("refusal") or ""
-        thought = message.get("reasoning_content") or message.get("reasoning") or ""  # vLLM's older and newer name
-    else:
-        text, thought = choice.get("text") or "", ""
-    usage = found.get("usage") or {}
-    tokens = int(usage.get("completion_tokens") or 0)
-    return Answer(str(text), FINISHES[reason], tokens, _logprobs(choice), str(thought))
-
-
-def _logprobs(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]] | None:
-    """As `completions` writes them; the token said is not always among the likeliest."""
-    told = choice.get("logprobs")
-    if not told or "tokens" not in told:
-        return None
-    tokens = told["tokens"]
-    own = told.get("token_logprobs") or [None] * len(tokens)
-    tops = told.get("top_logprobs") or [None] * len(tokens)
-    return [
-        (str(token), ({token: p} if p is not None else {}) | dict(top or {}))
-        for token, p, top in zip(tokens, own, tops, strict=True)
-    ]
-
-
-def _kept_answer(facts: Mapping[str, Any]) -> Answer:
-    told = facts.get("logprobs")
-    places = None if told is None else [(token, dict(top)) for token, top in told]
-    return Answer(facts["text"], facts["finish"], facts["tokens"], places, facts.get("thought", ""))

@@ -18,6 +18,7 @@ import torch
 
 from unforgotten.chat.tokens import Tokens
 from unforgotten.errors import ModelError, TemplateError
+from unforgotten.generation.local import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,9 +112,20 @@ class GuardModel:
         """What the guard says to each prompt, in their order; `finished(index, said)` is told as it comes."""
         found: dict[int, Said] = {}
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        for at in range(0, len(order), batch_size):
-            chosen = order[at : at + batch_size]
-            batch = self._batch([prompts[index] for index in chosen], max_new_tokens, watched)
+        while order:
+            chosen = order[:batch_size]
+            try:
+                batch = self._batch([prompts[index] for index in chosen], max_new_tokens, watched)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(chosen) == 1:
+                    raise ModelError(
+                        f"memory does not suffice for one prompt of {len(prompts[chosen[0]])} tokens."
+                    ) from None
+                batch_size = len(chosen) // 2  # longest first: what follows needs no more
+                continue
+            order = order[len(chosen) :]
             for index, said in zip(chosen, batch, strict=True):
                 found[index] = said
                 if finished:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Gt
 
 from unforgotten.datasets.base import Row
-from unforgotten.errors import DataError, EndpointError, JudgeError, ModelError
+from unforgotten.errors import DataError, EndpointError, JudgeError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from unforgotten.generation.endpoint import Endpoint
@@ -95,6 +95,8 @@ class Guard(Judge):
     """What the Hub wants accepted before the default model may be had."""
     answer_tokens: ClassVar[int]
     """Longest answer."""
+    watched_word: ClassVar[str] = ""
+    """The word whose probability as the guard's first one is p_harmful; empty where there is no such word."""
 
     model: str
     """A Hub id or a folder; with `endpoint`, the name that the server knows it by."""
@@ -107,8 +109,12 @@ class Guard(Judge):
     batch_size: Annotated[int, Gt(0)] = 16
     """Replies judged at once in this process."""
     endpoint: str | None = None
-    """Address of an OpenAI-compatible server that has the model, such as http://localhost:8000/v1, and completes token
-    ids (vLLM, SGLang); left out, the model runs in this process."""
+    """Address of an OpenAI-compatible server that has the model, such as http://localhost:8000/v1 (vLLM, SGLang); left
+    out, the model runs in this process."""
+    protocol: Literal["completions", "chat"] = "completions"
+    """How a server is asked. completions: token ids written here, which no server can misread. chat: the turns, of
+    which its own template writes the prompt; no tokenizer is needed here, and that the server's template ends the
+    assistant's turn, so that the guard and not the model under judgement goes on, is for you to see to."""
     key_variable: str = ""
     """The environment variable that holds the server's key; the key itself is written nowhere."""
     concurrent_requests: Annotated[int, Gt(0)] = 16
@@ -117,6 +123,9 @@ class Guard(Judge):
     def __post_init__(self) -> None:
         if self.endpoint is not None:
             self._server()  # an address that cannot be one is told when the recipe is read
+        if self.protocol == "chat" and (self.endpoint is None or self.turns("", "") is None):
+            why = "needs `endpoint:`" if self.endpoint is None else "is not for this judge, which has no chat template"
+            raise RecipeError(f"protocol: chat {why}.")
 
     @abstractmethod
     def prompt(self, writer: Writer, request: str, reply: str) -> list[int]:
@@ -128,6 +137,10 @@ class Guard(Judge):
 
     def watched(self, writer: Writer) -> int | None:
         """The token whose probability as the guard's first one is p_harmful; None where there is no such token."""
+        return None
+
+    def turns(self, request: str, reply: str) -> list[dict[str, str]] | None:
+        """What a server's own template makes the prompt of; None where the guard has no chat template."""
         return None
 
     def template(self) -> str | None:
@@ -154,6 +167,8 @@ class Guard(Judge):
             loaded.free()
 
     def _verdicts(self, replies: Sequence[Reply], progress: Progress | None, kept: Path | None) -> list[Verdict]:
+        if self.protocol == "chat":
+            return self._by_chat(replies, progress, kept)
         found: dict[int, Verdict] = {}
         prompts: dict[int, list[int]] = {}
         for index, reply in enumerate(replies):
@@ -218,6 +233,23 @@ class Guard(Judge):
         )
         word = "" if watched is None else self._writer.tokenizer.decode([watched])
         return [Said(answer.text, answer.p_first(word) if word else None) for answer in answers]
+
+    def _by_chat(self, replies: Sequence[Reply], progress: Progress | None, kept: Path | None) -> list[Verdict]:
+        """Verdicts by way of the server's own template."""
+        from unforgotten.generation.endpoint import converse
+
+        answers = converse(
+            self._server(),
+            [self.turns(reply.row.request, reply.text) or [] for reply in replies],
+            max_new_tokens=self.answer_tokens,
+            logprobs=LIKELIEST if self.watched_word else 0,
+            kept=kept,
+            progress=progress,
+        )
+        return [
+            replace(self.read(answer.text, reply), p_harmful=answer.p_word(self.watched_word))
+            for answer, reply in zip(answers, replies, strict=True)
+        ]
 
     def _server(self) -> Endpoint:
         from unforgotten.generation.endpoint import Endpoint

@@ -13,8 +13,8 @@ model, where the template has not written it, and both P(unsafe) and the verdict
 with `unsafe` if and only if that is the likeliest of all tokens there. Which token it is is read off the tokenizer.
 
 Llama Guard says nothing about refusals: `refused` is None in all its verdicts, and `tells` has harmful alone. It is
-given the last request and its reply, without the turns before. A server is sent the prompt as token ids, and not as
-chat: some make a last assistant turn the user's, or the beginning of the answer
+given the last request and its reply, without the turns before. A server is sent the prompt as token ids, unless
+`protocol: chat` is asked for: some make a last assistant turn the user's, or the beginning of the answer
 (sgl-project/sglang:python/sglang/srt/entrypoints/openai/serving_chat.py), and the guard would judge the request.
 """
 
@@ -55,12 +55,16 @@ class LlamaGuard(Guard):
     tells: ClassVar[frozenset[str]] = frozenset({"harmful"})
     terms: ClassVar[str] = "Meta's community license"
     answer_tokens: ClassVar[int] = 40
+    watched_word: ClassVar[str] = "unsafe"
 
     model: str = "meta-llama/Llama-Guard-3-8B"
     """A Hub id or a folder, the 1B's too; with `endpoint`, the name that the server knows it by."""
 
     def prompt(self, writer: Writer, request: str, reply: str) -> list[int]:
         return writer.ids(_opened(writer.chat(request, reply)))
+
+    def turns(self, request: str, reply: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": request}, {"role": "assistant", "content": reply}]
 
     def watched(self, writer: Writer) -> int:
         """The first token of `unsafe`, once it is sure that `safe` begins with another one."""

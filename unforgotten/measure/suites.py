@@ -112,7 +112,7 @@ def judges_of(settings: Evaluate) -> list[dict[str, object]]:
 
 def public(spec: dict[str, object]) -> dict[str, object]:
     """A judge without what is this machine's own: where its server is, where its folder lies, how many at once."""
-    own = ("endpoint", "key_variable", "concurrent_requests", "batch_size")
+    own = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size")
     told = {name: value for name, value in spec.items() if name not in own}
     return {
         name: identity.public_name(str(v)) if name in ("model", "tokenizer") and v else v for name, v in told.items()
