@@ -276,7 +276,7 @@ def test_base_and_aligned_are_measured_once_for_all_runs(
     base, aligned = evaluate_stage(recipe, "base"), evaluate_stage(recipe, "aligned")
     assert (base["stage"], base["method"], base["seed"], base["overlap"]) == ("base", None, None, None)
     assert (aligned["stage"], aligned["seed"]) == ("aligned", 0) and aligned["overlap"]["advbench"]["n"] == 5
-    folders = sorted(p.name.split("-")[0] for p in (tmp_path / "runs" / "evaluated").iterdir())
+    folders = sorted(p.name.split("-")[0] for p in (tmp_path / "runs" / "evaluated").glob("[!.]*"))
     assert folders == ["aligned", "base"]
     said: list[str] = []
     assert evaluate_stage(recipe.varied(method="der"), "aligned", said.append) == aligned and not said

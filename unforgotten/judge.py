@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
+from unforgotten.lock import alone
 from unforgotten.measure.lines import restore
 from unforgotten.measure.measurement import judged
 from unforgotten.measure.read import Panel
@@ -40,9 +41,10 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
         with progress_bar() as told:
             for folder, row, suites in found:
                 say(f"Judging {sum(len(s.rows) for s in suites)} replies of {folder.name}.")
-                for suite in suites:
-                    panel.read(suite, folder, told)
-                rows.append(_written(folder, row, suites, panel))
+                with alone(folder, say):
+                    for suite in suites:
+                        panel.read(suite, folder, told)
+                    rows.append(_written(folder, row, suites, panel))
     finally:
         panel.close()
     for run in runs:

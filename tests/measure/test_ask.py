@@ -63,7 +63,7 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_results(tmp_path: Path
         time.sleep(0.01)
     os.kill(cut.pid, signal.SIGKILL)
     cut.wait()
-    [folder] = (tmp_path / "cut" / "evaluated").iterdir()
+    [folder] = (tmp_path / "cut" / "evaluated").glob("[!.]*")
     assert not (folder / "results.json").exists()
     [part] = folder.rglob(".xstest.*.part.jsonl")
     done = part.read_text().splitlines()
@@ -71,12 +71,20 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_results(tmp_path: Path
     first = (folder / "replies" / "advbench.jsonl").stat().st_mtime_ns
     again = start("cut")
     assert again.wait(300) == 0 and whole.wait(300) == 0, again.stderr and again.stderr.read()
-    [folder], [other] = ((tmp_path / name / "evaluated").iterdir() for name in ("cut", "whole"))
+    [folder], [other] = ((tmp_path / name / "evaluated").glob("[!.]*") for name in ("cut", "whole"))
     assert (folder / "results.json").read_text() == (other / "results.json").read_text()
     for suite in ("advbench", "xstest", "sst2"):
         path = f"replies/{suite}.jsonl"
         assert (folder / path).read_text() == (other / path).read_text()
     assert not list(folder.rglob("*.part.jsonl"))
+    # Two at once: one waits, and then finds the work done.
+    (folder / "results.json").unlink()
+    (folder / "replies" / "sst2.jsonl").unlink()
+    both = [start("cut"), start("cut")]
+    assert [one.wait(300) for one in both] == [0, 0]
+    told = [one.stderr.read().decode() if one.stderr else "" for one in both]
+    assert sum("Asking" in text for text in told) == 1, told
+    assert (folder / "results.json").read_text() == (other / "results.json").read_text()
     assert first < (folder / "replies" / "sst2.jsonl").stat().st_mtime_ns
 
 

@@ -12,6 +12,7 @@ from unforgotten import results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
+from unforgotten.lock import alone
 from unforgotten.measure import lines
 from unforgotten.measure.ask import Model, answered, ask
 from unforgotten.measure.figures import differing, figures
@@ -61,6 +62,10 @@ class Measurement:
         self._digest = settings_digest(self.settings, self.found, self.system)
         self._judges = judges_of(self.settings)
         Panel(self.settings.judges).check(s.kind for s in self.found)
+        self._look()
+
+    def _look(self) -> None:
+        """Reads the row, where this very measurement is finished already."""
         try:
             [row] = results.read(self.folder / "results.json")
         except (DataError, ValueError):
@@ -77,17 +82,26 @@ class Measurement:
         if self.row is not None:
             return
         self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
-        say(f"Asking {self.name} {sum(len(s.rows) for s in self.found)} prompts.")
-        with progress_bar() as told:
-            model = self.model(shelf or Shelf(), say)
-            ask(model, self.found, self.settings, self.folder, system=self.system, told=told)
+        with alone(self.folder, say):
+            self._look()  # another process may have measured it meanwhile
+            if self.row is None:
+                say(f"Asking {self.name} {sum(len(s.rows) for s in self.found)} prompts.")
+                with progress_bar() as told:
+                    model = self.model(shelf or Shelf(), say)
+                    ask(model, self.found, self.settings, self.folder, system=self.system, told=told)
 
     def read(self, panel: Panel, say: Say = quiet) -> results.Row:
         """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
+        if self.row is None:
+            with alone(self.folder, say):
+                self._look()
+                if self.row is None:
+                    self.row = self._read(panel)
+        return self.row
+
+    def _read(self, panel: Panel) -> results.Row:
         from unforgotten.training.watch import progress_bar
 
-        if self.row is not None:
-            return self.row
         found, facts = answered(self.folder, self.found)
         sandbox = self._sandbox()
         trained = self.trained()
@@ -111,7 +125,6 @@ class Measurement:
         if self.card:
             (self.folder / "README.md").write_text(self.card(row), encoding="utf-8")
         results.write(self.folder / "results.json", [row])
-        self.row = row
         return row
 
     def _sandbox(self) -> Sandbox | None:
