@@ -181,11 +181,12 @@ def ask(
     *,
     system: str = "",
     told: Callable[[str, int, int], None] = lambda what, done, n: None,
+    begins: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Writes folder/replies: a file for each suite and condition, and asked.json. Complete suites are read, not asked.
 
-    system: the system prompt that the user's file has most often. told(suite, done, of how many). Raises DataError,
-    ModelError or EndpointError; what is finished stays.
+    system: the system prompt that the user's file has most often. told(suite, done, of how many); begins(prompts), where
+    there are any to ask. Raises DataError, ModelError or EndpointError; what is finished stays.
     """
     from unforgotten.chat import digest_ids
 
@@ -203,6 +204,8 @@ def ask(
         suite.key = identity.digest(what, model.decoding(), model.weights)
         if lines.replies(lines.path(folder, suite), suite) is None:
             missing.append(suite)
+    if missing:
+        begins(sum(len(suite.rows) for suite in missing))
     whole = recorded.get("weights") == model.weights and "loaded" in recorded
     loaded = recorded["loaded"] if whole and not missing else model.loaded()
     for suite in missing:

@@ -85,10 +85,17 @@ class Measurement:
         with alone(self.folder, say):
             self._look()  # another process may have measured it meanwhile
             if self.row is None:
-                say(f"Asking {self.name} {sum(len(s.rows) for s in self.found)} prompts.")
+                model = self.model(shelf or Shelf(), say)
                 with progress_bar() as told:
-                    model = self.model(shelf or Shelf(), say)
-                    ask(model, self.found, self.settings, self.folder, system=self.system, told=told)
+                    ask(
+                        model,
+                        self.found,
+                        self.settings,
+                        self.folder,
+                        system=self.system,
+                        told=told,
+                        begins=lambda n: say(f"Asking {self.name} {n} prompts."),
+                    )
 
     def read(self, panel: Panel, say: Say = quiet) -> results.Row:
         """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
