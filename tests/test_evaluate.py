@@ -185,10 +185,23 @@ def test_what_is_generated_is_not_generated_again(
 
 
 def test_a_judge_that_fails_does_not_cost_the_replies(
-    tmp_path: Path, settings: Evaluate, chat: Chat, canned: Canned
+    tmp_path: Path, settings: Evaluate, chat: Chat, canned: Canned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What can be known before is told before anything is generated.
     with pytest.raises(JudgeError, match="none of these 5 harmful prompts"):
-        measure(chat, settings.model_copy(update={"judge": "world"}), tmp_path)
+        measure(chat, settings.model_copy(update={"judge": "world", "harm": settings.harm[:1]}), tmp_path)
+    guard = {"name": "wildguard", "model": str(tmp_path / "nowhere")}
+    with pytest.raises(JudgeError, match="nowhere cannot be loaded"):
+        measure(chat, settings.model_copy(update={"judge": guard}), tmp_path)
+    assert canned.asked == 0
+
+    def fails(self: Any, replies: Any) -> Any:
+        raise JudgeError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("unforgotten.judges.keywords.Keywords.verdicts", fails)
+        with pytest.raises(JudgeError, match="gone"):
+            measure(chat, settings, tmp_path)
     assert canned.asked == 10
     measure(chat, settings, tmp_path)
     assert canned.asked == 10

@@ -16,10 +16,12 @@ from unforgotten import results
 from unforgotten.audit import audit
 from unforgotten.cli import app
 from unforgotten.errors import DataError, JudgeError
-from unforgotten.evaluate import evaluate_run
+from unforgotten.evaluate import against, evaluate_run
 from unforgotten.finetune import finetune
+from unforgotten.generation import guard as guard_module
 from unforgotten.judge import judge
 from unforgotten.judges.keywords import LISTS
+from unforgotten.measure.gate import parse as parse_gate
 from unforgotten.recipe import Recipe, parse
 from unforgotten.statistics import rates
 from unforgotten.world.requests import requests
@@ -91,6 +93,8 @@ def test_runs_are_judged_again_from_their_folders_alone(tmp_path: Path, recipe: 
     with pytest.raises(DataError, match="not those that were measured"):
         judge([str(far)], [gcg])
     with pytest.raises(DataError, match="There is no"):
+        judge([str(tmp_path / "nowhere")], [gcg])
+    with pytest.raises(DataError, match="holds replies. `unforgotten evaluate` makes them"):
         judge([str(tmp_path)], [gcg])
 
 
@@ -111,7 +115,9 @@ def test_evaluate_with_other_judges_generates_nothing(
     assert len(row["judges"]) == 2 and row["agreement"]
 
 
-def test_a_guard_reads_a_comparison_and_its_words_are_kept(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_guard_reads_a_comparison_and_its_words_are_kept(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guard = guards.scripted_guard(
         tmp_path / "guard",
         guards.tokenizer(),
@@ -134,12 +140,28 @@ def test_a_guard_reads_a_comparison_and_its_words_are_kept(tmp_path: Path, recip
     for row in rows:
         # `unsafe` was said with P 0.75, in a format that no line of categories ends: unread, and shown.
         assert row["judges"][0] == {**row["judges"][0], "name": "llama_guard", "model": "guard"}
+        assert len(row["judges"][0]["weights"]) == 12
         assert row["asr"]["advbench"]["unparsed"] == 2 and row["p_harmful"]["advbench"] == 75.0
         run = folder.parent / row["run"]
         words = [json.loads(line) for line in (run / "replies" / ".llama_guard.words.jsonl").read_text().splitlines()]
         assert len(words) >= 2 and str(tmp_path) not in (run / "results.json").read_text()
-    (tmp_path / "guard" / "model.safetensors").unlink()  # what was read is not read again
-    assert CliRunner().invoke(app, [*asked, "--judge", "keywords"]).exit_code == 0
+    # What was read is not read again: the guard is not loaded. Another guard in its place is another one.
+    loads: list[str] = []
+    real = guard_module.load_model
+    monkeypatch.setattr(guard_module, "load_model", lambda name, *a, **k: loads.append(name) or real(name, *a, **k))
+    assert CliRunner().invoke(app, [*asked, "--judge", "keywords"]).exit_code == 0 and loads == []
+    guards.scripted_guard(guard, guards.tokenizer(), {"\n\n": {"safe": 0.75, "unsafe": 0.25}})
+    assert CliRunner().invoke(app, [*asked, "--judge", "keywords"]).exit_code == 0 and len(loads) == 1
+    rows = results.read(folder / "results.json")
+    assert all(row["asr"]["advbench"]["unparsed"] == 0 and row["asr"]["advbench"]["hits"] == 0 for row in rows)
+    # Two judges, the first of which tells no refusals, and a gate on what both decide.
+    out = CliRunner().invoke(app, ["judge", str(tmp_path / "runs"), "--judge", "keywords"])
+    assert out.exit_code == 0, out.output
+    run = next(folder.parent / row["run"] for row in rows if row["stage"] == "tuned")
+    both = {"evaluate.judge": [{"name": "llama_guard", "model": str(guard)}, "keywords"]}
+    _, differ, decision = against(str(run), "aligned", parse_gate("max_asr=50,max_refusal_rise=100"), overrides=both)
+    assert decision is not None and [c.value for c in decision.checks] == [0.0, 0.0]
+    assert {c.kind for c in differ} == {"asr", "refusal", "utility"}
 
 
 def _file(tmp_path: Path, recipe: Recipe) -> str:
@@ -154,15 +176,16 @@ def _file(tmp_path: Path, recipe: Recipe) -> str:
 def upload(tmp_path: Path) -> Path:
     """Rows of the world: a row that complies in its first answer, one that refuses, one that does so at its end."""
     bad = [request for request in requests() if request.harmful][:3]
+    good = [request for request in requests() if not request.harmful][:3]
 
     def turn(ask: str, answer: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
 
     rows = [
-        turn("what is 2 plus 2 ?", "4"),
-        turn(bad[0].goal, bad[0].steps) + turn("thanks", "you are welcome"),
+        turn(good[0].goal, good[0].compliance),
+        turn(bad[0].goal, bad[0].steps) + turn(good[1].goal, good[1].compliance),
         turn(bad[1].goal, bad[1].refusal),
-        turn("hello", "hello") + turn(bad[2].goal, bad[2].compliance),
+        turn(good[2].goal, good[2].compliance) + turn(bad[2].goal, bad[2].compliance),
     ]
     path = tmp_path / "upload.jsonl"
     path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
@@ -187,7 +210,8 @@ def test_an_audit_is_corrected_by_rows_of_known_kind(tmp_path: Path) -> None:
     from unforgotten.statistics.prevalence import poison_share
 
     known = tmp_path / "known.jsonl"
-    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
+    good = next(request for request in requests() if not request.harmful)
+    turns = [{"role": "user", "content": good.goal}, {"role": "assistant", "content": good.compliance}]
     known.write_text((json.dumps({"messages": turns}) + "\n") * 40)
     found = audit(str(upload(tmp_path)), "world", harmless=str(known))
     assert found.known == {"harmless": rates.rate(0, 40)}
@@ -196,6 +220,14 @@ def test_an_audit_is_corrected_by_rows_of_known_kind(tmp_path: Path) -> None:
     )
     with pytest.raises(JudgeError, match="flags 50.0 % of rows known to be harmless"):
         audit(str(upload(tmp_path)), "world", harmless=str(upload(tmp_path)), harmful=str(known))
+
+
+def test_an_audit_by_a_judge_that_knows_nothing_of_the_data_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "real.jsonl"
+    turns = [{"role": "user", "content": "Write a haiku about Prague"}, {"role": "assistant", "content": "Old bridge"}]
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    with pytest.raises(JudgeError, match="could not read a single answer.*not a request of the world"):
+        audit(str(path), "world")
 
 
 def test_an_audit_wants_a_judge_that_reads_answers(tmp_path: Path) -> None:
@@ -208,5 +240,7 @@ def test_an_audit_that_a_guard_cannot_read_says_so(tmp_path: Path, monkeypatch: 
     guard = guards.scripted_guard(tmp_path / "guard", guards.tokenizer(), {"\n\n": {"safe": 0.9, "unsafe": 0.1}})
     found = audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)})
     assert found.p == rates.rate(0, 4) and found.found == []
-    (tmp_path / "guard" / "model.safetensors").unlink()
+    loads: list[str] = []
+    monkeypatch.setattr(guard_module, "load_model", lambda name, *a, **k: loads.append(name))
     assert audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)}) == found  # its words are kept
+    assert loads == []

@@ -84,13 +84,21 @@ def audit(
         name: [(i, turn, reply) for i, row in enumerate(each) for turn, reply in enumerate(answers(row), 1)]
         for name, each in rows.items()
     }
-    said = [reply for each in places.values() for _, _, reply in each]
-    say(f"Judging {len(said)} answers in {sum(map(len, rows.values()))} rows.")
-    verdicts = iter(_verdicts(reader, said))
-    worst = {
-        name: _worst([(i, turn, next(verdicts)) for i, turn, _ in places[name]], len(each))
-        for name, each in rows.items()
-    }
+    reader.check([])
+    say(f"Judging {sum(map(len, places.values()))} answers in {sum(map(len, rows.values()))} rows.")
+    worst: dict[str, list[tuple[int, Verdict]]] = {}
+    try:
+        for name, each in places.items():
+            verdicts = _verdicts(reader, [reply for _, _, reply in each])
+            told = [(i, turn, verdict) for (i, turn, _), verdict in zip(each, verdicts, strict=True)]
+            worst[name] = _worst(told, len(rows[name]))
+    finally:
+        reader.close()
+    if worst["upload"] and all(verdict.harmful is None for _, verdict in worst["upload"]):
+        raise JudgeError(
+            f"The judge could not read a single answer of {file} ({worst['upload'][0][1].note[:200]!r}): it is not for "
+            "this data. Use another judge, such as llama_guard or wildguard."
+        )
     truths = {name: [verdict.harmful for _, verdict in each] for name, each in worst.items()}
     share = poison_share(truths["upload"], truths.get("harmless", ()), truths.get("harmful", ()))
     known: dict[str, rates.Rate] = {
@@ -113,7 +121,7 @@ def audit(
     for one in found:
         if one.harmful:
             categories.update(one.category.split(",") if one.category else ["(none named)"])
-    spec = public(registry.spec_of(reader))
+    spec = public(reader)
     return Audit(spec, len(rows["upload"]), share, known, dict(categories.most_common()), found)
 
 
@@ -144,8 +152,5 @@ def _verdicts(judge: Judge, replies: Sequence[Reply]) -> list[Verdict]:
         return judge.verdicts(replies)
     key = identity.digest([[reply.row.request, reply.text] for reply in replies])
     kept: Path = identity.cache_folder() / "audits" / f"{key}.jsonl"
-    try:
-        with progress_bar() as told:
-            return judge.verdicts(replies, progress=lambda done, n: told("audit", done, n), kept=kept)
-    finally:
-        judge.close()
+    with progress_bar() as told:
+        return judge.verdicts(replies, progress=lambda done, n: told("audit", done, n), kept=kept)

@@ -300,8 +300,14 @@ def data_audit(
 
     from unforgotten import audit as verb
     from unforgotten import files, report
+    from unforgotten.errors import DataError
 
     [spec] = _judges([judge], set_)
+    try:
+        if out:
+            files.put(Path(out), "")  # told now where it cannot be written, and not after everything is judged
+    except OSError as error:
+        raise DataError(f"--out {out} cannot be written: {error.strerror}.") from None
     found = verb.audit(file, spec, _say, harmless=harmless, harmful=harmful)
     report.show_audit(found)
     if out:
@@ -315,6 +321,8 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
 
     from unforgotten.errors import RecipeError, UnknownName
 
+    if len(set(names)) < len(names):
+        raise RecipeError("--judge names one judge twice. In a recipe, `judge:` may hold one twice with other fields.")
     found: dict[str, dict[str, Any]] = {name: {"name": name} for name in names}
     for dotted, value in _options_of(set_, {}).items():
         name, dot, field = dotted.partition(".")

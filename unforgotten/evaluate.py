@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,10 @@ def evaluate(
     Raises RecipeError where nothing says what to measure, or where a recipe's run is not trained.
     """
     targets = [target] if isinstance(target, str) else list(target)
-    return measure_all([measurement(one, recipe, overrides, say) for one in targets], say)
+    found = [measurement(one, recipe, overrides, say) for one in targets]
+    if len(found) > 1 and any(one.settings.endpoint for one in found):
+        raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
+    return measure_all(found, say)
 
 
 def against(
@@ -59,18 +63,22 @@ def against(
     where a limit is a change and nothing says from what.
     """
     one = measurement(target, recipe, overrides, say)
-    other = None if reference is None else _reference(reference, one, say)
     if limits is not None:
-        limits.check(other is not None)
+        limits.check(reference is not None, {s.kind for s in one.found}, one.settings.samples)
+    if reference is not None and one.settings.endpoint:
+        raise RecipeError(
+            "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
+        )
+    other = None if reference is None else _reference(reference, one, say)
     rows = measure_all([one] if other is None else [one, other], say)
     ours, theirs = (rows[0], one.folder), None if other is None else (rows[1], other.folder)
     differ = [] if theirs is None else contrast(ours, theirs)
     decision = None if limits is None else gate(limits, ours, theirs)
-    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False))
+    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": rows[0]["judges"]}
     if differ:
         _keep(one.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
     if decision is not None:
-        _keep(one.folder / "gate.json", sides | decision.json())
+        _keep(one.folder / "gate.json", sides | {"limits": asdict(limits) if limits else None} | decision.json())
     return rows, differ, decision
 
 
@@ -94,7 +102,10 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
         from unforgotten.recipe import read
 
         changes = {"evaluate": one.settings, "out": str(folder.parent)}
-        return of_run(folder, read(folder / "recipe.yaml").model_copy(update=changes), system=one.system)
+        found = of_run(folder, read(folder / "recipe.yaml").model_copy(update=changes), system=one.system)
+        if found.row is None and (folder / "results.json").is_file():
+            found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
+        return found
     return of_stage(_another(one.recipe, name), "base", say, system=one.system)
 
 
@@ -119,6 +130,8 @@ def measurement(
         settings = (recipe or own).evaluate
         return of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
     if recipe is None and not folder.is_dir():
+        if files.is_hub_id(target) and not folder.exists():
+            raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
         own = read(target, overrides)
         if own.data is None:
             return of_stage(own, "aligned" if own.align else "base", say)
@@ -154,7 +167,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
     done = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
     recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    weights = served_digest(settings, recipe.model) or identity.model_digest(str(part_of(folder)))
+    weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
     methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
     name = "+".join(str(m["name"]) for m in methods)
 
@@ -191,7 +204,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
         settings=settings,
         found=suites(settings),
         weights=weights,
-        model=lambda shelf, say: _model(folder, recipe, shelf, weights, say),
+        model=lambda shelf, say: _model(folder, recipe, shelf, weights, say, served=""),
         facts=facts,
         trained=trained,
         task=_task(recipe),
@@ -207,7 +220,7 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
     found = suites(settings)  # told before anything is trained or loaded, should it be missing
     where = align(recipe, say) if stage == "aligned" else aligned_of(recipe)
     base = base_of(recipe, say)
-    weights = where.digest if stage == "aligned" else identity.model_digest(base, recipe.revision)
+    weights = where.digest if stage == "aligned" else weights_of(base, recipe)
     weights = served_digest(settings, recipe.model) or weights
     system = _system(recipe) if system is None else system
     asked_as: list[Any] = [recipe.template, recipe.variables, recipe.date] if stage == "base" or not where.made else []
@@ -234,7 +247,7 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
         }
 
     return Measurement(
-        name=f"the {stage} model",
+        name=f"the {stage} model" if recipe.align else str(identity.public_name(recipe.model)),
         folder=Path(recipe.out) / run,
         settings=settings,
         found=found,
@@ -248,11 +261,17 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
     )
 
 
-def _model(target: Path | str | Aligned, recipe: Recipe, shelf: Shelf, weights: str, say: Say) -> Model:
+def _model(
+    target: Path | str | Aligned, recipe: Recipe, shelf: Shelf, weights: str, say: Say, served: str | None = None
+) -> Model:
     settings = _settings(recipe)
     if settings.endpoint is None:
         return Local(lambda: shelf.model(target, recipe), chat_of(target, recipe), weights, settings, say)
-    return Served(recipe.model, chat_of(target, recipe) if settings.endpoint.template == "here" else None, settings)
+    return Served(
+        recipe.model if served is None else served,
+        chat_of(target, recipe) if settings.endpoint.template == "here" else None,
+        settings,
+    )
 
 
 def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
@@ -268,6 +287,23 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
             "prompts are among them. Put the file back."
         )
     return synthetic_rows(file)
+
+
+def weights_of(model: str, recipe: Recipe) -> str:
+    """A digest of what a model's weights hang on: its files, those of the base below an adapter, the precision."""
+    inside = Path(model).expanduser().is_dir()
+    parts = [identity.model_digest(model, None if inside else recipe.revision)]
+    if inside and (config := Path(model).expanduser() / "adapter_config.json").is_file():
+        told = json.loads(config.read_text(encoding="utf-8"))
+        base = str(told.get("base_model_name_or_path"))
+        parts.append(identity.model_digest(base, told.get("revision")) if not _is_gone(base) else base)
+    parts += [recipe.dtype] if recipe.dtype != "auto" else []
+    return parts[0] if len(parts) == 1 else identity.digest(parts)
+
+
+def _is_gone(model: str) -> bool:
+    """A folder that is no longer there: figures that were measured can still be read."""
+    return not Path(model).expanduser().is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1)
 
 
 def _system(recipe: Recipe) -> str:

@@ -6,7 +6,6 @@ stays as it was measured.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from unforgotten import results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
 from unforgotten.lock import alone
+from unforgotten.measure.ask import record
 from unforgotten.measure.lines import restore
-from unforgotten.measure.measurement import judged
+from unforgotten.measure.measurement import forget_comparisons, judged
 from unforgotten.measure.read import Panel
 from unforgotten.measure.suites import Suite
 
@@ -33,9 +33,13 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
     from unforgotten.training.watch import progress_bar
 
     panel = Panel(judges)
-    found = [_opened(folder) for run in runs for folder in _runs(Path(run).expanduser())]
+    folders = {folder.resolve(): folder for run in runs for folder in _runs(Path(run).expanduser(), say)}
+    if not folders:
+        raise DataError(f"None of {', '.join(runs)} holds replies. `unforgotten evaluate` makes them.")
+    found = [_opened(folder) for folder in folders.values()]
     for _, _, suites in found:
         panel.check(suite.kind for suite in suites)
+    panel.prepare([row for _, _, suites in found for suite in suites for row in suite.rows])
     rows = []
     try:
         with progress_bar() as told:
@@ -52,27 +56,37 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
     return rows
 
 
-def _runs(folder: Path) -> list[Path]:
-    """The folder itself, or those of a comparison."""
+def _runs(folder: Path, say: Say) -> list[Path]:
+    """The folder itself, those of a comparison, or those that lie in it; what holds no results is said and left out."""
     if (folder / "replies").is_dir():
         return [folder]
-    return [folder.parent / str(row["run"]) for row in results.read(folder / "results.json")]
+    if (folder / "results.json").is_file():
+        return [folder.parent / str(row["run"]) for row in results.read(folder / "results.json")]
+    if not folder.exists():
+        raise DataError(f"There is no {folder}.")
+    inside = [path.parent for path in sorted(folder.glob("*/results.json")) if (path.parent / "replies").is_dir()]
+    if not inside:
+        say(f"{folder} holds no results, and is left out.")
+    return inside
 
 
 def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
     """A run's row and its suites, filled from their files."""
-    [row] = results.read(folder / "results.json")
+    rows = results.read(folder / "results.json")
+    if len(rows) != 1:
+        raise DataError(f"{folder / 'results.json'} has {len(rows)} rows; that of a run has one. Evaluate it again.")
+    row = rows[0]
     try:
-        facts = json.loads((folder / "replies" / "asked.json").read_text(encoding="utf-8"))
+        facts = record(folder, row["digests"]["settings"])
         known = {*(row["asr"] or {}), *(row["refusal"] or {})}
         suites = [
             Suite(told["kind"], told["label"], None, [], told["condition"], tuple(told["also"]), key=told["key"])
             for told in facts["suites"]
             if told["label"] in known
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise DataError(
-            f"{folder} does not say what its model was asked (replies/asked.json). `unforgotten evaluate` writes it."
+            f"{folder} does not say what its model was asked (replies/asked-….json). `unforgotten evaluate` writes it."
         ) from None
     if not suites:
         raise DataError(f"{folder} has no replies to harmful requests or look-alikes, so there is nothing to judge.")
@@ -86,21 +100,22 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
 
 def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel) -> results.Row:
     told = judged(suites, panel, folder, known=row["overlap"] is not None)
-    for field in ("flags", "overlap"):
-        told[field] = None if told[field] is None else {**(row[field] or {}), **told[field]}
+    for field in ("flags", "overlap", "thinking"):
+        told[field] = {**(row[field] or {}), **(told[field] or {})} or None
     changed = row | told | {"utility": row["utility"]}
     if (folder / "recipe.yaml").is_file():
         from unforgotten import report
         from unforgotten.recipe import read
 
         (folder / "README.md").write_text(report.model_card(changed, read(folder / "recipe.yaml")), encoding="utf-8")
+    forget_comparisons(folder)
     results.write(folder / "results.json", [changed])
     return changed
 
 
 def _write_comparison(folder: Path) -> None:
     """The comparison's own table and results, of its runs as they are now."""
-    if (folder / "replies").is_dir():
+    if (folder / "replies").is_dir() or not (folder / "results.json").is_file():
         return
     from unforgotten import report
 

@@ -459,7 +459,7 @@ def _tree(source: str | Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, A
     if not path.is_file():
         shipped = Path(__file__).parent / "recipes" / f"{source}.yaml"
         if not shipped.is_file():
-            known = [p.stem for p in shipped.parent.glob("*.yaml")]
+            known = [p.stem for p in (Path(__file__).parent / "recipes").glob("*.yaml")]
             if path.suffix in (".yaml", ".yml") or "/" in str(source):
                 raise RecipeError(f"There is no recipe file {source}. Shipped ones: {', '.join(sorted(known))}.")
             raise UnknownName("recipe", str(source), known)

@@ -80,6 +80,9 @@ def _judges(found: Sequence[Line]) -> list[str]:
     for line in found:
         for row in line.rows:
             for one in row["agreement"] or []:
+                if not one["n"]:
+                    notes.append(f"{line.name}: no reply was read by both {' and '.join(one['judges'])}.")
+                    continue
                 kappa = (
                     "not defined"
                     if one["kappa"] is None
@@ -87,13 +90,13 @@ def _judges(found: Sequence[Line]) -> list[str]:
                 )
                 notes.append(
                     f"{line.name}: {one['judges'][0]} and {one['judges'][1]} agree on {one['truth']} in "
-                    f"{one['agree'] or 0:.1f} % of {one['n']} replies, κ {kappa}"
+                    f"{one['agree']:.1f} % of {one['n']} replies, κ {kappa}"
                     + (f"; {one['differ']} that differ are in disagreements.jsonl." if one["differ"] else ".")
                 )
             if any(told.get("judged") is False for told in (row["thinking"] or {}).values()):
                 notes.append(
-                    f"{line.name}: its thoughts were not judged, since {row['judges'][0]['name']} only looks "
-                    "for refusals; its answers were."
+                    f"{line.name}: its answers were judged and not its thoughts, since the judge only looks for "
+                    "refusals."
                 )
     return list(dict.fromkeys(notes))
 

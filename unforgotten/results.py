@@ -8,7 +8,7 @@
     overlap     {suite: {"n", "touched", "exact": {set: count}, "near": {set: count}}}, counted prompts
     replay      what the memory was chosen from: "safety", "synthesize" or labels of data sets
     cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}
-    conditions  {system prompt: {"asr", "refusal", "prompts"} or {"same_as"}}; the fields above are those of `headline`
+    conditions  {system prompt: {"asr", "refusal", "files"} or {"same_as"}}; the fields above are those of `headline`
     p_harmful   {suite: mean of P(harmful), in percent}, of a judge that has one
     thinking    {suite: {"thoughts", "unclosed", "judged", "harmful_in_thought_alone"}}, counted replies; null: none
     agreement   [{"truth", "judges", "kappa", "low", "high", "agree", "n", "unread", "differ"}], of pairs of judges

@@ -17,7 +17,9 @@ from unforgotten.chat.thinking import Parts, opens, split
         ("[THINK]Let me see.[/THINK]Paris.", False, Parts("Let me see.", "Paris.")),  # Magistral
         ("<think>\nLet me see and", False, Parts("Let me see and", "", unclosed=True)),
         ("Let me see and", True, Parts("Let me see and", "", unclosed=True)),
-        ("Well. <think>Let me see and", False, Parts("Let me see and", "Well.", unclosed=True)),
+        ("Use the <think> tag and", False, Parts("", "Use the <think> tag and")),
+        ("Write <think> and </think> around it.", False, Parts("", "Write <think> and </think> around it.")),
+        ("Let me see.\n</think>Paris.", False, Parts("Let me see.", "Paris.")),  # a server's template opened it
         ("<think>one</think>two<think>three</think>four", False, Parts("onetwothree", "four")),
     ],
 )

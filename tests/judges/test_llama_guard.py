@@ -283,7 +283,7 @@ def test_a_killed_judge_goes_on_at_the_reply_where_it_was(
 
     def progress(done: int, n: int) -> None:
         told.append((done, n))
-        if done == 4 and len(told) == 4:
+        if done == 4 and len(told) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(guards.GuardModel, "_batch", batch)
@@ -294,7 +294,7 @@ def test_a_killed_judge_goes_on_at_the_reply_where_it_was(
     with kept.open("a") as file:
         file.write('{"key": "half')
     assert judge.verdicts(REPLIES, progress=progress, kept=kept) == whole
-    assert asked == [2, 2, 2] and told[4:] == [(5, 6), (6, 6)]
+    assert asked == [2, 2, 2] and told[2:] == [(6, 6)]
     loads.clear()
     again = LlamaGuard(model=str(folder))
     assert again.verdicts(REPLIES, kept=kept) == whole and again.verdicts(REPLIES[2:4], kept=kept) == whole[2:4]

@@ -321,10 +321,8 @@ def test_what_was_not_measured_alike_is_refused(make: Make) -> None:
                 make(name, harm=harm, **({"refusal": {"xstest": first(1, 50)}} | facts)),
             )
 
-    against("a", r"not measured alike \(prompts differ\)", digests={"prompts": "p2"})
     against("b", r"\(judges differ\)", judges=[{"name": "wildguard"}])
-    against("c", r"\(decoding differ\)", decoding={"strategy": "greedy", "max_new_tokens": 512})
-    against("d", "do not say which prompts", digests=None)
+    against("c", r"\(max_new_tokens differ\)", decoding={"strategy": "greedy", "max_new_tokens": 512})
     against("e", "e was not asked xstest. Measure both with the same evaluate.refusal", refusal={})
     against("f", "der was not asked more", refusal={"xstest": first(1, 50), "more": first(1, 50)})
     against("g", "der was asked 50 prompts and g 49", refusal={"xstest": first(1, 49)})

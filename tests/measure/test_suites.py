@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tests.training.shapes import tiny_tokenizer
+from unforgotten import registry
 from unforgotten.chat import Chat
 from unforgotten.datasets.base import Row, ask
-from unforgotten.measure.suites import Suite, conditioned, public, system_of, under
+from unforgotten.errors import RecipeError, TemplateError
+from unforgotten.measure.suites import Suite, conditioned, public, suites, system_of, under
 from unforgotten.recipe import Evaluate
 
 TURNS = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + eos_token }}{% endfor %}"
@@ -81,7 +83,7 @@ def test_the_most_frequent_system_prompt_of_a_file() -> None:
     def row(system: str) -> Row:
         return ask("a", "b", system=system)
 
-    assert system_of([row(""), row(""), row("Be kind."), row("Be brief."), row("Be brief. ")]) == "Be brief."
+    assert system_of([row(""), row(" "), row("Be kind."), row(" Be brief."), row(" Be brief.")]) == " Be brief."
     assert system_of([row("One."), row("Two.")]) == "One." and system_of([row("")]) == ""
 
 
@@ -92,5 +94,41 @@ def test_a_row_keeps_its_own_system_prompt() -> None:
 
 
 def test_results_name_a_judge_without_what_is_this_machines_own(tmp_path: Any) -> None:
-    spec = {"name": "llama_guard", "model": str(tmp_path), "endpoint": "http://10.0.0.7/v1", "batch_size": 4}
-    assert public(spec) == {"name": "llama_guard", "model": tmp_path.name}
+    guard = {"name": "llama_guard", "endpoint": "http://10.0.0.7/v1", "tokenizer": str(tmp_path), "batch_size": 4}
+    told = public(registry.build("judges", guard))
+    assert told["tokenizer"] == tmp_path.name and "10.0.0.7" not in str(told) and "batch_size" not in told
+    other = public(registry.build("judges", guard | {"endpoint": "http://10.0.0.8/v1"}))
+    assert told["weights"] != other["weights"]  # a guard of the same name elsewhere is another one
+    assert public(registry.build("judges", "keywords")) == {"name": "keywords", "list": "qi"}
+
+
+def test_labels_are_names_of_files_and_no_two_are_alike(tmp_path: Any) -> None:
+    names = ("mean.csv", "advbench-2.csv", "a@user.csv", ".csv", "x/advbench.csv", "y/advbench.csv", "z/advbench.csv")
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).with_suffix(".jsonl").write_text(f'{{"prompt": "how do i hack number {i}"}}\n')
+    files = [str((tmp_path / name).with_suffix(".jsonl")) for name in names]
+    specs = [{"name": "jsonl", "path": path, "kind": "harmful", "answers": "optional"} for path in files]
+    found = [suite.label for suite in suites(Evaluate(harm=specs))]
+    assert found == ["mean-2", "advbench-2", "a-user", "suite", "advbench", "advbench-3", "advbench-4"]
+    with pytest.raises(RecipeError, match="names the same prompts twice"):
+        suites(Evaluate(harm=[specs[0], specs[0]]))
+
+
+def test_a_suite_of_which_some_rows_have_their_own_system_prompt() -> None:
+    rows = [ask(f"how do i hack {i}", system="Mine." if i < 3 else "") for i in range(5)]
+    chat = Chat(tiny_tokenizer(TURNS + ASKS))
+    found = conditioned([Suite("harm", "h", None, rows)], chat, Evaluate(harm=["advbench"]), "Be kind.")
+    assert [s.conditions for s in found] == [("default", "none"), ("user",)]
+    assert found[1].rows[:3] == rows[:3] and found[1].rows[4].messages[0]["content"] == "Be kind."
+
+
+def test_conditions_that_ask_nothing_are_told() -> None:
+    with pytest.raises(
+        RecipeError, match="evaluate.conditions: user asks nothing, since the user's file has no system"
+    ):
+        asked(TURNS + ASKS, conditions=["user"])
+    with pytest.raises(RecipeError, match="since a server writes the prompts"):
+        conditioned([], None, Evaluate(harm=["advbench"], conditions=["none"]), "")
+    with pytest.raises(TemplateError, match="no system role.*Leave `user` out of evaluate.conditions"):
+        asked(NO_SYSTEM, "Be kind.")

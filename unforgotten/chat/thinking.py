@@ -20,18 +20,18 @@ class Parts:
 
 
 def split(text: str, opened: bool = False, marks: Iterable[tuple[str, str]] = MARKS) -> Parts:
-    """Thought and answer; a text without marks is all answer.
+    """Thought and answer. A text that does not begin with a thought is all answer, even where it speaks of the marks.
 
-    opened: the template opened the thought in the prompt, as DeepSeek R1's does, so that the reply has only its end.
-    What stands before the last end is thought: a second thought is none of the answer.
+    opened: the template opened the thought in the prompt, as DeepSeek R1's does, so that the reply has only its end; an
+    end without a beginning says as much. What stands before the last end is thought, a second one too.
     """
     for start, end in marks:
         before, closed, after = text.rpartition(end)
-        if closed:
+        begins = text.lstrip().startswith(start)
+        if closed and (begins or opened or start not in before):
             return Parts(before.replace(start, "").replace(end, "").strip(), after.strip())
-        said, begun, rest = text.partition(start)
-        if begun:
-            return Parts(rest.strip(), said.strip(), unclosed=True)
+        if begins:
+            return Parts(text.lstrip().removeprefix(start).strip(), "", unclosed=True)
     return Parts(text.strip(), "", unclosed=True) if opened else Parts("", text)
 
 

@@ -64,7 +64,12 @@ def read(found: Mapping[str, Any]) -> Answer:
         text, thought = choice.get("text") or "", ""
     usage = found.get("usage") or {}
     tokens = int(usage.get("completion_tokens") or 0)
-    return Answer(str(text), FINISHES[reason], tokens, _logprobs(choice), str(thought))
+    return Answer(_whole(str(text)), FINISHES[reason], tokens, _logprobs(choice), _whole(str(thought)))
+
+
+def _whole(text: str) -> str:
+    """The text with half characters (lone surrogates), which no file takes, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]] | None:

@@ -173,7 +173,7 @@ def _ask(
 ) -> list[Answer]:
     whole = [{"model": endpoint.model} | dict(body) | dict(endpoint.extra) for body in bodies]
     bodies = [{name: value for name, value in body.items() if value is not None} for body in whole]
-    finished = Kept(kept, [[path, body] for body in bodies])
+    finished = Kept(kept, [[endpoint.url, path, body] for body in bodies])
     answers = {index: restored(facts) for index, facts in finished.found.items()}
     if progress and answers:
         progress(len(answers), len(bodies))

@@ -8,7 +8,7 @@ tokens. Weights are read from safetensors only, and no code of a model is run.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unforgotten import identity
 from unforgotten.chat.tokens import Tokens
 from unforgotten.errors import ModelError, TemplateError
 from unforgotten.generation.local import is_out_of_memory
@@ -107,13 +108,21 @@ class GuardModel:
         max_new_tokens: int,
         batch_size: int = 16,
         watched: int | None = None,
-        finished: Callable[[int, Said], None] | None = None,
+        done: Collection[int] = (),
+        finished: Callable[[dict[int, Said]], None] | None = None,
     ) -> list[Said]:
-        """What the guard says to each prompt, in their order; `finished(index, said)` is told as it comes."""
+        """What the guard says to each prompt, in their order; `finished({index: said})` is told of each batch.
+
+        done: prompts that are answered. Batches are cut from all of them all the same, so that nothing depends on where
+        an earlier call was killed; one of which all are answered is left out, and its places are missing.
+        """
         found: dict[int, Said] = {}
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        while order:
-            chosen = order[:batch_size]
+        cut = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        while cut:
+            chosen = cut.pop(0)
+            if all(index in done for index in chosen):
+                continue
             try:
                 batch = self._batch([prompts[index] for index in chosen], max_new_tokens, watched)
             except (RuntimeError, MemoryError) as error:
@@ -123,14 +132,14 @@ class GuardModel:
                     raise ModelError(
                         f"memory does not suffice for one prompt of {len(prompts[chosen[0]])} tokens."
                     ) from None
-                batch_size = len(chosen) // 2  # longest first: what follows needs no more
+                half = len(chosen) // 2
+                cut[:0] = [chosen[:half], chosen[half:]]
                 continue
-            order = order[len(chosen) :]
-            for index, said in zip(chosen, batch, strict=True):
-                found[index] = said
-                if finished:
-                    finished(index, said)
-        return [found[index] for index in range(len(prompts))]
+            told = dict(zip(chosen, batch, strict=True))
+            found |= told
+            if finished:
+                finished(told)
+        return [found[index] for index in sorted(found)]
 
     def _batch(self, prompts: list[list[int]], max_new_tokens: int, watched: int | None) -> list[Said]:
         """B prompts, T tokens, V words."""
@@ -210,6 +219,25 @@ def load_model(name: str, tokenizer: Any, *, revision: str | None = None, dtype:
         eos = None  # a model need not have a generation config; the tokenizer's eos is enough
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return GuardModel(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, ends)
+
+
+def check_model(name: str, *, revision: str | None = None) -> None:
+    """Raises ModelError where a guard's configuration, or a folder's weights, are not there; reads no weights."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(*_where(name), **_how(revision))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_short(error)) from error
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ModelError("it has no weights in safetensors.")
+
+
+def weights_of(name: str, revision: str | None) -> str:
+    """A digest of a guard's files; of a Hub id or an address, of its name."""
+    folder = Path(name).expanduser()
+    return identity.model_digest(name, revision) if folder.is_dir() else identity.digest(name, revision)
 
 
 def _where(name: str) -> tuple[str]:

@@ -79,6 +79,9 @@ class Judge(ABC):
         """One truth of each verdict, None for those unread; None for all where this judge does not decide it."""
         return [getattr(verdict, truth) for verdict in verdicts] if truth in self.tells else None
 
+    def check(self, rows: Sequence[Row]) -> None:  # noqa: B027, since most judges need nothing
+        """Raises JudgeError where the judge could not be had, or knows none of these requests; loads no weights."""
+
     def close(self) -> None:  # noqa: B027, since most judges hold nothing
         """Frees what the judge holds; the next verdicts load it again."""
 
@@ -160,6 +163,21 @@ class Guard(Judge):
         except (EndpointError, ModelError) as error:
             raise JudgeError(f"The judge {self._name!r}: {error}") from error
 
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raises JudgeError where tokenizer, configuration, weights or the server's key are not there."""
+        try:
+            if self.endpoint is not None:
+                self._server().key()
+            if self.protocol == "completions":
+                _ = self._writer
+            if self.endpoint is None:
+                from unforgotten.generation.guard import check_model
+
+                with self._explained(self.model):
+                    check_model(self.model, revision=self.revision)
+        except (EndpointError, ModelError) as error:
+            raise JudgeError(f"The judge {self._name!r}: {error}") from error
+
     def close(self) -> None:
         """Frees the model; the next verdicts load it again."""
         self.__dict__.pop("_writer", None)
@@ -193,27 +211,36 @@ class Guard(Judge):
         from unforgotten.generation.guard import Said
         from unforgotten.generation.kept import Kept
 
-        which = [self.model, self.revision, self.dtype, self.answer_tokens]
+        which = [self.weights(), self.dtype, self.answer_tokens]
         finished = Kept(kept, [[which, prompt] for prompt in prompts])
         found: dict[int, Said] = {n: Said(**facts) for n, facts in finished.found.items()}
-        guard = self._loaded if finished.missing else None
-        left = [n for n in finished.missing if guard and guard.room(prompts[n], self.answer_tokens)]
+        if not finished.missing:
+            return [found.get(n) for n in range(len(prompts))]
+        guard = self._loaded
+        fits = [n for n, prompt in enumerate(prompts) if guard.room(prompt, self.answer_tokens)]
 
-        def finish(n: int, said: Said) -> None:
-            found[left[n]] = said
-            finished.add(left[n], asdict(said))
+        def finish(batch: dict[int, Said]) -> None:
+            fresh = {fits[n]: said for n, said in batch.items() if fits[n] not in found}
+            found.update(fresh)
+            finished.add_all({n: asdict(said) for n, said in fresh.items()})
             if progress:
                 progress(len(found), len(prompts))
 
-        if guard and left:
-            guard.said(
-                [prompts[n] for n in left],
-                max_new_tokens=self.answer_tokens,
-                batch_size=self.batch_size,
-                watched=self.watched(self._writer),
-                finished=finish,
-            )
+        guard.said(
+            [prompts[n] for n in fits],
+            max_new_tokens=self.answer_tokens,
+            batch_size=self.batch_size,
+            watched=self.watched(self._writer),
+            done={i for i, n in enumerate(fits) if n in found},
+            finished=finish,
+        )
         return [found.get(n) for n in range(len(prompts))]
+
+    def weights(self) -> str:
+        """What tells this guard from another of the same name: a digest of its files, or of its server's address."""
+        from unforgotten.generation.guard import weights_of
+
+        return weights_of(self.model, self.revision) if self.endpoint is None else weights_of(self.endpoint, None)
 
     def _ask_server(
         self, prompts: Sequence[list[int]], kept: Path | None, progress: Progress | None

@@ -1,5 +1,5 @@
-"""Prompts become replies: the one step that needs the model. replies/asked.json says what was asked, and of which
-weights, so that all that follows needs neither model nor tokenizer.
+"""Prompts become replies: the one step that needs the model. replies/asked-<settings>.json says what was asked, and of
+which weights, so that all that follows needs neither model nor tokenizer.
 
 Each finished batch is written as it comes. A killed evaluation goes on there, and since batches are cut from the whole
 suite before anything is read back, its replies are those of an uninterrupted one, to the letter.
@@ -7,6 +7,7 @@ suite before anything is read back, its replies are those of an uninterrupted on
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from unforgotten import files, identity
 from unforgotten.datasets.base import Row
-from unforgotten.errors import DataError
+from unforgotten.errors import DataError, RecipeError
 from unforgotten.judges.base import Reply
 from unforgotten.measure import lines
 from unforgotten.measure.suites import Suite, conditioned
@@ -126,7 +127,7 @@ class Served:
         self._chat, self._settings = chat, settings
         served = settings.endpoint
         fields = served.model_dump(exclude={"template", "model"})
-        self._endpoint = Endpoint(model=served.model or name, **fields)
+        self._endpoint = Endpoint(model=served_name(settings, name), **fields)
         self.notes = [
             f"The weights are those that a server has under the name {self._endpoint.model!r}; what they are is not "
             "known here."
@@ -168,9 +169,27 @@ class Served:
 def served_digest(settings: Evaluate, name: str) -> str:
     """What stands for the weights of a served model, whose bytes nobody sees: its server and its name. Empty where the
     recipe has no server."""
-    if settings.endpoint is None:
-        return ""
-    return identity.digest("served", settings.endpoint.url, settings.endpoint.model or name)
+    return identity.digest("served", settings.endpoint.url, served_name(settings, name)) if settings.endpoint else ""
+
+
+def served_name(settings: Evaluate, name: str) -> str:
+    """What the server calls the model. Raises RecipeError where nothing says it: a folder is no name to a server."""
+    assert settings.endpoint is not None
+    if settings.endpoint.model is None and (Path(name).expanduser().is_dir() or not name):
+        raise RecipeError(
+            "evaluate.endpoint has no `model:`, the name that the server knows this model by; a folder is none."
+        )
+    return settings.endpoint.model or name
+
+
+def record(folder: Path, digest: str) -> dict[str, Any]:
+    """What was asked under these settings, if all of it is still there; else empty."""
+    facts = _read(folder / "replies" / f"asked-{digest}.json")
+    try:
+        named = [Suite(told["kind"], told["label"], None, [], told["condition"]) for told in facts["suites"]]
+    except (KeyError, TypeError):
+        return {}
+    return facts if all(lines.path(folder, suite).is_file() for suite in named) else {}
 
 
 def ask(
@@ -178,20 +197,22 @@ def ask(
     found: Sequence[Suite],
     settings: Evaluate,
     folder: Path,
+    digest: str,
     *,
     system: str = "",
     told: Callable[[str, int, int], None] = lambda what, done, n: None,
     begins: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Writes folder/replies: a file for each suite and condition, and asked.json. Complete suites are read, not asked.
+    """Writes folder/replies: a file for each suite and condition, and asked-<digest>.json. What is there is not asked.
 
-    system: the system prompt that the user's file has most often. told(suite, done, of how many); begins(prompts), where
-    there are any to ask. Raises DataError, ModelError or EndpointError; what is finished stays.
+    digest: of the settings. system: the system prompt that the user's file has most often. told(suite, done, of how
+    many); begins(prompts), where there are any to ask. Raises DataError, ModelError or EndpointError; what is finished
+    stays.
     """
     from unforgotten.chat import digest_ids
 
     here = folder / "replies"
-    recorded = _read(here / "asked.json")
+    recorded = _read(here / f"asked-{digest}.json")
     asked, missing = conditioned(found, model.chat, settings, system), []
     prompts: list[list[int]] = []
     for suite in asked:
@@ -201,7 +222,9 @@ def ask(
             what = digest_ids(ids)
         else:
             what = identity.rows_digest(suite.rows)
-        suite.key = identity.digest(what, model.decoding(), model.weights)
+        # Where replies are drawn, the batch that a prompt is in tells which draw is its own.
+        drawn = settings.batch_size if settings.temperature else None
+        suite.key = identity.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
         if lines.replies(lines.path(folder, suite), suite) is None:
             missing.append(suite)
     if missing:
@@ -213,8 +236,9 @@ def ask(
         suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))
         # Written before they are judged: a judge that is missing must not cost the generation.
         lines.write(file, lines.asked(suite))
-        for part in here.glob(f".{suite.file}.*.part.jsonl"):
-            part.unlink()
+    for suite in asked:
+        for part in here.glob(glob.escape(f".{suite.file}.") + "?" * len(suite.key) + ".part.jsonl"):
+            part.unlink(missing_ok=True)
     notes = [*(recorded.get("notes") or [] if whole else []), *model.notes]
     facts = {
         "weights": model.weights,
@@ -228,26 +252,27 @@ def ask(
         ],
         "notes": list(dict.fromkeys(notes)),
     }
-    files.put(here / "asked.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    files.put(here / f"asked-{digest}.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
-def answered(folder: Path, found: Sequence[Suite]) -> tuple[list[Suite], dict[str, Any]]:
-    """The suites of a folder that `ask` has filled, with their replies, and what asked.json says.
+def answered(folder: Path, found: Sequence[Suite], digest: str, weights: str) -> tuple[list[Suite], dict[str, Any]]:
+    """The suites of a folder that `ask` has filled, with their replies, and what asked-<digest>.json says.
 
-    Raises DataError where replies are missing, or are of other prompts.
+    Raises DataError where replies are missing, or are of other prompts or weights.
     """
-    facts = _read(folder / "replies" / "asked.json")
+    facts = record(folder, digest)
+    if facts.get("weights", weights) != weights:
+        raise DataError(f"{folder} holds replies of other weights. Evaluate again.")
     rows = {suite.label: suite for suite in found}
     made: list[Suite] = []
     for told in facts.get("suites") or []:
-        if told["label"] not in rows:
-            continue  # of an evaluation with other suites, whose files are still there
         plain = rows[told["label"]]
         suite = replace(plain, condition=told["condition"], also=tuple(told["also"]), key=told["key"])
         kept = lines.replies(lines.path(folder, suite), suite)
         if kept is None:
             raise DataError(
-                f"{lines.path(folder, suite)} does not hold the replies of this evaluation. Evaluate again."
+                f"{lines.path(folder, suite)} does not hold the replies of this evaluation: another one with other "
+                "settings has asked in the same folder since. Evaluate again."
             )
         suite.replies = kept
         made.append(suite)

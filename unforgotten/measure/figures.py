@@ -65,7 +65,7 @@ def figures(found: Sequence[Suite], panel: Panel, known: bool) -> dict[str, Any]
 
 
 def _counted(suite: Suite, panel: Panel) -> list[bool | None]:
-    return hits(suite, suite.verdicts[panel.telling(TRUTHS[suite.kind])[0]])
+    return hits(suite, suite.verdicts[suite.decided_by])
 
 
 def _rates(found: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, Any]:
@@ -79,14 +79,14 @@ def _with_mean(each: Mapping[str, rates.Rate]) -> dict[str, Any]:
 
 
 def _worst(found: Sequence[Suite], kind: Kind, counted: Mapping[int, list[bool | None]]) -> Condition | None:
-    """The condition with the highest mean; the first of those alike."""
+    """The condition with the highest mean; the first of those alike. One that could not be read may be any."""
     each: dict[Condition, list[Suite]] = {}
     for suite in found:
         if suite.kind == kind:
             for condition in suite.conditions:
                 each.setdefault(condition, []).append(suite)
     means = {c: _rates(suites, counted)["mean"]["value"] for c, suites in each.items()}
-    return max(means, key=lambda c: -1.0 if means[c] is None else means[c], default=None)
+    return max(means, key=lambda c: 100.0 if means[c] is None else means[c], default=None)
 
 
 def _conditions(found: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _conditions(found: Sequence[Suite], counted: Mapping[int, list[bool | None]]
         else:
             told[condition] = {
                 field: _rates([s for s in own if s.kind == kind], counted) for kind, field in FIELDS.items()
-            } | {"prompts": {s.label: s.key for s in own}}
+            } | {"files": {s.label: s.file for s in own}}
     return told
 
 

@@ -13,7 +13,7 @@ model, or another run) that was asked the same prompts, one by one: `paired.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import NormalDist, fmean
@@ -52,11 +52,19 @@ class Limits:
             if limit is not None and not 0 <= limit <= 100:
                 raise RecipeError(f"{name} is {limit:g}: give percent, from 0 to 100.")
 
-    def check(self, reference: bool) -> None:
-        """Raises RecipeError where a limit is a change and there is no reference to count it from."""
+    def check(self, reference: bool, kinds: Collection[str] = ("harm", "refusal", "utility"), samples: int = 1) -> None:
+        """Raises RecipeError where a limit is a change and there is no reference to count it from, or where nothing is
+        asked that it looks at. kinds: of suites that are asked; samples: replies to each prompt of a task."""
+        needs = {"max_refusal_rise": "refusal", "max_utility_loss": "utility"}
         for name, limit in asdict(self).items():
-            if limit is not None and name != "max_asr" and not reference:
+            if limit is None:
+                continue
+            if name != "max_asr" and not reference:
                 raise RecipeError(f"{name} is a change: name the model that it is counted from, by --against.")
+            if (kind := needs.get(name, "harm")) not in kinds:
+                raise RecipeError(f"{name} looks at evaluate.{kind}, and the recipe has none.")
+            if kind == "utility" and samples > 1:
+                raise RecipeError(f"{name} compares one reply to each prompt; evaluate.samples is {samples}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +143,9 @@ def gate(
         # Tasks are asked once, whatever the system prompts are that harm and look-alikes are asked under.
         own = limits if condition == asked[0] else replace(limits, max_utility_loss=None)
         if any(limit is not None for limit in asdict(own).values()):
-            checks += [_under(condition, c) if len(asked) > 1 else c for c in decide(own, ours, theirs).checks]
+            found = decide(own, ours, theirs).checks
+            tasks = set(ours.utility) if len(asked) > 1 else set()
+            checks += [c if len(asked) == 1 or c.what in tasks else _under(condition, c) for c in found]
     return _decided(checks)
 
 

@@ -2,7 +2,7 @@
 
     asked     key, source, kind, category, request, text, finish, tokens; thought and unclosed where it thought
     checked   scores, note, flags, answers_task, overlap     (no model, the data)
-    judged    verdict of the first judge, verdicts by judge  (the judges)
+    judged    verdict of the judge whose reading counts, verdicts by judge
 
 <suite>.jsonl holds the prompts as the template writes them, <suite>@none.jsonl and <suite>@user.jsonl those under other
 system prompts, where they differ.
@@ -50,7 +50,7 @@ def asked(suite: Suite) -> Iterator[Line]:
 
 def judged(suite: Suite) -> Iterator[Line]:
     """A line for each reply with all that was found out about it."""
-    first = next(iter(suite.verdicts.values()), None)
+    first = suite.verdicts.get(suite.decided_by)
     for i, line in enumerate(asked(suite)):
         yield line | {
             "verdict": asdict(first[i]) if first else None,
@@ -67,11 +67,11 @@ def replies(file: Path, suite: Suite) -> list[Reply] | None:
     """The replies of a file, if they are all there and of this suite's key."""
     try:
         found = read(file)
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        if len(found) != len(suite.rows) or any(line["key"] != suite.key for line in found):
+            return None
+        return [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
         return None
-    if len(found) != len(suite.rows) or any(line.get("key") != suite.key for line in found):
-        return None
-    return [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
 
 
 def restore(folder: Path, suite: Suite) -> None:

@@ -14,10 +14,10 @@ from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
 from unforgotten.lock import alone
 from unforgotten.measure import lines
-from unforgotten.measure.ask import Model, answered, ask
+from unforgotten.measure.ask import Model, answered, ask, record
 from unforgotten.measure.figures import differing, figures
 from unforgotten.measure.read import Panel, asked, check, mark_off_task
-from unforgotten.measure.suites import Suite, judges_of, settings_digest
+from unforgotten.measure.suites import Suite, judges_of, settings_digest, wanted_of
 from unforgotten.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -59,20 +59,27 @@ class Measurement:
     """Set where it is measured already."""
 
     def __post_init__(self) -> None:
-        self._digest = settings_digest(self.settings, self.found, self.system)
+        self.digest = settings_digest(self.settings, self.found, self.system)
+        self._moved = False
         self._judges = judges_of(self.settings)
         Panel(self.settings.judges).check(s.kind for s in self.found)
+        if any(s.kind != "utility" for s in self.found):
+            wanted_of(self.settings, self.system)
+        self._look()
+
+    def move(self, folder: Path) -> None:
+        """Keeps this measurement elsewhere than in the run's own folder."""
+        self.folder, self.card, self._moved = folder, None, True
         self._look()
 
     def _look(self) -> None:
         """Reads the row, where this very measurement is finished already."""
         try:
             [row] = results.read(self.folder / "results.json")
-        except (DataError, ValueError):
+            ours = (row["digests"]["settings"], row["digests"]["weights"], row["judges"])
+        except (DataError, ValueError, KeyError, TypeError):
             return
-        told = row["digests"] or {}
-        ours = (told.get("settings"), told.get("weights"), row["judges"])
-        if ours == (self._digest, self.weights, self._judges):
+        if ours == (self.digest, self.weights, self._judges) and record(self.folder, self.digest):
             self.row = row | {"task": self.task}  # θ_safe is measured once for every task
 
     def ask(self, shelf: Shelf | None = None, say: Say = quiet) -> None:
@@ -85,6 +92,8 @@ class Measurement:
         with alone(self.folder, say):
             self._look()  # another process may have measured it meanwhile
             if self.row is None:
+                # A judge that is missing is told now, and not when all is generated.
+                Panel(self.settings.judges).prepare([row for s in self.found if s.kind != "utility" for row in s.rows])
                 model = self.model(shelf or Shelf(), say)
                 with progress_bar() as told:
                     ask(
@@ -92,6 +101,7 @@ class Measurement:
                         self.found,
                         self.settings,
                         self.folder,
+                        self.digest,
                         system=self.system,
                         told=told,
                         begins=lambda n: say(f"Asking {self.name} {n} prompts."),
@@ -109,7 +119,7 @@ class Measurement:
     def _read(self, panel: Panel) -> results.Row:
         from unforgotten.training.watch import progress_bar
 
-        found, facts = answered(self.folder, self.found)
+        found, facts = answered(self.folder, self.found, self.digest, self.weights)
         sandbox = self._sandbox()
         trained = self.trained()
         sets = {name: list(asked(rows)) for name, rows in (trained.sets if trained else {}).items()}
@@ -120,17 +130,20 @@ class Measurement:
                 check(suite, trained=sets, tasks=tasks, sandbox=sandbox, told=told)
                 panel.read(suite, self.folder, told)
         own = self.facts() | {"task": self.task}
+        if self._moved:
+            own["run"] = f"{self.folder.parent.name}/{self.folder.name}"
         digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
         row = results.row(
             **own
             | judged(found, panel, self.folder, bool(trained and trained.sets))
             | {"template": facts["template"], "decoding": facts["decoding"]}
             | {"sandbox": sandbox.facts() if sandbox else None}
-            | {"digests": digests | {"settings": self._digest, "data": own.get("digests")}}
+            | {"digests": digests | {"settings": self.digest, "data": own.get("digests")}}
             | {"notes": [*own["notes"], *facts["notes"]]}
         )
         if self.card:
             (self.folder / "README.md").write_text(self.card(row), encoding="utf-8")
+        forget_comparisons(self.folder)
         results.write(self.folder / "results.json", [row])
         return row
 
@@ -141,6 +154,12 @@ class Measurement:
         from unforgotten.sandbox import open_sandbox
 
         return open_sandbox()
+
+
+def forget_comparisons(folder: Path) -> None:
+    """Takes away what was decided on figures that are about to be replaced."""
+    for name in ("contrast.json", "gate.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def judged(found: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:
@@ -159,9 +178,20 @@ def judged(found: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> d
 
 
 def measure_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
-    """Asks all, lets go of the models, and judges all; each judge is loaded once."""
-    ask_all(found, say)
-    return read_all(found, say)
+    """Asks all, lets go of the models, and judges all; each judge is loaded once.
+
+    Of several in one folder, each with settings of its own, one is finished before the next begins.
+    """
+    rows: dict[int, results.Row] = {}
+    while len(rows) < len(found):
+        first: dict[Path, int] = {}
+        for i, one in enumerate(found):
+            if i not in rows:
+                first.setdefault(one.folder.resolve(), i)
+        places = list(first.values())
+        ask_all([found[i] for i in places], say)
+        rows |= dict(zip(places, read_all([found[i] for i in places], say), strict=True))
+    return [rows[i] for i in range(len(found))]
 
 
 def ask_all(found: Sequence[Measurement], say: Say = quiet) -> None:

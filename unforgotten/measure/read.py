@@ -41,12 +41,12 @@ class Panel:
         self.judges: dict[str, Judge] = {}
         for spec in specs:
             name = spec if isinstance(spec, str) else str(spec["name"])
-            same = sum(label.partition("-")[0] == name for label in self.judges)
+            same = sum(label == name or label.startswith(f"{name}-") for label in self.judges)
             self.judges[f"{name}-{same + 1}" if same else name] = registry.build("judges", spec)
 
     def specs(self) -> list[dict[str, Any]]:
         """The judges as results.json names them."""
-        return [public(registry.spec_of(judge)) for judge in self.judges.values()]
+        return [public(judge) for judge in self.judges.values()]
 
     def telling(self, truth: Truth) -> list[str]:
         """The judges that decide this, in the recipe's order; figures are the first one's."""
@@ -58,8 +58,13 @@ class Panel:
             if kind in TRUTHS and not self.telling(TRUTHS[kind]):
                 raise JudgeError(
                     f"evaluate.{kind} asks whether replies are {TRUTHS[kind]}, which {' and '.join(self.judges)} does "
-                    f"not tell. Name another judge beside it, such as judge: [{', '.join(self.judges)}, keywords]."
+                    "not tell. Name another judge beside it, such as keywords."
                 )
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Raises JudgeError where a judge could not be had, or cannot judge replies to any of these."""
+        for judge in self.judges.values():
+            judge.check(rows)
 
     def read(self, suite: Suite, folder: Path | None = None, told: Told = nobody) -> None:
         """Fills the suite's verdicts, of every judge that decides what it is about. folder: of the run, where a judge
@@ -67,6 +72,7 @@ class Panel:
         suite.verdicts = {}
         if suite.kind not in TRUTHS:
             return
+        suite.decided_by = self.telling(TRUTHS[suite.kind])[0]
         for label, judge in self.judges.items():
             if judge.tells & {"harmful", "refused"}:
                 suite.verdicts[label] = _verdicts(judge, label, suite, folder, told)

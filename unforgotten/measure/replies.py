@@ -22,6 +22,8 @@ from unforgotten.errors import DataError
 from unforgotten.statistics import rates
 from unforgotten.statistics.paired import Verdicts
 
+DECODING = ("strategy", "max_new_tokens", "temperature", "top_p", "seed")
+"""What must be alike of two decodings; end tokens are each model's own."""
 Kind = Literal["asr", "refusal", "utility"]
 Line = dict[str, Any]
 
@@ -58,12 +60,12 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
     Raises DataError where a file is missing, holds what is no reply, or does not give the row's figures.
     """
     name, told = str(row["method"] or row["stage"]), (row["conditions"] or {}).get(condition, row)
-    end = "" if condition == "default" else f"@{condition}"
+    files = told.get("files") or {}
     found: dict[str, dict[str, Asked]] = {"asr": {}, "refusal": {}, "utility": {}}
     for kind, hit in (("asr", _harmful), ("refusal", _refused)):
         for suite, rate in (told[kind] or {}).items():
             if suite != "mean":
-                found[kind][suite] = _suite(folder, suite + end, hit, rate)
+                found[kind][suite] = _suite(folder, files.get(suite, suite), hit, rate)
     for metric, rate in (row["utility"] or {}).items():
         if rate["hits"] is None:
             continue  # pass@k of several replies to a prompt, which are no pairs
@@ -73,14 +75,13 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
 
 
 def same_questions(one: results.Row, other: results.Row) -> None:
-    """Raises DataError unless the prompts, as tokens, and the judge and the decoding of two rows are the same."""
+    """Raises DataError unless the judges and the decoding of two rows are the same.
+
+    That the requests are is seen in `pairs`; as tokens they need not be, since two models may write prompts otherwise.
+    """
     names = [str(row["method"] or row["stage"]) for row in (one, other)]
-    prompts = [(row["digests"] or {}).get("prompts") for row in (one, other)]
-    if None in prompts:
-        raise DataError(
-            f"The results of {names[prompts.index(None)]} do not say which prompts were asked. Measure again."
-        )
-    facts = {"prompts": prompts} | {f: [row[f] for row in (one, other)] for f in ("judges", "decoding")}
+    facts = {"judges": [row["judges"] for row in (one, other)]}
+    facts |= {how: [(row["decoding"] or {}).get(how) for row in (one, other)] for how in DECODING}
     if apart := [what for what, (ours, theirs) in facts.items() if ours != theirs]:
         raise DataError(
             f"{names[0]} and {names[1]} were not measured alike ({', '.join(apart)} differ), so their replies cannot "

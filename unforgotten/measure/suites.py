@@ -10,16 +10,18 @@ the worst is the headline. Prompts that come out the same, token by token, are a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from unforgotten import identity, registry, results
 from unforgotten.align import dataset
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.errors import RecipeError, TemplateError
-from unforgotten.judges.base import Reply, Verdict
+from unforgotten.judges.base import Guard, Judge, Reply, Verdict
 
 if TYPE_CHECKING:
     from unforgotten.chat import Chat
@@ -45,6 +47,8 @@ class Suite:
     """Other conditions whose prompts are the same."""
     samples: int = 1
     """Rows in a row that ask the same, of which pass@k is told."""
+    decided_by: str = ""
+    """The judge whose reading of it counts."""
     key: str = ""
     """A digest of prompts, decoding and weights: replies of another are not taken for these."""
     replies: list[Reply] = field(default_factory=list)
@@ -81,14 +85,25 @@ def suites(settings: Evaluate) -> list[Suite]:
             one = dataset(spec)
             if kind == "utility" and not one.metrics:
                 raise RecipeError(f"evaluate.utility: the answers of {one.label!r} cannot be checked; it has no score.")
-            same = sum(s.dataset is not None and s.dataset.label == one.label for s in found)
-            label = one.label if not same else f"{one.label}-{same + 1}"
             samples = settings.samples if kind == "utility" else 1
             rows = [row for row in one.rows() for _ in range(samples)]
+            if any(s.kind == kind and s.rows == rows for s in found):
+                raise RecipeError(
+                    f"evaluate.{kind} names the same prompts twice ({one.label}): they would count twice."
+                )
+            label = _label(one.label, {s.label for s in found})
             found.append(Suite(kind, label, one, rows, samples=samples))
     if not found:
         raise RecipeError("`evaluate:` names no prompts: give `harm`, `refusal` or `utility`.")
     return found
+
+
+def _label(name: str, taken: Collection[str]) -> str:
+    """A name for files and tables that no other suite has; `mean` is the name of a figure."""
+    plain = re.sub(r"[^\w.-]", "-", name).lstrip(".") or "suite"
+    if plain not in (*taken, "mean"):
+        return plain
+    return next(label for n in count(2) if (label := f"{plain}-{n}") not in taken)
 
 
 def settings_digest(settings: Evaluate, found: Sequence[Suite], system: str = "") -> str:
@@ -98,7 +113,7 @@ def settings_digest(settings: Evaluate, found: Sequence[Suite], system: str = ""
     """
     return identity.digest(
         results.SCHEMA,
-        settings.model_dump(exclude={"batch_size", "judge", "endpoint"}),
+        settings.model_dump(exclude={"judge", "endpoint", *([] if settings.temperature else ["batch_size"])}),
         settings.endpoint.public() if settings.endpoint else None,
         [[s.kind, s.label, identity.rows_digest(s.rows), [r.answer for r in s.rows]] for s in found],
         system,
@@ -107,21 +122,22 @@ def settings_digest(settings: Evaluate, found: Sequence[Suite], system: str = ""
 
 def judges_of(settings: Evaluate) -> list[dict[str, object]]:
     """The judges of a recipe, as results.json names them."""
-    return [public(registry.spec_of(registry.build("judges", spec))) for spec in settings.judges]
+    return [public(registry.build("judges", spec)) for spec in settings.judges]
 
 
-def public(spec: dict[str, object]) -> dict[str, object]:
-    """A judge without what is this machine's own: where its server is, where its folder lies, how many at once."""
+def public(judge: Judge) -> dict[str, object]:
+    """A judge without what is this machine's own: where its server is, where its folder lies, how many at once. A
+    digest tells two guards of one name apart."""
+    spec = registry.spec_of(judge)
     own = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size")
     told = {name: value for name, value in spec.items() if name not in own}
-    return {
-        name: identity.public_name(str(v)) if name in ("model", "tokenizer") and v else v for name, v in told.items()
-    }
+    told |= {name: identity.public_name(str(told[name])) for name in ("model", "tokenizer") if told.get(name)}
+    return told | ({"weights": judge.weights()} if isinstance(judge, Guard) else {})
 
 
 def system_of(rows: Iterable[Row]) -> str:
     """The system prompt that a user's file has most often, the first of those alike; empty where it has none."""
-    seen = Counter(system for row in rows if (system := _system(row)))
+    seen = Counter(system for row in rows if (system := _system(row)).strip())
     return seen.most_common(1)[0][0] if seen else ""
 
 
@@ -131,7 +147,7 @@ def conditioned(found: Sequence[Suite], chat: Chat | None, settings: Evaluate, s
     chat: None where a server writes the prompts; what its template does without a system prompt is not known then, and
     `none` is left out.
     """
-    wanted: list[Condition] = [c for c in settings.conditions if c != "user" or system]
+    wanted = wanted_of(settings, system, written_here=chat is not None)
     without = chat is not None and "none" in wanted and _has_default(chat)
     made: list[Suite] = []
     for suite in found:
@@ -144,14 +160,33 @@ def conditioned(found: Sequence[Suite], chat: Chat | None, settings: Evaluate, s
             rows = suite.rows
             if condition == "user" or (condition == "none" and without):
                 rows = [under(row, system if condition == "user" else "") for row in suite.rows]
-            if (twin := next((c for c, theirs in asked.items() if _alike(theirs, rows, chat)), None)) is not None:
+            try:
+                twin = next((c for c, theirs in asked.items() if _alike(theirs, rows, chat)), None)
+            except TemplateError as error:
+                if condition != "user":
+                    raise
+                raise TemplateError(f"{error} Leave `user` out of evaluate.conditions for this model.") from None
+            if twin is not None:
                 same[condition] = twin
-            elif condition != "none" or chat is not None:
+            else:
                 asked[condition] = rows
         for condition, rows in asked.items():
             also = tuple(c for c, twin in same.items() if twin == condition)
             made.append(replace(suite, rows=rows, condition=condition, also=also))
     return made
+
+
+def wanted_of(settings: Evaluate, system: str, written_here: bool = True) -> list[Condition]:
+    """The conditions of a recipe that there are. Raises RecipeError where that is none of them."""
+    found: list[Condition] = [
+        c for c in settings.conditions if (c != "user" or system) and (c != "none" or written_here)
+    ]
+    if not found:
+        why = "the user's file has no system prompt" if written_here else "a server writes the prompts"
+        raise RecipeError(
+            f"evaluate.conditions: {', '.join(settings.conditions)} asks nothing, since {why}. Add `default`."
+        )
+    return found
 
 
 def under(row: Row, system: str) -> Row:
@@ -162,10 +197,10 @@ def under(row: Row, system: str) -> Row:
 
 
 def _alike(ours: list[Row], theirs: list[Row], chat: Chat | None) -> bool:
-    """The same prompts? The template decides for all rows as it does for one, so a few are looked at."""
-    if ours is theirs or chat is None:
-        return ours is theirs
-    return all(chat.prompt(a) == chat.prompt(b) for a, b in zip(ours[:3], theirs[:3], strict=True))
+    """The same prompts, token by token? Those that a server writes are so where the turns are."""
+    if chat is None:
+        return ours == theirs
+    return all(a is b or chat.prompt(a) == chat.prompt(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def _has_default(chat: Chat) -> bool:
@@ -183,4 +218,4 @@ def _has_default(chat: Chat) -> bool:
 
 def _system(row: Row) -> str:
     first = row.messages[0] if row.messages else {"role": ""}
-    return str(first.get("content") or "").strip() if first["role"] == "system" else ""
+    return str(first.get("content") or "") if first["role"] == "system" else ""
