@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from tests.judges import guards
 from unforgotten import results
+from unforgotten.against import against
 from unforgotten.audit import audit
 from unforgotten.cli import app
 from unforgotten.errors import DataError, JudgeError
-from unforgotten.evaluate import against, evaluate_run
+from unforgotten.evaluate import evaluate_run
 from unforgotten.finetune import finetune
 from unforgotten.generation import guard as guard_module
 from unforgotten.judge import judge

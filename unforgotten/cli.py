@@ -159,6 +159,7 @@ def evaluate(
     With --gate the exit code is 0 where all limits hold, 3 where one does not, 4 where too few prompts were asked to
     tell; 2 is an error, as everywhere.
     """
+    from unforgotten import against as contrasted
     from unforgotten import evaluate as verb
     from unforgotten import report
     from unforgotten.errors import RecipeError
@@ -172,7 +173,7 @@ def evaluate(
         return
     if len(targets) > 1:
         raise RecipeError("--against and --gate take one target at a time.")
-    rows, differ, decision = verb.against(targets[0], against, limits, whose, _options_of(set_, given), _say)
+    rows, differ, decision = contrasted.against(targets[0], against, limits, whose, _options_of(set_, given), _say)
     report.show(rows)
     report.show_contrast(differ)
     if decision is not None:

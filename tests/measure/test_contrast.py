@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from unforgotten import results
+from unforgotten.against import against
 from unforgotten.cli import app
-from unforgotten.evaluate import against, evaluate_run
+from unforgotten.evaluate import evaluate_run
 from unforgotten.finetune import finetune
 from unforgotten.measure.contrast import contrast
 from unforgotten.measure.gate import gate, parse
