@@ -4,6 +4,8 @@ A judge may be a model itself: a `Guard` asks it, in this process or through a s
 holds nothing but how it is asked and how its words are read.
 """
 
+# Long because a guard in this process and one behind a server are one class here, so that both are asked the same.
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
