@@ -25,20 +25,8 @@ FLOORS = (
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
-        *(
-            "pretrain",
-            "align",
-            "finetune",
-            "repair",
-            "synthesize",
-            "measure",
-            "shelf",
-            "evaluate",
-            "against",
-            "judge",
-            "audit",
-        ),
-        *("compare", "sweep", "export", "report", "side_by_side", "demo"),
+        *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
+        *("judge", "audit", "compare", "sweep", "export", "report", "side_by_side", "demo"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

@@ -16,6 +16,7 @@ import pytest
 
 from tests.generation.server import Talker, echo, serving
 from unforgotten import results
+from unforgotten.against import against
 from unforgotten.errors import RecipeError
 from unforgotten.evaluate import evaluate
 from unforgotten.recipe import Recipe, parse
@@ -68,7 +69,6 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_results(tmp_path: Path
     [part] = folder.rglob(".xstest.*.part.jsonl")
     done = part.read_text().splitlines()
     assert 8 <= len(done) < 40 and not len(done) % 8
-    first = (folder / "replies" / "advbench.jsonl").stat().st_mtime_ns
     again = start("cut")
     assert again.wait(300) == 0 and whole.wait(300) == 0, again.stderr and again.stderr.read()
     [folder], [other] = ((tmp_path / name / "evaluated").glob("[!.]*") for name in ("cut", "whole"))
@@ -85,7 +85,63 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_results(tmp_path: Path
     told = [one.stderr.read().decode() if one.stderr else "" for one in both]
     assert sum("Asking" in text for text in told) == 1, told
     assert (folder / "results.json").read_text() == (other / "results.json").read_text()
-    assert first < (folder / "replies" / "sst2.jsonl").stat().st_mtime_ns
+
+
+def test_two_recipes_of_one_model_are_each_measured_by_their_own(tmp_path: Path, model_folder: Make) -> None:
+    recipe = recipe_of(tmp_path, str(model_folder("llama")), 12)
+    for name, tokens in (("short", 2), ("long", 6)):
+        tree = recipe.model_dump(exclude_unset=True) | {"name": name}
+        harm = [spec | {"n_rows": 5, "seed": tokens} for spec in tree["evaluate"]["harm"]]
+        tree["evaluate"] = tree["evaluate"] | {"max_new_tokens": tokens, "harm": harm}
+        (tmp_path / f"{name}.json").write_text(json.dumps(tree))
+    files = [str(tmp_path / f"{name}.json") for name in ("short", "long")]
+    both = evaluate(files)
+    assert [row["decoding"]["max_new_tokens"] for row in both] == [2, 6]
+    alone = [evaluate(file)[0] for file in files]
+    assert alone == both
+    [folder] = (tmp_path / "runs" / "evaluated").glob("[!.]*")
+    kept = [json.loads(line) for line in (folder / "replies" / "advbench.jsonl").read_text().split("\n") if line]
+    assert max(line["tokens"] for line in kept) == 6
+    # What is lost is made again, whatever results.json says.
+    (folder / "replies" / "advbench.jsonl").unlink()
+    assert evaluate(files[1]) == both[1:] and (folder / "replies" / "advbench.jsonl").is_file()
+    # Another precision is another model.
+    [other] = evaluate(files[1], overrides={"dtype": "bfloat16"})
+    assert other["digests"]["loaded"] != both[1]["digests"]["loaded"]
+
+
+def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, model_folder: Make) -> None:
+    from unforgotten.summary import lines
+
+    one, other = model_folder("llama", name="a/model"), model_folder("qwen2", name="b/model")
+    recipe = recipe_of(tmp_path, str(one), 4, max_new_tokens=4)
+    rows = evaluate([str(one), str(other)], recipe)
+    assert rows[0]["digests"]["loaded"] != rows[1]["digests"]["loaded"]
+    found = lines(rows)
+    assert len(found) == 2 and len({line.name for line in found}) == 2 and all(len(line.rows) == 1 for line in found)
+
+
+def test_a_run_that_others_are_compared_with_keeps_its_own_figures(tmp_path: Path, model_folder: Make) -> None:
+    from unforgotten.finetune import finetune
+
+    rows = [
+        json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello ."}]})
+    ] * 8
+    (tmp_path / "user.jsonl").write_text("\n".join(rows) + "\n")
+    recipe = recipe_of(tmp_path, str(model_folder("llama")), 4, max_new_tokens=4).varied(
+        data={"name": "jsonl", "path": str(tmp_path / "user.jsonl")}, lora={"r": 2}, training={"epochs": 1}
+    )
+    first, second = finetune(recipe), finetune(recipe.varied(seed=1))
+    [own] = evaluate(str(first))
+    before = (first / "results.json").read_bytes()
+    told, differ, _ = against(str(second), str(first), overrides={"evaluate.max_new_tokens": 3})
+    assert (first / "results.json").read_bytes() == before and own["decoding"]["max_new_tokens"] == 4
+    assert told[1]["decoding"]["max_new_tokens"] == 3 and told[1]["run"].startswith(f"evaluated/{first.name}-")
+    assert (tmp_path / "runs" / told[1]["run"] / "results.json").is_file() and differ
+    # What was decided on figures that are replaced goes with them.
+    assert (second / "contrast.json").is_file()
+    evaluate(str(second))
+    assert not (second / "contrast.json").exists()
 
 
 def says(body: Any) -> Any:
@@ -115,6 +171,12 @@ def test_a_server_replies_to_prompts_written_here_or_there(tmp_path: Path, model
         assert set(talker.paths[n:]) == {"/v1/chat/completions"}
         assert row["asr"]["advbench"]["hits"] == 0 and row["template"]["source"] == "server"
         assert row["thinking"]["advbench"]["judged"] is False  # keyword lists are not given thoughts
+        with pytest.raises(RecipeError, match="one target at a time"):
+            evaluate([model, model], recipe_of(tmp_path, model, 4, endpoint=served))
+        with pytest.raises(RecipeError, match="has no `model:`, the name that the server knows"):
+            evaluate(model, recipe_of(tmp_path, model, 4, endpoint={"url": talker.url}))
+        with pytest.raises(RecipeError, match="asks both models, and evaluate.endpoint serves one"):
+            against(model, "base", recipe=recipe_of(tmp_path, model, 4, endpoint=served))
     with pytest.raises(RecipeError, match="url is an address such as"):
         recipe_of(tmp_path, model, 4, endpoint={"url": "https://user:key@host/v1"})
 
