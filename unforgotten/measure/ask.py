@@ -231,15 +231,6 @@ def ask(
         begins(sum(len(suite.rows) for suite in missing))
     whole = recorded.get("weights") == model.weights and "loaded" in recorded
     loaded = recorded["loaded"] if whole and not missing else model.loaded()
-    for suite in missing:
-        file = lines.path(folder, suite)
-        suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))
-        # Written before they are judged: a judge that is missing must not cost the generation.
-        lines.write(file, lines.asked(suite))
-    for suite in asked:
-        for part in here.glob(glob.escape(f".{suite.file}.") + "?" * len(suite.key) + ".part.jsonl"):
-            part.unlink(missing_ok=True)
-    notes = [*(recorded.get("notes") or [] if whole else []), *model.notes]
     facts = {
         "weights": model.weights,
         "loaded": loaded,
@@ -250,9 +241,22 @@ def ask(
         "suites": [
             {"kind": s.kind, "label": s.label, "condition": s.condition, "also": s.also, "key": s.key} for s in asked
         ],
-        "notes": list(dict.fromkeys(notes)),
     }
-    files.put(here / f"asked-{digest}.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    before = (recorded.get("notes") or []) if whole else []
+
+    def keep() -> None:
+        told = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
+        files.put(here / f"asked-{digest}.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+    for suite in missing:
+        suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))
+        # Written before they are judged: a judge that is missing must not cost the generation.
+        lines.write(lines.path(folder, suite), lines.asked(suite))
+        keep()  # with what there was to note, which a kill in the next suite must not cost
+    for suite in asked:
+        for part in here.glob(glob.escape(f".{suite.file}.") + "?" * len(suite.key) + ".part.jsonl"):
+            part.unlink(missing_ok=True)
+    keep()
 
 
 def answered(folder: Path, found: Sequence[Suite], digest: str, weights: str) -> tuple[list[Suite], dict[str, Any]]:
