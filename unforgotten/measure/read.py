@@ -72,10 +72,10 @@ class Panel:
         suite.verdicts = {}
         if suite.kind not in TRUTHS:
             return
-        suite.decided_by = self.telling(TRUTHS[suite.kind])[0]
-        for label, judge in self.judges.items():
-            if judge.tells & {"harmful", "refused"}:
-                suite.verdicts[label] = _verdicts(judge, label, suite, folder, told)
+        deciding = self.telling(TRUTHS[suite.kind])
+        suite.decided_by = deciding[0]
+        for label in deciding:
+            suite.verdicts[label] = _verdicts(self.judges[label], label, suite, folder, told)
 
     def close(self) -> None:
         """Frees what the judges hold."""
