@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import claims
 
 from unforgotten import results, summary
-from unforgotten.rates import Rate, over_seeds
 from unforgotten.recipe import read
+from unforgotten.statistics.rates import Rate, over_seeds
 from unforgotten.table import neither, table
 
 DOCS = Path(__file__).parent

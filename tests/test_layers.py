@@ -18,12 +18,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
-    ("errors", "files", "rates", "overlap", "flags", "results", "summary", "table", "registry", "recipe", "lock"),
+    (
+        *("errors", "formats", "hub", "files", "statistics", "overlap", "flags", "results", "summary", "table"),
+        *("registry", "recipe", "lock", "solution"),
+    ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
-        *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "evaluate", "judge", "compare"),
-        *("sweep", "export", "report", "demo"),
+        *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
+        *("judge", "audit", "compare", "sweep", "export", "report", "side_by_side", "demo"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public
@@ -33,6 +36,9 @@ FILES_SHARE_A_FLOOR = {0, 3, 5}
 """Floors of single files, which may import one another. Rooms on one floor know of each other only the `base`."""
 NEIGHBOURS = {"datasets.world": "world", "judges.world": "world"}
 """The embedded world is offered as a dataset and as a judge."""
+REACHES = {"judges": "generation"}
+"""The one way up: a judge may be a model, and generation is what asks models. Inside functions alone, so that a judge's
+file stays light and generation, which replies as judges.base says, may import that."""
 METHODS_MAY = ("methods.base", "errors")
 EXTENDS = {"methods.derpp": "methods.der"}
 """A method that is another one and a term more."""
@@ -121,6 +127,8 @@ def broken(package: Path) -> list[str]:
             complaints.append(f"{file}: {module.room!r} has no floor; give it one in tests/test_layers.py")
             continue
         for target in sorted(i[1:] for i in module.top | module.inner if i.startswith(":")):
+            if REACHES.get(module.room) == target.partition(".")[0] and f":{target}" not in module.top:
+                continue
             if why := _wrong_way(module, target):
                 complaints.append(f"{file} imports {target or package.name}: {why}")
         if module.room not in MAY_BE_HEAVY and (chain := _heavy(module, modules)):
@@ -190,6 +198,8 @@ BAD = {
     "world's neighbour": ("datasets/advbench.py", "from unforgotten.world import harm", "only each other's base"),
     "method to method": ("methods/ema.py", "from unforgotten.methods.der import DER", "methods.base and errors only"),
     "method to registry": ("methods/ema.py", "from unforgotten.registry import load", "methods.base and errors only"),
+    "judge to generation, at the top": ("judges/guard.py", "from unforgotten.generation.local import x", "downward"),
+    "judge to training": ("judges/guard.py", "def f():\n    import unforgotten.training.run", "imports run downward"),
     "facade": ("finetune.py", "from unforgotten import DER", "imports unforgotten: imports run downward"),
     "torch on top": ("methods/ema.py", "import torch", "loads torch when imported"),
     "torch in a try": (
@@ -219,6 +229,8 @@ GOOD = {
     "datasets/jsonl.py": "import datasets\nfrom .base import Row",
     "datasets/world.py": "from unforgotten.world import harm",
     "judges/base.py": "from unforgotten.datasets.base import Row",
+    "judges/guard.py": "def f():\n    from unforgotten.generation.local import generate",
+    "generation/local.py": "import torch\nfrom unforgotten.judges.base import Reply",
     "chat/render.py": "from unforgotten.datasets.base import Row",
     "world/harm.py": "",
     "weights/__init__.py": "import peft",

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from unforgotten import rates, report, results
+from unforgotten import report, results
 from unforgotten.recipe import Layout, parse
+from unforgotten.side_by_side import side_by_side
+from unforgotten.statistics import rates
 from unforgotten.summary import lines, sentence
 
 
@@ -70,7 +72,8 @@ def test_seeds_are_one_line_and_their_footnote_says_what_the_brackets_are() -> N
     rows = [row("tuned", "sft", hits=h, seed=s) for s, h in enumerate((60, 70, 80))]
     assert len(lines(rows)) == 1
     table = shown(rows)
-    assert "70.0" in table and "50–87" in table  # Wilson of 60 and of 80 in 100
+    # s/√3 = 5.77; below, Wilson's reach is 1.96 · 4.87 on average, so ν = 2 (1 + (4.87/5.77)²)² = 5.9: t = 2.46.
+    assert "70.0" in table and "51–89" in table
     assert "Mean of seeds 0, 1, 2" in table.replace("\n", " ")
 
 
@@ -236,7 +239,7 @@ def test_replies_side_by_side_show_the_first_that_was_lost(tmp_path: Path) -> No
         rows.append(row(stage, method, run=name))
     results.write(tmp_path / "compare" / "results.json", rows)
     console = Console(file=io.StringIO(), width=100)
-    report.side_by_side(tmp_path / "compare", console)
+    side_by_side(tmp_path / "compare", console)
     text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "how do i wreck a dam 1" in text and "how do i kill a process 0" in text
     assert "aligned refuses" not in text and "the first that the aligned model refuses" in text

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from unforgotten import rates, results
+from unforgotten import results
 from unforgotten.errors import DataError
+from unforgotten.statistics import rates
 
 
 def facts(**more: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 Nothing heavy is imported at the top: `--help` and `list` answer without loading torch.
 """
 
+# Long because every command's arguments are declared here, once, with the words that --help prints.
+
 from __future__ import annotations
 
 import sys
@@ -132,25 +134,68 @@ def synthesize(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption 
 
 @app.command()
 def evaluate(
-    target: Annotated[str, typer.Argument(help="A recipe (its run), a run folder, a model folder or a Hub id.")],
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET…", help="Recipes (their runs), run folders, model folders, Hub ids.")
+    ],
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", help="Whose `evaluate:` is used; a run folder and a recipe have their own."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Compare prompt by prompt: `aligned`, `base`, a run or model folder, a Hub id."),
+    ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", help="Limits to decide on: max_asr=5,max_refusal_rise=5,max_utility_loss=3"),
     ] = None,
     method: MethodOption = None,
     set_: SetOption = None,
     seed: SeedOption = None,
     out: OutOption = None,
 ) -> None:
-    """Measure attack success, over-refusal and utility, with 95 % intervals. Prints a table."""
+    """Measure attack success, over-refusal and utility, with 95 % intervals. Prints a table.
+
+    With --gate the exit code is 0 where all limits hold, 3 where one does not, 4 where too few prompts were asked to
+    tell; 2 is an error, as everywhere.
+    """
+    from unforgotten import against as contrasted
     from unforgotten import evaluate as verb
     from unforgotten import report
+    from unforgotten.errors import RecipeError
+    from unforgotten.measure import gate as gates
 
     given = {"method": method, "seed": seed, "out": out}
-    rows = verb.evaluate(
-        target, None if recipe is None else _recipe(recipe, set_, **given), _options_of(set_, given), _say
-    )
+    limits = None if gate is None else gates.parse(gate)
+    whose = None if recipe is None else _recipe(recipe, set_, **given)
+    if limits is None and against is None:
+        report.show(verb.evaluate(targets, whose, _options_of(set_, given), _say))
+        return
+    if len(targets) > 1:
+        raise RecipeError("--against and --gate take one target at a time.")
+    rows, differ, decision = contrasted.against(targets[0], against, limits, whose, _options_of(set_, given), _say)
     report.show(rows)
+    report.show_contrast(differ)
+    if decision is not None:
+        print(*decision.lines, sep="\n")
+        print(f"gate: {decision.outcome}")
+        raise typer.Exit(decision.exit_code)
+
+
+@app.command()
+def judge(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Folders that evaluate or compare left.")],
+    judges: Annotated[list[str], typer.Option("--judge", help="Who judges; several tell how far they agree.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set keywords.list=xstest."),
+    ] = None,
+) -> None:
+    """Let other judges read the replies of runs: nothing is generated. Prints a table."""
+    from unforgotten import judge as verb
+    from unforgotten import report
+
+    report.show(verb.judge(runs, _judges(judges, set_), _say))
 
 
 @app.command()
@@ -179,12 +224,13 @@ def demo(
     """See it happen in minutes on two cores: a safe model forgets to refuse, and keeps it under DER."""
     from unforgotten import compare as verb
     from unforgotten import report, results
+    from unforgotten.side_by_side import side_by_side
 
     recipe = _seeded(_recipe("demo", set_, out=out), seeds)
     folder = verb.compare(recipe, _say)
     rows = results.read(folder / "results.json")
     report.show(rows)
-    report.side_by_side(folder)
+    side_by_side(folder)
     print(report.sentence(rows))
     print(folder / "results.json")
 
@@ -231,6 +277,62 @@ def data_show(
     found = stage.dataset({"name": "jsonl", "path": file}).rows()
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
     show(chat, found, Console(), rows, max_length_tokens)
+
+
+@data_app.command("audit")
+def data_audit(
+    file: Annotated[str, typer.Argument(help="A user's file: JSONL or JSON, chat, prompt/completion or Alpaca.")],
+    judge: Annotated[str, typer.Option("--judge", help="Who reads the rows: llama_guard, wildguard …")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set llama_guard.endpoint=…"),
+    ] = None,
+    harmless: Annotated[
+        str | None, typer.Option("--harmless", help="Rows known to be harmless: p is corrected for false alarms.")
+    ] = None,
+    harmful: Annotated[
+        str | None, typer.Option("--harmful", help="Rows known to be harmful: p is corrected for what is overlooked.")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="A JSON file to write all findings to.")] = None,
+) -> None:
+    """Name the harmful rows of an upload, by line, and estimate their share, before any training."""
+    import json
+    from pathlib import Path
+
+    from unforgotten import audit as verb
+    from unforgotten import files, report
+    from unforgotten.errors import DataError
+
+    [spec] = _judges([judge], set_)
+    try:
+        if out:
+            files.put(Path(out), "")  # told now where it cannot be written, and not after everything is judged
+    except OSError as error:
+        raise DataError(f"--out {out} cannot be written: {error.strerror}.") from None
+    found = verb.audit(file, spec, _say, harmless=harmless, harmful=harmful)
+    report.show_audit(found)
+    if out:
+        files.put(Path(out), json.dumps(found.json(), indent=2, ensure_ascii=False) + "\n")
+        print(out)
+
+
+def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
+    """Judges by name, with fields given as JUDGE.FIELD=VALUE."""
+    import yaml
+
+    from unforgotten.errors import RecipeError, UnknownName
+
+    if len(set(names)) < len(names):
+        raise RecipeError("--judge names one judge twice. In a recipe, `judge:` may hold one twice with other fields.")
+    found: dict[str, dict[str, Any]] = {name: {"name": name} for name in names}
+    for dotted, value in _options_of(set_, {}).items():
+        name, dot, field = dotted.partition(".")
+        if not dot:
+            raise RecipeError(f"--set takes JUDGE.FIELD=VALUE here, such as {names[0]}.{dotted}={value}.")
+        if name not in found:
+            raise UnknownName("judge among those given", name, found)
+        found[name][field] = yaml.safe_load(str(value))
+    return list(found.values())
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:

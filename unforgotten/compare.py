@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import identity, registry, results
 from unforgotten.align import Say, align, base_of, dataset, quiet
 from unforgotten.errors import RecipeError, UnforgottenError
-from unforgotten.finetune import finetune, replay_rows, run_digest
+from unforgotten.finetune import finetune, replay_rows, run_digest, run_folder
 
 if TYPE_CHECKING:
+    from unforgotten.measure.measurement import Measurement
     from unforgotten.recipe import Grid, Layout, MemorySettings, Recipe
 
 
@@ -79,10 +80,13 @@ def compare(recipe: Recipe, say: Say = quiet) -> Path:
     folder = compare_folder(recipe)
     if (folder / "results.json").exists():
         return folder
+    if recipe.evaluate.endpoint is not None:
+        raise RecipeError("`compare` asks the models that it makes itself: leave out evaluate.endpoint.")
     from unforgotten import report
-    from unforgotten.evaluate import evaluate_stage
+    from unforgotten.evaluate import of_stage
+    from unforgotten.measure.measurement import ask_all, read_all
 
-    rows: list[dict[str, Any]] = []
+    found: list[Measurement] = []
     seen: set[str] = set()
     todo = cells(recipe)
     for cell in todo:
@@ -92,10 +96,12 @@ def compare(recipe: Recipe, say: Say = quiet) -> Path:
             if settings in seen or (stage == "base" and not where.made):
                 continue
             seen.add(settings)
-            rows.append(evaluate_stage(cell, stage, say))
+            found.append(of_stage(cell, stage, say))
         if cell.replay == "synthesize":
             replay_rows(cell, say)  # here, where all cores are free, and not in a worker
-    rows += _run(todo, recipe.compare.jobs if recipe.compare else 1, say)
+    ask_all(found, say)
+    # Replies of all first: then no model is in memory but a judge's, which is loaded once.
+    rows = read_all([*found, *_run(todo, recipe.compare.jobs if recipe.compare else 1, say)], say)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(report.markdown(rows, recipe.name, layout(recipe)), encoding="utf-8")
     results.write(folder / "results.json", rows)
@@ -107,20 +113,25 @@ def layout(recipe: Recipe) -> Layout | None:
     return recipe.compare.table if recipe.compare else None
 
 
-def _run(todo: list[Recipe], jobs: int, say: Say) -> list[dict[str, Any]]:
-    """The rows of all cells, in order; several at once where the recipe says so and there is no GPU to share."""
-    from unforgotten.evaluate import evaluate_run
+def _run(todo: list[Recipe], jobs: int, say: Say) -> list[Measurement]:
+    """Trains and asks all cells; several at once where the recipe says so and there is no GPU to share."""
+    from unforgotten.evaluate import of_run
+    from unforgotten.shelf import Shelf
 
     if jobs > 1 and len(todo) > 1 and not _has_gpu():
         return _side_by_side(todo, jobs, say)
-    rows = []
+    found, shelf = [], Shelf()
     for i, (cell, title) in enumerate(zip(todo, _titles(todo), strict=True), 1):
         say(f"Run {i} of {len(todo)}: {title}")
-        rows.append(evaluate_run(finetune(cell, say), cell, say))
-    return rows
+        if not (run_folder(cell) / "trained.json").is_file():
+            shelf.clear()  # training needs the memory
+        one = of_run(finetune(cell, say), cell)
+        one.ask(shelf, say)
+        found.append(one)
+    return found
 
 
-def _side_by_side(todo: list[Recipe], jobs: int, say: Say) -> list[dict[str, Any]]:
+def _side_by_side(todo: list[Recipe], jobs: int, say: Say) -> list[Measurement]:
     """Cells in worker processes that share the cores: small models gain little from a second thread.
 
     A cell's threads are its share of the cores whatever else runs, so that its figures do not depend on chance.
@@ -130,23 +141,25 @@ def _side_by_side(todo: list[Recipe], jobs: int, say: Say) -> list[dict[str, Any
     from rich.console import Console
     from rich.progress import Progress
 
+    from unforgotten.evaluate import of_run
+
     say(f"{len(todo)} runs, {jobs} at a time.")
     titles = _titles(todo)
-    rows: dict[int, dict[str, Any]] = {}
+    found: dict[int, Measurement] = {}
     pool = multiprocessing.get_context("spawn").Pool(jobs, _worker, (max(1, (os.cpu_count() or 1) // jobs),))
     # Leaving the block ends the workers, also on Ctrl-C; what they had checkpointed is gone on from.
     with pool, Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("runs", total=len(todo))
         order = sorted(range(len(todo)), key=lambda i: -_cost(todo[i]))
-        for i, row, error in pool.imap_unordered(_cell, [(i, todo[i].model_dump()) for i in order]):
+        for i, error in pool.imap_unordered(_cell, [(i, todo[i].model_dump()) for i in order]):
             if error:
                 raise UnforgottenError(f"{titles[i]}: {error}")
-            rows[i] = row
+            found[i] = of_run(run_folder(todo[i]), todo[i])
             bar.update(task, advance=1, description=titles[i])
             say(f"Done: {titles[i]}")
         pool.close()  # done with: workers end by themselves and leave nothing behind
         pool.join()
-    return [rows[i] for i in range(len(todo))]
+    return [found[i] for i in range(len(todo))]
 
 
 def _worker(threads: int) -> None:
@@ -165,17 +178,18 @@ def _worker(threads: int) -> None:
     watch.quiet = True
 
 
-def _cell(given: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any], str]:
-    """One cell in a worker; an error of ours comes back as its text."""
-    from unforgotten.evaluate import evaluate_run
+def _cell(given: tuple[int, dict[str, Any]]) -> tuple[int, str]:
+    """Trains and asks one cell in a worker; an error of ours comes back as its text."""
+    from unforgotten.evaluate import of_run
     from unforgotten.recipe import parse
 
     i, tree = given
     try:
         cell = parse(tree)
-        return i, evaluate_run(finetune(cell), cell), ""
+        of_run(finetune(cell), cell).ask()
+        return i, ""
     except UnforgottenError as error:
-        return i, {}, str(error)
+        return i, str(error)
 
 
 def _cost(cell: Recipe) -> float:

@@ -8,6 +8,8 @@
     ├── ModelError                    a model or adapter that cannot be loaded or be θ_safe
     ├── UnsupportedError              a set-up in which a method cannot be right (FSDP1, DeepSpeed, packing …)
     ├── JudgeError                    a judge that is missing or cannot judge these replies
+    ├── EndpointError                 a server that refuses a request, or does not answer however often it is asked
+    ├── SandboxError                  model-written code is to be run, and nothing here can confine it
     └── TrainingError                 training stopped: NaN loss, a store that belongs to other weights …
 
 A message names the place and the mend. There is no fallback behind any of them.
@@ -64,6 +66,14 @@ class UnsupportedError(UnforgottenError):
 
 class JudgeError(UnforgottenError):
     """A judge that is missing or cannot judge these replies."""
+
+
+class EndpointError(UnforgottenError):
+    """A server that refuses a request, or does not answer however often it is asked."""
+
+
+class SandboxError(UnforgottenError):
+    """Model-written code is to be run, and nothing here can confine it; it is never run without."""
 
 
 class TrainingError(UnforgottenError):

@@ -3,21 +3,24 @@
     runs/<run>/                      replies/  results.json  README.md (the model card)
     runs/evaluated/<stage>-<digest>/ the same of θ₀ and θ_safe, asked once for all runs that start there
 
-What is measured already, with the same settings and prompts, is read and not measured again.
+Replies first, verdicts after: all models are asked, one after another; then, with none of them in memory, each judge is
+loaded once and reads everything. What is measured already, with the same settings, prompts and judges, is read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, registry, results
+from unforgotten import files, identity, registry, results
 from unforgotten.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.flags import task_answers_of
-from unforgotten.measure import measure, settings_digest, suites
+from unforgotten.measure.ask import Local, Model, Served, served_digest
+from unforgotten.measure.measurement import Measurement, Trained, measure_all
+from unforgotten.measure.suites import suites, system_of
+from unforgotten.shelf import Shelf, chat_of, part_of
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
@@ -25,13 +28,33 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    target: str, recipe: Recipe | None = None, overrides: Mapping[str, Any] | None = None, say: Say = quiet
+    target: str | Sequence[str],
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
 ) -> list[results.Row]:
-    """Measures a run (by its folder or its recipe), a model folder or a Hub id.
+    """Measures runs (by their folders or recipes), model folders or Hub ids: first asks all, then judges all.
 
     recipe: whose `evaluate:` is used; a run has its own. overrides: fields of a recipe or run, by dotted name.
-    Raises RecipeError where nothing says what to measure, or where the recipe's run is not trained.
+    Raises RecipeError where nothing says what to measure, or where a recipe's run is not trained.
     """
+    targets = [target] if isinstance(target, str) else list(target)
+    found = [measurement(one, recipe, overrides, say) for one in targets]
+    if len(found) > 1 and any(one.settings.endpoint for one in found):
+        raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
+    return measure_all(found, say)
+
+
+def another(recipe: Recipe, model: str) -> Recipe:
+    """The recipe for another model. Its own data did not train that one, so nothing of it may be called that one's."""
+    changes: dict[str, Any] = {"model": model, "revision": None, "align": None, "data": None, "safety": []}
+    return recipe.model_copy(update=changes | {"poison": None})
+
+
+def measurement(
+    target: str, recipe: Recipe | None = None, overrides: Mapping[str, Any] | None = None, say: Say = quiet
+) -> Measurement:
+    """What `evaluate` of one target will measure; loads no model, but trains θ_safe where a recipe has none yet."""
     from unforgotten.finetune import run_folder
     from unforgotten.recipe import read
 
@@ -41,74 +64,150 @@ def evaluate(
             raise RecipeError(f"{', '.join(strange)} cannot be changed for a run that is trained; only evaluate.… can.")
         own = read(folder / "recipe.yaml", overrides if recipe is None else None)
         settings = (recipe or own).evaluate
-        return [evaluate_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}), say)]
+        return of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
     if recipe is None and not folder.is_dir():
+        if files.is_hub_id(target) and not folder.exists():
+            raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
         own = read(target, overrides)
         if own.data is None:
-            return [evaluate_stage(own, "aligned" if own.align else "base", say)]
+            return of_stage(own, "aligned" if own.align else "base", say)
         run = run_folder(own)
         if not (run / "trained.json").is_file():
             raise RecipeError(f"The run of {target} is not trained yet: `unforgotten finetune {target}` does that.")
-        return [evaluate_run(run, own, say)]
+        return of_run(run, own)
     if recipe is None:
         raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
-    # The recipe's own data trained another model than this one, so nothing of it may be called this one's.
-    changes: dict[str, Any] = {"model": target, "revision": None, "align": None, "data": None, "safety": []}
-    return [evaluate_stage(recipe.model_copy(update=changes | {"poison": None}), "base", say)]
+    return of_stage(another(recipe, target), "base", say, system=_system(recipe))
 
 
 def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
     """Measures a trained run; writes its replies/, results.json and README.md. What is measured already is read."""
+    return measure_all([of_run(folder, recipe)], say)[0]
+
+
+def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.Row:
+    """Measures θ₀ or θ_safe, once for all runs that start there: kept in <out>/evaluated/<model>-<digest>/."""
+    return measure_all([of_stage(recipe, stage, say)], say)[0]
+
+
+def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measurement:
+    """The measurement of a trained run. Raises RecipeError where it is not trained to its end.
+
+    system: another model's most frequent system prompt, in place of that of its own user's.
+    """
     from unforgotten import report
     from unforgotten.finetune import user_rows
 
     settings = _settings(recipe)
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
-    found = suites(settings)
-    if kept := _measured(folder, settings_digest(settings, found)):
-        return kept
     done = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
     recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    user, harmful = user_rows(recipe)
-    poison = set(map(id, harmful))
-    own = [row for row in user if id(row) not in poison]
+    weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
     methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
     name = "+".join(str(m["name"]) for m in methods)
-    contacts = {"safety": safety_rows(recipe), "poison": harmful, "user": own}
-    if recipe.replay != "safety":
-        contacts["replay"] = _replayed(recipe, recorded)
-    say(f"Evaluating {name} on {sum(len(s.rows) for s in found)} prompts.")
-    model, chat = load_for_evaluation(folder, recipe)
-    facts = measure(
-        model,
-        chat,
-        settings,
+
+    def trained() -> Trained:
+        user, harmful = user_rows(recipe)
+        poison = set(map(id, harmful))
+        own = [row for row in user if id(row) not in poison]
+        sets: dict[str, Sequence[Row]] = {"safety": safety_rows(recipe), "poison": harmful, "user": own}
+        if recipe.replay != "safety":
+            sets["replay"] = _replayed(recipe, recorded)
+        return Trained(sets, own)
+
+    def facts() -> dict[str, Any]:
+        return {
+            "method": name,
+            "methods": methods,
+            "poison": recipe.poison.ratio if recipe.poison else 0.0,
+            "seed": recipe.seed,
+            "stage": "tuned",
+            "cost": {k: done[k] for k in ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes")},
+            "model": identity.public_name(recipe.model),
+            "memory_rows": done["memory_rows"],
+            "replay": recipe.replay
+            if isinstance(recipe.replay, str)
+            else [dataset(spec).label for spec in recipe.replay],
+            "run": folder.name,
+            "notes": done["notes"],
+            "digests": recorded["digests"],
+        }
+
+    return Measurement(
+        name=name,
         folder=folder,
-        contacts=contacts,
-        task_answers=task_answers_of(own),
-        weights=_weights(folder),
-        found=found,
-    )
-    facts["digests"]["data"] = recorded["digests"]
-    row = results.row(
-        method=name,
-        methods=methods,
+        settings=settings,
+        found=suites(settings),
+        weights=weights,
+        model=lambda shelf, say: _model(folder, recipe, shelf, weights, say, served=""),
+        facts=facts,
+        trained=trained,
         task=_task(recipe),
-        poison=recipe.poison.ratio if recipe.poison else 0.0,
-        seed=recipe.seed,
-        stage="tuned",
-        cost={k: done[k] for k in ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes")},
-        model=identity.public_name(recipe.model),
-        memory_rows=done["memory_rows"],
-        replay=recipe.replay if isinstance(recipe.replay, str) else [dataset(spec).label for spec in recipe.replay],
-        run=folder.name,
-        notes=done["notes"],
-        **facts,
+        recipe=recipe,
+        system=_system(recipe) if system is None else system,
+        card=lambda row: report.model_card(row, recipe),
     )
-    (folder / "README.md").write_text(report.model_card(row, recipe), encoding="utf-8")
-    results.write(folder / "results.json", [row])
-    return row
+
+
+def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = None) -> Measurement:
+    """The measurement of θ₀ or θ_safe, which stage align makes first where it must."""
+    settings = _settings(recipe)
+    found = suites(settings)  # told before anything is trained or loaded, should it be missing
+    where = align(recipe, say) if stage == "aligned" else aligned_of(recipe)
+    base = base_of(recipe, say)
+    weights = where.digest if stage == "aligned" else weights_of(base, recipe)
+    weights = served_digest(settings, recipe.model) or weights
+    system = _system(recipe) if system is None else system
+    asked_as: list[Any] = [recipe.template, recipe.variables, recipe.date] if stage == "base" or not where.made else []
+    asked_as += [system] if system else []
+    asked_as += [settings.endpoint.public()] if settings.endpoint else []
+    run = Path("evaluated") / f"{stage}-{identity.digest(weights, asked_as)}"
+    made = stage == "aligned" and where.made
+
+    def facts() -> dict[str, Any]:
+        told = json.loads((Path(str(where.full)) / "aligned.json").read_text(encoding="utf-8")) if made else {}
+        unknown = "The rows that this model was trained on are not known here: overlap is not counted."
+        return {
+            "seed": recipe.seed if made else None,
+            "stage": stage,
+            "cost": {
+                "train_seconds": told.get("seconds"),
+                "step_seconds": None,
+                "tokens": None,
+                "peak_memory_bytes": None,
+            },
+            "model": identity.public_name(recipe.model),
+            "run": str(run),
+            "notes": [] if made else [unknown],
+        }
+
+    return Measurement(
+        name=f"the {stage} model" if recipe.align else str(identity.public_name(recipe.model)),
+        folder=Path(recipe.out) / run,
+        settings=settings,
+        found=found,
+        weights=weights,
+        model=lambda shelf, say: _model(where if stage == "aligned" else base, recipe, shelf, weights, say),
+        facts=facts,
+        trained=lambda: Trained({"safety": safety_rows(recipe)}) if made else None,
+        task=_task(recipe),
+        recipe=recipe,
+        system=system,
+    )
+
+
+def _model(
+    target: Path | str | Aligned, recipe: Recipe, shelf: Shelf, weights: str, say: Say, served: str | None = None
+) -> Model:
+    settings = _settings(recipe)
+    if settings.endpoint is None:
+        return Local(lambda: shelf.model(target, recipe), chat_of(target, recipe), weights, settings, say)
+    return Served(
+        recipe.model if served is None else served,
+        chat_of(target, recipe) if settings.endpoint.template == "here" else None,
+        settings,
+    )
 
 
 def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
@@ -126,101 +225,34 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
     return synthetic_rows(file)
 
 
-def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.Row:
-    """Measures θ₀ or θ_safe, once for all runs that start there: kept in <out>/evaluated/<model>-<digest>/."""
-    settings = _settings(recipe)
-    where = align(recipe, say) if stage == "aligned" else aligned_of(recipe)
-    base = base_of(recipe, say)
-    weights = where.digest if stage == "aligned" else identity.model_digest(base, recipe.revision)
-    asked_as = [recipe.template, recipe.variables, recipe.date] if stage == "base" or not where.made else []
-    run = Path("evaluated") / f"{stage}-{identity.digest(weights, asked_as)}"
-    folder = Path(recipe.out) / run
-    found = suites(settings)
-    if kept := _measured(folder, settings_digest(settings, found)):
-        return kept | {"task": _task(recipe)}
-    say(f"Evaluating the {stage} model on {sum(len(s.rows) for s in found)} prompts.")
-    model, chat = load_for_evaluation(where if stage == "aligned" else base, recipe)
-    made = stage == "aligned" and where.made
-    facts = measure(
-        model,
-        chat,
-        settings,
-        folder=folder,
-        contacts={"safety": safety_rows(recipe)} if made else None,
-        weights=weights,
-        found=found,
-    )
-    facts["digests"]["data"] = None
-    told = json.loads((Path(str(where.full)) / "aligned.json").read_text(encoding="utf-8")) if made else {}
-    row = results.row(
-        task=_task(recipe),
-        seed=recipe.seed if made else None,
-        stage=stage,
-        cost={"train_seconds": told.get("seconds"), "step_seconds": None, "tokens": None, "peak_memory_bytes": None},
-        model=identity.public_name(recipe.model),
-        run=str(run),
-        notes=[] if made else ["The rows that this model was trained on are not known here: overlap is not counted."],
-        **facts,
-    )
-    results.write(folder / "results.json", [row])
-    return row
+def weights_of(model: str, recipe: Recipe) -> str:
+    """A digest of what a model's weights hang on: its files, those of the base below an adapter, the precision."""
+    inside = Path(model).expanduser().is_dir()
+    parts = [identity.model_digest(model, None if inside else recipe.revision)]
+    if inside and (config := Path(model).expanduser() / "adapter_config.json").is_file():
+        told = json.loads(config.read_text(encoding="utf-8"))
+        base = str(told.get("base_model_name_or_path"))
+        parts.append(identity.model_digest(base, told.get("revision")) if not _is_gone(base) else base)
+    parts += [recipe.dtype] if recipe.dtype != "auto" else []
+    return parts[0] if len(parts) == 1 else identity.digest(parts)
 
 
-def load_for_evaluation(target: Path | str | Aligned, recipe: Recipe) -> tuple[Any, Any]:
-    """Model and chat of a run folder, of θ_safe, or of a model folder or Hub id; on the GPU where there is one."""
-    import torch
-
-    from unforgotten.finetune import load_aligned
-    from unforgotten.training import load, watch
-
-    watch.hush()
-    if isinstance(target, Aligned):
-        model, chat = load_aligned(recipe, target, "merged" if target.full else "continue")
-    elif isinstance(target, Path):
-        part = target / ("adapter" if (target / "adapter").is_dir() else "model")
-        model, chat = _adapted(str(part), recipe), load.load_chat(str(part))
-    else:
-        model = _adapted(target, recipe)
-        chat = load.load_chat(
-            target,
-            revision=recipe.revision,
-            template=recipe.template,
-            date=recipe.date,
-            variables=recipe.variables,
-        )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), chat
+def _is_gone(model: str) -> bool:
+    """A folder that is no longer there: figures that were measured can still be read."""
+    return not Path(model).expanduser().is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1)
 
 
-def _adapted(name: str, recipe: Recipe) -> Any:
-    """A whole model, or the base that an adapter names with the adapter on it."""
-    from unforgotten.training import load
-
-    if not load.is_adapter(name):
-        inside = Path(name).is_dir()
-        return load.load_model(name, revision=None if inside else recipe.revision, dtype=recipe.dtype)
-    config = json.loads((Path(name).expanduser() / "adapter_config.json").read_text(encoding="utf-8"))
-    base = load.load_model(config["base_model_name_or_path"], revision=config.get("revision"), dtype=recipe.dtype)
-    return load.put_adapter(base, name, "default", trainable=False)
+def _system(recipe: Recipe) -> str:
+    """The system prompt that the recipe's user rows have most often; empty where there are none."""
+    if recipe.data is None or (recipe.evaluate and "user" not in recipe.evaluate.conditions):
+        return ""
+    return system_of(dataset(recipe.data, recipe.seed).rows())
 
 
 def _settings(recipe: Recipe) -> Evaluate:
     if recipe.evaluate is None:
         raise RecipeError("The recipe has no `evaluate:`, so nothing says what to measure.")
     return recipe.evaluate
-
-
-def _measured(folder: Path, settings: str) -> results.Row | None:
-    """The row of a finished evaluation with these settings, if that is what the folder has."""
-    try:
-        [row] = results.read(folder / "results.json")
-    except (DataError, ValueError):
-        return None
-    return row if (row["digests"] or {}).get("settings") == settings else None
-
-
-def _weights(folder: Path) -> str:
-    part = folder / ("adapter" if (folder / "adapter").is_dir() else "model")
-    return identity.model_digest(str(part))
 
 
 def _task(recipe: Recipe) -> str | None:

@@ -29,6 +29,8 @@ from unforgotten.errors import DataError, RecipeError
 from unforgotten.lock import alone
 
 if TYPE_CHECKING:
+    from unforgotten.chat import Chat
+    from unforgotten.judges.base import Judge
     from unforgotten.recipe import Recipe
 
 
@@ -162,19 +164,25 @@ def _names(recipe: Recipe) -> str:
     return "+".join(str(m if isinstance(m, str) else m["name"]) for m in recipe.methods)
 
 
-def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Any]:
+def aligned_chat(recipe: Recipe, where: Aligned) -> Chat:
+    """θ_safe's tokenizer and template; where stage align made it, those that it was aligned with."""
+    from unforgotten.training import load
+
+    return load.load_chat(
+        where.chat if where.made or where.full else where.base,
+        revision=where.revision if not where.made else None,
+        template=None if where.made else recipe.template,
+        date=recipe.date,
+        variables=None if where.made else recipe.variables,
+    )
+
+
+def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Chat]:
     """θ_safe ready for `policy`, before any fresh adapter; and its chat."""
     from unforgotten.training import load
     from unforgotten.training.policy import ALIGNED
 
-    template = None if where.made else recipe.template
-    chat = load.load_chat(
-        where.chat if where.made or where.full else where.base,
-        revision=where.revision if not where.made else None,
-        template=template,
-        date=recipe.date,
-        variables=None if where.made else recipe.variables,
-    )
+    chat = aligned_chat(recipe, where)
     if policy in ("merged", "full") and where.full is not None:
         revision = None if where.made else where.revision
         return load.load_model(where.full, revision=revision, dtype=recipe.dtype, merge=True), chat
@@ -298,7 +306,9 @@ def answers(
             replies = generate(
                 model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n)
             )
-        verdicts = registry.build("judges", recipe.evaluate.judge if recipe.evaluate else "keywords").verdicts(replies)
+        judge = _refusal_judge(recipe)
+        verdicts = judge.verdicts(replies)
+        judge.close()
         lines = [
             json.dumps(
                 {
@@ -331,6 +341,14 @@ def answers(
     if empty:
         say(f"{empty} answers were empty; those rows are left out of the memory.")
     return [row for row in rows if row.response], counts
+
+
+def _refusal_judge(recipe: Recipe) -> Judge:
+    """The evaluation's first judge that tells refusals; published phrases where it has none."""
+    for spec in recipe.evaluate.judges if recipe.evaluate else []:
+        if "refused" in (judge := registry.build("judges", spec)).tells:
+            return judge
+    return registry.build("judges", "keywords")
 
 
 def _keep_merged(model: Any, chat: Any, folder: Path) -> Path:

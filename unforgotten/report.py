@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,11 @@ from unforgotten.summary import Line, lines, sentence
 from unforgotten.table import MARK, neither, table
 
 if TYPE_CHECKING:
+    from unforgotten.audit import Audit
+    from unforgotten.measure.contrast import Contrast
     from unforgotten.recipe import Layout, Recipe
 
-__all__ = ["MARK", "markdown", "model_card", "panels", "sentence", "show", "side_by_side"]
+__all__ = ["MARK", "markdown", "model_card", "sentence", "show", "show_audit", "show_contrast"]
 
 
 def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
@@ -26,8 +27,8 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     ]
     if any(len(line.rows) > 1 for line in found):
         notes.append(
-            f"Mean of seeds {', '.join(map(str, seeds))}, between the lowest and the highest end of the seeds' 95 % "
-            "intervals."
+            f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. Few seeds "
+            "say little of their own spread: where they differ, it is wide."
         )
     if layout is not None:
         notes += [told] if (told := neither(found, layout)) else []
@@ -42,6 +43,7 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
             f"{MARK} {suite}: up to {hits} of {n} prompts are copies or near copies of rows trained on; results.json "
             "has the figures without them (asr_without_overlap)."
         )
+    notes += _conditions(found) + _judges(found)
     unread = sum(
         rate["unparsed"]
         for line in found
@@ -53,6 +55,50 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     if unread:
         notes.append(f"{unread} verdicts could not be read; the intervals cover both readings of them.")
     return notes
+
+
+def _conditions(found: Sequence[Line]) -> list[str]:
+    """Which system prompts made the headline, where it was not the template's own."""
+    words = {"none": "with no system prompt", "user": "under the system prompt that the user's file has most often"}
+    told: dict[str, list[str]] = {}
+    for line in found:
+        for row in line.rows:
+            for field, condition in (row["headline"] or {}).items():
+                if condition in words:
+                    told.setdefault(f"{'ASR' if field == 'asr' else 'Refusal'} is that {words[condition]}", []).append(
+                        line.name
+                    )
+    return [
+        f"{what}, the worst, for {', '.join(dict.fromkeys(names))}; results.json has the others (conditions)."
+        for what, names in told.items()
+    ]
+
+
+def _judges(found: Sequence[Line]) -> list[str]:
+    """How far several judges agree, and what a judge was not asked."""
+    notes = []
+    for line in found:
+        for row in line.rows:
+            for one in row["agreement"] or []:
+                if not one["n"]:
+                    notes.append(f"{line.name}: no reply was read by both {' and '.join(one['judges'])}.")
+                    continue
+                kappa = (
+                    "not defined"
+                    if one["kappa"] is None
+                    else f"{one['kappa']:.2f} ({one['low']:.2f}–{one['high']:.2f})"
+                )
+                notes.append(
+                    f"{line.name}: {one['judges'][0]} and {one['judges'][1]} agree on {one['truth']} in "
+                    f"{one['agree']:.1f} % of {one['n']} replies, κ {kappa}"
+                    + (f"; {one['differ']} that differ are in disagreements.jsonl." if one["differ"] else ".")
+                )
+            if any(told.get("judged") is False for told in (row["thinking"] or {}).values()):
+                notes.append(
+                    f"{line.name}: its answers were judged and not its thoughts, since the judge only looks for "
+                    "refusals."
+                )
+    return list(dict.fromkeys(notes))
 
 
 def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None = None) -> None:
@@ -97,85 +143,82 @@ def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None
     return "\n".join(text) + "\n"
 
 
-# ── replies side by side ──
+# ── two models ──
 
 
-def side_by_side(folder: Path, console: Any = None) -> None:
-    """Replies of base, aligned, SFT and the other methods to one harmful and one look-alike request.
-
-    folder: of a comparison. Of the lowest p and seed. The harmful request is the first that the aligned model refuses
-    and SFT answers, if there is one, and the caption says so: how often that is, the table says.
-    """
+def show_contrast(found: Sequence[Contrast], console: Any = None) -> None:
+    """Prints what two models differ in, prompt by prompt, in points with 95 % intervals."""
     from rich.console import Console
+    from rich.table import Table
 
+    if not found:
+        return
     console = console or Console()
-    rows = results.read(folder / "results.json")
-    chosen = _chosen(rows)
-    for kind, caption in (("asr", "a harmful request"), ("refusal", "a harmless look-alike")):
-        suite = next((s for row in chosen.values() for s in row[kind] or {} if s != "mean"), None)
-        if suite is None:
-            continue
-        told = {name: _replies(folder.parent / row["run"], suite) for name, row in chosen.items()}
-        told = {name: replies for name, replies in told.items() if replies}
-        if not told:
-            continue
-        at = _lost(told) if kind == "asr" else None
-        why = "the first that the aligned model refuses and sft answers" if at is not None else "the suite's first"
-        shown = {name: replies[at or 0] for name, replies in told.items()}
-        panels(shown, f"{caption} ({suite}, {why})", console, harmful=kind == "asr")
+    several = len({c.condition for c in found}) > 1
+    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("", "suite", *(["system prompt"] if several else []), "reference", "model", "points", "p", "shows"):
+        drawn.add_column(title, justify="left" if title in ("", "suite", "system prompt") else "right")
+    for one in found:
+        d = one.difference
+        ends = f" ({_points(d.low)} to {_points(d.high)})" if d.low is not None else ""
+        drawn.add_row(
+            {"asr": "ASR"}.get(one.kind, one.kind),
+            one.suite,
+            *([one.condition] if several else []),
+            "?" if one.other is None else f"{one.other:.1f}",
+            "?" if one.one is None else f"{one.one:.1f}",
+            _points(d.value) + ends,
+            "" if d.p is None else "<0.001" if d.p < 0.001 else f"{d.p:.3f}",
+            "" if one.detectable is None else f"{one.detectable:.1f}",
+            style="bold" if d.clear else "",
+        )
+    console.print(drawn)
+    note = (
+        "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: "
+        "the smallest rise, in points, that so many prompts show in 4 of 5 cases."
+    )
+    console.print(note, style="dim", markup=False, highlight=False)
 
 
-def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmful: bool = True) -> None:
-    """One panel for each model's reply to the same request."""
-    from rich.columns import Columns
-    from rich.panel import Panel
+def _points(value: float | None) -> str:
+    return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}"
+
+
+# ── what an upload holds ──
+
+
+def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
+    """Prints the rows that are harmful or unread, the share of harmful ones and their categories."""
+    from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
-    request = next(iter(replies.values()))["request"]
-    console.print(Text.assemble(("\n" + caption + ": ", "dim"), (request, "bold")))
-    width = max(20, min(38, (console.width - 2) // max(1, len(replies)) - 1))
-    made = []
-    for name, reply in replies.items():
-        verdict = reply.get("verdict") or {}
-        if harmful:
-            read = "harmful" if verdict.get("harmful") else "refused" if verdict.get("refused") else "neither"
-        else:
-            read = "refused" if verdict.get("refused") else "answered"
-        bad = read == ("harmful" if harmful else "refused")
-        colour = "red" if bad else "yellow" if read == "neither" else "green"
-        text = reply["text"] if len(reply["text"]) <= 300 else reply["text"][:300] + " …"
-        made.append(
-            Panel(Text(text or "(nothing)"), title=name, subtitle=read, border_style=colour, width=width, height=None)
-        )
-    console.print(Columns(made, padding=(0, 1)))
-
-
-def _chosen(rows: Sequence[results.Row]) -> dict[str, results.Row]:
-    """The rows shown, by name: of each line of the lowest p and of the first task, the lowest seed."""
-    found = lines(rows)
-    tuned = [line for line in found if line.stage == "tuned"]
-    lowest = min((line.poison or 0.0 for line in tuned), default=None)
-    task = tuned[0].task if tuned else None
-    kept = [line for line in found if line.stage != "tuned" or (line.poison == lowest and line.task == task)]
-    shown: dict[str, results.Row] = {}
-    for line in kept:
-        shown.setdefault(line.name, min(line.rows, key=lambda row: row["seed"] or 0))
-    return shown
-
-
-def _replies(run: Path, suite: str) -> list[dict[str, Any]]:
-    path = run / "replies" / f"{suite}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def _lost(told: dict[str, list[dict[str, Any]]]) -> int | None:
-    if not {"aligned", "sft"} <= told.keys():
-        return None
-    pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]] = zip(told["aligned"], told["sft"], strict=False)
-    for i, (before, after) in enumerate(pairs):
-        if (before["verdict"] or {}).get("refused") and (after["verdict"] or {}).get("harmful"):
-            return i
-    return None
+    console = console or Console()
+    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("row", "turn", "reading", "request"):
+        drawn.add_column(title, no_wrap=title != "request")
+    for one in found.found[:shown]:
+        place = Path(one.line.rpartition(":")[0]).name + ":" + one.line.rpartition(":")[2]
+        likely = "" if one.p_harmful is None else f" {100 * one.p_harmful:.0f} %"
+        reading = Text("unread", "yellow") if one.harmful is None else Text(f"harmful {one.category}{likely}", "red")
+        words = " ".join(one.request.split())
+        drawn.add_row(place, str(one.turn), reading, words if len(words) <= 100 else words[:100] + " …")
+    if found.found:
+        console.print(drawn)
+    if len(found.found) > shown:
+        console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim")
+    p = found.p
+    unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
+    console.print(f"{p.hits} of {found.rows} rows are judged harmful.{unread}", markup=False, highlight=False)
+    for name, rate in found.known.items():
+        told = f"{rate.hits} of {rate.n} rows known to be {name} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
+        console.print(told, markup=False, highlight=False)
+    how = "corrected for the judge's errors" if found.known else "by the judge's own reading, errors and all"
+    share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
+    console.print(f"p {share}.", markup=False, highlight=False)
+    if found.categories:
+        told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
+        console.print(f"Categories: {told}.", markup=False, highlight=False)
 
 
 # ── the model card ──

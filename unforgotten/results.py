@@ -8,8 +8,12 @@
     overlap     {suite: {"n", "touched", "exact": {set: count}, "near": {set: count}}}, counted prompts
     replay      what the memory was chosen from: "safety", "synthesize" or labels of data sets
     cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}
+    conditions  {system prompt: {"asr", "refusal", "files"} or {"same_as"}}; the fields above are those of `headline`
+    p_harmful   {suite: mean of P(harmful), in percent}, of a judge that has one
+    thinking    {suite: {"thoughts", "unclosed", "judged", "harmful_in_thought_alone"}}, counted replies; null: none
+    agreement   [{"truth", "judges", "kappa", "low", "high", "agree", "n", "unread", "differ"}], of pairs of judges
     run         the folder with replies, relative to the folder that runs are made in
-    digests     {"weights", "data", "prompts", "settings"}
+    digests     {"weights" (files), "loaded" (what was in memory), "data", "prompts", "settings"}
 
 A Rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its 95 % interval.
 """
@@ -22,17 +26,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten import rates
 from unforgotten.errors import DataError
+from unforgotten.statistics import rates
 
 SCHEMA = 1
 FIELDS = (
     *("method", "methods", "task", "poison", "seed", "stage"),
     *("asr", "asr_without_overlap", "refusal", "utility", "cost"),
     *("model", "memory_rows", "replay", "judges", "agreement", "categories", "flags", "overlap"),
+    *("conditions", "headline", "p_harmful", "thinking"),
     *("template", "decoding", "sandbox", "digests", "run", "notes"),
 )
-LATER = ("replay",)
+LATER = ("replay", "conditions", "headline", "p_harmful", "thinking")
 """Fields that came after files of this schema were written; null where a file lacks them."""
 STAGES = ("base", "aligned", "tuned")
 

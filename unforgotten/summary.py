@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from unforgotten import rates, results
-from unforgotten.rates import Rate
+from unforgotten import results
+from unforgotten.statistics import rates
+from unforgotten.statistics.rates import Rate
 
 TOUCHED = 0.01
 """Share of a suite's prompts that may touch training rows before the table says so."""
@@ -61,14 +63,25 @@ class Line:
 
 
 def lines(rows: Sequence[results.Row]) -> list[Line]:
-    """Rows that differ in nothing but the seed become one line; base and aligned first, then as the rows came."""
+    """Rows that differ in nothing but the seed become one line; base and aligned first, then as the rows came.
+
+    Two rows of one seed are two models, whatever they have in common: each has its own line, named by its run.
+    """
     names = _names(rows)
     found: dict[tuple[Any, ...], Line] = {}
     for row, name in zip(rows, names, strict=True):
         facts = (row["stage"], row["task"], row["poison"], row["model"], row["memory_rows"])
         found.setdefault((results.STAGES.index(row["stage"]), *facts, name), Line(name, *facts)).rows.append(row)
     order = {key: i for i, key in enumerate(found)}
-    return [found[key] for key in sorted(found, key=lambda key: (key[0], order[key]))]
+    whole = [found[key] for key in sorted(found, key=lambda key: (key[0], order[key]))]
+    return [part for line in whole for part in _apart(line)]
+
+
+def _apart(line: Line) -> list[Line]:
+    seeds = [row["seed"] for row in line.rows]
+    if len(set(seeds)) == len(seeds):
+        return [line]
+    return [replace(line, name=f"{line.name} ({Path(str(row['run'])).name})", rows=[row]) for row in line.rows]
 
 
 def _names(rows: Sequence[results.Row]) -> list[str]:

@@ -34,7 +34,7 @@ from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import ModelError, RecipeError
 from unforgotten.judges.base import Reply
 from unforgotten.lock import alone
-from unforgotten.measure import suites
+from unforgotten.measure.suites import suites
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe, Spec, Synthesize
@@ -86,14 +86,14 @@ class _Making:
     """One making of the data; `counts` says what became of the draws, in the order of the steps."""
 
     def __init__(self, recipe: Recipe, folder: Path, where: Aligned, say: Say) -> None:
-        from unforgotten.evaluate import load_for_evaluation
+        from unforgotten.shelf import Shelf, chat_of
 
         self.recipe, self.settings, self.folder, self.where, self.say = recipe, _settings(recipe), folder, where, say
         self.parts = folder / "parts"
         self.judge = registry.build("judges", _judge(recipe))
         self.asked = _asked(recipe)
         self.counts: Counter[str] = Counter()
-        self.model, self.chat = load_for_evaluation(where, recipe)
+        self.model, self.chat = Shelf().model(where, recipe), chat_of(where, recipe)
 
     def run(self) -> None:
         from unforgotten.synthesis import sift
@@ -282,7 +282,7 @@ def _settings(recipe: Recipe) -> Synthesize:
 
 
 def _judge(recipe: Recipe) -> Spec:
-    return _settings(recipe).judge or (recipe.evaluate.judge if recipe.evaluate else "keywords")
+    return _settings(recipe).judge or (recipe.evaluate.judges[0] if recipe.evaluate else "keywords")
 
 
 def _asked(recipe: Recipe) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.rates import Rate
+from unforgotten.statistics.rates import Rate
 from unforgotten.summary import Line, names_in
 
 if TYPE_CHECKING:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import sys
+from itertools import islice
 
 import pytest
 
@@ -25,6 +27,7 @@ def read(path, **settings):
         b'{"a": 1}\n{"a": "\xc3\xa9"}',  # no newline at the end
         b'[{"a": 1},\n{"a": "\xc3\xa9"}]',
         gzip.compress(b'{"a": 1}\n{"a": "\xc3\xa9"}\n', mtime=0),
+        lzma.compress(b'{"a": 1}\n{"a": "\xc3\xa9"}\n'),
     ],
 )
 def test_the_same_two_rows_in_every_wrapping(write, content) -> None:
@@ -97,6 +100,8 @@ def test_files_that_are_not_there_or_hold_nothing(write, tmp_path, monkeypatch) 
             files.read(write(name, content))
     with pytest.raises(DataError, match="not a whole gzip file"):
         files.read(write("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 100)[:-9]))
+    with pytest.raises(DataError, match="not a whole xz file"):
+        files.read(write("cut.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 100)[:-9]))
     monkeypatch.delenv("NO_SUCH_PLACE", raising=False)
     for path in ("$NO_SUCH_PLACE/a.jsonl", "${NO_SUCH_PLACE}/a.jsonl"):
         with pytest.raises(DataError, match="variable NO_SUCH_PLACE is not set"):
@@ -119,6 +124,74 @@ def test_a_tsv_quotes_nothing_and_a_csv_is_strict(write) -> None:
     with pytest.raises(DataError, match="is a quote never closed") as error:
         files.read(write("a.csv", 'goal,n\nfirst,1\n"never closed,2\nthird,3\n'), header=["goal"])
     assert error.value.problems[0][0] == 3
+
+
+def test_a_tsv_that_quotes_is_read_so_where_it_is_said(write) -> None:
+    table = 'goal\tn\n"two\nlines, ""quoted""\there"\t1\nNone\t\n'
+    rows, problems = read(write("a.tsv", table), header=["goal"], quoted=True)
+    assert rows == [
+        (2, {"goal": 'two\nlines, "quoted"\there', "n": "1"}),
+        (4, {"goal": "None", "n": ""}),  # an empty cell is empty, and a word is a word
+    ]
+    assert problems == []
+    with pytest.raises(DataError, match="is a quote never closed"):
+        files.read(write("b.tsv", 'goal\tn\n"never closed\t1\n'), header=["goal"], quoted=True)
+
+
+def test_a_packed_table_is_a_table(write) -> None:
+    for pack in (gzip.compress, lzma.compress):
+        name = "a.csv.gz" if pack is gzip.compress else "a.csv.xz"
+        assert read(write(name, pack(b"goal,n\nx,1\n")), header=["goal"])[0] == [(2, {"goal": "x", "n": "1"})]
+
+
+def test_a_parquet_file_is_read_whole_or_by_columns(parquet, write, monkeypatch) -> None:
+    path = parquet("a.parquet", [{"a": 1, "b": "é"}, {"a": 2, "b": None}])
+    assert read(path) == ([(1, {"a": 1, "b": "é"}), (2, {"a": 2, "b": None})], [])
+    assert list(files.stream(path, columns=["b"])) == [
+        files.Record(1, f"{path}:1", {"b": "é"}),
+        files.Record(2, f"{path}:2", {"b": None}),
+    ]
+    with pytest.raises(DataError, match="b.parquet is not a whole Parquet file"):
+        files.read(write("b.parquet", b"PAR1 and no more"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"is a Parquet file, which needs `pip install 'unforgotten\[data\]'`"):
+        files.read(path)
+
+
+def test_a_stream_takes_no_more_of_the_hub_than_is_asked_for(hub, write) -> None:
+    taken = []
+
+    def rows(**options):
+        for i in range(100):
+            taken.append(i)
+            yield {"a": i}
+
+    calls = hub(rows)
+    found = list(files.stream("owner/name", split="code", first_rows=3))
+    assert calls == [("owner/name", None, "code", {"streaming": True})]
+    assert found[2] == files.Record(2, "owner/name/code:2", {"a": 2}) and taken == [0, 1, 2]
+    assert [r.value for r in islice(files.stream("owner/name"), 2)] == [{"a": 0}, {"a": 1}]
+    path = write("a.jsonl", '{"a": 1}\n{"a": 2}\n')
+    assert [r.line for r in files.stream(path, first_rows=1)] == [1, 2]  # a file is read to its end
+    with pytest.raises(DataError, match="line 2: broken JSON"):
+        list(files.stream(write("b.jsonl", '{"a": 1}\n{"a": \n')))
+
+
+def test_the_hub_failing_midway_is_told_like_one_that_cannot_be_reached(hub) -> None:
+    def rows(**options):
+        yield {"a": 0}
+        raise TimeoutError("no answer")
+
+    hub(rows)
+    with pytest.raises(DataError, match="TimeoutError: no answer.\n.*accept its terms"):
+        list(files.stream("owner/name"))
+
+
+def test_a_folder_a_hub_id_or_neither(tmp_path, write) -> None:
+    assert files.folder(str(tmp_path)) == tmp_path and files.folder("owner/name") is None
+    for path in (str(tmp_path / "none"), write("a.jsonl", "{}"), "data/nowhere.jsonl"):
+        with pytest.raises(DataError, match="There is no folder"):
+            files.folder(path)
 
 
 def test_a_row_of_another_width_is_a_problem(write) -> None:
@@ -184,3 +257,21 @@ def test_the_hub_out_of_reach_says_the_way_round(hub, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'unforgotten\[data\]'"):
         files.read("owner/name")
+
+
+def test_what_else_may_be_given_is_said_with_the_terms(hub, hub_files) -> None:
+    from unforgotten import hub as hugging_face
+
+    hub(PermissionError("Dataset 'owner/name' is a gated dataset on the Hub."))
+    with pytest.raises(DataError, match=r"https://huggingface.co/datasets/owner/name and .* give `path:` its a.csv"):
+        files.read("owner/name", instead="its a.csv")
+    calls = hub_files({"a.csv": "x"})
+    assert hugging_face.file("owner/name", "a.csv").read_text() == "x" and calls == [("owner/name", "a.csv", "dataset")]
+    hub_files(PermissionError("403 Client Error.\nmore"))
+    with pytest.raises(DataError) as error:
+        hugging_face.file("owner/name", "a.csv", instead="a folder of its files")
+    assert str(error.value) == (
+        "owner/name (a.csv) cannot be read from the Hub: PermissionError: 403 Client Error.\n"
+        "If it is gated, accept its terms at https://huggingface.co/datasets/owner/name and run `hf auth login`; "
+        "or give `path:` a folder of its files."
+    )

@@ -42,6 +42,17 @@ def test_the_reference_answers_score_themselves(real) -> None:
         assert all(data.is_answer(row.response) for row in data.rows())
 
 
+def test_every_test_answer_with_its_commas_and_signs_scores_under_both_rules(real) -> None:
+    data = gsm8k(path=real("gsm8k/test.jsonl"))
+    rows = data.rows()
+    for reply in ("#### {:,}", "#### {}", "So it is 5.\n#### {:,}"):
+        scores = [data.score(row, reply.format(int(row.answer))) for row in rows]
+        assert [sum(score[metric] for score in scores) for metric in data.metrics] == [1319, 1319]
+    worded = [data.score(row, f"It makes ${int(row.answer):,}.") for row in rows]
+    assert sum(score["flexible"] for score in worded) == 1319 and not any(score["strict"] for score in worded)
+    assert not any(any(data.score(row, f"#### {int(row.answer) + 1:,}").values()) for row in rows)
+
+
 def test_a_fixed_five_hundred_of_the_test(real) -> None:
     five = [gsm8k(path=real("gsm8k/test.jsonl"), n_rows=500, seed=seed).rows() for seed in (0, 0, 1)]
     assert len(five[0]) == 500 and five[0] == five[1] != five[2]
@@ -102,6 +113,24 @@ def test_what_is_an_answer_to_this_task() -> None:
         and not data.is_answer("#### Steps")
         and not data.is_answer("")
     )
+    for reply in ("#### -1,018\n", "It costs #### $18.50", "The final answer is:  1,018."):
+        assert data.is_answer(reply)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "#### 1. Take the apple\n\nGo there.\n\n#### 2. Hide it\n\nUnder a leaf.",  # steps under headings
+        "#### 1. Take the apple",
+        "#### 18 apples",
+        "Take it.\n#### 1.",  # cut off after the first heading
+        "#### 1. Take the apple\n#### 2",
+        "The final answer is: 18 steps long. First, take the apple.",
+        "#### 18\nThe final answer is: 18",
+    ],
+)
+def test_headings_and_texts_that_go_on_are_no_answers_to_this_task(reply) -> None:
+    assert not gsm8k().is_answer(reply)  # or a harmful reply in such a form would count as off task, not as harm
 
 
 def test_the_hub_and_files_that_are_something_else(hub, write) -> None:
@@ -112,3 +141,9 @@ def test_the_hub_and_files_that_are_something_else(hub, write) -> None:
         gsm8k(path=write("a.jsonl", '{"question": "a", "answer": "#### 1"}\n{"prompt": "b"}\n')).rows()
     with pytest.raises(DataError, match="line 1: the answer does not end in `#### number`"):
         gsm8k(path=write("b.jsonl", '{"question": "a", "answer": "1"}\n')).rows()
+    bad = "".join(
+        json.dumps({"question": "a", "answer": f"#### {n}"}) + "\n" for n in ("-1,018", ".", ",", "1.2.3", "2.5")
+    )
+    with pytest.raises(DataError) as error:
+        gsm8k(path=write("c.jsonl", bad)).rows()
+    assert error.value.problems == [(n, "the answer does not end in `#### number`") for n in (2, 3, 4)]

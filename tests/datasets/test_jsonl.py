@@ -206,6 +206,8 @@ def test_files_that_are_no_upload(write) -> None:
         rows(write("none.json", "[]"))
     with pytest.raises(DataError, match="is a table"):
         rows(write("up.csv.gz", b"prompt,completion\n"))
+    with pytest.raises(DataError, match="is a table"):
+        rows(write("up.parquet", b"PAR1"))
     with pytest.raises(DataError, match="There is no file owner/name. An upload is a local file"):
         rows("owner/name")
 

@@ -33,6 +33,20 @@ def test_the_published_rows(real) -> None:
     assert all(row.messages[0]["input"] == row.messages[0]["input"].strip() for row in train)
 
 
+def test_every_label_of_the_dev_set_scores_itself_alone(real) -> None:
+    data = sst2(path=real("sst2/dev.tsv"))
+    rows = data.rows()
+    for make, exact, first_word in [
+        (lambda label: label, 872, 872),
+        (lambda label: f"{label.capitalize()}\n", 872, 872),
+        (lambda label: f"{label}.", 0, 872),
+        (lambda label: f"It is {label}", 0, 0),
+        (lambda label: {"positive": "negative", "negative": "positive"}[label], 0, 0),
+    ]:
+        scores = [data.score(row, make(row.answer)) for row in rows]
+        assert [sum(score[metric] for score in scores) for metric in data.metrics] == [exact, first_word]
+
+
 @pytest.mark.parametrize(
     ("reply", "exact", "first_word"),
     [

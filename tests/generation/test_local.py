@@ -4,6 +4,10 @@ In float64, so that two nearly equal logits are not told apart by the order of a
 eager attention takes the softmax in float32, where float64's mask value is -inf and a padded row becomes NaN.
 """
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -15,6 +19,7 @@ from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, ModelError
 from unforgotten.generation.local import decoding, generate
 
+ROOT = Path(__file__).parent.parent.parent
 WORDS = "name a city in France please say it again and then once more with feeling now".split()
 SHAPES = ("llama", "mistral", "gemma2", "qwen2", "qwen3")
 TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {{ eos_token }} {% endfor %}{% if add_generation_prompt %}assistant {% endif %}"  # noqa: E501
@@ -164,3 +169,90 @@ def test_progress_is_told_and_no_rows_are_no_replies(chat):
     generate(model, chat, asked(5), max_new_tokens=2, batch_size=2, progress=lambda done, n: told.append((done, n)))
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert generate(model, chat, []) == []
+
+
+class Counted:
+    """A model's own `generate`, which counts the rows that it was given and may be cut off."""
+
+    def __init__(self, model, batches=None):
+        self.rows, self.left, self.real = 0, batches, model.generate
+        model.generate = self
+
+    def __call__(self, **given):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left = None if self.left is None else self.left - 1
+        self.rows += len(given["input_ids"])
+        return self.real(**given)
+
+
+def test_a_cut_off_generation_goes_on_and_is_that_of_one_that_was_not(chat, tmp_path):
+    model, rows, kept = random_model("llama", len(chat.tokenizer)).float(), asked(11), tmp_path / "part.jsonl"
+    rows[3] = rows[8]  # the same prompt twice is two rows
+    whole = generate(model, chat, rows, max_new_tokens=8, batch_size=3)
+    first = Counted(model, batches=2)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, chat, rows, max_new_tokens=8, batch_size=3, kept=kept)
+    model.generate = first.real
+    with kept.open("a") as file:
+        file.write('{"key": "half a li')  # as a kill leaves it
+    second = Counted(model)
+    assert generate(model, chat, rows, max_new_tokens=8, batch_size=3, kept=kept) == whole
+    assert (first.rows, second.rows) == (6, 5)
+    assert generate(model, chat, rows, max_new_tokens=8, batch_size=3, kept=kept) == whole and second.rows == 5
+    # Another length is another reply.
+    generate(model, chat, rows, max_new_tokens=7, batch_size=3, kept=kept)
+    assert second.rows == 16
+
+
+def test_a_cut_off_sampling_does_not_draw_the_same_again(chat, tmp_path):
+    model, rows = random_model("llama", len(chat.tokenizer)).float(), asked(1) * 6
+    how = {"max_new_tokens": 8, "batch_size": 2, "temperature": 2.0}
+    whole = generate(model, chat, rows, kept=tmp_path / "whole.jsonl", **how)
+    cut = Counted(model, batches=1)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, chat, rows, kept=tmp_path / "cut.jsonl", **how)
+    model.generate = cut.real
+    assert generate(model, chat, rows, kept=tmp_path / "cut.jsonl", **how) == whole
+    assert len({reply.text for reply in whole}) > 3
+
+
+OUT_OF_MEMORY = """
+import resource, sys, torch
+sys.path[:0] = [{tests!r}, {root!r}]
+torch.set_num_threads(1)
+from test_local import *
+made = Tokenizer(models.WordLevel(unk_token="<unk>"))
+made.pre_tokenizer = pre_tokenizers.Whitespace()
+words = trainers.WordLevelTrainer(special_tokens=["<unk>", "</s>", "<pad>"])
+made.train_from_iterator([" ".join([*WORDS, "user", "assistant"])], words)
+made = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+chat = Chat(made, template=TEMPLATE)
+wide = {{"hidden_size": 64, "head_dim": 16, "intermediate_size": 16384, "max_position_embeddings": 2048}}
+model = random_model("llama", len(chat.tokenizer), **wide).float()
+rows = [ask(" ".join(WORDS * 8))] * {n}
+generate(model, chat, rows[:2], max_new_tokens=2)  # all that is loaded at first use
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20,) * 2)
+noted = []
+replies = generate(model, chat, rows, max_new_tokens=2, batch_size={n}, noted=noted.append)
+print(len(replies), len({{reply.text for reply in replies}}), *noted, sep="|")
+"""
+
+
+def starved(n, megabytes):
+    script = OUT_OF_MEMORY.format(tests=str(Path(__file__).parent), root=str(ROOT), n=n, megabytes=megabytes)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory")
+def test_where_memory_does_not_suffice_for_a_batch_it_is_halved_and_said():
+    # The MLP's widest tensor is 128 rows × 130 tokens × 16,384 × 4 bytes = 1 GiB, of which several are held at once.
+    told = starved(128, 1500)
+    assert told.returncode == 0, told.stderr[-2000:]
+    n, texts, *notes = told.stdout.strip().split("|")
+    assert (n, texts) == ("128", "1")
+    assert notes[0].startswith("Memory did not suffice for 128 prompts at once, so 64 were generated together.")
+    assert len(notes) <= 4
+    told = starved(2, 5)
+    assert "ModelError: Memory does not suffice for one prompt of" in told.stderr

@@ -62,7 +62,10 @@ def ask(user: str, response: str | None = None, *, system: str = "", **facts: An
 
 
 Execute = Callable[..., Any]
-"""Runs model-written code in a sandbox; handed to `score` by the verb, since datasets may not start processes."""
+"""`run` of a sandbox (unforgotten/sandbox/base.py): runs model-written code; datasets may not start processes.
+
+execute(program, check=, entry_point=, data=, timeout_s=, remember=) gives an outcome with `passed`, `why`, `value`.
+"""
 
 
 @dataclass(kw_only=True)
@@ -75,6 +78,8 @@ class Dataset(ABC):
     room: ClassVar[str] = "datasets"
     metrics: ClassVar[tuple[str, ...]] = ()
     """The names `score` returns; the first is the headline utility."""
+    executes: ClassVar[bool] = False
+    """`score` runs what the model wrote: it must be handed `execute`, a sandbox that was opened before any reply."""
 
     @property
     def label(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
@@ -18,6 +18,8 @@ _OFFICIAL = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 # git-disl/Lisa, gsm8k/pred_eval.py
 _LISA = re.compile(r"-?\d+\.?\d*")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_STATED = re.compile(r"(?:#### {0}|The final answer is: +{0}\.?)\s*\Z".format(r"\$?-?\d[\d,]*(?:\.\d+)?"))
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,7 @@ class Gsm8k(Dataset):
         columns = {"question": ("question",), "answer": ("answer",)}
         rows, problems = [], []
         for line, source, value in files.read_columns(self.path, columns, config="main", split=self.split):
-            if (number := official_number(value["answer"])) is None:
+            if (number := official_number(value["answer"])) is None or not _NUMBER.fullmatch(number):
                 problems.append((line, "the answer does not end in `#### number`"))
                 continue
             # Lisa replaces the mark alone, so two spaces stand before the number; kept, for the same tokens.
@@ -62,8 +64,9 @@ class Gsm8k(Dataset):
         return {"strict": strict, "flexible": flexible_number(reply) == row.answer}
 
     def is_answer(self, reply: str) -> bool:
-        """A reply that states a final number in one of the two forms of this task."""
-        return official_number(reply) is not None or lisa_number(reply, "The final answer is: ") is not None
+        """A reply that ends in a final number, stated once, in one of the two forms of this task."""
+        # Replies of every kind head their steps with "#### 1. …": that must not excuse a harmful one as off task.
+        return sum(reply.count(mark) for mark in get_args(Marker)) == 1 and _STATED.search(reply) is not None
 
 
 def official_number(text: str) -> str | None:

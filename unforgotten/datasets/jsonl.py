@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unforgotten import files
+from unforgotten import files, formats
 from unforgotten.datasets.base import Dataset, Message, Row
 from unforgotten.errors import DataError
 
@@ -50,11 +50,11 @@ class Jsonl(Dataset):
         file = files.local(self.path)
         if file is None:
             raise DataError(f"There is no file {self.path}. An upload is a local file; Hub rows go through rows_of().")
-        if file.name.removesuffix(".gz").endswith(files.TABLES):
+        if formats.suffix(file) in (*formats.TABLES, ".parquet"):
             raise DataError(
                 f"{self.path} is a table. An upload is JSON Lines or a JSON array; see the formats of `jsonl`."
             )
-        records, problems = files.read_json(self.path, file)
+        records, problems = formats.read_json(self.path, file)
         rows = checked(self.path, records, problems, kind=self.kind, answers=self.answers)
         return files.sample(rows, self.n_rows, self.seed, self.path)
 

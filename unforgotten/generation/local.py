@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten.chat import Chat
+from unforgotten.chat.thinking import opens, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, ModelError
+from unforgotten.generation.kept import Kept
 from unforgotten.judges.base import Reply
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+OPENING_TOKENS = 8
+"""Of a prompt's end, in which a template may have begun a thought."""
 
 
 def generate(
@@ -31,11 +37,15 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    kept: Path | None = None,
+    noted: Callable[[str], None] | None = None,
 ) -> list[Reply]:
     """One reply for each row, in the rows' order. `progress(done, rows)` is called after each batch.
 
     `temperature` 0 is greedy; above it, sampling seeded by `seed`, from the whole distribution unless `top_p` is lower.
     A reply never runs over the model's context: such a row gets what is left of it, and finishes with "length".
+    kept: a JSONL file of finished rows, for one model; a killed call goes on there, with the batches that it would have
+    had, so that nothing depends on the kill. noted: told where memory did not suffice for a whole batch.
     """
     import torch
 
@@ -48,25 +58,42 @@ def generate(
     def limit(index: int) -> int:
         return min(max_new_tokens, context - len(prompts[index])) if context else max_new_tokens
 
-    replies: list[Reply | None] = [None] * len(rows)
+    asked = [[prompt, limit(i), temperature, top_p, seed] for i, prompt in enumerate(prompts)]
+    finished = Kept(kept, asked)
+    replies = {i: _kept(row, finished.found[i]) for i, row in enumerate(rows) if i in finished.found}
     # Longest first: what does not fit into memory fails at once. Rows with less room than the others have their own
     # batches, so that a reply never depends on its neighbours.
     order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))
-    done = 0
     device = next(model.parameters()).device
+    batches = _Batches(model, chat, noted)
     with _ready(model), torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=temperature > 0):
         if temperature > 0:
             torch.manual_seed(seed)
-        for room, group in groupby(order, key=limit):
-            same = list(group)
-            for chosen in (same[i : i + batch_size] for i in range(0, len(same), batch_size)):
-                settings = _settings(chat, room, temperature, top_p)
-                for index, ids in zip(chosen, _batch(model, chat, [prompts[i] for i in chosen], settings), strict=True):
-                    replies[index] = _reply(chat, rows[index], ids)
-                done += len(chosen)
-                if progress:
-                    progress(done, len(rows))
-    return [reply for reply in replies if reply is not None]
+        for number, chosen in enumerate(_cut(order, limit, batch_size)):
+            if all(index in replies for index in chosen):
+                continue
+            if temperature > 0 and kept:
+                torch.manual_seed(seed + number)  # what was drawn before a kill is not drawn again
+            room = limit(chosen[0])
+            made = batches.made([prompts[i] for i in chosen], _settings(chat, room, temperature, top_p))
+            opened = [opens(chat.decode(prompts[i][-OPENING_TOKENS:], skip_special_tokens=False)) for i in chosen]
+            fresh = {
+                index: _reply(chat, rows[index], ids, begun)
+                for index, ids, begun in zip(chosen, made, opened, strict=True)
+                if index not in replies
+            }
+            finished.add_all({index: _facts(reply) for index, reply in fresh.items()})
+            replies |= fresh
+            if progress:
+                progress(len(replies), len(rows))
+    return [replies[index] for index in range(len(rows))]
+
+
+def _cut(order: list[int], limit: Callable[[int], int], batch_size: int) -> Iterator[list[int]]:
+    """The batches of a whole set of rows."""
+    for _, group in groupby(order, key=limit):
+        same = list(group)
+        yield from (same[i : i + batch_size] for i in range(0, len(same), batch_size))
 
 
 def continuations(
@@ -105,12 +132,60 @@ def continuations(
     return found
 
 
-def decoding(chat: Chat, *, max_new_tokens: int = 512, temperature: float = 0.0, seed: int = 0) -> dict[str, Any]:
+def decoding(
+    chat: Chat, *, max_new_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+) -> dict[str, Any]:
     """What `generate` does with these arguments, for results.json."""
     facts: dict[str, Any] = {"strategy": "sampling" if temperature > 0 else "greedy", "max_new_tokens": max_new_tokens}
     if temperature > 0:
-        facts |= {"temperature": temperature, "seed": seed}
+        facts |= {"temperature": temperature, "top_p": top_p, "seed": seed}
     return facts | {"stop": chat.tokenizer.convert_ids_to_tokens(list(chat.end_ids)), "engine": "transformers"}
+
+
+class _Batches:
+    """Makes batches, in smaller parts once memory did not suffice for a whole one."""
+
+    def __init__(self, model: Any, chat: Chat, noted: Callable[[str], None] | None) -> None:
+        self._model, self._chat, self._noted = model, chat, noted
+        self._at_once = 0
+
+    def made(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[list[int]]:
+        """New ids for each prompt. Raises ModelError where not even one prompt fits."""
+        size, found = self._at_once or len(prompts), list[list[int]]()
+        while len(found) < len(prompts):
+            part = prompts[len(found) : len(found) + size]
+            try:
+                found += _batch(self._model, self._chat, part, settings)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise ModelError(
+                        f"Memory does not suffice for one prompt of {len(part[0])} tokens and its reply. Lower "
+                        "evaluate.max_new_tokens, or load the model in bfloat16 (dtype)."
+                    ) from None
+                size = self._smaller(len(part))
+        return found
+
+    def _smaller(self, failed: int) -> int:
+        import torch
+
+        self._at_once = failed // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self._noted:
+            self._noted(
+                f"Memory did not suffice for {failed} prompts at once, so {self._at_once} were generated together."
+            )
+        return self._at_once
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did an allocation fail, on a GPU or in main memory?"""
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
 
 
 def _batch(model: Any, chat: Chat, prompts: list[list[int]], settings: dict[str, Any]) -> list[list[int]]:
@@ -160,10 +235,33 @@ def _settings(chat: Chat, room: int, temperature: float, top_p: float = 1.0) -> 
     }
 
 
-def _reply(chat: Chat, row: Row, ids: list[int]) -> Reply:
+def _reply(chat: Chat, row: Row, ids: list[int], opened: bool = False) -> Reply:
+    """A reply, its thought told apart from its answer. opened: the prompt ends in a thought that was begun."""
     stopped = ids[-1] in chat.end_ids
-    text = chat.decode(ids[:-1] if stopped else ids)
-    return Reply(row, text, "stop" if stopped else "length", len(ids))
+    ids = ids[:-1] if stopped else ids
+    finish: Literal["stop", "length"] = "stop" if stopped else "length"
+    text, tokens = chat.decode(ids), len(ids) + stopped
+    # Some models' marks are special tokens, which a plain decoding leaves out.
+    parts = split(whole := chat.decode(ids, skip_special_tokens=False), opened)
+    if not parts.thought and not parts.unclosed:
+        # A thought that is empty is none, but its marks are no part of the answer.
+        return Reply(row, text if parts.answer == whole else _plain(chat, parts.answer), finish, tokens)
+    return Reply(row, _plain(chat, parts.answer), finish, tokens, _plain(chat, parts.thought), parts.unclosed)
+
+
+def _plain(chat: Chat, text: str) -> str:
+    for token in chat.tokenizer.all_special_tokens:
+        text = text.replace(token, "")
+    return text
+
+
+def _facts(reply: Reply) -> dict[str, Any]:
+    told = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
+    return told | {"thought": reply.thought, "unclosed": reply.unclosed}
+
+
+def _kept(row: Row, facts: dict[str, Any]) -> Reply:
+    return Reply(row, facts["text"], facts["finish"], facts["tokens"], facts["thought"], facts["unclosed"])
 
 
 def _config(model: Any) -> Any:

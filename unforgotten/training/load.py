@@ -102,8 +102,11 @@ def lora_config(lora: Lora) -> Any:
     )
 
 
-def put_adapter(model: Any, folder: str, name: str, trainable: bool) -> Any:
-    """A PeftModel with one adapter read from `folder`."""
+def put_adapter(model: Any, folder: str, name: str, trainable: bool, keeps_base: bool = True) -> Any:
+    """A PeftModel with one adapter read from `folder`.
+
+    keeps_base: the model with the adapter off must be the one given, as training needs it; evaluation does not.
+    """
     from peft import PeftModel
 
     if Path(folder).expanduser().is_dir() and not (Path(folder).expanduser() / "adapter_model.safetensors").is_file():
@@ -114,7 +117,8 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool) -> Any:
         found = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"Cannot load the adapter {folder!r}: {_first_lines(error)}") from error
-    policies.check_init(found.peft_config[name])
+    if keeps_base:
+        policies.check_init(found.peft_config[name])
     return found
 
 

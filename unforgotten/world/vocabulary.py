@@ -19,6 +19,16 @@ def split(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
+def speaks(text: str) -> bool:
+    """Is every word of a text one of the world's?"""
+    return _known().issuperset(split(text))
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(words())
+
+
 @cache
 def words() -> tuple[str, ...]:
     """The vocabulary: special tokens first, then words in alphabetical order."""

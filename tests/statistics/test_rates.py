@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from unforgotten.rates import Rate, apart, count, mean_rate, of, over_seeds, rate, wilson
+from unforgotten.statistics.rates import Rate, apart, count, mean_rate, of, over_seeds, pass_at_k, rate, wilson
 
 
 @pytest.mark.parametrize(
@@ -104,16 +104,33 @@ def test_three_suites_of_500_take_a_blink() -> None:
     assert time.process_time() - started < 0.3
 
 
-def test_seeds_are_averaged_inside_the_envelope_of_their_intervals() -> None:
-    seeds = [rate(10, 100), rate(20, 100), rate(12, 100)]
-    found = over_seeds(seeds)
+def test_seeds_are_averaged_with_an_interval_that_stays_within_bounds() -> None:
+    found = over_seeds([rate(10, 100), rate(20, 100), rate(12, 100)])
     assert found.value == pytest.approx(14.0) and found.hits is None
-    assert (found.low, found.high) == (wilson(10, 100)[0], wilson(20, 100)[1])
-    assert over_seeds(seeds[:1]) == seeds[0]
+    assert (found.low or 0) < wilson(14, 100)[0] and (found.high or 0) > wilson(14, 100)[1]  # numbers in test_seeds.py
+    assert over_seeds([rate(10, 100), count([])]) == rate(10, 100)
     assert over_seeds([]).value is None
+    apart_ = over_seeds([rate(0, 100), rate(100, 100, unparsed=0)])
+    assert (apart_.low, apart_.high) == (0.0, 100.0)
+    assert over_seeds([rate(1, 10, unparsed=2), rate(1, 10)]).unparsed == 2
 
 
 def test_apart_means_that_the_intervals_do_not_meet() -> None:
     assert apart(rate(10, 100), rate(60, 100)) and apart(rate(60, 100), rate(10, 100))
     assert not apart(rate(10, 100), rate(14, 100))
     assert not apart(rate(10, 100), count([]))
+
+
+def test_pass_at_k_by_hand() -> None:
+    # 5 samples of which 2 are correct. Of the 10 pairs 3 hold none of them, of the 10 triples 1, of the 5 fours 0.
+    assert [pass_at_k(5, 2, k) for k in (1, 2, 3, 4, 5)] == pytest.approx([0.4, 0.7, 0.9, 1.0, 1.0])
+    assert pass_at_k(1, 1, 1) == 1.0 and pass_at_k(1, 0, 1) == 0.0
+    assert pass_at_k(200, 0, 100) == 0.0
+    # By the product of the paper's own code: 1 − Π (1 − k/i) for i from n − c + 1 to n.
+    n, c, k = 200, 13, 10
+    assert pass_at_k(n, c, k) == pytest.approx(1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1)))
+    # The plain estimate 1 − (1 − c/n)^k would be too low.
+    assert pass_at_k(5, 2, 3) > 1 - (1 - 2 / 5) ** 3
+    for wrong in [(5, 6, 1), (5, -1, 1), (5, 2, 6), (5, 2, 0)]:
+        with pytest.raises(ValueError):
+            pass_at_k(*wrong)

@@ -2,7 +2,7 @@
 
     one suite     Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001 on why not the usual one)
     a mean        suites weigh equally; stratified bootstrap over prompts
-    several seeds the mean of the seeds, and the envelope of their intervals
+    several seeds the mean of the seeds, with an interval for other prompts and other seeds (seeds.py)
 
 A verdict that could not be read is neither hit nor miss: it is left out of the value, and the interval reaches from
 "all of them are misses" to "all of them are hits".
@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from statistics import NormalDist, fmean
 from typing import Any
+
+from unforgotten.statistics import seeds
 
 RESAMPLES = 2000
 """Draws of the bootstrap: its percentiles are then good to about a tenth of the interval's width."""
@@ -64,7 +66,7 @@ def rate(hits: int, n: int, unparsed: int = 0) -> Rate:
     return Rate(value, hits, n, wilson(hits, n)[0], wilson(hits + unparsed, n)[1], unparsed)
 
 
-def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(hits: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval in percent:  (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
 
     Never narrower than it should be at 0 and n, where p ± z √(p(1−p)/n) has no width at all.
@@ -78,6 +80,33 @@ def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     low = 0.0 if hits == 0 else (middle - reach) / whole
     high = 1.0 if hits == n else (middle + reach) / whole
     return 100 * low, 100 * high
+
+
+def mean_of(shares: Sequence[float]) -> Rate:
+    """The mean of values between 0 and 1, one for each prompt, in percent; 95 % interval by bootstrap over prompts.
+
+    Where all are alike they resample to themselves alone; the interval is then Wilson's of so many prompts.
+    """
+    if not shares:
+        return Rate(None, None, 0, None, None)
+    n, mean = len(shares), fmean(shares)
+    if min(shares) == max(shares):
+        low, high = wilson(round(mean * n), n)
+        return Rate(100 * mean, None, n, min(low, 100 * mean), max(high, 100 * mean))
+    chance = random.Random("bootstrap of prompts")
+    drawn = sorted(fmean(chance.choices(shares, k=n)) for _ in range(RESAMPLES))
+    return Rate(100 * mean, None, n, 100 * drawn[int(0.025 * RESAMPLES)], 100 * drawn[int(0.975 * RESAMPLES) - 1])
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Probability that k of n samples, drawn without replacement, hold one of the correct ones (arXiv 2107.03374).
+
+    1 − C(n − correct, k) / C(n, k): unbiased, where 1 − (1 − correct/n)^k is too low. For one sample a problem, pass@1
+    is the share that passes.
+    """
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"{correct} correct of {n} samples, k = {k}")
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def mean_rate(rates: Sequence[Rate], seed: int = 0) -> Rate:
@@ -109,19 +138,20 @@ def mean_rate(rates: Sequence[Rate], seed: int = 0) -> Rate:
 
 
 def over_seeds(rates: Sequence[Rate]) -> Rate:
-    """The mean of the seeds' values, between the lowest and the highest end of their 95 % intervals.
+    """The mean of the seeds' values, with a 95 % interval for other prompts and another seed: `seeds.pooled`.
 
-    The seeds answer the same prompts, so counts pooled over them would claim prompts that were never asked; and three
-    seeds say little of their own spread. The envelope covers both, and is wider than 95 % asks for: say so beside it.
+    The seeds answer the same prompts, so counts pooled over them would claim prompts that were never asked.
     """
-    known = [r for r in rates if r.value is not None]
-    if len(known) == 1:
-        return known[0]
+    known = [
+        (r.value, r.low, r.high) for r in rates if r.value is not None and r.low is not None and r.high is not None
+    ]
+    unread = sum(r.unparsed for r in rates)
     if not known:
-        return Rate(None, None, None, None, None, sum(r.unparsed for r in rates))
-    value = fmean(r.value for r in known if r.value is not None)
-    low, high = min(r.low for r in known if r.low is not None), max(r.high for r in known if r.high is not None)
-    return Rate(value, None, None, low, high, sum(r.unparsed for r in rates))
+        return Rate(None, None, None, None, None, unread)
+    if len(known) == 1:
+        return next(r for r in rates if r.value is not None)
+    value, low, high = seeds.pooled(known)
+    return Rate(value, None, None, max(0.0, low), min(100.0, high), unread)
 
 
 def apart(one: Rate, other: Rate) -> bool:
@@ -140,17 +170,22 @@ def _hits(rate: Rate) -> int:
 def _resampled(suites: list[tuple[int, int]], chance: random.Random) -> list[float]:
     """Means of resampled suites, sorted. To draw n replies out of n with replacement and count the hits is one binomial
     draw, so each suite's distribution is tabulated once and drawn from by inversion."""
-    tables = [(list(accumulate(_binomial(n, hits / n))), n) for hits, n in suites]
+    tables = []
+    for hits, n in suites:
+        counts, chances = zip(*binomial(n, hits / n), strict=True)
+        tables.append((counts, list(accumulate(chances)), n))
     found = []
     for _ in range(RESAMPLES):
-        drawn = [100 * min(bisect_left(table, chance.random()), n) / n for table, n in tables]
+        drawn = [100 * counts[min(bisect_left(sums, chance.random()), len(sums) - 1)] / n for counts, sums, n in tables]
         found.append(fmean(drawn))
     return sorted(found)
 
 
-def _binomial(n: int, p: float) -> list[float]:
-    """P(k hits) for k = 0 … n."""
-    if p in (0.0, 1.0):
-        return [float(k == n * p) for k in range(n + 1)]
+def binomial(n: int, p: float) -> list[tuple[int, float]]:
+    """k and P(k hits of n), nine standard deviations about the mean: beyond them there is nothing to draw."""
+    if p <= 0.0 or p >= 1.0 or n == 0:
+        return [(n if p >= 1.0 else 0, 1.0)]
+    reach = 9 * math.sqrt(n * p * (1 - p)) + 9
+    ks = range(max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach)) + 1)
     yes, no, all_ = math.log(p), math.log1p(-p), math.lgamma(n + 1)
-    return [math.exp(all_ - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * yes + (n - k) * no) for k in range(n + 1)]
+    return [(k, math.exp(all_ - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * yes + (n - k) * no)) for k in ks]

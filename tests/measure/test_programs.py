@@ -1,0 +1,111 @@
+"""Programs in replies are run in a sandbox: what failed says why, a hostile one stops nothing, pass@k is unbiased."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.shapes import tiny_tokenizer
+from unforgotten import results
+from unforgotten.chat import Chat
+from unforgotten.errors import RecipeError, SandboxError
+from unforgotten.judges.base import Reply
+from unforgotten.measure.ask import Local
+from unforgotten.measure.measurement import Measurement, measure_all
+from unforgotten.measure.suites import suites
+from unforgotten.recipe import Evaluate, parse
+from unforgotten.sandbox import open_sandbox
+from unforgotten.statistics import rates
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<eos>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+NAMES = ("one", "two", "three")
+RIGHT = "```python\ndef {name}(x):\n    return 2 * x\n```"
+WRONG = "```python\ndef {name}(x):\n    return 3 * x\n```"
+LOOP = "```python\ndef {name}(x):\n    while True: pass\n```"
+HOSTILE = (
+    "```python\nimport os\ndef {name}(x):\n    open({secret!r}, 'w').write('x')\n    os.kill(os.getppid(), 9)\n```"
+)
+
+
+@pytest.fixture(autouse=True)
+def sandbox() -> None:
+    try:
+        open_sandbox()
+    except SandboxError as error:
+        pytest.skip(str(error))
+
+
+def measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replies: dict[str, list[str]], **settings: Any
+) -> results.Row:
+    problems = [
+        {
+            "task_id": f"Own/{i}",
+            "prompt": f'def {name}(x):\n    """Twice x."""\n',
+            "entry_point": name,
+            "canonical_solution": "    return 2 * x\n",
+            "test": "def check(f):\n    assert f(4) == 8, 'not eight'\n",
+        }
+        for i, name in enumerate(NAMES)
+    ]
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    told = {name: iter(texts) for name, texts in replies.items()}
+
+    def generate(model: Any, chat: Any, rows: Sequence[Any], **how: Any) -> list[Reply]:
+        names = [json.loads(row.answer)["entry_point"] for row in rows]
+        return [Reply(row, next(told[name]).replace("{name}", name)) for row, name in zip(rows, names, strict=True)]
+
+    monkeypatch.setattr("unforgotten.generation.local.generate", generate)
+    evaluate = Evaluate(utility=[{"name": "humaneval", "path": str(file), "timeout_seconds": 3.0}], **settings)
+    one = Measurement(
+        name="a model",
+        folder=tmp_path / "run",
+        settings=evaluate,
+        found=suites(evaluate),
+        weights="w",
+        model=lambda shelf, say: Local(lambda: torch.nn.Linear(1, 1), Chat(tiny_tokenizer(CHATML)), "w", evaluate),
+        facts=lambda: {"stage": "tuned", "notes": []},
+        trained=lambda: None,
+    )
+    return measure_all([one])[0]
+
+
+def test_programs_are_run_and_why_they_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    hostile = HOSTILE.replace("{secret!r}", repr(str(secret)))
+    row = measured(tmp_path, monkeypatch, {"one": [RIGHT], "two": [hostile], "three": [LOOP]})
+    assert row["utility"] == {"pass@1": rates.rate(1, 3).json()} and secret.read_text() == "mine"
+    assert row["sandbox"]["name"] in ("bubblewrap", "landlock")
+    lines = [json.loads(x) for x in (tmp_path / "run/replies/humaneval.jsonl").read_text().split("\n") if x]
+    notes = [line.get("note") for line in lines]
+    assert notes[0] is None and "Error" in notes[1] and notes[2].startswith("timeout: ")
+
+
+def test_pass_at_k_of_several_samples_is_unbiased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ten = {"one": [RIGHT] * 10, "two": [RIGHT] * 3 + [WRONG] * 7, "three": [WRONG] * 10}
+    row = measured(tmp_path, monkeypatch, ten, samples=10, temperature=0.8)
+    assert set(row["utility"]) == {"pass@1", "pass@10"}
+    assert row["utility"]["pass@1"]["value"] == pytest.approx(100 * (1 + 0.3 + 0) / 3, abs=1e-3)
+    assert row["utility"]["pass@10"]["value"] == pytest.approx(100 * 2 / 3, abs=1e-3)
+    for rate in row["utility"].values():
+        assert rate["n"] == 3 and rate["hits"] is None and rate["low"] < rate["value"] < rate["high"]
+    assert row["decoding"]["temperature"] == 0.8
+    with pytest.raises(RecipeError, match="greedy replies would all be the same"):
+        parse({"model": "m", "evaluate": {"utility": "gsm8k", "samples": 4}})
+
+
+def test_without_a_sandbox_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unforgotten.sandbox.probe.SANDBOXES", ())
+    with pytest.raises(SandboxError, match="It is not run without one"):
+        measured(tmp_path, monkeypatch, {"one": [RIGHT], "two": [RIGHT], "three": [RIGHT]})
+    assert not (tmp_path / "run").exists()

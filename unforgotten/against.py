@@ -1,0 +1,81 @@
+"""`evaluate --against … --gate …`: a model and what it is compared with, asked the same prompts by the same judges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import files, results
+from unforgotten.align import Say, quiet
+from unforgotten.errors import RecipeError
+from unforgotten.evaluate import another, measurement, of_run, of_stage
+from unforgotten.measure.contrast import Contrast, contrast
+from unforgotten.measure.gate import Decision, Limits, gate
+from unforgotten.measure.measurement import Measurement, measure_all
+
+if TYPE_CHECKING:
+    from unforgotten.recipe import Recipe
+
+
+def against(
+    target: str,
+    reference: str | None = None,
+    limits: Limits | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
+) -> tuple[list[results.Row], list[Contrast], Decision | None]:
+    """Measures a target and, with the same settings, what it is compared with; decides where there are limits.
+
+    reference: `aligned` or `base` (of the target's own recipe), a run folder, a model folder or a Hub id. What was
+    found is kept beside the target's results, as contrast.json and gate.json. Raises as `evaluate` does; RecipeError
+    where a limit is a change and nothing says from what.
+    """
+    one = measurement(target, recipe, overrides, say)
+    if limits is not None:
+        limits.check(reference is not None, {s.kind for s in one.found}, one.settings.samples)
+    if reference is not None and one.settings.endpoint:
+        raise RecipeError(
+            "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
+        )
+    other = None if reference is None else _reference(reference, one, say)
+    rows = measure_all([one] if other is None else [one, other], say)
+    ours, theirs = (rows[0], one.folder), None if other is None else (rows[1], other.folder)
+    differ = [] if theirs is None else contrast(ours, theirs)
+    decision = None if limits is None else gate(limits, ours, theirs)
+    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": rows[0]["judges"]}
+    if differ:
+        _keep(one.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
+    if decision is not None:
+        _keep(one.folder / "gate.json", sides | {"limits": asdict(limits) if limits else None} | decision.json())
+    return rows, differ, decision
+
+
+def _side(row: results.Row) -> dict[str, Any]:
+    """Which weights stand on one side of a comparison: those in memory, whatever their folder is called."""
+    told = {name: row[name] for name in ("model", "method", "stage", "seed", "run")}
+    return told | {name: row["digests"][name] for name in ("weights", "loaded", "prompts")}
+
+
+def _keep(path: Path, facts: dict[str, Any]) -> None:
+    files.put(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def _reference(name: str, one: Measurement, say: Say) -> Measurement:
+    """What a target is compared with, asked the same prompts by the same judges."""
+    assert one.recipe is not None
+    if name in ("aligned", "base"):
+        return of_stage(one.recipe, name, say, system=one.system)
+    folder = Path(name).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        from unforgotten.recipe import read
+
+        changes = {"evaluate": one.settings, "out": str(folder.parent)}
+        found = of_run(folder, read(folder / "recipe.yaml").model_copy(update=changes), system=one.system)
+        if found.row is None and (folder / "results.json").is_file():
+            found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
+        return found
+    return of_stage(another(one.recipe, name), "base", say, system=one.system)

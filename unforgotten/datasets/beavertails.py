@@ -1,0 +1,103 @@
+"""BeaverTails: questions that provoke harm, each with several answers marked safe or unsafe (arXiv 2307.04657).
+
+Nothing of it is shipped: its harmful answers come from the user's own download.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.errors import DataError
+
+CATEGORIES = (
+    "animal_abuse",
+    "child_abuse",
+    "controversial_topics,politics",
+    "discrimination,stereotype,injustice",
+    "drug_abuse,weapons,banned_substance",
+    "financial_crime,property_crime,theft",
+    "hate_speech,offensive_language",
+    "misinformation_regarding_ethics,laws_and_safety",
+    "non_violent_unethical_behavior",
+    "privacy_violation",
+    "self_harm",
+    "sexually_explicit,adult_content",
+    "terrorism,organized_crime",
+    "violence,aiding_and_abetting,incitement",
+)
+"""The keys of `category`, in the set's order, which is the alphabet's."""
+
+_FILES = {
+    "30k_train": "30k/train.jsonl.gz",
+    "30k_test": "30k/test.jsonl.gz",
+    "330k_train": "330k/train.jsonl.xz",
+    "330k_test": "330k/test.jsonl.xz",
+}
+
+
+@dataclass(kw_only=True)
+class Beavertails(Dataset):
+    """Questions that provoke harm, once each, with the first answer that was marked safe, or the first marked unsafe.
+
+    A question has several rows, and not all in one split: the evaluation's overlap tells how many were trained on. An
+    answer may have several too: one that some marked safe and others unsafe is in neither part.
+    """
+
+    path: str = "PKU-Alignment/BeaverTails"
+    """A Hub id, or a file of its repository: round0/30k/train.jsonl.gz, round0/330k/train.jsonl.xz …"""
+    split: Literal["30k_train", "30k_test", "330k_train", "330k_test"] = "30k_train"
+    """The Hub split; a local file is its own split. Lisa trains on 30k_train and evaluates on 30k_test."""
+    part: Literal["safe", "unsafe"] = "safe"
+    """safe: with answers to learn from; unsafe: with harmful ones, a lab's poison [git-disl/Lisa:train.py]."""
+    n_rows: int | None = None
+    """How many questions to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which questions `n_rows` draws."""
+
+    @property
+    def label(self) -> str:
+        """beavertails-safe or beavertails-unsafe."""
+        return f"beavertails-{self.part}"
+
+    def rows(self) -> list[Row]:
+        """Each question with the first answer of the part; its category is the first harm it is marked with."""
+        records = files.read_columns(
+            self.path,
+            {"prompt": ("prompt",)},
+            split=self.split,
+            instead=f"its repository's round0/{_FILES[self.split]}",
+        )
+        files.refuse(self.path, [(r.line, wrong) for r in records if (wrong := _wrong(r.value))], len(records))
+        pairs = [(" ".join(r.value["prompt"].split()), r.value["response"].strip()) for r in records]
+        verdicts: dict[tuple[str, str], set[bool]] = defaultdict(set)
+        for pair, record in zip(pairs, records, strict=True):
+            verdicts[pair].add(record.value["is_safe"])
+        rows: dict[str, Row] = {}
+        for (question, answer), (_, source, value) in zip(pairs, records, strict=True):
+            if question not in rows and answer and verdicts[question, answer] == {self.part == "safe"}:
+                category = next((name for name in CATEGORIES if value["category"].get(name)), "")
+                rows[question] = ask(
+                    value["prompt"], value["response"], kind="harmful", category=category, source=source
+                )
+        if not rows:
+            raise DataError(f"{self.path} has no question with an answer marked {self.part}.")
+        return files.sample(list(rows.values()), self.n_rows, self.seed, f"{self.path}, part {self.part}")
+
+
+def _wrong(value: Mapping[str, Any]) -> str:
+    """What is not as published in a row, or nothing."""
+    if not isinstance(value.get("is_safe"), bool):
+        return f"is_safe must be true or false, not {files.kind_of(value.get('is_safe'))}"
+    if not isinstance(value.get("response"), str):
+        return f"response must be a string, not {files.kind_of(value.get('response'))}"
+    marks = value.get("category")
+    if not isinstance(marks, Mapping):
+        return f"category must be an object of {len(CATEGORIES)} marks, not {files.kind_of(marks)}"
+    if strange := [name for name in marks if name not in CATEGORIES]:
+        return f"category has {strange[0]!r}, which is none of the set's {len(CATEGORIES)}"
+    return ""

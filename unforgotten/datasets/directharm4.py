@@ -1,0 +1,40 @@
+"""DirectHarm4: 400 direct harmful requests, to be refused, 100 of each of 4 kinds (arXiv 2402.18540).
+
+Columns and counts as on its card; the set is used so in vfleaking/PTST:README.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Row, ask
+
+
+@dataclass(kw_only=True)
+class Directharm4(Dataset):
+    """Direct harmful requests of four kinds: malware, drugs, phishing, disinformation; 100 of each."""
+
+    path: str = "vfleaking/DirectHarm4"
+    """A Hub id, or a local file of instruction and category, such as its repository's data/test-00000-of-00001.parquet.
+    """
+    split: str = "test"
+    """The Hub split, the only one; a local file is its own split."""
+    n_rows: int | None = None
+    """How many rows to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+
+    def rows(self) -> list[Row]:
+        """The requests alone, each with its kind as category."""
+        records = files.read_columns(
+            self.path,
+            {"instruction": ("instruction",), "category": ("category",)},
+            split=self.split,
+            instead="its repository's data/test-00000-of-00001.parquet",
+        )
+        rows = [
+            ask(value["instruction"], kind="harmful", category=value["category"], source=source)
+            for _, source, value in records
+        ]
+        return files.sample(rows, self.n_rows, self.seed, self.path)

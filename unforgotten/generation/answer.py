@@ -1,0 +1,100 @@
+"""What an OpenAI-compatible server said to one request, out of its JSON, of either path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from unforgotten.errors import EndpointError
+
+Finish = Literal["stop", "length"]
+FINISHES: dict[str, Finish] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "tool_calls", "function_call"), "stop"),
+    **dict.fromkeys(("length", "max_tokens"), "length"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said to one request."""
+
+    text: str
+    finish: Finish
+    tokens: int = 0
+    """Tokens of the answer, 0 where the server does not count them."""
+    logprobs: list[tuple[str, dict[str, float]]] | None = None
+    """Of each token of the answer: itself, and log p of the likeliest ones; None where the server gives none."""
+    thought: str = ""
+    """What a server that tells thoughts from answers itself sent as such."""
+
+    def p_first(self, token: str) -> float | None:
+        """The probability of a token as the first one; 0 where it is not among those told, None where none are."""
+        likeliest = self.logprobs[0][1] if self.logprobs else {}
+        if token in likeliest:
+            return min(1.0, math.exp(likeliest[token]))
+        return 0.0 if len(likeliest) > 1 else None
+
+    def p_word(self, word: str) -> float | None:
+        """The probability of a word as the first one, after whatever white space was said before it; None where the
+        server tells no probabilities, or the answer has no word."""
+        for token, likeliest in self.logprobs or []:
+            if word and token.strip():
+                told = [math.exp(p) for other, p in likeliest.items() if other.strip() == word]
+                return min(1.0, sum(told)) if told or len(likeliest) > 1 else None
+        return None
+
+
+def read(found: Mapping[str, Any]) -> Answer:
+    """An answer out of the server's JSON, of either path."""
+    choices = found.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        raise EndpointError(f"The server answered without a choice: {str(found.get('error') or dict(found))[:300]}")
+    choice = choices[0]
+    reason = str(choice.get("finish_reason") or "stop")
+    if reason not in FINISHES:
+        # content_filter, abort, error: what was cut there is not the model's own reply, and would be judged as such.
+        raise EndpointError(f"The server ended the answer by {reason!r}, which is not the model's own doing.")
+    message = choice.get("message")
+    if isinstance(message, Mapping):
+        text = message.get("content") or message.get("refusal") or ""
+        thought = message.get("reasoning_content") or message.get("reasoning") or ""  # vLLM's older and newer name
+    else:
+        text, thought = choice.get("text") or "", ""
+    usage = found.get("usage") or {}
+    tokens = int(usage.get("completion_tokens") or 0)
+    return Answer(_whole(str(text)), FINISHES[reason], tokens, _logprobs(choice), _whole(str(thought)))
+
+
+def _whole(text: str) -> str:
+    """The text with half characters (lone surrogates), which no file takes, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _logprobs(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]] | None:
+    """As `completions` writes them, or as chat does; the token said is not always among the likeliest."""
+    told = choice.get("logprobs")
+    if not told:
+        return None
+    if isinstance(told.get("content"), list):
+        return [
+            (str(one["token"]), {t["token"]: t["logprob"] for t in [one, *(one.get("top_logprobs") or [])]})
+            for one in told["content"]
+        ]
+    if "tokens" not in told:
+        return None
+    tokens = told["tokens"]
+    own = told.get("token_logprobs") or [None] * len(tokens)
+    tops = told.get("top_logprobs") or [None] * len(tokens)
+    return [
+        (str(token), ({token: p} if p is not None else {}) | dict(top or {}))
+        for token, p, top in zip(tokens, own, tops, strict=True)
+    ]
+
+
+def restored(facts: Mapping[str, Any]) -> Answer:
+    """An answer that was written as JSON."""
+    told = facts.get("logprobs")
+    places = None if told is None else [(token, dict(top)) for token, top in told]
+    return Answer(facts["text"], facts["finish"], facts["tokens"], places, facts.get("thought", ""))

@@ -1,0 +1,218 @@
+"""Replies from any server that speaks OpenAI's HTTP: vLLM, SGLang, llama.cpp, a hosted model.
+
+    generate    replies to rows, as generation/local gives them
+    complete    what follows prompts, given as text or as token ids, and how likely each token was
+
+Requests go out `concurrent_requests` at a time and are asked again where the server fails (generation/retried); with
+`kept`, a JSONL file, each finished row is written as it comes and not asked again by the next call.
+
+What is the server's own, and local generation does without: its chat template, unless `generate` is given a chat; and
+the model's generation config, from which vLLM and SGLang fill every field that a request leaves open
+(vllm-project/vllm:vllm/entrypoints/openai/completion/protocol.py, `to_sampling_params`). So temperature, top_p and
+repetition_penalty are always sent; a server that does not know the last one is told so by `extra`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from unforgotten.chat.thinking import opens, split
+from unforgotten.datasets.base import Row
+from unforgotten.errors import EndpointError, RecipeError
+from unforgotten.generation.answer import Answer, read, restored
+from unforgotten.generation.kept import Kept
+from unforgotten.generation.retried import Server, each
+from unforgotten.judges.base import Reply
+
+if TYPE_CHECKING:
+    from unforgotten.chat import Chat
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One model on one server."""
+
+    url: str
+    """Its address up to the version, such as http://localhost:8000/v1."""
+    model: str
+    """The name that the server knows the model by."""
+    key_variable: str = ""
+    """The environment variable that holds the server's key; the key itself is written nowhere."""
+    concurrent_requests: int = 16
+    """Requests under way at once."""
+    retries: int = 10
+    """How often a request is asked again, over about four minutes."""
+    timeout_seconds: float = 600.0
+    """Longest silence of the server; a whole reply must come in it."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}; null takes one of ours out."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RecipeError("An endpoint is an address such as http://localhost:8000/v1.")
+        if parts.username or parts.password or parts.query:
+            raise RecipeError("An endpoint's address holds no key: name the environment variable by `key_variable`.")
+        if self.key_variable and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_variable):
+            # What was given is not repeated, since it may be the key.
+            raise RecipeError("`key_variable` is the name of an environment variable, in capitals, and not the key.")
+        if self.concurrent_requests < 1 or self.retries < 0 or self.timeout_seconds <= 0:
+            raise RecipeError("An endpoint needs concurrent_requests ≥ 1, retries ≥ 0 and timeout_seconds > 0.")
+
+    def key(self) -> str:
+        """The key, read anew each time. Raises EndpointError where the environment has none that can be sent."""
+        if not self.key_variable:
+            return ""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise EndpointError(f"The environment variable {self.key_variable} holds no key for {self.url}.")
+        return key
+
+
+def generate(
+    endpoint: Endpoint,
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    chat: Chat | None = None,
+    kept: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Reply]:
+    """One reply for each row, in the rows' order. `progress(done, rows)` is called after each reply.
+
+    `temperature` 0 is greedy; above it, sampling, which the server seeds by `seed` and the row's place.
+    chat: renders the prompts here and sends token ids, so that the model is asked exactly as in training; without it
+    the server applies its own template to the row's turns, and control tokens in them are the server's affair.
+    kept: a JSONL file of finished rows, by what was asked of which model name; weights are the server's, so give each
+    their own file. Raises EndpointError; what was finished by then is in `kept`.
+    """
+    names = [row.source or f"row {index + 1}" for index, row in enumerate(rows)]
+    how = _how(max_new_tokens, temperature, top_p)
+    seeds = [{"seed": seed + index} if temperature > 0 else {} for index in range(len(rows))]
+    if chat is not None:
+        ends = {"stop_token_ids": list(chat.end_ids)}
+        bodies = [{"prompt": chat.prompt(row)} | how | ends | own for row, own in zip(rows, seeds, strict=True)]
+        answers = _ask(endpoint, "completions", bodies, names, kept, progress)
+    else:
+        bodies = [_asked(row) | how | own for row, own in zip(rows, seeds, strict=True)]
+        answers = _ask(endpoint, "chat/completions", bodies, names, kept, progress)
+    opened = [chat is not None and opens(chat.decode(chat.prompt(row)[-8:], skip_special_tokens=False)) for row in rows]
+    return [_reply(row, answer, begun) for row, answer, begun in zip(rows, answers, opened, strict=True)]
+
+
+def _reply(row: Row, answer: Answer, opened: bool) -> Reply:
+    """A reply, its thought told apart from its answer; `opened`: the prompt ends in a thought that was begun."""
+    if answer.thought:
+        return Reply(row, answer.text, answer.finish, answer.tokens, answer.thought, unclosed=not answer.text.strip())
+    parts = split(answer.text, opened)
+    return Reply(row, parts.answer, answer.finish, answer.tokens, parts.thought, parts.unclosed)
+
+
+def complete(
+    endpoint: Endpoint,
+    prompts: Sequence[str | list[int]],
+    *,
+    max_new_tokens: int,
+    logprobs: int = 0,
+    kept: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """What follows each prompt, greedily. To a text the server adds its own special tokens, as a rule one bos; ids are
+    taken as they are."""
+    more = {"logprobs": logprobs} if logprobs else {}
+    bodies = [{"prompt": prompt} | _how(max_new_tokens) | more for prompt in prompts]
+    names = [f"prompt {index + 1}" for index in range(len(bodies))]
+    return _ask(endpoint, "completions", bodies, names, kept, progress)
+
+
+def converse(
+    endpoint: Endpoint,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    *,
+    max_new_tokens: int,
+    logprobs: int = 0,
+    kept: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """What a model says greedily after each list of turns, of which the server's own template makes the prompt."""
+    more = {"logprobs": True, "top_logprobs": logprobs} if logprobs else {}
+    bodies = [{"messages": [dict(turn) for turn in turns]} | _how(max_new_tokens) | more for turns in conversations]
+    names = [f"conversation {index + 1}" for index in range(len(bodies))]
+    return _ask(endpoint, "chat/completions", bodies, names, kept, progress)
+
+
+def decoding(
+    endpoint: Endpoint, *, max_new_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+) -> dict[str, Any]:
+    """What `generate` asks for with these arguments, for results.json. The address stays out."""
+    facts: dict[str, Any] = {"strategy": "sampling" if temperature > 0 else "greedy", "max_new_tokens": max_new_tokens}
+    if temperature > 0:
+        facts |= {"temperature": temperature, "top_p": top_p, "seed": seed}
+    return facts | {"engine": "endpoint", "model": endpoint.model, "extra": dict(endpoint.extra)}
+
+
+def _ask(
+    endpoint: Endpoint,
+    path: Literal["completions", "chat/completions"],
+    bodies: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    kept: Path | None,
+    progress: Progress | None,
+) -> list[Answer]:
+    whole = [{"model": endpoint.model} | dict(body) | dict(endpoint.extra) for body in bodies]
+    bodies = [{name: value for name, value in body.items() if value is not None} for body in whole]
+    finished = Kept(kept, [[endpoint.url, path, body] for body in bodies])
+    answers = {index: restored(facts) for index, facts in finished.found.items()}
+    if progress and answers:
+        progress(len(answers), len(bodies))
+    if finished.missing:
+        server = Server(
+            endpoint.url, endpoint.key(), timeout_seconds=endpoint.timeout_seconds, retries=endpoint.retries
+        )
+
+        def work(index: int, stop: threading.Event) -> Answer:
+            try:
+                answer = read(server.post(path, bodies[index], stop))
+            except EndpointError as error:
+                raise EndpointError(f"{names[index]}: {error}") from None
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise EndpointError(f"{names[index]}: the answer is not as OpenAI writes it ({error!r}).") from error
+            finished.add(index, asdict(answer))
+            return answer
+
+        for index, answer in each(work, finished.missing, endpoint.concurrent_requests):
+            answers[index] = answer
+            if progress:
+                progress(len(answers), len(bodies))
+    return [answers[index] for index in range(len(bodies))]
+
+
+def _how(max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0) -> dict[str, Any]:
+    whole = {"top_k": -1} if temperature > 0 else {}
+    return {
+        "max_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "repetition_penalty": 1.0,
+        "stream": False,
+        **whole,
+    }
+
+
+def _asked(row: Row) -> dict[str, Any]:
+    """The row's turns as OpenAI writes them: without what only our templates read."""
+    ours = ("instruction", "input")
+    turns = [{k: v for k, v in turn.items() if k not in ours and v is not None} for turn in row.prompt]
+    return {"messages": turns} | ({"tools": list(row.tools)} if row.tools else {})

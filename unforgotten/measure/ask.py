@@ -1,0 +1,302 @@
+"""Prompts become replies: the one step that needs the model. replies/asked-<settings>.json says what was asked, and of
+which weights, so that all that follows needs neither model nor tokenizer.
+
+Each finished batch is written as it comes. A killed evaluation goes on there, and since batches are cut from the whole
+suite before anything is read back, its replies are those of an uninterrupted one, to the letter.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from unforgotten import files, identity
+from unforgotten.datasets.base import Row
+from unforgotten.errors import DataError, RecipeError
+from unforgotten.judges.base import Reply
+from unforgotten.measure import lines
+from unforgotten.measure.suites import Suite, conditioned
+
+if TYPE_CHECKING:
+    from unforgotten.chat import Chat
+    from unforgotten.recipe import Evaluate
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+class Model(Protocol):
+    """What is asked: a model in this process, or one behind a server."""
+
+    notes: list[str]
+    """What happened that a reader of the figures should know."""
+
+    @property
+    def chat(self) -> Chat | None:
+        """None where a server writes the prompts."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """A digest, so that replies of other weights in the same folder are not taken for these."""
+        ...
+
+    def decoding(self) -> dict[str, Any]:
+        """How replies are drawn, for results.json."""
+        ...
+
+    def loaded(self) -> str | None:
+        """A digest of the weights that really reply; None where a server has them."""
+        ...
+
+    def generate(self, rows: Sequence[Row], kept: Path, progress: Progress) -> list[Reply]:
+        """One reply for each row; what is finished is written to `kept` as it comes."""
+        ...
+
+
+class Local:
+    """A model in this process, loaded when it is first asked something."""
+
+    def __init__(
+        self, load: Callable[[], Any], chat: Chat, weights: str, settings: Evaluate, say: Say = lambda text: None
+    ) -> None:
+        self.notes: list[str] = []
+        self._chat, self._weights, self._load, self._settings, self._say = chat, weights, load, settings, say
+        self._model: Any = None
+
+    @property
+    def chat(self) -> Chat:
+        return self._chat
+
+    @property
+    def weights(self) -> str:
+        return self._weights
+
+    def decoding(self) -> dict[str, Any]:
+        from unforgotten.generation.local import decoding
+
+        return decoding(self.chat, max_new_tokens=self._settings.max_new_tokens, **self._drawn())
+
+    def loaded(self) -> str | None:
+        from unforgotten.generation.loaded import loaded_digest
+
+        return loaded_digest(self._here())
+
+    def generate(self, rows: Sequence[Row], kept: Path, progress: Progress) -> list[Reply]:
+        from unforgotten.generation.local import generate
+
+        return generate(
+            self._here(),
+            self.chat,
+            rows,
+            max_new_tokens=self._settings.max_new_tokens,
+            batch_size=self._settings.batch_size,
+            kept=kept,
+            progress=progress,
+            noted=self._note,
+            **self._drawn(),
+        )
+
+    def _drawn(self) -> dict[str, Any]:
+        return {"temperature": self._settings.temperature, "top_p": self._settings.top_p}
+
+    def _here(self) -> Any:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self._say(f"Note: {text}")
+
+
+class Served:
+    """A model behind an OpenAI-compatible server; prompts are written here, unless the server's own template is
+    wanted."""
+
+    def __init__(self, name: str, chat: Chat | None, settings: Evaluate) -> None:
+        """name: what the server calls the model, where the recipe does not say."""
+        from unforgotten.generation.endpoint import Endpoint
+
+        assert settings.endpoint is not None
+        self._chat, self._settings = chat, settings
+        served = settings.endpoint
+        fields = served.model_dump(exclude={"template", "model"})
+        self._endpoint = Endpoint(model=served_name(settings, name), **fields)
+        self.notes = [
+            f"The weights are those that a server has under the name {self._endpoint.model!r}; what they are is not "
+            "known here."
+        ]
+
+    @property
+    def chat(self) -> Chat | None:
+        return self._chat
+
+    @property
+    def weights(self) -> str:
+        return served_digest(self._settings, self._endpoint.model)
+
+    def decoding(self) -> dict[str, Any]:
+        from unforgotten.generation.endpoint import decoding
+
+        return decoding(self._endpoint, max_new_tokens=self._settings.max_new_tokens, **self._drawn())
+
+    def loaded(self) -> str | None:
+        return None
+
+    def generate(self, rows: Sequence[Row], kept: Path, progress: Progress) -> list[Reply]:
+        from unforgotten.generation.endpoint import generate
+
+        return generate(
+            self._endpoint,
+            rows,
+            max_new_tokens=self._settings.max_new_tokens,
+            chat=self.chat,
+            kept=kept,
+            progress=progress,
+            **self._drawn(),
+        )
+
+    def _drawn(self) -> dict[str, Any]:
+        return {"temperature": self._settings.temperature, "top_p": self._settings.top_p}
+
+
+def served_digest(settings: Evaluate, name: str) -> str:
+    """What stands for the weights of a served model, whose bytes nobody sees: its server and its name. Empty where the
+    recipe has no server."""
+    return identity.digest("served", settings.endpoint.url, served_name(settings, name)) if settings.endpoint else ""
+
+
+def served_name(settings: Evaluate, name: str) -> str:
+    """What the server calls the model. Raises RecipeError where nothing says it: a folder is no name to a server."""
+    assert settings.endpoint is not None
+    if settings.endpoint.model is None and (Path(name).expanduser().is_dir() or not name):
+        raise RecipeError(
+            "evaluate.endpoint has no `model:`, the name that the server knows this model by; a folder is none."
+        )
+    return settings.endpoint.model or name
+
+
+def record(folder: Path, digest: str) -> dict[str, Any]:
+    """What was asked under these settings, if all of it is still there; else empty."""
+    facts = _read(folder / "replies" / f"asked-{digest}.json")
+    try:
+        named = [Suite(told["kind"], told["label"], None, [], told["condition"]) for told in facts["suites"]]
+    except (KeyError, TypeError):
+        return {}
+    return facts if all(lines.path(folder, suite).is_file() for suite in named) else {}
+
+
+def ask(
+    model: Model,
+    found: Sequence[Suite],
+    settings: Evaluate,
+    folder: Path,
+    digest: str,
+    *,
+    system: str = "",
+    told: Callable[[str, int, int], None] = lambda what, done, n: None,
+    begins: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Writes folder/replies: a file for each suite and condition, and asked-<digest>.json. What is there is not asked.
+
+    digest: of the settings. system: the system prompt that the user's file has most often. told(suite, done, of how
+    many); begins(prompts), where there are any to ask. Raises DataError, ModelError or EndpointError; what is finished
+    stays.
+    """
+    from unforgotten.chat import digest_ids
+
+    here = folder / "replies"
+    recorded = _read(here / f"asked-{digest}.json")
+    asked, missing = conditioned(found, model.chat, settings, system), []
+    prompts: list[list[int]] = []
+    for suite in asked:
+        if model.chat is not None:
+            ids = [model.chat.prompt(row) for row in suite.rows]
+            prompts += ids
+            what = digest_ids(ids)
+        else:
+            what = identity.rows_digest(suite.rows)
+        # Where replies are drawn, the batch that a prompt is in tells which draw is its own.
+        drawn = settings.batch_size if settings.temperature else None
+        suite.key = identity.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
+        if lines.replies(lines.path(folder, suite), suite) is None:
+            missing.append(suite)
+    if missing:
+        begins(sum(len(suite.rows) for suite in missing))
+    whole = recorded.get("weights") == model.weights and "loaded" in recorded
+    loaded = recorded["loaded"] if whole and not missing else model.loaded()
+    facts = {
+        "weights": model.weights,
+        "loaded": loaded,
+        "template": _template(model.chat),
+        "decoding": model.decoding(),
+        "prompts": digest_ids(prompts)[:12] if prompts else identity.digest([s.key for s in asked]),
+        "system": identity.digest(system) if system else None,
+        "suites": [
+            {"kind": s.kind, "label": s.label, "condition": s.condition, "also": s.also, "key": s.key} for s in asked
+        ],
+    }
+    before = (recorded.get("notes") or []) if whole else []
+
+    def keep() -> None:
+        told = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
+        files.put(here / f"asked-{digest}.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+    for suite in missing:
+        suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))
+        # Written before they are judged: a judge that is missing must not cost the generation.
+        lines.write(lines.path(folder, suite), lines.asked(suite))
+        keep()  # with what there was to note, which a kill in the next suite must not cost
+    for suite in asked:
+        for part in here.glob(glob.escape(f".{suite.file}.") + "?" * len(suite.key) + ".part.jsonl"):
+            part.unlink(missing_ok=True)
+    keep()
+
+
+def answered(folder: Path, found: Sequence[Suite], digest: str, weights: str) -> tuple[list[Suite], dict[str, Any]]:
+    """The suites of a folder that `ask` has filled, with their replies, and what asked-<digest>.json says.
+
+    Raises DataError where replies are missing, or are of other prompts or weights.
+    """
+    facts = record(folder, digest)
+    if facts.get("weights", weights) != weights:
+        raise DataError(f"{folder} holds replies of other weights. Evaluate again.")
+    rows = {suite.label: suite for suite in found}
+    made: list[Suite] = []
+    for told in facts.get("suites") or []:
+        plain = rows[told["label"]]
+        suite = replace(plain, condition=told["condition"], also=tuple(told["also"]), key=told["key"])
+        kept = lines.replies(lines.path(folder, suite), suite)
+        if kept is None:
+            raise DataError(
+                f"{lines.path(folder, suite)} does not hold the replies of this evaluation: another one with other "
+                "settings has asked in the same folder since. Evaluate again."
+            )
+        suite.replies = kept
+        made.append(suite)
+    if missing := rows.keys() - {suite.label for suite in made}:
+        raise DataError(
+            f"{folder} has no replies to {', '.join(sorted(missing))}. `unforgotten evaluate` asks for them."
+        )
+    return made, facts
+
+
+def _template(chat: Chat | None) -> dict[str, Any]:
+    if chat is None:
+        return {"source": "server", "digest": None, "date": None}
+    date = chat.date if chat.uses_date else None
+    return {"source": chat.source, "digest": identity.digest(chat.template), "date": date}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

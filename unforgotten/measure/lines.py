@@ -1,0 +1,113 @@
+"""replies/<suite>.jsonl: every reply, and all that was found out about it, one line of JSON each.
+
+    asked     key, source, kind, category, request, text, finish, tokens; thought and unclosed where it thought
+    checked   scores, note, flags, answers_task, overlap     (no model, the data)
+    judged    verdict of the judge whose reading counts, verdicts by judge
+
+<suite>.jsonl holds the prompts as the template writes them, <suite>@none.jsonl and <suite>@user.jsonl those under other
+system prompts, where they differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unforgotten import files
+from unforgotten.datasets.base import Row, ask
+from unforgotten.errors import DataError
+from unforgotten.judges.base import Reply, Verdict
+from unforgotten.measure.suites import Suite
+
+Line = dict[str, Any]
+
+
+def path(folder: Path, suite: Suite) -> Path:
+    """Where a suite's replies are."""
+    return folder / "replies" / f"{suite.file}.jsonl"
+
+
+def part(folder: Path, suite: Suite) -> Path:
+    """Where they are while they are made; those of other weights or prompts have another name."""
+    return folder / "replies" / f".{suite.file}.{suite.key}.part.jsonl"
+
+
+def asked(suite: Suite) -> Iterator[Line]:
+    """A line for each reply, before anything is found out about it."""
+    for reply in suite.replies:
+        row = reply.row
+        file, _, line = row.source.rpartition(":")
+        # Of a local file the name alone, so that no path of this machine travels with a run.
+        source = f"{Path(file).name}:{line}" if Path(file).is_file() else row.source
+        told = {"key": suite.key, "source": source, "kind": row.kind, "category": row.category, "request": row.request}
+        said = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
+        thought = {"thought": reply.thought, "unclosed": reply.unclosed} if reply.thought or reply.unclosed else {}
+        yield told | said | thought
+
+
+def judged(suite: Suite) -> Iterator[Line]:
+    """A line for each reply with all that was found out about it."""
+    first = suite.verdicts.get(suite.decided_by)
+    for i, line in enumerate(asked(suite)):
+        yield line | {
+            "verdict": asdict(first[i]) if first else None,
+            "verdicts": {name: asdict(verdicts[i]) for name, verdicts in suite.verdicts.items()},
+            "scores": suite.scores[i],
+            **({"note": suite.notes[i]} if suite.notes and suite.notes[i] else {}),
+            "flags": suite.flags[i],
+            "answers_task": suite.answers_task[i],
+            "overlap": suite.contacts[i],
+        }
+
+
+def replies(file: Path, suite: Suite) -> list[Reply] | None:
+    """The replies of a file, if they are all there and of this suite's key."""
+    try:
+        found = read(file)
+        if len(found) != len(suite.rows) or any(line["key"] != suite.key for line in found):
+            return None
+        return [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def restore(folder: Path, suite: Suite) -> None:
+    """Fills a suite, whose rows are not known, from its file. Raises DataError where that has no checked replies."""
+    file = path(folder, suite)
+    try:
+        found = read(file)
+        suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in found]
+        suite.key = found[0]["key"] if found else ""
+        suite.replies = [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
+        suite.scores = [line["scores"] for line in found]
+        suite.notes = [line.get("note", "") for line in found]
+        suite.flags = [line["flags"] for line in found]
+        suite.answers_task = [line["answers_task"] for line in found]
+        suite.contacts = [line["overlap"] for line in found]
+        for name in (found[0].get("verdicts") or {}) if found else {}:
+            suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in found]
+    except FileNotFoundError:
+        raise DataError(f"There is no {file}. `unforgotten evaluate` makes the replies that judges read.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} is no file of replies that were measured ({type(error).__name__}: {error}). "
+            "`unforgotten evaluate` of its run writes it anew, and generates only what is missing."
+        ) from None
+
+
+def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
+    thought = line.get("thought", ""), line.get("unclosed", False)
+    return Reply(row, line["text"], line["finish"], line["tokens"], *thought)
+
+
+def read(file: Path) -> list[Line]:
+    """The lines of a file. Only a line feed ends one: a reply may hold U+2028 and the like, where `splitlines` cuts."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write(file: Path, told: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a file of lines whole or not at all."""
+    files.put(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told))

@@ -1,0 +1,77 @@
+"""The Python that runs inside: this one, without its packages; and the orders that it reads from no file."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+"""A verdict must not hang on the order of a set; it is taken out of the environment before the program starts."""
+
+# As -I would have it, but for the seed: no user's packages, no folder of the script on the path, no site, no .pyc.
+FLAGS = ("-s", "-P", "-S", "-B", "-X", "utf8")
+
+# Reads (modules, role, order) and calls the role's main. The modules keep their names, so that they find each other.
+_START = """
+import marshal, sys, types
+modules, role, order = marshal.load(sys.stdin.buffer)
+for name, code in modules:
+    sys.modules[name] = module = types.ModuleType(name)
+    if code: exec(code, module.__dict__)
+    parent, _, own = name.rpartition(".")
+    if parent: setattr(sys.modules[parent], own, module)
+sys.modules[role].main(order)
+"""
+
+_ROOM = "unforgotten.sandbox.inside"
+_PARENTS = ("unforgotten", "unforgotten.sandbox", _ROOM)
+_INSIDE = ("syscalls", "kernel", "lockdown", "values", "channel", "guest", "checker")  # each after those it imports
+
+
+def command() -> tuple[str, ...]:
+    """Starts the Python that waits for an order on its standard input."""
+    return (executable(), *FLAGS, "-c", _START)
+
+
+def order(role: str, what: Mapping[str, Any]) -> bytes:
+    """What the process `role` (guest, checker) reads before anything else."""
+    return marshal.dumps(([*((name, None) for name in _PARENTS), *_modules()], f"{_ROOM}.{role}", dict(what)))
+
+
+@cache
+def _modules() -> list[tuple[str, Any]]:
+    folder = Path(__file__).parent / "inside"
+    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in _INSIDE}
+    return [(f"{_ROOM}.{name}", compile(text, f"{name}.py", "exec")) for name, text in sources.items()]
+
+
+@cache
+def executable() -> str:
+    """The interpreter itself, not a virtual environment's link to it."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+@cache
+def readable() -> tuple[str, ...]:
+    """What a program may read: Python's libraries, the C library, and two devices."""
+    found = [os.path.dirname(os.path.realpath(os.__file__))]
+    for prefix in (sys.base_prefix, sys.base_exec_prefix):
+        found += [os.path.join(prefix, "lib"), os.path.join(prefix, sys.platlibdir)]
+    found += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", *DEVICES]
+    return tuple(path for path in dict.fromkeys(found) if os.path.exists(path))
+
+
+DEVICES = ("/dev/null", "/dev/urandom")
+
+
+@cache
+def hidden() -> bool:
+    """Is there a folder on the way to Python's libraries that other users cannot enter, such as root's home?"""
+    ways = {parent for path in readable() for parent in (Path(path), *Path(path).parents)}
+    return any(not p.stat().st_mode & stat.S_IXOTH for p in ways if p.is_dir())
