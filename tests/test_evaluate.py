@@ -21,8 +21,8 @@ from unforgotten.finetune import finetune
 from unforgotten.flags import degenerate, task_answers_of
 from unforgotten.judges.base import Reply
 from unforgotten.measure import replies
-from unforgotten.measure.ask import Local
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
+from unforgotten.measure.models import Local
 from unforgotten.measure.suites import suites
 from unforgotten.recipe import Evaluate, Recipe, parse
 from unforgotten.statistics import rates

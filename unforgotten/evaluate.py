@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import files, identity, registry, results
 from unforgotten.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.measure.ask import Local, Model, Served, served_digest
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
+from unforgotten.measure.models import Local, Model, Served, served_digest
 from unforgotten.measure.suites import suites, system_of
 from unforgotten.shelf import Shelf, chat_of, part_of
 

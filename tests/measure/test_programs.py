@@ -15,8 +15,8 @@ from unforgotten import results
 from unforgotten.chat import Chat
 from unforgotten.errors import RecipeError, SandboxError
 from unforgotten.judges.base import Reply
-from unforgotten.measure.ask import Local
 from unforgotten.measure.measurement import Measurement, measure_all
+from unforgotten.measure.models import Local
 from unforgotten.measure.suites import suites
 from unforgotten.recipe import Evaluate, parse
 from unforgotten.sandbox import open_sandbox

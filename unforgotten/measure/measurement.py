@@ -14,8 +14,9 @@ from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
 from unforgotten.lock import alone
 from unforgotten.measure import lines
-from unforgotten.measure.ask import Model, answered, ask, record
+from unforgotten.measure.ask import answered, ask, record
 from unforgotten.measure.figures import differing, figures
+from unforgotten.measure.models import Model
 from unforgotten.measure.read import Panel, asked, check, mark_off_task
 from unforgotten.measure.suites import Suite, judges_of, settings_digest, wanted_of
 from unforgotten.shelf import Shelf
