@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from unforgotten.chat import Chat
     from unforgotten.recipe import Evaluate
 
-Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
-
 
 def record(folder: Path, digest: str) -> dict[str, Any]:
     """What was asked under these settings, if all of it is still there; else empty."""
