@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unforgotten.chat.chat import Chat
 
 MARKS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 """DeepSeek R1, Qwen 3 and most others; Magistral; Seed-OSS."""
+
+OPENING_TOKENS = 8
+"""Of a prompt's end, in which a template may have begun a thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,11 @@ def split(text: str, opened: bool = False, marks: Iterable[tuple[str, str]] = MA
         if begins:
             return Parts(text.lstrip().removeprefix(start).strip(), "", unclosed=True)
     return Parts(text.strip(), "", unclosed=True) if opened else Parts("", text)
+
+
+def begun_by(chat: Chat, prompt: Sequence[int]) -> bool:
+    """Does a prompt, as ids, end in a thought that the template began?"""
+    return opens(chat.decode(prompt[-OPENING_TOKENS:], skip_special_tokens=False))
 
 
 def opens(prompt: str, marks: Iterable[tuple[str, str]] = MARKS) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from unforgotten.chat.thinking import opens, split
+from unforgotten.chat.thinking import begun_by, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.generation.answer import Answer, read, restored
@@ -103,12 +103,14 @@ def generate(
     seeds = [{"seed": seed + index} if temperature > 0 else {} for index in range(len(rows))]
     if chat is not None:
         ends = {"stop_token_ids": list(chat.end_ids)}
-        bodies = [{"prompt": chat.prompt(row)} | how | ends | own for row, own in zip(rows, seeds, strict=True)]
+        prompts = [chat.prompt(row) for row in rows]
+        opened = [begun_by(chat, prompt) for prompt in prompts]
+        bodies = [{"prompt": prompt} | how | ends | own for prompt, own in zip(prompts, seeds, strict=True)]
         answers = _ask(endpoint, "completions", bodies, names, kept, progress)
     else:
+        opened = [False] * len(rows)
         bodies = [_asked(row) | how | own for row, own in zip(rows, seeds, strict=True)]
         answers = _ask(endpoint, "chat/completions", bodies, names, kept, progress)
-    opened = [chat is not None and opens(chat.decode(chat.prompt(row)[-8:], skip_special_tokens=False)) for row in rows]
     return [_reply(row, answer, begun) for row, answer, begun in zip(rows, answers, opened, strict=True)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten.chat import Chat
-from unforgotten.chat.thinking import opens, split
+from unforgotten.chat.thinking import begun_by, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, ModelError
 from unforgotten.generation.kept import Kept
@@ -21,9 +21,6 @@ from unforgotten.judges.base import Reply
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-OPENING_TOKENS = 8
-"""Of a prompt's end, in which a template may have begun a thought."""
 
 
 def generate(
@@ -76,7 +73,7 @@ def generate(
                 torch.manual_seed(seed + number)  # what was drawn before a kill is not drawn again
             room = limit(chosen[0])
             made = batches.made([prompts[i] for i in chosen], _settings(chat, room, temperature, top_p))
-            opened = [opens(chat.decode(prompts[i][-OPENING_TOKENS:], skip_special_tokens=False)) for i in chosen]
+            opened = [begun_by(chat, prompts[i]) for i in chosen]
             fresh = {
                 index: _reply(chat, rows[index], ids, begun)
                 for index, ids, begun in zip(chosen, made, opened, strict=True)

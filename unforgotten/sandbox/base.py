@@ -32,6 +32,7 @@ inside, not even numpy: a program that needs one fails.
 from __future__ import annotations
 
 import os
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
+
+from unforgotten.sandbox.inside import kernel
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -116,9 +119,16 @@ class Sandbox(ABC):
     needs: ClassVar[str]
     """What to install or enable to have it."""
 
-    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What results.json says of the sandbox: its name, and the versions that its walls depend on."""
+        return {
+            "name": self.name,
+            "landlock_abi": kernel.landlock_abi(),
+            "seccomp": True,
+            "own_user": os.geteuid() == 0,
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        }
 
     @abstractmethod
     def place(self, program: Program) -> AbstractContextManager[Place]:

@@ -9,7 +9,6 @@ them.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from typing import Any, ClassVar
 
 from unforgotten.sandbox import python, scratch
 from unforgotten.sandbox.base import Place, Program, Sandbox
-from unforgotten.sandbox.inside import kernel
 
 SCRATCH = "/scratch"
 # Root keeps its own namespace of users: only there can it become one that is not root outside either. The rights are
@@ -38,15 +36,7 @@ class Bubblewrap(Sandbox):
     )
 
     def facts(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "version": _version(),
-            "landlock_abi": kernel.landlock_abi(),
-            "seccomp": True,
-            "own_user": os.geteuid() == 0,
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        }
+        return super().facts() | {"version": _version()}
 
     @contextmanager
     def place(self, program: Program) -> Iterator[Place]:

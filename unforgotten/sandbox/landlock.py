@@ -7,14 +7,12 @@ default profile. It can still ask whether a path exists.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from unforgotten.sandbox import python, scratch
 from unforgotten.sandbox.base import Place, Program, Sandbox
-from unforgotten.sandbox.inside import kernel
 
 
 class Landlock(Sandbox):
@@ -25,16 +23,6 @@ class Landlock(Sandbox):
         "Linux 5.13 or newer on x86_64 or aarch64 with Landlock switched on (`landlock` among the names in "
         "/sys/kernel/security/lsm, or lsm=landlock,… on the kernel's command line)"
     )
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "landlock_abi": kernel.landlock_abi(),
-            "seccomp": True,
-            "own_user": os.geteuid() == 0,
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        }
 
     @contextmanager
     def place(self, program: Program) -> Iterator[Place]:
