@@ -17,6 +17,7 @@ from torch import Tensor
 from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.training import fisher, likelihood
 from unforgotten.training import memory as mem
+from unforgotten.training.chunked import Forward
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head, read_head
 from unforgotten.training.lora import Delta, deltas
@@ -305,6 +306,8 @@ class Run:
 
     def token_logp(self, batch: dict[str, Tensor], out: Any) -> Tensor:
         """log p of each response token of the user's micro-batch, (N,), from its forward."""
+        if isinstance(out, Forward):
+            return out.token_logp
         if getattr(out, "logits", None) is None:
             raise UnsupportedError(
                 f"{self._who} reads the logits of the training forward, which this Trainer does not return. "
