@@ -77,7 +77,7 @@ def same(folder: Path, within: float = 1e-5, **more: Any) -> None:
     (theirs, expected), (ours, found) = run(folder, "trainer", **more), run(folder, "chunked", **more)
     assert len(expected) == 6
     assert found == pytest.approx(expected, rel=within)
-    assert testing.distance(theirs.run.params(), ours.run.params()) <= within
+    assert testing.distance(theirs.run.snapshot(), ours.run.snapshot()) <= within
 
 
 @pytest.mark.parametrize("adapter", [True, False])
@@ -119,7 +119,7 @@ def test_the_head_never_sees_more_than_a_chunk(tmp_path: Path, monkeypatch: pyte
         loss="chunked",
     )
     trainer.train()
-    assert max(seen) == chunked.PROOF_TOKENS and sorted(seen)[-2] == 7
+    assert max(seen) == chunked.PROOF_TOKENS and seen.count(7) > 10
 
 
 CONTRACT = {"split": testing.check_split, "ranks": testing.check_ranks, "resume": testing.check_resume}

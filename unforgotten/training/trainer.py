@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 from unforgotten import registry
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
-from unforgotten.training import checkpoint, chunked, limits, policy
+from unforgotten.training import checkpoint, chunked, limits, nf4, policy
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.encode import encoded
 from unforgotten.training.live import LiveModel, LiveWeights, apply, check_base
@@ -111,6 +111,8 @@ class MethodMixin(_Trainer):
         self.base_model, self.edited = base_model, list[str]()
         args = self._settled(args)
         limits.refuse_packing(args)
+        limits.refuse_4_bits(self.methods.values(), model)
+        nf4.keep_layout(model)
         if peft_config is not None:
             with torch.random.fork_rng():
                 torch.manual_seed(args.seed)  # the adapter's first values follow from the run's seed alone
@@ -199,7 +201,7 @@ class MethodMixin(_Trainer):
         model = self.model
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
         fresh = trained if self.run.policy in ("merged", "stacked") else set()
-        weights = ((n, p) for n, p in model.named_parameters() if n not in fresh)
+        weights = [(n, p) for n, p in model.named_parameters() if n not in fresh] + list(nf4.scales(model))
         rows = [(r["input_ids"], r["labels"]) for r in self.run.memory]
         return digest(fingerprint(weights), rows, self.run.policy, self.args.bf16)
 
