@@ -75,7 +75,7 @@ def checked(model: Any, trains: bool) -> Any:
 
 
 def keep_layout(model: Any) -> None:
-    """Forbids bitsandbytes to repack weights for inference, and undoes it where it has.
+    """Forbids bitsandbytes to repack weights for inference. Raises UnsupportedError where it has: that loses digits.
 
     On CPUs with AVX512-BF16 the first forward in eval mode without gradients repacks a layer for good, and the kernel
     for that layout has no backward: after a teacher's forward, training would go on with gradients cut at every layer,
@@ -83,9 +83,12 @@ def keep_layout(model: Any) -> None:
     """
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
             if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
-                module.state_dict()  # lays the weight out again as it was, before it is saved
+                raise UnsupportedError(
+                    "This model in 4 bits was run in eval mode on the CPU, for which bitsandbytes repacked its weights: "
+                    "they take no gradients any more. Load it again, and make the trainer before anything runs it."
+                )
+            module.support_avx512bf16_for_cpu = False
 
 
 def is_4_bit(tensor: Tensor) -> bool:
