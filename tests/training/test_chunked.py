@@ -1,4 +1,4 @@
-"""The chunked loss is the Trainer's: same losses, same weights, whatever the chunks; and never the logits of a batch."""
+"""The chunked loss is the Trainer's: the same losses and weights, whatever the chunks, and no logits of a batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 import torch
 from peft import LoraConfig
 from torch import Tensor
+from transformers import Trainer
 
 from tests.training.shapes import tiny
 from tests.training.test_trainer import Losses, arguments
 from unforgotten import testing
 from unforgotten.errors import RecipeError, UnsupportedError
 from unforgotten.training import chunked
-from unforgotten.training.trainer import MethodTrainer
+from unforgotten.training.trainer import MethodMixin, MethodTrainer
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 12, 100])
@@ -180,6 +181,25 @@ def test_a_loss_that_is_something_else_is_refused(tmp_path: Path) -> None:
     model.__class__ = Doubled
     with pytest.raises(UnsupportedError, match="is not the cross-entropy of its logits"):
         chunked.proved(model, [5, 6, 7], torch.no_grad)
+
+
+def test_a_trainer_with_a_loss_of_its_own_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(Trainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_loss(*args, **kwargs)
+
+    class Mixed(MethodMixin, Own):
+        pass
+
+    def made(loss: Any) -> Any:
+        rows = testing.ragged_rows(4, 1)
+        lora = LoraConfig(r=4, target_modules=["q_proj"])
+        return Mixed(model=tiny("llama"), args=arguments(tmp_path), train_dataset=rows, peft_config=lora, loss=loss)
+
+    monkeypatch.setattr(chunked, "AUTO_VOCABULARY", testing.VOCABULARY)
+    assert made("auto").loss_used == "trainer"
+    with pytest.raises(UnsupportedError, match="compute_loss of its own"):
+        made("chunked")
 
 
 def test_logits_of_its_forward_are_refused_with_what_to_read() -> None:

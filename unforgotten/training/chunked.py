@@ -90,6 +90,11 @@ def token_nll(
     return likelihood.token_nll(h, tokens, logits, chunk_tokens)
 
 
+def chunk_tokens(vocabulary: int) -> int:
+    """How many tokens' logits are made at once."""
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
 @contextmanager
 def caught(head: nn.Module) -> Iterator[list[Tensor]]:
     """What the head is given first, whole, while the head itself sees the first position of it alone."""
@@ -114,7 +119,7 @@ class Chunked:
     def __init__(self, head: Head, autocast: Callable[[], Any]) -> None:
         self.module, self.scale, self.cap, self.trained = head.module, head.scale, head.cap, head.trained
         self.vocabulary, self.autocast, self._shape = head.vocabulary, autocast, head.shape
-        self.chunk_tokens = max(1, CHUNK_ELEMENTS // self.vocabulary)
+        self.chunk_tokens = chunk_tokens(self.vocabulary)
 
     def logits(self, h: Tensor) -> Tensor:
         """(n, d) -> (n, V), in the precision that the training forward has."""
@@ -122,11 +127,15 @@ class Chunked:
             raw = self.module(h)
         return self._shape(raw)
 
-    def nll(self, h: Tensor, labels: Tensor, where: Tensor) -> Tensor:
-        """−log p of each response token, (N,), from the head's input (B, T, d)."""
-        return token_nll(
-            h[where], labels[:, 1:][where[:, :-1]].to(h.device), self.logits, self.chunk_tokens, self.trained
-        )
+    def nll(self, h: Tensor, labels: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+        """−log p of each response token, (N,), from the head's input (B, T, d).
+
+        where: (N,) rows and (N,) positions that predict; made before the forward, so that its kernels are not waited
+        for when their number is read.
+        """
+        rows, at = where
+        tokens = labels[rows, at + 1].to(h.device)  # (N,)
+        return token_nll(h[rows, at], tokens, self.logits, self.chunk_tokens, self.trained)
 
 
 def gains(head: nn.Module) -> bool:
@@ -142,9 +151,8 @@ def refusal(trainer: Any, own: bool) -> str | None:
     """
     from transformers.loss.loss_utils import ForCausalLMLoss
 
-    args, model = trainer.args, plain(trainer.model)
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    config = getattr(model.config, "get_text_config", lambda: model.config)()
+    args, model, head = trainer.args, plain(trainer.model), head_of(trainer.model)
+    config = model.config.get_text_config() if hasattr(getattr(model, "config", None), "get_text_config") else None
     reasons = {
         "the trainer has a compute_loss of its own": own,
         "compute_loss_func= is set": trainer.compute_loss_func is not None,
@@ -179,7 +187,7 @@ def proved(model: Any, ids: list[int], autocast: Callable[[], Any]) -> Chunked:
             if len(seen) != 1 or seen[0].shape[:2] != tokens.shape:
                 raise UnsupportedError(f"{type(inner).__name__} does not run its head once over all positions.")
             found = Chunked(read_head(inner, seen[0][0], out.logits[0]), autocast)
-            ours = found.nll(seen[0], tokens, predicts(tokens)).mean().double()
+            ours = found.nll(seen[0], tokens, predicts(tokens).nonzero(as_tuple=True)).mean().double()
     finally:
         handle.remove()
         model.train(was_training)
@@ -189,6 +197,12 @@ def proved(model: Any, ids: list[int], autocast: Callable[[], Any]) -> Chunked:
             f"{float(ours):.4g})."
         )
     return found
+
+
+def head_of(model: Any) -> nn.Module | None:
+    """The module that turns last hidden states into logits, if the model has one."""
+    inner = plain(model)
+    return inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
 
 
 def plain(model: Any) -> Any:

@@ -115,7 +115,7 @@ def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], mo
             elif at in tuned.tensors:
                 if nf4.is_4_bit(tuned.tensors[at]):
                     raise UnsupportedError(
-                        f"{name}.finish edits {at!r}, which is in 4 bits. Run `unforgotten repair` on the saved adapter."
+                        f"{name}.finish edits {at!r}, which is in 4 bits. Run `unforgotten repair` on the adapter."
                     )
                 tuned.tensors[at].copy_(value)
                 written.add(at)

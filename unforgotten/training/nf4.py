@@ -85,7 +85,7 @@ def keep_layout(model: Any) -> None:
         if getattr(module, "support_avx512bf16_for_cpu", False):
             if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
                 raise UnsupportedError(
-                    "This model in 4 bits was run in eval mode on the CPU, for which bitsandbytes repacked its weights: "
+                    "This model in 4 bits was run in eval mode on the CPU, where bitsandbytes repacks its weights: "
                     "they take no gradients any more. Load it again, and make the trainer before anything runs it."
                 )
             module.support_avx512bf16_for_cpu = False

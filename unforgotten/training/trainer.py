@@ -308,7 +308,7 @@ class MethodMixin(_Trainer):
         if self._chunked is not _UNREAD:
             return self._chunked
         self._chunked = None
-        head = chunked.plain(self.model).get_output_embeddings() if self.loss != "trainer" else None
+        head = chunked.head_of(self.model) if self.loss == "auto" else None
         gains = head is not None and chunked.gains(head) and chunked.refusal(self, self._own_loss()) is None
         if self.loss == "chunked" or gains:
             try:
@@ -329,7 +329,7 @@ class MethodMixin(_Trainer):
 
     def _in_chunks(self, parts: chunked.Chunked, model: Any, inputs: dict[str, Any], items: Any) -> tuple[Tensor, Any]:
         """The loss of one micro-batch and what methods may read of its forward."""
-        where = predicts(inputs["labels"])  # (B, T)
+        where = predicts(inputs["labels"]).nonzero(as_tuple=True)  # (N,) rows, (N,) positions
         kept: list[chunked.Forward] = []
 
         def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
@@ -338,7 +338,7 @@ class MethodMixin(_Trainer):
             return nll.sum() / num_items_in_batch
 
         # For this one call: whatever else asks whether a loss function is set must see the Trainer as it was made.
-        self.compute_loss_func = loss
+        self.compute_loss_func: Any = loss
         try:
             with chunked.caught(parts.module) as seen:
                 found = super().compute_loss(model, inputs, num_items_in_batch=items)
