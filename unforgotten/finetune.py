@@ -78,8 +78,8 @@ def policy_for(recipe: Recipe, where: Aligned) -> str:
     if recipe.load_in and recipe.policy == "merged" and where.full is None:
         raise RecipeError(
             "policy: merged would merge θ_safe's adapter into a base in 4 bits: each merged weight is rounded to one "
-            "of 16 values again, and what is smaller than half a step of that grid is lost. Leave `policy` out (stacked: "
-            "the adapter stays whole under the trained one), or leave out `load_in`."
+            "of 16 values again, and what is smaller than half a step of that grid is lost. Leave `policy` out "
+            "(stacked: the adapter stays whole under the trained one), or leave out `load_in`."
         )
     return recipe.policy or ("stacked" if where.full is None else "merged")
 
