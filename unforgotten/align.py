@@ -208,7 +208,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
         "aligned": asdict(where),
         "rows": trainer.counts.lines() if trainer.counts else [],
         "merge": merge,
-        "base": load.loaded_as(trainer.model),
+        "quantised": load.loaded_as(trainer.model),
         "seconds": round(metrics.seconds, 2),
         "date": chat.date if chat.uses_date else None,
     }

@@ -391,7 +391,7 @@ def _record(
     )
     facts = identity.environment() | {
         "aligned": asdict(where),
-        "base": loaded,
+        "quantised": loaded,
         "digests": {"user": identity.rows_digest(user), "safety": identity.rows_digest(safety)},
         "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
         "answers": answered,

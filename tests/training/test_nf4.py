@@ -11,6 +11,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def test_without_bitsandbytes_the_extra_is_named_before_anything_is_made(
         with pytest.raises(UnsupportedError, match=r"pip install 'unforgotten\[qlora\]'.*leave out `load_in`"):
             does()
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_extra_that_is_named_brings_it() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert any(r.startswith("bitsandbytes") for r in extras["optional-dependencies"]["qlora"])
 
 
 def test_a_device_that_cannot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +316,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
     run = finetune(recipe)
     assert finetune(recipe) == run
     facts = json.loads((run / "environment.json").read_text())
-    assert facts["base"]["load_in"] == "nf4" and facts["base"]["weights_in_4_bits"] == 14
+    assert facts["quantised"]["load_in"] == "nf4" and facts["quantised"]["weights_in_4_bits"] == 14
     done = json.loads((run / "trained.json").read_text())
     assert done["policy"] == ("merged" if start == "whole" else "stacked")
     no_absolute_path(run / "adapter", tmp_path)
