@@ -81,7 +81,8 @@ class Method:
     cost: ClassVar[float] = 1.0
     """Its step over SFT's, counted in forwards and backwards (SFT is 3 F, F a forward of the user's batch)."""
     reads_forward: ClassVar[bool] = False
-    """Whether `loss` reads the forward of the user's batch (`out`); otherwise `out` may be None."""
+    """Whether `loss` reads the forward of the user's batch: `run.token_logp(batch, out)` and, below, its hidden states,
+    never its logits, which need not have been made. Otherwise `out` may be None."""
     reads_hidden: ClassVar[bool] = False
     """Whether it reads hidden states there too (`out.hidden_states`); sets nothing else."""
 

@@ -5,7 +5,7 @@ B rows, T tokens, N response tokens, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,11 +32,24 @@ def nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tok
 
     tokens: (N,). logits: (n, d) -> (n, V). Returns a scalar.
     """
-
-    def part(some: Tensor, told: Tensor) -> Tensor:
-        return cross_entropy(logits(some), told, reduction="sum")
-
     total = h.sum() * 0.0
-    for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True):
-        total = total + (checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told))
+    for part in _parts(h, tokens, logits, chunk_tokens, "sum"):
+        total = total + part
     return total
+
+
+def token_nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:
+    """The same, −log p of each token: (N,)."""
+    parts = list(_parts(h, tokens, logits, chunk_tokens, "none"))
+    return torch.cat(parts) if parts else h.sum(-1) * 0.0
+
+
+def _parts(
+    h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int, reduction: str
+) -> Iterator[Tensor]:
+    def part(some: Tensor, told: Tensor) -> Tensor:
+        return cross_entropy(logits(some), told, reduction=reduction)
+
+    for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True):
+        if len(some):
+            yield checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told)

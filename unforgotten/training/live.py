@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
+from unforgotten.training import nf4
 from unforgotten.training.lora import Delta, deltas
 from unforgotten.training.policy import ALIGNED, Policy, trained_adapter
 from unforgotten.weights.base import Factors, Held, Source, check_alike
@@ -112,6 +113,10 @@ def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], mo
             elif at in params:
                 params[at].copy_(value)
             elif at in tuned.tensors:
+                if nf4.is_4_bit(tuned.tensors[at]):
+                    raise UnsupportedError(
+                        f"{name}.finish edits {at!r}, which is in 4 bits. Run `unforgotten repair` on the adapter."
+                    )
                 tuned.tensors[at].copy_(value)
                 written.add(at)
             else:

@@ -17,6 +17,7 @@ from torch import Tensor
 from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.training import fisher, likelihood
 from unforgotten.training import memory as mem
+from unforgotten.training.chunked import PROOF_TOKENS, Forward, token_nll
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head, read_head
 from unforgotten.training.lora import Delta, deltas
@@ -253,7 +254,7 @@ class Run:
         """Σ over the response tokens of these rows of −log p under the model in training, with gradient."""
         h = self.predicting(self.hidden(rows), rows)  # (N, d)
         head = self.head()
-        return likelihood.nll(h, likelihood.targets(rows.labels), head.logits, chunk_tokens)
+        return token_nll(h, likelihood.targets(rows.labels), head.logits, chunk_tokens, head.trained).sum()
 
     # User rows.
 
@@ -305,6 +306,8 @@ class Run:
 
     def token_logp(self, batch: dict[str, Tensor], out: Any) -> Tensor:
         """log p of each response token of the user's micro-batch, (N,), from its forward."""
+        if isinstance(out, Forward):
+            return out.token_logp
         if getattr(out, "logits", None) is None:
             raise UnsupportedError(
                 f"{self._who} reads the logits of the training forward, which this Trainer does not return. "
@@ -450,12 +453,13 @@ class Run:
 
     def _read_head(self) -> Head:
         rows = mem.replay(self.memory, [0], self._collator, self._trainer.args.device)
+        few = {name: value[:, :PROOF_TOKENS] for name, value in rows.inputs.items()}  # logits of a whole row are large
         bare = self.bare
         was_training = bare.training
         bare.eval()
         try:
             with torch.no_grad():
-                out = bare(**rows.inputs, output_hidden_states=True, use_cache=False)
+                out = bare(**few, output_hidden_states=True, use_cache=False)
                 inner = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
                 head = read_head(inner, out.hidden_states[-1][0], out.logits[0])
             if head.trained:
