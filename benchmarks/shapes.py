@@ -97,7 +97,7 @@ def model(shape: Shape, device: str) -> Any:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with torch.device(device):
-        made = AutoModelForCausalLM.from_config(shape.config(), dtype=dtype, attn_implementation="sdpa")
+        made = AutoModelForCausalLM.from_config(shape.config(), dtype=dtype)
     return get_peft_model(made, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
 
 
