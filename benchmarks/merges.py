@@ -22,8 +22,8 @@ from benchmarks.measure import Figure, of_pairs, paired
 GROUP = "merges"
 HIDDEN, INNER, VOCABULARY, KV, LAYERS = 2048, 8192, 128_256, 512, 12
 ROLES = ("base", "aligned", "tuned")
-ALLOWED_BYTES = 3 * 4 * 2**24 + 300 * 10**6
-"""Three row-chunks of 16 M numbers in fp32, and 300 MB."""
+ALLOWED_BYTES = 3 * 4 * 2**20 + 300 * 10**6
+"""Three row-chunks in fp32 of a million numbers, as edits are made, and 300 MB."""
 
 
 def figures(device: str, pairs: int) -> Iterator[Figure]:
@@ -33,14 +33,17 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
         size = make(room)
         said = f"{size / 1e9:.1f} GB a model"
         plain = _wall(lambda: one_pass(str(room)), room)
-        for method in ("magmax", "safelora"):
-            held = memory.peak("merges", "repaired", room=str(room), method=method)
-            shutil.rmtree(room / "out")
+        for method, where in (("magmax", room), ("safelora", room / "one layer")):
+            if method == "safelora":
+                make(where, layers=1)
+            held = memory.peak("merges", "repaired", room=str(where), method=method)
+            shutil.rmtree(where / "out")
             yield Figure(
                 name=f"peak anonymous memory of repair ({method}) over 3 row-chunks + 300 MB",
                 ratio=held / ALLOWED_BYTES,
                 reach=1.0,
-                note=f"{held / 1e6:,.0f} MB of {ALLOWED_BYTES / 1e6:,.0f}; {said}.",
+                note=f"{held / 1e6:,.0f} MB of {ALLOWED_BYTES / 1e6:,.0f}; "
+                + (f"{said}." if where == room else "one layer of the same model, since dense products take minutes."),
                 group=GROUP,
             )
         held = memory.peak("merges", "in_memory", room=str(room))
@@ -54,17 +57,14 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
         )
         found = paired(_wall(lambda: repaired(str(room), "magmax"), room), plain, 3)
         yield of_pairs("repair (magmax) over one pass of reads, casts and a write", found, 1.5, note=said, group=GROUP)
-        found = paired(_wall(lambda: repaired(str(room), "safelora"), room), plain, 1)
-        note = "It computes dense products of each layer, beside its I/O."
-        yield of_pairs("repair (safelora) over the same pass", found, None, note=note, group=GROUP)
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def make(room: Path) -> int:
+def make(room: Path, layers: int = LAYERS) -> int:
     """Three folders of weights in bf16; returns the bytes of one."""
     shapes = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,)}
-    for i in range(LAYERS):
+    for i in range(layers):
         at = f"model.layers.{i}."
         shapes |= {f"{at}self_attn.{n}_proj.weight": (HIDDEN, HIDDEN) for n in "qo"}
         shapes |= {f"{at}self_attn.{n}_proj.weight": (KV, HIDDEN) for n in "kv"}
@@ -81,7 +81,7 @@ def make(room: Path) -> int:
             if moved:
                 whole += other.roll(moved).repeat(-(-count // len(other)))[:count]
             tensors[n] = whole.reshape(shape).to(torch.bfloat16)
-        (room / role).mkdir()
+        (room / role).mkdir(parents=True)
         save_file(tensors, room / role / "model.safetensors", metadata={"format": "pt"})
         (room / role / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     return (room / "base" / "model.safetensors").stat().st_size

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 class StoredLogits(DER):
     """DER with θ_safe's logits in the memory and a second forward through the whole head (mammoth, Avalanche).
 
-    Kinder than those: logits of the answer's tokens alone are stored and compared, not of every position. DER's loss.
+    The whole output is stored and compared, the prompt's positions too, as there.
     """
 
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
+
+    answers_alone: bool = False
+    """Kinder than those: logits are stored and compared where they predict a token of the answer. DER's very loss."""
 
     def start(self, run: Run) -> None:
         from unforgotten.training import memory as mem
@@ -31,14 +34,15 @@ class StoredLogits(DER):
             rows = mem.replay(run.memory, [i], run._collator, run._trainer.args.device)
             with run.teacher() as model:
                 logits = model(**rows.inputs, use_cache=False).logits  # (1, T, V)
-            return {str(i): logits[rows.predicts].clone()}
+            return {str(i): (logits[rows.predicts] if self.answers_alone else logits[0]).clone()}
 
         stored = run.once.shards("states", len(run.memory), build)
         self.stored = {int(i): z.to(run._trainer.args.device) for i, z in stored.items()}
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
         rows = run.safety(run.rows)
-        logits = run.model(**rows.inputs, use_cache=False).logits[rows.predicts]  # (N, V)
+        logits = run.model(**rows.inputs, use_cache=False).logits  # (B, T, V)
+        logits = logits[rows.predicts] if self.answers_alone else logits.flatten(0, 1)  # (N, V); rows are of one length
         kept = torch.cat([self.stored[i] for i in rows.row_ids])  # (N, V)
         mean = torch.nn.functional.mse_loss(logits.float(), kept.float())
         return self.weight * mean, 1

@@ -14,7 +14,7 @@ from benchmarks.measure import Figure
 from benchmarks.obvious import StoredLogits
 from benchmarks.race import race
 from benchmarks.shapes import Shape
-from benchmarks.steps import maker
+from benchmarks.steps import Make, maker
 
 GROUP = "replay"
 SHAPES = {"narrow": shapes.NARROW, "capped": shapes.NARROW_CAPPED}
@@ -23,52 +23,49 @@ MEMORY_STEPS = 3
 
 def figures(device: str, pairs: int) -> Iterator[Figure]:
     """Both heads: linear, and soft-capped (Gemma 2), which goes through logits a few tokens at a time."""
+    few = max(5, pairs // 4)
     for key, shape in SHAPES.items():
-        where = f"[{shape.name}, V {shape.vocabulary:,}]"
-        few = max(5, pairs // 4)
-        linear = not shape.soft_capped
-        yield race(
-            f"stored-logits DER over DER, a step {where}",
-            maker(shape, device, StoredLogits()),
-            maker(shape, device, "der"),
-            few,
-            3.0 if linear else None,
-            "≥",
-            group=GROUP,
-            device=device,
-        )
-        # The same with little of the user's own work in the step, which is the same on both sides.
-        yield race(
-            f"stored-logits DER over SFT, a step {where}",
-            maker(shape, device, StoredLogits()),
-            maker(shape, device, "sft"),
-            few,
-            None,
-            group=GROUP,
-            device=device,
-        )
-        yield race(
-            f"DER over SFT, a step {where}",
-            maker(shape, device, "der"),
-            maker(shape, device, "sft"),
-            few,
-            None,
-            group=GROUP,
-            device=device,
-        )
+        der = maker(shape, device, "der")
+
+        def row(name: str, a: Make, b: Make, reach: float | None, note: str = "", shape: Shape = shape) -> Figure:
+            name = f"{name} [{shape.name}]"
+            return race(name, a, b, few, reach, "≥", note=note, group=GROUP, device=device)
+
+        yield row("stored-logits DER over DER", maker(shape, device, StoredLogits()), der, 3.0 if shape is shapes.NARROW else None, note=shape.says)
+        kind = maker(shape, device, StoredLogits(answers_alone=True))
+        yield row("stored-logits DER, answers alone, over DER", kind, der, None)
+        yield _beyond_sft(shape, device, few)
         if device == "cpu":
-            yield from _memory(key, where, linear)
+            yield from _memory(key, shape.name)
     yield _disk(shapes.NARROW, device)
 
 
-def _memory(key: str, where: str, linear: bool) -> Iterator[Figure]:
+def _beyond_sft(shape: Shape, device: str, pairs: int) -> Figure:
+    """What the method itself adds: (obvious − SFT) over (DER − SFT), the user's own logits being the same in all."""
+    sft = maker(shape, device, "sft")
+    theirs, ours = (
+        race("", maker(shape, device, method), sft, pairs, None).ratio - 1 for method in (StoredLogits(), "der")
+    )
+    return Figure(
+        name=f"what stored-logits DER adds to SFT over what DER adds [{shape.name}]",
+        ratio=theirs / ours,
+        reach=None,
+        sense="≥",
+        pairs=pairs,
+        note=f"{theirs:.2f} and {ours:.3f} of SFT's step.",
+        group=GROUP,
+        device=device,
+    )
+
+
+def _memory(key: str, name: str) -> Iterator[Figure]:
     peaks = {who: memory.peak("replay", "few_steps", who=who, shape=key) for who in ("sft", "der", "obvious")}
     extra, theirs = (peaks[who] - peaks["sft"] for who in ("der", "obvious"))
     yield Figure(
-        name=f"DER's extra peak memory over stored-logits DER's {where}",
-        ratio=max(extra, 0) / theirs,
+        name=f"DER's extra peak memory over stored-logits DER's [{name}]",
+        ratio=max(extra, 0) / theirs if theirs > 0 else float("inf"),
         reach=0.2,
-        note=f"{extra / 2**20:,.0f} MiB and {theirs / 2**20:,.0f} MiB above SFT's {peaks['sft'] / 2**20:,.0f} MiB.",
+        note=f"{extra / 2**20:,.0f} and {theirs / 2**20:,.0f} MiB above SFT's {peaks['sft'] / 2**20:,.0f} MiB.",
         group=GROUP,
     )
 
@@ -88,7 +85,7 @@ def few_steps(who: str, shape: str) -> None:
 def _disk(shape: Shape, device: str) -> Figure:
     few = replace(shape, safety_rows=8, user_rows=8)
     sizes = []
-    for method in ("der", StoredLogits()):
+    for method in ("der", StoredLogits(answers_alone=True)):
         with tempfile.TemporaryDirectory() as folder:
             made = shapes.trainer(few, device, method, [], folder, max_steps=1)
             made.train()

@@ -72,7 +72,7 @@ EDITS = ("magmax", "safelora")
 """Methods that read θ₀: here the aligned weights themselves, since nothing is measured after training."""
 
 SMALL = Shape("small Llama", 256, 4, 8_000, 688, 4, 4, 64)
-NARROW = Shape("narrow Llama", 128, 2, 128_000, 344, 2, 2, 64, safety_rows=20, user_rows=50)
+NARROW = Shape("narrow Llama", 128, 2, 128_000, 344, 2, 2, 64, False, 5, 64, 40, safety_rows=20, user_rows=50)
 NARROW_CAPPED = replace(NARROW, name="narrow Gemma 2", soft_capped=True)
 LLAMA_7B = Shape("Llama 7B", 4096, 32, 32_000, 11_008, 32, 32, 128, tokens=512, answer_tokens=320)
 GEMMA_2B = Shape("Gemma 2 2B", 2304, 26, 256_000, 9_216, 8, 4, 256, True, tokens=512, answer_tokens=320)
@@ -125,9 +125,13 @@ def trainer(
     method: Any,
     callbacks: Sequence[TrainerCallback] = (),
     folder: str | Path | None = None,
+    safety_shape: Shape | None = None,
     **more: Any,
 ) -> Any:
-    """The real MethodTrainer with this method; for method None, transformers' own Trainer."""
+    """The real MethodTrainer with this method; for method None, transformers' own Trainer.
+
+    safety_shape: where safety rows are of other sizes than the user's.
+    """
     args = arguments(shape, device, folder or tempfile.mkdtemp(prefix="bench-"), **more)
     user = rows(shape, shape.user_rows, 1)
     made: Any
@@ -149,7 +153,7 @@ def trainer(
             model=learned,
             args=args,
             train_dataset=user,
-            safety_dataset=rows(shape, shape.safety_rows, 2),
+            safety_dataset=rows(safety_shape or shape, shape.safety_rows, 2),
             memory=Memory(n_rows=shape.safety_rows),
             base_model={n: t for n, t in base.items() if ".lora_" not in n} if method in EDITS else None,
             method=method,

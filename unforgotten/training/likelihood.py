@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from unforgotten.methods.base import with_gradient
 from unforgotten.training.collate import predicts
 
 
@@ -27,10 +28,14 @@ def token_logp(logits: Tensor, labels: Tensor) -> Tensor:
     return -cross_entropy(wide, targets(labels).to(logits.device), reduction="none")
 
 
-def nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:
-    """Σ −log p(token) from hidden states (N, d), `chunk_tokens` × V logits alive at once, made again in the backward.
+def nll(
+    h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256, frozen: bool = False
+) -> Tensor:
+    """Σ −log p(token) from hidden states (N, d), with no more than `chunk_tokens` × V logits alive at once.
 
-    tokens: (N,). logits: (n, d) -> (n, V). Returns a scalar.
+    tokens: (N,). logits: (n, d) -> (n, V). frozen: nothing in `logits` is trained, so that the gradient with respect
+    to h is all there is, and is taken while a chunk's logits are there; else they are made again in the backward.
+    Returns a scalar.
     """
 
     def part(some: Tensor, told: Tensor) -> Tensor:
@@ -38,5 +43,10 @@ def nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tok
 
     total = h.sum() * 0.0
     for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True):
-        total = total + (checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told))
+        if not h.requires_grad:
+            total = total + part(some, told)
+        elif frozen:
+            total = total + with_gradient(part, some, told)
+        else:
+            total = total + checkpoint(part, some, told, use_reentrant=False)
     return total

@@ -253,7 +253,7 @@ class Run:
         """Σ over the response tokens of these rows of −log p under the model in training, with gradient."""
         h = self.predicting(self.hidden(rows), rows)  # (N, d)
         head = self.head()
-        return likelihood.nll(h, likelihood.targets(rows.labels), head.logits, chunk_tokens)
+        return likelihood.nll(h, likelihood.targets(rows.labels), head.logits, chunk_tokens, not head.trained)
 
     # User rows.
 
@@ -439,7 +439,9 @@ class Run:
         return mem.draw(len(self.memory), n, self.seed, self._who, self.step, *([draw] if draw else []))
 
     def _hidden(self, model: Any, rows: mem.Replay) -> Tensor:
-        extra = {"logits_to_keep": 1} if self._keeps_logits(model) else {}
+        # An index of no positions: even one row of logits reads the whole head.
+        none = torch.empty(0, dtype=torch.long, device=rows.labels.device)
+        extra = {"logits_to_keep": none} if self._keeps_logits(model) else {}
         out = model(**rows.inputs, **extra, output_hidden_states=True, use_cache=False)
         return out.hidden_states[-1]
 
