@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,20 +31,24 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     model.eval()  # as the Fisher itself is taken: no dropout
     chosen = list(range(ROWS))
 
-    def likelihoods(size: int) -> Iterator[torch.Tensor]:
+    def likelihoods(size: int) -> Iterator[Callable[[], torch.Tensor]]:
         for at in range(0, ROWS, size):
-            yield run.nll(mem.replay(run.memory, chosen[at : at + size], run._collator, run._trainer.args.device))
+            rows = mem.replay(run.memory, chosen[at : at + size], run._collator, run._trainer.args.device)
+            yield partial(run.nll, rows)
 
     def batched() -> None:
         for likelihood in likelihoods(shape.batch):
-            torch.autograd.grad(likelihood, list(run.params().values()))
+            torch.autograd.grad(likelihood(), list(run.params().values()))
+
+    def one_by_one(space: str) -> dict[str, torch.Tensor]:
+        with _dense(run, space) as params:
+            return fisher.squares_row_by_row(params, likelihoods(1))
 
     for space in SPACES:
         found = run._squares(space, chosen)
-        with _dense(run, space) as params:
-            plain = fisher.squares_row_by_row(params, (lambda x=x: x for x in likelihoods(1)))
+        plain = one_by_one(space)
         error = max(float((found[n] - plain[n]).norm() / plain[n].norm()) for n in found)
-        ours = timed(lambda space=space: run._squares(space, chosen))
+        ours = timed(partial(run._squares, space, chosen))
         note = f"{_says(shape)}; equal to one row at a time to {error:.0e}."
         few = max(5, pairs // 5)
         yield of_pairs(
@@ -55,14 +60,9 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
             group=GROUP,
             device=device,
         )
-
-        def one_by_one(space: Any = space) -> None:
-            with _dense(run, space) as params:
-                fisher.squares_row_by_row(params, (lambda x=x: x for x in likelihoods(1)))
-
         yield of_pairs(
             f"speed of the Fisher of {space} over one row at a time",
-            paired(timed(one_by_one), ours, max(3, few // 2)),
+            paired(timed(partial(one_by_one, space)), ours, max(3, few // 2)),
             5.0 if device == "cuda" else None,
             "≥",
             note=note,

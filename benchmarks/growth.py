@@ -1,4 +1,4 @@
-"""How cost grows: with the memory (flat), with the vocabulary (DER's own part flat), with rows (linear); and the plots."""
+"""How cost grows: with the memory (flat), the vocabulary (DER's own part flat) and rows (linear), for the plots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import shapes
 from benchmarks.measure import Figure, of_pairs, paired
 from benchmarks.race import Lane
 from benchmarks.shapes import Shape
@@ -23,7 +22,7 @@ BRIEF = Shape("brief Llama", 128, 2, 8_000, 344, 2, 2, 64, tokens=64, answer_tok
 MEMORY_ROWS = (50, 500, 5_000)
 VOCABULARIES = (8_000, 32_000, 128_000, 256_000)
 BATCHES = (2, 4, 8, 16)
-USER_TOKENS, REPLAY = 8, 4.0
+USER_TOKENS, REPLAY = 4, 4.0
 """Against the vocabulary, user rows are short and replayed rows many: SFT's own logits would hide DER's part."""
 
 
@@ -32,9 +31,7 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     few = max(10, pairs // 2)
     points: dict[str, Any] = {}
 
-    times, found = _against(
-        [(m, maker(replace(BRIEF, safety_rows=m), device, "der")) for m in MEMORY_ROWS], few
-    )
+    times, found = _against([(m, maker(replace(BRIEF, safety_rows=m), device, "der")) for m in MEMORY_ROWS], few)
     points["memory"] = times
     yield _row("a DER step, memory of 5,000 rows over 50", found, 1.05, times, device)
 
@@ -43,7 +40,8 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     for vocabulary in VOCABULARIES:
         shape = replace(short, vocabulary=vocabulary)
         der = {"name": "der", "replay": REPLAY}
-        pair = _pairs(maker(shape, device, der, safety_shape=replace(BRIEF, vocabulary=vocabulary)), maker(shape, device, "sft"), few)
+        replayed = replace(BRIEF, vocabulary=vocabulary)
+        pair = _pairs(maker(shape, device, der, safety_shape=replayed), maker(shape, device, "sft"), few)
         extra.append((vocabulary, sorted(a - b for a, b in pair)[len(pair) // 2]))
         ratios.append([a - b for a, b in pair])
     points["vocabulary"] = extra
@@ -59,7 +57,9 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     POINTS.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
 
 
-def _row(name: str, found: list[tuple[float, float]], reach: float, points: Sequence[tuple[int, float]], device: str) -> Figure:
+def _row(
+    name: str, found: list[tuple[float, float]], reach: float, points: Sequence[tuple[int, float]], device: str
+) -> Figure:
     note = f"slope {slope(points):+.3f} in logarithms; " + ", ".join(f"{n:,}: {1e3 * s:.1f} ms" for n, s in points)
     return of_pairs(name, found, reach, note=note, group=GROUP, device=device)
 

@@ -47,14 +47,14 @@ class Figure:
     def facts(self) -> dict[str, Any]:
         """The row as latest.json has it."""
         found = asdict(self) | {"holds": self.holds}
-        short = {k: float(f"{v:.4g}") for k, v in found.items() if isinstance(v, float)}
+        short: dict[str, Any] = {k: float(f"{v:.4g}") for k, v in found.items() if isinstance(v, float)}
         if self.seconds:
             short["seconds"] = [float(f"{s:.4g}") for s in self.seconds]
         return found | short
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """The order statistics that hold the median with at least this confidence; for fewer than 6 values, the extremes."""
+    """The order statistics that hold the median with this confidence; for fewer than 6 values, the extremes."""
     ordered, n = sorted(values), len(values)
     cut, below = 0, 0.0
     while cut < n // 2:
@@ -77,7 +77,9 @@ def paired(a: Callable[[], float], b: Callable[[], float], pairs: int) -> list[t
     return found
 
 
-def of_pairs(name: str, found: Sequence[tuple[float, float]], reach: float | None, sense: str = "≤", **more: Any) -> Figure:
+def of_pairs(
+    name: str, found: Sequence[tuple[float, float]], reach: float | None, sense: str = "≤", **more: Any
+) -> Figure:
     """The figure A / B of such pairs."""
     ratios = [a / b for a, b in found]
     low, high = interval(ratios)

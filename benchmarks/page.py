@@ -75,7 +75,7 @@ def write() -> None:
 
 
 def _table(figures: list[dict[str, Any]], reasons: dict[str, str]) -> list[str]:
-    lines = ["| what | ratio | 95 % interval | reach | holds | pairs | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines = ["| what | ratio | 95 % interval | reach | holds | pairs | |", "|" + " --- |" * 7]
     for f in figures:
         between = f"{f['low']:.3g} – {f['high']:.3g}" if f["low"] is not None else ""
         reach = f"{f['sense']} {f['reach']:g}" if f["reach"] is not None else ""

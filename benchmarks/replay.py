@@ -31,7 +31,8 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
             name = f"{name} [{shape.name}]"
             return race(name, a, b, few, reach, "≥", note=note, group=GROUP, device=device)
 
-        yield row("stored-logits DER over DER", maker(shape, device, StoredLogits()), der, 3.0 if shape is shapes.NARROW else None, note=shape.says)
+        reach = None if shape.soft_capped else 3.0
+        yield row("stored-logits DER over DER", maker(shape, device, StoredLogits()), der, reach, shape.says)
         kind = maker(shape, device, StoredLogits(answers_alone=True))
         yield row("stored-logits DER, answers alone, over DER", kind, der, None)
         yield _beyond_sft(shape, device, few)

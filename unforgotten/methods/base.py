@@ -133,9 +133,9 @@ class Method:
 
 
 def with_gradient(part: Callable[..., Tensor], h: Tensor, *beside: Tensor) -> Tensor:
-    """`part(h, *beside)`, its gradient with respect to h taken now, so that nothing within `part` is kept or made again.
+    """`part(h, *beside)`, its gradient with respect to h taken now: nothing within `part` is kept or made again.
 
-    For a `part` in which nothing else is trained; it may be differentiated once.
+    For a `part` in which nothing else is trained.
     """
     import torch
 

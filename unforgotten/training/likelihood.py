@@ -16,8 +16,10 @@ from unforgotten.methods.base import with_gradient
 from unforgotten.training.collate import predicts
 
 
-def targets(labels: Tensor) -> Tensor:
-    """(B, T) labels -> (N,): the tokens predicted, in the order of `predicts`."""
+def targets(labels: Tensor, at: Tensor | None = None) -> Tensor:
+    """(B, T) labels -> (N,): the tokens predicted, in the order of `predicts`, whose places `at` (N,) may be known."""
+    if at is not None:
+        return labels.flatten().index_select(0, at + 1)
     return labels[:, 1:][predicts(labels)[:, :-1]]
 
 

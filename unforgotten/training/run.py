@@ -210,9 +210,7 @@ class Run:
         """
         if not self._states:
             self.store_states()
-        found = [
-            self._states[i] for i, some in zip(replay.row_ids, replay.predicts.any(1).tolist(), strict=True) if some
-        ]
+        found = [self._states[i] for i, some in zip(replay.row_ids, replay.counts, strict=True) if some]
         return torch.cat(found) if found else self._states[0][:0]
 
     def store_states(self) -> None:
@@ -247,13 +245,13 @@ class Run:
 
     def predicting(self, hidden: Tensor, rows: mem.Replay) -> Tensor:
         """(B, T, d) -> (N, d): the positions that predict the response, in the order of `states`."""
-        return hidden[rows.predicts]
+        return hidden[rows.predicts] if rows.at is None else hidden.flatten(0, 1).index_select(0, rows.at)
 
     def nll(self, rows: mem.Replay, chunk_tokens: int = 256) -> Tensor:
         """Σ over the response tokens of these rows of −log p under the model in training, with gradient."""
         h = self.predicting(self.hidden(rows), rows)  # (N, d)
         head = self.head()
-        return likelihood.nll(h, likelihood.targets(rows.labels), head.logits, chunk_tokens, not head.trained)
+        return likelihood.nll(h, likelihood.targets(rows.labels, rows.at), head.logits, chunk_tokens, not head.trained)
 
     # User rows.
 
