@@ -6,7 +6,7 @@ written in place as it is yielded, so a method reads what it needs of a weight b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -90,6 +90,10 @@ class LiveWeights:
 
     def product(self, up: Tensor, down: Tensor) -> Factors:
         return Factors(up, down)
+
+    def by_rows(self, name: str, edit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        assert self.base is not None  # seen to by `apply`
+        return edit(self.base[name], self.aligned[name], self.tuned[name])
 
 
 def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], model: Any) -> Any:
