@@ -51,7 +51,7 @@ def main() -> None:
         for figure in importlib.import_module(f"benchmarks.{name}").figures(given.device, given.pairs):
             print(measure.line(figure), flush=True)
             found.append(figure)
-        measure.keep(found)
+            measure.keep(found)  # an interrupted run keeps what it found
     page.write()
     print(f"\n{time.perf_counter() - began:.0f} s; {measure.LATEST.name} and docs/performance.md are written")
 
