@@ -1,5 +1,7 @@
 """Stage align: θ₀ becomes θ_safe by LoRA on refusals and answered look-alikes, merged in fp32.
 
+In 4 bits (`load_in`) nothing is merged: θ_safe is the quantised base under its adapter.
+
 An instruct model that its vendor aligned is θ_safe as it is, and this stage only says where it is.
 """
 
@@ -30,7 +32,7 @@ def quiet(text: str) -> None:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Where θ_safe is. Either `full` or `adapter` is set; after stage align both are."""
+    """Where θ_safe is. Either `full` or `adapter` is set; after stage align both are, but for `load_in` (no `full`)."""
 
     digest: str
     base: str
@@ -44,6 +46,11 @@ class Aligned:
     """Where its tokenizer and chat template are."""
     made: bool
     """Whether stage align made it (its template is then kept beside it)."""
+
+    @property
+    def record(self) -> Path:
+        """What stage align writes last, about what it made."""
+        return Path(self.chat) / "aligned.json"
 
 
 def dataset(spec: Spec, seed: int | None = None) -> Dataset:
@@ -83,8 +90,13 @@ def aligned_of(recipe: Recipe) -> Aligned:
     """Where θ_safe is or will be; reads data and digests, loads no model."""
     base = base_of(recipe, build=False)
     identified = Path(base).name if _embedded(recipe.model) else identity.model_digest(base, recipe.revision)
+    if recipe.load_in:
+        identified = identity.digest(identified, recipe.load_in)
     adapter_file = Path(base).expanduser() / "adapter_config.json"
     if recipe.align is None:
+        if recipe.load_in and adapter_file.is_file() and (adapter_file.parent / "config.json").is_file():
+            # A base and an adapter in one folder are one model elsewhere; in 4 bits the adapter stays what it is.
+            return Aligned(identified, base, None, None, base, base, made=False)
         if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
             config = json.loads(adapter_file.read_text())
             below = str(config["base_model_name_or_path"])
@@ -98,7 +110,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
         )
     found = identity.digest(
         identified,
-        recipe.align.model_dump(),
+        recipe.align.determining(),
         identity.rows_digest(safety_rows(recipe)),
         recipe.seed,
         recipe.dtype,
@@ -107,7 +119,8 @@ def aligned_of(recipe: Recipe) -> Aligned:
         recipe.date,
     )
     folder = Path(recipe.out) / "aligned" / found
-    return Aligned(found, base, recipe.revision, str(folder), str(folder / "adapter"), str(folder), made=True)
+    full = None if recipe.load_in else str(folder)
+    return Aligned(found, base, recipe.revision, full, str(folder / "adapter"), str(folder), made=True)
 
 
 def refuse_ranks() -> None:
@@ -127,11 +140,14 @@ def align(recipe: Recipe, say: Say = quiet) -> Aligned:
     refuse_ranks()
     where = aligned_of(recipe)
     base_of(recipe, say)
-    if not where.made or (Path(str(where.full)) / "aligned.json").exists():
+    if not where.made or where.record.exists():
         return where
-    final = Path(str(where.full))
-    with alone(final, say):
-        if not (final / "aligned.json").exists():
+    if recipe.load_in:
+        from unforgotten.training import nf4
+
+        nf4.check()
+    with alone(where.record.parent, say):
+        if not where.record.exists():
             say(f"Aligning {recipe.model} on {len(safety_rows(recipe))} safety rows.")
             _train(recipe, where, safety_rows(recipe))
     return where
@@ -145,8 +161,8 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
     from unforgotten.training.trainer import MethodTrainer
 
     watch.hush()
-    assert recipe.align is not None and where.full is not None
-    final = Path(where.full)
+    assert recipe.align is not None
+    final = where.record.parent
     part = final.parent / f".{final.name}.part"
     unanswered = sum(not row.response for row in rows)
     if unanswered:
@@ -154,7 +170,9 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
     chat = load.load_chat(
         where.base, revision=where.revision, template=recipe.template, date=recipe.date, variables=recipe.variables
     )
-    model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype, merge=True)
+    model = load.load_model(
+        where.base, revision=where.revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
+    )
     set_seed(recipe.seed)
     part.mkdir(parents=True, exist_ok=True)
     bar, metrics = watch.Bar("align"), watch.Metrics(part / "metrics.jsonl")
@@ -166,6 +184,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
         chat=chat,
         peft_config=load.lora_config(recipe.align.lora),
         max_length_tokens=recipe.align.max_length_tokens,
+        loss=recipe.align.loss,
         callbacks=[bar, metrics],
     )
     trainer.remove_callback(PrinterCallback)
@@ -178,14 +197,18 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
     done = part / "final"
     shutil.rmtree(done, ignore_errors=True)
     save_adapter(trainer.model, done / "adapter", where.base, where.revision)
-    plain, deviation = load.merged(trainer.model, trainer.probe_ids)
-    plain.save_pretrained(done)
+    merge: dict[str, Any] | None = None
+    if recipe.load_in is None:
+        plain, deviation = load.merged(trainer.model, trainer.probe_ids)
+        plain.save_pretrained(done)
+        merge = {"precision": "float32", "largest_logit_deviation": deviation}
     chat.save(done)
     chat.save(done / "adapter")
     facts: dict[str, Any] = {
         "aligned": asdict(where),
         "rows": trainer.counts.lines() if trainer.counts else [],
-        "merge": {"precision": "float32", "largest_logit_deviation": deviation},
+        "merge": merge,
+        "quantised": load.loaded_as(trainer.model),
         "seconds": round(metrics.seconds, 2),
         "date": chat.date if chat.uses_date else None,
     }

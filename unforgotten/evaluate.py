@@ -130,7 +130,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
             if isinstance(recipe.replay, str)
             else [dataset(spec).label for spec in recipe.replay],
             "run": folder.name,
-            "notes": done["notes"],
+            "notes": [*done["notes"], *_in_4_bits(recipe)],
             "digests": recorded["digests"],
         }
 
@@ -166,7 +166,7 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
     made = stage == "aligned" and where.made
 
     def facts() -> dict[str, Any]:
-        told = json.loads((Path(str(where.full)) / "aligned.json").read_text(encoding="utf-8")) if made else {}
+        told = json.loads(where.record.read_text(encoding="utf-8")) if made else {}
         unknown = "The rows that this model was trained on are not known here: overlap is not counted."
         return {
             "seed": recipe.seed if made else None,
@@ -179,7 +179,7 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
             },
             "model": identity.public_name(recipe.model),
             "run": str(run),
-            "notes": [] if made else [unknown],
+            "notes": [*([] if made else [unknown]), *_in_4_bits(recipe)],
         }
 
     return Measurement(
@@ -234,7 +234,15 @@ def weights_of(model: str, recipe: Recipe) -> str:
         base = str(told.get("base_model_name_or_path"))
         parts.append(identity.model_digest(base, told.get("revision")) if not _is_gone(base) else base)
     parts += [recipe.dtype] if recipe.dtype != "auto" else []
+    parts += [recipe.load_in] if recipe.load_in else []
     return parts[0] if len(parts) == 1 else identity.digest(parts)
+
+
+def _in_4_bits(recipe: Recipe) -> list[str]:
+    """What figures of a base in 4 bits should say; a server loads weights as it pleases."""
+    if recipe.load_in is None or (recipe.evaluate and recipe.evaluate.endpoint):
+        return []
+    return ["The replies are those of the base in 4 bits (nf4); with the unquantised base they differ."]
 
 
 def _is_gone(model: str) -> bool:

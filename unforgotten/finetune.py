@@ -75,6 +75,12 @@ def policy_for(recipe: Recipe, where: Aligned) -> str:
         raise RecipeError(
             f"policy: {recipe.policy} needs θ_safe as an adapter: name an adapter folder as `model`, or add `align`."
         )
+    if recipe.load_in and recipe.policy == "merged" and where.full is None:
+        raise RecipeError(
+            "policy: merged would merge θ_safe's adapter into a base in 4 bits: each merged weight is rounded to one "
+            "of 16 values again, and what is smaller than half a step of that grid is lost. Leave `policy` out "
+            "(stacked: the adapter stays whole under the trained one), or leave out `load_in`."
+        )
     return recipe.policy or ("stacked" if where.full is None else "merged")
 
 
@@ -103,7 +109,7 @@ def run_digest(recipe: Recipe) -> str:
         recipe.lora.model_dump() if recipe.lora else None,
         policy_for(recipe, where),
         base_for(recipe, where),
-        recipe.training.model_dump(),
+        recipe.training.determining(),
         recipe.dtype,
         recipe.template,
         recipe.variables,
@@ -152,6 +158,10 @@ def finetune(recipe: Recipe, say: Say = quiet) -> Path:
         return folder
     # Data and settings are checked whole before anything expensive is started.
     user, harmful = user_rows(recipe)
+    if recipe.load_in:
+        from unforgotten.training import nf4
+
+        nf4.check()
     where = align(recipe, say)
     safety = replay_rows(recipe, say)
     with alone(folder, say):
@@ -185,9 +195,13 @@ def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Chat
     chat = aligned_chat(recipe, where)
     if policy in ("merged", "full") and where.full is not None:
         revision = None if where.made else where.revision
-        return load.load_model(where.full, revision=revision, dtype=recipe.dtype, merge=True), chat
+        return load.load_model(
+            where.full, revision=revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
+        ), chat
     assert where.adapter is not None
-    model = load.load_model(where.base, revision=where.revision, dtype=recipe.dtype)
+    model = load.load_model(
+        where.base, revision=where.revision, dtype=recipe.dtype, load_in=recipe.load_in, trains=True
+    )
     name = ALIGNED if policy == "stacked" else "default"
     return load.put_adapter(model, where.adapter, name, trainable=policy == "continue"), chat
 
@@ -221,7 +235,7 @@ def _train(
     elif policy == "merged" and load.is_bundled(base):
         base = str(_keep_merged(model, chat, folder))  # what is bundled there is the base below its adapter
     safety, answered = answers(safety, model, chat, recipe, where, say)
-    _record(folder, resolved, where, user, harmful, safety, answered)
+    _record(folder, resolved, where, user, harmful, safety, answered, load.loaded_as(model))
     set_seed(recipe.seed)
     config = load.lora_config(recipe.lora) if recipe.lora else None
     if policy == "stacked":
@@ -239,6 +253,7 @@ def _train(
         base_model=base_for(recipe, where),
         memory=Memory(**recipe.memory.model_dump()),
         max_length_tokens=recipe.training.max_length_tokens,
+        loss=recipe.training.loss,
         callbacks=[bar, metrics],
     )
     for line in trainer.counts.lines()[1:] if trainer.counts else []:
@@ -271,6 +286,7 @@ def _train(
         or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),
         "peak_memory_bytes": peak_memory_bytes(),
         "policy": policy,
+        "loss": trainer.loss_used,
         "memory_rows": len(trainer.run.memory),
         "notes": trainer.run.notes,
         "rows": {
@@ -359,7 +375,14 @@ def _keep_merged(model: Any, chat: Any, folder: Path) -> Path:
 
 
 def _record(
-    folder: Path, recipe: Recipe, where: Aligned, user: list[Row], harmful: list[Row], safety: list[Row], answered: Any
+    folder: Path,
+    recipe: Recipe,
+    where: Aligned,
+    user: list[Row],
+    harmful: list[Row],
+    safety: list[Row],
+    answered: Any,
+    loaded: Any,
 ) -> None:
     """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -368,6 +391,7 @@ def _record(
     )
     facts = identity.environment() | {
         "aligned": asdict(where),
+        "quantised": loaded,
         "digests": {"user": identity.rows_digest(user), "safety": identity.rows_digest(safety)},
         "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
         "answers": answered,

@@ -23,6 +23,7 @@ RECORDED = (
     "accelerate",
     "tokenizers",
     "safetensors",
+    "bitsandbytes",
     "trl",
     "datasets",
 )

@@ -81,10 +81,17 @@ class Training(_Strict):
     """Mixed precision."""
     gradient_checkpointing: bool = False
     """Trade time for memory."""
+    loss: Literal["auto", "trainer", "chunked"] = "auto"
+    """How cross-entropy is computed: `trainer` through the logits of a batch, `chunked` without ever making them, equal
+    to rounding; `auto` is chunked under a frozen head with 32,000 words or more."""
     save_steps: int = Field(200, gt=0)
     """Optimizer steps between checkpoints, from which the same command goes on after a kill."""
     logging_steps: int = Field(10, gt=0)
     """Optimizer steps between lines of metrics.jsonl."""
+
+    def determining(self) -> dict[str, Any]:
+        """What the digest of a run is over; a setting that came later is in it only where it is used."""
+        return self.model_dump(exclude={"loss"} if self.loss == "auto" else None)
 
 
 class Align(Training):
@@ -355,6 +362,9 @@ class Recipe(_Strict):
     """Off. A model that needs its own code is loaded by you and given to MethodTrainer."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision in which the model is loaded; auto is the checkpoint's own."""
+    load_in: Literal["nf4"] | None = None
+    """nf4: the base in 4 bits under adapters, in training and in evaluation; needs `pip install 'unforgotten[qlora]'`.
+    Head, embeddings and norms stay whole, θ_safe's weights on disk too. [QLoRA, arXiv 2305.14314]"""
     template: str | None = None
     """A Jinja chat template file; none given: the model's own, or Alpaca's where it has none."""
     variables: dict[str, Any] = {}
@@ -422,6 +432,23 @@ class Recipe(_Strict):
         for name, own in fields.items():
             _component("methods", {"name": name, **own})
         return fields
+
+    @model_validator(mode="after")
+    def _in_4_bits(self) -> Recipe:
+        if self.load_in is None:
+            return self
+        if self.lora is None:
+            raise ValueError(
+                "load_in: nf4 has no whole weights to train. Give `lora:`, or leave out `load_in` to train every weight"
+            )
+        for spec in self.methods:
+            if (edit := registry.build("methods", spec)).needs_base or edit.dense:
+                name = spec if isinstance(spec, str) else spec["name"]
+                raise ValueError(
+                    f"{name} edits whole weights, and load_in: nf4 has them in 4 bits only. Fine-tune without {name}, "
+                    f"then run `unforgotten repair --method {name}` on the run's adapter with the unquantised models"
+                )
+        return self
 
     @property
     def methods(self) -> list[Spec]:

@@ -21,7 +21,7 @@ from unforgotten.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Method
-    from unforgotten.weights.base import Factors, Source
+    from unforgotten.weights.base import ByRows, Factors, Source
 
 Say = Callable[[str], None]
 
@@ -91,6 +91,17 @@ class Given:
         from unforgotten.weights.base import Factors
 
         return Factors(up, down)
+
+    def by_rows(self, name: str, edit: Callable[[Any, Any, Any], Any]) -> ByRows:
+        from unforgotten.weights.base import ByRows
+
+        def parts() -> Iterator[Any]:
+            whole = [source[name] for source in (self.base, self.aligned, self.tuned)]
+            rows = ByRows.rows_a_part(tuple(whole[0].shape))
+            for some in zip(*(w.split(rows) for w in whole), strict=True):
+                yield edit(*some)
+
+        return ByRows(self.base.shape(name), parts)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

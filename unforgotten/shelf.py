@@ -31,14 +31,17 @@ class Shelf:
         watch.hush()
         if isinstance(target, Aligned):
             if target.full:
-                return self._plain(target.full, None if target.made else target.revision, recipe.dtype, merge=True)
-            return self._put(str(target.adapter), target.base, target.revision, recipe.dtype)
+                revision = None if target.made else target.revision
+                return self._plain(target.full, revision, recipe.dtype, recipe.load_in, merge=True)
+            return self._put(str(target.adapter), target.base, target.revision, recipe)
         name = str(part_of(target)) if isinstance(target, Path) else target
         if load.is_adapter(name):
             config = _config(name)
-            return self._put(name, str(config["base_model_name_or_path"]), config.get("revision"), recipe.dtype)
+            return self._put(name, str(config["base_model_name_or_path"]), config.get("revision"), recipe)
+        if recipe.load_in and load.is_bundled(name):
+            return self._put(name, name, None, recipe)
         inside = Path(name).expanduser().is_dir()
-        return self._plain(name, None if inside else recipe.revision, recipe.dtype)
+        return self._plain(name, None if inside else recipe.revision, recipe.dtype, recipe.load_in)
 
     def clear(self) -> None:
         """Gives the memory back."""
@@ -49,19 +52,23 @@ class Shelf:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _plain(self, name: str, revision: str | None, dtype: str, merge: bool = False) -> Any:
+    def _plain(
+        self, name: str, revision: str | None, dtype: str, load_in: str | None = None, merge: bool = False
+    ) -> Any:
         """A whole model, without any adapter that lay on it."""
         import torch
 
         from unforgotten.training import load
 
-        bundled = load.is_bundled(name)
-        key = (str(Path(name).expanduser()), revision, dtype, merge and bundled)
+        bundled = load.is_bundled(name) and load_in is None
+        key = (str(Path(name).expanduser()), revision, dtype, load_in, merge and bundled)
         if key != self._key:
             self.clear()
-            found = load.load_model(name, revision=revision, dtype=dtype, merge=merge)
+            found = load.load_model(name, revision=revision, dtype=dtype, merge=merge, load_in=load_in)
             self.loads += 1
-            self._base, self._key = found.to("cuda" if torch.cuda.is_available() else "cpu"), key
+            if load_in is None:  # quantised weights are made where they stay
+                found = found.to("cuda" if torch.cuda.is_available() else "cpu")
+            self._base, self._key = found, key
         elif self._adapted is not None:
             self._base = self._adapted.unload()
         self._adapted = None
@@ -70,10 +77,10 @@ class Shelf:
             self.clear()  # an adapter that transformers put on itself cannot be taken off
         return found
 
-    def _put(self, adapter: str, base: str, revision: str | None, dtype: str) -> Any:
+    def _put(self, adapter: str, base: str, revision: str | None, recipe: Recipe) -> Any:
         from unforgotten.training import load
 
-        below = self._plain(base, revision, dtype)
+        below = self._plain(base, revision, recipe.dtype, recipe.load_in)
         made = load.put_adapter(below, adapter, "default", trainable=False, keeps_base=False)
         if _changes_base(_config(adapter)):
             self.clear()

@@ -129,10 +129,12 @@ def train(
     exact: bool = False,
     kill_at: int | None = None,
     resume: bool = False,
+    loss: Any = "auto",
 ) -> dict[str, Tensor]:
     """One run on ragged rows; returns the trained tensors.
 
     exact: float64, SGD, no dropout (for comparisons between splits); otherwise float32, AdamW, dropout 0.1.
+    loss: as MethodTrainer takes it.
     kill_at: SIGKILL to this very process in that step, between its micro-batches.
     """
     from transformers import TrainerCallback, TrainingArguments
@@ -176,6 +178,7 @@ def train(
         safety_dataset=ragged_rows(SAFETY_ROWS, 2),
         memory=Memory(n_rows=SAFETY_ROWS - 1),
         method=specs,
+        loss=loss,
         callbacks=[Kill()],
     )
     assert trainer.run.policy == policy
@@ -197,10 +200,10 @@ def plain(policy: Policy) -> dict[str, Tensor]:
 
 
 @cache
-def whole(method: str, policy: Policy) -> dict[str, Tensor]:
+def whole(method: str, policy: Policy, loss: str = "auto") -> dict[str, Tensor]:
     """What methods (as JSON) end at in float64 with its four rows in one micro-batch, trained once in a process."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(json.loads(method), policy, Path(folder), micro_batch=4, accumulation=1, exact=True)
+        return train(json.loads(method), policy, Path(folder), micro_batch=4, accumulation=1, exact=True, loss=loss)
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -210,19 +213,21 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return max(float((a[n] - b[n]).abs().max()) for n in a)
 
 
-def check_split(method: Specs, policy: Policy, folder: Path) -> None:
+def check_split(method: Specs, policy: Policy, folder: Path, loss: str = "auto") -> None:
     """Four rows a step in one micro-batch, in two of two, or in four of one: the same weights to 1e-9."""
-    expected = whole(_key(method), policy)
+    expected = whole(_key(method), policy, loss)
     for size in (2, 1):
-        parts = train(method, policy, folder / f"{size}", micro_batch=size, accumulation=4 // size, exact=True)
+        parts = train(
+            method, policy, folder / f"{size}", micro_batch=size, accumulation=4 // size, exact=True, loss=loss
+        )
         assert distance(expected, parts) <= 1e-9, f"micro-batches of {size} differ by {distance(expected, parts):.1e}"
 
 
-def check_ranks(method: Specs, policy: Policy, folder: Path) -> None:
+def check_ranks(method: Specs, policy: Policy, folder: Path, loss: str = "auto") -> None:
     """Two gloo ranks with two rows each, in one micro-batch or two, against one rank with four: to 1e-9, on both."""
-    expected, port = whole(_key(method), policy), _free_port()
+    expected, port = whole(_key(method), policy, loss), _free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    started = [_start(_ranked, rank, port, method, policy, folder) for rank in range(2)]
+    started = [_start(_ranked, rank, port, method, policy, folder, loss) for rank in range(2)]
     for process in started:
         process.join()
         assert process.exitcode == 0, f"a rank ended with {process.exitcode}"
@@ -231,15 +236,16 @@ def check_ranks(method: Specs, policy: Policy, folder: Path) -> None:
         assert apart <= 1e-9, f"{file.stem} differs from one rank by {apart:.1e}"
 
 
-def check_resume(method: Specs, policy: Policy, folder: Path) -> None:
+def check_resume(method: Specs, policy: Policy, folder: Path, loss: str = "auto") -> None:
     """Killed mid-epoch and resumed in a new process: bit for bit the weights of the run that was not."""
-    expected = train(method, policy, folder / "through")
-    killed = _start(_saved, method, policy, folder / "killed", None, {"kill_at": KILL_AT})
+    expected = train(method, policy, folder / "through", loss=loss)
+    killed = _start(_saved, method, policy, folder / "killed", None, {"kill_at": KILL_AT, "loss": loss})
     killed.join()
     assert killed.exitcode == -signal.SIGKILL, f"the run to be killed ended with {killed.exitcode}"
     checkpoints = sorted(p.name for p in (folder / "killed").glob("checkpoint-*"))
     assert checkpoints == [f"checkpoint-{SAVE_AT}"], f"before the kill there were {checkpoints}"
-    resumed = _start(_saved, method, policy, folder / "killed", folder / "resumed.safetensors", {"resume": True})
+    goes_on = {"resume": True, "loss": loss}
+    resumed = _start(_saved, method, policy, folder / "killed", folder / "resumed.safetensors", goes_on)
     resumed.join()
     assert resumed.exitcode == 0, f"the resumed run ended with {resumed.exitcode}"
     assert distance(expected, load_file(folder / "resumed.safetensors")) == 0.0
@@ -337,7 +343,7 @@ def _saved(method: Specs, policy: Policy, folder: Path, file: Path | None, optio
         save_file(found, file)
 
 
-def _ranked(rank: int, port: int, method: Specs, policy: Policy, folder: Path) -> None:
+def _ranked(rank: int, port: int, method: Specs, policy: Policy, folder: Path, loss: str) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -347,7 +353,7 @@ def _ranked(rank: int, port: int, method: Specs, policy: Policy, folder: Path) -
         "MASTER_PORT": str(port),
     }
     for parts in (1, 2):
-        options = {"micro_batch": 2 // parts, "accumulation": parts, "exact": True}
+        options = {"micro_batch": 2 // parts, "accumulation": parts, "exact": True, "loss": loss}
         _saved(method, policy, folder / f"two-{parts}", folder / f"rank{rank}-{parts}.safetensors", options)
     torch.distributed.destroy_process_group()
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -47,6 +47,12 @@ class Weights(Protocol):
 
     def product(self, up: Tensor, down: Tensor) -> Any:
         """A trained adapter's new change of a weight, up (out, r) · down (r, in), to be yielded for a tensor."""
+
+    def by_rows(self, name: str, edit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
+        """`edit(base, aligned, tuned)` of one tensor, for an edit of each number by itself, to be yielded for it.
+
+        It is made some rows at a time where the result goes to a file.
+        """
 
     def note(self, text: str) -> None:
         """A fact that the results should carry."""
@@ -81,7 +87,8 @@ class Method:
     cost: ClassVar[float] = 1.0
     """Its step over SFT's, counted in forwards and backwards (SFT is 3 F, F a forward of the user's batch)."""
     reads_forward: ClassVar[bool] = False
-    """Whether `loss` reads the forward of the user's batch (`out`); otherwise `out` may be None."""
+    """Whether `loss` reads the forward of the user's batch: `run.token_logp(batch, out)` and, below, its hidden states,
+    never its logits, which need not have been made. Otherwise `out` may be None."""
     reads_hidden: ClassVar[bool] = False
     """Whether it reads hidden states there too (`out.hidden_states`); sets nothing else."""
 
@@ -124,6 +131,20 @@ class Method:
     def finish(self, weights: Weights) -> Iterable[tuple[str, Tensor]]:
         """After training: (public name, tensor) pairs that replace the tuned model's. [MagMax, SafeLoRA]"""
         return ()
+
+
+def with_gradient(part: Callable[..., Tensor], h: Tensor, *beside: Tensor) -> Tensor:
+    """`part(h, *beside)`, its gradient with respect to h taken now: nothing within `part` is kept or made again.
+
+    For a `part` in which nothing else is trained.
+    """
+    import torch
+
+    leaf = h.detach().requires_grad_()
+    with torch.enable_grad():
+        value = part(leaf, *beside)
+    (slope,) = torch.autograd.grad(value, leaf)
+    return value.detach() + ((h - h.detach()) * slope).sum()  # adds exactly 0, and has that gradient
 
 
 TURNS = ("data", "start", "before_step", "loss", "gradients", "after_step", "finish")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import Method, with_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,11 +38,17 @@ def gram_distance(h: Tensor, kept: Tensor, gram: Tensor) -> Tensor:
 
 
 def logit_distance(
-    h: Tensor, kept: Tensor, logits: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor], chunk_tokens: int
+    h: Tensor,
+    kept: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    target: Callable[[Tensor], Tensor],
+    chunk_tokens: int,
+    frozen: bool = False,
 ) -> Tensor:
-    """Σ over tokens of ‖f(h) − f′(h′)‖² through the logits, `chunk_tokens` at a time, recomputed in the backward.
+    """Σ over tokens of ‖f(h) − f′(h′)‖² through the logits, no more than `chunk_tokens` × V of them alive at once.
 
-    h, kept: (N, d); logits, target: (n, d) -> (n, V). No more than chunk_tokens × V logits are alive at once.
+    h, kept: (N, d); logits, target: (n, d) -> (n, V). frozen: nothing in f is trained, so that the gradient is taken
+    while a chunk's logits are there; else they are made again in the backward.
     """
     from torch.utils.checkpoint import checkpoint
 
@@ -51,7 +57,10 @@ def logit_distance(
 
     total = h.sum() * 0.0
     for some, some_kept in zip(h.split(chunk_tokens), kept.split(chunk_tokens), strict=True):
-        total = total + checkpoint(part, some, some_kept, use_reentrant=False)
+        if frozen and h.requires_grad:
+            total = total + with_gradient(part, some, some_kept)
+        else:
+            total = total + checkpoint(part, some, some_kept, use_reentrant=False)
     return total
 
 
@@ -100,5 +109,6 @@ class DER(Method):
         if self._gram is not None:
             total = gram_distance(h, kept, self._gram)
         else:
-            total = logit_distance(h, kept, self._head.logits, self._head.aligned_logits, self.chunk_tokens)
+            head = self._head
+            total = logit_distance(h, kept, head.logits, head.aligned_logits, self.chunk_tokens, not head.trained)
         return self.weight * total, run.safety_tokens(n) * self._head.vocabulary

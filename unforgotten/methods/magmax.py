@@ -51,4 +51,7 @@ class MagMax(Method):
     def finish(self, weights: Weights) -> Iterable[tuple[str, Any]]:
         for name in weights.tuned.names():
             if weights.tuned.dtype(name).is_floating_point:
-                yield name, larger_change(weights.base[name], weights.aligned[name], weights.tuned[name], self.weight)
+                yield name, weights.by_rows(name, self._merged)
+
+    def _merged(self, base: Tensor, aligned: Tensor, tuned: Tensor) -> Tensor:
+        return larger_change(base, aligned, tuned, self.weight)

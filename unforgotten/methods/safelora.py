@@ -35,7 +35,7 @@ Project = Callable[["Tensor"], "Tensor"]
 def reference(up: Tensor, down: Tensor | None) -> Project:
     """M (out, n) -> V Vᵀ M / ‖V‖_F, with V = up · down, or V = up where down is None."""
     if down is None:
-        norm = up.norm()
+        norm = up.norm(dim=1).norm()  # in one sum over 16 M numbers fp32 loses 7e-4
         return lambda m: up @ (up.T @ m) / norm
     gram = down @ down.T  # (k, k)
     norm = ((up.T @ up) * gram).sum().sqrt()
@@ -59,10 +59,14 @@ def orthogonal(up: Tensor, down: Tensor | None, noise: float) -> Project:
 
 def cosine(projected: Tensor, up: Tensor, down: Tensor | None) -> float:
     """cos(P ΔW, ΔW) with ΔW = up · down (or up), P ΔW = projected · down; 1 where nothing was changed at all."""
-    p, b = projected.double(), up.double()
-    if down is None:
-        dot, first, second = (p * b).sum(), p.square().sum(), b.square().sum()
+    if down is None:  # some rows at a time: whole matrices in fp64 would be the most that an edit holds
+        sums = [
+            ((p * b).sum(), p.square().sum(), b.square().sum())
+            for p, b in ((p.double(), b.double()) for p, b in zip(projected.split(256), up.split(256), strict=True))
+        ]
+        dot, first, second = (sum(column) for column in zip(*sums, strict=True))
     else:
+        p, b = projected.double(), up.double()
         gram = down.double() @ down.double().T  # (r, r)
         dot, first, second = (((x.T @ y) * gram).sum() for x, y in ((p, b), (p, p), (b, b)))
     return float(dot / (first * second).sqrt()) if float(second) > 0 and float(first) > 0 else float(second == 0)

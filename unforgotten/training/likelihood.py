@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from unforgotten.methods.base import with_gradient
 from unforgotten.training.collate import predicts
 
 
-def targets(labels: Tensor) -> Tensor:
-    """(B, T) labels -> (N,): the tokens predicted, in the order of `predicts`."""
+def targets(labels: Tensor, at: Tensor | None = None) -> Tensor:
+    """(B, T) labels -> (N,): the tokens predicted, in the order of `predicts`, whose places `at` (N,) may be known."""
+    if at is not None:
+        return labels.flatten().index_select(0, at + 1)
     return labels[:, 1:][predicts(labels)[:, :-1]]
 
 
@@ -27,10 +30,14 @@ def token_logp(logits: Tensor, labels: Tensor) -> Tensor:
     return -cross_entropy(wide, targets(labels).to(logits.device), reduction="none")
 
 
-def nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:
-    """Σ −log p(token) from hidden states (N, d), `chunk_tokens` × V logits alive at once, made again in the backward.
+def nll(
+    h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256, frozen: bool = False
+) -> Tensor:
+    """Σ −log p(token) from hidden states (N, d), with no more than `chunk_tokens` × V logits alive at once.
 
-    tokens: (N,). logits: (n, d) -> (n, V). Returns a scalar.
+    tokens: (N,). logits: (n, d) -> (n, V). frozen: nothing in `logits` is trained, so that the gradient with respect
+    to h is all there is, and is taken while a chunk's logits are there; else they are made again in the backward.
+    Returns a scalar.
     """
 
     def part(some: Tensor, told: Tensor) -> Tensor:
@@ -38,5 +45,24 @@ def nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tok
 
     total = h.sum() * 0.0
     for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True):
-        total = total + (checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told))
+        if not h.requires_grad:
+            total = total + part(some, told)
+        elif frozen:
+            total = total + with_gradient(part, some, told)
+        else:
+            total = total + checkpoint(part, some, told, use_reentrant=False)
     return total
+
+
+def token_nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:
+    """The same, −log p of each token: (N,)."""
+
+    def part(some: Tensor, told: Tensor) -> Tensor:
+        return cross_entropy(logits(some), told, reduction="none")
+
+    parts = [
+        checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told)
+        for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True)
+        if len(some)
+    ]
+    return torch.cat(parts) if parts else h.sum(-1) * 0.0

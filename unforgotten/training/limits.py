@@ -7,11 +7,22 @@ from typing import Any
 
 from unforgotten.errors import UnsupportedError
 from unforgotten.methods.base import TURNS, Method
+from unforgotten.training import nf4
 
 
 def takes(method: Method, turn: str) -> bool:
     """Does the method override this turn?"""
     return getattr(type(method), turn) is not getattr(Method, turn)
+
+
+def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
+    """Raises UnsupportedError for edits of whole weights on a base in 4 bits."""
+    edits = [type(m).__name__ for m in methods if m.needs_base or m.dense]
+    if edits and nf4.is_quantised(model):
+        raise UnsupportedError(
+            f"{', '.join(edits)} edits whole weights, and this model has them in 4 bits only. Train without, then run "
+            "`unforgotten repair` on the saved adapter with the unquantised models."
+        )
 
 
 def refuse_packing(args: Any) -> None:

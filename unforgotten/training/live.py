@@ -6,7 +6,7 @@ written in place as it is yielded, so a method reads what it needs of a weight b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
+from unforgotten.training import nf4
 from unforgotten.training.lora import Delta, deltas
 from unforgotten.training.policy import ALIGNED, Policy, trained_adapter
 from unforgotten.weights.base import Factors, Held, Source, check_alike
@@ -90,6 +91,10 @@ class LiveWeights:
     def product(self, up: Tensor, down: Tensor) -> Factors:
         return Factors(up, down)
 
+    def by_rows(self, name: str, edit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        assert self.base is not None  # seen to by `apply`
+        return edit(self.base[name], self.aligned[name], self.tuned[name])
+
 
 def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], model: Any) -> Any:
     """Writes what `method.finish` yields into the model. Returns the model, without adapters where weights were edited.
@@ -112,6 +117,10 @@ def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], mo
             elif at in params:
                 params[at].copy_(value)
             elif at in tuned.tensors:
+                if nf4.is_4_bit(tuned.tensors[at]):
+                    raise UnsupportedError(
+                        f"{name}.finish edits {at!r}, which is in 4 bits. Run `unforgotten repair` on the adapter."
+                    )
                 tuned.tensors[at].copy_(value)
                 written.add(at)
             else:

@@ -6,13 +6,16 @@ Weights are read from safetensors only, and no code of a model is run.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unforgotten.chat import Chat
-from unforgotten.errors import ModelError
+from unforgotten.errors import ModelError, UnsupportedError
+from unforgotten.training import nf4
 from unforgotten.training import policy as policies
 
 if TYPE_CHECKING:
@@ -31,37 +34,61 @@ def is_bundled(model: str) -> bool:
     return (folder / "adapter_config.json").is_file() and (folder / "config.json").is_file()
 
 
-def load_model(model: str, *, revision: str | None = None, dtype: str = "auto", merge: bool = False) -> Any:
+def load_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    merge: bool = False,
+    load_in: str | None = None,
+    trains: bool = False,
+) -> Any:
     """A causal LM from a folder or the Hub. Raises ModelError that says what to do.
 
     merge: a folder in which a base and an adapter lie together (what a run leaves) becomes one plain model, so that it
     can be fine-tuned again; otherwise the adapter stays an adapter.
+    load_in: `nf4` quantises it as it is read (UnsupportedError where that cannot be); of such a folder the base alone,
+    for its adapter to be put on.
+    trains: adapters are to be trained on the quantised base.
     """
     from transformers import AutoModelForCausalLM
 
     folder = Path(model).expanduser()
-    if merge and is_bundled(model):
-        return _unbundled(folder, dtype)
+    if is_bundled(model) and load_in:
+        with _base_alone(folder) as apart:
+            return load_model(str(apart), dtype=dtype, load_in=load_in, trains=trains)
+    if is_bundled(model) and merge:
+        with _base_alone(folder) as apart:
+            base = load_model(str(apart), dtype=dtype)
+        return merged(put_adapter(base, str(folder), "default", trainable=False), [1, 2, 3])[0]
+    more = {"quantization_config": nf4.config()} if load_in else {}
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        found = AutoModelForCausalLM.from_pretrained(
             str(folder) if folder.is_dir() else model,
             revision=revision or "main",
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
+            **more,
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"Cannot load the model {model!r}: {_first_lines(error)}") from error
+    return nf4.checked(found, trains) if load_in else found
 
 
-def _unbundled(folder: Path, dtype: str) -> Any:
-    """Base and adapter of one folder, merged in fp32. Transformers would load both at once, as layers of its own."""
+@contextmanager
+def _base_alone(folder: Path) -> Iterator[Path]:
+    """A folder with the base of one that has an adapter too: transformers would load both, as layers of its own."""
     with tempfile.TemporaryDirectory() as apart:
         for file in folder.iterdir():
             if not file.name.startswith("adapter_") and file.suffix in (".json", ".safetensors"):
                 (Path(apart) / file.name).symlink_to(file.resolve())
-        base = load_model(apart, dtype=dtype)
-    return merged(put_adapter(base, str(folder), "default", trainable=False), [1, 2, 3])[0]
+        yield Path(apart)
+
+
+def loaded_as(model: Any) -> dict[str, Any] | None:
+    """How the base is quantised, for the record; None where it is not."""
+    return nf4.facts(model) if nf4.is_quantised(model) else None
 
 
 def load_chat(
@@ -128,6 +155,11 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
 
     probe_ids: one prompt's token ids, on which logits before and after are compared.
     """
+    if nf4.is_quantised(model):
+        raise UnsupportedError(
+            "An adapter is not merged into a base in 4 bits: each weight would be rounded to one of 16 values again. "
+            "Keep it as an adapter, or merge it into the unquantised base."
+        )
     base = model.get_base_model()
     dtypes = {n: p.dtype for n, p in base.named_parameters()}
     ids = torch.tensor([probe_ids], device=base.device)

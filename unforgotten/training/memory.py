@@ -77,6 +77,11 @@ class Replay:
     labels: Tensor
     """(B, T), -100 outside the loss."""
     row_ids: list[int]
+    at: Tensor | None = None
+    """(N,): the places of `predicts` in the flattened rows, (B·T,), found on the host: a mask would have to be read
+    back from the device in each step."""
+    counts: tuple[int, ...] = ()
+    """How many of them each row has, likewise."""
 
     @property
     def predicts(self) -> Tensor:
@@ -93,10 +98,13 @@ def replay(memory: Sequence[dict[str, Any]], rows: Sequence[int], collator: Coll
     """Memory rows as a batch. No row at all becomes one row without loss: every rank must run the same forwards."""
     kept = [memory[i] for i in rows] or [{**memory[0], "labels": [IGNORED] * len(memory[0]["labels"])}]
     batch = collator(kept)
+    mask = predicts(batch["labels"])  # (B, T)
     return Replay(
         inputs={name: batch[name].to(device) for name in ("input_ids", "attention_mask")},
         labels=batch["labels"].to(device),
         row_ids=[row["row_id"] for row in kept],
+        at=mask.flatten().nonzero()[:, 0].to(device),
+        counts=tuple(mask.sum(1).tolist()),
     )
 
 

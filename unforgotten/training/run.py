@@ -17,6 +17,7 @@ from torch import Tensor
 from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.training import fisher, likelihood
 from unforgotten.training import memory as mem
+from unforgotten.training.chunked import PROOF_TOKENS, Forward
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head, read_head
 from unforgotten.training.lora import Delta, deltas
@@ -210,9 +211,7 @@ class Run:
         """
         if not self._states:
             self.store_states()
-        found = [
-            self._states[i] for i, some in zip(replay.row_ids, replay.predicts.any(1).tolist(), strict=True) if some
-        ]
+        found = [self._states[i] for i, some in zip(replay.row_ids, replay.counts, strict=True) if some]
         return torch.cat(found) if found else self._states[0][:0]
 
     def store_states(self) -> None:
@@ -247,13 +246,13 @@ class Run:
 
     def predicting(self, hidden: Tensor, rows: mem.Replay) -> Tensor:
         """(B, T, d) -> (N, d): the positions that predict the response, in the order of `states`."""
-        return hidden[rows.predicts]
+        return hidden[rows.predicts] if rows.at is None else hidden.flatten(0, 1).index_select(0, rows.at)
 
     def nll(self, rows: mem.Replay, chunk_tokens: int = 256) -> Tensor:
         """Σ over the response tokens of these rows of −log p under the model in training, with gradient."""
         h = self.predicting(self.hidden(rows), rows)  # (N, d)
         head = self.head()
-        return likelihood.nll(h, likelihood.targets(rows.labels), head.logits, chunk_tokens)
+        return likelihood.nll(h, likelihood.targets(rows.labels, rows.at), head.logits, chunk_tokens, not head.trained)
 
     # User rows.
 
@@ -305,6 +304,8 @@ class Run:
 
     def token_logp(self, batch: dict[str, Tensor], out: Any) -> Tensor:
         """log p of each response token of the user's micro-batch, (N,), from its forward."""
+        if isinstance(out, Forward):
+            return out.token_logp
         if getattr(out, "logits", None) is None:
             raise UnsupportedError(
                 f"{self._who} reads the logits of the training forward, which this Trainer does not return. "
@@ -439,7 +440,9 @@ class Run:
         return mem.draw(len(self.memory), n, self.seed, self._who, self.step, *([draw] if draw else []))
 
     def _hidden(self, model: Any, rows: mem.Replay) -> Tensor:
-        extra = {"logits_to_keep": 1} if self._keeps_logits(model) else {}
+        # An index of no positions: even one row of logits reads the whole head.
+        none = torch.empty(0, dtype=torch.long, device=rows.labels.device)
+        extra = {"logits_to_keep": none} if self._keeps_logits(model) else {}
         out = model(**rows.inputs, **extra, output_hidden_states=True, use_cache=False)
         return out.hidden_states[-1]
 
@@ -450,12 +453,13 @@ class Run:
 
     def _read_head(self) -> Head:
         rows = mem.replay(self.memory, [0], self._collator, self._trainer.args.device)
+        few = {name: value[:, :PROOF_TOKENS] for name, value in rows.inputs.items()}  # logits of a whole row are large
         bare = self.bare
         was_training = bare.training
         bare.eval()
         try:
             with torch.no_grad():
-                out = bare(**rows.inputs, output_hidden_states=True, use_cache=False)
+                out = bare(**few, output_hidden_states=True, use_cache=False)
                 inner = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
                 head = read_head(inner, out.hidden_states[-1][0], out.logits[0])
             if head.trained:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from transformers import Trainer, TrainerCallback
 from unforgotten import registry
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
-from unforgotten.training import checkpoint, limits, policy
-from unforgotten.training.collate import Collator
+from unforgotten.training import checkpoint, chunked, limits, nf4, policy
+from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.encode import encoded
 from unforgotten.training.live import LiveModel, LiveWeights, apply, check_base
 from unforgotten.training.memory import Memory
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
 else:
     _Trainer = object  # the mixin goes in front of any Trainer, TRL's too
+
+
+_UNREAD: Any = object()
+"""Not decided yet."""
 
 
 class MethodMixin(_Trainer):
@@ -46,6 +50,9 @@ class MethodMixin(_Trainer):
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
     chat: an unforgotten.chat.Chat, where template or date are not the tokenizer's own.
     max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
+    loss: "trainer" is the Trainer's own, bit for bit; "chunked" the same cross-entropy to rounding, without ever making
+        the logits of a batch (training/chunked.py). "auto" is chunked under a frozen head with a vocabulary of 32,000
+        or more, where the model's loss is proved to be nothing else, and "trainer" otherwise; `loss_used` says which.
 
     Rows may be conversations (`messages`, prompt/completion, Alpaca) or encoded (`input_ids`, `labels`).
     Raises the errors of unforgotten.errors; nothing is trained before every check has passed.
@@ -66,10 +73,14 @@ class MethodMixin(_Trainer):
         data_collator: Any = None,
         max_length_tokens: int | None = None,
         chat: Any = None,
+        loss: chunked.Loss = "auto",
         callbacks: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.methods = named(method)
+        if loss not in get_args(chunked.Loss):
+            raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
+        self.loss, self._chunked = loss, _UNREAD
         if isinstance(model, str):
             from transformers import AutoModelForCausalLM
 
@@ -100,6 +111,8 @@ class MethodMixin(_Trainer):
         self.base_model, self.edited = base_model, list[str]()
         args = self._settled(args)
         limits.refuse_packing(args)
+        limits.refuse_4_bits(self.methods.values(), model)
+        nf4.keep_layout(model)
         if peft_config is not None:
             with torch.random.fork_rng():
                 torch.manual_seed(args.seed)  # the adapter's first values follow from the run's seed alone
@@ -132,6 +145,8 @@ class MethodMixin(_Trainer):
             **kwargs,
         )
         limits.refuse(self.methods.values(), self.args, self)
+        if loss == "chunked" and (why := chunked.refusal(self, self._own_loss())):
+            raise UnsupportedError(f"loss='chunked': {why}. Use loss='trainer'.")
         if needy:
             check_base(LiveModel(self.model, self.run.policy, "aligned", {}), opened(base_model))
         self._micro_batch = 0
@@ -186,7 +201,7 @@ class MethodMixin(_Trainer):
         model = self.model
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
         fresh = trained if self.run.policy in ("merged", "stacked") else set()
-        weights = ((n, p) for n, p in model.named_parameters() if n not in fresh)
+        weights = [(n, p) for n, p in model.named_parameters() if n not in fresh] + list(nf4.scales(model))
         rows = [(r["input_ids"], r["labels"]) for r in self.run.memory]
         return digest(fingerprint(weights), rows, self.run.policy, self.args.bf16)
 
@@ -258,10 +273,17 @@ class MethodMixin(_Trainer):
         working = [(n, m) for n, m in self.methods.items() if limits.takes(m, "loss")] if model.training else []
         reads = any(m.reads_forward for _, m in working)
         asked = {"output_hidden_states": True} if any(m.reads_hidden for _, m in working) else {}
-        found = super().compute_loss(
-            model, {**inputs, **asked}, return_outputs=return_outputs or reads, num_items_in_batch=num_items_in_batch
-        )
-        loss, out = found if return_outputs or reads else (found, None)
+        parts = None if return_outputs or num_items_in_batch is None or not model.training else self.chunked_loss()
+        if parts is not None:
+            loss, out = self._in_chunks(parts, model, {**inputs, **asked}, num_items_in_batch)
+        else:
+            found = super().compute_loss(
+                model,
+                {**inputs, **asked},
+                return_outputs=return_outputs or reads,
+                num_items_in_batch=num_items_in_batch,
+            )
+            loss, out = found if return_outputs or reads else (found, None)
         terms: list[Tensor] = []
         for name, method in working:
             with self.run.turn(name, "loss", self._micro_batch):
@@ -280,6 +302,49 @@ class MethodMixin(_Trainer):
             self._keep_term_gradients(term)
             loss = loss + term.to(loss.dtype)
         return (loss, out) if return_outputs else loss
+
+    def chunked_loss(self) -> chunked.Chunked | None:
+        """The chunked loss where it is taken, else None; decided once, by the settings and one small forward."""
+        if self._chunked is not _UNREAD:
+            return self._chunked
+        self._chunked = None
+        head = chunked.head_of(self.model) if self.loss == "auto" else None
+        gains = head is not None and chunked.gains(head) and chunked.refusal(self, self._own_loss()) is None
+        if self.loss == "chunked" or gains:
+            try:
+                ids = list(self.run.trained[0]["input_ids"])
+                self._chunked = chunked.proved(self.run.bare, ids, self.accelerator.autocast)
+            except UnsupportedError:
+                if self.loss == "chunked":
+                    raise
+        return self._chunked
+
+    @property
+    def loss_used(self) -> str:
+        """`trainer` or `chunked`."""
+        return "trainer" if self.chunked_loss() is None else "chunked"
+
+    def _own_loss(self) -> bool:
+        return getattr(super().compute_loss, "__func__", None) is not Trainer.compute_loss
+
+    def _in_chunks(self, parts: chunked.Chunked, model: Any, inputs: dict[str, Any], items: Any) -> tuple[Tensor, Any]:
+        """The loss of one micro-batch and what methods may read of its forward."""
+        where = predicts(inputs["labels"]).nonzero(as_tuple=True)  # (N,) rows, (N,) positions
+        kept: list[chunked.Forward] = []
+
+        def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+            nll = parts.nll(seen[0], labels, where)  # (N,)
+            kept.append(chunked.Forward(-nll, getattr(outputs, "hidden_states", None)))
+            return nll.sum() / num_items_in_batch
+
+        # For this one call: whatever else asks whether a loss function is set must see the Trainer as it was made.
+        self.compute_loss_func: Any = loss
+        try:
+            with chunked.caught(parts.module) as seen:
+                found = super().compute_loss(model, inputs, num_items_in_batch=items)
+        finally:
+            self.compute_loss_func = None
+        return found, kept[0]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -400,6 +465,9 @@ class MethodMixin(_Trainer):
 
 class MethodTrainer(MethodMixin, Trainer):
     """`transformers.Trainer` with safety-preserving methods; with `sft` it is the Trainer, step for step.
+
+    Bit for bit with `loss="trainer"`, which small vocabularies and trained heads have by themselves; otherwise the loss
+    is made in chunks, and equal to rounding.
 
     >>> MethodTrainer(model=aligned, args=TrainingArguments("out"), train_dataset=rows, safety_dataset=refusals,
     ...               processing_class=tokenizer, peft_config=LoraConfig(r=8), method="der").train()

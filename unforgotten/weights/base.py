@@ -7,7 +7,8 @@ so that an edit of a 70B model needs the memory of a few tensors.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +45,20 @@ class Factors:
     def dense(self) -> Tensor:
         """(out, in)."""
         return self.up @ self.down
+
+
+@dataclass(frozen=True)
+class ByRows:
+    """A new weight made some rows at a time as it is written, so that the whole of it is never in memory."""
+
+    shape: tuple[int, ...]
+    parts: Callable[[], Iterator[Tensor]]
+    """The rows in order; `rows_a_part` of them in each part but the last."""
+
+    @staticmethod
+    def rows_a_part(shape: tuple[int, ...]) -> int:
+        """As many rows as make a million numbers: 4 MB in fp32, which a processor's cache holds."""
+        return max(1, 2**20 // max(1, math.prod(shape[1:])))
 
 
 class Source(Protocol):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unforgotten.weights.base import DTYPES, Source
+from unforgotten.weights.base import DTYPES, ByRows, Source
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 SHARD_BYTES = 5 * 10**9
@@ -23,7 +23,7 @@ SHARD_BYTES = 5 * 10**9
 
 def stream(
     like: Source,
-    edits: Iterable[tuple[str, Tensor]],
+    edits: Iterable[tuple[str, Tensor | ByRows]],
     folder: Path,
     *,
     dtype: Callable[[str], torch.dtype] | None = None,
@@ -50,11 +50,11 @@ def stream(
                 raise ValueError(f"{name!r} is no tensor of the model")
             if tuple(tensor.shape) != like.shape(name):
                 raise ValueError(f"{name!r} is edited to {tuple(tensor.shape)}, but is {like.shape(name)}")
-            _put(*places[name], tensor.to(stored_as(name)))
+            _put(*places[name], tensor.parts() if isinstance(tensor, ByRows) else [tensor], stored_as(name))
             edited.add(name)
         for name in files:
             if name not in edited:
-                _put(*places[name], like[name].to(stored_as(name)))
+                _put(*places[name], [like[name]], stored_as(name))
         for file, part in parts.items():
             os.replace(part, folder / file)
     finally:
@@ -111,8 +111,8 @@ def _allocate(
     return {name: (file, 8 + len(text) + start) for name, start in starts.items()}
 
 
-def _put(file: Path, at: int, tensor: Tensor) -> None:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+def _put(file: Path, at: int, parts: Iterable[Tensor], dtype: torch.dtype) -> None:
     with file.open("r+b") as out:
         out.seek(at)
-        raw.tofile(out)
+        for part in parts:
+            part.detach().to(dtype).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tofile(out)

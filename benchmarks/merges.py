@@ -1,0 +1,130 @@
+"""Weight edits of a 2 GB checkpoint on disk: peak anonymous memory, and time over one pass that does nothing but I/O.
+
+The checkpoint is made on the spot in the shapes of Llama 3.2 1B (V 128,256, d 2,048; fewer layers), three times.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from benchmarks import memory
+from benchmarks.measure import Figure, of_pairs, paired
+
+GROUP = "merges"
+HIDDEN, INNER, VOCABULARY, KV, LAYERS = 2048, 8192, 128_256, 512, 12
+ROLES = ("base", "aligned", "tuned")
+ALLOWED_BYTES = 3 * 4 * 2**20 + 300 * 10**6
+"""Three row-chunks in fp32 of a million numbers, as edits are made, and 300 MB."""
+
+
+def figures(device: str, pairs: int) -> Iterator[Figure]:
+    """MagMax and SafeLoRA through `repair`, and the merge of whole models in memory as peers write it."""
+    room = Path(tempfile.mkdtemp(prefix="bench-merge-"))
+    try:
+        size = make(room)
+        said = f"{size / 1e9:.1f} GB a model"
+        plain = _wall(lambda: one_pass(str(room)), room)
+        for method, where in (("magmax", room), ("safelora", room / "one layer")):
+            if method == "safelora":
+                make(where, layers=1)
+            held = memory.peak("merges", "repaired", room=str(where), method=method)
+            shutil.rmtree(where / "out")
+            yield Figure(
+                name=f"peak anonymous memory of repair ({method}) over 3 row-chunks + 300 MB",
+                ratio=held / ALLOWED_BYTES,
+                reach=1.0,
+                note=f"{held / 1e6:,.0f} MB of {ALLOWED_BYTES / 1e6:,.0f}; "
+                + (f"{said}." if where == room else "one layer of the same model, since dense products take minutes."),
+                group=GROUP,
+            )
+        held = memory.peak("merges", "in_memory", room=str(room))
+        shutil.rmtree(room / "out")
+        yield Figure(
+            name="peak anonymous memory of a merge in memory over 3 row-chunks + 300 MB",
+            ratio=held / ALLOWED_BYTES,
+            reach=None,
+            note=f"{held / 1e6:,.0f} MB: the obvious opponent.",
+            group=GROUP,
+        )
+        found = paired(_wall(lambda: repaired(str(room), "magmax"), room), plain, 3)
+        yield of_pairs("repair (magmax) over one pass of reads, casts and a write", found, 1.5, note=said, group=GROUP)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def make(room: Path, layers: int = LAYERS) -> int:
+    """Three folders of weights in bf16; returns the bytes of one."""
+    shapes = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        shapes |= {f"{at}self_attn.{n}_proj.weight": (HIDDEN, HIDDEN) for n in "qo"}
+        shapes |= {f"{at}self_attn.{n}_proj.weight": (KV, HIDDEN) for n in "kv"}
+        shapes |= {f"{at}mlp.{n}_proj.weight": (INNER, HIDDEN) for n in ("gate", "up")}
+        shapes |= {f"{at}mlp.down_proj.weight": (HIDDEN, INNER), f"{at}input_layernorm.weight": (HIDDEN,)}
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randn(HIDDEN * 1024, generator=generator) * 0.02
+    other = torch.randn(HIDDEN * 1021, generator=generator) * 1e-3
+    for role, moved in zip(ROLES, (0, 1, 2), strict=True):
+        tensors = {}
+        for n, shape in shapes.items():
+            count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+            whole = some.repeat(-(-count // len(some)))[:count]
+            if moved:
+                whole += other.roll(moved).repeat(-(-count // len(other)))[:count]
+            tensors[n] = whole.reshape(shape).to(torch.bfloat16)
+        (room / role).mkdir(parents=True)
+        save_file(tensors, room / role / "model.safetensors", metadata={"format": "pt"})
+        (room / role / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    return (room / "base" / "model.safetensors").stat().st_size
+
+
+def repaired(room: str, method: str) -> None:
+    """`unforgotten repair`."""
+    from unforgotten.repair import repair
+
+    base, aligned, tuned = (f"{room}/{role}" for role in ROLES)
+    repair(method, base=base, aligned=aligned, tuned=tuned, out=f"{room}/out")
+
+
+def one_pass(room: str) -> None:
+    """Reads three files tensor by tensor, casts each to fp32, writes one in bf16: the floor of any such edit."""
+    out = Path(room) / "out"
+    out.mkdir()
+    files = [safe_open(f"{room}/{role}/model.safetensors", "pt") for role in ROLES]
+    with (out / "model.safetensors").open("wb") as target:
+        for name in sorted(files[0].keys()):
+            wide = [file.get_tensor(name).float() for file in files]
+            wide[-1].to(torch.bfloat16).view(torch.uint8).numpy().tofile(target)
+
+
+def in_memory(room: str) -> None:
+    """MagMax with three state dicts, as task-vector code has it."""
+    base, aligned, tuned = (load_file(f"{room}/{role}/model.safetensors") for role in ROLES)
+    merged = {}
+    for name, zero in base.items():
+        first, second = aligned[name] - zero, tuned[name] - zero
+        merged[name] = zero + torch.where(second.abs() >= first.abs(), second, first)
+    (Path(room) / "out").mkdir()
+    save_file(merged, f"{room}/out/model.safetensors")
+
+
+def _wall(work: Callable[[], None], room: Path) -> Callable[[], float]:
+    """Seconds on the wall, since reading and writing are not the processor's; what was written is deleted after."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        shutil.rmtree(room / "out")
+        return seconds
+
+    return run
