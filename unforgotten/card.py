@@ -48,7 +48,11 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
         *vllm.lines(),
         *(["```"] if vllm.commands else []),
     ]
-    return "\n".join(text) + "\n"
+    written = "\n".join(text) + "\n"
+    for method in methods:
+        if "/" in method:  # a class in a file of the user's own, whose folder is nobody's business
+            written = written.replace(method, Path(method).name)
+    return written
 
 
 def _measured(run: Path, recipe: Recipe, loaded: str, methods: str) -> list[str]:

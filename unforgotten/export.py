@@ -98,9 +98,10 @@ def export(
         shelf.clear()
         facts["proof"] = proof = parity.proven(before, after)
         name = push_to or left.folder.name
-        told = serving.served(part, name.rpartition("/")[2], name, max_rank)
+        address = push_to or target.name
+        told = serving.served(part, address.rpartition("/")[2], name, max_rank)
         facts["vllm"] = {"why_not": told.why_not, "commands": told.commands}
-        (part / "README.md").write_text(card(left.folder, left.recipe, facts, name, told), encoding="utf-8")
+        (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, told), encoding="utf-8")
         (part / "export.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(part, target)

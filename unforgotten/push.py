@@ -1,4 +1,7 @@
-"""An export on the Hugging Face Hub: one commit, in which weights of an earlier form are gone."""
+"""An export on the Hugging Face Hub, with what another form left there gone.
+
+The Hub's client cuts a large folder into several commits; what is deleted is so in the first of them.
+"""
 
 from __future__ import annotations
 
