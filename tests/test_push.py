@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 
+from tests.test_export import run_of
 from unforgotten.errors import RecipeError
+from unforgotten.export import export as verb
 from unforgotten.push import push, ready
 
 
@@ -42,7 +44,9 @@ class Answers(BaseHTTPRequestHandler):
             right = self.headers.get("Authorization") == "Bearer right"
             self._say({"name": "owner", "type": "user"} if right else {"error": "Invalid token"}, 200 if right else 401)
         elif "/tree/" in path:
-            self._say([{"type": "file", "path": p, "size": len(b), "oid": "0" * 40} for p, b in self.server.files.items()])
+            self._say(
+                [{"type": "file", "path": p, "size": len(b), "oid": "0" * 40} for p, b in self.server.files.items()]
+            )
         else:
             facts = {"id": "owner/name", "_id": "0", "private": bool(self.server.private), "sha": "0" * 40}
             self._say({**facts, "siblings": [], "tags": [], "downloads": 0, "likes": 0})
@@ -53,12 +57,17 @@ class Answers(BaseHTTPRequestHandler):
             self._say({"error": "You don't have the rights"}, 403)
         elif path == "/api/repos/create":
             if self.server.private is None:
-                self.server.private = bool(json.loads(body).get("private"))
+                wanted = json.loads(body)  # an older client says private: true
+                self.server.private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
                 self._say({"url": f"{self.server.address}/owner/name"})
             else:
-                self._say({"error": "You already created this model repo", "url": f"{self.server.address}/owner/name"}, 409)
+                self._say(
+                    {"error": "You already created this model repo", "url": f"{self.server.address}/owner/name"}, 409
+                )
         elif "/preupload/" in path:
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
+            ]
             self._say({"files": files})
         elif "/commit/" in path:
             for line in body.decode().splitlines():
@@ -125,6 +134,18 @@ def test_all_files_arrive_and_weights_of_an_earlier_form_go(hub: Hub, export: Pa
     ours = {f.name: f.read_bytes() for f in export.iterdir()}
     assert hub.files == ours | {"notes.md": b"kept", ".gitattributes": b"kept"}
     assert hub.messages == ["Export of merged"]
+
+
+def test_an_export_is_pushed_as_it_was_proven(
+    hub: Hub, tmp_path: Path, model_folder: Callable[..., Path], rows_file: Callable[..., Path]
+) -> None:
+    run = run_of(tmp_path, model_folder("llama"), rows_file)
+    made = verb(str(run), "merged", push_to="owner/name", private=True, api=client(hub))
+    assert made.address == f"{hub.address}/owner/name" and hub.private is True
+    assert hub.files == {f.name: f.read_bytes() for f in made.folder.iterdir()}
+    text = hub.files["README.md"].decode()
+    assert 'from_pretrained("owner/name")' in text and "vllm serve name --served-model-name owner/name" in text
+    assert not [name for name, held in hub.files.items() if str(tmp_path).encode() in held]
 
 
 def test_a_private_one_is_private_or_nothing_is_uploaded(hub: Hub, export: Path) -> None:

@@ -271,9 +271,7 @@ def export(
     """Write a run's model for others to load and serve, proven by the same greedy replies. Prints the folder."""
     from unforgotten import export as verb
 
-    made = verb.export(
-        run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say
-    )
+    made = verb.export(run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say)
     print(made.folder)
     print(*made.vllm.lines(), sep="\n")
     if made.address:

@@ -150,7 +150,11 @@ def _no_adapter(left: Left, form: str) -> str:
     edits = left.recipe.lora is not None and any(m.dense for m in methods)
     return (
         f"--as {form}: {left.folder.name} left a whole model and no adapter, since {why}. `--as merged` exports it"
-        + ("; `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error." if edits else ".")
+        + (
+            "; `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
+            if edits
+            else "."
+        )
     )
 
 
@@ -186,7 +190,12 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     if local:
         bundle(local, part)
         _config(local, part)
-    return {"base": None if local else named, "revision": None if local else revision, "bundled": bool(local), "r": rank}
+    return {
+        "base": None if local else named,
+        "revision": None if local else revision,
+        "bundled": bool(local),
+        "r": rank,
+    }
 
 
 def _merged(below: Any, whole: Any, dtype: str, part: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROMPTS = 8
 NEW_TOKENS = 64
-"""Per reply at most: a difference of weights that matters shows in the first tokens, and 8 replies must not take long."""
+"""Per reply at most: where weights differ in what matters, a reply's first tokens show it."""
 POSITIONS = 32
 """Of a prompt's end, on which logits are compared: those of a whole prompt are gigabytes at a large vocabulary."""
 

@@ -29,7 +29,9 @@ class Served:
     def lines(self) -> list[str]:
         """For the terminal and the model card."""
         if self.why_not:
-            return [f"vLLM cannot serve it: {'; '.join(self.why_not)}. `--as merged` makes whole weights, which it can."]
+            return [
+                f"vLLM cannot serve it: {'; '.join(self.why_not)}. `--as merged` makes whole weights, which it can."
+            ]
         return self.commands
 
 
