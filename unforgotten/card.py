@@ -37,8 +37,8 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
         "",
         *_measured(run, recipe, proof["digests"]["before"], "+".join(methods)),
         "",
-        f"This is {form}. After the export it gave the same greedy replies to {proof['prompts']} prompts as before; the "
-        f"largest deviation of a logit was {proof['largest_logit_deviation']:.1e} (export.json).",
+        f"This is {form}. After the export it gave the same greedy replies to {proof['prompts']} prompts as before; "
+        f"the largest deviation of a logit was {proof['largest_logit_deviation']:.1e} (export.json).",
         "",
         "```python",
         *_loading(name, facts),

@@ -70,8 +70,8 @@ def export(
 ) -> Exported:
     """Writes a run's model to `out` (by default <run>/exports/<form>), whole or not at all, and proves it.
 
-    run: the folder of a trained run, or its recipe. max_rank: what a server takes. dtype: of `merged`; the base's own by
-    default. push_to: OWNER/NAME on the Hub. api: a client of the Hub in place of the user's own.
+    run: the folder of a trained run, or its recipe. max_rank: what a server takes. dtype: of `merged`; the base's own
+    by default. push_to: OWNER/NAME on the Hub. api: a client of the Hub in place of the user's own.
     Raises RecipeError for what cannot be asked of this run, and ModelError where the export replies otherwise.
     """
     if form not in get_args(Form):
