@@ -105,9 +105,9 @@ def test_an_adapter_given_as_the_aligned_model_is_joined_with_the_runs(
     from peft import LoraConfig, get_peft_model
 
     base = model_folder("llama")
-    config = LoraConfig(r=2, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "up_proj"],
+    varied = LoraConfig(r=2, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "up_proj"],
                         rank_pattern={"up_proj": 3}, alpha_pattern={"up_proj": 5})  # fmt: skip
-    model = get_peft_model(loaded(base), config)
+    model = get_peft_model(loaded(base), varied)
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.1)
