@@ -27,6 +27,7 @@ FLOORS = (
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
         *("judge", "audit", "compare", "sweep", "export", "report", "side_by_side", "demo"),
+        *("card", "parity", "push", "serving"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

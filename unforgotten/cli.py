@@ -254,6 +254,30 @@ def repair(
     print(verb.repair(spec, base=base, aligned=aligned, tuned=tuned, out=out, as_lora=as_lora, say=_say))
 
 
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a trained run, or its recipe.")],
+    form: Annotated[str, typer.Option("--as", help="adapter, stacked (one adapter on the public base) or merged.")],
+    out: Annotated[str | None, typer.Option("--out", help="Folder to write; by default RUN/exports/<form>.")] = None,
+    max_rank: Annotated[
+        int, typer.Option("--max-rank", min=1, help="The highest rank that your vLLM server takes.")
+    ] = 512,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of merged weights: float32, bfloat16, float16; auto is the base's own.")
+    ] = "auto",
+    push: Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload it to the Hub.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: only you can see it.")] = False,
+) -> None:
+    """Write a run's model for others to load and serve, proven by the same greedy replies. Prints the folder."""
+    from unforgotten import export as verb
+
+    made = verb.export(run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say)
+    print(made.folder)
+    print(*made.vllm.lines(), sep="\n")
+    if made.address:
+        print(made.address)
+
+
 data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 

@@ -184,6 +184,10 @@ class Adapted:
         down, up, scale = self.places(name)
         return Factors(self.tensors[up] * scale, self.tensors[down])
 
+    def adapted(self) -> list[str]:
+        """The names of the weights that it changes."""
+        return sorted(self._modules)
+
     def places(self, name: str) -> tuple[str, str, float]:
         """Where a weight's factors are among `tensors`: the names of A (r, in) and B (out, r), and the scale."""
         stem = self._modules[name]
@@ -256,6 +260,11 @@ def adapter_base(folder: Path) -> Source:
         return Files(folder)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     return opened(str(config["base_model_name_or_path"]), revision=config.get("revision"))
+
+
+def adapter_folder(adapter: str | Path) -> Path:
+    """Where an adapter of a folder or Hub id lies."""
+    return _folder(adapter, None)
 
 
 def check_alike(sources: Mapping[str, Source]) -> None:

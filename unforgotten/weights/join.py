@@ -1,0 +1,71 @@
+"""Adapters that lie on one another as one adapter, by exact concatenation: ranks add up, the change is the sum.
+
+B₁A₁·s₁ + B₂A₂·s₂ = [B₁ B₂] · [s₁A₁; s₂A₂]. r rank, R the sum of ranks, in/out a weight's sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from unforgotten.errors import UnsupportedError
+from unforgotten.weights.base import Adapted
+
+
+def concatenated(adapters: Sequence[Adapted], folder: Path) -> int:
+    """Writes adapter_model.safetensors and adapter_config.json, and returns R, the one rank of every module.
+
+    Its scale is 1 (alpha = R), so that no server has to know of patterns. A module that one of the adapters leaves
+    alone is filled up with zeros. The config names no base. Raises UnsupportedError for weights kept both ways round.
+    """
+    turned = {bool(one.config.get("fan_in_fan_out")) for one in adapters}
+    if len(turned) > 1:
+        raise UnsupportedError("One adapter keeps its weights transposed (fan_in_fan_out), the other does not.")
+    held = [{name: one.places(name) for name in one.adapted()} for one in adapters]
+    widths = [
+        max(one.tensors[down].shape[0] for down, _, _ in places.values())
+        for one, places in zip(adapters, held, strict=True)
+    ]
+    rank, modules, tensors = sum(widths), sorted(set().union(*held)), dict[str, torch.Tensor]()
+    for name in modules:
+        ups: list[torch.Tensor] = []
+        downs: list[torch.Tensor] = []
+        size = next(
+            (one.tensors[up].shape[0], one.tensors[down].shape[1])
+            for one, places in zip(adapters, held, strict=True)
+            if name in places
+            for down, up, _ in [places[name]]
+        )
+        for one, places, width in zip(adapters, held, widths, strict=True):
+            a, b = torch.zeros(width, size[1]), torch.zeros(size[0], width)  # (r, in), (out, r)
+            if name in places:
+                down, up, scale = places[name]
+                r = one.tensors[down].shape[0]
+                a[:r] = one.tensors[down].float() * scale
+                b[:, :r] = one.tensors[up].float()
+            downs.append(a)
+            ups.append(b)
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{stem}.lora_A.weight"] = torch.cat(downs).contiguous()  # (R, in)
+        tensors[f"{stem}.lora_B.weight"] = torch.cat(ups, dim=1).contiguous()  # (out, R)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "revision": None,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": turned.pop(),
+        "inference_mode": True,
+        "target_modules": [name.removesuffix(".weight") for name in modules],
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return rank
