@@ -26,7 +26,19 @@ FLOORS = (
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
-        *("judge", "audit", "compare", "at_hand", "plan", "sweep", "export", "report", "side_by_side", "demo"),
+        *(
+            "judge",
+            "audit",
+            "compare",
+            "at_hand",
+            "plan",
+            "plan_lines",
+            "sweep",
+            "export",
+            "report",
+            "side_by_side",
+            "demo",
+        ),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

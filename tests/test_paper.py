@@ -28,12 +28,17 @@ TABLES = {
 }
 
 
+def table(n: int, **given: Any) -> tuple[Any, list[Any]]:
+    """The recipe and its cells."""
+    recipe = read(f"paper/table{n}", given)
+    return recipe, cells(recipe)
+
+
 @pytest.mark.parametrize("n", TABLES)
 def test_rows_and_columns_are_the_papers(n: int) -> None:
     methods, tasks, ratios = TABLES[n]
-    recipe = read(f"paper/table{n}")
-    found = cells(recipe)
-    assert recipe.compare is not None and recipe.compare.method == methods
+    recipe, found = table(n)
+    assert recipe.compare.method == methods
     assert sorted({cell.data["name"] for cell in found}) == sorted(tasks)
     assert sorted({cell.poison.ratio for cell in found if cell.poison}) == ratios
     models = {1: {"meta-llama/Llama-2-7b-hf"}, 6: {"mistralai/Mistral-7B-v0.3", "google/gemma-2-2b"}}
@@ -47,8 +52,7 @@ def test_rows_and_columns_are_the_papers(n: int) -> None:
 
 @pytest.mark.parametrize("n", TABLES)
 def test_every_printed_number_is_there(n: int) -> None:
-    for cell in cells(read(f"paper/table{n}")):
-        assert cell.align is not None and cell.lora is not None and cell.evaluate is not None
+    for cell in table(n)[1]:
         for lora in (cell.lora, cell.align.lora):  # §5.2: "rank r = 8, scaling factor α = 4, and dropout of 0.1"
             assert (lora.r, lora.alpha, lora.dropout) == (8, 4, 0.1)
         for stage in (cell.training, cell.align):  # §5.2: "3 epochs with a batch size of 5 … 5e-5 … cosine … 10%"
@@ -62,10 +66,7 @@ def test_every_printed_number_is_there(n: int) -> None:
         # §5.1: "5,000 samples from SST2 and GSM8K … and 10,000 samples from NemotronCode"
         rows = {"gsm8k": 5000, "sst2": 5000, "nemotron_code": 10_000}
         assert cell.data["n_rows"] == rows[cell.data["name"]]
-        assert cell.poison is not None and (cell.poison.data["name"], cell.poison.data["part"]) == (
-            "beavertails",
-            "unsafe",
-        )
+        assert (cell.poison.data["name"], cell.poison.data["part"]) == ("beavertails", "unsafe")
         assert cell.memory.refusals == 1.0  # §4.1.2: "x is an unsafe prompt, y is its corresponding refusal response"
         if n != 5:
             assert cell.memory.share == 0.05  # §5.6: "5% of the downstream task data"
@@ -88,7 +89,16 @@ def test_what_the_paper_leaves_open_is_marked_with_its_source() -> None:
     lines = text[text.index("settings:") : text.index("evaluate:")].splitlines()[1:]
     for line in (line for line in lines if ": " in line and not line.lstrip().startswith("#")):
         assert "not in the paper" in line or "§" in line, line
-    for field in ("dtype", "policy", "template", "seed", "targets", "max_length_tokens", "max_grad_norm", "temperature"):
+    for field in (
+        "dtype",
+        "policy",
+        "template",
+        "seed",
+        "targets",
+        "max_length_tokens",
+        "max_grad_norm",
+        "temperature",
+    ):
         found = [line for line in text.splitlines() if line.strip().startswith(f"{field}:") and "0.001" not in line]
         assert found and all("not in the paper:" in line for line in found), field
 
@@ -103,12 +113,13 @@ def test_names_in_a_folder_are_found_and_wrong_ones_told() -> None:
 
 def test_rows_cut_every_data_set_and_a_given_model_replaces_the_grids() -> None:
     for n in TABLES:
-        for cell in cells(read(f"paper/table{n}", {"rows": "40", "model": "small"})):
-            assert cell.evaluate is not None and cell.poison is not None and cell.data is not None
+        for cell in table(n, rows="40", model="small")[1]:
             sets = [*cell.safety, cell.data, cell.poison.data]
             sets += [*cell.evaluate.harm, *cell.evaluate.refusal, *cell.evaluate.utility]
             assert {one["n_rows"] for one in sets} == {40} and cell.model == "small"
-    fewer = parse({"model": "m", "rows": 9, "data": {"name": "world", "part": "sums", "n_rows": 5}, "replay": ["world"]})
+    fewer: Any = parse(
+        {"model": "m", "rows": 9, "data": {"name": "world", "part": "sums", "n_rows": 5}, "replay": ["world"]}
+    )
     assert fewer.data["n_rows"] == 5 and fewer.replay == [{"name": "world", "n_rows": 9}]
     assert Recipe.model_validate(fewer.model_dump()) == fewer and fewer.varied(seed=1).data == fewer.data
     kept = parse({"model": "m", "rows": 9, "compare": {"replay": ["safety", ["world"]]}}).compare
@@ -137,7 +148,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         put(variable, name, [json.dumps(row(i)) for i in range(n)])
 
     for split in ("TRAIN", "TEST"):
-        jsonl(f"GSM8K_{split}", f"gsm8k_{split}.jsonl", lambda i: {"question": f"{i} and 1 ?", "answer": f"#### {i + 1}"})
+        jsonl(
+            f"GSM8K_{split}", f"gsm8k_{split}.jsonl", lambda i: {"question": f"{i} and 1 ?", "answer": f"#### {i + 1}"}
+        )
         put(f"SST2_{split}", f"sst2_{split}.tsv", ["sentence\tlabel", *(f"film {i} \t{i % 2}" for i in range(n))])
     thought = "<think>so</think>\nAdd them.\n```python\nprint(1)\n```"
     turns = [{"role": "user", "content": "add numbers"}, {"role": "assistant", "content": thought}]
@@ -182,9 +195,11 @@ def trial(n: int, files: Path, model: Path, **more: Any) -> Recipe:
 
 
 def test_a_table_runs_whole_on_a_small_model(files: Path, model_folder: Make) -> None:
-    recipe = trial(4, files, model_folder("llama", template=None))
+    """Table 4, all three tasks and every set of prompts; of its methods the first and the third, to take seconds."""
+    recipe = trial(4, files, model_folder("llama", template=None), **{"compare.method": ["sft", "der"]})
     rows = json.loads((compare(recipe) / "results.json").read_text())["rows"]
     tuned = [row for row in rows if row["stage"] == "tuned"]
-    assert len(tuned) == 12 and len(rows) == 14
-    assert {row["memory_rows"] for row in tuned} == {2} and {row["poison"] for row in tuned} == {0.1}
+    assert (
+        len(tuned) == 6 and {row["memory_rows"] for row in tuned} == {2} and {row["poison"] for row in tuned} == {0.1}
+    )
     assert all(row["asr"]["mean"] and row["refusal"]["mean"] and row["utility"] for row in tuned)

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unforgotten import costs, files, published
 from unforgotten.align import base_of, dataset
@@ -44,7 +44,7 @@ class Rows:
     """Mean length in tokens, the template included."""
     response: float
     longest: int | None
-    """Tokens of the longest row, where it was read."""
+    """Tokens of the longest row, where that is known."""
     how: str
     """Where rows and tokens come from."""
 
@@ -100,13 +100,14 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
     n_rows = settings.get("n_rows") or (card.of(settings) if card else None)
     if n_rows is None and card is None:
         raise RecipeError(
-            f"--dry-run cannot tell how many rows {name!r} has, which is on the Hub: give it `n_rows`, or a local `path`."
+            f"--dry-run cannot tell how many rows {name!r} has on the Hub: give it `n_rows`, or a local `path`."
         )
     lengths = card or published.Published({}, 400, 400)
     response = lengths.response / CHARS_PER_TOKEN
     how = f"not here; {'lengths of the published file' if lengths.measured else 'lengths assumed'}"
     prompt = lengths.prompt / CHARS_PER_TOKEN + TEMPLATE_TOKENS
-    return Rows(one.label, n_rows or 0, prompt, response, None, how)
+    longest = TEMPLATE_TOKENS + lengths.longest // CHARS_PER_TOKEN if lengths.longest else None
+    return Rows(one.label, n_rows or 0, prompt, response, longest, how)
 
 
 def _counted(one: Dataset, recipe: Recipe) -> Rows:

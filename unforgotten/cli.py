@@ -355,9 +355,9 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
 
 
 def _plan(recipe: Any, verb: Any) -> None:
-    from unforgotten import plan
+    from unforgotten import plan, plan_lines
 
-    print(*plan.lines(plan.plan(recipe, verb)), sep="\n")
+    print(*plan_lines.lines(plan.plan(recipe, verb)), sep="\n")
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:

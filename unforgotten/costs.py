@@ -134,7 +134,9 @@ def training_flops(shape: Shape, tokens: float, *, full: bool, checkpointing: bo
     return 2 * forwards * shape.multiplied * tokens * method
 
 
-def reply_seconds(shape: Shape, dtype: str, machine: Machine, prompts: int, prompt: float, new: int, batch: int) -> float:
+def reply_seconds(
+    shape: Shape, dtype: str, machine: Machine, prompts: int, prompt: float, new: int, batch: int
+) -> float:
     """Prompts read and every reply written to its limit: more than it takes where replies end by themselves."""
     if not prompts:
         return 0.0
@@ -171,16 +173,16 @@ def training_bytes(
     r: int | None,
     targets: list[str] | str,
     tokens: int,
+    replayed: float = 0,
     checkpointing: bool = False,
-    graphs: float = 1.0,
 ) -> int:
     """Weights, what is trained (fp32 with its gradient and AdamW's two moments), and the activations of one batch.
 
-    r: None trains every weight, in the model's own precision. tokens: of the largest micro-batch, padded. graphs:
-    micro-batches whose activations are alive at once, the method's replay among them.
+    r: None trains every weight, in the model's own precision. tokens: of the largest micro-batch, padded. replayed: of
+    the memory's rows that a method's loss keeps alive beside it, whose logits no method needs whole.
     """
     b = BYTES.get(dtype, 4)
     weights = shape.parameters * b
     trained = shape.parameters * 3 * b if r is None else shape.adapter(r, targets) * 16
     layers, logits = activation_bytes(shape, dtype, targets=None if r is None else targets, checkpointing=checkpointing)
-    return int(weights + trained + tokens * (graphs * layers + logits))
+    return int(weights + trained + (tokens + replayed) * layers + tokens * logits)

@@ -11,7 +11,7 @@ import importlib.util
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from unforgotten import at_hand, costs, files, identity, published, registry
 from unforgotten.align import dataset
@@ -170,19 +170,19 @@ class _Planner:
         if found is None or machine is None:
             return stage
         method = math.prod(m.cost for m in methods)
-        replays = math.prod(m.cost for m in methods if "loss" in type(m).facts()["turns"].split(", "))
+        safety = [self.rows(spec, cell, cell.seed) for spec in cell.safety] if methods else []
+        apart = [m for m in methods if m.needs_safety and not _replays(m)]  # memory rows in batches of their own
         work = costs.training_flops(
             found, tokens, full=lora is None, checkpointing=how.gradient_checkpointing, method=method
         )
-        longest = min(max(one.longest or how.max_length_tokens for one in sets), how.max_length_tokens)
         memory = costs.training_bytes(
             found,
             _dtype(cell, found),
             r=lora.r if lora else None,
             targets=lora.targets if lora else [],
-            tokens=how.batch_size * longest,
+            tokens=how.batch_size * _longest([*sets, *(safety if apart else [])], how),
+            replayed=sum(_replays(m) for m in methods) * how.batch_size * _longest(safety, how),
             checkpointing=how.gradient_checkpointing,
-            graphs=replays,
         )
         # A small model's step takes what its layers' calls take, however little there is to compute.
         seconds = max(work / machine.flops, 4 * method * steps * how.accumulation * found.layers * costs.STEP_SECONDS)
@@ -193,19 +193,26 @@ class _Planner:
         assert cell.evaluate is not None
         for name in ("aligned",) if cell.align is None else ("base", "aligned"):
             own = cell.model if name == "base" else alignment
-            key = identity.digest(name, own, cell.evaluate.model_dump())
-            if key not in asked:
-                asked.add(key)
-                self.ask(cell, f"the {name} model")
+            self.ask(cell, f"the {name} model", identity.digest(name, own), asked)
 
-    def ask(self, cell: Recipe, title: str) -> None:
+    def ask(self, cell: Recipe, title: str, model: str = "", asked: set[str] | None = None) -> None:
         settings = cell.evaluate
         assert settings is not None
-        safety = [self.rows(spec, cell, None) for spec in (*settings.harm, *settings.refusal)]
-        tasks = [self.rows(spec, cell, None) for spec in settings.utility]
+        asked = set() if asked is None else asked
+        new_to: dict[str, list[Rows]] = {kind: [] for kind in ("harm", "refusal", "utility")}
+        for kind, specs in new_to.items():
+            for spec in getattr(settings, kind):
+                if (key := identity.digest(model, spec)) not in asked:
+                    asked.add(key)
+                    specs.append(self.rows(spec, cell, None))
+        safety, tasks = [*new_to["harm"], *new_to["refusal"]], new_to["utility"]
+        if not safety and not tasks:
+            return
         prompts = sum(one.rows for one in safety) + settings.samples * sum(one.rows for one in tasks)
         read = sum(one.rows * one.prompt for one in safety) + settings.samples * sum(o.rows * o.prompt for o in tasks)
         found, machine = self.shape(cell.model), self.plan.machine
+        if model and not safety:
+            title += f", {tasks[0].name}"
         stage = Stage(f"ask {title}", prompts, read + prompts * settings.max_new_tokens)
         if found and machine and settings.endpoint is None:
             mean, new = read / max(1, prompts), settings.max_new_tokens
@@ -265,63 +272,23 @@ class _Planner:
             say("replay: synthesize: the requests and answers that θ_safe makes are not counted here.")
 
 
+def _longest(sets: list[Rows], how: Training) -> int:
+    """Tokens of the longest row that is trained on; where none is known, as many as the recipe lets be."""
+    return min(max((one.longest or how.max_length_tokens for one in sets), default=0), how.max_length_tokens)
+
+
+def _replays(method: Method) -> float:
+    """Batches of memory rows, in user batches, whose activations live until the step's backward."""
+    turns = type(method).facts()["turns"].split(", ")
+    if "loss" not in turns:
+        return 0.0
+    # A turn before the step is over and freed when the loss is taken.
+    return float(getattr(method, "replay", 0.0)) * (1 if "before_step" in turns else method.cost - 1)
+
+
 def _name(spec: Spec) -> str:
     return spec if isinstance(spec, str) else str(spec["name"])
 
 
 def _dtype(cell: Recipe, found: costs.Shape) -> str:
     return found.dtype if cell.dtype == "auto" else cell.dtype
-
-
-def lines(found: Plan) -> list[str]:
-    """The plan as it is printed, line by line."""
-    runs = ", ".join(f"{n} {what if n != 1 else what[:-1]}" for what, n in found.count.items())
-    told = [f"{found.name}: {runs}. Nothing is loaded or downloaded; time, memory and disk are estimates."]
-    if found.machine:
-        told.append(f"On {found.machine.name}: {found.machine.how}.")
-    width = max(len(stage.title) for stage in found.stages) if found.stages else 10
-    head = f"{'':{width}} {'rows':>8} {'tokens':>9} {'steps':>7} {'time':>8} {'memory':>9} {'disk':>9}"
-    told += ["", head] if found.stages else []
-    for one in found.stages:
-        sizes = f"{_time(one.seconds):>8} {_size(one.memory):>9} {_size(one.disk):>9}"
-        told.append(
-            f"{one.title:{width}} {one.rows:>8,} {_short(one.tokens):>9} {one.steps or '':>7} {sizes}".rstrip()
-        )
-    most = max((stage.memory or 0 for stage in found.stages), default=0)
-    told.append(f"{'all':{width}} {'':26} {_time(found.seconds):>8} {_size(most):>9} {_size(found.disk):>9}")
-    told += ["", "Data, and tokens of a row's prompt and answer:"] if found.sets else []
-    for some in found.sets:
-        told.append(f"  {some.name}: {some.rows or '?'} rows, {some.prompt:.0f} + {some.response:.0f} ({some.how})")
-    told += ["", "To be had from the Hub:"] if found.needed else []
-    for thing in found.needed:
-        size = f", {_size(thing.size)}" if thing.size else ""
-        terms = f" Accept first: {thing.terms}." if thing.terms else ""
-        told.append(f"  {thing.what} {thing.name}{size}{', in the cache' if thing.cached else ''}. {thing.url}{terms}")
-    told += ["", *found.notes] if found.notes else []
-    return [*told, "", *ASSUMED]
-
-
-ASSUMED = (
-    "Replies are reckoned at evaluate.max_new_tokens each, which most do not reach. Time leaves out padding, loading,",
-    "what a method does before its first step (Fisher, stored states), and running code. Memory is of one device: model,",
-    "adapter with AdamW in fp32, activations of the longest micro-batch; attention is taken to be fused.",
-)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86_400:.1f} d"
-
-
-def _size(size: int | None) -> str:
-    if size is None:
-        return "?"
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
-def _short(tokens: float) -> str:
-    return f"{tokens / 1e6:.1f} M" if tokens >= 1e5 else f"{tokens:,.0f}"
