@@ -195,11 +195,11 @@ def trial(n: int, files: Path, model: Path, **more: Any) -> Recipe:
 
 
 def test_a_table_runs_whole_on_a_small_model(files: Path, model_folder: Make) -> None:
-    """Table 4, all three tasks and every set of prompts; of its methods the first and the third, to take seconds."""
-    recipe = trial(4, files, model_folder("llama", template=None), **{"compare.method": ["sft", "der"]})
+    """Table 4, all three tasks and every set of prompts; of its methods DER alone, to take seconds."""
+    recipe = trial(4, files, model_folder("llama", template=None), **{"compare.method": ["der"]})
     rows = json.loads((compare(recipe) / "results.json").read_text())["rows"]
     tuned = [row for row in rows if row["stage"] == "tuned"]
     assert (
-        len(tuned) == 6 and {row["memory_rows"] for row in tuned} == {2} and {row["poison"] for row in tuned} == {0.1}
+        len(tuned) == 3 and {row["memory_rows"] for row in tuned} == {2} and {row["poison"] for row in tuned} == {0.1}
     )
     assert all(row["asr"]["mean"] and row["refusal"]["mean"] and row["utility"] for row in tuned)
