@@ -66,18 +66,29 @@ def _options(
 
 @app.command("list")
 def list_(
-    room: Annotated[str | None, typer.Argument(help="methods, datasets or judges; all three if left out.")] = None,
+    room: Annotated[
+        str | None, typer.Argument(help="methods, datasets, judges or recipes; the first three if left out.")
+    ] = None,
 ) -> None:
-    """Every method, dataset and judge, with what each one claims."""
+    """Every method, dataset and judge, with what each one claims; or every recipe that ships with the package."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from unforgotten import registry
     from unforgotten.errors import UnknownName
+    from unforgotten.recipe import shipped
 
+    if room == "recipes":
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+        table.add_column("recipe", no_wrap=True)
+        table.add_column("what it does")
+        for name, file in shipped().items():
+            table.add_row(name, escape(file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")))
+        Console().print(table)
+        return
     if room is not None and room not in registry.ROOMS:
-        raise UnknownName("room", room, registry.ROOMS)
+        raise UnknownName("room", room, (*registry.ROOMS, "recipes"))
     for shown in (room,) if room else registry.ROOMS:
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         table.add_column(shown.removesuffix("s"), no_wrap=True)
