@@ -177,6 +177,11 @@ def test_what_nothing_here_tells_is_said() -> None:
     assert "owner/unknown: its config.json is not here" in "\n".join(lines(found))
 
 
+def test_recipes_are_listed() -> None:
+    done = CliRunner().invoke(app, ["list", "recipes"])
+    assert done.exit_code == 0 and "paper/table6" in done.output and "world-sweep" in done.output
+
+
 @pytest.mark.parametrize("verb", ["align", "finetune", "compare"])
 def test_a_dry_run_prints_and_does_nothing(verb: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [verb, "demo", "--dry-run", "--out", str(tmp_path / "runs")])

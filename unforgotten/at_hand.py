@@ -115,8 +115,10 @@ def _counted(one: Dataset, recipe: Recipe) -> Rows:
     count, how = _tokenizer(recipe)
     some = found[:: max(1, len(found) // ASKED_ROWS)]
     pairs = [(count(_prompt(row)) + TEMPLATE_TOKENS, count(row.response)) for row in some] or [(0, 0)]
+    most = max(found, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
+    longest = count(_prompt(most)) + count(most.response) + TEMPLATE_TOKENS if most else 0
     prompts, responses = (sum(lengths) / len(pairs) for lengths in zip(*pairs, strict=True))
-    return Rows(one.label, len(found), prompts, responses, max(map(sum, pairs)), f"read here; {how}")
+    return Rows(one.label, len(found), prompts, responses, longest, f"read here; {how}")
 
 
 def _prompt(row: Row) -> str:

@@ -147,6 +147,12 @@ def reply_seconds(
     return work * prompts * prompt / machine.flops + math.ceil(prompts / batch) * new * step
 
 
+def reply_bytes(shape: Shape, dtype: str, tokens: float) -> int:
+    """Weights, and the keys and values of all tokens that are alive at once."""
+    b = BYTES.get(dtype, 4)
+    return int(shape.parameters * b + tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * b)
+
+
 def activation_bytes(
     shape: Shape, dtype: str, *, targets: list[str] | str | None, checkpointing: bool = False
 ) -> tuple[int, int]:

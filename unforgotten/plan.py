@@ -218,17 +218,19 @@ class _Planner:
             mean, new = read / max(1, prompts), settings.max_new_tokens
             seconds = costs.reply_seconds(found, _dtype(cell, found), machine, prompts, mean, new, settings.batch_size)
             seconds += self.judge(settings, sum(one.rows for one in safety), machine)
-            stage = replace(stage, seconds=seconds, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN))
+            alive = min(settings.batch_size, prompts) * (mean + new)
+            memory = costs.reply_bytes(found, _dtype(cell, found), alive)
+            stage = replace(stage, seconds=seconds, memory=memory, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN))
         self.plan.stages.append(stage)
 
     def judge(self, settings: Evaluate, replies: int, machine: costs.Machine) -> float:
         seconds = 0.0
         for spec in settings.judges:
             one = registry.build("judges", spec)
-            if not isinstance(one, Guard):
+            if not isinstance(one, Guard) or one.endpoint is not None:
                 continue
-            self.need(Needed("judge", one.model if one.endpoint is None else f"{one.model} at {one.endpoint}"))
-            if one.endpoint is None and (found := self.shape(one.model)):
+            self.need(Needed("judge", one.model))
+            if found := self.shape(one.model):
                 prompt, words = GUARD_TOKENS + settings.max_new_tokens, one.answer_tokens
                 seconds += costs.reply_seconds(found, found.dtype, machine, replies, prompt, words, one.batch_size)
         return seconds
