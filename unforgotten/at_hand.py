@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from unforgotten import costs, files, published
 from unforgotten.align import base_of, dataset
-from unforgotten.errors import RecipeError, UnforgottenError
+from unforgotten.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,13 +68,13 @@ def shape(model: str) -> costs.Shape | None:
     return costs.shape_of(found) if found else published.SHAPES.get(model)
 
 
-def cached(model: str) -> Path | None:
-    """A Hub model's config.json in this machine's cache."""
+def cached(model: str, file: str = "config.json") -> Path | None:
+    """A file of a Hub model in this machine's cache."""
     if not files.is_hub_id(model):
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json")
+    found = try_to_load_from_cache(model, file)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -160,9 +160,6 @@ def _gpu() -> str | None:
     return told[0].strip() if told else None
 
 
-def is_here(name: str) -> bool:
-    """Whether what a Hub id names lies in a folder of this machine, or in the Hub's cache."""
-    try:
-        return Path(name).expanduser().is_dir() or cached(name) is not None
-    except UnforgottenError:
-        return False
+def is_here(model: str) -> bool:
+    """Whether a Hub model's weights are in this machine's cache, as far as the first of their files tells."""
+    return any(cached(model, f"model.safetensors{ending}") for ending in ("", ".index.json"))

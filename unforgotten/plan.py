@@ -164,7 +164,7 @@ class _Planner:
     ) -> Stage:
         rows = sum(one.rows for one in sets)
         tokens = sum(one.rows * min(one.prompt + one.response, how.max_length_tokens) for one in sets) * how.epochs
-        steps = math.ceil(math.ceil(rows / how.batch_size) / how.accumulation * how.epochs)
+        steps = math.ceil(math.ceil(math.ceil(rows / how.batch_size) / how.accumulation) * how.epochs)
         found, machine = self.shape(cell.model), self.plan.machine
         stage = Stage(title, rows, tokens, steps)
         if found is None or machine is None:
@@ -214,30 +214,31 @@ class _Planner:
         if model and not safety:
             title += f", {tasks[0].name}"
         stage = Stage(f"ask {title}", prompts, read + prompts * settings.max_new_tokens)
+        judged = self.judge(settings, sum(one.rows for one in safety))
         if found and machine and settings.endpoint is None:
             mean, new = read / max(1, prompts), settings.max_new_tokens
             seconds = costs.reply_seconds(found, _dtype(cell, found), machine, prompts, mean, new, settings.batch_size)
-            seconds += self.judge(settings, sum(one.rows for one in safety), machine)
             alive = min(settings.batch_size, prompts) * (mean + new)
             memory = costs.reply_bytes(found, _dtype(cell, found), alive)
-            stage = replace(stage, seconds=seconds, memory=memory, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN))
+            stage = replace(
+                stage, seconds=seconds + judged, memory=memory, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN)
+            )
         self.plan.stages.append(stage)
 
-    def judge(self, settings: Evaluate, replies: int, machine: costs.Machine) -> float:
-        seconds = 0.0
+    def judge(self, settings: Evaluate, replies: int) -> float:
+        seconds, machine = 0.0, self.plan.machine
         for spec in settings.judges:
             one = registry.build("judges", spec)
             if not isinstance(one, Guard) or one.endpoint is not None:
                 continue
             self.need(Needed("judge", one.model))
-            if found := self.shape(one.model):
+            if machine and (found := self.shape(one.model)):
                 prompt, words = GUARD_TOKENS + settings.max_new_tokens, one.answer_tokens
                 seconds += costs.reply_seconds(found, found.dtype, machine, replies, prompt, words, one.batch_size)
         return seconds
 
     def need_model(self, cell: Recipe) -> None:
-        if not cell.model.startswith("world"):
-            self.need(Needed("model", cell.model))
+        self.need(Needed("model", cell.model))
         if cell.base is not None:
             self.need(Needed("model", cell.base))
 
