@@ -114,7 +114,7 @@ def test_a_config_tells_the_shape(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", None])
 def test_activations_are_near_what_autograd_keeps(family: str, targets: Any) -> None:
-    """Measured: the storages that the forward keeps for the backward, weights left out. Near: by a factor below 2."""
+    """Measured: the storages that the forward keeps for the backward, weights left out. Near: by a factor below 1.5."""
     import peft
 
     big = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4}
@@ -138,8 +138,7 @@ def test_activations_are_near_what_autograd_keeps(family: str, targets: Any) -> 
     layers, logits = costs.activation_bytes(shape, "float32", targets=targets)
     # Of the logits' share the gradients come later, and are not kept by the forward.
     told, measured = ids.numel() * (layers + logits / 2), sum(kept.values())
-    print(family, targets, round(told / measured, 2))
-    assert loss.requires_grad and 0.5 < told / measured < 2
+    assert loss.requires_grad and 1 / 1.5 < told / measured < 1.5
 
 
 def test_rows_that_are_here_are_counted(model_folder: Make, rows_file: Make) -> None:
