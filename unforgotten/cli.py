@@ -66,18 +66,29 @@ def _options(
 
 @app.command("list")
 def list_(
-    room: Annotated[str | None, typer.Argument(help="methods, datasets or judges; all three if left out.")] = None,
+    room: Annotated[
+        str | None, typer.Argument(help="methods, datasets, judges or recipes; the first three if left out.")
+    ] = None,
 ) -> None:
-    """Every method, dataset and judge, with what each one claims."""
+    """Every method, dataset and judge, with what each one claims; or every recipe that ships with the package."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from unforgotten import registry
     from unforgotten.errors import UnknownName
+    from unforgotten.recipe import shipped
 
+    if room == "recipes":
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+        table.add_column("recipe", no_wrap=True)
+        table.add_column("what it does")
+        for name, file in shipped().items():
+            table.add_row(name, escape(file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")))
+        Console().print(table)
+        return
     if room is not None and room not in registry.ROOMS:
-        raise UnknownName("room", room, registry.ROOMS)
+        raise UnknownName("room", room, (*registry.ROOMS, "recipes"))
     for shown in (room,) if room else registry.ROOMS:
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         table.add_column(shown.removesuffix("s"), no_wrap=True)
@@ -98,15 +109,27 @@ SetOption = Annotated[
 ]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Short for --set method=…")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Short for --set seed=…")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print what it would do, take and download, and do nothing.")
+]
 OutOption = Annotated[str | None, typer.Option("--out", help="Folder that run folders are made in.")]
 
 
 @app.command()
-def align(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption = None, out: OutOption = None) -> None:
+def align(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    seed: SeedOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
     """Make θ_safe of a base model, on the recipe's safety rows. Not needed for an aligned instruct model."""
     from unforgotten import align as verb
 
-    where = verb.align(_recipe(recipe, set_, seed=seed, out=out), _say)
+    found = _recipe(recipe, set_, seed=seed, out=out)
+    if dry_run:
+        return _plan(found, "align")
+    where = verb.align(found, _say)
     print(where.full or where.adapter)
 
 
@@ -117,11 +140,15 @@ def finetune(
     set_: SetOption = None,
     seed: SeedOption = None,
     out: OutOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Fine-tune θ_safe on the user's rows, with a method that keeps safety. Prints the run folder."""
     from unforgotten import finetune as verb
 
-    print(verb.finetune(_recipe(recipe, set_, method=method, seed=seed, out=out), _say))
+    found = _recipe(recipe, set_, method=method, seed=seed, out=out)
+    if dry_run:
+        return _plan(found, "finetune")
+    print(verb.finetune(found, _say))
 
 
 @app.command()
@@ -204,12 +231,15 @@ def compare(
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Run seeds 0 … N−1.")] = None,
     set_: SetOption = None,
     out: OutOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run the recipe's grid of methods, poison ratios, tasks and seeds, and print one table."""
     from unforgotten import compare as verb
     from unforgotten import report, results
 
     found = _seeded(_recipe(recipe, set_, out=out), seeds)
+    if dry_run:
+        return _plan(found, "compare")
     folder = verb.compare(found, _say)
     report.show(results.read(folder / "results.json"), layout=verb.layout(found))
     print(folder / "results.json")
@@ -357,6 +387,12 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
             raise UnknownName("judge among those given", name, found)
         found[name][field] = yaml.safe_load(str(value))
     return list(found.values())
+
+
+def _plan(recipe: Any, verb: Any) -> None:
+    from unforgotten import plan, plan_lines
+
+    print(*plan_lines.lines(plan.plan(recipe, verb)), sep="\n")
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:

@@ -21,7 +21,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -320,7 +320,7 @@ class Grid(_Strict):
     replay: list[Replay] = []
     """Where the memory's rows come from, as `replay` says it."""
     model: list[str] = []
-    """Models, each aligned as the recipe says."""
+    """Models, each aligned as the recipe says; `--set model=…` takes their place."""
     data: list[Spec] = []
     """User data sets; `evaluate.utility` of each is `tasks[i]` where given."""
     utility: list[list[Spec]] = []
@@ -401,6 +401,8 @@ class Recipe(_Strict):
     """Safety data made from θ_safe itself; `{}` takes every default."""
     compare: Grid | None = None
     """What `compare` varies."""
+    rows: int | None = Field(None, gt=0)
+    """A trial: every data set is cut to at most so many rows, as its own `n_rows` draws them. Results are a trial's."""
     seed: int = 0
     """Seed of alignment, choice of rows, order and dropout."""
     out: str = "runs"
@@ -450,6 +452,19 @@ class Recipe(_Strict):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _trial(self) -> Recipe:
+        """`rows` is written into every data set, so that digests, records and whoever reads the rows agree on it."""
+        if self.rows is None:
+            return self
+        places: list[tuple[BaseModel | None, str]] = [(self, "safety"), (self, "data"), (self.poison, "data")]
+        places += [(self.evaluate, kind) for kind in ("harm", "refusal", "utility")]
+        places += [(self.compare, "data"), (self.compare, "utility"), (self.compare, "replay"), (self, "replay")]
+        for owner, field in places:
+            if owner is not None and (found := getattr(owner, field)):
+                setattr(owner, field, _cut(found, self.rows))
+        return self
+
     @property
     def methods(self) -> list[Spec]:
         """The methods as a list, with the fields that `settings` has for those named without any."""
@@ -477,20 +492,29 @@ def read(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Reci
     tree.setdefault("name", path.stem)
     for dotted, value in (overrides or {}).items():
         _put(tree, dotted, value)
+    if "model" in (overrides or {}) and "compare.model" not in (overrides or {}) and tree.get("compare"):
+        _put(tree, "compare.model", [])  # a grid that went on varying models would leave the one given unused
     return parse(tree, str(path))
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that ship with the package, by name; those in a folder are called `paper/table1`."""
+    room = Path(__file__).parent / "recipes"
+    return {file.relative_to(room).with_suffix("").as_posix(): file for file in sorted(room.rglob("*.yaml"))}
 
 
 def _tree(source: str | Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Path]:
     """The fields of a recipe file, over those of the one that it `extends` (a shipped name, or a file beside it)."""
     path = Path(source)
     if not path.is_file():
-        shipped = Path(__file__).parent / "recipes" / f"{source}.yaml"
-        if not shipped.is_file():
-            known = [p.stem for p in (Path(__file__).parent / "recipes").glob("*.yaml")]
-            if path.suffix in (".yaml", ".yml") or "/" in str(source):
-                raise RecipeError(f"There is no recipe file {source}. Shipped ones: {', '.join(sorted(known))}.")
+        known = shipped()
+        if str(source) not in known:
+            folders = {name.partition("/")[0] for name in known if "/" in name}
+            is_file = path.suffix in (".yaml", ".yml") or ("/" in str(source) and path.parts[0] not in folders)
+            if is_file:
+                raise RecipeError(f"There is no recipe file {source}. Shipped ones: {', '.join(known)}.")
             raise UnknownName("recipe", str(source), known)
-        path = shipped
+        path = known[str(source)]
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -556,6 +580,18 @@ def _component(room: str, spec: Spec) -> Spec:
     """Checks name and fields now, so that a typo is told before anything is loaded; keeps the spec as written."""
     registry.build(room, spec)
     return spec
+
+
+def _cut(found: Any, rows: int) -> Any:
+    """Data sets, in lists or alone, of at most so many rows each; the names of sources that are no data set stay."""
+    if isinstance(found, list):
+        return [_cut(one, rows) for one in found]
+    if found in get_args(get_args(Replay)[0]):
+        return found
+    spec = {"name": found} if isinstance(found, str) else dict(found)
+    if "n_rows" not in getattr(registry.load("datasets", spec["name"]), "__dataclass_fields__", {}):
+        raise ValueError(f"rows: data set {spec['name']!r} has no field n_rows, so it cannot be cut; leave `rows` out")
+    return spec | {"n_rows": min(spec.get("n_rows") or rows, rows)}
 
 
 def _methods(spec: Any) -> Any:

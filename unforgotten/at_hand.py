@@ -1,0 +1,165 @@
+"""What is known of models, data sets and the machine without loading a weight or asking the network.
+
+A model's shape is read from its config.json, in its folder or in the Hub's cache; rows from files that lie here. What
+is not here is told as it is published.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unforgotten import costs, files, published
+from unforgotten.align import base_of, dataset
+from unforgotten.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unforgotten.datasets.base import Dataset, Row
+    from unforgotten.recipe import Recipe, Spec
+
+CHARS_PER_TOKEN = 4
+"""Of English and code, as the tokenizers of the last years cut it; where the model's own is here, it is asked."""
+TEMPLATE_TOKENS = 40
+"""What a chat template adds to a row: Alpaca's text."""
+ASKED_ROWS = 200
+"""Rows of a set that a tokenizer is asked about."""
+LARGE = 200_000_000
+"""Parameters from which on a model is not reckoned to be trained on a CPU."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data set, counted or known from its card."""
+
+    name: str
+    rows: int
+    prompt: float
+    """Mean length in tokens, the template included."""
+    response: float
+    longest: int | None
+    """Tokens of the longest row, where that is known."""
+    how: str
+    """Where rows and tokens come from."""
+
+
+def shape(model: str) -> costs.Shape | None:
+    """The shape of a recipe's model or a judge's; None where nothing here tells it."""
+    from unforgotten.world.model import MODELS, SHAPE
+    from unforgotten.world.vocabulary import words
+
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and model in MODELS:
+        family, own = MODELS[model]
+        return costs.shape_of({**SHAPE, "vocab_size": len(words()), "model_type": family, "dtype": "float32", **own})
+    try:
+        if (adapter := folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            return shape(str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]))
+        file = folder / "config.json" if folder.is_dir() else cached(model)
+        found = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else None
+    except (OSError, ValueError, KeyError):
+        found = None
+    return costs.shape_of(found) if found else published.SHAPES.get(model)
+
+
+def cached(model: str, file: str = "config.json") -> Path | None:
+    """A file of a Hub model in this machine's cache."""
+    if not files.is_hub_id(model):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def hub_ids(one: Dataset) -> list[str]:
+    """The Hub ids that a data set's fields name; those that fill up `path` alone are left out where it is a file."""
+    named = {f.name: getattr(one, f.name) for f in fields(one) if isinstance(getattr(one, f.name), str)}
+    if not files.is_hub_id(str(named.get("path", ""))) or Path(named["path"]).exists():
+        named.pop("base_path", None)
+    return [value for value in named.values() if files.is_hub_id(value) and not Path(value).exists()]
+
+
+def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
+    """How many rows a data set gives and how long they are. Raises DataError for a file that cannot be read.
+
+    Raises RecipeError where it is on the Hub and neither its `n_rows` nor its card tells its size.
+    """
+    one = dataset(spec, seed)
+    if not hub_ids(one):
+        return _counted(one, recipe)
+    settings = {f.name: getattr(one, f.name) for f in fields(one)}
+    name = spec if isinstance(spec, str) else str(spec["name"])
+    card = published.SETS.get(name)
+    n_rows = settings.get("n_rows") or (card.of(settings) if card else None)
+    if n_rows is None and card is None:
+        raise RecipeError(
+            f"--dry-run cannot tell how many rows {name!r} has on the Hub: give it `n_rows`, or a local `path`."
+        )
+    lengths = card or published.Published({}, 400, 400)
+    response = lengths.response / CHARS_PER_TOKEN
+    how = f"not here; {'lengths of the published file' if lengths.measured else 'lengths assumed'}"
+    prompt = lengths.prompt / CHARS_PER_TOKEN + TEMPLATE_TOKENS
+    longest = TEMPLATE_TOKENS + lengths.longest // CHARS_PER_TOKEN if lengths.longest else None
+    return Rows(one.label, n_rows or 0, prompt, response, longest, how)
+
+
+def _counted(one: Dataset, recipe: Recipe) -> Rows:
+    found = one.rows()
+    count, how = _tokenizer(recipe)
+    some = found[:: max(1, len(found) // ASKED_ROWS)]
+    pairs = [(count(_prompt(row)) + TEMPLATE_TOKENS, count(row.response)) for row in some] or [(0, 0)]
+    most = max(found, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
+    longest = count(_prompt(most)) + count(most.response) + TEMPLATE_TOKENS if most else 0
+    prompts, responses = (sum(lengths) / len(pairs) for lengths in zip(*pairs, strict=True))
+    return Rows(one.label, len(found), prompts, responses, longest, f"read here; {how}")
+
+
+def _prompt(row: Row) -> str:
+    return "\n".join(str(turn.get("content") or "") for turn in row.prompt)
+
+
+def _tokenizer(recipe: Recipe) -> tuple[Callable[[str], int], str]:
+    """How many tokens a text has: the model's own tokenizer, where its file is here, else its characters' number."""
+    file = Path(base_of(recipe, build=False)).expanduser() / "tokenizer.json"
+    if not file.is_file():
+        return lambda text: round(len(text) / CHARS_PER_TOKEN), f"{CHARS_PER_TOKEN} characters a token assumed"
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_file(str(file))
+    return lambda text: len(own.encode(text, add_special_tokens=False).ids), "tokens by the model's tokenizer"
+
+
+def machine(parameters: int) -> costs.Machine:
+    """What runs would be timed on: this machine's GPU; of large models one A100 where there is none; else its cores."""
+    if (name := _gpu()) and (found := costs.gpu(name, "the GPU here")):
+        return found
+    if parameters < LARGE and not name:
+        return costs.cpu(os.cpu_count() or 1)
+    what = f"{name} is not in our list of GPUs" if name else "there is no GPU here"
+    found = costs.gpu("A100", f"{what}: reckoned on one A100")
+    assert found is not None
+    return found
+
+
+def _gpu() -> str | None:
+    """The name of the first NVIDIA GPU, as its driver tells it: torch would take a second to ask."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told[0].strip() if told else None
+
+
+def is_here(model: str) -> bool:
+    """Whether a Hub model's weights are in this machine's cache, as far as the first of their files tells."""
+    return any(cached(model, f"model.safetensors{ending}") for ending in ("", ".index.json"))
