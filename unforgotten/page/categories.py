@@ -48,11 +48,17 @@ def heat(cell: Cell) -> Figure | None:
     body = [f'<text class="head" x="4" y="14">{text(cell.title)}</text>']
     for i, (line, _) in enumerate(columns):
         x, quiet = left + wide * (i + 0.5), "" if line.stage == "tuned" else " quiet"
-        how = f' text-anchor="start" transform="rotate(-45 {at(x)} {at(top - 6)})"' if leaning else ' text-anchor="middle"'
+        how = (
+            f' text-anchor="start" transform="rotate(-45 {at(x)} {at(top - 6)})"'
+            if leaning
+            else ' text-anchor="middle"'
+        )
         body.append(f'<text class="label{quiet}" x="{at(x)}" y="{at(top - 6)}"{how}>{text(line.name)}</text>')
     for j, name in enumerate(known):
         y = top + ROW * j
-        body.append(f'<text class="label" x="{at(left - 8)}" y="{at(y + 16)}" text-anchor="end">{text(_cut(name))}</text>')
+        body.append(
+            f'<text class="label" x="{at(left - 8)}" y="{at(y + 16)}" text-anchor="end">{text(_cut(name))}</text>'
+        )
         for i, (line, found) in enumerate(columns):
             body.append(_square(left + wide * i, y, wide, found.get(name), f"{line.name}, {name}"))
     told = "; ".join(

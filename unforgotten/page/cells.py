@@ -52,9 +52,7 @@ def cells(rows: Sequence[results.Row]) -> list[Cell]:
     made = []
     for key in keys:
         model, task, poison, memory = key
-        start = [
-            line for line in found if line.stage != "tuned" and line.model == model and line.task in (task, None)
-        ]
+        start = [line for line in found if line.stage != "tuned" and line.model == model and line.task in (task, None)]
         words = [
             *([str(model)] if len(models) > 1 else []),
             *([str(task)] if len(tasks) > 1 else []),

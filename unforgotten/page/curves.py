@@ -124,9 +124,7 @@ def _picture(
         for course in found
     )
     title = f"{TITLES[field].removesuffix(', %')} over {'poison' if over == 'poison' else 'memory'}"
-    return Figure(
-        drawing.slug(f"{over} {field} {what}"), f"{title}{f': {what}' if what else ''}", told, body, HEIGHT
-    )
+    return Figure(drawing.slug(f"{over} {field} {what}"), f"{title}{f': {what}' if what else ''}", told, body, HEIGHT)
 
 
 def _drawn(course: Course, x: drawing.Scale, y: drawing.Scale, aside: float, kind: str) -> str:

@@ -94,10 +94,15 @@ def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
 
 
 def _legend(y: float, refusals: bool) -> list[str]:
-    told = [(drawing.mark("", "", 14, y - 4), "unbeaten"), (drawing.mark("", "", 88, y - 4, False), "beaten by another")]
+    told = [(drawing.mark("", "", 14, y - 4), "unbeaten"), (drawing.mark("", "", 96, y - 4, False), "beaten")]
     if refusals:
-        told.append((drawing.ring(206, y - 4, 0.3, 7) + drawing.mark("", "", 206, y - 4, r=1.5), "ring: look-alikes refused"))
-    places = (24, 98, 218)
+        told.append(
+            (
+                drawing.ring(162, y - 4, 0.3, 7) + drawing.mark("", "", 162, y - 4, r=2),
+                "ring: share of look-alikes refused",
+            )
+        )
+    places = (24, 106, 175)
     return [
         f'<g class="mx">{glyph}</g><text class="tick" x="{place}" y="{at(y)}">{words}</text>'
         for (glyph, words), place in zip(told, places, strict=False)

@@ -145,9 +145,7 @@ class _Shelf:
     def difference(self, one: Entry, other: Entry) -> Difference | None:
         """Over the seeds that both have."""
         theirs = {row["seed"]: row for row in other.line.rows}
-        found = [
-            self._of_seed(one, row, theirs[row["seed"]]) for row in one.line.rows if row["seed"] in theirs
-        ]
+        found = [self._of_seed(one, row, theirs[row["seed"]]) for row in one.line.rows if row["seed"] in theirs]
         if not found or any(d is None for d in found):
             return None
         self.used = True

@@ -33,7 +33,14 @@ PAIRED = (
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "θ": r"$\theta$", "†": r"$^\dagger$", "↓": r"$\downarrow$"},
+    **{
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "–": "--",
+        "θ": r"$\theta$",
+        "†": r"$^\dagger$",
+        "↓": r"$\downarrow$",
+    },
 }
 
 
@@ -96,7 +103,10 @@ def notes(found: Tested) -> list[str]:
 def markdown(found: Tested, cells: Sequence[Cell]) -> str:
     """One line for each model of each setting."""
     kinds = _kinds(found)
-    lines = ["| " + " | ".join(["setting", "model", *(TITLES[k] for k in kinds)]) + " |", "|" + " --- |" * (len(kinds) + 2)]
+    lines = [
+        "| " + " | ".join(["setting", "model", *(TITLES[k] for k in kinds)]) + " |",
+        "|" + " --- |" * (len(kinds) + 2),
+    ]
     for cell, name, figures in _lines(found, cells, kinds):
         texts = [_markdown(one) for one in figures]
         lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
