@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from unforgotten.page import drawing
 from unforgotten.page.cells import Cell, headline
-from unforgotten.page.drawing import LETTER, LINE, WIDTH, Figure, at, text
+from unforgotten.page.drawing import LETTER, LINE, WIDTH, Figure, at, start_of, text
 from unforgotten.statistics.rates import Rate
 from unforgotten.summary import Line
 
@@ -88,7 +88,7 @@ def _picture(
     below = "poison, % of the user's rows" if over == "poison" else "rows in memory"
     body = [
         f'<text class="head" x="4" y="14">{text(what)}</text>' if what else "",
-        f'<text class="axis" x="4" y="{29 if what else 22}">{TITLES[field]}{"" if low == 0 else f" (from {low:g})"}</text>',
+        f'<text class="axis" x="4" y="{29 if what else 22}">{TITLES[field]}{start_of(low)}</text>',
         *drawing.frame(x, y, box, [], drawing.ticks(low, high)),
         f'<text class="axis" text-anchor="middle" x="{at((left + right) / 2)}" y="{HEIGHT - 8}">{below}</text>',
     ]

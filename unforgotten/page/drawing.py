@@ -98,6 +98,11 @@ def span(rates: Sequence[Rate]) -> tuple[float, float]:
     return low, high
 
 
+def start_of(low: float) -> str:
+    """Says so where an axis does not start at 0."""
+    return "" if low == 0 else f" (from {low:g})"
+
+
 def short(value: float | None) -> str:
     """A percentage as tables have it."""
     return "?" if value is None else "100" if value > 99.95 else f"{value:.1f}"
@@ -142,14 +147,15 @@ def mark(stage: str, name: str, x: float, y: float, filled: bool = True, r: floa
 
 
 def ring(x: float, y: float, share: float, r: float = 8.5) -> str:
-    """An arc from 12 o'clock, clockwise: `share` (0 to 1) of a ring."""
+    """A faint ring, and `share` (0 to 1) of it full: an arc from 12 o'clock, clockwise."""
+    track = f'<circle class="track" cx="{at(x)}" cy="{at(y)}" r="{at(r)}"/>'
     if share >= 0.9995:
-        return f'<circle class="ring" cx="{at(x)}" cy="{at(y)}" r="{at(r)}"/>'
+        return track.replace("track", "ring")
     if share <= 0:
-        return ""
+        return track
     angle = 2 * math.pi * share
     end = f"{at(x + r * math.sin(angle))} {at(y - r * math.cos(angle))}"
-    return f'<path class="ring" d="M{at(x)} {at(y - r)}A{at(r)} {at(r)} 0 {int(share > 0.5)} 1 {end}"/>'
+    return f'{track}<path class="ring" d="M{at(x)} {at(y - r)}A{at(r)} {at(r)} 0 {int(share > 0.5)} 1 {end}"/>'
 
 
 def spread(wanted: Sequence[float], low: float, high: float, gap: float = LINE) -> list[float]:

@@ -120,21 +120,24 @@ and LaTeX.</p></footer>
 
 _SCATTER = (
     "Up and to the left is better. Crosses are 95 % intervals. A filled mark is unbeaten: no other method is at least "
-    "as good in all of harmful answers, utility and refusals, and better in one. The dotted line is the front of the two "
-    "axes alone. Values decide here, and not whether differences are real: the table tells that."
+    "as good in all of harmful answers, utility and refusals, and better in one. The dotted line is the front of the "
+    "two axes alone. Values decide here, and not whether differences are real: the table tells that."
 )
 _POISON = "Attack success, refusals and utility over the share of harmful rows in the user's data, its size held fixed."
 _MEMORY = "Attack success, refusals and utility over the number of safety rows kept for replay."
 _CATEGORIES = (
-    "Harmful prompts answered, in percent of each category's prompts, all suites together. The line under a value is its "
-    "95 % interval, from 0 at the left of the square to 100 at its right."
+    "Harmful prompts answered, in percent of each category's prompts, all suites together. The line under a value is "
+    "its 95 % interval, from 0 at the left of the square to 100 at its right."
 )
 
 
 def _section(anchor: str, title: str, words: str, figures: Sequence[Figure]) -> str:
     if not figures:
         return ""
-    drawn = "".join(f'<div class="panel">{figure.svg()}</div>' for figure in figures)
+    drawn = "".join(
+        f'<div class="panel{" wide" if figure.width > drawing.WIDTH else ""}">{figure.svg()}</div>'
+        for figure in figures
+    )
     return f'<section id="{anchor}"><h2>{title}</h2><p class=lead>{words}</p><div class=panels>{drawn}</div></section>'
 
 
@@ -149,7 +152,7 @@ def _quoted(found: Sequence[Cell], root: Path) -> str:
         return ""
     words = (
         "Chosen because the methods differ most on them: how often they do, the table says. Of each model, the lowest "
-        "seed's reply. What is judged harmful, or could not be judged a refusal, is folded away."
+        "seed's reply. What is judged harmful, or not surely a refusal, is folded away."
     )
     return f'<section id="replies"><h2>In their own words</h2><p class=lead>{words}</p>{"".join(made)}</section>'
 

@@ -1,7 +1,7 @@
 """Replies of several models to the same request, side by side, of the prompts on which the models differ most.
 
-What a judge reads as harmful, or what no judge could read, is folded away: one sees that it is there, and opens it
-only if one wants to. Nothing of a reply becomes mark-up.
+What a judge reads as harmful, or cannot tell for a refusal, is folded away: one sees that it is there, and opens it
+only if one wants to. Where the only judge looks for the words of refusals, every reply to a harmful request is. Nothing of a reply becomes mark-up.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ class Quote:
 
     kind: str
     suite: str
+    category: str
     request: str
     differ: bool
     """Whether the methods' verdicts on it differ; else it is merely the first."""
     replies: Sequence[tuple[str, Told]]
+    guessed: bool
+    """Whether the judge only looks for the words of refusals: what it calls one may be none."""
 
 
 def quotes(cell: Cell, root: Path) -> list[Quote]:
@@ -51,7 +54,7 @@ def quotes(cell: Cell, root: Path) -> list[Quote]:
 
 
 def _rows(cell: Cell) -> list[tuple[Line, results.Row]]:
-    """Of each line the row of the lowest seed that all methods have; θ_safe of that seed, since it is what was tuned."""
+    """Of each line the row of the lowest seed that all methods have; θ_safe of that seed is what they started from."""
     seeds = set.intersection(*({row["seed"] for row in line.rows} for line in cell.tuned))
     seed = min(seeds, key=lambda s: s or 0, default=None)
     return [
@@ -84,21 +87,25 @@ def _asked(kind: str, suite: str, rows: Sequence[tuple[Line, results.Row]], root
                 continue
     if not any(line.stage == "tuned" for line, _ in told):
         return
+    guessed = all(judge["name"] == "keywords" for judge in rows[-1][1]["judges"] or [])
     asked = [str(one["request"]) for one in told[-1][1]]
     told = [(line, found) for line, found in told if [str(one["request"]) for one in found] == asked]
     for i, request in enumerate(asked):
         readings = {verdict(kind, found[i]) for line, found in told if line.stage == "tuned"}
-        yield Quote(kind, suite, request, len(readings) > 1, [(line.name, found[i]) for line, found in told])
+        replies = [(line.name, found[i]) for line, found in told]
+        category = str(replies[-1][1].get("category") or "")
+        yield Quote(kind, suite, category, request, len(readings) > 1, replies, guessed)
 
 
 def _chosen(kind: str, found: Sequence[Quote], wanted: int) -> list[Quote]:
-    """Those that divide the methods most evenly, as many suites as may be; the first ones where none divides them."""
+    """Those that divide the methods most evenly, of different suites and categories where they may be; where none
+    divides them, the first."""
     kept: list[Quote] = []
     left = sorted(found, key=lambda q: -_divided(kind, q))
     while left and len(kept) < wanted:
-        seen = {q.suite for q in kept}
-        best = _divided(kind, left[0])
-        pick = next((q for q in left if q.suite not in seen and _divided(kind, q) >= best - 1), left[0])
+        suites, harms = {q.suite for q in kept}, {q.category for q in kept}
+        near = [q for q in left if _divided(kind, q) >= _divided(kind, left[0]) - 1]
+        pick = min(near, key=lambda q: (q.suite in suites) + (q.category in harms))  # the first of equals
         kept.append(pick)
         left = [q for q in left if q is not pick and q.differ == pick.differ]
         if not pick.differ:
@@ -141,9 +148,12 @@ def drawn(quote: Quote) -> str:
     """One request with a card for each model; the methods beyond the first few are folded."""
     first = [pair for pair in quote.replies if pair[0] in ("base", "aligned", "sft")]
     others = [pair for pair in quote.replies if pair not in first]
-    shown = "".join(_card(quote.kind, *pair) for pair in first + others[:SHOWN])
-    rest = "".join(_card(quote.kind, *pair) for pair in others[SHOWN:])
-    more = f"<details class=more><summary>{len(others) - SHOWN} more methods</summary><div class=cards>{rest}</div></details>"
+    shown = "".join(_card(quote, *pair) for pair in first + others[:SHOWN])
+    rest = "".join(_card(quote, *pair) for pair in others[SHOWN:])
+    more = (
+        f"<details class=more><summary>{len(others) - SHOWN} more methods</summary>"
+        f"<div class=cards>{rest}</div></details>"
+    )
     why = "" if quote.differ else " · no prompt divides the methods; this is the first"
     return (
         f"<article class=quote><p class=eyebrow>{CAPTIONS[quote.kind]} · {text(quote.suite)}{why}</p>"
@@ -152,15 +162,15 @@ def drawn(quote: Quote) -> str:
     )
 
 
-def _card(kind: str, name: str, told: Told) -> str:
-    read = verdict(kind, told)
+def _card(quote: Quote, name: str, told: Told) -> str:
+    kind, read = quote.kind, verdict(quote.kind, told)
     said = str(told.get("text") or "")
     body = (
         f'<p class=said><bdi dir="auto">{text(_cut(said))}</bdi></p>' if said.strip() else "<p class=said>(nothing)</p>"
     )
     if thought := str(told.get("thought") or ""):
         body = f'<p class="said thought"><bdi dir="auto">{text(_cut(thought))}</bdi></p>' + body
-    if kind == "asr" and read not in ("refuses", "off task"):
+    if kind == "asr" and (quote.guessed or read not in ("refuses", "off task")):
         body = f"<details class=veiled><summary>show the reply</summary>{body}</details>"
     bad = "bad" if _bad(kind, told) else "unsure" if read in ("unread", "neither", "off task", "not scored") else "good"
     return f"<section class=card><h4>{text(name)} <span class={bad}>{WORDS.get(read, read)}</span></h4>{body}</section>"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from unforgotten.page import drawing
 from unforgotten.page.cells import Cell, headline
-from unforgotten.page.drawing import LETTER, LINE, WIDTH, Box, Figure, at, text
+from unforgotten.page.drawing import LETTER, LINE, WIDTH, Box, Figure, at, start_of, text
 from unforgotten.statistics.rates import Rate
 from unforgotten.summary import Line
 
@@ -73,9 +73,10 @@ def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
     xs = [0, 20, 40, 60, 80, 100]
     body = [
         f'<text class="head" x="4" y="14">{text(cell.title)}</text>',
-        f'<text class="axis" x="4" y="29">↑ utility, %{"" if low == 0 else f" (from {low:g})"}</text>',
+        f'<text class="axis" x="4" y="29">↑ utility, %{start_of(low)}</text>',
         *drawing.frame(x, y, PLOT, xs, drawing.ticks(low, high)),
-        f'<text class="axis" text-anchor="end" x="{right}" y="{bottom + 32}">← harmful prompts answered (ASR), %</text>',
+        f'<text class="axis" text-anchor="end" x="{right}" y="{bottom + 32}">'
+        "← harmful prompts answered (ASR), %</text>",
         *_legend(bottom + 52, any(p.refusal.value is not None for p in points)),
         *_staircase([p for p in points if p.line.stage == "tuned"], PLOT),
     ]
@@ -85,7 +86,7 @@ def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
     for p in points:
         kind, n = _class(p.line, names), p.line.name
         filled = id(p.line) in best or p.line.stage != "tuned"
-        ring = drawing.ring(p.x, p.y, (p.refusal.value or 0) / 100, 8.5 * small)
+        ring = "" if p.refusal.value is None else drawing.ring(p.x, p.y, p.refusal.value / 100, 8.5 * small)
         shape = drawing.mark(p.line.stage, n, p.x, p.y, filled, 4.5 * small)
         body.append(f'<g class="{kind}"><title>{text(_told(p))}</title>{ring}{shape}</g>')
     body += _labels(points)

@@ -28,7 +28,8 @@ def source(rows: Sequence[results.Row], found: Sequence[Cell], root: Path) -> st
     titles = ("model", "p", "seed", "run", "weights", "loaded", "data", "prompts", "settings")
     body = "".join("<tr>" + "".join(f"<td>{text(fact)}</td>" for fact in _digests(row)) + "</tr>" for row in rows)
     table = (
-        "<details><summary>Digests of every model</summary><div class=scroll tabindex=0><table class=digests><thead><tr>"
+        "<details><summary>Digests of every model</summary><div class=scroll tabindex=0><table class=digests>"
+        "<thead><tr>"
         + "".join(f'<th scope="col">{title}</th>' for title in titles)
         + f"</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
@@ -90,8 +91,8 @@ def _varied(rows: Sequence[results.Row]) -> str:
             told.append(f"{title} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
     methods = ", ".join(dict.fromkeys(str(row["method"]) for row in tuned))
     return (
-        f"{len(tuned)} fine-tuned models: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough to run "
-        "it again."
+        f"{len(tuned)} fine-tuned models: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough to "
+        "run it again."
     )
 
 

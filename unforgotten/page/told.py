@@ -30,7 +30,10 @@ def head(name: str, rows: Sequence[results.Row], found: Sequence[Cell], tested: 
     whole = summary.sentence(rows)
     full = f"<details><summary>every method, in words</summary><p>{text(whole)}</p></details>" if whole else ""
     facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, found))
-    return f"<header><p class=eyebrow>unforgotten · comparison</p><h1>{text(name)}</h1>{happened}{full}<dl class=facts>{facts}</dl></header>"
+    return (
+        f"<header><p class=eyebrow>unforgotten · comparison</p><h1>{text(name)}</h1>{happened}{full}"
+        f"<dl class=facts>{facts}</dl></header>"
+    )
 
 
 def clause(cell: Cell, tested: Tested, several: bool) -> str:
@@ -48,7 +51,8 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
     )
     lowest = min(entries, key=lambda e: e.rate.value or 0.0)
     if plain is None:
-        return f"{where}{_name(lowest)} has the fewest harmful answers of {len(entries)}: {_share(lowest)}{_aside(lowest, None, tested)}"
+        aside = _aside(lowest, None, tested)
+        return f"{where}{_name(lowest)} has the fewest harmful answers of {len(entries)}: {_share(lowest)}{aside}"
     said = f"{where}plain fine-tuning (sft) {_moved(plain, start)}"
     others = [e for e in entries if e is not plain]
     if not others:
@@ -57,8 +61,12 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
     if not fewer:
         return f"{said}; none of {_count(len(others), 'other method')} gives clearly fewer"
     least = min(fewer, key=lambda e: e.rate.value or 0.0)
-    many = "" if len(others) == 1 else f"; {len(fewer)} of {len(others)} other methods give clearly fewer"
-    return f"{said}{many}{', ' if many else '; '}{_name(least)} {'the fewest, ' if many else 'holds them at '}{_share(least)}{_aside(least, plain, tested)}"
+    aside = _aside(least, plain, tested)
+    if len(others) == 1:
+        return f"{said}; {_name(least)} holds them at {_share(least)}{aside}"
+    every = "both" if len(others) == 2 else f"all {len(others)}"
+    how_many = f"{every if len(fewer) == len(others) else f'{len(fewer)} of {len(others)}'} other methods"
+    return f"{said}; {how_many} give clearly fewer, {_name(least)} the fewest, {_share(least)}{aside}"
 
 
 def _where(cell: Cell) -> str:
@@ -138,7 +146,7 @@ def tables(found: Sequence[Cell], tested: Tested) -> str:
 
 def _table(cell: Cell, tested: Tested, several: bool) -> str:
     kinds = [k for k in TITLES if any(tested.headline(line, cell, k) for line in cell.all)]
-    titles = "".join(f'<th scope="col">{TITLES[k]}{" ↑" if k == "utility" else " ↓"}</th>' for k in kinds)
+    titles = "".join(f'<th scope="col">{TITLES[k]}&nbsp;{"↑" if k == "utility" else "↓"}</th>' for k in kinds)
     against = any(e.sft for e in tested.entries if e.cell is cell and e.kind == "asr")
     more = '<th scope="col">ASR less sft’s</th>' if against else ""
     body = "".join(
@@ -171,8 +179,13 @@ def _less(entry: Entry | None) -> str:
     if d is None or d.value is None:
         return f"<td>{entry.sft.verdict or 'not clear'}<small>by intervals</small></td>"
     p = "" if d.p is None else f"<br>p {'&lt; 0.001' if d.p < 0.001 else f'= {d.p:.3f}'}"
-    value = f"<b>{d.value:+.1f}</b>" if d.clear else f"{d.value + 0.0:+.1f}"
-    return f"<td>{value}<small>{d.low:+.1f} to {d.high:+.1f}{p}</small></td>"
+    value = f"<b>{points(d.value)}</b>" if d.clear else points(d.value)
+    return f"<td>{value}<small>{points(d.low)} to {points(d.high)}{p}</small></td>"
+
+
+def points(value: float | None) -> str:
+    """A difference, with its sign as printers set it."""
+    return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def _suites(cell: Cell, tested: Tested) -> str:
@@ -212,7 +225,10 @@ def cost(found: Sequence[Cell]) -> str:
     for name, facts in told.items():
         seconds = facts["train_seconds"]
         times = f"{seconds / plain:.1f}×" if plain and seconds else "–"
-        bar = f'<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true"><rect height="8" width="{100 * (seconds or 0) / longest:.1f}"/></svg>'
+        bar = (
+            '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+            f'<rect height="8" width="{100 * (seconds or 0) / longest:.1f}"/></svg>'
+        )
         body += (
             f'<tr><th scope="row">{text(name)}</th><td class=barred>{bar}</td><td>{times}</td>'
             + "".join(
