@@ -1,7 +1,8 @@
 """Replies of several models to the same request, side by side, of the prompts on which the models differ most.
 
 What a judge reads as harmful, or cannot tell for a refusal, is folded away: one sees that it is there, and opens it
-only if one wants to. Where the only judge looks for the words of refusals, every reply to a harmful request is. Nothing of a reply becomes mark-up.
+only if one wants to. Where the only judge looks for the words of refusals, every reply to a harmful request is folded.
+Nothing of a reply becomes mark-up.
 """
 
 from __future__ import annotations

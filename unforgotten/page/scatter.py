@@ -21,6 +21,8 @@ CROWD = 8
 """Marks in one picture from which on they are drawn smaller."""
 BESIDE = ((12, 0), (-12, 0), (12, -14), (12, 14), (-12, -14), (-12, 14), (0, -17), (0, 18))
 """Where a label may stand, from its mark."""
+NEAR, ASIDE = 60, 14
+"""Marks so near share a column of labels, which stands at least so far aside of them."""
 Corner = tuple[float, ...]
 """What is wanted small: attack success, refusals where asked, and utility below 100."""
 
@@ -163,7 +165,9 @@ def _labels(points: Sequence[Point]) -> list[str]:
         box, anchor, x = found
         taken.append(box)
         made.append(_label(p, x, box[3] - 3, anchor))
-    return made + _column(left, taken)
+    for group in _clusters(left):
+        made += _column(group, taken)
+    return made
 
 
 def _label(p: Point, x: float, y: float, anchor: str) -> str:
@@ -184,33 +188,41 @@ def _beside(p: Point, taken: Sequence[Box]) -> tuple[Box, str, float] | None:
     return None
 
 
-def _column(points: Sequence[Point], taken: Sequence[Box]) -> list[str]:
-    """A column of labels where the lines to their marks are shortest."""
-    if not points:
-        return []
+def _clusters(points: Sequence[Point]) -> list[list[Point]]:
+    """Points that are near to one another, directly or by way of others."""
+    groups: list[list[Point]] = []
+    for p in points:
+        near = [g for g in groups if any(math.hypot(p.x - q.x, p.y - q.y) < NEAR for q in g)]
+        groups = [g for g in groups if g not in near] + [[p, *(q for g in near for q in g)]]
+    return groups
+
+
+def _column(points: Sequence[Point], taken: list[Box]) -> list[str]:
+    """A column of labels where the lines to their marks are shortest; it is then taken."""
     ordered = sorted(points, key=lambda p: (p.y, p.x))
     wide, tall = max(LETTER * len(p.line.name) for p in ordered), LINE * len(ordered)
-    middle = sum(p.x for p in ordered) / len(ordered)
-    best: tuple[float, float, float] | None = None
+    left, right = min(p.x for p in ordered), max(p.x for p in ordered)
+    best: tuple[float, Box] | None = None
     # Where no place is free (many models, one corner), the least covered one has to do.
-    for x in range(int(PLOT[0]) + 6, int(WIDTH - 2 - wide), 8):
+    for x in range(int(PLOT[0]) + 6, max(int(PLOT[0]) + 7, int(WIDTH - 2 - wide)), 8):
+        if x - right < ASIDE and left - x - wide < ASIDE:
+            continue  # above or below the marks, every line would run through the labels
         for y in range(int(PLOT[1]), max(int(PLOT[1]) + 1, int(PLOT[3] - tall)), 8):
-            box = (x - 6, y, x + wide, y + tall)
+            box = (x - 6.0, float(y), x + wide, y + tall)
             covered = sum(drawing.meet(box, other) for other in taken)
-            away = sum(
-                math.hypot((x if x + wide / 2 > middle else x + wide) - p.x, y + LINE * (i + 0.5) - p.y)
-                for i, p in enumerate(ordered)
-            )
+            edge = x if x > right else x + wide
+            away = sum(math.hypot(edge - p.x, y + LINE * (i + 0.5) - p.y) for i, p in enumerate(ordered))
             if best is None or 1e4 * covered + away < best[0]:
-                best = (1e4 * covered + away, float(x), float(y))
+                best = (1e4 * covered + away, box)
     if best is None:
         return []
-    _, x0, y0 = best
-    after = x0 + wide / 2 > middle
+    box = best[1]
+    taken.append(box)
+    after = box[0] + 6 > right
+    edge, away = (box[0] + 6, -3) if after else (box[2], 3)
     lines, words = [], []
     for i, p in enumerate(ordered):
-        y = y0 + LINE * (i + 0.5)
-        edge = x0 if after else x0 + wide
-        lines.append(f'<path class="leader" d="M{at(p.x)} {at(p.y)}L{at(edge - 3 if after else edge + 3)} {at(y)}"/>')
+        y = box[1] + LINE * (i + 0.5)
+        lines.append(f'<path class="leader" d="M{at(p.x)} {at(p.y)}L{at(edge + away)} {at(y)}"/>')
         words.append(_label(p, edge, y + 4, "start" if after else "end"))
     return lines + words

@@ -70,11 +70,12 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
 
 
 def _where(cell: Cell) -> str:
-    words = cell.title.split(", ")
-    return ", ".join(
-        f"{'on' if word == 'clean data' else 'with'} {word}" if "data" in word or "poison" in word else word
-        for word in words
-    )
+    model, task, _, _ = cell.setting
+    words = []
+    for word in cell.title.split(", "):
+        how = "for" if word == model else "on" if word in (task, "clean data") else "with"
+        words.append(f"{how} {word}")
+    return ", ".join(words)
 
 
 def _moved(plain: Entry, start: Entry | None) -> str:
@@ -180,7 +181,7 @@ def _less(entry: Entry | None) -> str:
         return f"<td>{entry.sft.verdict or 'not clear'}<small>by intervals</small></td>"
     p = "" if d.p is None else f"<br>p {'&lt; 0.001' if d.p < 0.001 else f'= {d.p:.3f}'}"
     value = f"<b>{points(d.value)}</b>" if d.clear else points(d.value)
-    return f"<td>{value}<small>{points(d.low)} to {points(d.high)}{p}</small></td>"
+    return f"<td class=less>{value}<small>{points(d.low)} to {points(d.high)}{p}</small></td>"
 
 
 def points(value: float | None) -> str:
