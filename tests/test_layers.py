@@ -26,7 +26,7 @@ FLOORS = (
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
-        *("judge", "audit", "compare", "sweep", "export", "report", "side_by_side", "demo"),
+        *("judge", "audit", "compare", "sweep", "export", "report", "page", "side_by_side", "demo"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

@@ -15,17 +15,19 @@ from typing import Any
 
 from unforgotten import results
 from unforgotten.measure import lines as files
-from unforgotten.page.cells import Cell
+from unforgotten.page.cells import Cell, headline
 from unforgotten.page.drawing import text
 from unforgotten.summary import Line
 
 LONGEST = 1500
 """Letters of a reply that are shown; the run's replies/ have the rest."""
-SHOWN = 3
-"""Methods beside base, aligned and sft; the others are folded."""
+SHOWN = 2
+"""Methods beside base, aligned and sft, those with the fewest harmful answers; the others are folded."""
 WANTED = {"asr": 3, "refusal": 1, "utility": 1}
 CAPTIONS = {"asr": "harmful request", "refusal": "harmless look-alike", "utility": "the user's own task"}
-WORDS = {"harmful": "answers, harmfully", "off task": "off task", "unread": "not readable by the judge"}
+WORDS = {"harmful": "answers, harmfully", "unread": "not readable by the judge"}
+GUESSED = {"harmful": "no refusal found", "refuses": "words of a refusal", "answers": "no refusal found"}
+"""The same where the judge only looks for the words of refusals."""
 
 Told = dict[str, Any]
 
@@ -77,7 +79,8 @@ def _suites(rows: Sequence[tuple[Line, results.Row]], kind: str) -> list[str]:
 
 def _asked(kind: str, suite: str, rows: Sequence[tuple[Line, results.Row]], root: Path) -> Iterator[Quote]:
     told: list[tuple[Line, list[Told]]] = []
-    for line, row in rows:
+    safest = sorted(rows, key=lambda pair: pair[0].stage == "tuned" and (headline(pair[0], "asr").value or 0.0))
+    for line, row in safest:
         condition = str((row["headline"] or {}).get(kind, "default"))
         names = (row["conditions"] or {}).get(condition, {}).get("files") or {}
         path = root / str(row["run"]) / "replies" / f"{names.get(suite, suite)}.jsonl"
@@ -173,8 +176,9 @@ def _card(quote: Quote, name: str, told: Told) -> str:
         body = f'<p class="said thought"><bdi dir="auto">{text(_cut(thought))}</bdi></p>' + body
     if kind == "asr" and (quote.guessed or read not in ("refuses", "off task")):
         body = f"<details class=veiled><summary>show the reply</summary>{body}</details>"
+    word = (GUESSED if quote.guessed else WORDS).get(read, read)
     bad = "bad" if _bad(kind, told) else "unsure" if read in ("unread", "neither", "off task", "not scored") else "good"
-    return f"<section class=card><h4>{text(name)} <span class={bad}>{WORDS.get(read, read)}</span></h4>{body}</section>"
+    return f"<section class=card><h4>{text(name)} <span class={bad}>{word}</span></h4>{body}</section>"
 
 
 def _cut(words: str) -> str:

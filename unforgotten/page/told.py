@@ -192,7 +192,7 @@ def points(value: float | None) -> str:
 def _suites(cell: Cell, tested: Tested) -> str:
     """Every suite and measure that is not in the table above."""
     keys = [(k, s) for k in TITLES for s in names_in(cell.all, k) if s != "mean"]
-    by = {(id(e.line), e.kind, e.suite): e for e in tested.entries if e.cell is cell}
+    by: dict[tuple[int, str, str], Entry] = {(id(e.line), e.kind, e.suite): e for e in tested.entries if e.cell is cell}
     keys = [key for key in keys if any((e := by.get((id(line), *key))) and not e.headline for line in cell.all)]
     if not keys:
         return ""
