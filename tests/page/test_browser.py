@@ -92,10 +92,12 @@ def test_nothing_leaves_even_where_a_reply_would_have_it(
 
 LOOK = """<script>
 const found = [];
-if (document.documentElement.scrollWidth > innerWidth) found.push("the page is " + document.documentElement.scrollWidth + " wide");
+const wide = document.documentElement.scrollWidth;
+if (wide > innerWidth) found.push("the page is " + wide + " wide");
 for (const svg of document.querySelectorAll("svg.figure")) {
   const frame = svg.getBoundingClientRect(), name = svg.querySelector("title").textContent;
-  const words = [...svg.querySelectorAll("text")].map(e => [e.textContent, e.getBoundingClientRect()]);
+  const words = [...svg.querySelectorAll("text:not([transform])")].map(e => [e.textContent, e.getBoundingClientRect()]);
+  // The frame of a leaning word says little of where its letters are.
   words.forEach(([one, a], i) => {
     if (a.left < frame.left - 1 || a.right > frame.right + 1 || a.top < frame.top - 1 || a.bottom > frame.bottom + 1)
       found.push(name + ": " + one + " is cut");

@@ -1,4 +1,4 @@
-"""One file that holds all: anyone's words stay words, nothing is fetched, and the page says no more than the figures."""
+"""One file holds all: anyone's words stay words, nothing is fetched, and the page says no more than the figures."""
 
 from __future__ import annotations
 

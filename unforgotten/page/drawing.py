@@ -18,7 +18,7 @@ from unforgotten.statistics.rates import Rate
 WIDTH = 360
 LINE = 13.5
 """Between the baselines of two labels."""
-LETTER = 6.1
+LETTER = 7.0
 """About the width of a letter of a label, which nothing here can measure; rather too much than too little."""
 COLOURS = 6
 """Methods that have a colour of their own, after sft; labels name all of them, so that no colour has to be told."""
