@@ -210,7 +210,7 @@ def _column(points: Sequence[Point], taken: list[Box]) -> list[str]:
         for y in range(int(PLOT[1]), max(int(PLOT[1]) + 1, int(PLOT[3] - tall)), 8):
             box = (x - 6.0, float(y), x + wide, y + tall)
             covered = sum(drawing.meet(box, other) for other in taken)
-            near = float(x) if x > right else x + wide
+            near = x if x > right else x + wide
             away = sum(math.hypot(near - p.x, y + LINE * (i + 0.5) - p.y) for i, p in enumerate(ordered))
             if best is None or 1e4 * covered + away < best[0]:
                 best = (1e4 * covered + away, box)
@@ -222,7 +222,7 @@ def _column(points: Sequence[Point], taken: list[Box]) -> list[str]:
     edge, gap = (box[0] + 6, -3) if after else (box[2], 3)
     lines, words = [], []
     for i, p in enumerate(ordered):
-        y = box[1] + LINE * (i + 0.5)
-        lines.append(f'<path class="leader" d="M{at(p.x)} {at(p.y)}L{at(edge + gap)} {at(y)}"/>')
-        words.append(_label(p, edge, y + 4, "start" if after else "end"))
+        height = box[1] + LINE * (i + 0.5)
+        lines.append(f'<path class="leader" d="M{at(p.x)} {at(p.y)}L{at(edge + gap)} {at(height)}"/>')
+        words.append(_label(p, edge, height + 4, "start" if after else "end"))
     return lines + words
