@@ -233,16 +233,17 @@ def compare(
     out: OutOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Run the recipe's grid of methods, poison ratios, tasks and seeds, and print one table."""
+    """Run the recipe's grid of methods, poison ratios, tasks and seeds; print one table and write a page."""
     from unforgotten import compare as verb
     from unforgotten import report, results
+    from unforgotten.page.page import page
 
     found = _seeded(_recipe(recipe, set_, out=out), seeds)
     if dry_run:
         return _plan(found, "compare")
     folder = verb.compare(found, _say)
     report.show(results.read(folder / "results.json"), layout=verb.layout(found))
-    print(folder / "results.json")
+    print(folder / "results.json", page(folder), sep="\n")
 
 
 @app.command()
@@ -254,6 +255,7 @@ def demo(
     """See it happen in minutes on two cores: a safe model forgets to refuse, and keeps it under DER."""
     from unforgotten import compare as verb
     from unforgotten import report, results
+    from unforgotten.page.page import page
     from unforgotten.side_by_side import side_by_side
 
     recipe = _seeded(_recipe("demo", set_, out=out), seeds)
@@ -262,7 +264,23 @@ def demo(
     report.show(rows)
     side_by_side(folder)
     print(report.sentence(rows))
-    print(folder / "results.json")
+    print(folder / "results.json", page(folder), sep="\n")
+
+
+@app.command("report")
+def report_(
+    comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="A folder that compare left.")],
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="The HTML file; figures/ and tables/ go beside it. Default: in the folder."),
+    ] = None,
+) -> None:
+    """Write a comparison as one HTML page, with its figures as SVG and its tables. Prints the page's path."""
+    from pathlib import Path
+
+    from unforgotten.page.page import page
+
+    print(page(Path(comparison), None if out is None else Path(out)))
 
 
 @app.command()

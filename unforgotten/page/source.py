@@ -1,0 +1,110 @@
+"""Where a comparison comes from: the recipe, what was varied, versions, and a digest of everything. No local paths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unforgotten import results
+from unforgotten.page.cells import Cell
+from unforgotten.page.drawing import text
+
+HERE = ("out",)
+"""Fields of a recipe that say where things lie on a machine, and change no result."""
+
+
+def source(rows: Sequence[results.Row], found: Sequence[Cell], root: Path) -> str:
+    """Recipe, environment and digests of the runs, each folded."""
+    first = next((row for row in rows if row["stage"] == "tuned" and row["run"]), None)
+    folder = root / first["run"] if first else root
+    parts = [
+        _folded(f"The recipe of the first run ({text(first['run'])})" if first else "", recipe(folder)),
+        _folded("Versions and hardware", environment(folder)),
+    ]
+    titles = ("model", "p", "seed", "run", "weights", "loaded", "data", "prompts", "settings")
+    body = "".join("<tr>" + "".join(f"<td>{text(fact)}</td>" for fact in _digests(row)) + "</tr>" for row in rows)
+    table = (
+        "<details><summary>Digests of every model</summary><div class=scroll tabindex=0><table class=digests>"
+        "<thead><tr>"
+        + "".join(f'<th scope="col">{title}</th>' for title in titles)
+        + f"</tr></thead><tbody>{body}</tbody></table></div></details>"
+    )
+    words = text(_varied(rows))
+    return (
+        f'<section id="source"><h2>Where it comes from</h2><p class=lead>{words}</p>{"".join(parts)}{table}</section>'
+    )
+
+
+def recipe(folder: Path) -> str:
+    """recipe.yaml of a run, without what only names places; empty where there is none."""
+    try:
+        tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return ""
+    if not isinstance(tree, dict):
+        return ""
+    kept = {key: value for key, value in tree.items() if key not in HERE}
+    return yaml.safe_dump(_public(kept), sort_keys=False, allow_unicode=True)
+
+
+def environment(folder: Path) -> str:
+    """Versions, commit and hardware of a run; empty where they are not known."""
+    try:
+        tree = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return ""
+    kept = {k: v for k, v in tree.items() if k not in ("aligned", "answers", "replay", "seed", "digests", "rows")}
+    return yaml.safe_dump(_public(kept), sort_keys=False, allow_unicode=True)
+
+
+def _public(value: Any) -> Any:
+    """The same without paths of this machine: of an absolute one its last name is kept."""
+    if isinstance(value, dict):
+        return {key: _public(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_public(one) for one in value]
+    if isinstance(value, str) and (value.startswith(("/", "~")) or value[1:3] in (":\\", ":/")):
+        return "…/" + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return value
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary><pre tabindex=0>{text(body)}</pre></details>" if body else ""
+
+
+def _varied(rows: Sequence[results.Row]) -> str:
+    tuned = [row for row in rows if row["stage"] == "tuned"]
+    told = []
+    for title, key in (
+        ("model", "model"),
+        ("data", "task"),
+        ("poison", "poison"),
+        ("memory", "memory_rows"),
+        ("seed", "seed"),
+    ):
+        values = list(dict.fromkeys(row[key] for row in tuned))
+        if len(values) > 1:
+            told.append(f"{title} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
+    methods = ", ".join(dict.fromkeys(str(row["method"]) for row in tuned))
+    return (
+        f"{len(tuned)} fine-tuned models: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough to "
+        "run it again."
+    )
+
+
+def _digests(row: results.Row) -> list[str]:
+    digests = row["digests"] or {}
+    data = digests.get("data") or {}
+    return [
+        str(row["method"] or row["stage"]),
+        "" if row["poison"] is None else f"{row['poison']:g}",
+        "" if row["seed"] is None else str(row["seed"]),
+        str(row["run"] or ""),
+        *(str(digests.get(key) or "") for key in ("weights", "loaded")),
+        " ".join(f"{key} {value}" for key, value in data.items()) if isinstance(data, dict) else str(data),
+        *(str(digests.get(key) or "") for key in ("prompts", "settings")),
+    ]

@@ -1,0 +1,167 @@
+"""A comparison's table as Markdown, CSV, JSON and LaTeX, by the standard library alone.
+
+CSV and JSON hold every figure and test; Markdown and LaTeX one line for each model, with the figures that stand for
+attack success, refusals and utility. Bold: clearly better than sft. †: the best, or not clearly apart from it.
+↓: clearly worse than sft.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unforgotten import files
+from unforgotten.page.cells import Cell
+from unforgotten.page.drawing import short
+from unforgotten.page.tables import KINDS, Entry, Tested, records
+
+TITLES = {"asr": "ASR", "refusal": "refusal", "utility": "utility"}
+LEGEND = (
+    "In percent, with 95 % intervals. Bold: clearly better than sft. †: the best of its setting, or not clearly apart "
+    "from it. ↓: clearly worse than sft. ASR (harmful prompts answered) and refusal (of harmless look-alikes): lower "
+    "is better."
+)
+PAIRED = (
+    "Tests are prompt by prompt and seed by seed (McNemar and Tango for a suite, paired bootstrap for a mean); each "
+    "stands for itself, without a correction for how many there are."
+)
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "–": "--",
+        "θ": r"$\theta$",
+        "†": r"$^\dagger$",
+        "↓": r"$\downarrow$",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One figure as it is written."""
+
+    value: str
+    interval: str
+    bold: bool
+    marks: str
+
+
+def told(entry: Entry | None) -> Told | None:
+    """What a table says of a figure; None where nothing was measured."""
+    if entry is None:
+        return None
+    rate, bold, marks = entry.rate, False, ""
+    if entry.line.stage == "tuned":
+        bold = entry.sft is not None and entry.sft.verdict == "better"
+        marks = "†" if entry.best is None or not entry.best.verdict else ""
+        marks += "↓" if entry.sft is not None and entry.sft.verdict == "worse" else ""
+    return Told(short(rate.value), f"{short(rate.low)}–{short(rate.high)}", bold, marks)
+
+
+def write(folder: Path, found: Tested, cells: Sequence[Cell]) -> list[Path]:
+    """table.md, .csv, .json and .tex in the folder."""
+    made = {
+        "table.md": markdown(found, cells),
+        "table.csv": as_csv(found),
+        "table.json": as_json(found),
+        "table.tex": latex(found, cells),
+    }
+    for name, text in made.items():
+        files.put(folder / name, text)
+    return [folder / name for name in made]
+
+
+def as_csv(found: Tested) -> str:
+    """Every figure and test, a line each; what is not known is left empty."""
+    rows, out = records(found), io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return out.getvalue()
+
+
+def as_json(found: Tested) -> str:
+    """The same as objects, with the notes."""
+    tree: dict[str, Any] = {"schema": 1, "notes": [*notes(found)], "rows": records(found)}
+    return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def notes(found: Tested) -> list[str]:
+    """What the figures and marks are."""
+    return [LEGEND, *([PAIRED] if found.paired else []), *found.notes]
+
+
+def markdown(found: Tested, cells: Sequence[Cell]) -> str:
+    """One line for each model of each setting."""
+    kinds = _kinds(found)
+    lines = [
+        "| " + " | ".join(["setting", "model", *(TITLES[k] for k in kinds)]) + " |",
+        "|" + " --- |" * (len(kinds) + 2),
+    ]
+    for cell, name, figures in _lines(found, cells, kinds):
+        texts = [_markdown(one) for one in figures]
+        lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes(found))]) + "\n"
+
+
+def latex(found: Tested, cells: Sequence[Cell]) -> str:
+    """A tabular for booktabs."""
+    kinds = _kinds(found)
+    lines = [
+        *(f"% {note}" for note in notes(found)),
+        rf"\begin{{tabular}}{{ll{'r' * len(kinds)}}}",
+        r"\toprule",
+        " & ".join(["setting", "model", *(TITLES[k] for k in kinds)]) + r" \\",
+    ]
+    before = None
+    for cell, name, figures in _lines(found, cells, kinds):
+        if cell is not before:
+            lines.append(r"\midrule")
+        shown = escaped(cell.title) if cell is not before else ""
+        lines.append(" & ".join([shown, escaped(name), *(_latex(one) for one in figures)]) + r" \\")
+        before = cell
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def escaped(words: str) -> str:
+    """Anyone's words as LaTeX text."""
+    return "".join(_LATEX.get(c, c) for c in " ".join(words.split()))
+
+
+def _kinds(found: Tested) -> list[str]:
+    return [k for k in KINDS if any(e.kind == k for e in found.entries)]
+
+
+def _lines(found: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Told | None]]]:
+    return [
+        (cell, line.name, [told(found.headline(line, cell, kind)) for kind in kinds])
+        for cell in cells
+        for line in cell.all
+    ]
+
+
+def _plain(words: str) -> str:
+    return " ".join(words.split()).replace("|", "\\|")
+
+
+def _markdown(one: Told | None) -> str:
+    if one is None:
+        return "–"
+    value = f"**{one.value}**" if one.bold else one.value
+    return f"{value}{one.marks} ({one.interval})"
+
+
+def _latex(one: Told | None) -> str:
+    if one is None:
+        return "--"
+    value = rf"\textbf{{{one.value}}}" if one.bold else one.value
+    return f"{value}{escaped(one.marks)} ({escaped(one.interval)})"
