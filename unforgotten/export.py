@@ -162,7 +162,9 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     """Writes the weights of one form; returns what they are and what they lie on."""
     from unforgotten.training import load
     from unforgotten.training.save import bundle
-    from unforgotten.weights.base import Adapted, Files, adapter_base
+    from unforgotten.weights.adapted import Adapted
+    from unforgotten.weights.base import adapter_base
+    from unforgotten.weights.files import Files
     from unforgotten.weights.join import concatenated
 
     part.mkdir(parents=True)
@@ -242,9 +244,9 @@ def _lower(left: Left) -> str | None:
 
 def _named(adapter: str) -> tuple[str, str | None]:
     """What an adapter's config calls its base, and at which revision."""
-    from unforgotten.weights.base import adapter_folder
+    from unforgotten.weights.files import folder_of
 
-    config = json.loads((adapter_folder(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder_of(adapter, None) / "adapter_config.json").read_text(encoding="utf-8"))
     return str(config["base_model_name_or_path"]), config.get("revision")
 
 

@@ -123,7 +123,9 @@ def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> 
     """θ*; an adapter is taken to lie on θ_safe, unless it comes with, or names, the base."""
     import torch
 
-    from unforgotten.weights.base import Adapted, Files, opened
+    from unforgotten.weights.adapted import Adapted
+    from unforgotten.weights.base import opened
+    from unforgotten.weights.files import Files
 
     found = opened(tuned, safe)
     if not isinstance(found, Adapted):
@@ -157,7 +159,9 @@ class Whole:
 
 
 def _write(edit: Method, weights: Given, part: Path, tuned: Path, as_lora: int | None, say: Say) -> dict[str, Any]:
-    from unforgotten.weights.base import Adapted, Factors, Files
+    from unforgotten.weights.adapted import Adapted
+    from unforgotten.weights.base import Factors
+    from unforgotten.weights.files import Files
     from unforgotten.weights.write import stream
 
     if isinstance(weights.tuned, Adapted) and not edit.dense and as_lora is None:

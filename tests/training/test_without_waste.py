@@ -20,7 +20,8 @@ from unforgotten.training import likelihood, memory
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head
 from unforgotten.training.run import Run
-from unforgotten.weights.base import ByRows, Files
+from unforgotten.weights.base import ByRows
+from unforgotten.weights.files import Files
 from unforgotten.weights.write import stream
 
 N, D, V = 37, 16, 50

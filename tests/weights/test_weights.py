@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from tests.training.shapes import tiny
 from unforgotten import testing
 from unforgotten.errors import ModelError, UnsupportedError
-from unforgotten.weights.base import Adapted, Factors, Files, Held, check_alike, opened
+from unforgotten.weights.adapted import Adapted
+from unforgotten.weights.base import Factors, Held, check_alike, opened
+from unforgotten.weights.files import Files
 from unforgotten.weights.write import stream
 
 Q0, Q1 = (f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from unforgotten.errors import UnsupportedError
-from unforgotten.weights.base import Adapted
+from unforgotten.weights.adapted import Adapted
 
 
 def concatenated(adapters: Sequence[Adapted], folder: Path) -> int:
