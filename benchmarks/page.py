@@ -32,10 +32,6 @@ with the distribution-free 95 % interval of that median. Steps are whole iterati
 and a stopwatch counts the seconds that the process itself computed, so that a busy machine disturbs little; edits of
 files are measured on the wall.
 
-**These figures are a first draft**: few pairs, beside other work (load 8 to 12 on two cores); groups of `python -m
-benchmarks --help` that are missing below were not finished, and the plots and the parts of a step come from an earlier
-run of the day.
-
 ## Reproduce
 
     make bench                               # two CPU cores, no network, 4 GB of disk in the temporary folder

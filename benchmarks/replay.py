@@ -32,8 +32,12 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
             return race(name, a, b, few, reach, "≥", note=note, group=GROUP, device=device)
 
         reach = None if shape.soft_capped else 3.0
-        yield row("stored-logits DER over DER", maker(shape, device, StoredLogits()), der, reach, shape.says)
-        kind = maker(shape, device, StoredLogits(answers_alone=True))
+        obvious = maker(shape, device, StoredLogits(), loss="trainer")
+        said = f"{shape.says}. The obvious one takes the Trainer's own cross-entropy, over whole logits."
+        yield row("stored-logits DER over DER", obvious, der, reach, said)
+        shared = maker(shape, device, StoredLogits())
+        yield row("stored-logits DER with our chunked cross-entropy over DER", shared, der, None)
+        kind = maker(shape, device, StoredLogits(answers_alone=True), loss="trainer")
         yield row("stored-logits DER, answers alone, over DER", kind, der, None)
         yield _beyond_sft(shape, device, few)
         if device == "cpu":

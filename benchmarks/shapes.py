@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -126,11 +126,13 @@ def trainer(
     callbacks: Sequence[TrainerCallback] = (),
     folder: str | Path | None = None,
     safety_shape: Shape | None = None,
+    loss: Literal["auto", "trainer", "chunked"] = "auto",
     **more: Any,
 ) -> Any:
     """The real MethodTrainer with this method; for method None, transformers' own Trainer.
 
     safety_shape: where safety rows are of other sizes than the user's.
+    loss: how MethodTrainer takes the cross-entropy of the user's rows.
     """
     args = arguments(shape, device, folder or tempfile.mkdtemp(prefix="bench-"), **more)
     user = rows(shape, shape.user_rows, 1)
@@ -157,6 +159,7 @@ def trainer(
             memory=Memory(n_rows=shape.safety_rows),
             base_model={n: t for n, t in base.items() if ".lora_" not in n} if method in EDITS else None,
             method=method,
+            loss=loss,
             callbacks=list(callbacks),
         )
     made.remove_callback(PrinterCallback)

@@ -103,7 +103,8 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # tests are offline; this server is here
     server = Hub()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

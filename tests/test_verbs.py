@@ -94,7 +94,7 @@ compare: {{method: [sft, safeinstr, der], poison: [0, 0.2], jobs: 1}}
     aligned = Path(run("align", recipe).strip().splitlines()[-1])
     assert (aligned / "model.safetensors").exists()
     output = run("compare", recipe)
-    rows = json.loads(Path(output.strip().splitlines()[-1]).read_text())["rows"]
+    rows = json.loads(Path(output.strip().splitlines()[-2]).read_text())["rows"]
     assert [(r["stage"], r["method"], r["poison"]) for r in rows][:2] == [("base", None, None), ("aligned", None, None)]
     cells = {(r["method"], r["poison"]) for r in rows[2:]}
     assert cells == {(m, p) for m in ("sft", "safeinstr", "der") for p in (0.0, 0.2)}
@@ -118,7 +118,7 @@ compare: {{method: [sft, der], jobs: 2}}
     found = []
     for name, jobs in (("two", 2), ("one", 1)):
         output = run("compare", recipe, "--out", tmp_path / name, "--set", f"compare.jobs={jobs}")
-        rows = json.loads(Path(output.strip().splitlines()[-1]).read_text())["rows"]
+        rows = json.loads(Path(output.strip().splitlines()[-2]).read_text())["rows"]
         found.append([(r["method"], r["asr"], r["digests"]["weights"]) for r in rows])
     assert found[0] == found[1]
 
