@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmarks.measure import Figure, of_pairs, paired
-from benchmarks.race import Lane
+from benchmarks.measure import Figure, of_pairs
+from benchmarks.race import Make, laps
 from benchmarks.shapes import Shape
 from benchmarks.steps import maker
 
@@ -36,16 +37,15 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     yield _row("a DER step, memory of 5,000 rows over 50", found, 1.05, times, device)
 
     short = replace(BRIEF, tokens=USER_TOKENS, answer_tokens=USER_TOKENS // 2)
-    extra, ratios = [], []
+    makes: list[Make] = []
     for vocabulary in VOCABULARIES:
-        shape = replace(short, vocabulary=vocabulary)
-        der = {"name": "der", "replay": REPLAY}
-        replayed = replace(BRIEF, vocabulary=vocabulary)
-        pair = _pairs(maker(shape, device, der, safety_shape=replayed), maker(shape, device, "sft"), few)
-        extra.append((vocabulary, sorted(a - b for a, b in pair)[len(pair) // 2]))
-        ratios.append([a - b for a, b in pair])
+        shape, replayed = (replace(some, vocabulary=vocabulary) for some in (short, BRIEF))
+        der = maker(shape, device, {"name": "der", "replay": REPLAY}, safety_shape=replayed)
+        makes += [der, maker(shape, device, "sft")]
+    added = [[lap[2 * i] - lap[2 * i + 1] for i in range(len(VOCABULARIES))] for lap in laps(makes, few)]
+    extra = [(vocabulary, median(lap[i] for lap in added)) for i, vocabulary in enumerate(VOCABULARIES)]
     points["vocabulary"] = extra
-    both = list(zip(ratios[-1], ratios[0], strict=True))
+    both = [(lap[-1], lap[0]) for lap in added]
     yield _row("DER's extra over SFT, vocabulary of 256,000 over 8,000", both, 1.05, extra, device)
 
     times, found = _against([(n, maker(replace(BRIEF, batch=n), device, "der")) for n in BATCHES], few)
@@ -64,28 +64,11 @@ def _row(
     return of_pairs(name, found, reach, note=note, group=GROUP, device=device)
 
 
-def _pairs(a: Any, b: Any, pairs: int) -> list[tuple[float, float]]:
-    first, second = Lane(a), Lane(b)
-    try:
-        return paired(first.step, second.step, pairs)
-    finally:
-        first.close()
-        second.close()
-
-
-def _against(made: list[tuple[int, Any]], rounds: int) -> tuple[list[tuple[int, float]], list[tuple[float, float]]]:
-    """Median seconds of a step at each point, and (last, first) of each round; forth in one round, back in the next."""
-    lanes = [(n, Lane(make)) for n, make in made]
-    try:
-        seconds: dict[int, list[float]] = {n: [] for n, _ in lanes}
-        for i in range(rounds):
-            for n, lane in lanes[:: -1 if i % 2 else 1]:
-                seconds[n].append(lane.step())
-    finally:
-        for _, lane in lanes:
-            lane.close()
-    times = [(n, sorted(s)[len(s) // 2]) for n, s in seconds.items()]
-    return times, list(zip(seconds[made[-1][0]], seconds[made[0][0]], strict=True))
+def _against(made: list[tuple[int, Make]], rounds: int) -> tuple[list[tuple[int, float]], list[tuple[float, float]]]:
+    """Median seconds of a step at each point, and (last, first) of each round."""
+    seconds = laps([make for _, make in made], rounds)
+    times = [(n, median(lap[i] for lap in seconds)) for i, (n, _) in enumerate(made)]
+    return times, [(lap[-1], lap[0]) for lap in seconds]
 
 
 def slope(points: Sequence[tuple[int, float]]) -> float:

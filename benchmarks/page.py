@@ -30,7 +30,8 @@ Every figure is a ratio of two things measured in turns in one run (A B, B A, A 
 with the distribution-free 95 % interval of that median. Steps are whole iterations of the real `MethodTrainer` and
 `transformers.Trainer`, two runs that hand a token to each other at the end of each step. On the CPU one thread is used,
 and a stopwatch counts the seconds that the process itself computed, so that a busy machine disturbs little; edits of
-files are measured on the wall.
+files are measured on the wall. Freed memory is kept (glibc), since faulting activations in again at each step costs
+runs a tenth of a step by chance; and both runs are made anew four times, since where tensors lie matters as well.
 
 ## Reproduce
 

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.measure import Figure, clock, of_pairs, paired, synchronize
+from benchmarks.measure import Figure, clock, of_pairs, synchronize
 
 WARM_UP_STEPS = 3
 """The first step fills stores and caches: what it costs is paid once."""
+
+PLACEMENTS = 4
+"""Where a run's tensors come to lie in memory can be worth some of its speed for as long as it lives."""
+
+
+Make = Callable[[list[TrainerCallback]], Any]
+"""Makes a trainer with these callbacks."""
 
 
 class Lane(TrainerCallback):
     """One training run that goes a step at a time."""
 
-    def __init__(self, make: Callable[[list[TrainerCallback]], Any]) -> None:
+    def __init__(self, make: Make) -> None:
         self._go, self._came = threading.Semaphore(0), threading.Semaphore(0)
         self._stop = False
         self._error: BaseException | None = None
@@ -88,27 +95,36 @@ class Lane(TrainerCallback):
         self._came.release()
 
 
-def race(
-    name: str,
-    a: Callable[[list[TrainerCallback]], Any],
-    b: Callable[[list[TrainerCallback]], Any],
-    pairs: int,
-    reach: float | None,
-    sense: str = "≤",
-    **more: Any,
-) -> Figure:
+def laps(makes: Sequence[Make], rounds: int, peaks: list[int] | None = None) -> list[tuple[float, ...]]:
+    """Seconds of a step of each run, in each of so many rounds; who goes first in one round goes last in the next.
+
+    On a CPU the rounds are shared among PLACEMENTS makings of all runs, in this order and in the reverse.
+    peaks: is given each run's bytes on the GPU at the highest.
+    """
+    placements = 1 if torch.cuda.is_available() else min(PLACEMENTS, rounds)
+    found: list[tuple[float, ...]] = []
+    for i in range(placements):
+        order = list(range(len(makes)))[:: -1 if i % 2 else 1]
+        lanes = {n: Lane(makes[n]) for n in order}
+        try:
+            for j in range(rounds // placements + (i < rounds % placements)):
+                seconds = {n: lanes[n].step() for n in order[:: -1 if j % 2 else 1]}
+                found.append(tuple(seconds[n] for n in range(len(makes))))
+            if peaks is not None and torch.cuda.is_available():
+                peaks[:] = [lanes[n].resident_bytes + max(lanes[n].peak_bytes) for n in range(len(makes))]
+        finally:
+            for lane in lanes.values():
+                lane.close()
+    return found
+
+
+def race(name: str, a: Make, b: Make, pairs: int, reach: float | None, sense: str = "≤", **more: Any) -> Figure:
     """The figure "a step of A over a step of B"."""
-    first, second = Lane(a), Lane(b)
-    try:
-        found = paired(first.step, second.step, pairs)
-        figure = of_pairs(name, found, reach, sense, **more)
-        if torch.cuda.is_available():
-            peaks = [lane.resident_bytes + max(lane.peak_bytes) for lane in (first, second)]
-            figure.note += f" peak {peaks[0] / 2**30:.1f} GiB, {peaks[0] / peaks[1]:.3f} × the other's."
-        return figure
-    finally:
-        first.close()
-        second.close()
+    peaks: list[int] = []
+    figure = of_pairs(name, [(x, y) for x, y in laps([a, b], pairs, peaks)], reach, sense, **more)
+    if peaks:
+        figure.note += f" peak {peaks[0] / 2**30:.1f} GiB, {peaks[0] / peaks[1]:.3f} × the other's."
+    return figure
 
 
 def _held() -> int:

@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 from benchmarks import memory, shapes
 from benchmarks.measure import Figure
 from benchmarks.obvious import StoredLogits
-from benchmarks.race import race
+from benchmarks.race import Make, race
 from benchmarks.shapes import Shape
-from benchmarks.steps import Make, maker
+from benchmarks.steps import maker
 
 GROUP = "replay"
 SHAPES = {"narrow": shapes.NARROW, "capped": shapes.NARROW_CAPPED}

@@ -13,6 +13,7 @@ from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.derpp import DERpp
 from unforgotten.registry import build
+from unforgotten.training.run import Run
 
 USER, SAFETY = testing.ragged_rows(4, 1), testing.ragged_rows(6, 2)
 
@@ -45,7 +46,9 @@ def test_a_step_goes_down_three_terms(draws: str, policy: Any, tmp_path: Path) -
     caught.check(
         cross_entropy(caught.at, USER)
         + 3.0 * mean_squared_difference(caught, first)
-        + 0.7 * cross_entropy(caught.at, second)
+        + 0.7 * cross_entropy(caught.at, second),
+        # Two gradients that go back together are rounded together by the fp32 within Llama's RMSNorm.
+        within=1e-9 if draws == "independent" else 2e-7,
     )
 
 
@@ -58,6 +61,15 @@ def test_independent_draws_take_other_rows_than_shared_ones(tmp_path: Path) -> N
     ids = [[row["row_id"] for row in drawn(caught, 2, draw)] for draw in ("", "cross-entropy")]
     assert sorted(ids[0]) != sorted(ids[1])
     assert testing.distance(grads["independent"], grads["shared"]) > 1e-4
+
+
+@pytest.mark.parametrize(("draws", "forwards"), [("independent", 2), ("shared", 1)])
+def test_shared_rows_are_read_once(draws: str, forwards: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = Run.hidden
+    monkeypatch.setattr(Run, "hidden", lambda run, rows: seen.append(len(rows.row_ids)) or real(run, rows))
+    one_step({"name": "derpp", "replay": 0.5, "draws": draws}, tmp_path, user=USER, safety=SAFETY)
+    assert seen == [1] * forwards * 2  # two micro-batches with a row of memory each
 
 
 def test_without_beta_it_is_der(tmp_path: Path) -> None:

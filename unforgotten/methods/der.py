@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unforgotten.methods.base import Term
+    from unforgotten.training.memory import Replay
     from unforgotten.training.run import Run
 
 
@@ -102,13 +103,19 @@ class DER(Method):
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
         if self.weight == 0:
             return None
-        n = max(1, round(self.replay * run.rows))
-        rows = run.safety(n)
-        h = run.predicting(run.hidden(rows), rows)  # (N, d)
+        rows = run.safety(self._n(run))
+        return self._distance(run, rows, run.predicting(run.hidden(rows), rows))
+
+    def _n(self, run: Run) -> int:
+        """Memory rows of this step."""
+        return max(1, round(self.replay * run.rows))
+
+    def _distance(self, run: Run, rows: Replay, h: Tensor) -> Term:
+        """λ ‖z − z′‖² of these rows, summed, with its count; h: (N, d), of the model in training."""
         kept = run.states(rows)  # (N, d)
         if self._gram is not None:
             total = gram_distance(h, kept, self._gram)
         else:
             head = self._head
             total = logit_distance(h, kept, head.logits, head.aligned_logits, self.chunk_tokens, not head.trained)
-        return self.weight * total, run.safety_tokens(n) * self._head.vocabulary
+        return self.weight * total, run.safety_tokens(self._n(run)) * self._head.vocabulary

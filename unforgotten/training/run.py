@@ -248,9 +248,13 @@ class Run:
         """(B, T, d) -> (N, d): the positions that predict the response, in the order of `states`."""
         return hidden[rows.predicts] if rows.at is None else hidden.flatten(0, 1).index_select(0, rows.at)
 
-    def nll(self, rows: mem.Replay, chunk_tokens: int = 256) -> Tensor:
-        """Σ over the response tokens of these rows of −log p under the model in training, with gradient."""
-        h = self.predicting(self.hidden(rows), rows)  # (N, d)
+    def nll(self, rows: mem.Replay, chunk_tokens: int = 256, h: Tensor | None = None) -> Tensor:
+        """Σ over the response tokens of these rows of −log p under the model in training, with gradient.
+
+        h: (N, d), their last hidden states as `predicting` gives them, where a forward has made them already.
+        """
+        if h is None:
+            h = self.predicting(self.hidden(rows), rows)  # (N, d)
         head = self.head()
         return likelihood.nll(h, likelihood.targets(rows.labels, rows.at), head.logits, chunk_tokens, not head.trained)
 
