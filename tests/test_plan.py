@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,40 @@ def test_activations_are_near_what_autograd_keeps(family: str, targets: Any) -> 
     # Of the logits' share the gradients come later, and are not kept by the forward.
     told, measured = ids.numel() * (layers + logits / 2), sum(kept.values())
     assert loss.requires_grad and 1 / 1.5 < told / measured < 1.5
+
+
+def test_the_chunked_loss_and_4_bits_take_what_they_leave() -> None:
+    llama = published.SHAPES["meta-llama/Llama-2-7b-hf"]
+    wide = replace(llama, vocabulary=128_256)
+    given: dict[str, Any] = {"r": 8, "targets": ["q_proj", "v_proj"], "tokens": 2048, "gpu": True}
+    whole = costs.training_bytes(wide, "bfloat16", loss="trainer", **given)
+    chunked = costs.training_bytes(wide, "bfloat16", **given)
+    # 2048 - 2^25 // 128,256 = 2048 - 261 tokens, each with 128,256 logits of 2 + 3 * 4 bytes
+    assert whole - chunked == (2048 - 261) * 128_256 * 14
+    narrow = replace(llama, vocabulary=31_999)
+    same = [costs.training_bytes(narrow, "bfloat16", loss=loss, **given) for loss in ("auto", "trainer")]
+    assert same[0] == same[1]
+    assert costs.logits_alive(wide, 2048, "auto", trained=True, gpu=True) == 2048
+    # Of 6.74e9 parameters 6.48e9 are packed: 3.34 GB; 0.26e9 in fp32: 1.05 GB; one of 4096 x 11008 in bf16: 0.09 GB
+    assert abs(costs.weight_bytes(llama, "bfloat16", "nf4") / 1e9 - 4.48) < 0.02
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_what_4_bits_weigh_is_near_what_is_held(family: str, model_folder: Make) -> None:
+    pytest.importorskip("bitsandbytes")
+    from unforgotten.training import load
+
+    big = {"hidden_size": 256, "intermediate_size": 512}
+    folder = model_folder(family, **big)
+    held = load.load_model(str(folder), load_in="nf4")
+    shape = at_hand.shape(str(folder))
+    assert shape is not None
+    scales = [
+        b for p in held.parameters() if (q := getattr(p, "quant_state", None)) for b in (q.absmax, q.state2.absmax)
+    ]
+    told = sum(t.untyped_storage().nbytes() for t in [*held.parameters(), *scales])
+    unpacked = max(a * b for a, b in shape.modules.values()) * 4
+    assert abs((costs.weight_bytes(shape, "float32", "nf4") - unpacked) / told - 1) < 0.02
 
 
 def test_rows_that_are_here_are_counted(model_folder: Make, rows_file: Make) -> None:

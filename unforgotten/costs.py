@@ -93,8 +93,16 @@ class Machine:
     """Bytes of memory read a second."""
     how: str
     """Where these come from."""
+    is_cpu: bool = False
 
 
+AUTO_VOCABULARY = 32_000
+"""From this vocabulary on `loss: auto` is chunked, under a frozen head. A step's time over the Trainer's, of narrow
+models on a CPU: about 0.5 where half of the tokens are prompts, 0.96 to 1.07 where none are; a trained head, which is
+run twice, 0.8 and 1.3 to 1.6. Smaller chunks are slower (1.1 at a quarter of the size, 1.6 at a sixteenth)."""
+CHUNK_ELEMENTS = 1 << 23
+"""Logits alive at once: 32 MB in fp32, a few times over. On a GPU four times that, so that reading the head's weights
+for each chunk does not take longer than its products (reckoned from bandwidth, not measured)."""
 SHARE_OF_PEAK = 0.35
 """Of a GPU's dense bf16 peak, in training and in reading prompts; assumed, since 0.3 to 0.5 is what is usually told."""
 SHARE_OF_BANDWIDTH = 0.6
@@ -125,7 +133,7 @@ def gpu(name: str, how: str) -> Machine | None:
 def cpu(cores: int) -> Machine:
     """Cores of a CPU."""
     told = f"{CORE_FLOPS / 1e9:.0f} GFLOP/s a core, as small models reached elsewhere"
-    return Machine(f"{cores} CPU cores", cores * CORE_FLOPS, cores * 5e9, told)
+    return Machine(f"{cores} CPU cores", cores * CORE_FLOPS, cores * 5e9, told, is_cpu=True)
 
 
 def training_flops(shape: Shape, tokens: float, *, full: bool, checkpointing: bool, method: float = 1.0) -> float:
@@ -147,10 +155,31 @@ def reply_seconds(
     return work * prompts * prompt / machine.flops + math.ceil(prompts / batch) * new * step
 
 
-def reply_bytes(shape: Shape, dtype: str, tokens: float) -> int:
+def reply_bytes(shape: Shape, dtype: str, tokens: float, load_in: str | None = None) -> int:
     """Weights, and the keys and values of all tokens that are alive at once."""
     b = BYTES.get(dtype, 4)
-    return int(shape.parameters * b + tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * b)
+    return int(weight_bytes(shape, dtype, load_in) + tokens * shape.layers * 2 * shape.kv_heads * shape.head_dim * b)
+
+
+def weight_bytes(shape: Shape, dtype: str, load_in: str | None = None) -> int:
+    """A model at rest; in 4 bits its linear layers alone, with what is unpacked of one for a product.
+
+    NF4 has 4 bits and, with the scales of 64 numbers in 8 bits, 0.13 more [arXiv 2305.14314 §3]; the tables, which
+    stay whole, are in fp32 when adapters are trained [peft: prepare_model_for_kbit_training].
+    """
+    b = BYTES.get(dtype, 4)
+    if load_in is None:
+        return shape.parameters * b
+    sizes = [inputs * outputs for inputs, outputs in shape.modules.values()]
+    packed = shape.layers * sum(sizes)
+    return int(packed * 4.13 / 8 + (shape.parameters - packed) * 4 + max(sizes) * b)
+
+
+def logits_alive(shape: Shape, tokens: int, loss: str, *, trained: bool, gpu: bool) -> int:
+    """Of how many of a batch's tokens the logits are there at once (training/chunked.py). trained: the head as well."""
+    if loss == "trainer" or (loss == "auto" and (trained or shape.vocabulary < AUTO_VOCABULARY)):
+        return tokens
+    return min(tokens, max(1, CHUNK_ELEMENTS * (4 if gpu else 1) // shape.vocabulary))
 
 
 def activation_bytes(
@@ -181,6 +210,9 @@ def training_bytes(
     tokens: int,
     replayed: float = 0,
     checkpointing: bool = False,
+    load_in: str | None = None,
+    loss: str = "auto",
+    gpu: bool = False,
 ) -> int:
     """Weights, what is trained (fp32 with its gradient and AdamW's two moments), and the activations of one batch.
 
@@ -188,7 +220,8 @@ def training_bytes(
     the memory's rows that a method's loss keeps alive beside it, whose logits no method needs whole.
     """
     b = BYTES.get(dtype, 4)
-    weights = shape.parameters * b
+    weights = weight_bytes(shape, dtype, load_in)
     trained = shape.parameters * 3 * b if r is None else shape.adapter(r, targets) * 16
     layers, logits = activation_bytes(shape, dtype, targets=None if r is None else targets, checkpointing=checkpointing)
-    return int(weights + trained + (tokens + replayed) * layers + tokens * logits)
+    alive = logits_alive(shape, tokens, loss, trained=r is None, gpu=gpu)
+    return int(weights + trained + (tokens + replayed) * layers + alive * logits)

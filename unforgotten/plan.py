@@ -183,6 +183,9 @@ class _Planner:
             tokens=how.batch_size * _longest([*sets, *(safety if apart else [])], how),
             replayed=sum(_replays(m) for m in methods) * how.batch_size * _longest(safety, how),
             checkpointing=how.gradient_checkpointing,
+            load_in=cell.load_in,
+            loss=how.loss,
+            gpu=not machine.is_cpu,
         )
         # A small model's step takes what its layers' calls take, however little there is to compute.
         seconds = max(work / machine.flops, 4 * method * steps * how.accumulation * found.layers * costs.STEP_SECONDS)
@@ -219,7 +222,7 @@ class _Planner:
             mean, new = read / max(1, prompts), settings.max_new_tokens
             seconds = costs.reply_seconds(found, _dtype(cell, found), machine, prompts, mean, new, settings.batch_size)
             alive = min(settings.batch_size, prompts) * (mean + new)
-            memory = costs.reply_bytes(found, _dtype(cell, found), alive)
+            memory = costs.reply_bytes(found, _dtype(cell, found), alive, cell.load_in)
             stage = replace(
                 stage, seconds=seconds + judged, memory=memory, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN)
             )

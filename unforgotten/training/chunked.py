@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from unforgotten.costs import AUTO_VOCABULARY, CHUNK_ELEMENTS
 from unforgotten.errors import UnsupportedError
 from unforgotten.training import likelihood
 from unforgotten.training.collate import predicts
@@ -28,13 +29,6 @@ from unforgotten.training.head import Head, read_head
 
 Loss = Literal["auto", "trainer", "chunked"]
 
-AUTO_VOCABULARY = 32_000
-"""From this vocabulary on `auto` is chunked, under a frozen head. A step's time over the Trainer's, narrow models on a
-CPU: about 0.5 where half of the tokens are prompts, 0.96 to 1.07 where none are; a trained head, which is run twice,
-0.8 and 1.3 to 1.6. Smaller chunks are slower (1.1 at a quarter of the size, 1.6 at a sixteenth)."""
-CHUNK_ELEMENTS = 1 << 23
-"""Logits alive at once: 32 MB in fp32, a few times over. On a GPU four times that, so that reading the head's weights
-for each chunk does not take longer than its products (reckoned from bandwidth, not measured)."""
 PROOF_TOKENS = 8
 
 
