@@ -9,8 +9,8 @@ import os
 import time
 
 GROUPS = {
-    "steps": "a method's step over SFT's",
     "replay": "DER against stored logits, vocabulary 128k",
+    "steps": "a method's step over SFT's",
     "curvature": "the Fisher of 64 rows",
     "projection": "SafeLoRA's products at d = 4096",
     "merges": "MagMax and SafeLoRA on a checkpoint of 2 GB",
@@ -34,13 +34,9 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}")
     os.environ |= {"OMP_NUM_THREADS": str(given.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-    from benchmarks import measure
-
-    measure.keep_freed_memory()
-
     import torch
 
-    from benchmarks import page
+    from benchmarks import measure, page
     from unforgotten.training.watch import hush
 
     torch.set_num_threads(given.threads)
@@ -49,8 +45,11 @@ def main() -> None:
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here")
     began = time.perf_counter()
-    for name in given.names or (GROUPS if given.device == "cpu" else ON_GPU):
+    chosen = given.names or (GROUPS if given.device == "cpu" else ON_GPU)
+    for name in [group for group in GROUPS if group in chosen]:
         print(f"\n{name}: {GROUPS[name]} (load {os.getloadavg()[0]:.1f})", flush=True)
+        if name != "replay":
+            measure.keep_freed_memory()  # for good: so `replay`, which measures both ways, comes first
         found = []
         for figure in importlib.import_module(f"benchmarks.{name}").figures(given.device, given.pairs):
             print(measure.line(figure), flush=True)

@@ -31,7 +31,9 @@ with the distribution-free 95 % interval of that median. Steps are whole iterati
 `transformers.Trainer`, two runs that hand a token to each other at the end of each step. On the CPU one thread is used,
 and a stopwatch counts the seconds that the process itself computed, so that a busy machine disturbs little; edits of
 files are measured on the wall. Freed memory is kept (glibc), since faulting activations in again at each step costs
-runs a tenth of a step by chance; and both runs are made anew four times, since where tensors lie matters as well.
+runs a tenth of a step by chance, and both runs are made anew four times, since where tensors lie matters as well. DER
+against stored logits is measured as glibc is without that, which gives the system back the logits of each step, and
+then with freed memory kept, as the allocators of GPUs keep it.
 
 ## Reproduce
 

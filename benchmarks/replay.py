@@ -6,13 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback
 
 from benchmarks import memory, shapes
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, keep_freed_memory
 from benchmarks.obvious import StoredLogits
-from benchmarks.race import Make, race
+from benchmarks.race import race
 from benchmarks.shapes import Shape
 from benchmarks.steps import maker
 
@@ -25,24 +26,38 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     """Both heads: linear, and soft-capped (Gemma 2), which goes through logits a few tokens at a time."""
     few = max(5, pairs // 4)
     for key, shape in SHAPES.items():
-        der = maker(shape, device, "der")
-
-        def row(name: str, a: Make, b: Make, reach: float | None, note: str = "", shape: Shape = shape) -> Figure:
-            name = f"{name} [{shape.name}]"
-            return race(name, a, b, few, reach, "≥", note=note, group=GROUP, device=device)
-
-        reach = None if shape.soft_capped else 3.0
-        obvious = maker(shape, device, StoredLogits(), loss="trainer")
-        said = f"{shape.says}. The obvious one takes the Trainer's own cross-entropy, over whole logits."
-        yield row("stored-logits DER over DER", obvious, der, reach, said)
-        shared = maker(shape, device, StoredLogits())
-        yield row("stored-logits DER with our chunked cross-entropy over DER", shared, der, None)
-        kind = maker(shape, device, StoredLogits(answers_alone=True), loss="trainer")
-        yield row("stored-logits DER, answers alone, over DER", kind, der, None)
-        yield _beyond_sft(shape, device, few)
+        yield from _races(shape, device, few)
         if device == "cpu":
             yield from _memory(key, shape.name)
+    if device == "cpu":
+        keep_freed_memory()
+        for shape in SHAPES.values():
+            yield _race("stored-logits DER over DER, freed memory kept", shape, device, few, loss="trainer")
     yield _disk(shapes.NARROW, device)
+
+
+def _races(shape: Shape, device: str, pairs: int) -> Iterator[Figure]:
+    reach = None if shape.soft_capped else 3.0
+    said = f"{shape.says}. The obvious one takes the Trainer's own cross-entropy, over whole logits."
+    yield _race("stored-logits DER over DER", shape, device, pairs, reach, said, loss="trainer")
+    yield _race("stored-logits DER with our chunked cross-entropy over DER", shape, device, pairs)
+    few = StoredLogits(answers_alone=True)
+    yield _race("stored-logits DER, answers alone, over DER", shape, device, pairs, method=few, loss="trainer")
+    yield _beyond_sft(shape, device, pairs)
+
+
+def _race(
+    name: str,
+    shape: Shape,
+    device: str,
+    pairs: int,
+    reach: float | None = None,
+    note: str = "",
+    method: StoredLogits | None = None,
+    **more: Any,
+) -> Figure:
+    theirs, ours = maker(shape, device, method or StoredLogits(), **more), maker(shape, device, "der")
+    return race(f"{name} [{shape.name}]", theirs, ours, pairs, reach, "≥", note=note, group=GROUP, device=device)
 
 
 def _beyond_sft(shape: Shape, device: str, pairs: int) -> Figure:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer
 
 from tests.training.shapes import tiny
 from tests.training.test_trainer import Losses, arguments
 from unforgotten import testing
 from unforgotten.errors import RecipeError, UnsupportedError
-from unforgotten.training import chunked
+from unforgotten.training import chunked, likelihood
+from unforgotten.training.head import Head
 from unforgotten.training.trainer import MethodMixin, MethodTrainer
 
 
@@ -46,6 +49,65 @@ def test_each_tokens_loss_and_gradient_is_that_of_whole_logits_in_float64(
     assert all(torch.isfinite(g).all() for g in again)
 
 
+@pytest.mark.parametrize("chunk", [1, 5, 12, 100])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_linear_heads_formula_is_its_autograd(chunk: int, scale: float, biased: bool) -> None:
+    """Against whole logits in float64; the states far apart, so that an exponential not held down would overflow."""
+    torch.manual_seed(1)
+    h, w = 60 * torch.randn(12, 8, dtype=torch.float64), torch.randn(30, 8, dtype=torch.float64)
+    bias = torch.randn(30, dtype=torch.float64) if biased else None
+    tokens = torch.randint(0, 30, (12,))
+    h.requires_grad_()
+    direct = torch.nn.functional.cross_entropy(scale * torch.nn.functional.linear(h, w, bias), tokens, reduction="none")
+    (slope,) = torch.autograd.grad(direct.sum(), h)
+    for dtype, within in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        given = [t if t is None else t.detach().to(dtype) for t in (w, bias)]
+        with torch.no_grad():
+            nll, found = likelihood.linear_nll(h.detach().to(dtype), tokens, *given, scale, chunk)  # type: ignore[arg-type]
+        assert nll.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and found.dtype == dtype
+        # Of bf16 the numbers given are themselves of three digits.
+        assert float((nll - direct).abs().max() / direct.abs().max()) < within
+        assert float((found - slope).norm() / slope.norm()) < 5 * within
+
+
+def test_the_formula_holds_one_chunk_of_logits_and_no_more() -> None:
+    n, d, vocabulary, chunk = 40, 8, 3_000, 7
+    made: list[int] = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.numel() >= vocabulary and "empty" in str(func):
+                made.append(out.numel())
+            elif isinstance(out, Tensor) and out.numel() >= vocabulary:
+                own = {
+                    a.untyped_storage().data_ptr() for a in [*args, *(kwargs or {}).values()] if isinstance(a, Tensor)
+                }
+                made.extend([] if out.untyped_storage().data_ptr() in own else [out.numel()])
+            return out
+
+    h, w, tokens = torch.randn(n, d), torch.randn(vocabulary, d), torch.randint(0, vocabulary, (n,))
+    with torch.no_grad(), Watched():
+        likelihood.linear_nll(h, tokens, w, None, 1.0, chunk)
+    assert made == [chunk * vocabulary]
+
+
+def test_a_head_that_somebody_watches_is_called(tmp_path: Path) -> None:
+    head = tiny("llama").lm_head
+    found = chunked.Chunked(Head(head, 1.0, None, False, head.weight.detach(), None), contextlib.nullcontext)
+    assert found.plain
+    handle = head.register_forward_hook(lambda *_: None)
+    assert not found.plain
+    handle.remove()
+    assert found.plain
+    found.cap = 2.0
+    assert not found.plain
+    wrapped = LoraConfig(r=2, target_modules=["lm_head"])
+    module = get_peft_model(tiny("llama"), wrapped).get_output_embeddings()
+    assert not chunked.Chunked(Head(module, 1.0, None, False, head.weight, None), contextlib.nullcontext).plain
+
+
 def test_no_token_at_all_is_a_0_that_can_be_gone_back_through() -> None:
     h = torch.zeros(0, 8, requires_grad=True)
     for trained in (True, False):
@@ -53,6 +115,8 @@ def test_no_token_at_all_is_a_0_that_can_be_gone_back_through() -> None:
         assert found.shape == (0,)
         found.sum().backward()
     assert h.grad is not None and h.grad.shape == (0, 8)
+    nll, slopes = likelihood.linear_nll(h.detach(), torch.zeros(0, dtype=torch.long), torch.ones(3, 8), None, 1.0, 4)
+    assert nll.shape == (0,) and slopes.shape == (0, 8)
 
 
 def run(

@@ -4,8 +4,9 @@
 
 The model runs without labels and with its head asked for one position; what the head would have read is caught before
 it, kept where a response token is predicted, and sent through the head in chunks. With a frozen head each chunk's
-gradient by h is taken as the chunk is made, so that nothing is computed twice; a trained head is run again in the
-backward. Division, ranks and accumulation stay the Trainer's: this is its `compute_loss_func` for the time of one call.
+gradient by h is taken as the chunk is made, so that nothing is computed twice; where that head is a linear layer and no
+more, by its formula, in one buffer. A trained head is run again in the backward. Division, ranks and accumulation stay
+the Trainer's: this is its `compute_loss_func` for the time of one call.
 
 B rows, T tokens, N response tokens, d hidden size, V vocabulary.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -50,45 +52,63 @@ class Forward:
         )
 
 
+Terms = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From states (N, d) and tokens (N,): −log p of each token, (N,), and its gradient by that token's state, (N, d)."""
+
+
 class _Fused(torch.autograd.Function):
     """−log p of each token and, in the same pass, its gradient by that token's own state."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int) -> Tensor:
-        wide = torch.float64 if h.dtype == torch.float64 else torch.float32
-        found, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
-        for at in range(0, len(h), chunk_tokens):
-            part = slice(at, at + chunk_tokens)
-            with torch.enable_grad():
-                some = h[part].detach().requires_grad_()
-                told = cross_entropy(logits(some), tokens[part], reduction="none")
-                (slopes[part],) = torch.autograd.grad(told.sum(), some)
-            found[part] = told.detach()
+    def forward(ctx: Any, h: Tensor, tokens: Tensor, terms: Terms) -> Tensor:
+        found, slopes = terms(h, tokens)
         ctx.save_for_backward(slopes)
         return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None]:
         (slopes,) = ctx.saved_tensors
-        return (slopes * above[:, None]).to(slopes.dtype), None, None, None
+        return (slopes * above[:, None]).to(slopes.dtype), None, None
+
+
+def by_autograd(
+    h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """The terms through a head of any kind."""
+    wide = torch.float64 if h.dtype == torch.float64 else torch.float32
+    found, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
+    for at in range(0, len(h), chunk_tokens):
+        part = slice(at, at + chunk_tokens)
+        with torch.enable_grad():
+            some = h[part].detach().requires_grad_()
+            told = cross_entropy(logits(some), tokens[part], reduction="none")
+            (slopes[part],) = torch.autograd.grad(told.sum(), some)
+        found[part] = told.detach()
+    return found, slopes
 
 
 def token_nll(
-    h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int, trained: bool
+    h: Tensor,
+    tokens: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    chunk_tokens: int,
+    trained: bool,
+    terms: Terms | None = None,
 ) -> Tensor:
     """−log p of each token, (N,), from states (N, d); no more than `chunk_tokens` × V logits are alive at once.
 
     trained: whether the head's own weights take gradients, which a token's share of is not known before the backward.
+    terms: a shorter way to the terms than through `logits`, where there is one.
     """
     if h.requires_grad and not trained:
-        return _Fused.apply(h, tokens, logits, chunk_tokens)
+        return _Fused.apply(h, tokens, terms or partial(by_autograd, logits=logits, chunk_tokens=chunk_tokens))
     return likelihood.token_nll(h, tokens, logits, chunk_tokens)
 
 
 def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """How many tokens' logits are made at once."""
-    return max(1, CHUNK_ELEMENTS * (1 if device.type == "cpu" else 4) // vocabulary)
+    return max(1, CHUNK_ELEMENTS * (1 if device.type == "cpu" else 2) // vocabulary)
 
 
 @contextmanager
@@ -123,6 +143,19 @@ class Chunked:
             raw = self.module(h)
         return self._shape(raw)
 
+    def terms(self, h: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What a head that is a linear layer gives without autograd."""
+        module = self.module
+        with self.autocast():
+            return likelihood.linear_nll(h, tokens, module.weight, module.bias, self.scale, self.chunk_tokens)
+
+    @property
+    def plain(self) -> bool:
+        """Is the head a linear layer and nothing else, also for whoever hooked something to it?"""
+        head = self.module
+        hooked = head._forward_hooks or len(head._forward_pre_hooks) > 1  # one is `caught`
+        return type(head) is nn.Linear and self.cap is None and not hooked and not hasattr(head, "_hf_hook")
+
     def nll(self, h: Tensor, labels: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         """−log p of each response token, (N,), from the head's input (B, T, d).
 
@@ -131,7 +164,8 @@ class Chunked:
         """
         rows, at = where
         tokens = labels[rows, at + 1].to(h.device)  # (N,)
-        return token_nll(h[rows, at], tokens, self.logits, self.chunk_tokens, self.trained)
+        shorter = self.terms if self.plain else None
+        return token_nll(h[rows, at], tokens, self.logits, self.chunk_tokens, self.trained, shorter)
 
 
 def gains(head: nn.Module) -> bool:

@@ -54,6 +54,37 @@ def nll(
     return total
 
 
+def linear_nll(
+    h: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor | None, scale: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """−log p of each token, (N,), and its gradient by that token's own state, (N, d), for logits s · (W h + b).
+
+    h: (N, d); tokens: (N,); weight: (V, d); bias: (V,). The gradient is s · (Σ_v p_v W_v − W_token): one buffer of
+    `chunk_tokens` × V holds the logits and then, in their place, their exponentials. Nothing here asks for gradients.
+    """
+    wide = torch.float64 if h.dtype == torch.float64 else torch.float32
+    found, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
+    in_place = h.dtype == weight.dtype == wide and not torch.is_autocast_enabled(h.device.type)
+    buffer = h.new_empty(min(chunk_tokens, len(h)), weight.shape[0]) if in_place else None  # (n, V)
+    for at in range(0, len(h), chunk_tokens):
+        some, told = h[at : at + chunk_tokens], tokens[at : at + chunk_tokens]
+        if buffer is None:
+            raw = torch.nn.functional.linear(some, weight, bias)  # (n, V), in the forward's own precision
+            dtype, z = raw.dtype, raw.to(wide)
+        else:
+            dtype, z = wide, torch.mm(some, weight.T, out=buffer[: len(some)])
+            if bias is not None:
+                z += bias
+        if scale != 1:
+            z *= scale
+        own, top = z.gather(1, told[:, None]), z.amax(1, keepdim=True)  # (n, 1)
+        total = z.sub_(top).exp_().sum(1, keepdim=True)  # (n, 1)
+        found[at : at + chunk_tokens] = (total.log() + top - own)[:, 0]
+        mean = (z.to(dtype) @ weight).to(wide) / total  # (n, d): the mean row of W under the model
+        slopes[at : at + chunk_tokens] = (mean - weight[told].to(wide)) * scale
+    return found, slopes
+
+
 def token_nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:
     """The same, −log p of each token: (N,)."""
 
