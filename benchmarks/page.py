@@ -13,6 +13,7 @@ FOLDER = DOCS / "performance"
 TITLES = {
     "steps": "A method's step over SFT's",
     "replay": "DER against stored logits and two forwards",
+    "kept": "The same, where freed memory is kept",
     "curvature": "Fisher",
     "projection": "SafeLoRA",
     "merges": "Weight edits of a 2 GB checkpoint",

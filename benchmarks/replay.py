@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from benchmarks import memory, shapes
-from benchmarks.measure import Figure, keep_freed_memory
+from benchmarks.measure import Figure
 from benchmarks.obvious import StoredLogits
 from benchmarks.race import race
 from benchmarks.shapes import Shape
@@ -29,24 +29,20 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
         yield from _races(shape, device, few)
         if device == "cpu":
             yield from _memory(key, shape.name)
-    if device == "cpu":
-        keep_freed_memory()
-        for shape in SHAPES.values():
-            yield _race("stored-logits DER over DER, freed memory kept", shape, device, few, loss="trainer")
     yield _disk(shapes.NARROW, device)
 
 
 def _races(shape: Shape, device: str, pairs: int) -> Iterator[Figure]:
     reach = None if shape.soft_capped else 3.0
     said = f"{shape.says}. The obvious one takes the Trainer's own cross-entropy, over whole logits."
-    yield _race("stored-logits DER over DER", shape, device, pairs, reach, said, loss="trainer")
-    yield _race("stored-logits DER with our chunked cross-entropy over DER", shape, device, pairs)
+    yield against("stored-logits DER over DER", shape, device, pairs, reach, said, loss="trainer")
+    yield against("stored-logits DER with our chunked cross-entropy over DER", shape, device, pairs)
     few = StoredLogits(answers_alone=True)
-    yield _race("stored-logits DER, answers alone, over DER", shape, device, pairs, method=few, loss="trainer")
+    yield against("stored-logits DER, answers alone, over DER", shape, device, pairs, method=few, loss="trainer")
     yield _beyond_sft(shape, device, pairs)
 
 
-def _race(
+def against(
     name: str,
     shape: Shape,
     device: str,
@@ -54,10 +50,12 @@ def _race(
     reach: float | None = None,
     note: str = "",
     method: StoredLogits | None = None,
+    group: str = GROUP,
     **more: Any,
 ) -> Figure:
+    """A step of stored-logits DER over one of DER."""
     theirs, ours = maker(shape, device, method or StoredLogits(), **more), maker(shape, device, "der")
-    return race(f"{name} [{shape.name}]", theirs, ours, pairs, reach, "≥", note=note, group=GROUP, device=device)
+    return race(f"{name} [{shape.name}]", theirs, ours, pairs, reach, "≥", note=note, group=group, device=device)
 
 
 def _beyond_sft(shape: Shape, device: str, pairs: int) -> Figure:

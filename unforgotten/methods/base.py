@@ -133,20 +133,6 @@ class Method:
         return ()
 
 
-def with_gradient(part: Callable[..., Tensor], h: Tensor, *beside: Tensor) -> Tensor:
-    """`part(h, *beside)`, its gradient with respect to h taken now: nothing within `part` is kept or made again.
-
-    For a `part` in which nothing else is trained.
-    """
-    import torch
-
-    leaf = h.detach().requires_grad_()
-    with torch.enable_grad():
-        value = part(leaf, *beside)
-    (slope,) = torch.autograd.grad(value, leaf)
-    return value.detach() + ((h - h.detach()) * slope).sum()  # adds exactly 0, and has that gradient
-
-
 TURNS = ("data", "start", "before_step", "loss", "gradients", "after_step", "finish")
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
-from unforgotten.methods.base import Method, with_gradient
+from unforgotten.methods.base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +44,10 @@ def logit_distance(
     logits: Callable[[Tensor], Tensor],
     target: Callable[[Tensor], Tensor],
     chunk_tokens: int,
-    frozen: bool = False,
 ) -> Tensor:
     """Σ over tokens of ‖f(h) − f′(h′)‖² through the logits, no more than `chunk_tokens` × V of them alive at once.
 
-    h, kept: (N, d); logits, target: (n, d) -> (n, V). frozen: nothing in f is trained, so that the gradient is taken
-    while a chunk's logits are there; else they are made again in the backward.
+    h, kept: (N, d); logits, target: (n, d) -> (n, V), made again in the backward.
     """
     from torch.utils.checkpoint import checkpoint
 
@@ -58,10 +56,7 @@ def logit_distance(
 
     total = h.sum() * 0.0
     for some, some_kept in zip(h.split(chunk_tokens), kept.split(chunk_tokens), strict=True):
-        if frozen and h.requires_grad:
-            total = total + with_gradient(part, some, some_kept)
-        else:
-            total = total + checkpoint(part, some, some_kept, use_reentrant=False)
+        total = total + checkpoint(part, some, some_kept, use_reentrant=False)
     return total
 
 
@@ -113,9 +108,11 @@ class DER(Method):
     def _distance(self, run: Run, rows: Replay, h: Tensor) -> Term:
         """λ ‖z − z′‖² of these rows, summed, with its count; h: (N, d), of the model in training."""
         kept = run.states(rows)  # (N, d)
+        head = self._head
         if self._gram is not None:
             total = gram_distance(h, kept, self._gram)
+        elif head.closed:
+            total = head.distance(h, kept, self.chunk_tokens)
         else:
-            head = self._head
-            total = logit_distance(h, kept, head.logits, head.aligned_logits, self.chunk_tokens, not head.trained)
+            total = logit_distance(h, kept, head.logits, head.aligned_logits, self.chunk_tokens)
         return self.weight * total, run.safety_tokens(self._n(run)) * self._head.vocabulary

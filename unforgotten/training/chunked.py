@@ -144,17 +144,17 @@ class Chunked:
         return self._shape(raw)
 
     def terms(self, h: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What a head that is a linear layer gives without autograd."""
-        module = self.module
+        """What a head that is a linear layer, soft-capped or not, gives without autograd."""
+        module, bent = self.module, (self.scale, self.cap)
         with self.autocast():
-            return likelihood.linear_nll(h, tokens, module.weight, module.bias, self.scale, self.chunk_tokens)
+            return likelihood.linear_nll(h, tokens, module.weight, module.bias, *bent, self.chunk_tokens)
 
     @property
     def plain(self) -> bool:
         """Is the head a linear layer and nothing else, also for whoever hooked something to it?"""
         head = self.module
         hooked = head._forward_hooks or len(head._forward_pre_hooks) > 1  # one is `caught`
-        return type(head) is nn.Linear and self.cap is None and not hooked and not hasattr(head, "_hf_hook")
+        return type(head) is nn.Linear and not hooked and not hasattr(head, "_hf_hook")
 
     def nll(self, h: Tensor, labels: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
         """−log p of each response token, (N,), from the head's input (B, T, d).

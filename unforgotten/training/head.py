@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unforgotten.errors import UnsupportedError
+from unforgotten.training import likelihood
 
 
 @dataclass
@@ -53,6 +54,41 @@ class Head:
         """θ_safe's head on (N, d) -> (N, V), without gradient."""
         with torch.no_grad():
             return self.shape(torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias))
+
+    @property
+    def closed(self) -> bool:
+        """Is its gradient to be had by formula? Frozen, and the weights whole on this rank (FSDP2 has a shard)."""
+        return not self.trained and type(self.weight) is Tensor
+
+    def nll(self, h: Tensor, tokens: Tensor, chunk_tokens: int) -> Tensor:
+        """Σ −log p(token) under the live head, with gradient by h; h: (N, d), tokens: (N,)."""
+        if not self.closed or not h.requires_grad:
+            return likelihood.nll(h, tokens, self.logits, chunk_tokens)
+        with torch.no_grad():
+            found, slopes = likelihood.linear_nll(
+                h.detach(), tokens, self.weight, self.bias, self.scale, self.cap, chunk_tokens
+            )
+        return likelihood.with_slope(found.sum(), h, slopes)
+
+    def distance(self, h: Tensor, kept: Tensor, chunk_tokens: int) -> Tensor:
+        """Σ over tokens of ‖z − z′‖² between f(h) and f(h′) of a head that is `closed`, with gradient by h.
+
+        h, kept: (N, d). The gradient is 2 s · Σ_v (z_v − z′_v) · (1 − z_v² / c²) · W_v; two buffers of
+        `chunk_tokens` × V are alive.
+        """
+        total, slopes = h.new_zeros((), dtype=torch.promote_types(h.dtype, torch.float32)), torch.empty_like(h)
+        with torch.no_grad():
+            known = kept.to(self.weight.dtype)
+            formula = self.weight, self.bias, self.scale, self.cap, chunk_tokens
+            live, aligned = likelihood.Logits(h.detach(), *formula), likelihood.Logits(known, *formula)
+            for at in range(0, len(h), chunk_tokens):
+                part = slice(at, at + chunk_tokens)
+                z = live(h.detach()[part])  # (n, V)
+                gap = aligned(known[part]).sub_(z)  # (n, V), z′ − z
+                steep = gap if self.cap is None else likelihood.slope_of_cap(z, self.cap, z).mul_(gap)
+                slopes[part] = live.back(steep) * (-2 * self.scale)
+                total += gap.square_().sum()
+        return likelihood.with_slope(total, h, slopes)
 
     def shape(self, raw: Tensor) -> Tensor:
         wide = raw if raw.dtype == torch.float64 else raw.float()

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from unforgotten.methods.base import with_gradient
 from unforgotten.training.collate import predicts
 
 
@@ -30,14 +29,10 @@ def token_logp(logits: Tensor, labels: Tensor) -> Tensor:
     return -cross_entropy(wide, targets(labels).to(logits.device), reduction="none")
 
 
-def nll(
-    h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256, frozen: bool = False
-) -> Tensor:
+def nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:
     """Σ −log p(token) from hidden states (N, d), with no more than `chunk_tokens` × V logits alive at once.
 
-    tokens: (N,). logits: (n, d) -> (n, V). frozen: nothing in `logits` is trained, so that the gradient with respect
-    to h is all there is, and is taken while a chunk's logits are there; else they are made again in the backward.
-    Returns a scalar.
+    tokens: (N,). logits: (n, d) -> (n, V), made again in the backward. Returns a scalar.
     """
 
     def part(some: Tensor, told: Tensor) -> Tensor:
@@ -45,44 +40,84 @@ def nll(
 
     total = h.sum() * 0.0
     for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True):
-        if not h.requires_grad:
-            total = total + part(some, told)
-        elif frozen:
-            total = total + with_gradient(part, some, told)
-        else:
-            total = total + checkpoint(part, some, told, use_reentrant=False)
+        total = total + (checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told))
     return total
 
 
 def linear_nll(
-    h: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor | None, scale: float, chunk_tokens: int
+    h: Tensor,
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    cap: float | None = None,
+    chunk_tokens: int = 256,
 ) -> tuple[Tensor, Tensor]:
-    """−log p of each token, (N,), and its gradient by that token's own state, (N, d), for logits s · (W h + b).
+    """−log p of each token, (N,), and its gradient by that token's own state, (N, d), under a head by its formula.
 
-    h: (N, d); tokens: (N,); weight: (V, d); bias: (V,). The gradient is s · (Σ_v p_v W_v − W_token): one buffer of
-    `chunk_tokens` × V holds the logits and then, in their place, their exponentials. Nothing here asks for gradients.
+    Logits are z = s · (W h + b), and with a cap z = c · tanh(s · (W h + b) / c); the gradient is then
+    s · Σ_v (p_v − 1[v = token]) · (1 − z_v² / c²) · W_v. h: (N, d); tokens: (N,); weight: (V, d); bias: (V,). One
+    buffer of `chunk_tokens` × V holds the logits and then, in their place, their exponentials; a second one, of a
+    capped head, the slopes. Nothing here asks for gradients.
     """
     wide = torch.float64 if h.dtype == torch.float64 else torch.float32
     found, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
-    in_place = h.dtype == weight.dtype == wide and not torch.is_autocast_enabled(h.device.type)
-    buffer = h.new_empty(min(chunk_tokens, len(h)), weight.shape[0]) if in_place else None  # (n, V)
+    chunks = Logits(h, weight, bias, scale, cap, chunk_tokens)
+    bent = None if cap is None else h.new_empty(min(chunk_tokens, len(h)), len(weight), dtype=wide)  # (n, V)
     for at in range(0, len(h), chunk_tokens):
-        some, told = h[at : at + chunk_tokens], tokens[at : at + chunk_tokens]
-        if buffer is None:
-            raw = torch.nn.functional.linear(some, weight, bias)  # (n, V), in the forward's own precision
-            dtype, z = raw.dtype, raw.to(wide)
-        else:
-            dtype, z = wide, torch.mm(some, weight.T, out=buffer[: len(some)])
-            if bias is not None:
-                z += bias
-        if scale != 1:
-            z *= scale
-        own, top = z.gather(1, told[:, None]), z.amax(1, keepdim=True)  # (n, 1)
+        some, told = slice(at, at + chunk_tokens), tokens[at : at + chunk_tokens, None]  # (n, 1)
+        z = chunks(h[some])  # (n, V)
+        bend = None if bent is None or cap is None else slope_of_cap(z, cap, bent[: len(z)])
+        own, top = z.gather(1, told), z.amax(1, keepdim=True)  # (n, 1)
         total = z.sub_(top).exp_().sum(1, keepdim=True)  # (n, 1)
-        found[at : at + chunk_tokens] = (total.log() + top - own)[:, 0]
-        mean = (z.to(dtype) @ weight).to(wide) / total  # (n, d): the mean row of W under the model
-        slopes[at : at + chunk_tokens] = (mean - weight[told].to(wide)) * scale
+        found[some] = (total.log() + top - own)[:, 0]
+        mine = weight[told[:, 0]].to(wide)  # (n, d)
+        if bend is not None:
+            z *= bend
+            mine *= bend.gather(1, told)
+        slopes[some] = (chunks.back(z) / total - mine) * scale
     return found, slopes
+
+
+class Logits:
+    """A frozen head's logits for a few tokens at a time, all in one buffer where the precision allows."""
+
+    def __init__(
+        self, h: Tensor, weight: Tensor, bias: Tensor | None, scale: float, cap: float | None, chunk_tokens: int
+    ) -> None:
+        self.weight, self.bias, self.scale, self.cap = weight, bias, scale, cap
+        self.dtype = self.wide = torch.float64 if h.dtype == torch.float64 else torch.float32
+        kind = h.device.type
+        mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        in_place = h.dtype == weight.dtype == self.wide and not mixed
+        self._buffer = h.new_empty(min(chunk_tokens, len(h)), len(weight)) if in_place else None
+
+    def __call__(self, some: Tensor) -> Tensor:
+        """(n, d) -> (n, V), in fp32 at least; overwritten by the next call."""
+        if self._buffer is None:
+            raw = torch.nn.functional.linear(some, self.weight, self.bias)  # in the forward's own precision
+            self.dtype, z = raw.dtype, raw.to(self.wide)
+        else:
+            z = torch.mm(some, self.weight.T, out=self._buffer[: len(some)])
+            if self.bias is not None:
+                z += self.bias
+        if self.scale != 1:
+            z *= self.scale
+        return z if self.cap is None else z.div_(self.cap).tanh_().mul_(self.cap)
+
+    def back(self, z: Tensor) -> Tensor:
+        """(n, V) -> (n, d): the product with W, as the backward of the forward's precision takes it."""
+        return (z.to(self.dtype) @ self.weight).to(self.wide)
+
+
+def slope_of_cap(z: Tensor, cap: float, out: Tensor) -> Tensor:
+    """dz/d(raw) of z = c · tanh(raw / c): 1 − z² / c²."""
+    return torch.mul(z, z, out=out).mul_(-1 / cap**2).add_(1)
+
+
+def with_slope(value: Tensor, h: Tensor, slope: Tensor) -> Tensor:
+    """The scalar `value`, whose gradient by h is `slope`."""
+    return value + ((h - h.detach()) * slope).sum()  # adds exactly 0
 
 
 def token_nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:

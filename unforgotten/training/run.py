@@ -255,8 +255,7 @@ class Run:
         """
         if h is None:
             h = self.predicting(self.hidden(rows), rows)  # (N, d)
-        head = self.head()
-        return likelihood.nll(h, likelihood.targets(rows.labels, rows.at), head.logits, chunk_tokens, not head.trained)
+        return self.head().nll(h, likelihood.targets(rows.labels, rows.at), chunk_tokens)
 
     # User rows.
 
