@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from unforgotten import registry
+from unforgotten.cli import app
 from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.finetune import run_digest
 from unforgotten.recipe import Recipe, read
@@ -101,3 +104,12 @@ def test_a_trial_is_the_run_of_the_same_recipe_by_hand() -> None:
     assert start == {"weight": 2.0, "training.learning_rate": 2e-3, "memory.share": 0.05}
     assert run_digest(varied(given, found, start)) == run_digest(given)
     assert own(places(recipe({"weight": {"low": 5, "high": 9}}))) is None, "2 is not among those"
+
+
+def test_without_optuna_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    found = CliRunner().invoke(app, ["sweep", "world-search", "--trials", "3"])
+    assert found.exit_code == 2 and "pip install 'unforgotten[sweep]'" in found.output
+    # What it would do can be asked without.
+    found = CliRunner().invoke(app, ["sweep", "world-search", "--dry-run", "--trials", "3"])
+    assert found.exit_code == 0 and found.output.startswith("3 trials of 1 run, 2 at a time")

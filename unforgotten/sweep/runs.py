@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,8 @@ from unforgotten.measure.split import Halves, apart, halves
 from unforgotten.measure.suites import Suite, suites
 
 if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
+
     from unforgotten.measure.measurement import Measurement
     from unforgotten.recipe import Evaluate, Recipe
 
@@ -69,20 +72,37 @@ def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
     return one
 
 
+@contextmanager
+def workers(jobs: int) -> Iterator[Pool | None]:
+    """So many processes that share the cores (small models gain little from a second thread); None for one job."""
+    if jobs == 1:
+        yield None
+        return
+    import multiprocessing
+
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    # Leaving the block ends the workers, also on Ctrl-C; what they had checkpointed is gone on from.
+    with multiprocessing.get_context("spawn").Pool(jobs, _begin, (threads,)) as pool:
+        yield pool
+
+
 def rows(
-    todo: Sequence[Recipe], recipe: Recipe, split: Parts, side: Side, jobs: int, say: Say
+    todo: Sequence[Recipe], recipe: Recipe, split: Parts, side: Side, pool: Pool | None, say: Say
 ) -> list[results.Row | str]:
     """The row of each cell; its error where training broke down. recipe: the one with `sweep`."""
     from unforgotten.measure.measurement import read_all
 
-    broken = _side_by_side(todo, recipe, side, jobs) if jobs > 1 and len(todo) > 1 else _in_turn(todo, split, side, say)
+    if pool is None:
+        broken = [_done(cell, split, side, say) for cell in todo]
+    else:
+        tree = recipe.model_dump()
+        told = pool.map(_cell, [(cell.model_dump(), tree, side) for cell in todo], chunksize=1)
+        if stopped := next((error for _, error in told if error), None):
+            raise UnforgottenError(stopped)
+        broken = [why for why, _ in told]
     whole = [cell for cell, why in zip(todo, broken, strict=True) if not why]
-    told = iter(read_all([measurement(cell, split, side) for cell in whole]))
-    return [why or next(told) for why in broken]
-
-
-def _in_turn(todo: Sequence[Recipe], split: Parts, side: Side, say: Say) -> list[str]:
-    return [_done(cell, split, side, say) for cell in todo]
+    read = iter(read_all([measurement(cell, split, side) for cell in whole]))
+    return [why or next(read) for why in broken]
 
 
 def _done(cell: Recipe, split: Parts, side: Side, say: Say = quiet) -> str:
@@ -95,23 +115,6 @@ def _done(cell: Recipe, split: Parts, side: Side, say: Say = quiet) -> str:
         return str(error)
     measurement(cell, split, side).ask(say=say)
     return ""
-
-
-def _side_by_side(todo: Sequence[Recipe], recipe: Recipe, side: Side, jobs: int) -> list[str]:
-    """In worker processes that share the cores: small models gain little from a second thread."""
-    import multiprocessing
-
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    tree = recipe.model_dump()
-    given = [(cell.model_dump(), tree, side) for cell in todo]
-    # Leaving the block ends the workers, also on Ctrl-C; what they had checkpointed is gone on from.
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(todo)), _begin, (threads,)) as pool:
-        told = pool.map(_cell, given, chunksize=1)
-        pool.close()
-        pool.join()
-    if stopped := next((error for _, error in told if error), None):
-        raise UnforgottenError(stopped)
-    return [why for why, _ in told]
 
 
 def _begin(threads: int) -> None:

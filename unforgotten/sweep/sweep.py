@@ -34,6 +34,8 @@ from unforgotten.sweep.search import Outcome, Tried
 from unforgotten.sweep.space import Settings, own, places, varied
 
 if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
+
     from unforgotten.recipe import Recipe, Sweep
 
 SFT, OWN, CHOSEN = "sft", "as given", "chosen"
@@ -88,14 +90,13 @@ def sweep(recipe: Recipe, say: Say = quiet) -> Path:
     lines, folder = plan(recipe), sweep_folder(recipe)
     for line in lines:
         say(line)
-    with alone(folder, say):
-        _sweep(recipe, settings, folder, say)
+    with alone(folder, say), runs.workers(1 if _has_gpu() else settings.jobs) as pool:
+        _sweep(recipe, settings, folder, pool, say)
     return folder
 
 
-def _sweep(recipe: Recipe, settings: Sweep, folder: Path, say: Say) -> None:
+def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say: Say) -> None:
     found, split = places(recipe), runs.parts(recipe)
-    jobs = 1 if _has_gpu() else settings.jobs
     plain = recipe.varied(sweep=None, compare=None)
     seeds = range(recipe.seed, recipe.seed + settings.seeds)
     for seed in seeds:
@@ -113,7 +114,7 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, say: Say) -> None:
     def measured(todo: Mapping[str, Settings], side: Side) -> dict[str, Line | str]:
         """A line for each setting, or why its training broke down."""
         made = [cell for name, at in todo.items() for cell in cells(name, at)]
-        rows = runs.rows(made, recipe, split, side, jobs, say)
+        rows = runs.rows(made, recipe, split, side, pool, say)
         lines: dict[str, Line | str] = {}
         for i, name in enumerate(todo):
             its = rows[i * len(seeds) : (i + 1) * len(seeds)]
@@ -143,7 +144,7 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, say: Say) -> None:
         objective,
         trials=settings.trials,
         seed=settings.seed,
-        jobs=jobs,
+        jobs=settings.jobs,
         first=start,
         storage=folder / "sweep.db",
     )
