@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.page.cells import headline
 from unforgotten.page.scatter import front
 from unforgotten.statistics.ranks import correlation
-from unforgotten.summary import Line
+from unforgotten.statistics.rates import Rate
+from unforgotten.summary import Line, names_in
 from unforgotten.sweep.search import Outcome, Trial, importance
 from unforgotten.sweep.space import Place
 
@@ -60,12 +61,14 @@ def value(line: Line, field: str) -> float | None:
 
 def tasks(line: Line) -> dict[str, float]:
     """Each task's first measure; of one task alone under the empty name."""
-    found: dict[str, float] = {}
-    for row in line.rows[:1]:
-        for metric in row["utility"] or {}:
-            rate = line.rate("utility", metric).value
-            if rate is not None:
-                found.setdefault(metric.rpartition("/")[0], rate)
+    return {task: rate.value for task, rate in task_rates(line).items() if rate.value is not None}
+
+
+def task_rates(line: Line) -> dict[str, Rate]:
+    """The same with their intervals."""
+    found: dict[str, Rate] = {}
+    for metric in names_in([line], "utility"):
+        found.setdefault(metric.rpartition("/")[0], line.rate("utility", metric))
     return found
 
 

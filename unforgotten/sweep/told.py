@@ -10,15 +10,14 @@ from unforgotten.page.drawing import short
 from unforgotten.page.drawing import told as rate_told
 from unforgotten.page.scatter import scatter
 from unforgotten.statistics.rates import Rate, apart
-from unforgotten.sweep.found import Swept, sensitivity, tasks
+from unforgotten.summary import Line, names_in
+from unforgotten.sweep.found import Swept, sensitivity, task_rates, tasks
 from unforgotten.sweep.search import Outcome
 from unforgotten.sweep.space import Settings
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe
-    from unforgotten.summary import Line
 
-KINDS = ("asr", "utility", "refusal")
 Table = tuple[list[str], list[list[str]]]
 """Titles, and lines of cells."""
 
@@ -56,19 +55,19 @@ def front_table(swept: Swept) -> Table:
         mark = ("holds" if trial.outcome.holds else "misses") + (", chosen" if trial is swept.best else "")
         values = [_short(trial.settings[name]) for name in names]
         body.append([f"trial {trial.number}", *values, *_figures(swept.lines[trial.number]), mark])
-    return ["", *names, "ASR", "utility", "refusals", "limits"], body
+    return ["", *names, *measures(swept.references["sft"]), "limits"], body
 
 
 def held_out_table(swept: Swept) -> Table:
     """Both sides of the split, side by side."""
     development = {**swept.references, "chosen": swept.lines[swept.best.number]}
     body = []
-    for kind in KINDS:
+    for title in measures(swept.references["sft"]):
         for name, line in swept.held_out.items():
-            seen, unseen = headline(development[name], kind), headline(line, kind)
-            if seen.value is not None and unseen.value is not None:
+            # Sets of the search's own may have other tasks than those held out.
+            seen, unseen = measures(development[name])[title], measures(line).get(title)
+            if unseen is not None and seen.value is not None and unseen.value is not None:
                 gap = f"{unseen.value - seen.value:+.1f}"
-                title = {"asr": "ASR", "refusal": "refusals"}.get(kind, kind)
                 body.append([title, name, rate_told(seen), rate_told(unseen), gap])
     return ["", "model", "development", "held out", "gap"], body
 
@@ -91,8 +90,15 @@ def _moves(found: Any) -> str:
     return f"ρ {value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
+def measures(line: Line) -> dict[str, Rate]:
+    """What is told of a model, by its title: ASR, each task's first measure, refusals where look-alikes were asked."""
+    found = {"ASR": headline(line, "asr")}
+    found |= {f"utility {task}".strip(): rate for task, rate in task_rates(line).items()}
+    return found | ({"refusals": headline(line, "refusal")} if names_in([line], "refusal") else {})
+
+
 def _figures(line: Line) -> list[str]:
-    return [rate_told(headline(line, kind)) if headline(line, kind).value is not None else "–" for kind in KINDS]
+    return [rate_told(rate) for rate in measures(line).values()]
 
 
 # ── words ──
