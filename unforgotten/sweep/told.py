@@ -181,6 +181,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## The choice",
         "",
+        *([] if swept.best.outcome and swept.best.outcome.holds else ["It does not hold the limits.", ""]),
         "```yaml",
         _pasted(swept, chosen),
         "```",
