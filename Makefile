@@ -35,7 +35,7 @@ install: .venv/.installed
 	@echo "Installing torch into .venv (once; some minutes) …"
 	@$(PIP) torch
 	@echo "Installing unforgotten and its tools …"
-	@$(PIP) --editable '.[dev,trl,qlora,bench]'
+	@$(PIP) --editable '.[dev,trl,qlora,sweep,bench]'
 	@touch $@
 	@echo "Installed. Try: $(BIN)/unforgotten --help"
 

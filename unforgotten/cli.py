@@ -247,6 +247,32 @@ def compare(
 
 
 @app.command()
+def sweep(
+    recipe: RecipeArgument,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Short for --set sweep.trials=…")] = None,
+    set_: SetOption = None,
+    seed: SeedOption = None,
+    out: OutOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would search, and do nothing.")] = False,
+) -> None:
+    """Search the method's fields for the least ASR that keeps the task, on prompts that are then not used.
+
+    Prints the front and the choice, with its figures on prompts that the search did not see, and the folder. The same
+    command goes on after a kill, or with more trials.
+    """
+    from unforgotten.sweep import sweep as verb
+    from unforgotten.sweep import told
+
+    found = _recipe(recipe, set_, seed=seed, out=out, **{"sweep.trials": trials})
+    if dry_run:
+        print(*verb.plan(found), sep="\n")
+        return
+    folder = verb.sweep(found, _say)
+    told.show((folder / "README.md").read_text(encoding="utf-8"))
+    print(folder)
+
+
+@app.command()
 def demo(
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Run seeds 0 … N−1.")] = None,
     set_: SetOption = None,

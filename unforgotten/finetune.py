@@ -387,7 +387,9 @@ def _record(
     """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(
-        yaml.safe_dump(recipe.model_dump(exclude_unset=False, exclude={"compare"}), sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(
+            recipe.model_dump(exclude_unset=False, exclude={"compare", "sweep"}), sort_keys=False, allow_unicode=True
+        )
     )
     facts = identity.environment() | {
         "aligned": asdict(where),

@@ -51,6 +51,12 @@ def contacts(
     return found
 
 
+def alike(texts: Iterable[str], threshold: float = THRESHOLD) -> dict[str, set[str]]:
+    """For each normalised text, those among them that are near it, itself included."""
+    pieces = {text: shingles(text) for text in texts}
+    return _similar(pieces, pieces, threshold)
+
+
 def normalised(text: str) -> str:
     """The words alone, in lower case, a space between; letters in one Unicode form, curly apostrophes straight.
 
