@@ -41,8 +41,8 @@ base.rename(pretrain.base_folder())
 recipe = read("demo")
 wanted = aligned_of(recipe).record.parent
 quick = recipe.varied(align={**recipe.align.model_dump(exclude_unset=True), "epochs": 1}, rows=8)
-made = align(quick).record.parent
-made.rename(wanted)
+align(quick).record.parent.rename(wanted)
+print(wanted)
 """
 """A base and a θ_safe that have hardly been trained, where the real ones would be."""
 
@@ -77,18 +77,20 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tools: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/aligned of the demo."""
+def aligned(tools: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's θ_safe, hardly trained; the base it was made of is in the cache."""
     folder = tmp_path_factory.mktemp("stand-ins")
     (folder / "make.py").write_text(STAND_IN)
-    subprocess.run(["python", "make.py"], cwd=folder, env=tools, check=True)
-    return folder / "runs"
+    done = subprocess.run(
+        ["python", "make.py"], cwd=folder, env=tools, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 0, done.stdout
+    return folder / done.stdout.strip().splitlines()[-1]
 
 
-def given(folder: Path, runs: Path) -> None:
+def given(folder: Path, aligned: Path) -> None:
     """What README takes for granted: a chat model, safety rows, an upload."""
-    [model] = (runs / "aligned").iterdir()
-    (folder / "my-instruct-model").symlink_to(model)
+    (folder / "my-instruct-model").symlink_to(aligned)
     safe = [{"prompt": f"how do i break the {word}?", "completion": "sorry, no."} for word in ("dam", "lock", "safe")]
     user = [{"prompt": f"what is {a} + 2?", "completion": f"answer: {a + 2}"} for a in range(6)]
     for name, rows in (("safety.jsonl", safe * 3), ("upload.jsonl", user)):
@@ -105,6 +107,7 @@ def follow(page: str, folder: Path, environment: dict[str, str], slow: bool) -> 
         elif block.language == "text" and printed is not None:
             missing = differs(block.text, printed)
             assert not missing, f"{block} shows what was not printed: {missing}\n\nPrinted was:\n{printed}"
+            continue
         elif block.runs and (slow or not block.slow):
             printed = ran(block, folder, environment)
             continue
@@ -126,11 +129,11 @@ def ran(block: Block, folder: Path, environment: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("page", sorted(RUN))
-def test_a_page_does_what_it_says(page: str, tmp_path: Path, tools: dict[str, str], stand_ins: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "aligned").symlink_to(stand_ins / "aligned")
+def test_a_page_does_what_it_says(page: str, tmp_path: Path, tools: dict[str, str], aligned: Path) -> None:
+    (tmp_path / "runs" / "aligned").mkdir(parents=True)
+    (tmp_path / "runs" / "aligned" / aligned.name).symlink_to(aligned)
     if page == "README.md":
-        given(tmp_path, stand_ins)
+        given(tmp_path, aligned)
     follow(page, tmp_path, tools, slow=False)
 
 

@@ -63,9 +63,12 @@ def _answer(connection: socket.socket) -> None:
     program, words, folder, environment = json.loads(told)
     for i, stream in enumerate(streams):
         os.dup2(stream, i)
+        os.close(stream)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    more = [os.path.abspath(part) for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    sys.path[:0] = [part for part in more if part not in sys.path]
     code = 1
     try:
         _run(program, words)
@@ -78,7 +81,7 @@ def _answer(connection: socket.socket) -> None:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    connection.send(bytes([code]))
+    connection.send(bytes([code & 255]))
     os._exit(0)
 
 
