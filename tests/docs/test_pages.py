@@ -153,7 +153,9 @@ def test_blocks_that_are_not_run_name_what_exists(page: str) -> None:
 def test_what_is_not_run_says_why() -> None:
     for page in sorted(RUN):
         for block in blocks(page):
-            assert block.language in ("bash", "python", "yaml", "toml", "text", "jsonl", ""), f"{block}: {block.language}"
+            assert block.language in ("bash", "python", "yaml", "toml", "text", "jsonl", ""), (
+                f"{block}: {block.language}"
+            )
 
 
 def test_a_wrong_page_is_found() -> None:
