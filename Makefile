@@ -20,7 +20,7 @@ help:
 	@echo "make lint      ruff          make types   mypy          make tests   pytest alone"
 	@echo "make bench     speed and memory as ratios (minutes): benchmarks/latest.json, docs/performance.md"
 	@echo "make format    ruff, in place"
-	@echo "make docs      docs/*.md from the docstrings"
+	@echo "make docs      docs/*.md from the docstrings, README's figures from docs/results"
 	@echo "make clean     caches and .venv; runs/ stays"
 
 install: .venv/.installed
@@ -62,7 +62,7 @@ format: install
 	@$(BIN)/ruff format .
 
 docs: install
-	@$(BIN)/python docs/generate.py && $(BIN)/python docs/reproduction.py
+	@$(BIN)/python docs/generate.py && $(BIN)/python docs/reproduction.py && $(BIN)/python docs/readme.py
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache

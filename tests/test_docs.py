@@ -16,7 +16,7 @@ from unforgotten.statistics.rates import Rate
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("script", ["generate", "reproduction"])
+@pytest.mark.parametrize("script", ["generate", "reproduction", "readme"])
 def test_generated_pages_are_fresh_and_need_no_torch(script: str) -> None:
     code = f"""
 import runpy, sys

@@ -193,6 +193,8 @@ def test_what_cannot_be_asked_is_told_before_a_model_is_loaded(
         export(str(run), "adapter", private=True)
     with pytest.raises(RecipeError, match="exists already"):
         export(str(run), "adapter", out=str(run))
+    with pytest.raises(RecipeError, match="There is no run folder runs/mine-0"):
+        export("runs/mine-0", "adapter")
     with pytest.raises(RecipeError, match="no recipe.yaml"):
         export(str(tmp_path / "model"), "adapter")
     with pytest.raises(RecipeError, match="OWNER/NAME"):

@@ -122,6 +122,9 @@ def test_rows_cut_every_data_set_and_a_given_model_replaces_the_grids() -> None:
     )
     assert fewer.data["n_rows"] == 5 and fewer.replay == [{"name": "world", "n_rows": 9}]
     assert Recipe.model_validate(fewer.model_dump()) == fewer and fewer.varied(seed=1).data == fewer.data
+    small = {"model": "m", "rows": 9, "memory": {"n_rows": 300, "refusals": 0.5}}
+    assert parse(small).memory.model_dump(exclude_unset=True) == {"n_rows": 9, "refusals": 0.5}
+    assert parse({"model": "m", "rows": 9}).memory.n_rows is None
     kept = parse({"model": "m", "rows": 9, "compare": {"replay": ["safety", ["world"]]}}).compare
     assert kept is not None and kept.replay == ["safety", [{"name": "world", "n_rows": 9}]]
 

@@ -126,11 +126,13 @@ def _check(form: str, dtype: str, private: bool, push_to: str | None) -> None:
 
 def _left(run: str) -> Left:
     from unforgotten.finetune import run_folder
-    from unforgotten.recipe import read
+    from unforgotten.recipe import read, shipped
 
     folder = Path(run).expanduser()
     if folder.is_dir() and not (folder / "recipe.yaml").is_file():
         raise RecipeError(f"{run} is no run: it has no recipe.yaml. Name a folder that `unforgotten finetune` left.")
+    if not folder.exists() and "/" in run and folder.suffix not in (".yaml", ".yml") and run not in shipped():
+        raise RecipeError(f"There is no run folder {run}. `unforgotten finetune` prints the one that it leaves.")
     if not folder.is_dir():
         folder = run_folder(read(run))
     if not (folder / "trained.json").is_file():

@@ -480,7 +480,7 @@ class Recipe(_Strict):
     sweep: Sweep | None = None
     """What `sweep` searches; `{}` takes every default."""
     rows: int | None = Field(None, gt=0)
-    """A trial: every data set is cut to at most so many rows, as its own `n_rows` draws them. Results are a trial's."""
+    """A trial: every data set, and the memory, is cut to at most so many rows. Results are a trial's."""
     seed: int = 0
     """Seed of alignment, choice of rows, order and dropout."""
     out: str = "runs"
@@ -543,6 +543,8 @@ class Recipe(_Strict):
         for owner, field in places:
             if owner is not None and (found := getattr(owner, field)):
                 setattr(owner, field, _cut(found, self.rows))
+        if self.memory.n_rows is not None:  # else a memory larger than the safety rows that are left of it
+            self.memory = self.memory.model_copy(update={"n_rows": min(self.memory.n_rows, self.rows)})
         return self
 
     @property

@@ -1,0 +1,123 @@
+"""Fills README.md with the demo's table and the methods' figures, and draws docs/figures, from docs/results.
+
+    python docs/readme.py      rewrites what stands between the marks; --check only compares
+
+The pictures are those of `unforgotten report`, drawn by the same code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unforgotten import results
+from unforgotten.page import scatter
+from unforgotten.page.cells import Cell, cells, clean, headline, names
+from unforgotten.page.drawing import short
+from unforgotten.summary import Line
+
+DOCS = Path(__file__).parent
+README, FIGURES = DOCS.parent / "README.md", DOCS / "figures"
+METHODS = (
+    "sft", "der", "derpp", "refresh", "agem", "ewc", "lwf", "magmax", "safeinstr", "lisa", "safelora", "grsap", "ema",
+    "constrained_sft",
+)  # fmt: skip
+"""In the order of the table: the control, the paper's methods, its baselines, ours."""
+
+
+def parts() -> dict[str, str]:
+    """What stands in README.md between `<!-- KEY -->` and `<!-- end of KEY -->`."""
+    return {"demo figure": _pictures(), "demo table": _demo(), "method figures": _methods()}
+
+
+def figures() -> dict[str, str]:
+    """The pictures by file name."""
+    found = _cells("demo")
+    drawn = {f"demo-{_slug(cell)}.svg": scatter.scatter(cell, names(found)) for cell in found}
+    return {name: figure.svg(alone=True) + "\n" for name, figure in drawn.items() if figure is not None}
+
+
+def _slug(cell: Cell) -> str:
+    return "poisoned" if cell.tuned[0].poison else "clean"
+
+
+def _cells(*kept: str) -> list[Cell]:
+    return cells([row for name in kept for row in results.read(DOCS / "results" / f"{name}.json")])
+
+
+def _pictures() -> str:
+    told = [f"{clean(cell.tuned[0].poison)}: {_story(cell)}" for cell in _cells("demo")]
+    images = [
+        f'  <img src="docs/figures/demo-{_slug(cell)}.svg" width="49%" alt="{words}">'
+        for cell, words in zip(_cells("demo"), told, strict=True)
+    ]
+    return "\n".join(['<p align="center">', *images, "</p>"])
+
+
+def _story(cell: Cell) -> str:
+    """The picture in words, for one who cannot see it."""
+    return "; ".join(
+        f"{line.name} answers {short(headline(line, 'asr').value)} % of harmful prompts at an accuracy of "
+        f"{short(headline(line, 'utility').value)} %"
+        for line in cell.tuned
+    )
+
+
+def _demo() -> str:
+    lines = ["| model | p | harmful prompts answered (ASR) | look-alikes refused | task accuracy |", "|" + " --- |" * 5]
+    found = _cells("demo")
+    for line in [*found[0].start, *(one for cell in found for one in cell.tuned)]:
+        asr, refusal, accuracy = (_figure(line, field) for field in ("asr", "refusal", "utility"))
+        value, _, interval = asr.partition(" ")
+        asr = f"**{value}** {interval}" if line.name in ("sft", "der") else asr
+        poison = "" if line.poison is None else f"{line.poison:g}"
+        lines.append(f"| {line.name} | {poison} | {asr} | {refusal} | {accuracy} |")
+    return "\n".join(lines)
+
+
+def _figure(line: Line, field: str) -> str:
+    rate = headline(line, field)
+    return f"{short(rate.value)} ({short(rate.low)}–{short(rate.high)})"
+
+
+def _methods() -> str:
+    lines = ["| | " + " | ".join(METHODS) + " |", "|" + " --- |" * (len(METHODS) + 1)]
+    for poison, kept in (("0", "world-table1-sums"), ("0.1", "world-table2-sums")):
+        [cell] = _cells(kept)
+        for field, title in (("asr", "ASR"), ("utility", "accuracy")):
+            found = {line.name: headline(line, field).value for line in cell.tuned}
+            values = [short(found[name]) for name in METHODS]
+            lines.append(f"| {title}, p = {poison} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def filled(text: str, found: dict[str, str]) -> str:
+    """The page with its parts put in. Raises ValueError where a mark is missing."""
+    for key, part in found.items():
+        start, end = f"<!-- {key} -->", f"<!-- end of {key} -->"
+        before, opened, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not (opened and closed):
+            raise ValueError(f"README.md has no {start} … {end}")
+        text = f"{before}{start}\n{part}\n{end}{after}"
+    return text
+
+
+def main(words: Sequence[str]) -> int:
+    """Write page and pictures; with --check, return 1 where one is stale."""
+    text = README.read_text(encoding="utf-8")
+    fresh = {README: filled(text, parts()), **{FIGURES / name: svg for name, svg in figures().items()}}
+    stale = [file for file, now in fresh.items() if not file.is_file() or file.read_text(encoding="utf-8") != now]
+    if "--check" in words:
+        if stale:
+            print(f"stale: {', '.join(file.name for file in stale)}; run `make docs`", file=sys.stderr)
+        return int(bool(stale))
+    for file in stale:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(fresh[file], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
