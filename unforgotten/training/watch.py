@@ -18,12 +18,10 @@ quiet = False
 
 def hush() -> None:
     """Takes away the bars and notices of libraries: ours say what matters."""
-    import logging as standard
     import warnings
 
     from transformers.utils import logging
 
-    standard.getLogger("bitsandbytes").setLevel(standard.ERROR)  # on CPUs it tells of a kernel that it does without
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
