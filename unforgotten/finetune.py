@@ -277,7 +277,6 @@ def _train(
     probe = _probed(trainer, recipe, folder, chat, user, harmful, metrics) if recipe.probe else None
     try:
         trainer.train(resume_from_checkpoint=True)
-        seconds = metrics.seconds
         if probe:
             probe.result()
     finally:
@@ -298,8 +297,8 @@ def _train(
         save_adapter(trainer.model, target, base, revision)
     chat.save(target)
     done = {
-        "train_seconds": round(seconds, 3),
-        "step_seconds": round(seconds / max(1, trainer.state.global_step), 5),
+        "train_seconds": round(metrics.seconds, 3),
+        "step_seconds": round(metrics.seconds / max(1, trainer.state.global_step), 5),
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen
         or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),

@@ -106,7 +106,8 @@ def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
                     metric_type=kind if field != "utility" else metric or kind,
                     metric_name=told if field != "utility" else f"{metric}, %",
                     metric_value=round(rate.value, 2),
-                    metric_args={"interval_95": [rate.low, rate.high], "n": rate.n, "judges": _judges(row)},
+                    metric_args={"interval_95": [rate.low, rate.high], "n": rate.n}
+                    | ({"judges": _judges(row)} if field != "utility" else {}),
                 )
             )
     return found
