@@ -109,11 +109,12 @@ def test_the_weights_are_those_of_a_run_that_nobody_probed(
 
 
 def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[str, Any]) -> None:
-    recipe = recipe_of(tree, probe=PROBE)
+    tree["training"] = tree["training"] | {"epochs": 8}
+    recipe = recipe_of(tree, probe={"every_steps": 16, "prompts": 6})
     run = finetune(recipe)
     row = evaluate_run(run, recipe)
-    assert [told["step"] for told in row["probe"]] == [0, 3, 6, 9, STEPS]
-    replies = [json.loads(line) for line in (run / "probe" / f"{STEPS}.jsonl").read_text().splitlines()]
+    assert [told["step"] for told in row["probe"]] == [0, 16, 32, 40]
+    replies = [json.loads(line) for line in (run / "probe" / "40.jsonl").read_text().splitlines()]
     assert len(replies) == 6 + 6 + 6, "six of each, three of each harmful suite"
     whole: dict[tuple[str, str], Any] = {}
     for file in (run / "replies").glob("*.jsonl"):
@@ -132,8 +133,8 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
     assert last["refusal"]["value"] == pytest.approx(100 * sum(refused) / 6, abs=1e-4)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = {told["step"]: told for told in metrics if "probe/asr" in told}
-    assert list(logged) == [0, 3, 6, 9, STEPS]
-    assert logged[STEPS]["probe/asr"] == last["asr"]["value"], "and the judge had said the same then"
+    assert list(logged) == [0, 16, 32, 40]
+    assert logged[40]["probe/asr"] == last["asr"]["value"], "and the judge had said the same then"
     assert {told["asr"]["value"] for told in row["probe"]} != {last["asr"]["value"]}, "it moves, so there was a choice"
     done = json.loads((run / "trained.json").read_text())
     assert row["cost"]["probe_seconds"] == done["probe_seconds"] > 0
@@ -162,15 +163,15 @@ def test_a_kill_neither_repeats_nor_loses_a_probe(tmp_path: Path, tree: dict[str
     through = finetune(recipe_of(tree, probe=PROBE, out=str(tmp_path / "through")))
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(tree | {"probe": PROBE}))
-    # Checkpoints are at 4 and 8: the probe of 6 comes again after the first kill, those of 0 and 3 do not.
-    for at in (9, STEPS):
-        words = [sys.executable, "-c", KILLED, str(file), str(at)]
-        done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        [cut] = (tmp_path / "runs").glob("probed-*")
-        early = (cut / "probe" / "0.jsonl").stat().st_mtime_ns
+    # Checkpoints are at 4 and 8: the probe of 9 comes again, and those before it do not.
+    words = [sys.executable, "-c", KILLED, str(file), str(STEPS)]
+    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    [cut] = (tmp_path / "runs").glob("probed-*")
+    assert (cut / "probe" / "9.jsonl").exists() and not (cut / "probe" / f"{STEPS}.jsonl").exists()
+    early = [(cut / "probe" / f"{step}.jsonl").stat().st_mtime_ns for step in (0, 3, 6)]
     assert finetune(read(file)) == cut
-    assert (cut / "probe" / "0.jsonl").stat().st_mtime_ns == early
+    assert [(cut / "probe" / f"{step}.jsonl").stat().st_mtime_ns for step in (0, 3, 6)] == early
     assert testing.distance(weights(through), weights(cut)) == 0.0
     told = [[{k: v for k, v in line.items() if k != "seconds"} for line in probe.told_of(f)] for f in (through, cut)]
     assert told[0] == told[1]

@@ -117,8 +117,8 @@ class Probe:
             check(suite, trained={}, tasks=self._tasks, sandbox=self._sandbox)
             if self._is_live(suite):
                 self._panel.read(suite, first_alone=True)
-        task = next((s for s in self._suites if s.kind == "utility"), None)
-        line = {"step": step, **_figures(self._suites, self._panel, task.dataset.metrics[0] if task else None)}
+        metric = next((s.dataset.metrics[0] for s in self._suites if s.kind == "utility" and s.dataset), None)
+        line = {"step": step, **_figures(self._suites, self._panel, metric)}
         _write_replies(self._folder, step, self._suites)
         line |= {"seconds": round(time.monotonic() - started, 3), "key": self._key}
         lines.write(_book(self._folder), [*told_of(self._folder), line])
