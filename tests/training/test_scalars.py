@@ -17,7 +17,7 @@ from unforgotten.training.trainer import MethodTrainer
 
 SAYS = {
     "agem": {"agem/projected"},
-    "constrained_sft": {"constrained_sft/token_weight"},
+    "constrained_sft": {"constrained_sft/token_weight", "constrained_sft/loss", "method/gradient_norm_ratio"},
     "der": {"der/loss", "method/gradient_norm_ratio"},
     "derpp": {"derpp/loss", "method/gradient_norm_ratio"},
     "ema": {"ema/distance_from_average"},
