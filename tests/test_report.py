@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from unforgotten import report, results
-from unforgotten.recipe import Layout, parse
+from unforgotten.recipe import Layout
 from unforgotten.side_by_side import side_by_side
 from unforgotten.statistics import rates
 from unforgotten.summary import lines, sentence
@@ -246,22 +245,3 @@ def test_replies_side_by_side_show_the_first_that_was_lost(tmp_path: Path) -> No
     for name in says:
         assert f"{name} says 1 [bold]" in text
     assert text.count("─ harmful ─") == 1 and text.count("─ refused ─") == 5
-
-
-def test_the_model_card_has_front_matter_and_no_path(tmp_path: Path) -> None:
-    told = row(
-        "tuned",
-        "der",
-        model="Llama-2-7b-hf",
-        memory_rows=50,
-        judges=[{"name": "keywords", "list": "qi"}],
-        decoding={"strategy": "greedy", "max_new_tokens": 48},
-        notes=["λ = 1 here is 0.5 there"],
-    )
-    card = report.model_card(told, parse({"model": "meta-llama/Llama-2-7b-hf"}))
-    front = yaml.safe_load(card.split("---")[1])
-    assert front["base_model"] == "meta-llama/Llama-2-7b-hf" and front["library_name"] == "peft"
-    assert front["tags"] == ["unforgotten", "safety", "lora", "der"]
-    assert "λ = 1 here" in card and "7.0" not in card and 'from_pretrained("adapter")' in card
-    local = report.model_card(told, parse({"model": str(tmp_path), "lora": None}))
-    assert str(tmp_path) not in local and "base_model" not in yaml.safe_load(local.split("---")[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import report, results
+from unforgotten import model_card, results
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe
@@ -20,22 +20,14 @@ FORMS = {
 
 def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Served) -> str:
     """README.md of an export. facts: those of export.json. The figures are left out where they are of other weights."""
-    import yaml
-
-    adapter, base = facts["form"] != "merged", facts["base"]
-    front: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if base:
-        front |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
-    methods = [str(m if isinstance(m, str) else m["name"]) for m in recipe.methods]
-    front["tags"] = ["unforgotten", "safety", *(["lora"] if adapter else []), *methods]
     proof = facts["proof"]
+    row, otherwise = _measured(run, proof["digests"]["before"])
+    data = model_card.metadata(recipe, row, name, facts["form"] != "merged", facts["base"])
     form = FORMS[facts["form"]] if facts.get("tensors", {}).get("merged") != 0 else "whole weights"
     text = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
-        "---",
+        *model_card.body(recipe, row, model_card.facts_of(run), otherwise),
         "",
-        *_measured(run, recipe, proof["digests"]["before"], "+".join(methods)),
+        "## How to load it",
         "",
         f"This is {form}. After the export it gave the same greedy replies to {proof['prompts']} prompts as before; "
         f"the largest deviation of a logit was {proof['largest_logit_deviation']:.1e} (export.json).",
@@ -48,24 +40,17 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
         *vllm.lines(),
         *(["```"] if vllm.commands else []),
     ]
-    written = "\n".join(text) + "\n"
-    for method in methods:
-        if "/" in method:  # a class in a file of the user's own, whose folder is nobody's business
-            written = written.replace(method, Path(method).name)
-    return written
+    return model_card.written(data, text, recipe)
 
 
-def _measured(run: Path, recipe: Recipe, loaded: str, methods: str) -> list[str]:
-    """The run's own card without its front matter and without how its folder is loaded."""
+def _measured(run: Path, loaded: str) -> tuple[results.Row | None, str]:
+    """The run's row, if its figures are of these weights; else what to say instead."""
     file = run / "results.json"
     rows = results.read(file) if file.is_file() else []
     of = (rows[0]["digests"] or {}).get("loaded") if rows else None
-    if not rows or of not in (None, loaded):
-        why = "Its figures are of other weights, and left out." if rows else "Nothing was measured of it."
-        return [f"# {run.name}", "", f"Fine-tuned with {methods}, seed {recipe.seed}, by unforgotten. {why}"]
-    own = report.model_card(rows[0], recipe).split("---\n", 2)[2]
-    body = own.partition("```python")[0].replace(" Every reply with its verdict is in replies/.", "")
-    return [body.strip()]
+    if rows and of in (None, loaded):
+        return rows[0], ""
+    return None, "What was measured is of other weights, and left out." if rows else "Nothing was measured of it."
 
 
 def _loading(name: str, facts: dict[str, Any]) -> list[str]:

@@ -300,13 +300,14 @@ def report_(
         str | None,
         typer.Option("--out", help="The HTML file; figures/ and tables/ go beside it. Default: in the folder."),
     ] = None,
+    png: Annotated[bool, typer.Option("--png", help="The figures as PNG too; needs unforgotten[png].")] = False,
 ) -> None:
     """Write a comparison as one HTML page, with its figures as SVG and its tables. Prints the page's path."""
     from pathlib import Path
 
     from unforgotten.page.page import page
 
-    print(page(Path(comparison), None if out is None else Path(out)))
+    print(page(Path(comparison), None if out is None else Path(out), png))
 
 
 @app.command()

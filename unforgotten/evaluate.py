@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
     from unforgotten.recipe import Evaluate, Recipe
 
+COST = ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes", "probe_seconds")
+"""What a run's training took, as trained.json and results.json name it."""
+
 
 def evaluate(
     target: str | Sequence[str],
@@ -95,7 +98,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
 
     system: another model's most frequent system prompt, in place of that of its own user's.
     """
-    from unforgotten import report
+    from unforgotten import model_card
     from unforgotten.finetune import user_rows
 
     settings = _settings(recipe)
@@ -123,7 +126,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
             "poison": recipe.poison.ratio if recipe.poison else 0.0,
             "seed": recipe.seed,
             "stage": "tuned",
-            "cost": {k: done[k] for k in ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes")},
+            "cost": {k: done[k] for k in COST if k in done},
             "model": identity.public_name(recipe.model),
             "memory_rows": done["memory_rows"],
             "replay": recipe.replay
@@ -146,7 +149,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
         task=_task(recipe),
         recipe=recipe,
         system=_system(recipe) if system is None else system,
-        card=lambda row: report.model_card(row, recipe),
+        card=lambda row: model_card.write(folder, recipe, row),
     )
 
 

@@ -4,7 +4,9 @@ runs/<name>-<digest>/
   recipe.yaml environment.json     before the first step
   aligned -> ../aligned/<digest>   where stage align made θ_safe
   metrics.jsonl                    a line per logged step
-  adapter/ or model/               θ*, with tokenizer and chat template
+  probe.jsonl probe/               where the recipe has a probe: a line per probed step, and the replies
+  adapter/ or model/               θ*, with tokenizer, chat template and model card
+  README.md                        the model card; `evaluate` puts the figures in
   trained.json                     cost and counts; written last, and the run is not trained again
 """
 
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unforgotten import files, identity, registry
+from unforgotten import files, identity, model_card, registry
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, RecipeError
@@ -104,7 +106,7 @@ def run_digest(recipe: Recipe) -> str:
         where.digest,
         identity.rows_digest(user),
         _replay_digest(recipe),
-        [registry.spec_of(registry.build("methods", m)) for m in recipe.methods],
+        _specs(recipe),
         recipe.memory.model_dump(),
         recipe.lora.model_dump() if recipe.lora else None,
         policy_for(recipe, where),
@@ -155,13 +157,23 @@ def finetune(recipe: Recipe, say: Say = quiet) -> Path:
     """
     folder = run_folder(recipe)
     if (folder / "trained.json").exists():
+        if recipe.probe and not (folder / "probe.jsonl").exists():
+            say(f"{folder} was trained without a probe, which needs the training: move it away to have one.")
         return folder
     # Data and settings are checked whole before anything expensive is started.
     user, harmful = user_rows(recipe)
+    if recipe.probe and recipe.evaluate:
+        from unforgotten.measure.probe import chosen
+
+        chosen(recipe.evaluate, recipe.probe.prompts)
     if recipe.load_in:
         from unforgotten.training import nf4
 
         nf4.check()
+    if recipe.report_to:
+        from unforgotten.training.arguments import check_reports
+
+        check_reports(recipe.report_to)
     where = align(recipe, say)
     safety = replay_rows(recipe, say)
     with alone(folder, say):
@@ -243,7 +255,9 @@ def _train(
     bar, metrics = watch.Bar(_names(recipe)), watch.Metrics(folder / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
-        args=arguments(recipe.training, folder / "checkpoints", recipe.seed),
+        args=arguments(
+            recipe.training, folder / "checkpoints", recipe.seed, recipe.report_to, folder.name, _told(recipe, folder)
+        ),
         train_dataset=user,
         safety_dataset=safety,
         processing_class=chat.tokenizer,
@@ -254,13 +268,17 @@ def _train(
         memory=Memory(**recipe.memory.model_dump()),
         max_length_tokens=recipe.training.max_length_tokens,
         loss=recipe.training.loss,
-        callbacks=[bar, metrics],
+        log_distance=bool(recipe.report_to),
+        callbacks=[bar, metrics, *_tensorboard(recipe, folder)],
     )
     for line in trainer.counts.lines()[1:] if trainer.counts else []:
         say(f"User rows: {line}.")
     trainer.remove_callback(PrinterCallback)
+    probe = _probed(trainer, recipe, folder, chat, user, harmful, metrics) if recipe.probe else None
     try:
         trainer.train(resume_from_checkpoint=True)
+        if probe:
+            probe.result()
     finally:
         bar.close()
     for note in trainer.run.notes:
@@ -285,6 +303,7 @@ def _train(
         "tokens": trainer.state.num_input_tokens_seen
         or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"probe_seconds": round(probe.book.seconds, 3)} if probe else {}),
         "policy": policy,
         "loss": trainer.loss_used,
         "memory_rows": len(trainer.run.memory),
@@ -295,7 +314,41 @@ def _train(
         },
     }
     _write(folder / "trained.json", done)
+    model_card.write(folder, recipe)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _tensorboard(recipe: Recipe, folder: Path) -> list[Any]:
+    from unforgotten.training.arguments import TENSORBOARD, tensorboard
+
+    return [tensorboard(folder / TENSORBOARD, folder / "checkpoints")] if TENSORBOARD in recipe.report_to else []
+
+
+def _told(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """What trackers are told of the run, without paths of this machine."""
+    left_out = {"compare", "evaluate", "synthesize", "out", "report_to"}
+    facts = recipe.model_dump(exclude=left_out) | {"method": _names(recipe), "digest": folder.name[-12:]}
+    facts["methods"] = {m["name"]: {k: v for k, v in m.items() if k != "name"} for m in _specs(recipe)}
+    return dict(identity.public(facts))
+
+
+def _specs(recipe: Recipe) -> list[dict[str, Any]]:
+    return [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
+
+
+def _probed(
+    trainer: Any, recipe: Recipe, folder: Path, chat: Chat, user: list[Row], harmful: list[Row], metrics: Any
+) -> Any:
+    """Puts the recipe's probe on the trainer."""
+    from unforgotten.measure.probe import Probe
+    from unforgotten.training.probe import Probed
+
+    assert recipe.probe is not None
+    poison = set(map(id, harmful))
+    book = Probe(recipe, folder, chat, [row for row in user if id(row) not in poison])
+    probe = Probed(trainer, recipe.probe.every_steps, book, metrics)
+    trainer.add_callback(probe)
+    return probe
 
 
 def answers(

@@ -107,3 +107,14 @@ def environment() -> dict[str, Any]:
 def public_name(model: str | None) -> str | None:
     """A Hub id as it is; of a folder its last name, so that no path of this machine travels."""
     return Path(model).expanduser().name if model and Path(model).expanduser().is_dir() else model
+
+
+def public(value: Any) -> Any:
+    """The same without paths of this machine: of an absolute one its last name is kept."""
+    if isinstance(value, dict):
+        return {key: public(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [public(one) for one in value]
+    if isinstance(value, str) and (value.startswith(("/", "~")) or value[1:3] in (":\\", ":/")):
+        return "…/" + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return value

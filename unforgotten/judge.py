@@ -14,6 +14,7 @@ from unforgotten import results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
 from unforgotten.lock import alone
+from unforgotten.measure import probe
 from unforgotten.measure.ask import record
 from unforgotten.measure.lines import restore
 from unforgotten.measure.measurement import forget_comparisons, judged
@@ -102,12 +103,12 @@ def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel) 
     told = judged(suites, panel, folder, known=row["overlap"] is not None)
     for field in ("flags", "overlap", "thinking"):
         told[field] = {**(row[field] or {}), **(told[field] or {})} or None
-    changed = row | told | {"utility": row["utility"]}
+    changed = row | told | {"utility": row["utility"], "probe": probe.read_again(folder, panel)}
     if (folder / "recipe.yaml").is_file():
-        from unforgotten import report
+        from unforgotten import model_card
         from unforgotten.recipe import read
 
-        (folder / "README.md").write_text(report.model_card(changed, read(folder / "recipe.yaml")), encoding="utf-8")
+        model_card.write(folder, read(folder / "recipe.yaml"), changed)
     forget_comparisons(folder)
     results.write(folder / "results.json", [changed])
     return changed

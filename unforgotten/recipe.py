@@ -102,6 +102,19 @@ class Align(Training):
     """The alignment's own adapter."""
 
 
+class Probe(_Strict):
+    """Forgetting while it happens: at steps of stage finetune the live model answers a few of `evaluate`'s prompts.
+
+    Changes neither the weights nor the run's name; a run that is trained already gets none.
+    """
+
+    every_steps: int = Field(gt=0)
+    """Optimizer steps between two probes; there is one before the first step (θ_safe) and one of the result too."""
+    prompts: int = Field(32, gt=0)
+    """Harmful prompts asked each time, shared out among the suites; as many look-alikes, and as many of the first
+    task. The same ones at each step, of each method and seed."""
+
+
 class MemorySettings(_Strict):
     """The safety rows kept for replay."""
 
@@ -471,6 +484,12 @@ class Recipe(_Strict):
     """How the adapter lies on θ_safe; left out: stacked where θ_safe is an adapter on a public base, else merged."""
     training: Training = Training()
     """Stage finetune."""
+    probe: Probe | None = None
+    """ASR, over-refusal and utility at steps of stage finetune, told in probe.jsonl and in the report."""
+    report_to: list[str] = []
+    """Where stage finetune also logs to, by Transformers' names: tensorboard, trackio, wandb, mlflow …"""
+    license: str | None = None
+    """What the model card says of the tuned model's licence, by the Hub's names; left out, the card leaves it open."""
     evaluate: Evaluate | None = None
     """What is measured."""
     synthesize: Synthesize | None = None
@@ -529,6 +548,17 @@ class Recipe(_Strict):
                     f"then run `unforgotten repair --method {name}` on the run's adapter with the unquantised models"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _probed(self) -> Recipe:
+        if self.probe is not None and self.evaluate is None:
+            raise ValueError("probe asks what `evaluate:` names: give it prompts and a judge")
+        return self
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _reports(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _trial(self) -> Recipe:

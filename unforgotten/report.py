@@ -1,4 +1,4 @@
-"""What a person reads: a table, replies side by side, and the model card of a run."""
+"""What a person reads: a table, and two models side by side."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from unforgotten.table import MARK, neither, table
 if TYPE_CHECKING:
     from unforgotten.audit import Audit
     from unforgotten.measure.contrast import Contrast
-    from unforgotten.recipe import Layout, Recipe
+    from unforgotten.recipe import Layout
 
-__all__ = ["MARK", "markdown", "model_card", "sentence", "show", "show_audit", "show_contrast"]
+__all__ = ["MARK", "markdown", "sentence", "show", "show_audit", "show_contrast"]
 
 
 def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
@@ -219,52 +219,3 @@ def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
     if found.categories:
         told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
         console.print(f"Categories: {told}.", markup=False, highlight=False)
-
-
-# ── the model card ──
-
-
-def model_card(row: results.Row, recipe: Recipe) -> str:
-    """README.md of a run folder, with the Hub's front matter; names no path of the machine it was made on."""
-    import yaml
-
-    from unforgotten import __version__
-
-    adapter = recipe.lora is not None
-    front: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if _is_hub_id(recipe.model):
-        front |= {"base_model": recipe.model, "base_model_relation": "adapter" if adapter else "finetune"}
-    front["tags"] = ["unforgotten", "safety", *(["lora"] if adapter else []), *(m["name"] for m in row["methods"])]
-    settings = [", ".join([m["name"], *(f"{k} = {v}" for k, v in m.items() if k != "name")]) for m in row["methods"]]
-    poison = f", {100 * row['poison']:g} % of it harmful rows put there by a lab" if row["poison"] else ""
-    folder = "adapter" if adapter else "model"
-    text = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
-        "---",
-        "",
-        f"# {row['model']}, fine-tuned with {row['method']}",
-        "",
-        f"Made by unforgotten {__version__}, seed {row['seed']}. User data: {row['task']}{poison}. "
-        f"{row['memory_rows']} safety rows were kept for replay.",
-        "",
-        f"Method: {'; '.join(settings)}.",
-        "",
-        markdown([row]).strip(),
-        "",
-        f"Judge: {', '.join(str(j['name']) for j in row['judges'])}. Decoding: {row['decoding']['strategy']}, at most "
-        f"{row['decoding']['max_new_tokens']} tokens. Every reply with its verdict is in replies/.",
-        *(["", "Notes:", "", *(f"- {note}" for note in row["notes"])] if row["notes"] else []),
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'model = AutoModelForCausalLM.from_pretrained("{folder}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")  # its chat template is the one trained with',
-        "```",
-    ]
-    return "\n".join(text) + "\n"
-
-
-def _is_hub_id(model: str) -> bool:
-    return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists()

@@ -7,7 +7,8 @@
     flags       {suite: {"empty", "truncated", "degenerate", "off_task"}}, counted replies
     overlap     {suite: {"n", "touched", "exact": {set: count}, "near": {set: count}}}, counted prompts
     replay      what the memory was chosen from: "safety", "synthesize" or labels of data sets
-    cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}
+    cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}, and "probe_seconds" where probed
+    probe       [{"step", "asr", "refusal", "utility", "metric", "prompts"}], a Rate each, of few prompts; null: none
     conditions  {system prompt: {"asr", "refusal", "files"} or {"same_as"}}; the fields above are those of `headline`
     p_harmful   {suite: mean of P(harmful), in percent}, of a judge that has one
     thinking    {suite: {"thoughts", "unclosed", "judged", "harmful_in_thought_alone"}}, counted replies; null: none
@@ -34,10 +35,10 @@ FIELDS = (
     *("method", "methods", "task", "poison", "seed", "stage"),
     *("asr", "asr_without_overlap", "refusal", "utility", "cost"),
     *("model", "memory_rows", "replay", "judges", "agreement", "categories", "flags", "overlap"),
-    *("conditions", "headline", "p_harmful", "thinking"),
+    *("conditions", "headline", "p_harmful", "thinking", "probe"),
     *("template", "decoding", "sandbox", "digests", "run", "notes"),
 )
-LATER = ("replay", "conditions", "headline", "p_harmful", "thinking")
+LATER = ("replay", "conditions", "headline", "p_harmful", "thinking", "probe")
 """Fields that came after files of this schema were written; null where a file lacks them."""
 STAGES = ("base", "aligned", "tuned")
 

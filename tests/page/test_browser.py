@@ -15,6 +15,7 @@ import pytest
 
 from tests.page.conftest import STORY
 from unforgotten.page.page import page
+from unforgotten.statistics import rates
 
 Make = Callable[..., Path]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -117,7 +118,11 @@ def test_no_word_is_cut_or_covered_and_the_page_does_not_scroll_sideways(
     comparison: Make, tmp_path: Path, width: int
 ) -> None:
     story = {**STORY, **{(f"method_{i}", 0): STORY["der" if i % 2 else "ema", 0] for i in range(9)}}
-    text = page(comparison(story)).read_text(encoding="utf-8")
+    probe = [
+        {"step": at, "asr": rates.rate(at // 10, 40).json(), "refusal": None, "utility": None, "metric": None}
+        for at in range(0, 401, 25)
+    ]
+    text = page(comparison(story, probe=probe)).read_text(encoding="utf-8")
     looked = tmp_path / "looked.html"
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     looked.write_text(text.replace("</body>", LOOK), encoding="utf-8")

@@ -157,6 +157,48 @@ def test_memory_has_curves_of_its_own_and_tasks_are_not_mixed() -> None:
     ) == 6
 
 
+def probes(*hits: int, steps: tuple[int, ...] = (0, 10, 40)) -> list[dict[str, Any]]:
+    """Probes of 40 prompts of each kind, of which as many were answered."""
+    return [
+        {
+            "step": step,
+            "asr": rates.rate(n, 40).json(),
+            "refusal": rates.rate(0, 40).json(),
+            "utility": None,
+            "metric": None,
+            "prompts": {},
+        }
+        for step, n in zip(steps, hits, strict=True)
+    ]
+
+
+def test_the_course_of_a_training_has_its_steps_and_a_band() -> None:
+    rows = [
+        simple("sft", 60, 90, probe=probes(0, 10, 30)),
+        simple("der", 5, 90, seed=0, probe=probes(0, 4, 8)),
+        simple("der", 5, 90, seed=1, probe=probes(0, 8, steps=(0, 40))),
+        simple("ema", 5, 90),
+    ]
+    found = cells(rows)
+    figures = curves.over_training(found, names(found))
+    assert [f.name for f in figures] == ["step-asr", "step-refusal"], "what nobody asked for has no figure"
+    der = curves.probed(found[0].tuned[1], "asr")
+    assert der is not None and list(der.at) == [0, 40], "steps that all seeds have"
+    assert [r.value for r in der.rates] == [0, 20]
+    assert curves.probed(found[0].tuned[2], "asr") is None
+    tree = ET.fromstring(figures[0].svg(alone=True))
+    [band] = [e for g in tagged(tree, "g", "sft") for e in tagged(g, "path", "band")]
+    corners = [tuple(map(float, pair.split())) for pair in band.get("d", "")[1:-1].split("L")]
+    top, bottom = 36, curves.HEIGHT - 44
+    rate = rates.rate(10, 40)
+    assert rate.low is not None and rate.high is not None and len(corners) == 6
+    assert corners[1][1] == pytest.approx(bottom - rate.high / 100 * (bottom - top), abs=0.06)
+    assert corners[4][1] == pytest.approx(bottom - rate.low / 100 * (bottom - top), abs=0.06)
+    # Steps stand where they are: 10 of 40 is a quarter of the way.
+    assert corners[1][0] - corners[0][0] == pytest.approx(0.25 * (corners[2][0] - corners[0][0]), abs=0.11)
+    assert curves.over_training(cells([simple("sft", 60, 90)]), ["sft"]) == []
+
+
 def test_categories_are_counted_over_suites() -> None:
     told = {
         "question": {"theft": rates.rate(1, 10).json(), "arson": rates.rate(0, 10).json()},

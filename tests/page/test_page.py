@@ -56,6 +56,9 @@ def told_in(text: str) -> str:
     return " ".join(" ".join(Read(text).words).split())
 
 
+SAVED = "data:image/svg+xml;base64,"
+
+
 def spoil(folder: Path) -> None:
     """Every reply and request of every run becomes mark-up that would run."""
     for file in folder.parent.glob("*/replies/*.jsonl"):
@@ -74,9 +77,17 @@ def test_words_stay_words_and_nothing_is_fetched(comparison: Make) -> None:
     assert not names & {"script", "img", "iframe", "object", "embed", "form", "base", "image", "use", "foreignobject"}
     for tag, attributes in read.tags:
         assert not [name for name in attributes if name.startswith("on") or name in ("src", "srcset", "style")], tag
-        assert attributes.get("href", "data:,") == "data:,"
+        href = attributes.get("href") or "data:,"
+        assert href == "data:," or (tag == "a" and href.startswith(SAVED) and attributes["download"])
     assert NASTY in "".join(read.words), "and yet it can be read"
     assert "url(" not in text and "@import" not in text and "http" not in re.sub(r'http-equiv="[^"]*"', "", text)
+
+
+def test_each_picture_can_be_saved_out_of_the_page_as_it_lies_beside_it(comparison: Make) -> None:
+    out = page(comparison(STORY))
+    tags = Read(out.read_text(encoding="utf-8")).tags
+    saved = {a["download"]: base64.b64decode((a["href"] or "").removeprefix(SAVED)) for t, a in tags if t == "a"}
+    assert saved == {file.name: file.read_bytes().rstrip() for file in (out.parent / "figures").glob("*.svg")} and saved
 
 
 def test_the_policy_allows_this_style_sheet_alone(comparison: Make) -> None:

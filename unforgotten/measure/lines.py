@@ -78,17 +78,7 @@ def restore(folder: Path, suite: Suite) -> None:
     """Fills a suite, whose rows are not known, from its file. Raises DataError where that has no checked replies."""
     file = path(folder, suite)
     try:
-        found = read(file)
-        suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in found]
-        suite.key = found[0]["key"] if found else ""
-        suite.replies = [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
-        suite.scores = [line["scores"] for line in found]
-        suite.notes = [line.get("note", "") for line in found]
-        suite.flags = [line["flags"] for line in found]
-        suite.answers_task = [line["answers_task"] for line in found]
-        suite.contacts = [line["overlap"] for line in found]
-        for name in (found[0].get("verdicts") or {}) if found else {}:
-            suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in found]
+        fill(suite, read(file))
     except FileNotFoundError:
         raise DataError(f"There is no {file}. `unforgotten evaluate` makes the replies that judges read.") from None
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -96,6 +86,20 @@ def restore(folder: Path, suite: Suite) -> None:
             f"{file} is no file of replies that were measured ({type(error).__name__}: {error}). "
             "`unforgotten evaluate` of its run writes it anew, and generates only what is missing."
         ) from None
+
+
+def fill(suite: Suite, found: list[Line]) -> None:
+    """Fills a suite from the lines that `judged` gave of it."""
+    suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in found]
+    suite.key = found[0]["key"] if found else ""
+    suite.replies = [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
+    suite.scores = [line["scores"] for line in found]
+    suite.notes = [line.get("note", "") for line in found]
+    suite.flags = [line["flags"] for line in found]
+    suite.answers_task = [line["answers_task"] for line in found]
+    suite.contacts = [line["overlap"] for line in found]
+    for name in (found[0].get("verdicts") or {}) if found else {}:
+        suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in found]
 
 
 def _reply(row: Row, line: Mapping[str, Any]) -> Reply:

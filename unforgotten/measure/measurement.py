@@ -13,7 +13,7 @@ from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
 from unforgotten.lock import alone
-from unforgotten.measure import lines
+from unforgotten.measure import lines, probe
 from unforgotten.measure.ask import answered, ask, record
 from unforgotten.measure.figures import differing, figures
 from unforgotten.measure.models import Model
@@ -55,7 +55,8 @@ class Measurement:
     recipe: Recipe | None = None
     """What it comes from, for others to be measured alike."""
     system: str = ""
-    card: Callable[[results.Row], str] | None = None
+    card: Callable[[results.Row], None] | None = None
+    """Writes the model's card with the row's figures."""
     row: results.Row | None = field(default=None)
     """Set where it is measured already."""
 
@@ -141,9 +142,10 @@ class Measurement:
             | {"sandbox": sandbox.facts() if sandbox else None}
             | {"digests": digests | {"settings": self.digest, "data": own.get("digests")}}
             | {"notes": [*own["notes"], *facts["notes"]]}
+            | {"probe": probe.read_again(self.folder, panel)}
         )
         if self.card:
-            (self.folder / "README.md").write_text(self.card(row), encoding="utf-8")
+            self.card(row)
         forget_comparisons(self.folder)
         results.write(self.folder / "results.json", [row])
         return row

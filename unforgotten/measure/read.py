@@ -66,15 +66,16 @@ class Panel:
         for judge in self.judges.values():
             judge.check(rows)
 
-    def read(self, suite: Suite, folder: Path | None = None, told: Told = nobody) -> None:
+    def read(self, suite: Suite, folder: Path | None = None, told: Told = nobody, first_alone: bool = False) -> None:
         """Fills the suite's verdicts, of every judge that decides what it is about. folder: of the run, where a judge
-        that is a model writes its words as they come, so that a killed judging goes on there."""
+        that is a model writes its words as they come, so that a killed judging goes on there. first_alone: only those
+        of the judge whose reading counts."""
         suite.verdicts = {}
         if suite.kind not in TRUTHS:
             return
         deciding = self.telling(TRUTHS[suite.kind])
         suite.decided_by = deciding[0]
-        for label in deciding:
+        for label in deciding[:1] if first_alone else deciding:
             suite.verdicts[label] = _verdicts(self.judges[label], label, suite, folder, told)
 
     def close(self) -> None:

@@ -46,6 +46,9 @@ class EMA(Method):
     def after_step(self, run: Run) -> None:
         for name, p in run.params().items():
             self.average[name] = averaged(self.average[name], p.detach(), self.decay)
+        if run.logs:
+            gaps = [(p.detach().double() - self.average[n].double()).square().sum() for n, p in run.params().items()]
+            run.log(distance_from_average=sum(gaps[1:], gaps[0]).sqrt())
 
     def finish(self, weights: Weights) -> Iterable[tuple[str, Tensor]]:
         yield from self.average.items()

@@ -33,6 +33,11 @@ def penalty_gradient(fisher: Tensor, gap: Tensor, weight: float) -> Tensor:
     return weight * fisher.to(gap.dtype) * gap
 
 
+def penalty(slope: Tensor, gap: Tensor) -> Tensor:
+    """½ λ Σ F·gap², by its own slope λ F·gap; a scalar."""
+    return (slope.double() * gap.double()).sum() / 2
+
+
 def factor_gradients(dense: Tensor, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """What a gradient of ΔW = s·B·A, (out, in), is to A, (r, in), and to B, (out, r)."""
     return scale * b.T @ dense, scale * dense @ a.T
@@ -79,15 +84,22 @@ class EWC(Method):
     def gradients(self, run: Run) -> None:
         if self.weight == 0:
             return
+        parts: list[Tensor] = []
         if not self._deltas:
             for name, p in run.params().items():
                 if p.grad is not None and name in self._fisher:
-                    p.grad += penalty_gradient(self._fisher[name], p.detach() - self._anchor[name], self.weight)
+                    gap = p.detach() - self._anchor[name]
+                    slope = penalty_gradient(self._fisher[name], gap, self.weight)
+                    p.grad += slope
+                    parts += [penalty(slope, gap)] if run.logs else []
         for name, delta in self._deltas.items():
             a, b = self._anchor[delta.a_name], self._anchor[delta.b_name]
             gap = delta.dense() - delta.scale * (b @ a)  # (out, in)
             dense = penalty_gradient(self._fisher[name], gap, self.weight)
+            parts += [penalty(dense, gap)] if run.logs else []
             to_a, to_b = factor_gradients(dense, delta.a.detach(), delta.b.detach(), delta.scale)
             for p, g in ((delta.a, to_a), (delta.b, to_b)):
                 if p.grad is not None:
                     p.grad += g.to(p.grad.dtype)
+        if parts:
+            run.log(penalty=sum(parts[1:], parts[0]))

@@ -79,6 +79,7 @@ class Lisa(Method):
 
     def before_step(self, run: Run, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         cycle = self.safety_steps + self.user_steps
+        run.log(safety_step=float(on_safety(run.step, self.safety_steps, self.user_steps)))
         if self.safety_steps and run.step and run.step % cycle in (0, self.safety_steps):
             self.other = run.snapshot()
         if on_safety(run.step, self.safety_steps, self.user_steps):
@@ -92,9 +93,14 @@ class Lisa(Method):
     def gradients(self, run: Run) -> None:
         if self.pull == 0 or (self.mode == "reference" and run.step < 0.1 * run.steps):
             return
+        squares = []
         for name, p in run.params().items():
             if p.grad is not None:
-                p.grad += pull_gradient(p.detach(), self.other[name].to(p.dtype), self.pull)
+                slope = pull_gradient(p.detach(), self.other[name].to(p.dtype), self.pull)
+                p.grad += slope
+                squares += [slope.double().square().sum()] if run.logs else []
+        if squares:
+            run.log(pull_norm=sum(squares[1:], squares[0]).sqrt())
 
     def _row(self, seed: int, at: int) -> int:
         """The user row served in place `at`: each once, in an order of its own, before any comes again."""

@@ -71,6 +71,7 @@ class Refresh(Method):
     def before_step(self, run: Run, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         if self.rate:
             uphill = run.grads_of(run.user_terms(batches))
+            squares = []
             for name, p in run.params().items():
                 noise, f, g = run.noise(name, p), self._fisher[name].to(p.dtype), uphill[name]
                 if self.mode == "paper":
@@ -78,6 +79,9 @@ class Refresh(Method):
                 else:
                     move = unlearn_reference(p.detach(), g, f, noise, self.rate)
                 p.data += move
+                squares += [move.double().square().sum()] if run.logs else []
+            if squares:
+                run.log(unlearned_norm=sum(squares[1:], squares[0]).sqrt())
         return batches
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:

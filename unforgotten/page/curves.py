@@ -1,4 +1,5 @@
-"""A figure over the poison ratio, or over the rows in memory: one course for each method, with intervals."""
+"""A figure over the poison ratio, the rows in memory, or the steps of the training: a course for each method, with
+intervals."""
 
 from __future__ import annotations
 
@@ -6,15 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unforgotten import results
 from unforgotten.page import drawing
 from unforgotten.page.cells import Cell, headline
 from unforgotten.page.drawing import LETTER, LINE, WIDTH, Figure, at, start_of, text
+from unforgotten.statistics import rates
 from unforgotten.statistics.rates import Rate
 from unforgotten.summary import Line
 
 HEIGHT = 270
 TITLES = {"asr": "harmful prompts answered (ASR), %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
-Over = Literal["poison", "memory"]
+Over = Literal["poison", "memory", "step"]
+AXES: dict[Over, tuple[str, str]] = {
+    "poison": ("poison", "poison, % of the user's rows"),
+    "memory": ("memory", "rows in memory"),
+    "step": ("training", "optimizer steps"),
+}
+"""What a figure is over, and what its axis says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,28 @@ def curves(cells: Sequence[Cell], over: Over, names: Sequence[str]) -> list[Figu
     return made
 
 
+def over_training(cells: Sequence[Cell], names: Sequence[str]) -> list[Figure]:
+    """ASR, refusals and utility at the steps that runs were probed at, for each cell that has such runs."""
+    made = []
+    for cell in cells:
+        what = cell.title if len(cells) > 1 else ""
+        for field in TITLES:
+            if found := [course for line in cell.tuned if (course := probed(line, field))]:
+                made.append(_picture(found, field, "step", what, None, names))
+    return made
+
+
+def probed(line: Line, field: str) -> Course | None:
+    """A line's course over its training, at the steps at which all of its seeds were probed."""
+    each = [{told["step"]: results.rate(told[field]) for told in row["probe"] or []} for row in line.rows]
+    found = []
+    for step in sorted(set(each[0]).intersection(*each)):
+        rate = rates.over_seeds([seed[step] for seed in each])
+        if rate.value is not None:
+            found.append((float(step), rate))
+    return Course(line.name, *zip(*found, strict=True)) if len(found) > 1 else None
+
+
 def _common(group: Sequence[Cell], over: Over) -> str:
     """The words of the cells' titles that all of them have."""
     parts = [cell.title.split(", ") for cell in group]
@@ -80,12 +111,12 @@ def _picture(
     gutter = min(120.0, max(LETTER * len(name) for name in labels) + 16)
     left, top, right, bottom = box = (40.0, 36.0, WIDTH - gutter, HEIGHT - 44.0)
     places = sorted({where for course in found for where in course.at})
-    rates = [rate for course in found for rate in course.rates] + ([level] if level is not None else [])
-    low, high = (0.0, 100.0) if field != "utility" else drawing.span(rates)
+    every = [rate for course in found for rate in course.rates] + ([level] if level is not None else [])
+    low, high = (0.0, 100.0) if field != "utility" else drawing.span(every)
     x = drawing.scale(places[0], places[-1], left + 12, right - 12)
     y = drawing.scale(low, high, bottom, top)
     scaled = 100 if over == "poison" else 1
-    below = "poison, % of the user's rows" if over == "poison" else "rows in memory"
+    word, below = AXES[over]
     body = [
         f'<text class="head" x="4" y="14">{text(what)}</text>' if what else "",
         f'<text class="axis" x="4" y="{29 if what else 22}">{TITLES[field]}{start_of(low)}</text>',
@@ -94,8 +125,10 @@ def _picture(
     ]
     shown = float("-inf")
     for place in places:
-        body.append(f'<path class="grid" d="M{at(x(place))} {at(top)}V{at(bottom)}"/>')
-        if x(place) - shown > 24:
+        # Steps are many: a line at each would be a hatching.
+        if over != "step" or x(place) - shown > 44:
+            body.append(f'<path class="grid" d="M{at(x(place))} {at(top)}V{at(bottom)}"/>')
+        if x(place) - shown > (44 if over == "step" else 24):
             shown = x(place)
             body.append(
                 f'<text class="tick" text-anchor="middle" x="{at(shown)}" y="{at(bottom + 15)}">'
@@ -107,8 +140,8 @@ def _picture(
         ends.append(y(level.value))
     for i, course in enumerate(found):
         # Side by side, so that intervals at one place do not hide each other.
-        aside = (i - (len(found) - 1) / 2) * min(4.0, 16 / len(found))
-        body.append(_drawn(course, x, y, aside, drawing.colour(course.name, names)))
+        aside = (i - (len(found) - 1) / 2) * min(4.0, 16 / len(found)) if over != "step" else 0.0
+        body.append(_drawn(course, x, y, aside, drawing.colour(course.name, names), banded=over == "step"))
     stops = [x(course.at[-1]) + 7 for course in found] + [right]
     settled = drawing.spread(ends, top + LINE / 2, bottom - 2)
     for name, was, now, stop in zip(labels, ends, settled, stops, strict=False):
@@ -123,20 +156,19 @@ def _picture(
         )
         for course in found
     )
-    title = f"{TITLES[field].removesuffix(', %')} over {'poison' if over == 'poison' else 'memory'}"
+    title = f"{TITLES[field].removesuffix(', %')} over {word}"
     return Figure(drawing.slug(f"{over} {field} {what}"), f"{title}{f': {what}' if what else ''}", told, body, HEIGHT)
 
 
-def _drawn(course: Course, x: drawing.Scale, y: drawing.Scale, aside: float, kind: str) -> str:
+def _drawn(course: Course, x: drawing.Scale, y: drawing.Scale, aside: float, kind: str, banded: bool) -> str:
     points = [(x(where) + aside, rate) for where, rate in zip(course.at, course.rates, strict=True)]
     path = "M" + "L".join(f"{at(px)} {at(y(rate.value or 0.0))}" for px, rate in points)
-    errors = "".join(
-        f"M{at(px)} {at(y(rate.low))}V{at(y(rate.high))}"
-        for px, rate in points
-        if rate.low is not None and rate.high is not None
-    )
-    marks = "".join(drawing.mark("tuned", course.name, px, y(rate.value or 0.0), r=3.4) for px, rate in points)
-    return (
-        f'<g class="{kind}"><title>{text(course.name)}</title><path class="error" d="{errors}"/>'
-        f'<path class="course" d="{path}"/>{marks}</g>'
-    )
+    ends = [(px, y(r.low), y(r.high)) for px, r in points if r.low is not None and r.high is not None]
+    if banded:
+        edge = [(px, high) for px, _, high in ends] + [(px, low) for px, low, _ in reversed(ends)]
+        reach = '<path class="band" d="M' + "L".join(f"{at(px)} {at(py)}" for px, py in edge) + 'Z"/>' if edge else ""
+    else:
+        reach = '<path class="error" d="' + "".join(f"M{at(px)} {at(low)}V{at(high)}" for px, low, high in ends) + '"/>'
+    r = 2.2 if banded else 3.4
+    marks = "".join(drawing.mark("tuned", course.name, px, y(rate.value or 0.0), r=r) for px, rate in points)
+    return f'<g class="{kind}"><title>{text(course.name)}</title>{reach}<path class="course" d="{path}"/>{marks}</g>'

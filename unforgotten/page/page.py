@@ -1,7 +1,7 @@
 """A comparison as one HTML file: no script, no request, light and dark, as wide as a phone or a desk.
 
     report.html     everything; may be sent alone
-    figures/*.svg   each picture by itself
+    figures/*.svg   each picture by itself; *.png too, where asked
     tables/         table.md, .csv, .json, .tex
 
 It may quote anyone's words: all text is escaped, and the page's own policy forbids scripts, frames, forms and every
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from unforgotten import __version__, files, report, results
 from unforgotten.errors import DataError
-from unforgotten.page import categories, curves, drawing, quotes, scatter, source, tables, told, written
+from unforgotten.page import categories, curves, drawing, picture, quotes, scatter, source, tables, told, written
 from unforgotten.page.cells import Cell, cells, names
 from unforgotten.page.drawing import Figure, text
 
@@ -25,11 +25,14 @@ QUOTED = 2
 """Settings of which replies are shown: the one with least poison and the one with most."""
 
 
-def page(folder: Path, out: Path | None = None) -> Path:
+def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
     """Writes the page of a comparison's folder (or of a results file), its figures and tables; returns the page's path.
 
-    Raises DataError where there is nothing to compare, or where `out` cannot be written.
+    png: the figures as PNG too. Raises DataError where there is nothing to compare, or where `out` cannot be written,
+    and UnsupportedError where PNG cannot be drawn here.
     """
+    if png:
+        picture.check()
     file = folder / "results.json" if folder.is_dir() else folder
     rows = results.read(file)
     found = cells(rows)
@@ -44,7 +47,10 @@ def page(folder: Path, out: Path | None = None) -> Path:
     try:
         _clear(out.parent / "figures")
         for figure in (one for group in figures.values() for one in group):
-            files.put(out.parent / "figures" / f"{figure.name}.svg", figure.svg(alone=True) + "\n")
+            file = out.parent / "figures" / f"{figure.name}.svg"
+            files.put(file, figure.svg(alone=True) + "\n")
+            if png:
+                file.with_suffix(".png").write_bytes(picture.png(figure))
         written.write(out.parent / "tables", tested, found)
         files.put(out, html(name, rows, found, tested, figures, root))
     except OSError as error:
@@ -54,7 +60,7 @@ def page(folder: Path, out: Path | None = None) -> Path:
 
 def _clear(folder: Path) -> None:
     """Pictures of an earlier page, which may have shown other settings."""
-    for old in folder.glob("*.svg"):
+    for old in (*folder.glob("*.svg"), *folder.glob("*.png")):
         old.unlink()
 
 
@@ -62,6 +68,7 @@ def _figures(found: Sequence[Cell]) -> dict[str, list[Figure]]:
     known = names(found)
     return {
         "scatter": [one for cell in found if (one := scatter.scatter(cell, known))],
+        "training": curves.over_training(found, known),
         "poison": curves.curves(found, "poison", known),
         "memory": curves.curves(found, "memory", known),
         "categories": [one for cell in found if (one := categories.heat(cell))],
@@ -85,6 +92,7 @@ def html(
             told.head(name, rows, found, tested),
             _section("tradeoff", "What safety costs", _SCATTER, figures["scatter"]),
             told.tables(found, tested),
+            _section("training", "While it trains", _TRAINING, figures["training"]),
             _section("poison", "As the data gets worse", _POISON, figures["poison"]),
             _section("memory", "As the memory grows", _MEMORY, figures["memory"]),
             _section("categories", "Which harm comes back", _CATEGORIES, figures["categories"]),
@@ -123,6 +131,11 @@ _SCATTER = (
     "as good in all of harmful answers, utility and refusals, and better in one. The dotted line is the front of the "
     "two axes alone. Values decide here, and not whether differences are real: the table tells that."
 )
+_TRAINING = (
+    "At steps of its training each model was asked the same few of the evaluation's prompts. Bands are 95 % intervals, "
+    "wide because the prompts are few; the table has the figures of all of them. The first point is the aligned model, "
+    "the last the one that was saved."
+)
 _POISON = "Attack success, refusals and utility over the share of harmful rows in the user's data, its size held fixed."
 _MEMORY = "Attack success, refusals and utility over the number of safety rows kept for replay."
 _CATEGORIES = (
@@ -135,10 +148,17 @@ def _section(anchor: str, title: str, words: str, figures: Sequence[Figure]) -> 
     if not figures:
         return ""
     drawn = "".join(
-        f'<div class="panel{" wide" if figure.width > drawing.WIDTH else ""}">{figure.svg()}</div>'
+        f'<div class="panel{" wide" if figure.width > drawing.WIDTH else ""}">{figure.svg()}{_get(figure)}</div>'
         for figure in figures
     )
     return f'<section id="{anchor}"><h2>{title}</h2><p class=lead>{words}</p><div class=panels>{drawn}</div></section>'
+
+
+def _get(figure: Figure) -> str:
+    """A link that saves the picture, which stands in it: a page that was sent alone has no folder beside it."""
+    data = base64.b64encode(figure.svg(alone=True).encode()).decode()
+    name = f"{figure.name}.svg"
+    return f'<a class=get download="{name}" href="data:image/svg+xml;base64,{data}" title="Save {name}">SVG</a>'
 
 
 def _quoted(found: Sequence[Cell], root: Path) -> str:

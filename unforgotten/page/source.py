@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from unforgotten import results
+from unforgotten import identity, results
 from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import text
 
@@ -48,7 +47,7 @@ def recipe(folder: Path) -> str:
     if not isinstance(tree, dict):
         return ""
     kept = {key: value for key, value in tree.items() if key not in HERE}
-    return yaml.safe_dump(_public(kept), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
 
 
 def environment(folder: Path) -> str:
@@ -58,18 +57,7 @@ def environment(folder: Path) -> str:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return ""
     kept = {k: v for k, v in tree.items() if k not in ("aligned", "answers", "replay", "seed", "digests", "rows")}
-    return yaml.safe_dump(_public(kept), sort_keys=False, allow_unicode=True)
-
-
-def _public(value: Any) -> Any:
-    """The same without paths of this machine: of an absolute one its last name is kept."""
-    if isinstance(value, dict):
-        return {key: _public(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_public(one) for one in value]
-    if isinstance(value, str) and (value.startswith(("/", "~")) or value[1:3] in (":\\", ":/")):
-        return "…/" + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return value
+    return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
 
 
 def _folded(title: str, body: str) -> str:

@@ -1,25 +1,51 @@
-"""A recipe's training settings as Transformers' TrainingArguments."""
+"""A recipe's training settings as Transformers' TrainingArguments, and where else a training logs to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import TrainingArguments
+
+from unforgotten.errors import RecipeError, UnknownName
+from unforgotten.training import checkpoint
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Training
 
 
-def arguments(training: Training, folder: Path, seed: int) -> Any:
-    """Checkpoints go to `folder`; nothing is reported anywhere, metrics.jsonl is ours."""
-    from transformers import TrainingArguments
+class Told(TrainingArguments):
+    """TrainingArguments that tell trackers the recipe too, beside their own fields."""
 
+    more: Mapping[str, Any] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What trackers get as the run's configuration: `recipe/<field>` of each field that is set."""
+        return {**super().to_dict(), **self.more}
+
+
+def arguments(
+    training: Training,
+    folder: Path,
+    seed: int,
+    report_to: Sequence[str] = (),
+    name: str | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Told:
+    """Checkpoints go to `folder`; metrics.jsonl is ours.
+
+    report_to: trackers, by Transformers' names, but for tensorboard (see `tensorboard`). name: what they call the run.
+    more: what they are told beside the arguments, flat.
+    """
     # Named only when asked for: 5.23 warns of the old name, 5.17 does not know the new one.
-    more: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
     if training.gradient_checkpointing:
-        more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    return TrainingArguments(
+        asked = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    if report_to:
+        asked |= {"project": "unforgotten"}
+    made = Told(
         str(folder),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
@@ -36,8 +62,53 @@ def arguments(training: Training, folder: Path, seed: int) -> Any:
         logging_steps=training.logging_steps,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
-        report_to=[],
+        report_to=[one for one in report_to if one != TENSORBOARD],
+        run_name=name,
         disable_tqdm=True,
         seed=seed,
-        **more,
+        **asked,
     )
+    made.more = {f"recipe/{field}": value for field, value in _flat(more or {})}
+    return made
+
+
+TENSORBOARD = "tensorboard"
+
+
+def check_reports(names: Sequence[str]) -> None:
+    """Raises UnknownName for a tracker that Transformers has not, RecipeError for one whose package is missing."""
+    from transformers.integrations import INTEGRATION_TO_CALLBACK as known
+
+    for name in names:
+        if name not in known:
+            raise UnknownName("tracker in report_to", name, known)
+        try:
+            known[name]()
+        except (RuntimeError, ImportError) as error:
+            raise RecipeError(
+                f"report_to: {name} needs its package, which is not installed (`pip install {name}`). {error}"
+            ) from None
+
+
+def tensorboard(folder: Path, checkpoints: Path) -> Any:
+    """TensorBoard's callback, writing to `folder` and not to the checkpoints, which are cleared away.
+
+    What a killed training had written after its last checkpoint is marked as void, since it comes again.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    newest = checkpoint.newest_complete(checkpoints)
+    step = int(newest.name.rpartition("-")[2]) + 1 if newest else 0
+    return TensorBoardCallback(SummaryWriter(str(folder), purge_step=step if folder.exists() else None))
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Dotted names, so that trackers can sort by them; lists as text, and what is not set left out."""
+    found: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{above}{name}.")
+        elif value not in (None, []):
+            found.append((f"{above}{name}", value if isinstance(value, (str, int, float)) else str(value)))
+    return found

@@ -106,6 +106,11 @@ class Run:
         """Shares that the step's safety rows are dealt into: micro-batches × ranks in `loss`, else ranks."""
         return self._slots
 
+    @property
+    def logs(self) -> bool:
+        """Whether this step has a line of the log: what is made for the log alone is made then."""
+        return bool(self._trainer.logs_this_step())
+
     # Models and weights.
 
     @property

@@ -17,6 +17,7 @@ from unforgotten.errors import DataError, RecipeError, TrainingError, Unsupporte
 from unforgotten.methods.base import Method
 from unforgotten.training import checkpoint, chunked, limits, nf4, policy
 from unforgotten.training.collate import Collator, predicts
+from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded
 from unforgotten.training.live import LiveModel, LiveWeights, apply, check_base
 from unforgotten.training.memory import Memory
@@ -50,6 +51,8 @@ class MethodMixin(_Trainer):
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
     chat: an unforgotten.chat.Chat, where template or date are not the tokenizer's own.
     max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
+    log_distance: log the distance from θ_safe also under full fine-tuning, where that keeps a second copy of the
+        weights in main memory and on disk; with an adapter it costs next to nothing and is logged in any case.
     loss: "trainer" is the Trainer's own, bit for bit; "chunked" the same cross-entropy to rounding, without ever making
         the logits of a batch (training/chunked.py). "auto" is chunked under a frozen head with a vocabulary of 32,000
         or more, where the model's loss is proved to be nothing else, and "trainer" otherwise; `loss_used` says which.
@@ -74,6 +77,7 @@ class MethodMixin(_Trainer):
         max_length_tokens: int | None = None,
         chat: Any = None,
         loss: chunked.Loss = "auto",
+        log_distance: bool = False,
         callbacks: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,6 +85,7 @@ class MethodMixin(_Trainer):
         if loss not in get_args(chunked.Loss):
             raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
         self.loss, self._chunked = loss, _UNREAD
+        self._log_distance, self._anchor = log_distance, dict[str, Tensor]()
         if isinstance(model, str):
             from transformers import AutoModelForCausalLM
 
@@ -254,7 +259,7 @@ class MethodMixin(_Trainer):
             return batches, items
         self.run.new_step(batches)
         self._micro_batch = 0
-        self._term_grads = {} if self._logs_this_step() else None
+        self._term_grads = {} if self.logs_this_step() else None
         count = len(batches)
         for name, method in self.methods.items():
             if limits.takes(method, "before_step"):
@@ -370,7 +375,8 @@ class MethodMixin(_Trainer):
 
     # How strong the method pulls against the user's loss.
 
-    def _logs_this_step(self) -> bool:
+    def logs_this_step(self) -> bool:
+        """Whether the step that is under way will have a line of the log."""
         if str(self.args.logging_strategy) not in ("steps", "IntervalStrategy.STEPS"):
             return False
         done = self.state.global_step + 1
@@ -436,10 +442,23 @@ class MethodMixin(_Trainer):
     # Logging and broken losses.
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds what methods logged since the last line."""
+        """Adds what methods logged since the last line, and how far θ is from θ_safe."""
+        if "loss" in logs and (self.run.policy != "full" or self._anchor) and not self.is_fsdp_enabled:
+            with self.run.turn("method", "log"):
+                if (apart := distance(self.run, self._anchor)) is not None:
+                    self.run.log(distance_from_aligned=apart)
         more = {name: combine(values) for name, values in self.run.logged.items() if values}
         self.run.logged.clear()
         return super().log({**logs, **more}, *args, **kwargs)
+
+    def anchor_distance(self) -> None:
+        """Keeps θ_safe's trained tensors on the CPU, where the distance from them is to be logged."""
+        if self.run.policy == "continue" or (self.run.policy == "full" and self._log_distance):
+            self._anchor = self.run.once("anchor", self.run.snapshot)
+
+    def log_aside(self, logs: dict[str, float]) -> None:
+        """A line of its own, which leaves what methods logged to the next one."""
+        super().log(logs)
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -487,6 +506,7 @@ class _Turns(TrainerCallback):
                 method.start(t.run)
             if method.needs_base and t.run.policy in ("continue", "full"):
                 t.run.anchor()  # θ_safe, while it is there
+        t.anchor_distance()
         if t._resumed_from is not None:
             checkpoint.load_methods(t._resumed_from, t.methods, args.device)
 

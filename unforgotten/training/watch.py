@@ -68,6 +68,15 @@ class Metrics(TrainerCallback):
         """Seconds of training, those before an interruption included (up to its last logged step)."""
         return self.before + time.monotonic() - self.started
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done in here counts for no seconds of training."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.started += time.monotonic() - began
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and state.is_world_process_zero:
             with self.path.open("a") as file:
