@@ -99,9 +99,9 @@ def own(found: Sequence[Place]) -> Settings | None:
 
 
 def varied(recipe: Recipe, found: Sequence[Place], settings: Mapping[str, Any], seed: int | None = None) -> Recipe:
-    """The recipe of a run with these settings: the same that `finetune` would make of it."""
+    """The recipe of a run with these settings: the same that `finetune` would make of it, but for a probe."""
     methods = [dict({"name": m} if isinstance(m, str) else m) for m in recipe.methods]
-    changes: dict[str, Any] = {"sweep": None, "compare": None}
+    changes: dict[str, Any] = {"sweep": None, "compare": None, "probe": None}
     for place in found:
         value = settings[place.name]
         if isinstance(place.owner, int):

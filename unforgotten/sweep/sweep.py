@@ -97,7 +97,7 @@ def sweep(recipe: Recipe, say: Say = quiet) -> Path:
 
 def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say: Say) -> None:
     found, split = places(recipe), runs.parts(recipe)
-    plain = recipe.varied(sweep=None, compare=None)
+    plain = recipe.varied(sweep=None, compare=None, probe=None)
     seeds = range(recipe.seed, recipe.seed + settings.seeds)
     for seed in seeds:
         # Here, where all cores are free, and not in a worker.
