@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -146,6 +147,25 @@ def test_one_failure_does_not_stop_the_rest_and_the_same_command_goes_on(
     assert all(f.stat().st_mtime_ns == then for f, then in before.items()), "what was done is not done again"
 
 
+def test_a_run_that_another_process_took_over_is_not_written(recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from pathlib import Path\n"
+        "from unforgotten.methods.base import Method\n\n\n"
+        "@dataclass(kw_only=True)\n"
+        "class Mine(Method):\n"
+        '    """While it trains, another process takes the run over."""\n\n'
+        "    def after_step(self, run):\n"
+        f"        [mine] = Path({str(tmp_path / 'runs')!r}).glob('.leases/grid-*')\n"
+        "        (mine / '99').write_text('{}')\n"
+    )
+    file = recipe(training={"epochs": 1, "batch_size": 4, "save_steps": 2})
+    found = run("finetune", file, "--method", f"{tmp_path / 'mine.py'}:Mine")
+    assert found.exit_code == 2 and "Another process took over" in found.output, found.output
+    [folder] = (tmp_path / "runs").glob("grid-*")
+    assert not {"trained.json", "adapter"} & set(os.listdir(folder)) and not list(folder.rglob("checkpoint-*"))
+
+
 def test_a_mistake_that_all_runs_share_is_told_as_it_is(recipe: Any, tmp_path: Path) -> None:
     found = run("compare", recipe(safety={"name": "refusals", "path": str(tmp_path / "none.jsonl")}))
     assert found.exit_code == 2 and "none.jsonl" in found.output and "runs failed" not in found.output
@@ -165,7 +185,7 @@ def test_the_table_says_where_each_run_stands(recipe: Any, tmp_path: Path) -> No
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (runs[1].folder / "metrics.jsonl").write_text(text + '{"step": 7, "ep')  # and a line that is being written
     (runs[2].folder / "trained.json").write_text("{}")
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(board.table(runs))
     told = [line.split("  ") for line in console.export_text().splitlines()]
     words = [" | ".join(word.strip() for word in line if word.strip()) for line in told]

@@ -27,7 +27,7 @@ FLOORS = (
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
         *("judge", "audit", "compare", "at_hand", "plan", "plan_lines", "sweep", "export", "report", "page"),
-        *("side_by_side", "demo", "card", "parity", "push", "serving", "grid", "board"),
+        *("side_by_side", "demo", "card", "parity", "push", "serving", "grid", "workers", "board"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

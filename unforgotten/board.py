@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 HEIGHT_ROWS = 30
 """Of more runs than this, those that are done or wait are only counted."""
 
+LAST_BYTES = 8192
+"""Of metrics.jsonl: enough for the last lines, however long a run is."""
+
 
 @contextmanager
 def board(runs: Sequence[Run], say: Say) -> Iterator[Say]:
@@ -74,7 +77,7 @@ def state(run: Run) -> tuple[str, dict[str, str]]:
 def _progress(run: Run) -> dict[str, str]:
     from unforgotten.training import watch
 
-    if not (lines := watch.read(run.folder / "metrics.jsonl")):
+    if not (lines := watch.read(run.folder / "metrics.jsonl", LAST_BYTES)):
         return {}
     last: dict[str, Any] = lines[-1]
     losses = [line["loss"] for line in lines if "loss" in line]

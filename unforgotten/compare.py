@@ -154,20 +154,18 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
     turns = [*groups.items()]
     turns = [*turns[first:], *turns[:first]]
     found: dict[str, Measurement] = {}
-    errors: list[Exception] = []
+    errors: dict[tuple[str, ...], Exception] = {}
 
     def each(make: Callable[[Recipe, dict[str, str]], None]) -> None:
         for keys, group in turns:
-            if group[0].state == "failed":
+            if keys in errors:
                 continue
             try:
                 make(group[0].recipe, dict(zip(("base", "aligned"), keys[:2], strict=True)))
             except LeaseLost:
                 raise
             except Exception as error:
-                errors.append(error)
-                for run in group:
-                    run.fail(error)
+                errors[keys] = error
                 say(f"Failed: what {len(group)} of {len(runs)} runs start from: {error}")
 
     def made(cell: Recipe, keys: dict[str, str]) -> None:
@@ -186,9 +184,12 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
     each(made)
     each(asked)
     shelf.clear()
-    if all(run.state == "failed" for run in runs):
-        raise errors[0]
-    whole = [keys for keys, group in groups.items() if group[0].state != "failed"]
+    if len(errors) == len(groups):
+        raise next(iter(errors.values()))
+    for keys, error in errors.items():
+        for run in groups[keys]:
+            run.fail(error)
+    whole = [keys for keys in groups if keys not in errors]
     return [found[key] for key in dict.fromkeys(key for keys in whole for key in keys if key in found)]
 
 
@@ -202,8 +203,9 @@ def _keys(cell: Recipe) -> tuple[str, ...]:
 def _work(recipe: Recipe, runs: list[Run], workers: int | None, shard: tuple[int, int] | None, say: Say) -> None:
     """Does all runs: the longest first where several are done at a time, a shard's own share before those of others."""
     from unforgotten import grid
+    from unforgotten import workers as hands
 
-    gpus = grid.gpus()
+    gpus = hands.gpus()
     jobs = recipe.compare.jobs if recipe.compare else 1
     most = max(jobs, workers or 1)
     at_once = min(workers or (min(jobs, len(gpus)) if gpus else jobs), len(runs))
@@ -215,7 +217,7 @@ def _work(recipe: Recipe, runs: list[Run], workers: int | None, shard: tuple[int
         order = [*own, *(run for run in reversed(order) if run not in own)]
     # A run's threads are its share of the cores whatever else runs: figures do not depend on how many are at work,
     # as long as these are no more than the recipe says.
-    work, threads = grid.Work(order, say, stays=shard is None), grid.share_of_cores(at_once if gpus else most)
+    work, threads = grid.Work(order, say, stays=shard is None), hands.share_of_cores(at_once if gpus else most)
     if at_once > 1 or len(gpus) > 1:
         say(f"{len(runs)} runs, {at_once} at a time.")
         work.by(at_once, threads, gpus)

@@ -6,19 +6,14 @@ does not stop the others. What other processes hold is waited for, or left to th
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from unforgotten.align import Say
 from unforgotten.errors import LeaseLost, UnforgottenError
@@ -86,6 +81,7 @@ class Work:
         self._began_ns = _now_ns(runs[0].folder.parent)
         self._refused = 0
         """How many looks in a row found nothing to do."""
+        self._waited: set[Run] = set()
 
     def here(self, threads: int) -> None:
         """One after another, in this process."""
@@ -102,7 +98,11 @@ class Work:
 
     def by(self, workers: int, threads: int, gpus: Sequence[str]) -> None:
         """Several at a time, each in a process with its share of the cores, and with a GPU where there are several."""
-        hands = [_Hand(self.runs, threads, gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
+        from multiprocessing.connection import wait
+
+        from unforgotten.workers import Hand
+
+        hands = [Hand(self.runs, threads, gpus[i % len(gpus)] if gpus else None) for i in range(workers)]
 
         def collect(seconds: float) -> None:
             heard = wait([end for hand in hands if hand.run for end in hand.ends()], seconds)
@@ -143,6 +143,11 @@ class Work:
                 self._refused += 1
                 if not self.stays and not busy() and self._refused >= len(todo) and run.lease.alive:
                     return
+                if self.stays and not busy() and run.lease.holder and run not in self._waited:
+                    self._waited.add(run)
+                    self.say(
+                        f"Another process is at work on {run.title} ({run.lease.holder}); waiting until it is done."
+                    )
             if self._refused:
                 rest()
 
@@ -162,130 +167,6 @@ class Work:
             self.say(f"Done: {run.title}")
         elif run.state == "failed":
             self.say(f"Failed: {run.title}: {run.why}")
-
-
-class _Hand:
-    """A worker process, begun with its first run and again where it was killed."""
-
-    def __init__(self, runs: Sequence[Run], threads: int, gpu: str | None) -> None:
-        self.run: Run | None = None
-        self._runs, self._threads, self._gpu = list(runs), threads, gpu
-        self._process: Any = None
-        self._pipe: Connection
-
-    def begin(self, run: Run) -> None:
-        """Gives it a run, with what is known of the lease: how long its holder has been silent."""
-        if self._process is None:
-            context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            facts = [(each.recipe.model_dump(), each.folder, each.title) for each in self._runs]
-            given = (theirs, os.getpid(), self._threads, facts)
-            self._process = context.Process(target=_worker, args=given, daemon=True)
-            with _only(self._gpu):
-                self._process.start()
-            theirs.close()
-        self._pipe.send((self._runs.index(run), run.lease.seen))
-        self.run = run
-
-    def ends(self) -> list[Any]:
-        """What to wait for: its word, or its end."""
-        return [self._pipe, self._process.sentinel]
-
-    def finish(self) -> Run:
-        """The run that it was at, with what became of it."""
-        run, self.run = self.run, None
-        assert run is not None
-        try:
-            run.state, run.why = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join()
-            code = self._process.exitcode
-            how = f"was killed by signal {-code} (9: often for want of memory)" if code < 0 else f"ended with {code}"
-            run.state, run.why = "failed", f"its process {how}"
-            self._process = None
-        return run
-
-    def end(self) -> None:
-        """Lets the process end by itself if it is idle, so that it leaves nothing behind; else ends it."""
-        if self._process is None:
-            return
-        if self.run is None:
-            try:
-                self._pipe.send(None)
-                self._process.join(10)
-            except OSError:
-                pass  # it is gone already
-        self._process.kill()
-        self._process.join()
-
-
-def _worker(pipe: Connection, parent: int, threads: int, facts: list[tuple[dict[str, Any], Path, str]]) -> None:
-    """Does the runs that it is told to."""
-    import ctypes
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive a parent that was killed
-        if os.getppid() != parent:
-            return
-    import torch
-
-    from unforgotten.align import quiet
-    from unforgotten.recipe import parse
-    from unforgotten.shelf import Shelf
-    from unforgotten.training import watch
-
-    torch.set_num_threads(threads)
-    watch.quiet = True
-    shelf = Shelf()
-    while (told := _next(pipe)) is not None:
-        i, seen = told
-        tree, folder, title = facts[i]
-        run = Run(parse(tree), folder, title)
-        run.lease.seen = seen
-        if run.lease.take():
-            do(run, shelf, quiet)
-        pipe.send((run.state, run.why))
-
-
-def _next(pipe: Connection) -> Any:
-    try:
-        return pipe.recv()
-    except EOFError:  # the parent is gone
-        return None
-
-
-@contextmanager
-def _only(gpu: str | None) -> Iterator[None]:
-    """What is started here sees this GPU alone: set before it begins, since CUDA reads it once."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    try:
-        yield
-    finally:
-        if gpu is not None:
-            if before is None:
-                del os.environ["CUDA_VISIBLE_DEVICES"]
-            else:
-                os.environ["CUDA_VISIBLE_DEVICES"] = before
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    n = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [name.strip() for name in named.split(",")][:n] if named else [str(i) for i in range(n)]
-
-
-def share_of_cores(at_once: int) -> int:
-    """Threads of a run where so many share the cores; never more than torch would take by itself."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(torch.get_num_threads(), cores // at_once))
 
 
 @contextmanager

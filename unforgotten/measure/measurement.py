@@ -138,6 +138,7 @@ class Measurement:
         own = self.facts() | {"task": self.task}
         if self._moved:
             own["run"] = f"{self.folder.parent.name}/{self.folder.name}"
+        lease.check()  # what follows writes
         digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
         row = results.row(
             **own
@@ -147,7 +148,6 @@ class Measurement:
             | {"digests": digests | {"settings": self.digest, "data": own.get("digests")}}
             | {"notes": [*own["notes"], *facts["notes"]]}
         )
-        lease.check()
         if self.card:
             files.put(self.folder / "README.md", self.card(row))
         forget_comparisons(self.folder)

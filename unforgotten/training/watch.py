@@ -47,10 +47,18 @@ def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None
         yield lambda what, done, n: bar.update(task, description=what, completed=done, total=n)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that a kill cut off is left out, and none are there before training begins."""
-    found = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+def read(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, or those whole within its last bytes; none are there before training begins.
+
+    A line that a kill cut off is left out.
+    """
+    found: list[dict[str, Any]] = []
+    if not path.exists():
+        return found
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - last_bytes) if last_bytes else 0)
+        raw = file.read()
+    for line in raw.split(b"\n"):
         try:
             found.append(json.loads(line))
         except ValueError:
