@@ -30,6 +30,8 @@ class Hand:
 
     def begin(self, run: Run) -> None:
         """Gives it a run, with what is known of the lease: how long its holder has been silent."""
+        if self._process is not None and not self._process.is_alive():
+            self._process = None
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
@@ -39,8 +41,11 @@ class Hand:
             with _only(self._gpu):
                 self._process.start()
             theirs.close()
-        self._pipe.send((self._runs.index(run), run.lease.seen))
         self.run = run
+        try:
+            self._pipe.send((self._runs.index(run), run.lease.seen))
+        except OSError:
+            pass  # it has just been killed, as `finish` will find
 
     def ends(self) -> list[Any]:
         """What to wait for: its word, or its end."""
