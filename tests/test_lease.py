@@ -170,7 +170,6 @@ def test_300_turns_of_three_processes_never_overlap(tmp_path: Path) -> None:
 
 
 BEATS = """
-import os as system
 shift, utime = float(sys.argv[2]), os.utime
 os.utime = lambda file: utime(file, (time.time() + shift,) * 2)
 lease = Lease(folder, 0.1, 0.6)

@@ -48,9 +48,12 @@ class Run:
         """Keeps the whole traceback in the run's folder."""
         from unforgotten import files
 
-        files.put(self.folder / LOG, "".join(traceback.format_exception(error)))
         told = str(error) if isinstance(error, UnforgottenError) else f"{type(error).__name__}: {error}"
         self.state, self.why = "failed", f"{told} ({self.folder / LOG})"
+        try:
+            files.put(self.folder / LOG, "".join(traceback.format_exception(error)))
+        except OSError:  # a full disk, perhaps what it failed of
+            self.why = told
 
 
 def do(run: Run, shelf: Shelf, say: Say) -> None:
