@@ -6,14 +6,15 @@ or a day off.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ folder = Path(sys.argv[1])
 ELSEWHERE = "lease._place = lambda: 'another machine'\n"
 
 
-@contextmanager
+@contextlib.contextmanager
 def process(code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
     """A Python process; it has begun when it has said so, and is killed at the end where it still lives."""
     command = [sys.executable, "-c", START + code, *map(str, words)]
@@ -167,6 +168,38 @@ def test_300_turns_of_three_processes_never_overlap(tmp_path: Path) -> None:
         assert [said(each) for each in (a, b, c)] == ["ended"] * 3
     [last] = (tmp_path / ".leases" / "run").iterdir()
     assert int(last.name) >= 300
+
+
+WITNESSED = """
+import fcntl
+lease, count = Lease(folder / "run"), 0
+witness = open(folder / "witness", "a")
+while True:
+    if lease.take():
+        fcntl.flock(witness, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system's own lock, which a dead process never has
+        fcntl.flock(witness, fcntl.LOCK_UN)
+        lease.release()
+        print(count := count + 1, flush=True)
+"""
+
+
+def test_holders_killed_at_random_moments_are_followed_by_one(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    for _ in range(8):
+        with process(WITNESSED, tmp_path) as a, process(WITNESSED, tmp_path) as b, process(WITNESSED, tmp_path) as c:
+            three = [a, b, c]
+            for each in three:
+                said(each)
+            while len(three) > 1:
+                time.sleep(chance.random() / 50)
+                three.pop(chance.randrange(len(three))).kill()
+            end = three[0].stdout.fileno()  # type: ignore[union-attr]
+            os.set_blocking(end, False)
+            with contextlib.suppress(BlockingIOError):
+                while os.read(end, 1 << 16):
+                    pass
+            os.set_blocking(end, True)
+            assert os.read(end, 1), "whoever is left goes on, and no flock was ever refused"
 
 
 BEATS = """
