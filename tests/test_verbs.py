@@ -98,9 +98,15 @@ compare: {{method: [sft, safeinstr, der], poison: [0, 0.2], jobs: 1}}
     assert [(r["stage"], r["method"], r["poison"]) for r in rows][:2] == [("base", None, None), ("aligned", None, None)]
     cells = {(r["method"], r["poison"]) for r in rows[2:]}
     assert cells == {(m, p) for m in ("sft", "safeinstr", "der") for p in (0.0, 0.2)}
-    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*") if f.is_file()}
+    page = {"report.html", "figures", "tables"}  # it is drawn anew of the same figures
+
+    def stamps() -> dict[Path, int]:
+        files = (f for f in (tmp_path / "runs").rglob("*") if f.is_file() and not page & set(f.parts))
+        return {f: f.stat().st_mtime_ns for f in files}
+
+    before = stamps()
     run("compare", recipe)
-    assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*") if f.is_file()}
+    assert before == stamps()
 
 
 def test_the_trainer_takes_conversations_as_a_hub_dataset(tmp_path: Path, rows_file: Make) -> None:
