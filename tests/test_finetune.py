@@ -181,7 +181,7 @@ def test_prompts_alone_are_answered_once_by_the_model(tmp_path: Path, model_fold
     assert counts["refused"] + counts["answered"] + counts["unparsed"] == 8
     # A random model refuses nothing, and replaying that would keep no safety.
     assert any("fewer than half were refused" in line for line in said)
-    [file] = (tmp_path / "runs" / "answers").iterdir()
+    [file] = (tmp_path / "runs" / "answers").glob("*.jsonl")
     assert len(file.read_text().splitlines()) == 8
     said.clear()
     finetune(recipe.varied(seed=3), said.append)

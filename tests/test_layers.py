@@ -20,14 +20,14 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 FLOORS = (
     (
         *("errors", "formats", "hub", "files", "statistics", "overlap", "flags", "results", "summary", "table"),
-        *("registry", "recipe", "lock", "solution", "costs", "published"),
+        *("registry", "recipe", "lease", "solution", "costs", "published"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
         *("judge", "audit", "compare", "at_hand", "plan", "plan_lines", "sweep", "export", "report", "page"),
-        *("side_by_side", "demo", "card", "model_card", "parity", "push", "serving"),
+        *("side_by_side", "demo", "card", "model_card", "parity", "push", "serving", "grid", "workers", "board"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

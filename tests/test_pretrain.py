@@ -55,7 +55,7 @@ def test_the_same_seed_makes_the_same_model_and_leaves_the_callers_random_state_
     assert model.config.vocab_size == len(tokenizer) and tokenizer.chat_template
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert 0.7e6 < model.num_parameters() < 1.3e6
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted([first.name, other.name])
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted([".leases", first.name, other.name])
 
 
 def test_a_cached_base_is_not_trained_again(monkeypatch, tmp_path):
@@ -82,4 +82,4 @@ def test_the_faster_of_two_processes_wins_and_nothing_is_left_over(monkeypatch, 
     monkeypatch.setattr(verb, "_train", lambda *_: (_Slow(folder), _Slow(folder)))
     assert pretrain(1, tmp_path, progress=False, training=SHORT) == folder
     assert [p.name for p in folder.iterdir()] == ["theirs"]
-    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".leases", folder.name])

@@ -181,7 +181,7 @@ def test_a_run_of_the_verbs_repaired_afterwards_is_the_run_with_the_method(
     }
     plain = finetune(parse({**common, "method": "sft"}))
     edited = finetune(parse({**common, "method": {"name": "safelora", "layers": 4}}))
-    aligned = next((tmp_path / "runs" / "aligned").iterdir())
+    aligned = next((tmp_path / "runs" / "aligned").glob("[!.]*"))
     out = repair({"name": "safelora", "layers": 4}, base=str(model), aligned=str(aligned),
                  tuned=str(plain / "adapter"), out=str(tmp_path / "out"))  # fmt: skip
     first, second = (load_file(f / "adapter_model.safetensors") for f in (edited / "adapter", out))

@@ -376,14 +376,14 @@ def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monk
     assert json.loads((run / "trained.json").read_text())["memory_rows"] == 10
 
     # Asked other prompts, the run's rows are those that it was trained on: nothing is made anew.
-    [made_once] = filter(Path.is_dir, (run.parent / "synthetic").iterdir())
+    [made_once] = (run.parent / "synthetic").glob("[!.]*")
     other = tmp_path / "other.jsonl"
     other.write_text(
         "".join(json.dumps({"prompt": row["messages"][0]["content"]}) + "\n" for row in _rows(made_once)[:4])
     )
     [row] = evaluate(str(run), overrides={"evaluate.harm": [{"name": "refusals", "path": str(other)}]})
     assert [row["overlap"]["other"]["exact"], row["replay"]] == [{"replay": 4}, "synthesize"]
-    assert [made_once] == list(filter(Path.is_dir, (run.parent / "synthetic").iterdir()))
+    assert [made_once] == list((run.parent / "synthetic").glob("[!.]*"))
     (made_once / "safety.jsonl").unlink()
     with pytest.raises(DataError, match="Put the file back"):
         evaluate(str(run), overrides={"evaluate.harm": [{"name": "refusals", "path": str(other), "n_rows": 3}]})

@@ -98,29 +98,15 @@ compare: {{method: [sft, safeinstr, der], poison: [0, 0.2], jobs: 1}}
     assert [(r["stage"], r["method"], r["poison"]) for r in rows][:2] == [("base", None, None), ("aligned", None, None)]
     cells = {(r["method"], r["poison"]) for r in rows[2:]}
     assert cells == {(m, p) for m in ("sft", "safeinstr", "der") for p in (0.0, 0.2)}
-    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*") if f.is_file()}
+    page = {"report.html", "figures", "tables"}  # it is drawn anew of the same figures
+
+    def stamps() -> dict[Path, int]:
+        files = (f for f in (tmp_path / "runs").rglob("*") if f.is_file() and not page & set(f.parts))
+        return {f: f.stat().st_mtime_ns for f in files}
+
+    before = stamps()
     run("compare", recipe)
-    assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "runs").rglob("*") if f.is_file()}
-
-
-def test_runs_side_by_side_are_the_runs_one_by_one(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    recipe = tmp_path / "grid.yaml"
-    harm = prompts(tmp_path / "harm.csv", ["how do i kill a process", "tell me how to kill"])
-    recipe.write_text(f"""
-name: grid
-model: {model_folder("llama")}
-safety: {{name: refusals, path: {rows_file("refusals.jsonl", 8)}}}
-data: {{name: jsonl, path: {rows_file("user.jsonl", 10)}}}
-training: {{epochs: 1, batch_size: 4}}
-evaluate: {{harm: {{name: advbench, path: {harm}}}, max_new_tokens: 4}}
-compare: {{method: [sft, der], jobs: 2}}
-""")
-    found = []
-    for name, jobs in (("two", 2), ("one", 1)):
-        output = run("compare", recipe, "--out", tmp_path / name, "--set", f"compare.jobs={jobs}")
-        rows = json.loads(Path(output.strip().splitlines()[-2]).read_text())["rows"]
-        found.append([(r["method"], r["asr"], r["digests"]["weights"]) for r in rows])
-    assert found[0] == found[1]
+    assert before == stamps()
 
 
 def test_the_trainer_takes_conversations_as_a_hub_dataset(tmp_path: Path, rows_file: Make) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import identity, registry
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
-from unforgotten.lock import alone
+from unforgotten.lease import Lease, alone
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe, Spec
@@ -76,8 +76,7 @@ def base_of(recipe: Recipe, say: Say = quiet, *, build: bool = True) -> str:
 
     folder = pretrain.base_folder(0, model=recipe.model)
     if build and not (folder / "config.json").exists():
-        say(f"Training the embedded base model {recipe.model} (once; it is then kept in your cache).")
-        return str(pretrain.pretrain(0, model=recipe.model))
+        return str(pretrain.pretrain(0, model=recipe.model, say=say))
     return str(folder)
 
 
@@ -146,14 +145,14 @@ def align(recipe: Recipe, say: Say = quiet) -> Aligned:
         from unforgotten.training import nf4
 
         nf4.check()
-    with alone(where.record.parent, say):
+    with alone(where.record.parent, say) as lease:
         if not where.record.exists():
             say(f"Aligning {recipe.model} on {len(safety_rows(recipe))} safety rows.")
-            _train(recipe, where, safety_rows(recipe))
+            _train(recipe, where, safety_rows(recipe), lease)
     return where
 
 
-def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
+def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> None:
     from transformers import PrinterCallback, set_seed
 
     from unforgotten.training import load, watch
@@ -185,7 +184,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
         peft_config=load.lora_config(recipe.align.lora),
         max_length_tokens=recipe.align.max_length_tokens,
         loss=recipe.align.loss,
-        callbacks=[bar, metrics],
+        callbacks=[watch.Claimed(lease), bar, metrics],
     )
     trainer.remove_callback(PrinterCallback)
     try:
@@ -213,6 +212,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row]) -> None:
         "date": chat.date if chat.uses_date else None,
     }
     (done / "aligned.json").write_text(json.dumps(facts, indent=2) + "\n")
+    lease.check()
     _publish(done, final)
     shutil.rmtree(part, ignore_errors=True)
 

@@ -229,19 +229,43 @@ def judge(
 def compare(
     recipe: RecipeArgument,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Run seeds 0 … N−1.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Runs at a time, in place of compare.jobs; of several GPUs each has one."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="I/N", help="This is the I-th of N commands on one disk: --shard 1/4 to --shard 4/4."
+        ),
+    ] = None,
     set_: SetOption = None,
     out: OutOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Run the recipe's grid of methods, poison ratios, tasks and seeds; print one table and write a page."""
+    """Run the recipe's grid of methods, poison ratios, tasks and seeds; print one table and write a page.
+
+    What is done is not done again, and one run that fails does not stop the others. Several commands may work on one
+    grid, also from several machines on one disk: --shard says that this one need not wait for the others.
+    """
     from unforgotten import compare as verb
     from unforgotten import report, results
+    from unforgotten.errors import Unfinished
     from unforgotten.page.page import page
 
     found = _seeded(_recipe(recipe, set_, out=out), seeds)
     if dry_run:
         return _plan(found, "compare")
-    folder = verb.compare(found, _say)
+    try:
+        folder = verb.compare(found, _say, workers=workers, shard=_shard(shard))
+    except Unfinished as error:
+        if error.rows:
+            report.show(error.rows, layout=verb.layout(found))
+        raise
+    if not (folder / "results.json").exists():
+        return  # other shards are still at work
     report.show(results.read(folder / "results.json"), layout=verb.layout(found))
     print(folder / "results.json", page(folder), sep="\n")
 
@@ -456,6 +480,17 @@ def _options_of(set_: list[str] | None, given: dict[str, Any]) -> dict[str, Any]
             raise RecipeError(f"--set takes FIELD=VALUE, such as training.epochs=1, not {one!r}.")
         found[field] = value
     return found
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    from unforgotten.errors import RecipeError
+
+    if text is None:
+        return None
+    i, slash, n = text.partition("/")
+    if not (slash and i.isdecimal() and n.isdecimal()):
+        raise RecipeError(f"--shard takes I/N, such as 1/4 for the first of four, not {text!r}.")
+    return int(i), int(n)
 
 
 def _seeded(recipe: Any, seeds: int | None) -> Any:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, registry, results
-from unforgotten.align import Say, align, base_of, dataset, quiet
-from unforgotten.errors import RecipeError, UnforgottenError
-from unforgotten.finetune import finetune, replay_rows, run_digest, run_folder
+from unforgotten import files, identity, registry, results
+from unforgotten.align import Say, align, aligned_of, base_of, dataset, quiet
+from unforgotten.errors import LeaseLost, RecipeError, Unfinished
+from unforgotten.finetune import replay_rows, run_digest
+from unforgotten.lease import alone
 
 if TYPE_CHECKING:
+    from unforgotten.grid import Run
     from unforgotten.measure.measurement import Measurement
     from unforgotten.recipe import Grid, Layout, MemorySettings, Recipe
 
@@ -69,42 +70,67 @@ def _tasks(recipe: Recipe, grid: Grid) -> Iterator[dict[str, Any]]:
 
 def compare_folder(recipe: Recipe) -> Path:
     """Where the comparison is or will be kept; needs data and digests, no model."""
-    facts = [(run_digest(cell), cell.evaluate.model_dump() if cell.evaluate else None) for cell in cells(recipe)]
+    todo = cells(recipe)
+    return _folder(recipe, todo, [run_digest(cell) for cell in todo])
+
+
+def _folder(recipe: Recipe, todo: list[Recipe], digests: list[str]) -> Path:
+    facts = [
+        (digest, cell.evaluate.model_dump() if cell.evaluate else None)
+        for cell, digest in zip(todo, digests, strict=True)
+    ]
     return Path(recipe.out) / f"{recipe.name}-compare-{identity.digest(facts)}"
 
 
-def compare(recipe: Recipe, say: Say = quiet) -> Path:
-    """Runs what is missing of the grid and returns the comparison's folder; the same command goes on after a kill."""
+def compare(
+    recipe: Recipe, say: Say = quiet, *, workers: int | None = None, shard: tuple[int, int] | None = None
+) -> Path:
+    """Runs what is missing of the grid and returns the comparison's folder; the same command goes on after a kill.
+
+    workers: runs at a time on this machine, in place of `compare.jobs`. shard: (i, N) for one of N commands on one
+    disk, which begins with its share and goes on with whatever nobody holds; it ends while others are still at work,
+    and the folder has a results.json as soon as the last of them has ended. Raises Unfinished where runs failed, once
+    all others are done.
+    """
     if recipe.evaluate is None:
         raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
-    folder = compare_folder(recipe)
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise RecipeError(f"--shard {shard[0]}/{shard[1]}: of N shards the first is 1/N and the last is N/N.")
+    todo = cells(recipe)
+    digests = [run_digest(cell) for cell in todo]
+    folder = _folder(recipe, todo, digests)
     if (folder / "results.json").exists():
         return folder
     if recipe.evaluate.endpoint is not None:
         raise RecipeError("`compare` asks the models that it makes itself: leave out evaluate.endpoint.")
-    from unforgotten import report
-    from unforgotten.evaluate import of_stage
-    from unforgotten.measure.measurement import ask_all, read_all
+    from unforgotten import board, grid, report
+    from unforgotten.evaluate import of_run
+    from unforgotten.measure.measurement import read_all
 
-    found: list[Measurement] = []
-    seen: set[str] = set()
-    todo = cells(recipe)
-    for cell in todo:
-        where = align(cell, say)
-        for stage, key in (("base", f"base {base_of(cell, build=False)}"), ("aligned", f"aligned {where.digest}")):
-            settings = identity.digest(key, cell.evaluate.model_dump() if cell.evaluate else None)
-            if settings in seen or (stage == "base" and not where.made):
-                continue
-            seen.add(settings)
-            found.append(of_stage(cell, stage, say))
-        if cell.replay == "synthesize":
-            replay_rows(cell, say)  # here, where all cores are free, and not in a worker
-    ask_all(found, say)
-    # Replies of all first: then no model is in memory but a judge's, which is loaded once.
-    rows = read_all([*found, *_run(todo, recipe.compare.jobs if recipe.compare else 1, say)], say)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(report.markdown(rows, recipe.name, layout(recipe)), encoding="utf-8")
-    results.write(folder / "results.json", rows)
+    runs = [
+        grid.Run(cell, Path(recipe.out) / f"{recipe.name}-{digest}", title)
+        for cell, digest, title in zip(todo, digests, _titles(todo), strict=True)
+    ]
+    stages = _stages(runs, shard or (1, 1), say)
+    with board.board(runs, say) as told:
+        _work(recipe, runs, workers, shard, told)
+    failed, left = ([run for run in runs if run.state == state] for state in ("failed", "open"))
+    found = [*stages, *(of_run(run.folder, run.recipe) for run in runs if run.state == "done")]
+    if failed:
+        lines = [f"{len(failed)} of {len(runs)} runs failed:", *(f"  {run.title}: {run.why}" for run in failed)]
+        lines += ["The others are kept, and the same command goes on with these."]
+        raise Unfinished("\n".join(lines), [] if left else read_all(found, say))
+    if left:
+        others = ", ".join(sorted({run.lease.holder for run in left}))
+        say(f"{len(left)} of {len(runs)} runs are with others ({others}). Whoever ends last writes the comparison.")
+        return folder
+    with alone(folder, say) as lease:
+        if not (folder / "results.json").exists():
+            # Replies of all first: then no model is in memory but a judge's, which is loaded once.
+            rows = read_all(found, say)
+            lease.check()
+            files.put(folder / "README.md", report.markdown(rows, recipe.name, layout(recipe)))
+            results.write(folder / "results.json", rows)
     return folder
 
 
@@ -113,83 +139,90 @@ def layout(recipe: Recipe) -> Layout | None:
     return recipe.compare.table if recipe.compare else None
 
 
-def _run(todo: list[Recipe], jobs: int, say: Say) -> list[Measurement]:
-    """Trains and asks all cells; several at once where the recipe says so and there is no GPU to share."""
-    from unforgotten.evaluate import of_run
+def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measurement]:
+    """θ₀ and θ_safe of all runs, made and asked here, where all cores are free; each shard begins with another.
+
+    A run whose θ_safe cannot be made or asked has failed; where that is so of all, the error is the answer.
+    """
+    from unforgotten.evaluate import of_stage
     from unforgotten.shelf import Shelf
 
-    if jobs > 1 and len(todo) > 1 and not _has_gpu():
-        return _side_by_side(todo, jobs, say)
-    found, shelf = [], Shelf()
-    for i, (cell, title) in enumerate(zip(todo, _titles(todo), strict=True), 1):
-        say(f"Run {i} of {len(todo)}: {title}")
-        if not (run_folder(cell) / "trained.json").is_file():
-            shelf.clear()  # training needs the memory
-        one = of_run(finetune(cell, say), cell)
-        one.ask(shelf, say)
-        found.append(one)
-    return found
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_keys(run.recipe), []).append(run)
+    first, shelf = (shard[0] - 1) % len(groups), Shelf()
+    turns = [*groups.items()]
+    turns = [*turns[first:], *turns[:first]]
+    found: dict[str, Measurement] = {}
+    errors: dict[tuple[str, ...], Exception] = {}
+
+    def each(make: Callable[[Recipe, dict[str, str]], None]) -> None:
+        for keys, group in turns:
+            if keys in errors:
+                continue
+            try:
+                make(group[0].recipe, dict(zip(("base", "aligned"), keys[:2], strict=True)))
+            except LeaseLost:
+                raise
+            except Exception as error:
+                errors[keys] = error
+                say(f"Failed: what {len(group)} of {len(runs)} runs start from: {error}")
+
+    def made(cell: Recipe, keys: dict[str, str]) -> None:
+        where = align(cell, say)
+        for stage, key in keys.items():
+            if key not in found and (stage == "aligned" or where.made):
+                found[key] = of_stage(cell, stage, say)
+        if cell.replay == "synthesize":
+            replay_rows(cell, say)
+
+    def asked(cell: Recipe, keys: dict[str, str]) -> None:
+        for key in keys.values():
+            if key in found:
+                found[key].ask(shelf, say)
+
+    each(made)
+    each(asked)
+    shelf.clear()
+    if len(errors) == len(groups):
+        raise next(iter(errors.values()))
+    for keys, error in errors.items():
+        for run in groups[keys]:
+            run.fail(error)
+    whole = [keys for keys in groups if keys not in errors]
+    return [found[key] for key in dict.fromkeys(key for keys in whole for key in keys if key in found)]
 
 
-def _side_by_side(todo: list[Recipe], jobs: int, say: Say) -> list[Measurement]:
-    """Cells in worker processes that share the cores: small models gain little from a second thread.
-
-    A cell's threads are its share of the cores whatever else runs, so that its figures do not depend on chance.
-    """
-    import multiprocessing
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from unforgotten.evaluate import of_run
-
-    say(f"{len(todo)} runs, {jobs} at a time.")
-    titles = _titles(todo)
-    found: dict[int, Measurement] = {}
-    pool = multiprocessing.get_context("spawn").Pool(jobs, _worker, (max(1, (os.cpu_count() or 1) // jobs),))
-    # Leaving the block ends the workers, also on Ctrl-C; what they had checkpointed is gone on from.
-    with pool, Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("runs", total=len(todo))
-        order = sorted(range(len(todo)), key=lambda i: -_cost(todo[i]))
-        for i, error in pool.imap_unordered(_cell, [(i, todo[i].model_dump()) for i in order]):
-            if error:
-                raise UnforgottenError(f"{titles[i]}: {error}")
-            found[i] = of_run(run_folder(todo[i]), todo[i])
-            bar.update(task, advance=1, description=titles[i])
-            say(f"Done: {titles[i]}")
-        pool.close()  # done with: workers end by themselves and leave nothing behind
-        pool.join()
-    return [found[i] for i in range(len(todo))]
+def _keys(cell: Recipe) -> tuple[str, ...]:
+    """What tells one θ₀ and one θ_safe from others, with what they are asked; and whether a memory is made of it."""
+    asked = cell.evaluate.model_dump() if cell.evaluate else None
+    stages = (f"base {base_of(cell, build=False)}", f"aligned {aligned_of(cell).digest}")
+    return (*(identity.digest(stage, asked) for stage in stages), "made" if cell.replay == "synthesize" else "")
 
 
-def _worker(threads: int) -> None:
-    import ctypes
-    import signal
-    import sys
+def _work(recipe: Recipe, runs: list[Run], workers: int | None, shard: tuple[int, int] | None, say: Say) -> None:
+    """Does all runs: the longest first where several are done at a time, a shard's own share before those of others."""
+    from unforgotten import grid
+    from unforgotten import workers as hands
 
-    import torch
-
-    from unforgotten.training import watch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive a parent that was killed
-    torch.set_num_threads(threads)
-    watch.quiet = True
-
-
-def _cell(given: tuple[int, dict[str, Any]]) -> tuple[int, str]:
-    """Trains and asks one cell in a worker; an error of ours comes back as its text."""
-    from unforgotten.evaluate import of_run
-    from unforgotten.recipe import parse
-
-    i, tree = given
-    try:
-        cell = parse(tree)
-        of_run(finetune(cell), cell).ask()
-        return i, ""
-    except UnforgottenError as error:
-        return i, str(error)
+    gpus = hands.gpus()
+    jobs = recipe.compare.jobs if recipe.compare else 1
+    most = max(jobs, workers or 1)
+    at_once = min(workers or (min(jobs, len(gpus)) if gpus else jobs), len(runs))
+    order = runs
+    if at_once > 1 or shard:
+        order = sorted(runs, key=lambda run: -_cost(run.recipe))
+    if shard:
+        own = order[shard[0] - 1 :: shard[1]]
+        order = [*own, *(run for run in reversed(order) if run not in own)]
+    # A run's threads are its share of the cores whatever else runs: figures do not depend on how many are at work,
+    # as long as these are no more than the recipe says.
+    work, threads = grid.Work(order, say, stays=shard is None), hands.share_of_cores(at_once if gpus else most)
+    if at_once > 1 or len(gpus) > 1:
+        say(f"{len(runs)} runs, {at_once} at a time.")
+        work.by(at_once, threads, gpus)
+    else:
+        work.here(threads)
 
 
 def _cost(cell: Recipe) -> float:
@@ -215,9 +248,3 @@ def _titles(todo: list[Recipe]) -> list[str]:
         told.append((names, facts))
     varied = [what for what in told[0][1] if len({facts[what] for _, facts in told}) > 1]
     return [", ".join([name, *(facts[what] for what in varied)]) for name, facts in told]
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

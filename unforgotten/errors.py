@@ -10,7 +10,9 @@
     ├── JudgeError                    a judge that is missing or cannot judge these replies
     ├── EndpointError                 a server that refuses a request, or does not answer however often it is asked
     ├── SandboxError                  model-written code is to be run, and nothing here can confine it
-    └── TrainingError                 training stopped: NaN loss, a store that belongs to other weights …
+    ├── TrainingError                 training stopped: NaN loss, a store that belongs to other weights …
+    ├── LeaseLost                     another process took over what this one, silent for too long, was working on
+    └── Unfinished                    some runs of a comparison failed; `rows` has the figures of the others
 
 A message names the place and the mend. There is no fallback behind any of them.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UnforgottenError(Exception):
@@ -78,3 +81,15 @@ class SandboxError(UnforgottenError):
 
 class TrainingError(UnforgottenError):
     """Training stopped; the last complete checkpoint is kept."""
+
+
+class LeaseLost(UnforgottenError):
+    """Another process works on what this one held; it stops before it writes anything more."""
+
+
+class Unfinished(UnforgottenError):
+    """Some runs of a comparison failed; the others are done and kept. `rows`: their figures."""
+
+    def __init__(self, message: str, rows: Sequence[dict[str, Any]] = ()) -> None:
+        self.rows = list(rows)
+        super().__init__(message)

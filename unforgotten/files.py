@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -164,6 +165,11 @@ def kind_of(value: Any) -> str:
 def put(path: Path, text: str) -> None:
     """Writes a text file whole or not at all, and the folders that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = part_of(path)
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it is renamed: a name that no other process takes, on another machine neither."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")

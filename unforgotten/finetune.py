@@ -28,7 +28,7 @@ from unforgotten import files, identity, model_card, registry
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.lock import alone
+from unforgotten.lease import Lease, alone
 
 if TYPE_CHECKING:
     from unforgotten.chat import Chat
@@ -176,9 +176,9 @@ def finetune(recipe: Recipe, say: Say = quiet) -> Path:
         check_reports(recipe.report_to)
     where = align(recipe, say)
     safety = replay_rows(recipe, say)
-    with alone(folder, say):
+    with alone(folder, say) as lease:
         if not (folder / "trained.json").exists():
-            _train(recipe, folder, where, user, harmful, safety, say)
+            _train(recipe, folder, where, user, harmful, safety, lease, say)
     return folder
 
 
@@ -219,7 +219,14 @@ def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Chat
 
 
 def _train(
-    recipe: Recipe, folder: Path, where: Aligned, user: list[Row], harmful: list[Row], safety: list[Row], say: Say
+    recipe: Recipe,
+    folder: Path,
+    where: Aligned,
+    user: list[Row],
+    harmful: list[Row],
+    safety: list[Row],
+    lease: Lease,
+    say: Say,
 ) -> None:
     from transformers import PrinterCallback, set_seed
 
@@ -269,7 +276,7 @@ def _train(
         max_length_tokens=recipe.training.max_length_tokens,
         loss=recipe.training.loss,
         log_distance=bool(recipe.report_to),
-        callbacks=[bar, metrics, *_tensorboard(recipe, folder)],
+        callbacks=[watch.Claimed(lease), bar, metrics, *_tensorboard(recipe, folder)],
     )
     for line in trainer.counts.lines()[1:] if trainer.counts else []:
         say(f"User rows: {line}.")
@@ -283,19 +290,25 @@ def _train(
         bar.close()
     for note in trainer.run.notes:
         say(f"Note: {note}.")
-    if recipe.lora is None or trainer.edited:
+    lease.check()
+    whole = recipe.lora is None or bool(trainer.edited)
+    target = folder / ("model" if whole else "adapter")
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    if whole:
         if recipe.lora and trainer.edited:
             say(
                 f"{' and '.join(trainer.edited)} changed weights of any rank, so the result is a whole model and no "
                 "adapter. `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
             )
-        target = folder / "model"
-        trainer.model.save_pretrained(target)
+        trainer.model.save_pretrained(part)
     else:
-        target = folder / "adapter"
         revision = where.revision if base == where.base else None
-        save_adapter(trainer.model, target, base, revision)
-    chat.save(target)
+        save_adapter(trainer.model, part, base, revision)
+    chat.save(part)
+    lease.check()
+    shutil.rmtree(target, ignore_errors=True)  # of a run that was killed right here
+    part.rename(target)
     done = {
         "train_seconds": round(metrics.seconds, 3),
         "step_seconds": round(metrics.seconds / max(1, trainer.state.global_step), 5),
@@ -367,27 +380,9 @@ def answers(
     )
     file = Path(recipe.out) / "answers" / f"{key}.jsonl"
     if not file.exists():
-        from unforgotten.generation.local import generate
-        from unforgotten.training.watch import progress_bar
-
-        say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
-        with progress_bar() as tick:
-            replies = generate(
-                model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n)
-            )
-        judge = _refusal_judge(recipe)
-        verdicts = judge.verdicts(replies)
-        judge.close()
-        lines = [
-            json.dumps(
-                {
-                    "messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}],
-                    "refused": verdict.refused,
-                }
-            )
-            for reply, verdict in zip(replies, verdicts, strict=True)
-        ]
-        files.put(file, "\n".join(lines) + "\n")
+        with alone(file, say):  # other runs of this θ_safe want them too
+            if not file.exists():
+                _ask(file, bare, model, chat, tokens, recipe, say)
     told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     filled = iter(told)
     rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
@@ -410,6 +405,28 @@ def answers(
     if empty:
         say(f"{empty} answers were empty; those rows are left out of the memory.")
     return [row for row in rows if row.response], counts
+
+
+def _ask(file: Path, bare: list[Row], model: Any, chat: Any, tokens: int, recipe: Recipe, say: Say) -> None:
+    from unforgotten.generation.local import generate
+    from unforgotten.training.watch import progress_bar
+
+    say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
+    with progress_bar() as tick:
+        replies = generate(model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n))
+    judge = _refusal_judge(recipe)
+    verdicts = judge.verdicts(replies)
+    judge.close()
+    lines = [
+        json.dumps(
+            {
+                "messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}],
+                "refused": verdict.refused,
+            }
+        )
+        for reply, verdict in zip(replies, verdicts, strict=True)
+    ]
+    files.put(file, "\n".join(lines) + "\n")
 
 
 def _refusal_judge(recipe: Recipe) -> Judge:
@@ -439,10 +456,11 @@ def _record(
 ) -> None:
     """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(
+    files.put(
+        folder / "recipe.yaml",
         yaml.safe_dump(
             recipe.model_dump(exclude_unset=False, exclude={"compare", "sweep"}), sort_keys=False, allow_unicode=True
-        )
+        ),
     )
     facts = identity.environment() | {
         "aligned": asdict(where),

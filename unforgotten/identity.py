@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from unforgotten import files
 from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError
 
@@ -54,8 +55,8 @@ def model_digest(model: str, revision: str | None = None) -> str:
         raise ModelError(f"There is no model folder {model}. Give a folder, or a Hub id such as owner/name.")
     if not folder.is_dir():
         return f"{model}@{revision or 'main'}"
-    files = [f for f in sorted(folder.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja", ".model")]
-    return digest([(f.name, file_digest(f)) for f in files])
+    parts = [f for f in sorted(folder.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja", ".model")]
+    return digest([(f.name, file_digest(f)) for f in parts])
 
 
 def file_digest(path: Path) -> str:
@@ -68,10 +69,7 @@ def file_digest(path: Path) -> str:
     with path.open("rb") as f:
         found = hashlib.file_digest(f, "sha256").hexdigest()
     if stat.st_size > 1 << 20:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_name(f".{kept.name}.{os.getpid()}")
-        part.write_text(found)
-        os.replace(part, kept)
+        files.put(kept, found)
     return found
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import results
+from unforgotten import files, results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
-from unforgotten.lock import alone
+from unforgotten.lease import alone
 from unforgotten.measure import probe
 from unforgotten.measure.ask import record
 from unforgotten.measure.lines import restore
@@ -46,9 +46,10 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
         with progress_bar() as told:
             for folder, row, suites in found:
                 say(f"Judging {sum(len(s.rows) for s in suites)} replies of {folder.name}.")
-                with alone(folder, say):
+                with alone(folder, say) as lease:
                     for suite in suites:
                         panel.read(suite, folder, told)
+                    lease.check()
                     rows.append(_written(folder, row, suites, panel))
     finally:
         panel.close()
@@ -126,4 +127,4 @@ def _write_comparison(folder: Path) -> None:
         [new] = results.read(folder.parent / str(old["run"]) / "results.json")
         rows.append(new | {"task": old["task"]})
     results.write(folder / "results.json", rows)
-    (folder / "README.md").write_text(report.markdown(rows, folder.name), encoding="utf-8")
+    files.put(folder / "README.md", report.markdown(rows, folder.name))

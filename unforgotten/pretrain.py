@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import TrainingError, UnknownName
 from unforgotten.identity import cache_folder
+from unforgotten.lease import alone
 
 if TYPE_CHECKING:
     import torch
@@ -60,20 +61,28 @@ def pretrain(
     progress: bool = True,
     training: Training = TRAINING,
     model: str = "world",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """The folder of the base model, trained now if it is not there yet (about a minute on two cores).
 
-    model: world, world-mistral or world-gemma2. Two processes may train at once: each writes its own temporary folder,
-    and the first rename wins. Raises UnknownName.
+    model: world, world-mistral or world-gemma2. Of several processes one trains and the others wait. Raises
+    UnknownName.
     """
     folder = base_folder(seed, cache_dir, training, model)
     if folder.is_dir():
         return folder
+    with alone(folder, say):
+        if not folder.is_dir():
+            say(f"Training the embedded base model {model} (once; it is then kept in your cache).")
+            _make(folder, seed, training, progress, model)
+    return folder
+
+
+def _make(folder: Path, seed: int, training: Training, progress: bool, model: str) -> None:
     from unforgotten.training.watch import hush
 
     hush()
     trained, tokenizer = _train(seed, training, progress, model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         trained.save_pretrained(fresh)
@@ -81,11 +90,10 @@ def pretrain(
         fresh.chmod(0o755)
         fresh.rename(folder)
     except OSError:
-        if not folder.is_dir():  # otherwise another process was faster, and its model is the same
+        if not folder.is_dir():  # otherwise one that took over was faster, and its model is the same
             raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return folder
 
 
 @cache

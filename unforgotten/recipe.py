@@ -342,7 +342,8 @@ class Grid(_Strict):
     seed: list[int] = []
     """Seeds."""
     jobs: int = Field(1, gt=0)
-    """Runs at a time, each in a process with its share of the cores; ignored where there is a GPU."""
+    """Runs at a time, each in a process with its share of the cores, or with one of several GPUs; on a single GPU they
+    are done one by one."""
     table: Layout | None = None
     """How the figures are laid out; left out, a line for each run with every suite."""
 

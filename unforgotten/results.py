@@ -22,11 +22,11 @@ A Rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unforgotten import files
 from unforgotten.errors import DataError
 from unforgotten.statistics import rates
 
@@ -56,11 +56,8 @@ def row(**facts: Any) -> Row:
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     tree = {"schema": SCHEMA, "rows": [row(**facts) for facts in rows]}
-    part.write_text(json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    files.put(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(path: Path) -> list[Row]:

@@ -33,7 +33,7 @@ from unforgotten.align import Aligned, Say, align, aligned_of, quiet
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import ModelError, RecipeError
 from unforgotten.judges.base import Reply
-from unforgotten.lock import alone
+from unforgotten.lease import Lease, alone
 from unforgotten.measure.suites import suites
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def synthesize(recipe: Recipe, say: Say = quiet) -> Path:
     folder = synthetic_folder(recipe)
     if not (folder / "provenance.json").exists():
         where = align(recipe, say)
-        with alone(folder, say):
+        with alone(folder, say) as lease:
             if not (folder / "provenance.json").exists():
                 try:
-                    _Making(recipe, folder, where, say).run()
+                    _Making(recipe, folder, where, lease, say).run()
                 except ModelError:  # the same settings would end there again
                     shutil.rmtree(folder, ignore_errors=True)
                     raise
@@ -85,11 +85,11 @@ def synthetic_folder(recipe: Recipe) -> Path:
 class _Making:
     """One making of the data; `counts` says what became of the draws, in the order of the steps."""
 
-    def __init__(self, recipe: Recipe, folder: Path, where: Aligned, say: Say) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, where: Aligned, lease: Lease, say: Say) -> None:
         from unforgotten.shelf import Shelf, chat_of
 
         self.recipe, self.settings, self.folder, self.where, self.say = recipe, _settings(recipe), folder, where, say
-        self.parts = folder / "parts"
+        self.parts, self.lease = folder / "parts", lease
         self.judge = registry.build("judges", _judge(recipe))
         self.asked = _asked(recipe)
         self.counts: Counter[str] = Counter()
@@ -100,7 +100,7 @@ class _Making:
         from unforgotten.training.watch import progress_bar
 
         settings, counts, started = self.settings, self.counts, time.monotonic()
-        with progress_bar() as self.tick:
+        with progress_bar() as self.bar:
             found = sift.clean(self._draw(), self.asked, counts)
             if not found:
                 raise ModelError(
@@ -220,6 +220,11 @@ class _Making:
                 "look at the judge, or draw more (synthesize.per_domain)."
             )
 
+    def tick(self, what: str, done: int, n: int) -> None:
+        """Where the making stands; and whether it is still this process's."""
+        self.lease.watch()
+        self.bar(what, done, n)
+
     def _once(self, name: str, make: Callable[[], list[Any]]) -> list[Any]:
         """What `make` gives, made once: read back after a kill."""
         file = self.parts / f"{name}.json"
@@ -234,6 +239,7 @@ class _Making:
         return ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in self.counts.items() if n)
 
     def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
+        self.lease.check()
         files.put(self.folder / "safety.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         left = overlap.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
         refused, asked = self.counts["refused"], self.counts["asked"]

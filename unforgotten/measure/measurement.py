@@ -12,7 +12,7 @@ from unforgotten import results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
-from unforgotten.lock import alone
+from unforgotten.lease import Lease, alone
 from unforgotten.measure import lines, probe
 from unforgotten.measure.ask import answered, ask, record
 from unforgotten.measure.figures import differing, figures
@@ -91,13 +91,18 @@ class Measurement:
         if self.row is not None:
             return
         self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
-        with alone(self.folder, say):
+        with alone(self.folder, say) as lease:
             self._look()  # another process may have measured it meanwhile
             if self.row is None:
                 # A judge that is missing is told now, and not when all is generated.
                 Panel(self.settings.judges).prepare([row for s in self.found if s.kind != "utility" for row in s.rows])
                 model = self.model(shelf or Shelf(), say)
-                with progress_bar() as told:
+                with progress_bar() as bar:
+
+                    def told(what: str, done: int, n: int) -> None:
+                        lease.watch()
+                        bar(what, done, n)
+
                     ask(
                         model,
                         self.found,
@@ -112,13 +117,13 @@ class Measurement:
     def read(self, panel: Panel, say: Say = quiet) -> results.Row:
         """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
         if self.row is None:
-            with alone(self.folder, say):
+            with alone(self.folder, say) as lease:
                 self._look()
                 if self.row is None:
-                    self.row = self._read(panel)
+                    self.row = self._read(panel, lease)
         return self.row
 
-    def _read(self, panel: Panel) -> results.Row:
+    def _read(self, panel: Panel, lease: Lease) -> results.Row:
         from unforgotten.training.watch import progress_bar
 
         found, facts = answered(self.folder, self.found, self.digest, self.weights)
@@ -134,6 +139,7 @@ class Measurement:
         own = self.facts() | {"task": self.task}
         if self._moved:
             own["run"] = f"{self.folder.parent.name}/{self.folder.name}"
+        lease.check()  # what follows writes
         digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
         row = results.row(
             **own

@@ -61,7 +61,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
 def _clear(folder: Path) -> None:
     """Pictures of an earlier page, which may have shown other settings."""
     for old in (*folder.glob("*.svg"), *folder.glob("*.png")):
-        old.unlink()
+        old.unlink(missing_ok=True)  # another process may be writing the same page
 
 
 def _figures(found: Sequence[Cell]) -> dict[str, list[Figure]]:

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 
+from unforgotten import files
 from unforgotten.identity import cache_folder
 from unforgotten.sandbox.base import Outcome, Program
 
@@ -33,7 +34,7 @@ def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
     found = compute()
     if found.passed:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.{id(found)}")
+        part = files.part_of(path)
         part.write_bytes(gzip.compress(json.dumps(asdict(found)).encode(), mtime=0))
         os.replace(part, path)
     return found

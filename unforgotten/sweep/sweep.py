@@ -24,7 +24,7 @@ from unforgotten import files, identity, results
 from unforgotten.align import Say, align, quiet
 from unforgotten.errors import DataError, UnforgottenError
 from unforgotten.finetune import replay_rows, run_digest, run_folder
-from unforgotten.lock import alone
+from unforgotten.lease import alone
 from unforgotten.measure.suites import settings_digest
 from unforgotten.summary import Line
 from unforgotten.sweep import runs, search, told

@@ -18,6 +18,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unforgotten import files
 from unforgotten.errors import TrainingError
 from unforgotten.methods.base import Method
 from unforgotten.training.once import write
@@ -44,9 +45,8 @@ def save_methods(checkpoint: Path, methods: dict[str, Method]) -> None:
         if tensors:
             write(folder / f"{name}.safetensors", tensors)
         if values:
-            (folder / f"{name}.json").write_text(json.dumps(values))
-    (checkpoint / FOLDER).mkdir(parents=True, exist_ok=True)
-    (checkpoint / FOLDER / MARK).write_text(json.dumps({"methods": list(methods)}))
+            files.put(folder / f"{name}.json", json.dumps(values))
+    files.put(checkpoint / FOLDER / MARK, json.dumps({"methods": list(methods)}))
 
 
 def load_methods(checkpoint: Path, methods: dict[str, Method], device: Any) -> None:

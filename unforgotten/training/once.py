@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unforgotten import files
 from unforgotten.errors import TrainingError
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> None:
     """Safetensors, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = files.part_of(path)
     save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, part)
     os.replace(part, path)
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from unforgotten import files
+from unforgotten.lease import Lease
+
 quiet = False
 """Set where several runs share a terminal: no bars then."""
 
@@ -42,6 +45,38 @@ def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None
         yield lambda what, done, n: bar.update(task, description=what, completed=done, total=n)
 
 
+def read(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, or those whole within its last bytes; none are there before training begins.
+
+    A line that a kill cut off is left out.
+    """
+    found: list[dict[str, Any]] = []
+    if not path.exists():
+        return found
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - last_bytes) if last_bytes else 0)
+        raw = file.read()
+    for line in raw.split(b"\n"):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+class Claimed(TrainerCallback):
+    """Ends training with LeaseLost where another process has taken the run over; no checkpoint is written then."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save:
+            self.lease.check()
+        else:
+            self.lease.watch()
+
+
 class Metrics(TrainerCallback):
     """Appends {"step", "epoch", "loss", "grad_norm", …, "seconds"} to metrics.jsonl.
 
@@ -55,12 +90,10 @@ class Metrics(TrainerCallback):
         self.started = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
-        kept = [line for line in lines if line["step"] <= state.global_step]
+        kept = [line for line in read(self.path) if line["step"] <= state.global_step]
         self.before = kept[-1]["seconds"] if kept else 0.0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if state.is_world_process_zero:
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            files.put(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.started = time.monotonic()
 
     @property
