@@ -96,6 +96,14 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
     assert again.align == mine.align == demo.align
 
 
+def test_a_probe_goes_with_the_evaluation_that_it_asks(tmp_path: Path) -> None:
+    (tmp_path / "bare.yaml").write_text("extends: demo\nevaluate: null\ncompare: null\n")
+    assert read("demo").probe is not None and read(str(tmp_path / "bare.yaml")).probe is None
+    (tmp_path / "asks.yaml").write_text("extends: bare.yaml\nprobe: {every_steps: 5}\n")
+    with pytest.raises(RecipeError, match="probe asks what `evaluate:` names"):
+        read(str(tmp_path / "asks.yaml"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [("extends: mine.yaml", "comes round to itself"), ("extends: dem", "Did you mean 'demo'")]
 )

@@ -640,6 +640,8 @@ def _tree(source: str | Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, A
         raise RecipeError(f"{path}: `extends` comes round to itself.")
     beside = path.parent / str(below)
     found = _tree(beside if beside.is_file() else below, (*above, path))[0] | {"name": path.stem}
+    if "evaluate" in tree and tree["evaluate"] is None:
+        found.pop("probe", None)  # it asks what the other recipe evaluates
     return found | {field: _over(found.get(field), value) for field, value in tree.items()}, path
 
 

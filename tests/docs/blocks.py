@@ -67,7 +67,7 @@ def check(block: Block) -> None:
     elif block.language == "yaml" and block.file is None:
         import yaml
 
-        recipe.parse({"model": "world", **yaml.safe_load(block.text)})
+        recipe.parse({"model": "world", "evaluate": {"harm": "advbench"}, **yaml.safe_load(block.text)})
     elif block.language == "jsonl":
         import json
 
