@@ -36,7 +36,9 @@ def reference(up: Tensor, down: Tensor | None) -> Project:
     """M (out, n) -> V Vᵀ M / ‖V‖_F, with V = up · down, or V = up where down is None."""
     if down is None:
         norm = up.norm(dim=1).norm()  # in one sum over 16 M numbers fp32 loses 7e-4
-        return lambda m: up @ (up.T @ m) / norm
+        if up.shape[0] < up.shape[1]:  # the smaller of the two squares
+            return lambda m: (up @ up.T).div_(norm) @ m
+        return lambda m: up @ (up.T @ m).div_(norm)
     gram = down @ down.T  # (k, k)
     norm = ((up.T @ up) * gram).sum().sqrt()
     return lambda m: up @ (gram @ (up.T @ m)) / norm
@@ -106,8 +108,7 @@ class SafeLoRA(Method):
             projected, _, down = self._projected(weights, name) or (None, None, None)
             assert projected is not None
             if down is None:
-                aligned = weights.aligned[name]
-                yield name, aligned.to(projected.dtype) + projected
+                yield name, projected.add_(weights.aligned[name])
             else:
                 yield name, weights.product(projected, down)
 
@@ -121,12 +122,12 @@ class SafeLoRA(Method):
         if change is not None:
             up, down = change.up.to(exact), change.down.to(exact)
         else:
-            up, down = weights.tuned[name].to(exact) - weights.aligned[name].to(exact), None
+            up, down = weights.tuned[name].to(exact, copy=True).sub_(weights.aligned[name]), None
         moved = weights.aligned.factors(name)
         if moved is not None:
             v, v_down = moved.up.to(exact), moved.down.to(exact)
         else:
-            v, v_down = weights.aligned[name].to(exact) - weights.base[name].to(exact), None
+            v, v_down = weights.aligned[name].to(exact, copy=True).sub_(weights.base[name]), None
         if not bool(v.any()) or not bool(up.any()):
             return None
         if self.projector == "reference":
