@@ -48,7 +48,7 @@ F is one forward of the user's batch. SFT is counted as 3 F (2 F with frozen wei
 taken; the ratios are the same). EWC, Lisa and EMA add work on the trained tensors alone: 1. LwF and constrained SFT
 read what was stored before the first step: 1. DER and A-GEM run a second forward and backward: 2. DER++ with two draws
 and Refresh a third: 3. DER's second forward makes no logits, so that beside SFT on user and replay rows together it may
-fall below 1. A weight edit can be no faster than reading three models and writing one.
+fall below 1. A weight edit can be no faster than reading three models and writing one, some rows at a time.
 """
 
 
