@@ -29,6 +29,8 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
         yield from _races(shape, device, few)
         if device == "cpu":
             yield from _memory(key, shape.name)
+    if device == "cpu":
+        yield _whole_peak()
     yield _disk(shapes.NARROW, device)
 
 
@@ -88,6 +90,18 @@ def _memory(key: str, name: str) -> Iterator[Figure]:
     )
 
 
+def _whole_peak() -> Figure:
+    """Where layers and not logits are what a step holds: a replay that is alive beside the user's rows doubles it."""
+    sft, der = (memory.peak("replay", "few_steps", who=who, shape="deep") for who in ("sft", "der"))
+    return Figure(
+        name=f"DER's peak memory over SFT's at the same batch [{shapes.DEEP.name}]",
+        ratio=der / sft,
+        reach=1.05,
+        note=f"{der / 2**20:,.0f} and {sft / 2**20:,.0f} MiB above imports; {shapes.DEEP.says}.",
+        group=GROUP,
+    )
+
+
 def few_steps(who: str, shape: str) -> None:
     """What a watched process does: a run of some steps."""
 
@@ -97,7 +111,7 @@ def few_steps(who: str, shape: str) -> None:
 
     method = StoredLogits() if who == "obvious" else who
     with tempfile.TemporaryDirectory() as folder:
-        shapes.trainer(SHAPES[shape], "cpu", method, [End()], folder).train()
+        shapes.trainer(SHAPES.get(shape, shapes.DEEP), "cpu", method, [End()], folder).train()
 
 
 def _disk(shape: Shape, device: str) -> Figure:

@@ -74,6 +74,7 @@ EDITS = ("magmax", "safelora")
 SMALL = Shape("small Llama", 256, 4, 8_000, 688, 4, 4, 64)
 NARROW = Shape("narrow Llama", 128, 2, 128_000, 344, 2, 2, 64, False, 5, 64, 40, safety_rows=20, user_rows=50)
 NARROW_CAPPED = replace(NARROW, name="narrow Gemma 2", soft_capped=True)
+DEEP = Shape("deep Llama", 256, 8, 8_000, 688, 4, 4, 64, batch=8, tokens=256, answer_tokens=160, user_rows=40)
 LLAMA_7B = Shape("Llama 7B", 4096, 32, 32_000, 11_008, 32, 32, 128, tokens=512, answer_tokens=320)
 GEMMA_2B = Shape("Gemma 2 2B", 2304, 26, 256_000, 9_216, 8, 4, 256, True, tokens=512, answer_tokens=320)
 

@@ -202,6 +202,18 @@ def test_holders_killed_at_random_moments_are_followed_by_one(tmp_path: Path) ->
             assert os.read(end, 1), "whoever is left goes on, and no flock was ever refused"
 
 
+def test_without_hard_links_a_lease_is_won_once_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    first, second = Lease(tmp_path / "run"), Lease(tmp_path / "run")
+    assert first.take() and not second.take()
+    first.release()
+    assert second.take() and not [f for f in second.folder.iterdir() if f.name.startswith(".")]
+    second.release()
+
+
 BEATS = """
 shift, utime = float(sys.argv[2]), os.utime
 os.utime = lambda file: utime(file, (time.time() + shift,) * 2)

@@ -3,9 +3,10 @@
     <parent>/.leases/<name>/7       the lease of <parent>/<name>: {"host", "pid", "place", "started", "stale_seconds"}
 
 A lease is a file with a number. Whoever holds it touches it every few seconds; whoever is done adds a line, `free`. To
-take it is to create the next number, with O_CREAT|O_EXCL, which needs no flock of the file system. That is allowed
-where the highest number is free, where its process is known to be dead (same machine, same boot, same process table),
-or where nobody touched it while the taker looked on for `stale_seconds` by its own clock: clocks are never compared.
+take it is to create the next number with its content, by a hard link or, where a file system has none, O_CREAT|O_EXCL;
+neither needs flock. That is allowed where the highest number is free, where its process is known to be dead (same
+machine, same boot, same process table), or where nobody touched it while the taker looked on for `stale_seconds` by its
+own clock: clocks are never compared.
 
 Why two cannot both win a number. Only numbers below one's own are removed, so once n was created there is always a
 file with a number of n or more. If n is created twice, it was removed in between, by someone whose higher number was
@@ -67,12 +68,8 @@ class Lease:
         top = self._top()
         if not self._may_follow(top):
             return False
-        try:
-            file = os.open(self._file(top + 1), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
+        if not _create(self._file(top + 1), json.dumps(_self() | {"stale_seconds": self.stale_seconds}) + "\n"):
             return False
-        with os.fdopen(file, "w") as out:
-            out.write(json.dumps(_self() | {"stale_seconds": self.stale_seconds}) + "\n")
         if self._top() != top + 1:  # a look from before: this number had been used
             self._file(top + 1).unlink(missing_ok=True)
             return False
@@ -197,6 +194,25 @@ def holder(target: Path) -> str:
 def host() -> str:
     """What this machine is called in leases."""
     return socket.gethostname()
+
+
+def _create(file: Path, text: str) -> bool:
+    """Makes a file with its content at once, so that a kill leaves none without; False where there is one already."""
+    draft = file.with_name(f".{uuid.uuid4().hex}")
+    draft.write_text(text, encoding="utf-8")
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        return draft.stat().st_nlink == 2  # NFS may have made the link and lost the answer
+    except OSError:  # a file system without hard links
+        try:
+            with file.open("x", encoding="utf-8") as out:
+                out.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
 
 
 def _read(file: Path) -> tuple[dict[str, Any], bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tests.training.shapes import SHAPES, tiny
+from tests.training.test_trainer import arguments
 from unforgotten import testing
 from unforgotten.training import likelihood, memory
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head
 from unforgotten.training.run import Run
+from unforgotten.training.trainer import MethodTrainer
 from unforgotten.weights.base import ByRows
 from unforgotten.weights.files import Files
 from unforgotten.weights.write import stream
@@ -166,3 +169,34 @@ def test_the_norm_of_a_large_change_is_right() -> None:
     b: Tensor = torch.randn(4096, 2)
     exact = reference(v.double(), None)(b.double())
     assert float((reference(v, None)(b) - exact).norm() / exact.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("policy", ["full", "merged"])
+@pytest.mark.parametrize(("method", "apart"), [("der", True), ("derpp", True), (["der", "lwf"], True), ("lwf", False)])
+def test_a_replay_is_freed_before_the_users_rows_come(
+    method: Any, apart: bool, policy: testing.Policy, tmp_path: Path
+) -> None:
+    """Weak references to what a layer made of the replayed rows, looked at when it makes something of the user's."""
+    model = testing.tiny_model(policy)
+    seen: list[tuple[bool, int]] = []
+    before: list[weakref.ref[Tensor]] = []
+    layer = next(m for n, m in model.named_modules() if n.endswith("layers.1.mlp.down_proj"))
+
+    def watch(_: Any, given: tuple[Tensor, ...], out: Tensor) -> None:
+        if out.requires_grad:
+            seen.append((trainer._apart, sum(one() is not None for one in before)))
+            before.append(weakref.ref(given[0]))
+
+    layer.register_forward_hook(watch)
+    trainer = MethodTrainer(
+        model=model,
+        args=arguments(tmp_path, max_steps=2),
+        train_dataset=testing.ragged_rows(8, 1),
+        safety_dataset=testing.ragged_rows(6, 2),
+        method=method,
+    )
+    trainer.train()
+    users = [alive for is_users, alive in seen if is_users]
+    assert len(users) == 2 * trainer.args.gradient_accumulation_steps
+    assert len(seen) - len(users) >= (len(users) if apart else 0)
+    assert set(users) == {0}  # what the replay kept for its backward is gone

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -85,6 +86,8 @@ class MethodMixin(_Trainer):
         if loss not in get_args(chunked.Loss):
             raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
         self.loss, self._chunked = loss, _UNREAD
+        self._apart = False
+        """Whether terms that need no forward of the user's were taken before it, in the micro-batch under way."""
         self._log_distance, self._anchor = log_distance, dict[str, Tensor]()
         if isinstance(model, str):
             from transformers import AutoModelForCausalLM
@@ -275,7 +278,7 @@ class MethodMixin(_Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         row_id = inputs.pop("row_id", None)
-        working = [(n, m) for n, m in self.methods.items() if limits.takes(m, "loss")] if model.training else []
+        working = [] if not model.training else self._working(self._apart)
         reads = any(m.reads_forward for _, m in working)
         asked = {"output_hidden_states": True} if any(m.reads_hidden for _, m in working) else {}
         parts = None if return_outputs or num_items_in_batch is None or not model.training else self.chunked_loss()
@@ -289,24 +292,50 @@ class MethodMixin(_Trainer):
                 num_items_in_batch=num_items_in_batch,
             )
             loss, out = found if return_outputs or reads else (found, None)
+        term = self._term(working, inputs if row_id is None else {**inputs, "row_id": row_id}, out)
+        if term is not None:
+            # The Trainer divides by the micro-batches whatever was not normalised over the whole step.
+            term = term * (1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here())
+            self._keep_term_gradients(term)
+            loss = loss + term.to(loss.dtype)
+        return (loss, out) if return_outputs else loss
+
+    def _working(self, read_the_forward: bool) -> list[tuple[str, Method]]:
+        """Methods with a term of the loss; those alone that read the user's forward, where the others had theirs."""
+        found = [(name, method) for name, method in self.methods.items() if limits.takes(method, "loss")]
+        return [(n, m) for n, m in found if not read_the_forward or m.reads_forward or m.reads_hidden]
+
+    def _term(self, working: Sequence[tuple[str, Method]], batch: dict[str, Any], out: Any) -> Tensor | None:
+        """What methods add to the loss of one micro-batch."""
         terms: list[Tensor] = []
         for name, method in working:
             with self.run.turn(name, "loss", self._micro_batch):
-                term = method.loss(self.run, inputs if row_id is None else {**inputs, "row_id": row_id}, out)
+                term = method.loss(self.run, batch, out)
                 if term is not None:
                     total, count = term
                     terms.append(total / max(count, 1))
                     self.run.log(loss=terms[-1] * self.run.slots)  # an estimate from this share of the step
-        if terms:
-            # DDP averages gradients over ranks, while a term's count already spans them; and the Trainer divides by
-            # the micro-batches whatever was not normalised over the whole step.
-            scale = self.args.world_size * (
-                1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here()
-            )
-            term = torch.stack(terms).sum() * scale
-            self._keep_term_gradients(term)
-            loss = loss + term.to(loss.dtype)
-        return (loss, out) if return_outputs else loss
+        # DDP averages gradients over ranks, while a term's count already spans them.
+        return torch.stack(terms).sum() * self.args.world_size if terms else None
+
+    def _term_apart(self, model: Any, batch: dict[str, Any]) -> Tensor | None:
+        """Forward and backward of terms that read nothing of the user's forward, before it is made; their value.
+
+        So the activations of a replay are freed before those of the user's rows come: the memory of SFT.
+        """
+        ours = [pair for pair in self._working(False) if pair not in self._working(True)]
+        if not ours:
+            return None
+        model.train()
+        # Local gradients are enough here: DDP sums what has gathered when the user's own come.
+        alone = self.accelerator.no_sync(model) if self.args.world_size > 1 else contextlib.nullcontext()
+        with alone:
+            with self.compute_loss_context_manager():
+                term = self._term(ours, batch, None)
+            if term is not None and term.requires_grad:
+                self._keep_term_gradients(term)
+                self.accelerator.backward(term)
+        return None if term is None else term.detach()
 
     def chunked_loss(self) -> chunked.Chunked | None:
         """The chunked loss where it is taken, else None; decided once, by the settings and one small forward."""
@@ -352,7 +381,16 @@ class MethodMixin(_Trainer):
         return found, kept[0]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        before = None
+        if self._goes_apart():
+            inputs = self._prepare_inputs(inputs)
+            before, self._apart = self._term_apart(model, inputs), True
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._apart = False
+        if before is not None:
+            loss = loss + before.to(loss.dtype)
         self._micro_batch += 1
         self._watch(loss)
         if self.accelerator.sync_gradients:
@@ -362,6 +400,10 @@ class MethodMixin(_Trainer):
                     with self.run.turn(name, "gradients"):
                         method.gradients(self.run)
         return loss
+
+    def _goes_apart(self) -> bool:
+        """Not with optimizers that step within the backward, nor with FSDP, whose shards gather in each."""
+        return self.args.optim not in ("lomo", "adalomo") and not self.is_fsdp_enabled
 
     def _micro_batches_here(self) -> int:
         return int(getattr(self, "current_gradient_accumulation_steps", None) or self.args.gradient_accumulation_steps)
