@@ -59,6 +59,16 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Callable[...,
     return make
 
 
+MINE = """from dataclasses import dataclass
+from pathlib import Path
+from unforgotten.methods.base import Method
+
+
+@dataclass(kw_only=True)
+"""
+"""How a file with a method begins."""
+
+
 def run(*words: Any) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
@@ -73,11 +83,7 @@ def test_two_workers_do_what_one_process_does_and_one_failure_does_not_stop_the_
 ) -> None:
     """A method that fails while it trains: what no look at the recipe can foresee. The same command goes on."""
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from pathlib import Path\n"
-        "from unforgotten.methods.base import Method\n\n\n"
-        "@dataclass(kw_only=True)\n"
-        "class Mine(Method):\n"
+        MINE + "class Mine(Method):\n"
         '    """Fails until a file is there."""\n\n'
         "    def after_step(self, run):\n"
         f"        assert Path({str(tmp_path / 'mended')!r}).exists(), 'the disk is full'\n"
@@ -143,11 +149,7 @@ def test_three_shards_of_which_one_is_killed_do_what_one_process_does(recipe: An
 
 def test_a_run_that_another_process_took_over_is_not_written(recipe: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from pathlib import Path\n"
-        "from unforgotten.methods.base import Method\n\n\n"
-        "@dataclass(kw_only=True)\n"
-        "class Mine(Method):\n"
+        MINE + "class Mine(Method):\n"
         '    """While it trains, another process takes the run over."""\n\n'
         "    def after_step(self, run):\n"
         f"        [mine] = Path({str(tmp_path / 'runs')!r}).glob('.leases/grid-*')\n"

@@ -85,7 +85,7 @@ def test_a_method_costs_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan(read("paper/table1"))
     sft, der, agem, magmax = (stage(found.stages, f"{m}, on gsm8k") for m in ("sft", "der", "agem", "magmax"))
     assert der.seconds == agem.seconds == 2 * sft.seconds
-    assert sft.memory < agem.memory < der.memory, "A-GEM's safety batch comes after the user's, DER's beside it"
+    assert sft.memory < der.memory < agem.memory, "both have safety batches of their own; DER's makes no logits"
     assert magmax.disk > 1e10 > sft.disk, "its result is a whole model"
     assert found.machine and "312 bf16 TFLOP/s (assumed)" in found.machine.how
     # 4 × 6.6 billion weights × 2.57 million tokens over 0.35 × 312 TFLOP/s
@@ -154,6 +154,12 @@ def test_the_chunked_loss_and_4_bits_take_what_they_leave() -> None:
     same = [costs.training_bytes(narrow, "bfloat16", loss=loss, **given) for loss in ("auto", "trainer")]
     assert same[0] == same[1]
     assert costs.logits_alive(wide, 2048, "auto", trained=True, gpu=True) == 2048
+    # A replay is gone when the user's rows come: what is alive is the larger of the two, and not their sum.
+    few = costs.training_bytes(llama, "bfloat16", replayed=1024, **given)
+    assert few == costs.training_bytes(llama, "bfloat16", **given)
+    layers, _ = costs.activation_bytes(llama, "bfloat16", targets=["q_proj", "v_proj"])
+    many = [costs.training_bytes(llama, "bfloat16", replayed=n, **given) for n in (8192, 10_240)]
+    assert many[1] - many[0] == 2048 * layers
     # Of 6.74e9 parameters 6.48e9 are packed: 3.34 GB; 0.26e9 in fp32: 1.05 GB; one of 4096 x 11008 in bf16: 0.09 GB
     assert abs(costs.weight_bytes(llama, "bfloat16", "nf4") / 1e9 - 4.48) < 0.02
 

@@ -217,11 +217,12 @@ def training_bytes(
     """Weights, what is trained (fp32 with its gradient and AdamW's two moments), and the activations of one batch.
 
     r: None trains every weight, in the model's own precision. tokens: of the largest micro-batch, padded. replayed: of
-    the memory's rows that a method's loss keeps alive beside it, whose logits no method needs whole.
+    the memory's rows in a method's loss, which are gone before the user's come (training/trainer.py), and whose logits
+    no method needs whole.
     """
     b = BYTES.get(dtype, 4)
     weights = weight_bytes(shape, dtype, load_in)
     trained = shape.parameters * 3 * b if r is None else shape.adapter(r, targets) * 16
     layers, logits = activation_bytes(shape, dtype, targets=None if r is None else targets, checkpointing=checkpointing)
     alive = logits_alive(shape, tokens, loss, trained=r is None, gpu=gpu)
-    return int(weights + trained + (tokens + replayed) * layers + alive * logits)
+    return int(weights + trained + max(tokens * layers + alive * logits, replayed * layers))

@@ -284,7 +284,7 @@ def _longest(sets: list[Rows], how: Training) -> int:
 
 
 def _replays(method: Method) -> float:
-    """Batches of memory rows, in user batches, whose activations live until the step's backward."""
+    """Batches of memory rows, in user batches, whose activations are alive at once."""
     turns = type(method).facts()["turns"].split(", ")
     if "loss" not in turns:
         return 0.0

@@ -5,14 +5,13 @@ B₁A₁·s₁ + B₂A₂·s₂ = [B₁ B₂] · [s₁A₁; s₂A₂]. r rank, R
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from unforgotten.errors import UnsupportedError
+from unforgotten.weights import lora
 from unforgotten.weights.adapted import Adapted
 
 
@@ -52,20 +51,5 @@ def concatenated(adapters: Sequence[Adapted], folder: Path) -> int:
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         tensors[f"{stem}.lora_A.weight"] = torch.cat(downs).contiguous()  # (R, in)
         tensors[f"{stem}.lora_B.weight"] = torch.cat(ups, dim=1).contiguous()  # (out, R)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
-        "revision": None,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": turned.pop(),
-        "inference_mode": True,
-        "target_modules": [name.removesuffix(".weight") for name in modules],
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    lora.save(folder, tensors, rank, [name.removesuffix(".weight") for name in modules], turned.pop())
     return rank

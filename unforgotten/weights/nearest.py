@@ -5,14 +5,13 @@ r rank, out/in a weight's sizes.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from unforgotten.errors import ModelError
+from unforgotten.weights import lora
 from unforgotten.weights.base import Source
 
 
@@ -49,21 +48,7 @@ def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> d
         full = torch.zeros(size)
         full[: tensor.shape[0], : tensor.shape[1]] = tensor
         tensors[name] = full
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "target_modules": modules,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    lora.save(folder, tensors, rank, modules)
     worst = max(left, key=lambda n: left[n][0] / left[n][1])
     return {
         "relative_error": (sum(a for a, _ in left.values()) / sum(b for _, b in left.values())) ** 0.5,
