@@ -128,8 +128,9 @@ and LaTeX.</p></footer>
 
 _SCATTER = (
     "Up and to the left is better. Crosses are 95 % intervals. A filled mark is unbeaten: no other method is at least "
-    "as good in all of harmful answers, utility and refusals, and better in one. The dotted line is the front of the "
-    "two axes alone. Values decide here, and not whether differences are real: the table tells that."
+    "as good in all of harmful answers, utility and refusals, and better in one; grey marks, the models before "
+    "fine-tuning, take no part in it. The dotted line is the front of the two axes alone. Values decide here, and not "
+    "whether differences are real: the table tells that."
 )
 _TRAINING = (
     "At steps of its training each model was asked the same few of the evaluation's prompts. Bands are 95 % intervals, "
