@@ -24,7 +24,7 @@ from unforgotten.lease import Lease
 from unforgotten.recipe import parse
 
 Make = Callable[..., Path]
-TIMES = ("train_seconds", "step_seconds", "peak_memory_bytes")
+TIMES = ("train_seconds", "step_seconds", "probe_seconds", "peak_memory_bytes")
 
 
 def untimed(results: Path) -> list[dict[str, Any]]:
