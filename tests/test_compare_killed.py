@@ -30,6 +30,7 @@ name: killed
 rows: 60
 align: {epochs: 1}
 memory: {n_rows: 20}
+probe: {every_steps: 15}
 training: {epochs: 2, batch_size: 4, save_steps: 3, logging_steps: 1}
 evaluate: {max_new_tokens: 12}
 compare: {method: [sft, safeinstr, {name: der, weight: 2.0}], poison: [0, 0.1], jobs: 2}
@@ -138,5 +139,8 @@ def test_killed_at_a_random_moment_it_ends_on_the_next_call(undisturbed: Any, tm
     after = finished(out)
     assert len(after) == 6 and {file: after[file] for file in before} == before, "a finished run was trained again"
     for file in after:
-        steps = [json.loads(line)["step"] for line in (file.parent / "metrics.jsonl").read_text().splitlines()]
-        assert steps == [*range(1, json.loads(file.read_text())["steps"] + 1), steps[-1]], "a step is there twice"
+        lines = [json.loads(line) for line in (file.parent / "metrics.jsonl").read_text().splitlines()]
+        last = json.loads(file.read_text())["steps"]
+        told = {what: [line["step"] for line in lines if what in line] for what in ("loss", "probe/asr", "train_loss")}
+        probed = [*range(0, last, 15), last]
+        assert told == {"loss": [*range(1, last + 1)], "probe/asr": probed, "train_loss": [last]}, "once each"
