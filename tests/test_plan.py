@@ -15,11 +15,14 @@ from typer.testing import CliRunner
 
 from tests.training.shapes import tiny
 from unforgotten import at_hand, costs, published
+from unforgotten.chat import encode_rows
 from unforgotten.cli import app
+from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import RecipeError
 from unforgotten.plan import Stage, plan
 from unforgotten.plan_lines import lines
 from unforgotten.recipe import parse, read
+from unforgotten.training.load import load_chat
 
 Make = Callable[..., Path]
 
@@ -202,7 +205,12 @@ def test_rows_that_are_here_are_counted(model_folder: Make, rows_file: Make) -> 
         11,
         4,
     )  # 3 batches are 2 steps of 2, the second one short
-    assert all("tokens by the model's tokenizer" in one.how for one in found.sets)
+    assert all("tokens by the model's tokenizer and template" in one.how for one in found.sets)
+    chat = load_chat(recipe.model)
+    trained = encode_rows(chat, Jsonl(path=str(rows_file("user.jsonl", 11))).rows())[0]
+    assert run.tokens == pytest.approx(2 * sum(len(one["input_ids"]) for one in trained)), (
+        "two epochs of what is trained"
+    )
     assert found.machine and "CPU" in found.machine.name
     [only] = plan(recipe, "align").stages
     assert only == align

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from unforgotten.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from unforgotten.chat.chat import Chat
     from unforgotten.datasets.base import Dataset, Row
     from unforgotten.recipe import Recipe, Spec
 
@@ -112,28 +114,47 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
 
 def _counted(one: Dataset, recipe: Recipe) -> Rows:
     found = one.rows()
-    count, how = _tokenizer(recipe)
-    some = found[:: max(1, len(found) // ASKED_ROWS)]
-    pairs = [(count(_prompt(row)) + TEMPLATE_TOKENS, count(row.response)) for row in some] or [(0, 0)]
+    lengths, how = _measure(recipe)
+    pairs = [lengths(row) for row in found[:: max(1, len(found) // ASKED_ROWS)]] or [(0, 0)]
     most = max(found, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
-    longest = count(_prompt(most)) + count(most.response) + TEMPLATE_TOKENS if most else 0
-    prompts, responses = (sum(lengths) / len(pairs) for lengths in zip(*pairs, strict=True))
-    return Rows(one.label, len(found), prompts, responses, longest, f"read here; {how}")
+    prompts, responses = (sum(counts) / len(pairs) for counts in zip(*pairs, strict=True))
+    return Rows(one.label, len(found), prompts, responses, sum(lengths(most)) if most else 0, f"read here; {how}")
 
 
 def _prompt(row: Row) -> str:
     return "\n".join(str(turn.get("content") or "") for turn in row.prompt)
 
 
-def _tokenizer(recipe: Recipe) -> tuple[Callable[[str], int], str]:
-    """How many tokens a text has: the model's own tokenizer, where its file is here, else its characters' number."""
-    file = Path(base_of(recipe, build=False)).expanduser() / "tokenizer.json"
-    if not file.is_file():
-        return lambda text: round(len(text) / CHARS_PER_TOKEN), f"{CHARS_PER_TOKEN} characters a token assumed"
-    from tokenizers import Tokenizer
+def _measure(recipe: Recipe) -> tuple[Callable[[Row], tuple[int, int]], str]:
+    """Tokens of a row's prompt, template included, and of its answers.
 
-    own = Tokenizer.from_file(str(file))
-    return lambda text: len(own.encode(text, add_special_tokens=False).ids), "tokens by the model's tokenizer"
+    Where the model's tokenizer is here they are those of training, else reckoned from the number of characters.
+    """
+    folder = Path(base_of(recipe, build=False)).expanduser()
+    if not (folder / "tokenizer.json").is_file():
+        return (
+            lambda row: (
+                round(len(_prompt(row)) / CHARS_PER_TOKEN) + TEMPLATE_TOKENS,
+                round(len(row.response) / CHARS_PER_TOKEN),
+            ),
+            f"{CHARS_PER_TOKEN} characters a token assumed",
+        )
+    chat = _chat(str(folder), recipe.template, recipe.date, json.dumps(recipe.variables))
+
+    def lengths(row: Row) -> tuple[int, int]:
+        prompt = len(chat.prompt(row))
+        if not row.response:
+            return prompt, 0
+        return prompt, sum(len(example.input_ids) for example in chat.examples(row)[0]) - prompt
+
+    return lengths, "tokens by the model's tokenizer and template"
+
+
+@lru_cache(4)  # each data set of a plan asks
+def _chat(folder: str, template: str | None, date: str | None, variables: str) -> Chat:
+    from unforgotten.training.load import load_chat
+
+    return load_chat(folder, template=template, date=date, variables=json.loads(variables))
 
 
 def machine(parameters: int) -> costs.Machine:
