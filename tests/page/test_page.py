@@ -121,6 +121,19 @@ def test_it_says_what_happened_and_names_no_path(comparison: Make, tmp_path: Pat
     assert sorted(p.name for p in (folder / "tables").iterdir()) == ["table.csv", "table.json", "table.md", "table.tex"]
 
 
+def test_a_difference_is_marked_as_the_figures_beside_it(comparison: Make) -> None:
+    story: Any = {
+        ("sft", 0): {"question": "hhhhhhhhhhhhrrrrrrrrrrrr"},
+        ("der", 0): {"question": "r" * 24},
+        ("ema", 0): {"question": "hhhhhhhhhhhhhrrrrrrrrrrr"},
+        ("lisa", 0): {"question": "h" * 24},
+    }
+    shown = page(comparison(story)).read_text(encoding="utf-8")
+    found = re.findall("<td class=less>(.*?)<small>", shown)
+    # 12 of 24 fewer, 1 more, and 12 more: clearly better, not clear, clearly worse (0 or 12 of 12 that differ).
+    assert set(found) == {"<b>−50.0</b>", "+4.2", "+50.0<sup>↓</sup>"}
+
+
 def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
     def said(*rows: dict[str, Any]) -> str:
         found = cells(rows)

@@ -180,7 +180,8 @@ def _less(entry: Entry | None) -> str:
     if d is None or d.value is None:
         return f"<td>{entry.sft.verdict or 'not clear'}<small>by intervals</small></td>"
     p = "" if d.p is None else f"<br>p {'&lt; 0.001' if d.p < 0.001 else f'= {d.p:.3f}'}"
-    value = f"<b>{points(d.value)}</b>" if d.clear else points(d.value)
+    marked = {"better": "<b>{}</b>", "worse": "{}<sup>↓</sup>"}  # as the figures beside it
+    value = marked.get(entry.sft.verdict, "{}").format(points(d.value))
     return f"<td class=less>{value}<small>{points(d.low)} to {points(d.high)}{p}</small></td>"
 
 
