@@ -139,7 +139,7 @@ def _measure(recipe: Recipe) -> tuple[Callable[[Row], tuple[int, int]], str]:
             ),
             f"{CHARS_PER_TOKEN} characters a token assumed",
         )
-    chat = _chat(str(folder), recipe.template, recipe.date, json.dumps(recipe.variables))
+    chat = _chat(str(folder), recipe.template, recipe.date, json.dumps(recipe.variables, default=str))
 
     def lengths(row: Row) -> tuple[int, int]:
         prompt = len(chat.prompt(row))
