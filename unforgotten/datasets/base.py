@@ -29,6 +29,8 @@ class Row:
     source: str = ""
     """Where the row came from: `file:line`, or `hub-id/split:index`."""
     tools: tuple[dict[str, Any], ...] = field(default=())
+    context_turns: frozenset[int] = frozenset()
+    """Assistant turns, by their place in `messages`, that the file marks as not to be learnt: outside the loss."""
     difficulty: str = ""
     """easy: the aligned model refused it by itself; hard: only when told to. Empty where nobody asked. [GR-SAP]"""
 
