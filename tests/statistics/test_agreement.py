@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
@@ -79,7 +80,18 @@ def test_where_chance_explains_everything_there_is_no_kappa() -> None:
     assert agreement(*judged(7, 0, 0, 0)) == Agreement(None, None, None, 100.0, 7, 0)
     assert agreement([], []) == Agreement(None, None, None, None, 0, 0)
     assert agreement([None, True], [True, None]) == Agreement(None, None, None, None, 0, 2)
-    assert agreement([True] * 5, [False] * 5).kappa == 0.0, "they differ throughout, as their rates make them do"
+
+
+@pytest.mark.parametrize("cells", [(9, 1, 0, 0), (9, 0, 1, 0), (0, 5, 0, 0), (0, 1, 0, 9), (0, 0, 1, 9), (0, 0, 7, 0)])
+def test_kappa_of_a_constant_judge_is_undefined(cells: Cells) -> None:
+    """Its formula gives 0, however often the two agree: it would say "no better than chance" of 9 in 10."""
+    found = agreement(*judged(*cells))
+    assert (found.kappa, found.low, found.high) == (None, None, None)
+    assert found.agree == pytest.approx(100 * (cells[0] + cells[3]) / sum(cells)) and found.n == sum(cells)
+    # What is constant among the replies that both could read counts, and no other.
+    one, other = judged(*cells)
+    assert agreement([*one, True, False], [*other, None, None]).kappa is None
+    assert json.loads(json.dumps(found.json(), allow_nan=False))["kappa"] is None
 
 
 def test_a_rare_answer_lowers_kappa_though_they_agree_as_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from unforgotten.statistics.rates import Rate, apart, count, mean_rate, of, over_seeds, pass_at_k, rate, wilson
+from unforgotten.statistics.seeds import pooled
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,47 @@ def test_seeds_are_averaged_with_an_interval_that_stays_within_bounds() -> None:
     apart_ = over_seeds([rate(0, 100), rate(100, 100, unparsed=0)])
     assert (apart_.low, apart_.high) == (0.0, 100.0)
     assert over_seeds([rate(1, 10, unparsed=2), rate(1, 10)]).unparsed == 2
+
+
+@pytest.mark.parametrize(
+    "seeds_",
+    [
+        [rate(0, 8, 8), rate(1, 20), rate(2, 20)],  # one seed of which nothing was read
+        [rate(0, 6, 6), rate(0, 6, 6), rate(3, 6)],
+        [rate(0, 5, 5), rate(0, 5, 5)],
+        [rate(1, 8, 3), rate(2, 8, 4), rate(5, 8)],
+        [rate(0, 9, 9), rate(9, 9)],
+    ],
+)
+def test_the_interval_over_seeds_holds_every_reading_of_what_was_not_read(seeds_: list[Rate]) -> None:
+    """By brute force: each unread verdict of each seed as a hit and as a miss."""
+    found = over_seeds(seeds_)
+    counts = [range((r.hits or 0), (r.hits or 0) + r.unparsed + 1) for r in seeds_]
+    for reading in itertools.product(*counts):
+        whole = [rate(hits, r.n or 0) for hits, r in zip(reading, seeds_, strict=True)]
+        value, low, high = pooled([(r.value or 0.0, r.low or 0.0, r.high or 0.0) for r in whole])
+        assert found.low is not None and found.high is not None
+        assert found.low <= max(0.0, low) + 1e-9 and found.high >= min(100.0, high) - 1e-9, reading
+        assert found.low <= value <= found.high
+    assert found.unparsed == sum(r.unparsed for r in seeds_)
+    read = [r.value for r in seeds_ if r.value is not None]
+    assert found.value == (pytest.approx(sum(read) / len(read)) if read else None)
+
+
+def test_a_seed_of_which_nothing_was_read_widens_the_interval_and_does_not_vanish() -> None:
+    two, three = [rate(10, 100), rate(12, 100)], [rate(10, 100), rate(12, 100), rate(0, 100, 100)]
+    narrow, wide = over_seeds(two), over_seeds(three)
+    assert wide.value == narrow.value == pytest.approx(11.0) and wide.unparsed == 100
+    assert (wide.low or 0) < (narrow.low or 0) and (wide.high or 0) > (narrow.high or 0)
+    # Nothing was asked: that says nothing of what would have come.
+    assert over_seeds([*two, count([])]) == narrow
+    # Means of suites, of one of which nothing was read: they have ends and no value.
+    mean = mean_rate([rate(5, 50), rate(0, 50, 50)])
+    assert mean.value is None and mean.low is not None and mean.high is not None
+    assert mean.low <= 5.0 and mean.high >= 55.0, "0 or 50 of 50 in the second suite"
+    assert (over_seeds([mean, *two]).high or 0) > (narrow.high or 0)
+    many = over_seeds([rate(0, 10, 10)] * 12)
+    assert (many.value, many.low, many.high) == (None, 0.0, 100.0)
 
 
 def test_apart_means_that_the_intervals_do_not_meet() -> None:

@@ -10,6 +10,9 @@ The interval is κ ± 1.96 s with the large-sample s of Fleiss, Cohen and Everit
 which is 0 where they agree throughout, or never: there the interval is Wilson's of a, with e held fixed. κ falls as one
 answer becomes rare, though the judges agree as before: read it beside a.
 
+κ is undefined where a judge gives every reply the same answer. Then a = e whatever the other says, so that κ would be 0
+of a judge that is nearly always right and of one that never is (Feinstein and Cicchetti 1990, J Clin Epidemiol 43:543).
+
 A reply that either judge could not read, or does not judge, is left out and counted.
 """
 
@@ -26,7 +29,7 @@ from unforgotten.statistics.rates import wilson
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far two judges agree. κ and its interval are None where there is nothing to tell chance by."""
+    """How far two judges agree. κ and its interval are None where they are undefined."""
 
     kappa: float | None
     low: float | None
@@ -46,7 +49,7 @@ class Agreement:
 def agreement(one: Sequence[bool | None], other: Sequence[bool | None]) -> Agreement:
     """Of two judges' truths on the same replies, None where one could not be read.
 
-    κ is None for no replies, and where both say the same one thing of every reply, so that chance explains it all.
+    κ is None for no replies, and where either judge says the same of every reply that both could read.
     """
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     n, unread = len(pairs), len(one) - len(pairs)
@@ -55,11 +58,11 @@ def agreement(one: Sequence[bool | None], other: Sequence[bool | None]) -> Agree
     p = {(a, b): pairs.count((a, b)) / n for a in (True, False) for b in (True, False)}
     same = sum(a == b for a, b in pairs)
     agree = same / n
-    mine = {a: p[a, True] + p[a, False] for a in (True, False)}
-    theirs = {b: p[True, b] + p[False, b] for b in (True, False)}
+    mine = {x: sum(a is x for a, _ in pairs) / n for x in (True, False)}
+    theirs = {x: sum(b is x for _, b in pairs) / n for x in (True, False)}
     chance = sum(mine[x] * theirs[x] for x in (True, False))
-    if len(set(pairs)) == 1 and same:
-        return Agreement(None, None, None, 100.0, n, unread)
+    if 1.0 in mine.values() or 1.0 in theirs.values():
+        return Agreement(None, None, None, 100 * agree, n, unread)
     kappa = (agree - chance) / (1 - chance)
     on = sum(p[x, x] * (1 - (mine[x] + theirs[x]) * (1 - kappa)) ** 2 for x in (True, False))
     off = sum(p[a, b] * (theirs[a] + mine[b]) ** 2 for a, b in p if a != b) * (1 - kappa) ** 2

@@ -15,7 +15,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -117,12 +117,13 @@ def mean_rate(rates: Sequence[Rate], seed: int = 0) -> Rate:
     limits and is not fooled so.
     """
     parts = [r for r in rates if r.n]
-    if not parts or any(r.value is None for r in parts):
+    if not parts or any(r.hits is None and r.value is None for r in parts):
         return Rate(None, None, None, None, None, sum(r.unparsed for r in parts))
     if len(parts) == 1:
         [only] = parts
         return Rate(only.value, None, None, only.low, only.high, only.unparsed)
-    value = fmean(r.value for r in parts if r.value is not None)
+    known = [r.value for r in parts if r.value is not None]
+    value = fmean(known) if len(known) == len(parts) else None
     chance = random.Random(f"bootstrap {seed}")
     lows = _resampled([(_hits(r), r.n or 0) for r in parts], chance)
     unread = sum(r.unparsed for r in parts)
@@ -130,28 +131,66 @@ def mean_rate(rates: Sequence[Rate], seed: int = 0) -> Rate:
     # [2.5 %, 97.5 %] of RESAMPLES sorted draws.
     low, high = lows[int(0.025 * RESAMPLES)], highs[int(0.975 * RESAMPLES) - 1]
     if any(_hits(r) == 0 or _hits(r) + r.unparsed == r.n for r in parts):
-        below = [(r.value or 0.0) - (r.low or 0.0) for r in parts]
-        above = [(100.0 if r.high is None else r.high) - (r.value or 0.0) for r in parts]
-        low = min(low, value - math.hypot(*below) / len(parts))
-        high = max(high, value + math.hypot(*above) / len(parts))
+        # A suite of which nothing was read has no value of its own: its ends are those of its two extreme readings.
+        least = [100 * _hits(r) / (r.n or 1) if r.value is None else r.value for r in parts]
+        most = [100 * (_hits(r) + r.unparsed) / (r.n or 1) if r.value is None else r.value for r in parts]
+        below = [v - (r.low or 0.0) for v, r in zip(least, parts, strict=True)]
+        above = [(100.0 if r.high is None else r.high) - v for v, r in zip(most, parts, strict=True)]
+        low = min(low, fmean(least) - math.hypot(*below) / len(parts))
+        high = max(high, fmean(most) + math.hypot(*above) / len(parts))
     return Rate(value, None, None, max(0.0, low), min(100.0, high), unread)
 
 
 def over_seeds(rates: Sequence[Rate]) -> Rate:
     """The mean of the seeds' values, with a 95 % interval for other prompts and another seed: `seeds.pooled`.
 
-    The seeds answer the same prompts, so counts pooled over them would claim prompts that were never asked.
+    The seeds answer the same prompts, so counts pooled over them would claim prompts that were never asked. Verdicts
+    that could not be read are left out of the value, as in one suite, and the interval holds for any reading of them: a
+    seed of which nothing was read may have any rate.
     """
-    known = [
-        (r.value, r.low, r.high) for r in rates if r.value is not None and r.low is not None and r.high is not None
-    ]
-    unread = sum(r.unparsed for r in rates)
-    if not known:
-        return Rate(None, None, None, None, None, unread)
-    if len(known) == 1:
-        return next(r for r in rates if r.value is not None)
-    value, low, high = seeds.pooled(known)
+    asked = [r for r in rates if r.value is not None or r.n or r.unparsed]
+    unread = sum(r.unparsed for r in asked)
+    if len(asked) <= 1:
+        return asked[0] if asked else Rate(None, None, None, None, None, unread)
+    known = [r.value for r in asked if r.value is not None]
+    value = fmean(known) if known else None
+    ends = [seeds.pooled(reading) for reading in _readings(asked)]
+    low, high = min(low for _, low, _ in ends), max(high for _, _, high in ends)
+    if value is not None:
+        low, high = min(low, value), max(high, value)
     return Rate(value, None, None, max(0.0, low), min(100.0, high), unread)
+
+
+Reading = tuple[float, float, float]
+"""One seed's value, low and high, in percent, where its unread verdicts are read in one way."""
+MOST_READINGS = 256
+"""Beyond so many ways to read all seeds, only those are tried that part the seeds in two, read low and read high."""
+
+
+def _readings(rates: Sequence[Rate]) -> list[list[Reading]]:
+    """Ways in which the unread verdicts of all seeds can be read that bound the others; one way where all are read."""
+    each = [_extremes(r) for r in rates]
+    if math.prod(map(len, each)) <= MOST_READINGS:
+        return [list(way) for way in product(*each)]
+    return [[own[0] if i < n else own[-1] for i, own in enumerate(each)] for n in range(len(each) + 1)] + [
+        [own[len(own) // 2] for own in each]
+    ]
+
+
+def _extremes(rate_: Rate) -> list[Reading]:
+    """A seed's lowest reading, its own value where it has one, and its highest reading."""
+    low, high = 0.0 if rate_.low is None else rate_.low, 100.0 if rate_.high is None else rate_.high
+    own = [] if rate_.value is None else [(rate_.value, low, high)]
+    if own and not rate_.unparsed:
+        return own
+    if rate_.hits is None or not rate_.n:  # a mean of suites: its ends already hold for any reading
+        return [(low, low, low), *own, (high, high, high)]
+    least, most = (rate(hits, rate_.n) for hits in (rate_.hits, rate_.hits + rate_.unparsed))
+    return [_ends(least), *own, _ends(most)]
+
+
+def _ends(rate_: Rate) -> Reading:
+    return rate_.value or 0.0, rate_.low or 0.0, 100.0 if rate_.high is None else rate_.high
 
 
 def apart(one: Rate, other: Rate) -> bool:
