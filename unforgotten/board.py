@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import lease
+from unforgotten import display, lease
 from unforgotten.align import Say
 
 if TYPE_CHECKING:
@@ -25,12 +25,11 @@ LAST_BYTES = 8192
 @contextmanager
 def board(runs: Sequence[Run], say: Say) -> Iterator[Say]:
     """Shows the table and yields what says a line above it; without a terminal nothing is shown, and that is `say`."""
-    from rich.console import Console
     from rich.live import Live
 
     from unforgotten.training import watch
 
-    console = Console(stderr=True, highlight=False)
+    console = display.console(stderr=True)
     if not console.is_terminal:
         yield say
         return
@@ -44,8 +43,8 @@ def board(runs: Sequence[Run], say: Say) -> Iterator[Say]:
 
 def table(runs: Sequence[Run]) -> Table:
     """What is known of each run."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     lines = [(run, *state(run)) for run in runs]
     done = sum(how == "done" for _, how, _ in lines)
@@ -58,7 +57,8 @@ def table(runs: Sequence[Run]) -> Table:
     for column in ("run", "state", "step", "loss", "left"):
         found.add_column(column, no_wrap=True, justify="right" if column in ("step", "loss", "left") else "left")
     for run, how, facts in lines:
-        found.add_row(escape(run.title), how, facts.get("step", ""), facts.get("loss", ""), facts.get("left", ""))
+        figures = (facts.get(name, "") for name in ("step", "loss", "left"))
+        found.add_row(Text(display.line(run.title)), how, *figures)
     return found
 
 

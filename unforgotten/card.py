@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import model_card, results
+from unforgotten import display, model_card, results
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe
@@ -32,13 +33,10 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
         f"This is {form}. After the export it gave the same greedy replies to {proof['prompts']} prompts as before; "
         f"the largest deviation of a logit was {proof['largest_logit_deviation']:.1e} (export.json).",
         "",
-        "```python",
-        *_loading(name, facts),
-        "```",
+        *display.fenced("python", _loading(name, facts)),
         "",
-        *(["With vLLM, from the folder in which this one lies:", "", "```sh"] if vllm.commands else []),
-        *vllm.lines(),
-        *(["```"] if vllm.commands else []),
+        *(["With vLLM, from the folder in which this one lies:", ""] if vllm.commands else []),
+        *(display.fenced("sh", vllm.lines()) if vllm.commands else map(display.markdown, vllm.lines())),
     ]
     return model_card.written(data, text, recipe)
 
@@ -54,20 +52,21 @@ def _measured(run: Path, loaded: str) -> tuple[results.Row | None, str]:
 
 
 def _loading(name: str, facts: dict[str, Any]) -> list[str]:
+    name, base = json.dumps(name, ensure_ascii=False), json.dumps(facts["base"], ensure_ascii=False)
     if facts["base"] is None or facts["form"] == "merged":  # transformers puts a bundled adapter on by itself
         return [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{name}")  # its chat template is the one trained with',
+            f'model = AutoModelForCausalLM.from_pretrained({name})',
+            f'tokenizer = AutoTokenizer.from_pretrained({name})  # its chat template is the one trained with',
         ]
-    revision = f', revision="{facts["revision"]}"' if facts["revision"] else ""
+    revision = f", revision={json.dumps(facts['revision'])}" if facts["revision"] else ""
     return [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig",
         "",
-        f'base = AutoModelForCausalLM.from_pretrained("{facts["base"]}"{revision})',
-        f'model = PeftModel.from_pretrained(base, "{name}")',
-        f'model.generation_config = GenerationConfig.from_pretrained("{name}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")  # its chat template is the one trained with',
+        f'base = AutoModelForCausalLM.from_pretrained({base}{revision})',
+        f'model = PeftModel.from_pretrained(base, {name})',
+        f'model.generation_config = GenerationConfig.from_pretrained({name})',
+        f'tokenizer = AutoTokenizer.from_pretrained({name})  # its chat template is the one trained with',
     ]

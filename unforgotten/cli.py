@@ -7,13 +7,14 @@ Nothing heavy is imported at the top: `--help` and `list` answer without loading
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from unforgotten import __version__
+from unforgotten import __version__, display
 from unforgotten.errors import UnforgottenError
 
 
@@ -25,7 +26,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UnforgottenError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {display.block(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("\nStopped. Give the same command again: it goes on from where it was.", file=sys.stderr)
@@ -46,12 +47,15 @@ app = typer.Typer(
 
 def main() -> None:
     """The console entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot write a letter gets its escape, not an error
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"unforgotten {__version__}")
+        _print(f"unforgotten {__version__}")
         raise typer.Exit
 
 
@@ -71,9 +75,8 @@ def list_(
     ] = None,
 ) -> None:
     """Every method, dataset and judge, with what each one claims; or every recipe that ships with the package."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from unforgotten import registry
     from unforgotten.errors import UnknownName
@@ -84,22 +87,22 @@ def list_(
         table.add_column("recipe", no_wrap=True)
         table.add_column("what it does")
         for name, file in shipped().items():
-            table.add_row(name, escape(file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")))
-        Console().print(table)
+            table.add_row(name, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# "))
+        display.console().print(table)
         return
     if room is not None and room not in registry.ROOMS:
         raise UnknownName("room", room, (*registry.ROOMS, "recipes"))
-    for shown in (room,) if room else registry.ROOMS:
+    for each in (room,) if room else registry.ROOMS:
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        table.add_column(shown.removesuffix("s"), no_wrap=True)
+        table.add_column(each.removesuffix("s"), no_wrap=True)
         table.add_column("what it does")
-        for name in registry.names(shown):
-            cls: Any = registry.load(shown, name)
-            claim = escape((cls.__doc__ or "").strip().partition("\n")[0])
-            if shown == "methods":
-                claim += f"\n[dim]{escape(' · '.join(f'{what} {told}' for what, told in cls.facts().items()))}[/dim]"
+        for name in registry.names(each):
+            cls: Any = registry.load(each, name)
+            claim = Text((cls.__doc__ or "").strip().partition("\n")[0])
+            if each == "methods":
+                claim.append(f"\n{' · '.join(f'{what} {told}' for what, told in cls.facts().items())}", style="dim")
             table.add_row(name, claim)
-        Console().print(table, "")
+        display.console().print(table, "")
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
@@ -130,7 +133,7 @@ def align(
     if dry_run:
         return _plan(found, "align")
     where = verb.align(found, _say)
-    print(where.full or where.adapter)
+    _print(where.full or where.adapter)
 
 
 @app.command()
@@ -148,7 +151,7 @@ def finetune(
     found = _recipe(recipe, set_, method=method, seed=seed, out=out)
     if dry_run:
         return _plan(found, "finetune")
-    print(verb.finetune(found, _say))
+    _print(verb.finetune(found, _say))
 
 
 @app.command()
@@ -156,7 +159,7 @@ def synthesize(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption 
     """Make safety data from the aligned model itself, where its own is not to be had (GR-SAP). Prints the file."""
     from unforgotten import synthesize as verb
 
-    print(verb.synthesize(_recipe(recipe, set_, seed=seed, out=out), _say))
+    _print(verb.synthesize(_recipe(recipe, set_, seed=seed, out=out), _say))
 
 
 @app.command()
@@ -204,8 +207,8 @@ def evaluate(
     report.show(rows)
     report.show_contrast(differ)
     if decision is not None:
-        print(*decision.lines, sep="\n")
-        print(f"gate: {decision.outcome}")
+        _print(*decision.lines)
+        _print(f"gate: {decision.outcome}")
         raise typer.Exit(decision.exit_code)
 
 
@@ -267,7 +270,7 @@ def compare(
     if not (folder / "results.json").exists():
         return  # other shards are still at work
     report.show(results.read(folder / "results.json"), layout=verb.layout(found))
-    print(folder / "results.json", page(folder), sep="\n")
+    _print(folder / "results.json", page(folder))
 
 
 @app.command()
@@ -289,11 +292,11 @@ def sweep(
 
     found = _recipe(recipe, set_, seed=seed, out=out, **{"sweep.trials": trials})
     if dry_run:
-        print(*verb.plan(found), sep="\n")
+        _print(*verb.plan(found))
         return
     folder = verb.sweep(found, _say)
     told.show((folder / "README.md").read_text(encoding="utf-8"))
-    print(folder)
+    _print(folder)
 
 
 @app.command()
@@ -313,8 +316,8 @@ def demo(
     rows = results.read(folder / "results.json")
     report.show(rows)
     side_by_side(folder)
-    print(report.sentence(rows))
-    print(folder / "results.json", page(folder), sep="\n")
+    _print(report.sentence(rows))
+    _print(folder / "results.json", page(folder))
 
 
 @app.command("report")
@@ -331,7 +334,7 @@ def report_(
 
     from unforgotten.page.page import page
 
-    print(page(Path(comparison), None if out is None else Path(out), png))
+    _print(page(Path(comparison), None if out is None else Path(out), png))
 
 
 @app.command()
@@ -350,7 +353,7 @@ def repair(
     from unforgotten import repair as verb
 
     spec = {"name": method, **_options_of(set_, {})}
-    print(verb.repair(spec, base=base, aligned=aligned, tuned=tuned, out=out, as_lora=as_lora, say=_say))
+    _print(verb.repair(spec, base=base, aligned=aligned, tuned=tuned, out=out, as_lora=as_lora, say=_say))
 
 
 @app.command()
@@ -371,10 +374,10 @@ def export(
     from unforgotten import export as verb
 
     made = verb.export(run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say)
-    print(made.folder)
-    print(*made.vllm.lines(), sep="\n")
+    _print(made.folder)
+    _print(*made.vllm.lines())
     if made.address:
-        print(made.address)
+        _print(made.address)
 
 
 data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
@@ -390,8 +393,6 @@ def data_show(
     max_length_tokens: Annotated[int | None, typer.Option("--max-length-tokens", min=2)] = None,
 ) -> None:
     """Print rows as the model will be trained on them, the trained tokens in colour, and what was cut or dropped."""
-    from rich.console import Console
-
     from unforgotten import align as stage
     from unforgotten.chat.show import show
     from unforgotten.recipe import parse
@@ -399,7 +400,7 @@ def data_show(
 
     found = stage.dataset({"name": "jsonl", "path": file}).rows()
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
-    show(chat, found, Console(), rows, max_length_tokens)
+    show(chat, found, display.console(), rows, max_length_tokens)
 
 
 @data_app.command("audit")
@@ -436,7 +437,7 @@ def data_audit(
     report.show_audit(found)
     if out:
         files.put(Path(out), json.dumps(found.json(), indent=2, ensure_ascii=False) + "\n")
-        print(out)
+        _print(out)
 
 
 def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
@@ -461,7 +462,7 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
 def _plan(recipe: Any, verb: Any) -> None:
     from unforgotten import plan, plan_lines
 
-    print(*plan_lines.lines(plan.plan(recipe, verb)), sep="\n")
+    _print(*plan_lines.lines(plan.plan(recipe, verb)))
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:
@@ -500,11 +501,15 @@ def _seeded(recipe: Any, seeds: int | None) -> Any:
     return recipe.varied(compare=grid | {"seed": list(range(seeds))})
 
 
+def _print(*lines: object) -> None:
+    """Results go to stdout, each on lines of its own."""
+    for text in lines:
+        print(display.block(text))
+
+
 def _say(text: str) -> None:
     """Progress goes to stderr, so that what is printed can be piped."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(text, style="dim", markup=False)
+    display.console(stderr=True).print(text, style="dim")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import __version__, files, identity, registry, report, results
+from unforgotten import __version__, display, files, identity, registry, report, results
 from unforgotten.align import dataset
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def card(
 ) -> str:
     """The card. facts: environment.json and trained.json of the run. where: the weights' folder, as code names it."""
     data = metadata(recipe, row, name, adapter, recipe.model if files.is_hub_id(recipe.model) else None)
-    parts = [*body(recipe, row, facts), "", "## How to load it", "", "```python", *_loading(where), "```"]
+    parts = [*body(recipe, row, facts), "", "## How to load it", "", *display.fenced("python", _loading(where))]
     return written(data, parts, recipe)
 
 
@@ -137,20 +137,20 @@ def body(recipe: Recipe, row: results.Row | None, facts: dict[str, Any], otherwi
     trained = facts.get("trained") or {}
     model = identity.public_name(recipe.model)
     return [
-        f"# {model}, fine-tuned with {'+'.join(str(m['name']) for m in methods)}",
+        f"# {display.markdown(model)}, fine-tuned with {display.markdown('+'.join(str(m['name']) for m in methods))}",
         "",
         f"Made by unforgotten {__version__}, seed {recipe.seed}. unforgotten fine-tunes a safety-aligned model so that "
         "it keeps refusing what it refused.",
         "",
         "## What it was trained on",
         "",
-        *(f"- {line}" for line in _data(recipe, facts)),
+        *(f"- {display.markdown(line)}" for line in _data(recipe, facts)),
         "",
         "## Method",
         "",
-        f"{'; '.join(plainly)}.",
+        f"{display.markdown('; '.join(plainly))}.",
         "",
-        *(f"- {line}" for line in _settings(recipe, trained)),
+        *(f"- {display.markdown(line)}" for line in _settings(recipe, trained)),
         "",
         "## Results",
         "",
@@ -159,7 +159,7 @@ def body(recipe: Recipe, row: results.Row | None, facts: dict[str, Any], otherwi
         "## Limits",
         "",
         *(f"- {line}" for line in _limits(recipe, row)),
-        *(["", "Notes:", "", *(f"- {n}" for n in notes)] if (notes := _notes(row, trained)) else []),
+        *(["", "Notes:", "", *(f"- {display.markdown(n)}" for n in notes)] if (notes := _notes(row, trained)) else []),
     ]
 
 
@@ -205,8 +205,8 @@ def _results(row: results.Row) -> list[str]:
     return [
         report.markdown([row]).strip(),
         "",
-        f"Judge: {', '.join(_judges(row))}. Decoding: {decoding.get('strategy')}, at most "
-        f"{decoding.get('max_new_tokens')} tokens.",
+        f"Judge: {display.markdown(', '.join(_judges(row)))}. Decoding: {display.markdown(decoding.get('strategy'))}, "
+        f"at most {display.markdown(decoding.get('max_new_tokens'))} tokens.",
     ]
 
 

@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unforgotten import display
 from unforgotten.errors import TrainingError, UnknownName
 from unforgotten.identity import cache_folder
 from unforgotten.lease import alone
@@ -112,7 +113,6 @@ def _world() -> str:
 
 def _train(seed: int, training: Training, progress: bool, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     import torch
-    from rich.console import Console
     from rich.progress import track
     from transformers import AutoModelForCausalLM
 
@@ -131,9 +131,8 @@ def _train(seed: int, training: Training, progress: bool, name: str) -> tuple[Pr
     batches = _batches(tokenizer, seed, training.batch_rows)
     steps = range(training.steps)
     loss = torch.tensor(math.nan)
-    for _ in (
-        track(steps, description=f"base model {name}, seed {seed}", console=Console(stderr=True)) if progress else steps
-    ):
+    title = f"base model {name}, seed {seed}"
+    for _ in track(steps, description=title, console=display.console(stderr=True)) if progress else steps:
         loss = model(**next(batches)).loss
         optimizer.zero_grad()
         loss.backward()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import results
+from unforgotten import display, results
 from unforgotten.summary import Line, lines, sentence
 from unforgotten.table import MARK, neither, table
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from unforgotten.audit import Audit
     from unforgotten.measure.contrast import Contrast
     from unforgotten.recipe import Layout
+
+_PLAIN: Any = {"markup": False, "highlight": False, "emoji": False}
+"""What a note is to a console that is not ours: words alone."""
 
 __all__ = ["MARK", "markdown", "sentence", "show", "show_audit", "show_contrast"]
 
@@ -104,11 +107,10 @@ def _judges(found: Sequence[Line]) -> list[str]:
 def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None = None) -> None:
     """Prints the table: each value over its interval, rounded outwards to whole percents so that it fits a terminal."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = console or Console()
+    console = console or display.console()
     found = lines(rows)
     made = table(found, layout)
     roomy = console.width > 12 * len(made.titles)
@@ -119,27 +121,28 @@ def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None
         words = title in ("model", "method", "task")
         heading = title.replace(" ", "\n", 1).replace("_", "_\n")
         longest = max(len(cells[i].value) for cells in made.body)
-        drawn.add_column(heading, justify="left" if words else "right", no_wrap=not words, min_width=min(longest, 16))
+        side: Any = "left" if words else "right"
+        drawn.add_column(Text(display.block(heading)), justify=side, no_wrap=not words, min_width=min(longest, 16))
     for cells, ends in zip(made.body, made.ends, strict=True):
-        texts = [Text(c.value).append(f"\n{c.brief}" if c.brief else "", style="dim") for c in cells]
+        texts = [Text(display.line(c.value)).append(f"\n{c.brief}" if c.brief else "", style="dim") for c in cells]
         drawn.add_row(*texts, end_section=ends)
     console.print(drawn)
     for note in footnotes(found, layout):
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(note, style="dim", **_PLAIN)
 
 
 def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None = None) -> str:
     """The same table for a README, with its sentence."""
     found = lines(rows)
     made = table(found, layout)
-    text = [f"# {title}", ""] if title else []
-    text += ["| " + " | ".join(made.titles) + " |", "|" + " --- |" * len(made.titles)]
+    text = [f"# {display.markdown(title)}", ""] if title else []
+    text += ["| " + " | ".join(map(display.markdown, made.titles)) + " |", "|" + " --- |" * len(made.titles)]
     for cells in made.body:
         told = [c.value + (f" ({c.interval})" if c.interval else "") for c in cells]
-        text.append("| " + " | ".join(told) + " |")
-    text += ["", *(f"{note}  " for note in footnotes(found, layout))]
+        text.append("| " + " | ".join(map(display.markdown, told)) + " |")
+    text += ["", *(f"{display.markdown(note)}  " for note in footnotes(found, layout))]
     if summed := sentence(rows):
-        text += ["", summed]
+        text += ["", display.markdown(summed)]
     return "\n".join(text) + "\n"
 
 
@@ -148,12 +151,12 @@ def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None
 
 def show_contrast(found: Sequence[Contrast], console: Any = None) -> None:
     """Prints what two models differ in, prompt by prompt, in points with 95 % intervals."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not found:
         return
-    console = console or Console()
+    console = console or display.console()
     several = len({c.condition for c in found}) > 1
     drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("", "suite", *(["system prompt"] if several else []), "reference", "model", "points", "p", "shows"):
@@ -163,7 +166,7 @@ def show_contrast(found: Sequence[Contrast], console: Any = None) -> None:
         ends = f" ({_points(d.low)} to {_points(d.high)})" if d.low is not None else ""
         drawn.add_row(
             {"asr": "ASR"}.get(one.kind, one.kind),
-            one.suite,
+            Text(display.line(one.suite)),
             *([one.condition] if several else []),
             "?" if one.other is None else f"{one.other:.1f}",
             "?" if one.one is None else f"{one.one:.1f}",
@@ -177,7 +180,7 @@ def show_contrast(found: Sequence[Contrast], console: Any = None) -> None:
         "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: "
         "the smallest rise, in points, that so many prompts show in 4 of 5 cases."
     )
-    console.print(note, style="dim", markup=False, highlight=False)
+    console.print(note, style="dim", **_PLAIN)
 
 
 def _points(value: float | None) -> str:
@@ -189,33 +192,34 @@ def _points(value: float | None) -> str:
 
 def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
     """Prints the rows that are harmful or unread, the share of harmful ones and their categories."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = console or Console()
+    console = console or display.console()
     drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("row", "turn", "reading", "request"):
         drawn.add_column(title, no_wrap=title != "request")
     for one in found.found[:shown]:
         place = Path(one.line.rpartition(":")[0]).name + ":" + one.line.rpartition(":")[2]
         likely = "" if one.p_harmful is None else f" {100 * one.p_harmful:.0f} %"
-        reading = Text("unread", "yellow") if one.harmful is None else Text(f"harmful {one.category}{likely}", "red")
-        words = " ".join(one.request.split())
-        drawn.add_row(place, str(one.turn), reading, words if len(words) <= 100 else words[:100] + " …")
+        harmful = display.line(f"harmful {one.category}{likely}")
+        reading = Text("unread", "yellow") if one.harmful is None else Text(harmful, "red")
+        words = display.line(" ".join(one.request.split()))
+        words = words if len(words) <= 100 else words[:100] + " …"
+        drawn.add_row(Text(display.line(place)), str(one.turn), reading, Text(words))
     if found.found:
         console.print(drawn)
     if len(found.found) > shown:
-        console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim")
+        console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim", markup=False)
     p = found.p
     unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
-    console.print(f"{p.hits} of {found.rows} rows are judged harmful.{unread}", markup=False, highlight=False)
+    console.print(f"{p.hits} of {found.rows} rows are judged harmful.{unread}", **_PLAIN)
     for name, rate in found.known.items():
         told = f"{rate.hits} of {rate.n} rows known to be {name} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
-        console.print(told, markup=False, highlight=False)
+        console.print(told, **_PLAIN)
     how = "corrected for the judge's errors" if found.known else "by the judge's own reading, errors and all"
     share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
-    console.print(f"p {share}.", markup=False, highlight=False)
+    console.print(f"p {share}.", **_PLAIN)
     if found.categories:
         told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
-        console.print(f"Categories: {told}.", markup=False, highlight=False)
+        console.print(f"Categories: {told}.", **_PLAIN)

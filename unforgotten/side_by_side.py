@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten import results
+from unforgotten import display, results
 from unforgotten.measure.lines import read
 from unforgotten.summary import lines
 
@@ -17,9 +17,7 @@ def side_by_side(folder: Path, console: Any = None) -> None:
     folder: of a comparison. Of the lowest p and seed. The harmful request is the first that the aligned model refuses
     and SFT answers, if there is one, and the caption says so: how often that is, the table says.
     """
-    from rich.console import Console
-
-    console = console or Console()
+    console = console or display.console()
     rows = results.read(folder / "results.json")
     chosen = _chosen(rows)
     for kind, caption in (("asr", "a harmful request"), ("refusal", "a harmless look-alike")):
@@ -42,8 +40,8 @@ def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmf
     from rich.panel import Panel
     from rich.text import Text
 
-    request = next(iter(replies.values()))["request"]
-    console.print(Text.assemble(("\n" + caption + ": ", "dim"), (request, "bold")))
+    request = display.block(next(iter(replies.values()))["request"])
+    console.print(Text.assemble(("\n" + display.line(caption) + ": ", "dim"), (request, "bold")))
     width = max(20, min(38, (console.width - 2) // max(1, len(replies)) - 1))
     made = []
     for name, reply in replies.items():
@@ -56,7 +54,13 @@ def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmf
         colour = "red" if bad else "yellow" if read == "neither" else "green"
         text = reply["text"] if len(reply["text"]) <= 300 else reply["text"][:300] + " …"
         made.append(
-            Panel(Text(text or "(nothing)"), title=name, subtitle=read, border_style=colour, width=width, height=None)
+            Panel(
+                Text(display.block(text or "(nothing)")),
+                title=Text(display.line(name)),
+                subtitle=read,
+                border_style=colour,
+                width=width,
+            )
         )
     console.print(Columns(made, padding=(0, 1)))
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from unforgotten import display
 from unforgotten.statistics.rates import Rate
 
 WIDTH = 360
@@ -64,7 +65,7 @@ def css(name: str) -> str:
 
 def text(words: object) -> str:
     """Anyone's words as text of a page or a picture: no mark-up comes of them, nor what XML cannot hold."""
-    return html.escape(_UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", str(words)), quote=True)
+    return html.escape(_UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", display.block(words)), quote=True)
 
 
 def at(number: float) -> str:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unforgotten import files
+from unforgotten import display, files
 from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import short
 from unforgotten.page.tables import KINDS, Entry, Tested, records
@@ -85,14 +84,14 @@ def as_csv(found: Tested) -> str:
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: display.csv_cell(value) for key, value in one.items()} for one in rows)
     return out.getvalue()
 
 
 def as_json(found: Tested) -> str:
     """The same as objects, with the notes."""
     tree: dict[str, Any] = {"schema": 1, "notes": [*notes(found)], "rows": records(found)}
-    return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return display.json_text(tree, indent=1) + "\n"
 
 
 def notes(found: Tested) -> list[str]:
@@ -110,14 +109,14 @@ def markdown(found: Tested, cells: Sequence[Cell]) -> str:
     for cell, name, figures in _lines(found, cells, kinds):
         texts = [_markdown(one) for one in figures]
         lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes(found))]) + "\n"
+    return "\n".join([*lines, "", *(f"{display.markdown(note)}  " for note in notes(found))]) + "\n"
 
 
 def latex(found: Tested, cells: Sequence[Cell]) -> str:
     """A tabular for booktabs."""
     kinds = _kinds(found)
     lines = [
-        *(f"% {note}" for note in notes(found)),
+        *(f"% {display.line(note)}" for note in notes(found)),
         rf"\begin{{tabular}}{{ll{'r' * len(kinds)}}}",
         r"\toprule",
         " & ".join(["setting", "model", *(TITLES[k] for k in kinds)]) + r" \\",
@@ -134,7 +133,7 @@ def latex(found: Tested, cells: Sequence[Cell]) -> str:
 
 def escaped(words: str) -> str:
     """Anyone's words as LaTeX text."""
-    return "".join(_LATEX.get(c, c) for c in " ".join(words.split()))
+    return "".join(_LATEX.get(c, c) for c in display.line(" ".join(words.split())))
 
 
 def _kinds(found: Tested) -> list[str]:
@@ -150,7 +149,7 @@ def _lines(found: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[t
 
 
 def _plain(words: str) -> str:
-    return " ".join(words.split()).replace("|", "\\|")
+    return display.markdown(" ".join(words.split()))
 
 
 def _markdown(one: Told | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from unforgotten import display
 from unforgotten.page.cells import Cell, headline
 from unforgotten.page.drawing import short
 from unforgotten.page.drawing import told as rate_told
@@ -166,9 +167,9 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
     """README.md. chosen: the recipe of the choice, for the part to paste."""
     broken = [t for t in swept.trials if t.outcome is None]
     text = [
-        f"# Sweep of {swept.recipe.name}",
+        f"# Sweep of {display.markdown(swept.recipe.name)}",
         "",
-        sentence(swept),
+        display.markdown(sentence(swept)),
         "",
         "## The front",
         "",
@@ -193,7 +194,9 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *_markdown(held_out_table(swept)),
         "",
-        f"Development: {swept.split.told('development')}. Held out: {swept.split.told('held out')}."
+        display.markdown(
+            f"Development: {swept.split.told('development')}. Held out: {swept.split.told('held out')}."
+        )
         + (
             f" {swept.split.dropped} prompts for development were held-out ones too and not asked."
             if swept.split.dropped
@@ -202,7 +205,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## How sensitive the method is",
         "",
-        spread(swept),
+        display.markdown(spread(swept)),
         "",
         *_markdown(sensitivity_table(swept)),
         "",
@@ -214,7 +217,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *_markdown(trials_table(swept)),
         *([""] if broken else []),
-        *(f"Trial {t.number} broke down: {t.note}  " for t in broken),
+        *(f"Trial {t.number} broke down: {display.markdown(t.note)}  " for t in broken),
     ]
     return "\n".join(text) + "\n"
 
@@ -257,9 +260,9 @@ def _pasted(swept: Swept, chosen: Recipe) -> str:
 def _markdown(table: Table) -> list[str]:
     titles, body = table
     return [
-        "| " + " | ".join(titles) + " |",
+        "| " + " | ".join(map(display.markdown, titles)) + " |",
         "|" + " --- |" * len(titles),
-        *("| " + " | ".join(r) + " |" for r in body),
+        *("| " + " | ".join(map(display.markdown, r)) + " |" for r in body),
     ]
 
 
@@ -273,9 +276,8 @@ def picture(swept: Swept) -> str | None:
 
 def show(text: str) -> None:
     """Prints the sentence, the front and the choice of a README to a terminal."""
-    from rich.console import Console
     from rich.markdown import Markdown
 
     parts = text.split("\n## ")[:3]
     lines = [line for part in parts for line in f"## {part}".splitlines() if not line.startswith("![")]
-    Console().print(Markdown("\n".join(lines).replace("## # ", "# ")))
+    display.console().print(Markdown("\n".join(lines).replace("## # ", "# "), hyperlinks=False))

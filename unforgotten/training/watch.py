@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from unforgotten import files
+from unforgotten import display, files
 from unforgotten.lease import Lease
 
 quiet = False
@@ -36,13 +36,12 @@ def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None
     if not wanted or quiet or os.environ.get("RANK", "0") != "0":
         yield lambda what, done, n: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=display.console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda what, done, n: bar.update(task, description=what, completed=done, total=n)
+        yield lambda what, done, n: bar.update(task, description=display.line(what), completed=done, total=n)
 
 
 def read(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
@@ -124,22 +123,22 @@ class Bar(TrainerCallback):
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if quiet or not state.is_world_process_zero:
             return
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[loss]}"),
-            console=Console(stderr=True),
+            console=display.console(stderr=True),
             transient=True,
         )
         self.bar.start()
-        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, loss="")
+        title = display.line(self.title)
+        self.task = self.bar.add_task(title, total=state.max_steps, completed=state.global_step, loss="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar:
