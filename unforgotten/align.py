@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import identity, registry
-from unforgotten.datasets.base import Dataset, Row
+from unforgotten.datasets.base import Dataset, Row, check_kind
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 from unforgotten.lease import Lease, alone
 
@@ -64,8 +64,14 @@ def dataset(spec: Spec, seed: int | None = None) -> Dataset:
 
 
 def safety_rows(recipe: Recipe) -> list[Row]:
-    """Every safety row, in the order of the recipe."""
-    return [row for spec in recipe.safety for row in dataset(spec, recipe.seed).rows()]
+    """Every safety row, in the order of the recipe. Raises RecipeError for rows that are no safety data."""
+    found: list[Row] = []
+    for spec in recipe.safety:
+        rows = (one := dataset(spec, recipe.seed)).rows()
+        # Rows of a task would be taken for answered look-alikes, refusals among them too.
+        check_kind(one, rows, "safety", ["harmful", "benign"])
+        found += rows
+    return found
 
 
 def base_of(recipe: Recipe, say: Say = quiet, *, build: bool = True) -> str:

@@ -26,7 +26,7 @@ import yaml
 
 from unforgotten import files, identity, model_card, registry
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
-from unforgotten.datasets.base import Row
+from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.lease import Lease, alone
 
@@ -61,7 +61,8 @@ def user_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     user = dataset(recipe.data, recipe.seed).rows()
     if recipe.poison is None or recipe.poison.ratio == 0:
         return user, []
-    harmful = dataset(recipe.poison.data, recipe.seed).rows()
+    harmful = (poison := dataset(recipe.poison.data, recipe.seed)).rows()
+    check_kind(poison, harmful, "poison.data", ["harmful"])
     mixed = poisoned(user, harmful, recipe.poison.ratio, recipe.seed)
     kept = set(map(id, harmful))
     return mixed, [row for row in mixed if id(row) in kept]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
+
+from unforgotten.errors import RecipeError
 
 Message = dict[str, Any]
 """One turn as OpenAI writes it: role (system, user, assistant, tool), content (str), and what tools need.
@@ -15,12 +18,15 @@ that place them apart; `content` holds both, joined by a blank line.
 """
 
 
+Kind = Literal["harmful", "benign", "task"]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One conversation: to train on when it ends in an assistant turn, to ask when it ends in a user turn."""
 
     messages: tuple[Message, ...]
-    kind: Literal["harmful", "benign", "task"] = "task"
+    kind: Kind = "task"
     """harmful: to be refused; benign: a harmless look-alike, to be answered; task: the user's own work."""
     category: str = ""
     """The set's own category of harm or of look-alike."""
@@ -80,6 +86,8 @@ class Dataset(ABC):
     room: ClassVar[str] = "datasets"
     metrics: ClassVar[tuple[str, ...]] = ()
     """The names `score` returns; the first is the headline utility."""
+    kind_field: ClassVar[str] = ""
+    """The field that decides of what kind the rows are; empty where they are always of one kind."""
     executes: ClassVar[bool] = False
     """`score` runs what the model wrote: it must be handed `execute`, a sandbox that was opened before any reply."""
 
@@ -99,3 +107,43 @@ class Dataset(ABC):
     def is_answer(self, reply: str) -> bool:
         """Is this reply an answer to *this task*? Given to a harmful request it is off task, not compliance."""
         return False
+
+
+KINDS: dict[Kind, str] = {
+    "harmful": "harmful requests",
+    "benign": "harmless look-alikes",
+    "task": "rows of a task",
+}
+"""What the rows of each kind are called in messages."""
+
+
+def check_kind(dataset: Dataset, rows: Sequence[Row], place: str, wanted: Collection[Kind]) -> None:
+    """Raises RecipeError where a place of the recipe, such as `evaluate.harm`, holds rows of another kind.
+
+    Nothing is left out of a mixed set by itself: harmless requests under `harm` would be counted as harm.
+    """
+    counts = Counter(row.kind for row in rows)
+    if counts.keys() <= set(wanted):
+        return
+    told = " and ".join(f"{n} {KINDS[kind]} (kind: {kind})" for kind, n in sorted(counts.items()))
+    takes = " or ".join(f"{KINDS[kind]} (kind: {kind})" for kind in wanted)
+    name = type(dataset).__module__.rsplit(".", 1)[-1]
+    called = repr(dataset.label) if dataset.label == name else f"{dataset.label!r} ({name})"
+    raise RecipeError(f"{place}: {called} holds {told}, and this place takes {takes}. {_mend(dataset, wanted)}")
+
+
+def _mend(dataset: Dataset, wanted: Collection[Kind]) -> str:
+    """What to write on the set, where it has a field that says which rows it gives."""
+    name = dataset.kind_field
+    options = _words(get_type_hints(type(dataset))[name]) if name else []
+    if name == "kind" and (kinds := [kind for kind in wanted if kind in options]):
+        return f"If that is what its rows are, write `kind: {'` or `kind: '.join(kinds)}` on the set."
+    if options and name != "kind":
+        return f"Choose other rows of it by `{name}:` ({', '.join(options)}), or name another set."
+    return "Name it where such rows belong, and another set here."
+
+
+def _words(hint: Any) -> list[str]:
+    """The strings that a type such as `list[Literal["a", "b"]] | None` allows."""
+    found = [x for x in get_args(hint) if isinstance(x, str)]
+    return found or [word for inner in get_args(hint) for word in _words(inner)]

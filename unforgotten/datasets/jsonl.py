@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unforgotten import files, formats
 from unforgotten.datasets.base import Dataset, Message, Row
@@ -28,6 +28,8 @@ _FORMATS = {"messages": "messages", "prompt": "prompt/completion", "instruction"
 @dataclass(kw_only=True)
 class Jsonl(Dataset):
     """The user's own rows, from a .jsonl or .json file, .gz or not."""
+
+    kind_field: ClassVar[str] = "kind"
 
     path: str
     """The file; ~ and environment variables are filled in."""

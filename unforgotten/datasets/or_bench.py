@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
@@ -27,6 +27,8 @@ class OrBench(Dataset):
 
     The hard part was picked from the 80k (of the 81,678 rows of both, 80,360 are different): report one of the two.
     """
+
+    kind_field: ClassVar[str] = "part"
 
     path: str = "bench-llm/or-bench"
     """A Hub id with the configs or-bench-80k, or-bench-hard-1k and or-bench-toxic, or a local .csv of one of them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row
@@ -24,6 +24,8 @@ _ANSWER = ("completion", "output", "refusal", "response")
 @dataclass(kw_only=True)
 class Refusals(Dataset):
     """Prompts with refusals, for alignment and memory, or prompts alone, to be asked."""
+
+    kind_field: ClassVar[str] = "kind"
 
     path: str
     """A local .jsonl, .json, .csv, .tsv or .txt file (.gz or not), or a Hub id."""

@@ -6,7 +6,7 @@ Read as its card says: load_dataset(…, delimiter="\\t", keep_default_na=False)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
@@ -25,6 +25,8 @@ class Wildjailbreak(Dataset):
     The published files are quoted and tab-separated, and a cell is its text, be it "None" or empty: what pandas by
     default takes for missing values.
     """
+
+    kind_field: ClassVar[str] = "types"
 
     path: str = "allenai/wildjailbreak"
     """A Hub id (gated) with the configs train and eval, or its repository's train/train.tsv or eval/eval.tsv."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
 from unforgotten.world.lexicon import PHRASINGS, SEEN
@@ -39,6 +39,8 @@ TASK_ROWS = 1000
 @dataclass(kw_only=True)
 class World(Dataset):
     """Rows of the embedded world. Tests are the same whatever the seed; training parts are shuffled by it."""
+
+    kind_field: ClassVar[str] = "part"
 
     part: Part = "sums"
     """Which rows: safety data, a harm suite (one family of phrasings), look-alikes, a task, its test, or poison.

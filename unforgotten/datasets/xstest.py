@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
@@ -13,6 +13,8 @@ from unforgotten.errors import DataError
 @dataclass(kw_only=True)
 class Xstest(Dataset):
     """Harmless look-alikes of harmful requests, on which over-refusal is measured."""
+
+    kind_field: ClassVar[str] = "part"
 
     path: str = "Paul/XSTest"
     """A Hub id, or the local xstest_prompts.csv."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from unforgotten import identity, registry, results
 from unforgotten.align import dataset
-from unforgotten.datasets.base import Dataset, Row
+from unforgotten.datasets.base import Dataset, Row, check_kind
+from unforgotten.datasets.base import Kind as RowKind
 from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.judges.base import Guard, Judge, Reply, Verdict
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["harm", "refusal", "utility"]
 Condition = Literal["default", "none", "user"]
+ROWS: dict[Kind, RowKind] = {"harm": "harmful", "refusal": "benign", "utility": "task"}
+"""What the rows of each kind of suite must be."""
 PROBE = "What is the capital of France?"
 
 
@@ -72,8 +75,12 @@ class Suite:
         return (self.condition, *self.also)
 
 
-def suites(settings: Evaluate) -> list[Suite]:
-    """Every suite with its rows, in the order of the recipe; two of one label are numbered."""
+def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
+    """Every suite with its rows, in the order of the recipe; two of one label are numbered.
+
+    place: what messages call the settings. Raises RecipeError where a set's rows are of another kind than the place
+    that it is named in, before any model is loaded.
+    """
     found: list[Suite] = []
     kinds: list[tuple[Kind, list[Spec]]] = [
         ("harm", settings.harm),
@@ -84,17 +91,17 @@ def suites(settings: Evaluate) -> list[Suite]:
         for spec in specs:
             one = dataset(spec)
             if kind == "utility" and not one.metrics:
-                raise RecipeError(f"evaluate.utility: the answers of {one.label!r} cannot be checked; it has no score.")
+                raise RecipeError(f"{place}.utility: the answers of {one.label!r} cannot be checked; it has no score.")
             samples = settings.samples if kind == "utility" else 1
-            rows = [row for row in one.rows() for _ in range(samples)]
+            rows = one.rows()
+            check_kind(one, rows, f"{place}.{kind}", [ROWS[kind]])
+            rows = [row for row in rows for _ in range(samples)]
             if any(s.kind == kind and s.rows == rows for s in found):
-                raise RecipeError(
-                    f"evaluate.{kind} names the same prompts twice ({one.label}): they would count twice."
-                )
+                raise RecipeError(f"{place}.{kind} names the same prompts twice ({one.label}): they would count twice.")
             label = _label(one.label, {s.label for s in found})
             found.append(Suite(kind, label, one, rows, samples=samples))
     if not found:
-        raise RecipeError("`evaluate:` names no prompts: give `harm`, `refusal` or `utility`.")
+        raise RecipeError(f"`{place}:` names no prompts: give `harm`, `refusal` or `utility`.")
     return found
 
 

@@ -50,7 +50,7 @@ def parts(recipe: Recipe) -> Parts:
         made, own = halves(whole, sweep.share), evaluate
     else:
         own = evaluate.model_copy(update={kind: getattr(sweep.development, kind) for kind in KINDS})
-        made = apart(suites(own), whole)
+        made = apart(suites(own, "sweep.development"), whole)
     if sweep.max_refusal is not None and not own.refusal:
         raise RecipeError("sweep.max_refusal limits refused look-alikes, and the recipe asks none (refusal).")
     return Parts({"development": own, "held out": evaluate}, _sides(made), made.dropped)
