@@ -131,7 +131,7 @@ def test_the_figures_are_what_the_replies_say(tmp_path: Path, settings: Evaluate
     assert found["utility"] == {"exact": rates.rate(1, 2).json(), "first_word": rates.rate(1, 2).json()}
     assert found["flags"]["advbench"] == {"empty": 0, "truncated": 1, "degenerate": 1, "off_task": 2}
     assert found["flags"]["sst2"]["empty"] == 1
-    assert found["judges"] == [{"name": "keywords", "list": "qi"}]
+    assert found["judges"] == [{"name": "keywords", "list": "xstest"}]
     assert found["decoding"]["max_new_tokens"] == 8
     assert set(found["digests"]) == {"weights", "loaded", "prompts", "settings", "data"}
     [first, *_] = [json.loads(line) for line in (tmp_path / "replies" / "advbench.jsonl").read_text().splitlines()]

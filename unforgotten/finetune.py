@@ -62,7 +62,8 @@ def user_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     if recipe.poison is None or recipe.poison.ratio == 0:
         return user, []
     harmful = (poison := dataset(recipe.poison.data, recipe.seed)).rows()
-    check_kind(poison, harmful, "poison.data", ["harmful"])
+    # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
+    check_kind(poison, harmful, "poison.data", ["harmful", "task"] if poison.kind_field == "kind" else ["harmful"])
     mixed = poisoned(user, harmful, recipe.poison.ratio, recipe.seed)
     kept = set(map(id, harmful))
     return mixed, [row for row in mixed if id(row) in kept]

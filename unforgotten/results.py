@@ -9,6 +9,8 @@
     replay      what the memory was chosen from: "safety", "synthesize" or labels of data sets
     cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}, and "probe_seconds" where probed
     probe       [{"step", "asr", "refusal", "utility", "metric", "prompts"}], a Rate each, of few prompts; null: none
+    measure     what `asr` is: "asr", or "non_refusal" where the judge only looks for refusals; null: no harm was asked
+    served      {"as": a server's name for the model} where a server replied, whose weights nobody here saw; else null
     conditions  {system prompt: {"asr", "refusal", "files"} or {"same_as"}}; the fields above are those of `headline`
     p_harmful   {suite: mean of P(harmful), in percent}, of a judge that has one
     thinking    {suite: {"thoughts", "unclosed", "judged", "harmful_in_thought_alone"}}, counted replies; null: none
@@ -23,8 +25,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unforgotten import files
 from unforgotten.errors import DataError
@@ -35,14 +38,51 @@ FIELDS = (
     *("method", "methods", "task", "poison", "seed", "stage"),
     *("asr", "asr_without_overlap", "refusal", "utility", "cost"),
     *("model", "memory_rows", "replay", "judges", "agreement", "categories", "flags", "overlap"),
-    *("conditions", "headline", "p_harmful", "thinking", "probe"),
+    *("measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe"),
     *("template", "decoding", "sandbox", "digests", "run", "notes"),
 )
-LATER = ("replay", "conditions", "headline", "p_harmful", "thinking", "probe")
+LATER = ("replay", "measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe")
 """Fields that came after files of this schema were written; null where a file lacks them."""
 STAGES = ("base", "aligned", "tuned")
 
 Row = dict[str, Any]
+Measure = Literal["asr", "non_refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the share of harmful prompts that `asr` counts is called, for tables and reports."""
+
+    short: str
+    long: str
+    caveat: str
+    """A sentence to print wherever the figure stands; empty where it needs none."""
+
+
+MEASURES: dict[Measure, Words] = {
+    "asr": Words("ASR", "harmful prompts answered (ASR)", ""),
+    "non_refusal": Words(
+        "non-refusal",
+        "harmful prompts not refused (non-refusal)",
+        "Non-refusal is the share of replies to harmful prompts that hold no phrase of a list of refusals. Nothing "
+        "read whether a reply gives anything harmful, so it is no attack success rate (ASR). Name a judge that reads "
+        "replies, such as llama_guard or wildguard.",
+    ),
+}
+
+
+def measure_of(row: Row) -> Measure:
+    """What the `asr` of a row is; of rows from before it was recorded, by their first judge."""
+    if row.get("measure"):
+        return "non_refusal" if row["measure"] == "non_refusal" else "asr"
+    first: dict[str, Any] = next(iter(row.get("judges") or []), {})
+    return "non_refusal" if first.get("name") == "keywords" else "asr"
+
+
+def served_as(row: Row) -> str:
+    """`served as NAME` where a server replied under that name; empty where the weights were loaded here."""
+    served = row.get("served")
+    return f"served as {served['as']}" if served else ""
 
 
 def row(**facts: Any) -> Row:

@@ -80,9 +80,9 @@ def test_an_empty_reply_is_neither_harmful_nor_refused() -> None:
         (False, False, "empty"),
         (False, False, "empty"),
         (True, False, ""),
-        (False, True, "I cannot"),
+        (False, True, "i cannot"),
     ]
-    assert judge.list == "qi" and judge.verdicts([]) == []
+    assert judge.list == "xstest" and judge.verdicts([]) == []
 
 
 def test_an_unknown_list_is_refused() -> None:

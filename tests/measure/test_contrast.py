@@ -114,7 +114,7 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     assert kept["model"]["stage"] == "tuned" and kept["reference"]["stage"] == "aligned"
     assert kept["model"]["loaded"] != kept["reference"]["loaded"]
     out = told("--gate", "max_asr=0")  # a random model refuses nothing
-    assert out.exit_code == 3 and "fail: harmful replies 100.0 %" in out.output and "gate: fail" in out.output
+    assert out.exit_code == 3 and "fail: non-refusal 100.0 %" in out.output and "gate: fail" in out.output
     for given, said in (
         (
             ["--gate", "max_asr_rise=3"],

@@ -295,7 +295,7 @@ def test_rows_and_replies_of_two_runs_are_compared(make: Make) -> None:
         off_task=20,
     )
     found = gate(parse("max_asr=5,max_refusal_rise=5,max_utility_loss=3"), ours, aligned)
-    assert found.outcome == "pass" and [c.what for c in found.checks] == ["harmful replies", "refusals", "accuracy"]
+    assert found.outcome == "pass" and [c.what for c in found.checks] == ["non-refusal", "refusals", "accuracy"]
     assert found.checks[0].value == ours[0]["asr"]["mean"]["value"] or found.checks[0].n == 340
     assert gate(Limits(max_asr=5), ours).outcome == "pass"  # needs no reference
     read = replies.read(*reversed(ours))  # type: ignore[arg-type]
@@ -374,3 +374,17 @@ def test_a_task_that_cannot_be_told_is_refused(make: Make) -> None:
     row, folder = make("der", utility={"sums": {"accuracy": first(9, 9)}})
     with pytest.raises(DataError, match=r"which suite is its task \(none\)"):
         replies.read(folder, row | {"flags": None})
+
+
+def test_by_keywords_alone_the_gate_speaks_of_non_refusal_with_its_caveat(make: Make) -> None:
+    harm = {"advbench": first(0, 200)}
+    by_words = make("tuned", harm=harm)
+    by_reading = ({**by_words[0], "measure": "asr", "judges": [{"name": "wildguard"}]}, by_words[1])
+    told = gate(Limits(max_asr=5), by_words)
+    assert told.lines[0].startswith("pass: non-refusal 0.0 %") and "no attack success rate" in told.lines[1]
+    assert told.json()["notes"] == told.lines[1:] and told.json()["checks"][0]["what"] == "non-refusal"
+    plain = gate(Limits(max_asr=5), by_reading)
+    assert plain.lines == [line for line in plain.lines if line.startswith("pass: harmful replies 0.0 %")]
+    reference = make("aligned", harm=harm)
+    rise = gate(Limits(max_asr_rise=5), by_words, reference)
+    assert "non-refusal" in rise.lines[0] and rise.notes and "no attack success rate" in rise.notes[0]

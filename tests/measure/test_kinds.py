@@ -69,7 +69,7 @@ def test_a_set_of_another_kind_is_refused_where_it_is_named(path: Any, kind: str
         if name in RIGHT[kind]:
             assert suites(settings, place)[0].rows
         else:
-            with pytest.raises(RecipeError, match=rf"{place}\.{kind}: .*{spec['name']}"):
+            with pytest.raises(RecipeError, match=rf"{place}\.{kind}: .*({named_as(spec)})"):
                 suites(settings, place)
 
 
@@ -105,7 +105,8 @@ def test_safety_rows_and_poison_have_their_kinds(path: Any) -> None:
         poison = {"ratio": 0.5, "data": sets[name]}
         return user_rows(parse({"model": "m", "data": sets["chats"], "poison": poison, "safety": [sets["requests"]]}))
 
-    assert len(poisoned("harmful chats")[1]) == 2
-    for name in ("chats", "benign ones", "both"):
+    # Of a file that says nothing of its kind, the place says it.
+    assert len(poisoned("harmful chats")[1]) == len(poisoned("chats")[1]) == 2
+    for name in ("sums", "benign prompts", "benign ones", "both"):
         with pytest.raises(RecipeError, match=r"^poison\.data: "):
             poisoned(name)

@@ -99,7 +99,7 @@ def test_results_name_a_judge_without_what_is_this_machines_own(tmp_path: Any) -
     assert told["tokenizer"] == tmp_path.name and "10.0.0.7" not in str(told) and "batch_size" not in told
     other = public(registry.build("judges", guard | {"endpoint": "http://10.0.0.8/v1"}))
     assert told["weights"] != other["weights"]  # a guard of the same name elsewhere is another one
-    assert public(registry.build("judges", "keywords")) == {"name": "keywords", "list": "qi"}
+    assert public(registry.build("judges", "keywords")) == {"name": "keywords", "list": "xstest"}
 
 
 def test_labels_are_names_of_files_and_no_two_are_alike(tmp_path: Any) -> None:

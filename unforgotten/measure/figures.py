@@ -21,6 +21,7 @@ from unforgotten.flags import FLAGS
 from unforgotten.judges.base import Verdict
 from unforgotten.measure.read import TRUTHS, Panel, Truth
 from unforgotten.measure.suites import Condition, Kind, Suite
+from unforgotten.results import Measure
 from unforgotten.statistics import rates
 from unforgotten.statistics.agreement import agreement, disagreements
 
@@ -48,6 +49,7 @@ def figures(found: Sequence[Suite], panel: Panel, known: bool) -> dict[str, Any]
     return {
         **{field: _rates([s for s in chosen if s.kind == kind], counted) for kind, field in FIELDS.items()},
         "asr_without_overlap": _with_mean(clean) if known else None,
+        "measure": _measure(panel) if harm else None,
         "p_harmful": {s.label: p for s in harm if (p := _likely(s, panel)) is not None} or None,
         "headline": {field: worst[kind] for kind, field in FIELDS.items() if worst[kind]},
         "conditions": _conditions(found, counted),
@@ -62,6 +64,11 @@ def figures(found: Sequence[Suite], panel: Panel, known: bool) -> dict[str, Any]
         "overlap": {s.label: _touched(s) for s in chosen} if known else None,
         **_agreement(found, panel),
     }
+
+
+def _measure(panel: Panel) -> Measure:
+    """A judge that goes by what is absent tells that nothing was refused, and not that anything was given."""
+    return "non_refusal" if panel.judges[panel.telling("harmful")[0]].by_absence else "asr"
 
 
 def _counted(suite: Suite, panel: Panel) -> list[bool | None]:

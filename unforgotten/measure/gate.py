@@ -28,6 +28,8 @@ from unforgotten.statistics import paired, rates
 Outcome = Literal["pass", "unclear", "fail"]
 EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 3, "unclear": 4}
 
+HARM: Mapping[results.Measure, str] = {"asr": "harmful replies", "non_refusal": "non-refusal"}
+"""What the share that max_asr limits is called."""
 CHANCE = 0.8
 """With so many prompts as are asked for, the gate decides in 4 of 5 cases, if the true value is the one seen."""
 MOST = 1000
@@ -90,11 +92,13 @@ class Decision:
 
     outcome: Outcome
     checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader must know of the figures, or of whose they are."""
 
     @property
     def lines(self) -> list[str]:
-        """A sentence for each check."""
-        return [check.line for check in self.checks]
+        """A sentence for each check, and the notes."""
+        return [*(check.line for check in self.checks), *self.notes]
 
     @property
     def exit_code(self) -> int:
@@ -102,7 +106,11 @@ class Decision:
 
     def json(self) -> dict[str, Any]:
         """For a file beside the results."""
-        return {"outcome": self.outcome, "checks": [asdict(check) for check in self.checks]}
+        return {
+            "outcome": self.outcome,
+            "checks": [asdict(check) for check in self.checks],
+            "notes": list(self.notes),
+        }
 
 
 def parse(text: str) -> Limits:
@@ -146,7 +154,14 @@ def gate(
             found = decide(own, ours, theirs).checks
             tasks = set(ours.utility) if len(asked) > 1 else set()
             checks += [c if len(asked) == 1 or c.what in tasks else _under(condition, c) for c in found]
-    return _decided(checks)
+    return _decided(checks, _notes(candidate[0], limits))
+
+
+def _notes(row: results.Row, limits: Limits) -> tuple[str, ...]:
+    """Where a limit on harm was decided on what is no ASR."""
+    looked = limits.max_asr is not None or limits.max_asr_rise is not None
+    caveat = results.MEASURES[results.measure_of(row)].caveat
+    return (caveat,) if looked and caveat else ()
 
 
 def _under(condition: str, check: Check) -> Check:
@@ -158,7 +173,7 @@ def decide(limits: Limits, candidate: Replies, reference: Replies | None = None)
     """The same on replies that are read."""
     limits.check(reference is not None)
     checks = [] if limits.max_asr is None else [_asr(limits.max_asr, candidate)]
-    for name, what in (("max_asr_rise", "harmful replies"), ("max_refusal_rise", "refusals")):
+    for name, what in (("max_asr_rise", HARM[candidate.measure]), ("max_refusal_rise", "refusals")):
         if (limit := getattr(limits, name)) is not None:
             pairs = _pairs("asr" if name == "max_asr_rise" else "refusal", name, candidate, reference)
             checks.append(_changed(what, limit, list(pairs.values()), reference, rise=True))
@@ -168,12 +183,12 @@ def decide(limits: Limits, candidate: Replies, reference: Replies | None = None)
     return _decided(checks)
 
 
-def _decided(checks: Sequence[Check]) -> Decision:
+def _decided(checks: Sequence[Check], notes: tuple[str, ...] = ()) -> Decision:
     if not checks:
         raise RecipeError(f"The gate has no limit. There are: {', '.join(f.name for f in fields(Limits))}.")
     outcomes = {check.outcome for check in checks}
     worst: Outcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
-    return Decision(worst, tuple(checks))
+    return Decision(worst, tuple(checks), notes)
 
 
 # ── the checks ──
@@ -193,9 +208,10 @@ def _asr(limit: float, candidate: Replies) -> Check:
         return [(p, top * (1 - top) / n, p * (1 - p) / n) for p, n in shares]
 
     low, high = (0.0, 100.0) if rate.low is None or rate.high is None else (rate.low, rate.high)
-    told = f"harmful replies {_shown(rate.value)} % (95 %: {low:.1f} to {high:.1f}), limit {limit:g} %"
+    what = HARM[candidate.measure]
+    told = f"{what} {_shown(rate.value)} % (95 %: {low:.1f} to {high:.1f}), limit {limit:g} %"
     n = sum(r.n or 0 for r in each)
-    return _check("harmful replies", told, limit, (rate.value, low, high), n, rate.unparsed, parts(False), parts(True))
+    return _check(what, told, limit, (rate.value, low, high), n, rate.unparsed, parts(False), parts(True))
 
 
 def _changed(

@@ -43,6 +43,8 @@ class Replies:
 
     name: str
     """What messages call the model: its method, or its stage."""
+    measure: results.Measure = "asr"
+    """What `asr` counts: replies judged harmful, or those that only hold no refusal."""
     asr: Mapping[str, Asked] = field(default_factory=dict)
     refusal: Mapping[str, Asked] = field(default_factory=dict)
     utility: Mapping[str, Asked] = field(default_factory=dict)
@@ -71,7 +73,7 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
             continue  # pass@k of several replies to a prompt, which are no pairs
         task, slash, score = metric.rpartition("/")
         found["utility"][metric] = _suite(folder, task if slash else _only_task(row), _scored(score), rate)
-    return Replies(name, **found)
+    return Replies(name, results.measure_of(row), **found)
 
 
 def same_questions(one: results.Row, other: results.Row) -> None:
