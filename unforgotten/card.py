@@ -57,16 +57,16 @@ def _loading(name: str, facts: dict[str, Any]) -> list[str]:
         return [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'model = AutoModelForCausalLM.from_pretrained({name})',
-            f'tokenizer = AutoTokenizer.from_pretrained({name})  # its chat template is the one trained with',
+            f"model = AutoModelForCausalLM.from_pretrained({name})",
+            f"tokenizer = AutoTokenizer.from_pretrained({name})  # its chat template is the one trained with",
         ]
     revision = f", revision={json.dumps(facts['revision'])}" if facts["revision"] else ""
     return [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig",
         "",
-        f'base = AutoModelForCausalLM.from_pretrained({base}{revision})',
-        f'model = PeftModel.from_pretrained(base, {name})',
-        f'model.generation_config = GenerationConfig.from_pretrained({name})',
-        f'tokenizer = AutoTokenizer.from_pretrained({name})  # its chat template is the one trained with',
+        f"base = AutoModelForCausalLM.from_pretrained({base}{revision})",
+        f"model = PeftModel.from_pretrained(base, {name})",
+        f"model.generation_config = GenerationConfig.from_pretrained({name})",
+        f"tokenizer = AutoTokenizer.from_pretrained({name})  # its chat template is the one trained with",
     ]

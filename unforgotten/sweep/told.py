@@ -194,9 +194,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *_markdown(held_out_table(swept)),
         "",
-        display.markdown(
-            f"Development: {swept.split.told('development')}. Held out: {swept.split.told('held out')}."
-        )
+        display.markdown(f"Development: {swept.split.told('development')}. Held out: {swept.split.told('held out')}.")
         + (
             f" {swept.split.dropped} prompts for development were held-out ones too and not asked."
             if swept.split.dropped
