@@ -17,7 +17,7 @@ from tests.methods.step import Rows, arguments, close, exact
 from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.base import Method
-from unforgotten.methods.lisa import Lisa, on_safety, pull_gradient
+from unforgotten.methods.lisa import Lisa, early, on_safety, pull_gradient
 from unforgotten.registry import build
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
@@ -155,12 +155,20 @@ def test_the_code_throws_away_the_user_rows_of_a_safety_step(tmp_path: Path) -> 
     assert len(seen) == 12 and len(set(told(user)) - seen) == 8
 
 
-@pytest.mark.parametrize(("mode", "quiet"), [("paper", 0), ("reference", 2)])
+def test_the_pull_begins_where_the_code_begins_it() -> None:
+    """trainer.py: `self.steps > 0.1 * len(loader) * epochs`, counted from 0: of 20 steps it leaves out 0, 1 and 2."""
+    assert [early(step, 20) for step in range(5)] == [True, True, True, False, False]
+    assert [early(step, 25) for step in range(5)] == [True, True, True, False, False]
+    for steps in range(1, 500):
+        assert [early(i, steps) for i in range(steps)] == [not i > 0.1 * steps for i in range(steps)]
+
+
+@pytest.mark.parametrize(("mode", "quiet"), [("paper", 0), ("reference", 4)])
 def test_each_step_is_pulled_to_where_the_other_state_ended(mode: Any, quiet: int, tmp_path: Path) -> None:
-    """Until the first user step w′ is θ_safe, then it changes at each border. The code leaves out 2 of 20 steps."""
+    """Until the first user step w′ is θ_safe, then it changes at each border. The code leaves out 4 of 30 steps."""
     lisa = Lisa(mode=mode, safety_steps=2, user_steps=3, pull=0.7)
-    _, before, after = watched(lisa, tmp_path, testing.ragged_rows(20, 1), max_steps=20)
-    for step in range(20):
+    _, before, after = watched(lisa, tmp_path, testing.ragged_rows(20, 1), max_steps=30)
+    for step in range(30):
         border = step - step % 5 + (2 if step % 5 >= 2 else 0)
         w, other = before.weights[step], before.weights[border]
         pulled = {n: after.grads[step][n] - before.grads[step][n] for n in w}

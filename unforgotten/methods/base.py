@@ -92,6 +92,9 @@ class Method:
     reads_hidden: ClassVar[bool] = False
     """Whether it reads hidden states there too (`out.hidden_states`); sets nothing else."""
 
+    fsdp2: ClassVar[bool] = False
+    """Whether the method is right where FSDP2 shards the weights; read off the class itself, never inherited."""
+
     @classmethod
     def facts(cls) -> dict[str, str]:
         """What `list methods` and docs/methods.md print, read off the class."""

@@ -6,8 +6,8 @@ serves both states.
 
 mode: paper        the pull always on; safety steps come on top, and every user row is served as often as without Lisa
                    (up to the last cycle, which ends where the run does)
-mode: reference    as git-disl/Lisa (trainer.py): no pull in the first tenth of the steps, since "it will downgrade
-                   benign accuracy"; the user rows of a safety step are thrown away (a tenth of them at 100 / 900)
+mode: reference    as git-disl/Lisa (trainer.py): no pull before more than a tenth of the steps are done, since "it will
+                   downgrade benign accuracy"; the user rows of a safety step are thrown away (a tenth at 100 / 900)
 
 2512.10150 does not say which. Defaults are the script's: 100 and 900 steps, ρ = 1.
 """
@@ -34,6 +34,11 @@ def pull_gradient(weights: Tensor, other: Tensor, pull: float) -> Tensor:
     return pull * (weights - other)
 
 
+def early(step: int, steps: int) -> bool:
+    """Is it too early for the pull, as the code has it? It pulls where `steps > 0.1 * all`, counted from 0."""
+    return 10 * step <= steps
+
+
 def on_safety(step: int, safety_steps: int, user_steps: int) -> bool:
     """Does this step belong to the safety state? A cycle begins with it."""
     return step % (safety_steps + user_steps) < safety_steps
@@ -44,6 +49,7 @@ class Lisa(Method):
     """Take turns between safety and user data, each pulled to where the other left off. [arXiv 2405.18641]"""
 
     family: ClassVar[str] = "data"
+    fsdp2: ClassVar[bool] = True
     remembers: ClassVar[tuple[str, ...]] = ("other", "served")
     neutral: ClassVar[dict[str, Any]] = {"pull": 0.0, "safety_steps": 0}
     faint: ClassVar[dict[str, Any]] = {"pull": 1e-30, "safety_steps": 0}
@@ -91,7 +97,7 @@ class Lisa(Method):
         return run.batches(rows, batches)
 
     def gradients(self, run: Run) -> None:
-        if self.pull == 0 or (self.mode == "reference" and run.step < 0.1 * run.steps):
+        if self.pull == 0 or (self.mode == "reference" and early(run.step, run.steps)):
             return
         squares = []
         for name, p in run.params().items():

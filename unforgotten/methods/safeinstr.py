@@ -18,6 +18,7 @@ class SafeInstr(Method):
     """Mix safety rows into the user's data and train on both alike. [arXiv 2309.07875]"""
 
     family: ClassVar[str] = "data"
+    fsdp2: ClassVar[bool] = True
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
     ratio: Annotated[float, Ge(0)] | None = None

@@ -13,5 +13,6 @@ class SFT(Method):
     """Plain supervised fine-tuning: the control that forgets. [arXiv 2512.10150 §5]"""
 
     family: ClassVar[str] = "control"
+    fsdp2: ClassVar[bool] = True
     needs_safety: ClassVar[bool] = False
     neutral: ClassVar[dict[str, Any]] = {}

@@ -98,7 +98,7 @@ def tensorboard(folder: Path, checkpoints: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    newest = checkpoint.newest_complete(checkpoints)
+    newest, _ = checkpoint.newest_whole(checkpoints)
     step = int(newest.name.rpartition("-")[2]) + 1 if newest else 0
     return TensorBoardCallback(SummaryWriter(str(folder), purge_step=step if folder.exists() else None))
 

@@ -1,17 +1,24 @@
-"""What a checkpoint holds beside the Trainer's own: the methods' state, and a mark that says it is whole.
+"""What a checkpoint holds beside the Trainer's own: the methods' state, and a mark that says that it is whole.
 
 checkpoint-120/
   …                                what transformers.Trainer writes
   unforgotten/<method>.safetensors tensors of the attributes in `remembers`
   unforgotten/<method>.json        the other attributes in `remembers`
   unforgotten/complete.json        written last: without it a checkpoint was cut off and is not resumed from
+
+The mark has the sha256 of every other file, and of itself; a checkpoint is resumed from only where all of them agree.
+A checkpoint from before there were digests is taken as it is, and that is said. The cost is one reading of the
+checkpoint at each save and one at a resume: about a second for 1 GB.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +32,23 @@ from unforgotten.training.once import write
 
 FOLDER = "unforgotten"
 MARK = "complete.json"
+READ_BY_THE_TRAINER = re.compile(
+    r"(pytorch_model|model|adapter_model)\S*\.(bin|safetensors)(\.index\.json)?"
+    r"|(optimizer|scheduler|scaler|rng_state\S*)\.(pt|bin|pth)"
+)
+"""A file of such a name that the mark does not list would be read in place of, or beside, those that it lists."""
 
 
-def save_methods(checkpoint: Path, methods: dict[str, Method]) -> None:
-    """Writes every method's `remembers`, then the mark."""
+@dataclass(frozen=True)
+class Damaged:
+    """A checkpoint that is not what was written, and why."""
+
+    folder: Path
+    why: str
+
+
+def save(checkpoint: Path, methods: dict[str, Method], facts: Mapping[str, Any]) -> None:
+    """Writes every method's `remembers`, then the mark, with `facts` about the run in it."""
     for name, method in methods.items():
         tensors: dict[str, Tensor] = {}
         values: dict[str, Any] = {}
@@ -46,13 +66,13 @@ def save_methods(checkpoint: Path, methods: dict[str, Method]) -> None:
             write(folder / f"{name}.safetensors", tensors)
         if values:
             files.put(folder / f"{name}.json", json.dumps(values))
-    files.put(checkpoint / FOLDER / MARK, json.dumps({"methods": list(methods)}))
+    mark: dict[str, Any] = {"methods": list(methods), **facts, "step": _step(checkpoint), "files": _digests(checkpoint)}
+    files.put(checkpoint / FOLDER / MARK, json.dumps(mark | {"digest": _digest(mark)}, indent=1))
 
 
 def load_methods(checkpoint: Path, methods: dict[str, Method], device: Any) -> None:
     """Puts every method's `remembers` back. Raises TrainingError where the checkpoint belongs to other methods."""
-    mark = checkpoint / FOLDER / MARK
-    saved = json.loads(mark.read_text())["methods"] if mark.exists() else None
+    saved = mark(checkpoint).get("methods")
     if saved != list(methods):
         raise TrainingError(
             f"{checkpoint} was written by the methods {saved}, this run has {list(methods)}. Resume with the same "
@@ -72,13 +92,110 @@ def load_methods(checkpoint: Path, methods: dict[str, Method], device: Any) -> N
                 setattr(method, attribute, parts[""] if set(parts) == {""} else parts)
 
 
-def newest_complete(output: Path) -> Path | None:
-    """The newest whole checkpoint; those that a kill cut off are removed, so that nothing else picks them up."""
-    found: list[tuple[int, Path]] = []
-    for folder in output.glob("checkpoint-*"):
-        number = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-        if number and (folder / FOLDER / MARK).exists():
-            found.append((int(number[1]), folder))
-        elif number:
-            shutil.rmtree(folder)
-    return max(found)[1] if found else None
+def mark(checkpoint: Path) -> dict[str, Any]:
+    """What the mark says. Raises TrainingError where there is none that can be read."""
+    try:
+        found = json.loads((checkpoint / FOLDER / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise TrainingError(
+            f"{checkpoint} is no whole checkpoint of MethodTrainer: it has no {FOLDER}/{MARK} that can be read. Name "
+            "another, or pass resume_from_checkpoint=True for the newest whole one."
+        )
+    return found
+
+
+def is_verified(checkpoint: Path) -> bool:
+    """Whether its mark has digests; older ones have none."""
+    return "files" in mark(checkpoint)
+
+
+def fault(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not what was written; None where it is, or where it is too old to tell. Reads every file."""
+    try:
+        found = mark(checkpoint)
+    except TrainingError:
+        return f"{FOLDER}/{MARK} cannot be read"
+    if set(found) == {"methods"}:
+        return None
+    rest = {name: value for name, value in found.items() if name != "digest"}
+    listed = found.get("files")
+    if found.get("digest") != _digest(rest) or not isinstance(listed, dict):
+        return f"{FOLDER}/{MARK} is not as it was written"
+    if _step(checkpoint) not in (None, found.get("step")):
+        return f"it is the checkpoint of step {found.get('step')}, under another name"
+    try:
+        there = _digests(checkpoint)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    for name, digest in listed.items():
+        if name not in there:
+            return f"{name} is missing"
+        if there[name] != digest:
+            return f"{name} is not as it was written (its sha256 differs)"
+    more = [name for name in there if name not in listed and READ_BY_THE_TRAINER.fullmatch(Path(name).name)]
+    return f"{more[0]} was not written with it" if more else None
+
+
+def marked(output: Path) -> list[Path]:
+    """Checkpoints that were written to their end, newest first. Whether they still are whole, `fault` tells."""
+    return [folder for folder in _all(output) if (folder / FOLDER / MARK).exists()]
+
+
+def newest_whole(output: Path) -> tuple[Path | None, list[Damaged]]:
+    """The newest checkpoint that is what was written, and the newer ones that are not."""
+    damaged: list[Damaged] = []
+    for folder in marked(output):
+        if (why := fault(folder)) is None:
+            return folder, damaged
+        damaged.append(Damaged(folder, why))
+    return None, damaged
+
+
+def put_aside(output: Path, damaged: list[Damaged]) -> None:
+    """Removes what a kill cut off, and renames what is damaged, so that nothing else picks them up."""
+    for folder in set(_all(output)) - set(marked(output)):
+        shutil.rmtree(folder, ignore_errors=True)
+    for each in damaged:
+        aside = each.folder.with_name(f"damaged-{each.folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        each.folder.rename(aside)
+
+
+def seen(checkpoints: list[Path]) -> dict[str, str]:
+    """Each checkpoint's name and the digest of its mark: what ranks compare."""
+    found = {}
+    for folder in checkpoints:
+        try:
+            found[folder.name] = hashlib.sha256((folder / FOLDER / MARK).read_bytes()).hexdigest()
+        except OSError:
+            found[folder.name] = "none"
+    return found
+
+
+def _all(output: Path) -> list[Path]:
+    numbered = [(_step(folder), folder) for folder in output.glob("checkpoint-*")]
+    return [
+        folder for step, folder in sorted(numbered, key=lambda pair: pair[0] or 0, reverse=True) if step is not None
+    ]
+
+
+def _step(checkpoint: Path) -> int | None:
+    number = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(number[1]) if number else None
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """The sha256 of every file but the mark, by its path inside."""
+    found = {}
+    for path in sorted(checkpoint.rglob("*")):
+        name = path.relative_to(checkpoint).as_posix()
+        if path.is_file() and name != f"{FOLDER}/{MARK}":
+            with path.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

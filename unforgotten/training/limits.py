@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import torch
 
 from unforgotten.errors import UnsupportedError
 from unforgotten.methods.base import TURNS, Method
@@ -34,23 +37,78 @@ def refuse_packing(args: Any) -> None:
         )
 
 
+def refuse_shards(methods: Iterable[Method], args: Any) -> None:
+    """Raises UnsupportedError where the arguments, or accelerate's launcher, ask for FSDP and a method cannot have it.
+
+    Asked, not given: on the CPU accelerate drops FSDP without a word.
+    """
+    if getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
+        config = getattr(args, "fsdp_config", None)
+        own = config.get("version") if isinstance(config, dict) else None
+        _refuse_fsdp(list(methods), int(own or os.environ.get("FSDP_VERSION") or 1))
+
+
 def refuse(methods: Iterable[Method], args: Any, trainer: Any) -> None:
-    """Raises UnsupportedError for FSDP1, DeepSpeed and fp16 with a scaler.
+    """Raises UnsupportedError for FSDP, DeepSpeed and fp16 with a scaler, for each method that cannot be right there.
 
     Methods that only choose data (SFT, SafeInstr) run anywhere.
     """
-    working = [type(m).__name__ for m in methods if any(takes(m, turn) for turn in TURNS if turn != "data")]
-    if not working:
-        return
-    names = ", ".join(working)
-    if trainer.is_deepspeed_enabled:
-        raise UnsupportedError(f"{names} under DeepSpeed: its engine owns gradients and steps. Use DDP or FSDP2.")
+    methods = list(methods)
+    names = ", ".join(_names(_working(methods)))
+    if names and trainer.is_deepspeed_enabled:
+        raise UnsupportedError(f"{names} under DeepSpeed: its engine owns gradients and steps. {USE_DDP}")
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None) if trainer.is_fsdp_enabled else None
-    if plugin is not None and int(getattr(plugin, "fsdp_version", 1)) < 2:
-        raise UnsupportedError(
-            f"{names} under FSDP1: flattened parameters have no names. Use fsdp_config={{'version': 2}}."
-        )
-    if args.fp16:
+    if plugin is not None:
+        _refuse_fsdp(methods, int(getattr(plugin, "fsdp_version", 1)))
+    if names and args.fp16:
         raise UnsupportedError(
             f"{names} with fp16: the loss scaler changes the gradients a method sees and skips steps. Use bf16=True."
+        )
+
+
+USE_DDP = "Use DDP: the same script under `torchrun`, without FSDP or DeepSpeed."
+
+
+def _refuse_fsdp(methods: Sequence[Method], version: int) -> None:
+    if version < 2:
+        if names := ", ".join(_names(_working(methods))):
+            raise UnsupportedError(f"{names} under FSDP1: flattened parameters have no names. {USE_DDP}")
+        return
+    if unsure := ", ".join(_names(m for m in methods if not vars(type(m)).get("fsdp2", False))):
+        raise UnsupportedError(
+            f"{unsure} under FSDP2: each rank has a part of each tensor, and of the methods only sft, safeinstr and "
+            f"lisa are right there so far; others hang, or fail after the training. {USE_DDP}"
+        )
+
+
+def _working(methods: Sequence[Method]) -> list[Method]:
+    """Methods that do more than choose data."""
+    return [m for m in methods if any(takes(m, turn) for turn in TURNS if turn != "data")]
+
+
+def _names(methods: Iterable[Method]) -> list[str]:
+    return [type(m).__name__ for m in methods]
+
+
+def one_device(args: Any) -> str | None:
+    """Makes this process train on one device; returns a note where it would have taken several.
+
+    A Trainer that sees N GPUs and no ranks wraps the model in DataParallel, and makes the batch N times as large.
+    """
+    _ = args.device  # devices are set up on first use, and that counts the GPUs anew
+    if (seen := int(args.n_gpu)) < 2:
+        return None
+    args._n_gpu = 1
+    return (
+        f"this process sees {seen} GPUs and trains on one of them, so that a step has as many rows as its settings "
+        f"say; for several, run the script under `torchrun --nproc_per_node {seen}` (DDP)"
+    )
+
+
+def refuse_replicas(model: Any) -> None:
+    """Raises UnsupportedError for a model in DataParallel, whose replicas lose what a method watches."""
+    if isinstance(model, torch.nn.DataParallel):
+        raise UnsupportedError(
+            "The model is wrapped in DataParallel, which multiplies the batch by the number of GPUs. Give the plain "
+            "model (`model.module`); for several GPUs run the script under `torchrun` (DDP)."
         )

@@ -53,6 +53,8 @@ class Run:
         self.policy: Policy = policy
         self.seed = int(args.seed)
         self.notes: list[str] = []
+        self.ratios: dict[str, tuple[float, int]] = {}
+        """By method: the largest ‖gradient of its term‖ / ‖gradient of the user's loss‖ so far, and its step."""
         self.logged: dict[str, list[float | Tensor]] = {}
         self.once: Once
         self._trainer: Any = trainer
@@ -348,17 +350,22 @@ class Run:
         with full fine-tuning the two are one. [arXiv 1612.00796; per sequence, see training/fisher.py]
         """
         chosen = list(range(len(self.memory)))[:rows]
-        world = self._trainer.args.world_size
+        name = f"fisher-{space}-{len(chosen)}"
+        world = self.once.count(name) or self._trainer.args.world_size
 
         def build(rank: int) -> dict[str, Tensor]:
             return {f"{rank}:{n}": f / len(chosen) for n, f in self._squares(space, chosen[rank::world]).items()}
 
-        shards = self._trainer.share_shards(self.once, f"fisher-{space}-{len(chosen)}", world, build)
-        total: dict[str, Tensor] = {}
-        for key, part in shards.items():
-            name = key.partition(":")[2]
-            total[name] = total[name] + part if name in total else part
-        return {n: f.to(self._trainer.args.device) for n, f in total.items()}
+        def summed() -> dict[str, Tensor]:
+            total: dict[str, Tensor] = {}
+            for key, part in self._trainer.share_shards(self.once, name, world, build).items():
+                of = key.partition(":")[2]
+                total[of] = total[of] + part if of in total else part
+            return total
+
+        # One file, whatever the number of ranks: a run may go on with more or fewer of them.
+        found = self._trainer.sum_of_shards(self.once, name, summed)
+        return {n: f.to(self._trainer.args.device) for n, f in found.items()}
 
     def noise(self, name: str, like: Tensor) -> Tensor:
         """Standard normal values in the shape of `like`, fixed by (seed, step, method, name): equal on all ranks."""
@@ -378,6 +385,13 @@ class Run:
         if text not in self.notes:
             self.notes.append(text)
             logger.info(text)
+
+    def warn(self, text: str) -> None:
+        """A note that cannot wait for the end: the first rank says it at once, too."""
+        if text not in self.notes:
+            self.notes.append(text)
+            if self._trainer.args.process_index == 0:
+                logger.warning("Note: %s.", text)
 
     # For the trainer.
 

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback
 from unforgotten import registry
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
-from unforgotten.training import checkpoint, chunked, limits, nf4, policy
+from unforgotten.training import checkpoint, chunked, limits, nf4, policy, resume
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded
@@ -119,6 +119,9 @@ class MethodMixin(_Trainer):
         self.base_model, self.edited = base_model, list[str]()
         args = self._settled(args)
         limits.refuse_packing(args)
+        limits.refuse_shards(self.methods.values(), args)
+        limits.refuse_replicas(model)
+        one_device = limits.one_device(args)
         limits.refuse_4_bits(self.methods.values(), model)
         nf4.keep_layout(model)
         if peft_config is not None:
@@ -134,6 +137,8 @@ class MethodMixin(_Trainer):
             args,
             pad_id,
         )
+        if one_device:
+            self.run.note(one_device)
         rows = user
         for name, each in self.methods.items():
             self.run.user = rows
@@ -193,14 +198,16 @@ class MethodMixin(_Trainer):
     # The run: start, resume, finish.
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Trains. `resume_from_checkpoint=True` goes on from the newest whole checkpoint, or from the start."""
+        """Trains. `resume_from_checkpoint=True` goes on from the newest whole checkpoint, or from the start.
+
+        Checkpoints that are not what was written are named, put aside and skipped. Raises TrainingError where the
+        one that is named is damaged, where ranks see different ones, and where its steps had other rows.
+        """
         output = Path(self.args.output_dir)
-        if resume_from_checkpoint is True:
-            newest = checkpoint.newest_complete(output)
-            resume_from_checkpoint = str(newest) if newest else None
-        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        self.run.once = Once(output / "aligned-states", self._key(), may_build=self._resumed_from is None)
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        limits.one_device(self.args)  # again: the arguments are the caller's, and may have been set up anew
+        self._resumed_from = chosen = resume.start(self, resume_from_checkpoint)
+        self.run.once = Once(output / "aligned-states", self._key(), may_build=chosen is None, warn=self.run.warn)
+        result = super().train(resume_from_checkpoint=str(chosen) if chosen else None, **kwargs)
         self.finish()
         return result
 
@@ -481,6 +488,22 @@ class MethodMixin(_Trainer):
             self.accelerator.wait_for_everyone()
         return once.shards(name, count, build)
 
+    def sum_of_shards(self, once: Once, name: str, sum_: Callable[[], Tensors]) -> Tensors:
+        """What all shards of `name` sum to, in one file that the first rank writes; the shards are then removed."""
+        there = once.has(name)
+        if self.args.world_size > 1:  # what one rank lacks, all make together
+            there = self.sum_over_ranks(int(there)) == self.args.world_size
+        if there:
+            return once(name, sum_)
+        total = sum_()
+        if self.args.process_index == 0:
+            once(name, lambda: total)
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()
+        if self.args.process_index == 0:
+            once.drop_shards(name)
+        return total
+
     # Logging and broken losses.
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -516,7 +539,7 @@ class MethodMixin(_Trainer):
     def stop_if_broken(self) -> None:
         """Raises TrainingError before anything is saved with weights that a NaN has touched."""
         if self._broken is not None and bool(self._broken):
-            kept = checkpoint.newest_complete(Path(self.args.output_dir))
+            kept = next(iter(checkpoint.marked(Path(self.args.output_dir))), None)
             raise TrainingError(
                 f"The loss or its gradient became NaN or infinite by step {self.state.global_step}. "
                 + (f"The last checkpoint is kept: {kept}. " if kept else "No checkpoint had been written yet. ")
@@ -567,9 +590,18 @@ class _Turns(TrainerCallback):
         self.trainer.stop_if_broken()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        t = self.trainer
+        t.accelerator.wait_for_everyone()  # each rank writes a file of its own, which the mark lists
         if args.process_index == 0:
-            checkpoint.save_methods(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.trainer.methods)
-        self.trainer.accelerator.wait_for_everyone()
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if args.world_size > 1 and folder.is_dir() and len(list(folder.glob("rng_state_*.pth"))) < args.world_size:
+                t.run.warn(
+                    "the ranks have no disk in common, so that this training cannot be resumed from its checkpoints: "
+                    "use an output_dir that all ranks see"
+                )
+            facts = {"rows_a_step": t.run.batch_rows, "notes": t.run.notes, "ratios": t.run.ratios}
+            checkpoint.save(folder, t.methods, facts)
+        t.accelerator.wait_for_everyone()
 
 
 def named(method: Any) -> dict[str, Method]:

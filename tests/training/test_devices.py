@@ -1,0 +1,113 @@
+"""One process trains on one device, and shards are refused where a method is not right with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from tests.training.test_trainer import arguments
+from unforgotten import registry, testing
+from unforgotten.errors import UnsupportedError
+from unforgotten.methods.base import Method
+from unforgotten.methods.sft import SFT
+from unforgotten.training.trainer import MethodTrainer
+
+ALLOWED = {"sft", "safeinstr", "lisa"}
+
+
+def trainer(args: Any, method: Any = "der", **more: Any) -> MethodTrainer:
+    return MethodTrainer(
+        model=more.pop("model", None) or testing.tiny_model("merged"),
+        args=args,
+        train_dataset=testing.ragged_rows(8, 1),
+        safety_dataset=testing.ragged_rows(8, 2),
+        base_model={},
+        method=method,
+        **more,
+    )
+
+
+def eight(folder: Path) -> TrainingArguments:
+    """A machine with eight GPUs, as far as the Trainer's arguments say: they count when devices are set up."""
+    args = arguments(folder, per_device_train_batch_size=2, gradient_accumulation_steps=1, max_steps=-1,
+                     num_train_epochs=1)  # fmt: skip
+    _ = args.device
+    args._n_gpu = 8
+    return args
+
+
+def test_one_process_trains_on_one_of_eight_gpus_and_says_so(tmp_path: Path) -> None:
+    args = eight(tmp_path)
+    assert args.train_batch_size == 16, "what the Trainer would have taken"
+    made = trainer(args)
+    assert args.n_gpu == 1 and args.train_batch_size == 2
+    made.train()
+    assert made.state.global_step == 4 and made.run.batch_rows == 2
+    assert not isinstance(made.model_wrapped, torch.nn.DataParallel)
+    assert "sees 8 GPUs and trains on one" in made.run.notes[0] and "torchrun" in made.run.notes[0]
+
+
+def test_arguments_that_see_more_gpus_after_construction_are_put_right_too(tmp_path: Path) -> None:
+    args = arguments(tmp_path, max_steps=1)
+    made = trainer(args)
+    args._n_gpu = 2
+    made.train()
+    assert not isinstance(made.model_wrapped, torch.nn.DataParallel)
+
+
+def test_the_verbs_arguments_train_on_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unforgotten.recipe import Training
+    from unforgotten.training.arguments import Told
+    from unforgotten.training.arguments import arguments as of_recipe
+
+    args = of_recipe(Training(batch_size=4), tmp_path, 0)
+    monkeypatch.setattr(Told, "n_gpu", property(lambda self: self.__dict__.get("_seen", 2)))
+    monkeypatch.setattr(Told, "_n_gpu", property(None, lambda self, n: self.__dict__.update(_seen=n)), raising=False)
+    assert args.train_batch_size == 8
+    trainer(args)
+    assert args.train_batch_size == 4
+
+
+def test_a_model_in_data_parallel_is_refused(tmp_path: Path) -> None:
+    model = torch.nn.DataParallel(testing.tiny_model("merged"))
+    with pytest.raises(UnsupportedError, match="model.module"):
+        trainer(arguments(tmp_path), model=model)
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+@pytest.mark.parametrize("how", ["arguments", "launcher"])
+def test_fsdp2_is_refused_at_construction_for_all_methods_but_three(
+    name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on the CPU, where accelerate would run plain DDP without a word."""
+    more: dict[str, Any] = {}
+    if how == "arguments":
+        more = {"fsdp": "full_shard", "fsdp_config": {"version": 2}}
+    else:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        monkeypatch.setenv("FSDP_VERSION", "2")
+    args = arguments(tmp_path, **more)
+    from unforgotten.training import limits
+
+    methods = [registry.build("methods", name)]
+    if name in ALLOWED:
+        limits.refuse_shards(methods, args)
+        return
+    with pytest.raises(UnsupportedError, match="under FSDP2.*sft, safeinstr and lisa.*DDP"):
+        trainer(args, name)
+    with pytest.raises(UnsupportedError, match="under FSDP2"):
+        trainer(args, ["sft", name])
+
+
+def test_a_method_of_ones_own_is_not_right_under_fsdp2_for_being_an_sft(tmp_path: Path) -> None:
+    class Mine(SFT):
+        def loss(self, run: Any, batch: Any, out: Any) -> None:
+            return None
+
+    assert issubclass(Mine, Method)
+    with pytest.raises(UnsupportedError, match="Mine under FSDP2"):
+        trainer(arguments(tmp_path, fsdp="full_shard", fsdp_config={"version": 2}), Mine())

@@ -1,0 +1,107 @@
+"""Which checkpoint a run goes on from: the newest whole one, the same on all ranks, and of the same rows a step.
+
+The first rank reads and decides; the others only show what they see. Ranks that see different checkpoints have no disk
+in common: trained from there, they would average gradients of different positions and save the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unforgotten.errors import TrainingError
+from unforgotten.training import checkpoint
+
+
+@dataclass
+class Seen:
+    """What one rank sees and, of the first rank, what it decides."""
+
+    checkpoints: dict[str, str]
+    """Name and digest of the mark of each."""
+    chosen: str | None = None
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+    """Newer checkpoints that are not whole, and why."""
+
+
+def start(trainer: Any, asked: str | bool | None) -> Path | None:
+    """The checkpoint to go on from, or None. asked: True for the newest whole one, or the folder of one.
+
+    Raises TrainingError where the one asked for is damaged, ranks see different ones, or its steps had other rows.
+    """
+    if not asked:
+        return None
+    output = Path(trainer.args.output_dir)
+    first = trainer.args.process_index == 0
+    ranks = _gathered(trainer, _look(output, asked, decides=first))
+    _refuse_different(ranks, output if asked is True else Path(str(asked)).parent)
+    chosen = Path(ranks[0].chosen) if ranks[0].chosen else None
+    damaged = [checkpoint.Damaged(Path(folder), why) for folder, why in ranks[0].damaged]
+    if asked is not True and damaged:
+        raise TrainingError(
+            f"{asked} is damaged: {damaged[0].why}. Name another, or pass resume_from_checkpoint=True for the newest "
+            "whole one."
+        )
+    if asked is True and first:
+        checkpoint.put_aside(output, damaged)
+    for each in damaged:
+        trainer.run.warn(
+            f"{each.folder} is damaged and was skipped: {each.why}. It is kept as damaged-{each.folder.name}"
+        )
+    if damaged and chosen is None:
+        trainer.run.warn(f"no whole checkpoint is left in {output}, so that the training starts again from step 0")
+    elif damaged:
+        trainer.run.warn(f"the training goes on from {chosen}, the newest whole checkpoint")
+    if chosen is not None:
+        _check(trainer, chosen)
+    trainer.accelerator.wait_for_everyone()
+    return chosen
+
+
+def _look(output: Path, asked: str | bool, *, decides: bool) -> Seen:
+    if asked is not True:
+        folder = Path(str(asked))
+        why = checkpoint.fault(folder) if decides else None
+        return Seen(checkpoint.seen([folder]), str(folder), [(str(folder), why)] if why else [])
+    found = Seen(checkpoint.seen(checkpoint.marked(output)))
+    if decides:
+        chosen, damaged = checkpoint.newest_whole(output)
+        found.chosen = str(chosen) if chosen else None
+        found.damaged = [(str(each.folder), each.why) for each in damaged]
+    return found
+
+
+def _gathered(trainer: Any, own: Seen) -> list[Seen]:
+    if trainer.args.world_size == 1:
+        return [own]
+    from accelerate.utils import gather_object
+
+    return [Seen(**facts) for facts in gather_object([asdict(own)])]
+
+
+def _refuse_different(ranks: list[Seen], where: Path) -> None:
+    other = next((i for i, rank in enumerate(ranks) if rank.checkpoints != ranks[0].checkpoints), None)
+    if other is not None:
+        names = [", ".join(sorted(rank.checkpoints)) or "none" for rank in (ranks[0], ranks[other])]
+        raise TrainingError(
+            f"The ranks do not see the same checkpoints in {where}: rank 0 sees {names[0]}, rank {other} sees "
+            f"{names[1]}{' with another content' if names[0] == names[1] else ''}. Use an output_dir on a disk that "
+            "all ranks share, or start anew with an empty one on every machine."
+        )
+
+
+def _check(trainer: Any, chosen: Path) -> None:
+    """Raises TrainingError where its steps had other rows; takes over what was noted before."""
+    mark = checkpoint.mark(chosen)
+    if not checkpoint.is_verified(chosen):
+        trainer.run.warn(f"{chosen} is from a version that wrote no digests: it is resumed from unverified")
+    rows, now = mark.get("rows_a_step"), trainer.run.batch_rows
+    if rows not in (None, now):
+        raise TrainingError(
+            f"{chosen} was trained with {rows} rows a step, and this run has {now} (per_device_train_batch_size × "
+            f"gradient_accumulation_steps × ranks). Set them so that they make {rows} again; the number of ranks may "
+            "differ."
+        )
+    trainer.run.notes += [note for note in mark.get("notes", []) if note not in trainer.run.notes]
+    trainer.run.ratios |= {who: tuple(most) for who, most in mark.get("ratios", {}).items()}
