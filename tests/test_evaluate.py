@@ -310,6 +310,19 @@ def test_a_model_folder_needs_a_recipe_and_knows_no_training_rows(
         evaluate(str(file))
 
 
+def test_models_are_called_by_their_folders(
+    tmp_path: Path, model_folder: Make, rows_file: Make, settings: Evaluate
+) -> None:
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, settings)
+    other = model_folder("llama", name="other/model")
+    rows = evaluate([str(tmp_path / "model"), str(other)], recipe)
+    assert [row["name"] for row in rows] == [f"{tmp_path.name}/model", "other/model"]
+    third = tmp_path / "third"
+    (tmp_path / "model").rename(third)
+    [row] = evaluate(str(third), recipe)
+    assert row["name"] == "third" and row["run"] == rows[0]["run"], "the same weights by another name"
+
+
 def test_missing_prompts_are_told_before_any_model_is_loaded(
     tmp_path: Path, model_folder: Make, rows_file: Make, settings: Evaluate
 ) -> None:

@@ -245,3 +245,16 @@ def test_replies_side_by_side_show_the_first_that_was_lost(tmp_path: Path) -> No
     for name in says:
         assert f"{name} says 1 [bold]" in text
     assert text.count("─ harmful ─") == 1 and text.count("─ refused ─") == 5
+
+
+def test_a_method_of_ones_own_has_its_name() -> None:
+    rows = [row("tuned", "sft", hits=3), row("tuned", "./lab/mine.py:Mine", hits=2)]
+    assert [line.name for line in lines(rows)] == ["sft", "Mine"]
+    two = [row("tuned", "a.py:Mine", hits=n, methods=[{"name": "a.py:Mine", "pull": n}], seed=n) for n in (1, 2)]
+    assert [line.name for line in lines(two)] == ["Mine(pull=1)", "Mine(pull=2)"]
+
+
+def test_models_asked_by_themselves_have_the_names_of_their_folders() -> None:
+    rows = [row("base", name="lion", model="lion"), row("base", name="tiger", model="tiger")]
+    assert [line.name for line in lines(rows)] == ["lion", "tiger"]
+    assert "lion" in shown(rows) and "base" not in shown(rows)

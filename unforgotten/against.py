@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, results
+from unforgotten import files, identity, results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import RecipeError
 from unforgotten.evaluate import another, measurement, of_run, of_stage
@@ -78,4 +78,5 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
         if found.row is None and (folder / "results.json").is_file():
             found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
         return found
-    return of_stage(another(one.recipe, name), "base", say, system=one.system)
+    called = identity.public_name(name)
+    return of_stage(another(one.recipe, name), "base", say, system=one.system, called=called)

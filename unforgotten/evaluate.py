@@ -43,9 +43,24 @@ def evaluate(
     """
     targets = [target] if isinstance(target, str) else list(target)
     found = [measurement(one, recipe, overrides, say) for one in targets]
+    for one, name in zip(found, _apart([m.called for m in found], targets), strict=True):
+        one.called = name
     if len(found) > 1 and any(one.settings.endpoint for one in found):
         raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
     return measure_all(found, say)
+
+
+def _apart(names: Sequence[str | None], targets: Sequence[str]) -> list[str | None]:
+    """Names of models asked by themselves; folders that end alike are named from where their paths part."""
+    told = list(names)
+    for i, name in enumerate(names):
+        alike = [t for n, t in zip(names, targets, strict=True) if n == name and t != targets[i]]
+        parts = Path(targets[i]).expanduser().resolve().parts
+        if name is not None and alike and Path(targets[i]).expanduser().is_dir():
+            others = [Path(t).expanduser().resolve().parts for t in alike]
+            length = next((k for k in range(1, len(parts)) if all(o[-k:] != parts[-k:] for o in others)), len(parts))
+            told[i] = "/".join(parts[-length:])
+    return told
 
 
 def another(recipe: Recipe, model: str) -> Recipe:
@@ -80,7 +95,7 @@ def measurement(
         return of_run(run, own)
     if recipe is None:
         raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
-    return of_stage(another(recipe, target), "base", say, system=_system(recipe))
+    return of_stage(another(recipe, target), "base", say, system=_system(recipe), called=identity.public_name(target))
 
 
 def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
@@ -153,8 +168,13 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
     )
 
 
-def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = None) -> Measurement:
-    """The measurement of θ₀ or θ_safe, which stage align makes first where it must."""
+def of_stage(
+    recipe: Recipe, stage: str, say: Say = quiet, system: str | None = None, called: str | None = None
+) -> Measurement:
+    """The measurement of θ₀ or θ_safe, which stage align makes first where it must.
+
+    called: the name of a model that is asked by itself, and is nobody's θ₀.
+    """
     settings = _settings(recipe)
     found = suites(settings)  # told before anything is trained or loaded, should it be missing
     where = align(recipe, say) if stage == "aligned" else aligned_of(recipe)
@@ -172,6 +192,7 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
         told = json.loads(where.record.read_text(encoding="utf-8")) if made else {}
         unknown = "The rows that this model was trained on are not known here: overlap is not counted."
         return {
+            "name": called,
             "seed": recipe.seed if made else None,
             "stage": stage,
             "cost": {
@@ -187,6 +208,7 @@ def of_stage(recipe: Recipe, stage: str, say: Say = quiet, system: str | None = 
 
     return Measurement(
         name=f"the {stage} model" if recipe.align else str(identity.public_name(recipe.model)),
+        called=called,
         folder=Path(recipe.out) / run,
         settings=settings,
         found=found,

@@ -98,7 +98,9 @@ def _adapter(cls: type) -> Any:
 def spec_of(component: Any) -> dict[str, Any]:
     """What `build` would need to make this component again: its name and every field. Goes into recipe and results."""
     cls = type(component)
-    name = getattr(cls, "registry_name", None) or cls.__module__.rsplit(".", 1)[-1]
+    here = cls.__module__.startswith(f"unforgotten.{getattr(cls, 'room', '')}.")
+    # A class that no registry knows, of a script or a notebook, has only its own name.
+    name = getattr(cls, "registry_name", None) or (cls.__module__.rsplit(".", 1)[-1] if here else cls.__name__)
     fields = {f.name: getattr(component, f.name) for f in dataclasses.fields(cls) if f.init}
     return {"name": name, **fields}
 

@@ -1,6 +1,7 @@
 """results.json: `{"schema": 1, "rows": [...]}`, one row for each model that was measured.
 
     method      its name (several joined by +), or null for the base and the aligned model; `methods`: with settings
+    name        what a model that was asked by itself is called: its folder or Hub id; null for runs and stages
     task        the user data's label          poison  p                seed             stage  base, aligned or tuned
     asr         {suite: Rate, "mean": Rate}    asr_without_overlap      the same, without prompts that were trained on
     refusal     {suite: Rate}                  utility {metric: Rate}   categories  {suite: {category: Rate}}
@@ -35,13 +36,13 @@ from unforgotten.statistics import rates
 
 SCHEMA = 1
 FIELDS = (
-    *("method", "methods", "task", "poison", "seed", "stage"),
+    *("name", "method", "methods", "task", "poison", "seed", "stage"),
     *("asr", "asr_without_overlap", "refusal", "utility", "cost"),
     *("model", "memory_rows", "replay", "judges", "agreement", "categories", "flags", "overlap"),
     *("measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe"),
     *("template", "decoding", "sandbox", "digests", "run", "notes"),
 )
-LATER = ("replay", "measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe")
+LATER = ("name", "replay", "measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe")
 """Fields that came after files of this schema were written; null where a file lacks them."""
 STAGES = ("base", "aligned", "tuned")
 
@@ -116,6 +117,11 @@ def read(path: Path) -> list[Row]:
         if problems:
             raise DataError(f"{path}, row {i}: {'; '.join(problems)}.")
     return [dict.fromkeys(LATER) | facts for facts in tree["rows"]]
+
+
+def called(row: Row) -> str:
+    """What tables and messages call the model: its own name, else its method, else its stage."""
+    return str(row.get("name") or row["method"] or row["stage"])
 
 
 def rate(facts: Any) -> rates.Rate:

@@ -86,7 +86,7 @@ def _apart(line: Line) -> list[Line]:
 
 def _names(rows: Sequence[results.Row]) -> list[str]:
     """der, or der(weight=5) where methods of one name differ in it; what is replayed differs like a field."""
-    plain = [row["method"] or row["stage"] for row in rows]
+    plain = [results.called(row) for row in rows]
     specs_of = [_specs(row) for row in rows]
     seen: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for specs, name in zip(specs_of, plain, strict=True):
@@ -97,9 +97,15 @@ def _names(rows: Sequence[results.Row]) -> list[str]:
         for i, spec in enumerate(own):
             others = [specs[i] for specs in seen[name].values()]
             fields = [f"{k}={v}" for k, v in spec.items() if any(other.get(k) != v for other in others)]
-            parts.append(f"{spec['name']}({', '.join(fields)})" if fields else str(spec["name"]))
+            own_name = title(str(spec["name"]))
+            parts.append(f"{own_name}({', '.join(fields)})" if fields else own_name)
         named.append("+".join(parts) or name)
     return named
+
+
+def title(method: str) -> str:
+    """A method's name in a table: of a class in a file of the user's own, `./mine.py:Mine`, the class."""
+    return method.rpartition(":")[2] if ".py:" in method else method
 
 
 def _specs(row: results.Row) -> list[dict[str, Any]]:

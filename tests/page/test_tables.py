@@ -56,7 +56,8 @@ def test_bold_is_what_is_clearly_better_and_nothing_else(comparison: Make) -> No
     der, ema, sft = (written.told(entry(tested, name, "asr")) for name in ("der", "ema", "sft"))
     assert der and ema and sft
     assert (der.value, der.bold, der.marks) == ("20.0", True, "†")
-    assert (ema.value, ema.bold, ema.marks) == ("30.0", False, "†")
+    # Five prompts of ten tell ema neither from sft nor from der: no mark, or a wide interval would earn one.
+    assert (ema.value, ema.bold, ema.marks) == ("30.0", False, "")
     # sft against the best is the same test, seen from the other side: clearly worse, so no dagger.
     assert (sft.value, sft.bold, sft.marks) == ("80.0", False, "")
     assert written.told(entry(tested, "base", "asr")) == written.Told("100", "72.2–100", False, "")
@@ -148,12 +149,13 @@ def test_names_are_escaped_in_markdown_and_latex(tmp_path: Path) -> None:
     lines = written.markdown(tested, found).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {6}
-    tex = written.latex(tested, found)
+    tex = written.latex(tested, found, "own_table")
     assert r"my\_own|\$x\textasciicircum{}2\$" in tex and r"a|b\_\%\& \#" in tex
     body = [line for line in tex.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {4}, "five columns in every line"
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {8}, "nine columns in every line"
+    assert r"\label{tab:own-table}" in tex and "Bold: clearly better" in tex.split(r"\caption")[1].split(r"\label")[0]
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 1
-    plain = re.sub(r"\\[&%$#_{}]|^%.*$", "", tex, flags=re.M)
+    plain = re.sub(r"\\[&%$#_{}]|^%.*$|\$p\$", "", tex, flags=re.M)
     assert not re.search(r"[%#_]", plain), "nothing is left that LaTeX would take for its own"
 
 
@@ -161,3 +163,31 @@ def test_latex_is_bold_where_markdown_is(comparison: Make) -> None:
     tested, found = read(comparison(STORY))
     assert re.findall(r"\*\*([\d.]+)\*\*", written.markdown(tested, found)) == ["20.0"]
     assert re.findall(r"\\textbf\{([\d.]+)\}", written.latex(tested, found)) == ["20.0"]
+
+
+def test_latex_has_the_p_of_each_test_and_the_share_of_poison(comparison: Make) -> None:
+    tested, found = read(comparison(STORY))
+    tex = written.latex(tested, found)
+    [der] = [line for line in tex.splitlines() if "& der &" in line]
+    # 6 of 6 prompts that differ: 2·(1/2)^6 = 0.031; one look-alike and one sum: p = 1.
+    assert re.findall(r"(?<=& )(?:\d\.\d{3}|--)(?= [&\\])", der) == ["0.031", "1.000", "1.000"]
+    [sft] = [line for line in tex.splitlines() if "& sft &" in line]
+    assert sft.count("& -- ") == 3
+
+
+def test_no_mark_where_an_interval_cannot_tell(comparison: Make) -> None:
+    story: Any = {
+        ("sft", 0): {"question": "h" * 12, "lookalikes": "n" * 12},
+        ("der", 0): {"question": "?" * 12, "lookalikes": "n" * 12},
+        ("ema", 0): {"question": "r" * 12, "lookalikes": "n" * 11 + "r"},
+    }
+    tested, _ = read(comparison(story))
+    marks = {(n, k): written.told(entry(tested, n, k)) for n in ("sft", "der", "ema") for k in ("asr", "refusal")}
+    assert {key for key, one in marks.items() if one and one.marks} == {("ema", "asr")}, "unread, or all alike: none"
+    assert {key for key, one in marks.items() if one and one.bold} == {("ema", "asr")}
+
+
+def test_a_lone_method_leads_nothing(comparison: Make) -> None:
+    tested, _ = read(comparison({("der", 0): {"question": "r" * 12}}))
+    told = written.told(entry(tested, "der", "asr"))
+    assert told and told.marks == "" and not told.bold

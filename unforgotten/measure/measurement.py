@@ -59,6 +59,8 @@ class Measurement:
     """Writes the model's card with the row's figures."""
     row: results.Row | None = field(default=None)
     """Set where it is measured already."""
+    called: str | None = None
+    """The name in tables of a model that was asked by itself; the same weights may lie in folders of other names."""
 
     def __post_init__(self) -> None:
         self.digest = settings_digest(self.settings, self.found, self.system)
@@ -200,7 +202,8 @@ def measure_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.
         places = list(first.values())
         ask_all([found[i] for i in places], say)
         rows |= dict(zip(places, read_all([found[i] for i in places], say), strict=True))
-    return [rows[i] for i in range(len(found))]
+    names = [{"name": one.called} if one.called else {} for one in found]
+    return [rows[i] | name for i, name in enumerate(names)]
 
 
 def ask_all(found: Sequence[Measurement], say: Say = quiet) -> None:

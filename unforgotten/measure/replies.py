@@ -61,7 +61,7 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
 
     Raises DataError where a file is missing, holds what is no reply, or does not give the row's figures.
     """
-    name, told = str(row["method"] or row["stage"]), (row["conditions"] or {}).get(condition, row)
+    name, told = results.called(row), (row["conditions"] or {}).get(condition, row)
     files = told.get("files") or {}
     found: dict[str, dict[str, Asked]] = {"asr": {}, "refusal": {}, "utility": {}}
     for kind, hit in (("asr", _harmful), ("refusal", _refused)):
@@ -81,7 +81,7 @@ def same_questions(one: results.Row, other: results.Row) -> None:
 
     That the requests are is seen in `pairs`; as tokens they need not be, since two models may write prompts otherwise.
     """
-    names = [str(row["method"] or row["stage"]) for row in (one, other)]
+    names = [results.called(row) for row in (one, other)]
     facts = {"judges": [row["judges"] for row in (one, other)]}
     facts |= {how: [(row["decoding"] or {}).get(how) for row in (one, other)] for how in DECODING}
     if apart := [what for what, (ours, theirs) in facts.items() if ours != theirs]:

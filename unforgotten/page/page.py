@@ -51,7 +51,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
             files.put(file, figure.svg(alone=True) + "\n")
             if png:
                 file.with_suffix(".png").write_bytes(picture.png(figure))
-        written.write(out.parent / "tables", tested, found)
+        written.write(out.parent / "tables", tested, found, name)
         files.put(out, html(name, rows, found, tested, figures, root))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}.") from None

@@ -11,6 +11,7 @@ import yaml
 from unforgotten import identity, results
 from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import text
+from unforgotten.summary import title
 
 HERE = ("out",)
 """Fields of a recipe that say where things lie on a machine, and change no result."""
@@ -29,7 +30,7 @@ def source(rows: Sequence[results.Row], found: Sequence[Cell], root: Path) -> st
     table = (
         "<details><summary>Digests of every model</summary><div class=scroll tabindex=0><table class=digests>"
         "<thead><tr>"
-        + "".join(f'<th scope="col">{title}</th>' for title in titles)
+        + "".join(f'<th scope="col">{each}</th>' for each in titles)
         + f"</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
     words = text(_varied(rows))
@@ -60,14 +61,14 @@ def environment(folder: Path) -> str:
     return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
 
 
-def _folded(title: str, body: str) -> str:
-    return f"<details><summary>{title}</summary><pre tabindex=0>{text(body)}</pre></details>" if body else ""
+def _folded(words: str, body: str) -> str:
+    return f"<details><summary>{words}</summary><pre tabindex=0>{text(body)}</pre></details>" if body else ""
 
 
 def _varied(rows: Sequence[results.Row]) -> str:
     tuned = [row for row in rows if row["stage"] == "tuned"]
     told = []
-    for title, key in (
+    for what, key in (
         ("model", "model"),
         ("data", "task"),
         ("poison", "poison"),
@@ -76,8 +77,8 @@ def _varied(rows: Sequence[results.Row]) -> str:
     ):
         values = list(dict.fromkeys(row[key] for row in tuned))
         if len(values) > 1:
-            told.append(f"{title} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
-    methods = ", ".join(dict.fromkeys(str(row["method"]) for row in tuned))
+            told.append(f"{what} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
+    methods = ", ".join(dict.fromkeys(title(results.called(row)) for row in tuned))
     return (
         f"{len(tuned)} fine-tuned models: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough to "
         "run it again."
@@ -88,7 +89,7 @@ def _digests(row: results.Row) -> list[str]:
     digests = row["digests"] or {}
     data = digests.get("data") or {}
     return [
-        str(row["method"] or row["stage"]),
+        title(results.called(row)),
         "" if row["poison"] is None else f"{row['poison']:g}",
         "" if row["seed"] is None else str(row["seed"]),
         str(row["run"] or ""),

@@ -52,7 +52,15 @@ class Entry:
     """Whether it stands for its kind: the mean of several suites, or the task's first measure."""
     sft: Test | None = None
     best: Test | None = None
-    """None for what is itself the best."""
+    """None for what is itself the best, and for what was not read."""
+    worst: Test | None = None
+    """Against the worst; None for that itself. What is not clearly better than the worst tells nothing of its place."""
+
+    @property
+    def leads(self) -> bool:
+        """Among the best, and told apart from the worst: neither a wide interval nor a lone model earns the mark."""
+        told_apart = self.worst is not None and self.worst.verdict == "better"
+        return told_apart and (self.best is None or not self.best.verdict)
 
 
 @dataclass(slots=True)
@@ -101,12 +109,15 @@ def _test(made: Sequence[Entry], cell: Cell, shelf: _Shelf) -> None:
         return
     sign = -1 if tuned[0].kind == "utility" else 1
     top = min(tuned, key=lambda e: sign * (e.rate.value or 0.0))
+    bottom = max(tuned, key=lambda e: sign * (e.rate.value or 0.0))
     for e in tuned:
         plain = next((other for other in tuned if other.line is cell.plain), None)
         if plain is not None and e is not plain:
             e.sft = _against(e, plain, shelf)
         if e is not top:
             e.best = e.sft if top is plain else _against(e, top, shelf)
+        if e is not bottom:
+            e.worst = e.sft if bottom is plain else _against(e, bottom, shelf)
 
 
 def _against(one: Entry, other: Entry, shelf: _Shelf) -> Test:

@@ -1,14 +1,15 @@
 """A comparison's table as Markdown, CSV, JSON and LaTeX, by the standard library alone.
 
 CSV and JSON hold every figure and test; Markdown and LaTeX one line for each model, with the figures that stand for
-attack success, refusals and utility. Bold: clearly better than sft. †: the best, or not clearly apart from it.
-↓: clearly worse than sft.
+attack success, refusals and utility. Bold: clearly better than sft. †: clearly better than the worst of its setting,
+and not clearly apart from the best. ↓: clearly worse than sft.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,9 @@ from unforgotten.page.tables import KINDS, Entry, Tested, records
 
 TITLES = {"asr": "ASR", "refusal": "refusal", "utility": "utility"}
 LEGEND = (
-    "In percent, with 95 % intervals. Bold: clearly better than sft. †: the best of its setting, or not clearly apart "
-    "from it. ↓: clearly worse than sft. ASR (harmful prompts answered) and refusal (of harmless look-alikes): lower "
-    "is better."
+    "In percent, with 95 % intervals. Bold: clearly better than sft. †: clearly better than the worst of its setting, "
+    "and not clearly apart from the best. ↓: clearly worse than sft. ASR (harmful prompts answered) and refusal (of "
+    "harmless look-alikes): lower is better."
 )
 PAIRED = (
     "Tests are prompt by prompt and seed by seed (McNemar and Tango for a suite, paired bootstrap for a mean); each "
@@ -60,18 +61,18 @@ def told(entry: Entry | None) -> Told | None:
     rate, bold, marks = entry.rate, False, ""
     if entry.line.stage == "tuned":
         bold = entry.sft is not None and entry.sft.verdict == "better"
-        marks = "†" if entry.best is None or not entry.best.verdict else ""
+        marks = "†" if entry.leads else ""
         marks += "↓" if entry.sft is not None and entry.sft.verdict == "worse" else ""
     return Told(short(rate.value), f"{short(rate.low)}–{short(rate.high)}", bold, marks)
 
 
-def write(folder: Path, found: Tested, cells: Sequence[Cell]) -> list[Path]:
-    """table.md, .csv, .json and .tex in the folder."""
+def write(folder: Path, found: Tested, cells: Sequence[Cell], label: str = "comparison") -> list[Path]:
+    """table.md, .csv, .json and .tex in the folder. label: of the LaTeX table."""
     made = {
         "table.md": markdown(found, cells),
         "table.csv": as_csv(found),
         "table.json": as_json(found),
-        "table.tex": latex(found, cells),
+        "table.tex": latex(found, cells, label),
     }
     for name, text in made.items():
         files.put(folder / name, text)
@@ -107,28 +108,46 @@ def markdown(found: Tested, cells: Sequence[Cell]) -> str:
         "|" + " --- |" * (len(kinds) + 2),
     ]
     for cell, name, figures in _lines(found, cells, kinds):
-        texts = [_markdown(one) for one in figures]
+        texts = [_markdown(told(one)) for one in figures]
         lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
     return "\n".join([*lines, "", *(f"{display.markdown(note)}  " for note in notes(found))]) + "\n"
 
 
-def latex(found: Tested, cells: Sequence[Cell]) -> str:
-    """A tabular for booktabs."""
+def latex(found: Tested, cells: Sequence[Cell], label: str = "comparison") -> str:
+    """A whole table for booktabs: the legend as its caption, a label, and beside each figure the p of its test.
+
+    label: what `\\ref{tab:…}` calls it.
+    """
     kinds = _kinds(found)
+    pairs = [TITLES[k] + end for k in kinds for end in ("", " P")]
     lines = [
-        *(f"% {display.line(note)}" for note in notes(found)),
-        rf"\begin{{tabular}}{{ll{'r' * len(kinds)}}}",
+        "% Needs \\usepackage{booktabs}.",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escaped(' '.join([*notes(found), P_VALUES]))}}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9-]+', '-', label).strip('-') or 'comparison'}}}",
+        rf"\begin{{tabular}}{{lrl{'rr' * len(kinds)}}}",
         r"\toprule",
-        " & ".join(["setting", "model", *(TITLES[k] for k in kinds)]) + r" \\",
+        " & ".join(["setting", "poison $p$", "model", *(escaped(title) for title in pairs)]) + r" \\",
     ]
     before = None
-    for cell, name, figures in _lines(found, cells, kinds):
+    for cell, name, entries in _lines(found, cells, kinds):
         if cell is not before:
             lines.append(r"\midrule")
-        shown = escaped(cell.title) if cell is not before else ""
-        lines.append(" & ".join([shown, escaped(name), *(_latex(one) for one in figures)]) + r" \\")
+        poison = "" if (ratio := cell.setting[2]) is None else f"{ratio:g}"
+        where = [escaped(cell.title), poison] if cell is not before else ["", ""]
+        figures = [text for one in entries for text in (_latex(told(one)), _p_value(one))]
+        lines.append(" & ".join([*where, escaped(name), *figures]) + r" \\")
         before = cell
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+P_VALUES = "P: of the difference from sft, by McNemar's exact test; of a mean or of several seeds there is none (--)."
+
+
+def _p_value(one: Entry | None) -> str:
+    p = one.sft.difference.p if one and one.sft and one.sft.difference else None
+    return "--" if p is None else r"\textless{}0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def escaped(words: str) -> str:
@@ -140,9 +159,9 @@ def _kinds(found: Tested) -> list[str]:
     return [k for k in KINDS if any(e.kind == k for e in found.entries)]
 
 
-def _lines(found: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Told | None]]]:
+def _lines(found: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Entry | None]]]:
     return [
-        (cell, line.name, [told(found.headline(line, cell, kind)) for kind in kinds])
+        (cell, line.name, [found.headline(line, cell, kind) for kind in kinds])
         for cell in cells
         for line in cell.all
     ]
