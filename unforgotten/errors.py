@@ -42,6 +42,13 @@ class UnknownName(RecipeError):
         super().__init__(f"Unknown {kind} {name!r}. {hint}")
 
 
+def _with_problems(message: str, problems: Sequence[tuple[int, str]], shown: int = 20) -> str:
+    lines = [f"  line {line}: {what}" for line, what in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"  … and {len(problems) - shown} more")
+    return "\n".join([message, *lines])
+
+
 class DataError(UnforgottenError):
     """A data file or its rows. `problems` holds (line number, what is wrong), of which 20 are printed."""
 
@@ -49,14 +56,16 @@ class DataError(UnforgottenError):
 
     def __init__(self, message: str, problems: Sequence[tuple[int, str]] = ()) -> None:
         self.problems = list(problems)
-        lines = [f"  line {line}: {what}" for line, what in self.problems[: self.shown_rows]]
-        if len(self.problems) > self.shown_rows:
-            lines.append(f"  … and {len(self.problems) - self.shown_rows} more")
-        super().__init__("\n".join([message, *lines]))
+        super().__init__(_with_problems(message, self.problems, self.shown_rows))
 
 
 class TemplateError(UnforgottenError):
-    """A chat template whose loss mask or end of turn cannot be told."""
+    """A chat template whose loss mask or end of turn cannot be told, or rows that it cannot write; `problems` as in
+    DataError."""
+
+    def __init__(self, message: str, problems: Sequence[tuple[int, str]] = ()) -> None:
+        self.problems = list(problems)
+        super().__init__(_with_problems(message, self.problems))
 
 
 class ModelError(UnforgottenError):

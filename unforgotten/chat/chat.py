@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unforgotten.chat import losses
 from unforgotten.chat import template as templates
-from unforgotten.chat.render import ASKED, Renderer, Turn
+from unforgotten.chat.marks import Marker
+from unforgotten.chat.render import ASKED, Renderer, Talk, Turn
 from unforgotten.chat.rows import IGNORED, Encoded
-from unforgotten.chat.tokens import Tokens
 from unforgotten.datasets.base import Message, Row
 from unforgotten.errors import DataError, TemplateError
 
@@ -40,10 +42,21 @@ class Chat:
         enable_thinking. `stop_ids`: the generation config's own eos ids."""
         self.tokenizer = tokenizer
         found = templates.load(tokenizer, template, date, variables)
-        self.template, self.source, self.uses_date, self.date = found.text, found.source, found.uses_date, found.date
-        self._tokens = Tokens(tokenizer, self.template)
-        self._renderer = Renderer(tokenizer, found, self._tokens)
+        self.source, self.uses_date, self.date = found.source, found.uses_date, found.date
+        self._template, self._renderer = found, Renderer(tokenizer, found)
+        self._tokens = self._renderer.tokens
+        self._tool_renderer = Renderer(tokenizer, found.with_tools) if found.with_tools else self._renderer
         self._stop_ids = tuple(stop_ids)
+
+    @property
+    def template(self) -> str:
+        """The template's text, for digests; with the one for tools behind it, where the tokenizer has two."""
+        other = self._template.with_tools
+        return self._template.text + (f"{{#- with tools -#}}{other.text}" if other else "")
+
+    def _renderer_for(self, tools: Sequence[Any]) -> Renderer:
+        """Which template renders a row, by transformers' rule: `tool_use` where tools are declared."""
+        return self._tool_renderer if tools else self._renderer
 
     # ── what generation needs ──
 
@@ -53,13 +66,19 @@ class Chat:
         A row is asked its `prompt`: an answer at its end is left away.
         """
         row = asked if isinstance(asked, Row) else Row(tuple(asked))
-        name = row.source or "the prompt"
-        messages, tools, _ = self._renderer.clean(row, row.prompt if isinstance(asked, Row) else row.messages, name)
-        text, _ = self._renderer.render(messages, tools, name, add_generation_prompt)
-        said = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        turns = [self._renderer.turn(messages, tools, i, name) for i in said]
-        before = [turn.prefix for turn in turns if not turn.problem and text.startswith(turn.text)]
-        return self._tokens.encode_after(text, before, name).ids
+        renderer = self._renderer_for(row.tools)
+        talk = renderer.clean(row, row.prompt if isinstance(asked, Row) else row.messages, row.source or "the prompt")
+        text, _ = renderer.render(talk, add_generation_prompt)
+        [marked] = renderer.marked(talk, [len(talk.messages)], add_generation_prompt)
+        left_out = _lost(talk, text, marked, [], len(talk.messages))
+        if called := [what for what in left_out if what.startswith(("calls", "arguments"))]:
+            raise TemplateError(f"{talk.name}: this chat template leaves out {_listed(list(dict.fromkeys(called)))}.")
+        said = _said(talk.messages)
+        turns = renderer.turns(talk, said) if said else []
+        whole = turns[-1].text or "" if turns else ""
+        before = [t for t in turns if not t.problem and text.startswith(whole if t.text is None else t.text)]
+        prefixes, ends = [turn.start for turn in before], [turn.end for turn in before]
+        return renderer.tokens.encode_after(text, prefixes, talk.name, ends).ids
 
     def ids(self, text: str) -> list[int]:
         """The ids of a rendered text; nothing is added to it."""
@@ -67,8 +86,7 @@ class Chat:
 
     def text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """Messages as the template writes them, for prompts that end within a turn."""
-        found, _, _ = self._renderer.clean(Row(()), messages, "the prompt")
-        return self._renderer.render(found, None, "the prompt", add_generation_prompt)[0]
+        return self._renderer.render(self._renderer.clean(Row(()), messages, "the prompt"), add_generation_prompt)[0]
 
     def around_user(self) -> tuple[str, str]:
         """What the template writes before a user's words, and after them up to the answer's first token."""
@@ -78,7 +96,7 @@ class Chat:
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
         """The ids at which generation must stop: what ends a turn, the tokenizer's eos, the model's own."""
-        found = [self._tokens.ends[token] for token in self._renderer.ends]
+        found = [r.tokens.ends[token] for r in (self._renderer, self._tool_renderer) for token in r.ends]
         found += [i for i in (self.tokenizer.eos_token_id, *self._stop_ids) if i is not None]
         if not found:
             raise TemplateError("Neither the template nor the tokenizer has a token that ends a reply.")
@@ -98,7 +116,8 @@ class Chat:
     def save(self, folder: str | PathLike[str]) -> None:
         """Writes tokenizer and template, the date in it: AutoTokenizer from there renders the same on any day."""
         theirs = self.tokenizer.chat_template
-        self.tokenizer.chat_template = self.template
+        own, other = self._template.text, self._template.with_tools
+        self.tokenizer.chat_template = {"default": own, "tool_use": other.text} if other else own
         try:
             self.tokenizer.save_pretrained(folder)
         finally:
@@ -114,36 +133,98 @@ class Chat:
     def examples(self, row: Row, index: int = 0) -> tuple[list[Encoded], int]:
         """The row's examples at full length, and how many control tokens its text held."""
         name = row.source or f"row {index + 1}"
-        said = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
-        if not said:
-            raise DataError(f"{name}: no assistant turn to train on.")
-        if self._renderer.problem:
-            raise TemplateError(self._renderer.problem)
-        messages, tools, controls = self._renderer.clean(row, row.messages[: said[-1] + 1], name)
-        turns = [self._renderer.turn(messages, tools, i, name) for i in said]
-        for turn in turns:
+        trained = [i for i in _said(row.messages) if i not in row.context_turns]
+        if not trained:
+            marked = any(message["role"] == "assistant" for message in row.messages)
+            why = "each is marked as context, or opens the conversation" if marked else "a row ends in an answer"
+            raise DataError(f"{name}: no assistant turn to train on ({why}).")
+        renderer = self._renderer_for(row.tools)
+        if renderer.problem:
+            raise TemplateError(renderer.problem)
+        talk = renderer.clean(row, row.messages[: trained[-1] + 1], name)
+        turns = renderer.turns(talk, _said(talk.messages))
+        learnt = [turn for turn in turns if turn.index in trained]
+        for turn in learnt:
             if turn.problem:
                 raise TemplateError(f"{name}: {turn.problem}")
-        if all(turns[-1].text.startswith(turn.text) for turn in turns):
-            return [self._example(turns, index, name)], controls
-        return [self._example(turns[: n + 1], index, name, only=i) for n, i in enumerate(said)], controls
+        whole = turns[-1].text or ""
+        if all(turn.text is None or whole.startswith(turn.text) for turn in learnt):
+            groups = [(turns, trained)]
+        else:
+            groups = [([t for t in turns if t.index <= i], [i]) for i in trained]
+        marked_texts = renderer.marked(talk, [of[-1].index + 1 for of, _ in groups])
+        split = len(groups) > 1
+        found = [
+            self._example(renderer, talk, of, only, marked_text, index, split)
+            for (of, only), marked_text in zip(groups, marked_texts, strict=True)
+        ]
+        opening = len(row.messages) > trained[0] and row.messages[0]["role"] == "assistant"
+        if opening and 0 not in row.context_turns:
+            found[0] = replace(found[0], lost=("opening assistant turns (context, outside the loss)", *found[0].lost))
+        return found, talk.controls
 
-    def _example(self, turns: list[Turn], row: int, name: str, only: int | None = None) -> Encoded:
-        """The text of the last turn, with every turn in the loss, or only the one that is named.
+    def _example(
+        self,
+        renderer: Renderer,
+        talk: Talk,
+        turns: list[Turn],
+        trained: list[int],
+        marked: str | None,
+        row: int,
+        split: bool,
+    ) -> Encoded:
+        """The text of the last turn, with the trained turns in the loss.
 
         Boundaries of earlier turns are kept as generation saw them even where those turns are not trained on.
         """
-        text = turns[-1].text
-        inside = [turn for turn in turns if text.startswith(turn.text)]
-        found = self._tokens.encode_after(text, [turn.prefix for turn in inside], name)
-        starts, ends = [a for a, _ in found.spans], [b for _, b in found.spans]
-        labels, last = [IGNORED] * len(found.ids), 0
-        for turn, head in zip(inside, found.heads, strict=True):
-            if only not in (None, turn.index):
+        name, text = talk.name, turns[-1].text or ""
+        tokens = renderer.tokens
+        inside = [
+            turn
+            for turn in turns
+            if turn.text is None or (text.startswith(turn.text) and (turn.index in trained or not turn.problem))
+        ]
+        encoded = tokens.encode_after(text, [t.start for t in inside], name, [t.end for t in inside])
+        starts, ends = [a for a, _ in encoded.spans], [b for _, b in encoded.spans]
+        labels, last = [IGNORED] * len(encoded.ids), 0
+        for turn, head in zip(inside, encoded.heads, strict=True):
+            if turn.index not in trained:
                 continue
             for a, b in turn.spans:
                 first, last = max(head, bisect_right(ends, a)), bisect_left(starts, b)
-                labels[first:last] = found.ids[first:last]
-            if labels[last - 1] not in self._tokens.ends.values():
+                labels[first:last] = encoded.ids[first:last]
+            if labels[last - 1] not in tokens.ends.values():
                 raise TemplateError(f"{name}: the answer's end of turn is no token of its own once it is tokenised.")
-        return Encoded(found.ids[:last], labels[:last], row, name, only, found.merges)
+        lost = _lost(talk, text, marked, [turn for turn in inside if turn.index in trained], turns[-1].index)
+        only = trained[0] if split else None
+        return Encoded(encoded.ids[:last], labels[:last], row, name, only, encoded.merges, lost=tuple(lost))
+
+
+def _said(messages: Sequence[Message]) -> list[int]:
+    """The assistant turns that answer something; one that opens a conversation is context."""
+    asked = next((i for i, message in enumerate(messages) if message["role"] in ("user", "tool")), 0)
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= asked]
+
+
+def _lost(talk: Talk, text: str, marked: str | None, trained: list[Turn], last: int) -> list[str]:
+    """What the template leaves out of one example and is no more than counted. Raises TemplateError for the rest."""
+    marker = talk.marker or Marker(talk.messages, talk.tools or [])
+    written = losses.Written(text.rstrip(), None if marked is None else marked.rstrip())
+    for turn in trained:
+        if missing := losses.refused(marker.parts, written, turn.index, turn.spans):
+            raise TemplateError(
+                f"{talk.name}: this chat template leaves out of what is trained in message {turn.index + 1}: "
+                f"{_listed(missing)}. Give a template that writes it, or take it out of the row."
+            )
+    missing, counted = losses.in_context(marker.parts, written, talk.messages, [t.index for t in trained], last)
+    if any(what.startswith("the tool ") for what in missing):
+        raise TemplateError(
+            f"{talk.name} uses tools, and this chat template has no place for them: it leaves out {_listed(missing)}."
+        )
+    if missing:
+        raise TemplateError(f"{talk.name}: this chat template leaves out {_listed(missing)}.")
+    return counted
+
+
+def _listed(missing: Sequence[str]) -> str:
+    return ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

@@ -11,12 +11,15 @@ template has {% generation %} marks, the loss sees what they mark of that.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from unforgotten.chat import calls, jinja_process
+from unforgotten.chat.boundaries import by_marks, spans_between
+from unforgotten.chat.jinja_process import Rendering
+from unforgotten.chat.marks import Marker, has_marks
 from unforgotten.chat.template import Template
 from unforgotten.chat.tokens import Tokens
 from unforgotten.datasets.base import Message, Row
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 Tools = list[dict[str, Any]] | None
 ASKED: tuple[Message, ...] = ({"role": "user", "content": "Say a word."},)
+FEW_TURNS = 32
+"""So many assistant turns of a row are rendered one by one in any case."""
+MOST_TURNS = 256
+"""So many where boundaries cannot be read off one rendering: their cost grows with the square of their number."""
 ANSWERED: Message = {"role": "assistant", "content": "hello there"}
 """The conversation that shows how a template writes an answer."""
 
@@ -36,18 +43,35 @@ class Turn:
     """One assistant turn, rendered; `problem` says why it cannot be trained on, if it cannot."""
 
     index: int
-    prefix: str
-    text: str
-    """From the conversation's first character up to and including this turn's end."""
+    start: int
+    """How many characters of `text` are the prefix: what generation would be given."""
+    end: int
+    """How many characters `text` has: from the conversation's first one up to and including this turn's end."""
+    text: str | None
+    """None where it is how the whole conversation's text begins."""
     spans: list[tuple[int, int]]
     """The characters of `text` that the loss sees."""
-    problem: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A row as the template is given it, and the same with a mark behind each of its parts."""
+
+    messages: list[Message]
+    tools: Tools
+    controls: int
+    """Control tokens that its authors wrote, neutralised."""
+    name: str
+    marker: Marker | None
+    """None where the row's text holds marks already."""
 
 
 class Renderer:
     """One template over one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, tokens: Tokens) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+        self.tokens = tokens = Tokens(tokenizer, template.text)
         self._tokenizer, self._template, self._tokens = tokenizer, template, tokens
         self._tail = self._after_an_answer()
         last = [token for token in tokens.added if self._tail.rstrip().endswith(token)]
@@ -55,63 +79,96 @@ class Renderer:
         self.ends = sorted((t for t in tokens.ends if t in self._tail), key=self._tail.find) if last else []
         """The tokens with which the template ends a turn: mostly one, but Phi 3 writes <|end|> and then its eos."""
 
-    def clean(self, row: Row, messages: Iterable[Message], name: str) -> tuple[list[Message], Tools, int]:
+    def clean(self, row: Row, messages: Iterable[Message], name: str) -> Talk:
         """Messages and tools as templates want them, control tokens neutralised and counted."""
         counted = 0
         cleaned: list[Message] = []
         try:
             for message in messages:
-                kept, n = self._tokens.neutralise(_tidy(message), assistant=message["role"] == "assistant")
+                tidied = calls.tidied(message, self._call_form if message.get("tool_calls") else "object")
+                kept, n = self._tokens.neutralise(tidied, assistant=message["role"] == "assistant")
                 cleaned.append(kept)
                 counted += n
             tools, n = self._tokens.neutralise(list(row.tools), assistant=False)
+            marker = Marker(cleaned, tools)
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
-        if not self._template.has_tools and (tools or any(m.get("tool_calls") for m in cleaned)):
-            raise TemplateError(f"{name} uses tools, and this chat template has no place for them.")
-        return cleaned, tools or None, counted + n
+        except RecursionError:
+            raise DataError(f"{name}: its values are nested too deeply.") from None
+        given = has_marks(*(part.text for part in marker.parts))
+        return Talk(cleaned, tools or None, counted + n, name, None if given else marker)
 
-    def render(
-        self, messages: list[Message], tools: Tools, name: str, generation_prompt: bool
-    ) -> tuple[str, list[tuple[int, int]]]:
+    def render(self, talk: Talk, generation_prompt: bool) -> Rendering:
         """The template's text, and the spans that it marks itself."""
-        from jinja2 import TemplateError as Refusal
-        from transformers.utils.chat_template_utils import render_jinja_template
+        return self.several(talk, [(0, len(talk.messages), generation_prompt)])[0]
 
+    def marked(self, talk: Talk, counts: Sequence[int], generation_prompt: bool = False) -> list[str | None]:
+        """The marked rendering of so many of the messages, for each of `counts`; None where the template refuses it."""
+        if talk.marker is None:
+            return [None] * len(counts)
+        found = self._asked(talk, [(1, count, generation_prompt) for count in counts], talk.marker.tools or None)
+        return [None if isinstance(each, str) else each[0] for each in found]
+
+    def _asked(self, talk: Talk, jobs: Sequence[tuple[int, int, bool]], tools: Tools) -> list[Rendering | str]:
+        marked = talk.marker.messages if talk.marker and any(which for which, _, _ in jobs) else []
         specials: dict[str, Any] = self._tokenizer.special_tokens_map
-        try:
-            found: Any = render_jinja_template(
-                [messages],
-                tools=tools,
-                chat_template=self._template.text,
-                add_generation_prompt=generation_prompt,
-                return_assistant_tokens_mask=self._template.marked,
-                **specials,
-            )
-            texts, marks = found
-        except (Refusal, TypeError, ValueError, KeyError) as error:
-            said = str(error) or type(error).__name__
-            roles = [m["role"] for m in messages]
-            if "system" in roles and "system" in said.lower():
-                raise TemplateError(f"{name}: this chat template has no system role (it says: {said}).") from None
-            raise TemplateError(f"{name}: the chat template refuses {' → '.join(roles)}: {said}") from None
-        for message in messages:
-            content = message.get("content")
-            if message["role"] == "system" and isinstance(content, str) and content.strip() not in texts[0]:
-                raise TemplateError(f"{name}: this chat template has no system role: it drops the system turn.")
-        return texts[0], marks[0] if marks else []
+        return jinja_process.render(
+            self._template.text,
+            [talk.messages, marked],
+            jobs,
+            tools=tools,
+            specials=specials,
+            marked=self._template.marked,
+            name=talk.name,
+        )
 
-    def turn(self, messages: list[Message], tools: Tools, index: int, name: str) -> Turn:
-        """The assistant turn at `index`: what precedes it, and how far it goes."""
-        prefix, _ = self.render(messages[:index], tools, name, True)
-        full, marks = self.render(messages[: index + 1], tools, name, False)
+    def several(self, talk: Talk, jobs: Sequence[tuple[int, int, bool]]) -> list[Rendering]:
+        """Renderings, or the error that names what the template refuses."""
+        found: list[Rendering] = []
+        for (_, count, _), each in zip(jobs, self._asked(talk, jobs, talk.tools), strict=True):
+            messages = talk.messages[:count]
+            if isinstance(each, str):
+                roles = [str(m["role"]) for m in messages]
+                if "system" in roles and "system" in each.lower():
+                    raise TemplateError(f"{talk.name}: this chat template has no system role (it says: {each}).")
+                raise TemplateError(f"{talk.name}: the chat template refuses {_few(roles)}: {each}")
+            for message in messages[:1]:
+                content = message.get("content")
+                if message["role"] == "system" and isinstance(content, str) and content.strip() not in each[0]:
+                    raise TemplateError(
+                        f"{talk.name}: this chat template has no system role: it drops the system turn."
+                    )
+            found.append(each)
+        return found
+
+    def turns(self, talk: Talk, said: Sequence[int]) -> list[Turn]:
+        """The assistant turns at these places: what precedes each, and how far it goes.
+
+        Raises TemplateError where the template refuses them, or where they are too many to be rendered one by one.
+        """
+        if len(said) > FEW_TURNS and (found := by_marks(self, talk, said, self._template)) is not None:
+            return found
+        if len(said) > MOST_TURNS:
+            raise TemplateError(
+                f"{talk.name}: {len(said)} assistant turns, and this chat template writes a turn in other ways when "
+                f"more follow, so that each must be rendered by itself: {MOST_TURNS} are allowed. Part the row."
+            )
+        return self.one_by_one(talk, said)
+
+    def one_by_one(self, talk: Talk, said: Sequence[int]) -> list[Turn]:
+        """The same, from two renderings for each turn."""
+        jobs = [job for i in said for job in ((0, i, True), (0, i + 1, False))]
+        found = self.several(talk, jobs)
+        return [self._turn(i, found[2 * n][0], *found[2 * n + 1]) for n, i in enumerate(said)]
+
+    def _turn(self, index: int, prefix: str, full: str, marks: list[tuple[int, int]]) -> Turn:
         text = full.rstrip()
         problem = ""
         if not text.endswith(tuple(self._tokens.ends)):
             problem = f"no end-of-turn token ends the assistant's turn: it ends in {text[-20:]!r}."
         spans = [(len(prefix), len(text))]
         if self._template.marked:
-            spans = [(max(a, len(prefix)), min(b, len(text))) for a, b in marks if b > len(prefix)]
+            spans = spans_between(marks, len(prefix), len(text))
             if not spans or spans[-1][1] < len(text):
                 left = full[spans[-1][1] if spans else len(prefix) : len(text)]
                 problem = (
@@ -126,11 +183,27 @@ class Renderer:
                 "other. Set the template's own variable if it has one (enable_thinking, thinking), or give a template "
                 "file in which they agree."
             )
-        return Turn(index, prefix, text, spans, problem)
+        return Turn(index, len(prefix), len(text), text, spans, problem)
+
+    @cached_property
+    def _call_form(self) -> calls.Form:
+        """How the template wants a call's arguments."""
+        asked, specials = calls.question(), dict(self._tokenizer.special_tokens_map)
+        forms: tuple[calls.Form, ...] = ("object", "string")
+        talks = [[*asked, calls.tidied(calls.CALLED, form)] for form in forms]
+        found = jinja_process.render(
+            self._template.text,
+            talks,
+            [(n, len(talk), False) for n, talk in enumerate(talks)],
+            tools=[calls.TOOL],
+            specials=specials,
+            name="a call of a tool",
+        )
+        return calls.form(*("" if isinstance(each, str) else each[0] for each in found))
 
     def _after_an_answer(self) -> str:
         """What the template writes after an answer."""
-        full, _ = self.render([*ASKED, ANSWERED], None, "a plain question", False)
+        full, _ = self._plain([*ASKED, ANSWERED], False)
         if ASKED[0]["content"] not in full or ANSWERED["content"] not in full:
             raise TemplateError(
                 "This chat template leaves out what was said in a plain question and answer; those for images want "
@@ -148,9 +221,9 @@ class Renderer:
                 f"{self._tokenizer.eos_token or 'an eos token'!r} after each assistant turn, or make its end of turn a "
                 "special token of the tokenizer."
             )
-        prefix, _ = self.render(list(ASKED), None, "a plain question", True)
-        without, _ = self.render(list(ASKED), None, "a plain question", False)
-        full, _ = self.render([*ASKED, ANSWERED], None, "a plain question", False)
+        prefix, _ = self._plain(list(ASKED), True)
+        without, _ = self._plain(list(ASKED), False)
+        full, _ = self._plain([*ASKED, ANSWERED], False)
         opening = full[len(prefix) :].partition(ANSWERED["content"])[0]
         if prefix == without and full.startswith(prefix) and opening.strip():
             return (
@@ -160,21 +233,10 @@ class Renderer:
             )
         return ""
 
-
-def _tidy(message: Message) -> Message:
-    """A message without empty keys, its calls' arguments as objects: templates print them as JSON themselves."""
-    kept = {key: value for key, value in message.items() if value is not None}
-    kept.setdefault("content", "")
-    if calls := kept.get("tool_calls"):
-        kept["tool_calls"] = [_call(call) for call in calls]
-    return kept
+    def _plain(self, messages: list[Message], generation_prompt: bool) -> Rendering:
+        return self.render(Talk(messages, None, 0, "a plain question", None), generation_prompt)
 
 
-def _call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
-    except json.JSONDecodeError:
-        return call
+def _few(roles: list[str]) -> str:
+    """The roles of a conversation, those in the middle of a long one left out."""
+    return " → ".join(roles if len(roles) <= 12 else [*roles[:6], f"({len(roles) - 10} more)", *roles[-4:]])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from unforgotten.chat import losses
+from unforgotten.chat.faults import Faults
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
 
@@ -34,6 +37,8 @@ class Encoded:
     """Boundaries at which a token would have joined prompt and answer, and was parted as generation sees it."""
     cut: bool = False
     """The length limit took part of the response, its end of turn included."""
+    lost: tuple[str, ...] = ()
+    """What the template leaves out of the context, one word or two for each part."""
 
     def within(self, max_length_tokens: int | None) -> Encoded | None:
         """The example cut to a length, or None when that leaves nothing to train on."""
@@ -60,6 +65,8 @@ class Counts:
     control_tokens: int = 0
     """Control tokens found inside the rows' own text and encoded as plain text."""
     boundary_merges: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    """What the template leaves out of the context, by kind: each part of each example counts."""
     tokens: int = 0
     trained_tokens: int = 0
     row_of: list[int] = field(default_factory=list)
@@ -85,6 +92,8 @@ class Counts:
             said.append(f"{self.control_tokens:,} control tokens inside the text encoded as plain text")
         if self.boundary_merges:
             said.append(f"{self.boundary_merges:,} tokens across prompt and answer parted as generation sees them")
+        if self.lost:
+            said.append(losses.said(self.lost))
         return said
 
 
@@ -94,13 +103,19 @@ def encode_rows(
     max_length_tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], Counts]:
-    """Every row as {"input_ids", "labels"}, and the counts. `progress(done, rows)` is called now and then."""
+    """Every row as {"input_ids", "labels"}, and the counts. `progress(done, rows)` is called now and then.
+
+    Raises one error with all rows that cannot be encoded: TemplateError or DataError, whose `problems` names the lines.
+    """
     counts = Counts(rows=len(rows))
     examples: list[dict[str, Any]] = []
+    faults = Faults(len(rows))
     for index, row in enumerate(rows):
-        whole, controls = chat.examples(row, index)
-        counts.control_tokens += controls
-        counts.split_rows += whole[0].turn is not None
+        whole: list[Encoded] = []
+        with faults.of(row, index):
+            whole, controls = chat.examples(row, index)
+            counts.control_tokens += controls
+            counts.split_rows += whole[0].turn is not None
         for example in whole:
             kept = example.within(max_length_tokens)
             if kept is None:
@@ -108,12 +123,14 @@ def encode_rows(
                 continue
             counts.cut_examples += kept.cut
             counts.boundary_merges += kept.merges
+            counts.lost.update(kept.lost)
             counts.tokens += len(kept.input_ids)
             counts.trained_tokens += sum(label != IGNORED for label in kept.labels)
             counts.row_of.append(index)
             examples.append({"input_ids": kept.input_ids, "labels": kept.labels})
         if progress and (index % 100 == 99 or index == len(rows) - 1):
             progress(index + 1, len(rows))
+    faults.refuse()
     counts.examples = len(examples)
     if rows and not examples:
         raise DataError(

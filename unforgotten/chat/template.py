@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date as Date
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from unforgotten.chat import jinja_process
 from unforgotten.errors import RecipeError, TemplateError, UnknownName
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ class Template:
     """`text` reads a date from outside, so that without a pin two days could render differently."""
     marked: bool
     """`text` marks what the assistant says with {% generation %}."""
-    has_tools: bool
-    """`text` has a place for tools or for calls to them."""
+    constants: tuple[str, ...] = ()
+    """The texts that `text` compares with or writes: where a row holds them, it may be written in another way."""
+    with_tools: Template | None = None
+    """What renders rows that declare tools, where the tokenizer names a template of its own for them (`tool_use`)."""
 
 
 def load(
@@ -46,27 +49,48 @@ def load(
 ) -> Template:
     """The template asked for (Jinja text, a file of it, or "alpaca"), else the tokenizer's own, else Alpaca's."""
     text, source = _choose(tokenizer, template)
-    names, formats = _read(text)
+    own = tokenizer.chat_template if template is None else None
+    for_tools = own.get("tool_use") if isinstance(own, dict) else None  # which one renders is transformers' rule
+    texts = [text] if for_tools in (None, text) else [text, for_tools]
+    read = [jinja_process.read(each) for each in texts]
+    known = set[str]().union(*(names for names, _ in read))
     for name in variables or {}:
-        if name not in names:
-            raise UnknownName("variable of the chat template", name, names - SET_BY_US)
+        if name not in known:
+            raise UnknownName("variable of the chat template", name, known - SET_BY_US)
     if date is not None:
         try:
             Date.fromisoformat(date)
         except ValueError:
             raise RecipeError(f"The date {date!r} is not of the form 2026-11-30.") from None
+    built = [
+        _template(each, source, names, constants, date, variables or {})
+        for each, (names, constants) in zip(texts, read, strict=True)
+    ]
+    return replace(built[0], with_tools=built[1]) if len(built) > 1 else built[0]
+
+
+def _template(
+    text: str,
+    source: Source,
+    names: set[str],
+    constants: list[str],
+    date: str | None,
+    variables: Mapping[str, bool | int | str],
+) -> Template:
     uses_date = bool(names & {"strftime_now", "date_string"})
     if "strftime_now" in names:
         date = date or Date.today().isoformat()
     if not uses_date:
         date = None
+    formats = [constant for constant in constants if "%" in constant]
+    read_here = {name: value for name, value in variables.items() if name in names}
     return Template(
-        text=_pin(text, names, formats, date, variables or {}) if date or variables else text,
+        text=_pin(text, names, formats, date, read_here) if date or read_here else text,
         source=source,
         date=date,
         uses_date=uses_date,
         marked=MARKS.search(text) is not None,
-        has_tools="tools" in names or "tool_calls" in text,
+        constants=tuple(constant for constant in constants if len(constant) > 1),
     )
 
 
@@ -94,19 +118,6 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> str:
     """Rendered text is tokenised without special tokens, so Alpaca prints the bos that this tokenizer would add."""
     first = tokenizer("a")["input_ids"][:1]
     return "{{- bos_token -}}\n" if tokenizer.bos_token and first == [tokenizer.bos_token_id] else ""
-
-
-def _read(text: str) -> tuple[set[str], list[str]]:
-    """The variables that a template reads from outside, and its string constants that look like date formats."""
-    import jinja2
-    from jinja2 import meta, nodes
-
-    try:
-        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(MARKS.sub("", text))
-    except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"The chat template does not parse: line {error.lineno}: {error.message}") from None
-    constants = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
-    return meta.find_undeclared_variables(tree), sorted(c for c in constants if "%" in c)
 
 
 def _pin(

@@ -11,8 +11,8 @@ offsets; this needs no version and no private function.)
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BREAK = "\ufdd0"
+FEW_PREFIXES = 32
+"""So many prefixes of a text are encoded whole in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,75 @@ class Tokens:
         kept = [(id, span) for id, span in zip(found.ids, found.offsets, strict=True) if id != wall]
         return [id for id, _ in kept], [span for _, span in kept]
 
-    def encode_after(self, text: str, prefixes: list[str], name: str) -> Tokenised:
+    def encode_after(self, text: str, prefixes: Sequence[int], name: str, ends: Sequence[int] = ()) -> Tokenised:
         """Ids of a text in which every prefix has the ids that generation would give it.
+
+        prefixes: how many characters of `text` each has, shortest first. ends: where turns end in `text`, each with a
+        token of its own; then a prefix is compared from the end of the turn before it on, so that the cost is linear.
 
         Where a token would join the end of a prefix and what comes after, they are parted: the model is then trained
         on an answer's tokens as it would have to generate them.
         """
+        if len(prefixes) > FEW_PREFIXES and (found := self._in_windows(text, prefixes, ends, name)) is not None:
+            return found
         cuts: list[int] = []
         heads: list[int] = []
         ids, spans = plain, _ = self.encode(text)
         for prefix in prefixes:
-            head = self.encode(_parted(prefix, cuts))[0]
+            head = self.encode(_parted(text[:prefix], cuts))[0]
             if ids[: len(head)] != head:
-                cuts.append(len(prefix))
+                cuts.append(prefix)
                 ids, spans = self.encode(_parted(text, cuts))
             heads.append(len(head))
+        return self._checked(text, ids, spans, plain, heads, cuts, name)
+
+    def _in_windows(self, text: str, prefixes: Sequence[int], ends: Sequence[int], name: str) -> Tokenised | None:
+        """The same, each prefix encoded from the last turn's end on; None where that is not what it is as a whole.
+
+        An added token is a wall: what stands before it does not change what comes after.
+        """
+        cuts: list[int] = []
+        ids, spans = plain, _ = self.encode(text)
+        for final in (False, True):
+            heads: list[int] = []
+            joined: list[int] = []
+            starts = [a for a, _ in spans]
+            walls = [cut + n for n, cut in enumerate(cuts)]
+            for prefix in prefixes:
+                begin = self._wall_before(text, prefix, ends)
+                place = begin + bisect_left(walls, begin)  # in the parted text
+                at = bisect_left(starts, place)
+                if begin and (at >= len(ids) or starts[at] != place):
+                    return None
+                head = self.encode(_parted(text[begin:prefix], [cut - begin for cut in cuts if cut > begin]))[0]
+                if ids[at : at + len(head)] != head:
+                    joined.append(prefix)
+                heads.append(at + len(head))
+            if final and joined or self.encode(_parted(text[: prefixes[-1]], cuts))[0] != ids[: heads[-1]] and final:
+                return None
+            if not final:
+                cuts = joined
+                ids, spans = self.encode(_parted(text, cuts))
+        return self._checked(text, ids, spans, plain, heads, cuts, name)
+
+    def _wall_before(self, text: str, prefix: int, ends: Sequence[int]) -> int:
+        """Where the end-of-turn token of the turn before this prefix begins; 0 where there is none."""
+        place = bisect_right(ends, prefix) - 1
+        if place < 0:
+            return 0
+        end = ends[place]
+        return end - max((len(token) for token in self.ends if text.endswith(token, 0, end)), default=end)
+
+    def _checked(
+        self,
+        text: str,
+        ids: list[int],
+        spans: list[tuple[int, int]],
+        plain: list[int],
+        heads: list[int],
+        cuts: list[int],
+        name: str,
+    ) -> Tokenised:
         if cuts and self._decode(ids) != self._decode(plain):
             raise TemplateError(
                 f"{name}: a token joins the prompt's end {text[: cuts[0]][-20:]!r} and its answer, and this tokenizer "
