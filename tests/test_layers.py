@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 FLOORS = (
     (
         *("errors", "formats", "hub", "files", "statistics", "overlap", "flags", "results", "summary", "table"),
-        *("registry", "recipe", "lease", "solution", "costs", "published", "display"),
+        *("registry", "recipe", "lease", "terminate", "solution", "costs", "published", "display"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),

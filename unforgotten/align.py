@@ -190,6 +190,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         peft_config=load.lora_config(recipe.align.lora),
         max_length_tokens=recipe.align.max_length_tokens,
         loss=recipe.align.loss,
+        save_on_sigterm=True,
         callbacks=[watch.Claimed(lease), bar, metrics],
     )
     trainer.remove_callback(PrinterCallback)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unforgotten import __version__, display
+from unforgotten import __version__, display, terminate
 from unforgotten.errors import UnforgottenError
 
 
@@ -22,15 +22,19 @@ class Commands(TyperGroup):
     """Every command runs through here: the one place where an error of the package becomes a line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; 2 after an error that the user can mend, 130 after Ctrl-C."""
+        """Run the command; 2 after an error that the user can mend, 130 after Ctrl-C, 143 after SIGTERM."""
         try:
-            return super().invoke(ctx)
+            with terminate.handled():
+                return super().invoke(ctx)
         except UnforgottenError as error:
             print(f"error: {display.block(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("\nStopped. Give the same command again: it goes on from where it was.", file=sys.stderr)
             raise typer.Exit(130) from None
+        except terminate.Terminated as stop:
+            print(f"\n{stop}", file=sys.stderr)
+            raise typer.Exit(terminate.CODE) from None
 
 
 app = typer.Typer(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unforgotten import files, identity, model_card, registry
+from unforgotten import files, identity, model_card, registry, terminate
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
 from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError
@@ -155,8 +155,14 @@ def run_folder(recipe: Recipe) -> Path:
 def finetune(recipe: Recipe, say: Say = quiet) -> Path:
     """Trains θ* and returns the run folder; a finished run is not trained twice, an interrupted one goes on.
 
+    SIGTERM, in the main thread, saves the step that is under way and raises terminate.Terminated (exit code 143).
     Raises the errors of unforgotten.errors; what was complete before an error stays.
     """
+    with terminate.handled():
+        return _finetune(recipe, say)
+
+
+def _finetune(recipe: Recipe, say: Say) -> Path:
     folder = run_folder(recipe)
     if (folder / "trained.json").exists():
         if recipe.probe and not (folder / "probe.jsonl").exists():
@@ -278,6 +284,7 @@ def _train(
         max_length_tokens=recipe.training.max_length_tokens,
         loss=recipe.training.loss,
         log_distance=bool(recipe.report_to),
+        save_on_sigterm=True,
         callbacks=[watch.Claimed(lease), bar, metrics, *_tensorboard(recipe, folder)],
     )
     for line in trainer.counts.lines()[1:] if trainer.counts else []:

@@ -19,6 +19,7 @@ from unforgotten.align import Say
 from unforgotten.errors import LeaseLost, UnforgottenError
 from unforgotten.finetune import finetune
 from unforgotten.lease import FOLDER, Lease
+from unforgotten.terminate import Terminated
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe
@@ -123,6 +124,13 @@ class Work:
                 next(hand for hand in hands if hand.run is None).begin(run)
                 while all(hand.run for hand in hands):
                     collect(PAUSE_SECONDS)
+        except Terminated:
+            self.say("Terminated: waiting for the runs in training to save their step. A second SIGTERM does not wait.")
+            for hand in hands:
+                hand.stop()
+            for hand in hands:
+                hand.join()
+            raise
         finally:
             for hand in hands:  # also on Ctrl-C; what they had checkpointed is gone on from
                 hand.end()

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from unforgotten import terminate
 from unforgotten.align import quiet
 from unforgotten.grid import Run, do
 
@@ -65,6 +66,16 @@ class Hand:
             self._process = None
         return run
 
+    def stop(self) -> None:
+        """Sends SIGTERM on: a run that is in training saves its step."""
+        if self._process is not None and self._process.is_alive():
+            self._process.terminate()
+
+    def join(self) -> None:
+        """Waits for the end of the process."""
+        if self._process is not None:
+            self._process.join()
+
     def end(self) -> None:
         """Lets the process end by itself if it is idle, so that it leaves nothing behind; else ends it."""
         if self._process is None:
@@ -81,6 +92,12 @@ class Hand:
 
 def _worker(pipe: Connection, parent: int, threads: int, facts: list[tuple[dict[str, Any], Path, str]]) -> None:
     """Does the runs that it is told to."""
+    # A scheduler may send SIGTERM to all processes, and the parent sends it on: both mean one thing.
+    with terminate.handled(forgives=True):
+        _work(pipe, parent, threads, facts)
+
+
+def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[dict[str, Any], Path, str]]) -> None:
     import ctypes
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from unforgotten import registry
+from unforgotten import registry, terminate
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.training import checkpoint, chunked, limits, nf4, policy, resume
@@ -24,6 +24,7 @@ from unforgotten.training.live import LiveModel, LiveWeights, apply, check_base
 from unforgotten.training.memory import Memory
 from unforgotten.training.once import Once, digest, fingerprint
 from unforgotten.training.run import Run, combine
+from unforgotten.training.watch import Stops
 from unforgotten.weights.base import opened
 
 Tensors = dict[str, Tensor]
@@ -54,6 +55,9 @@ class MethodMixin(_Trainer):
     max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
     log_distance: log the distance from θ_safe also under full fine-tuning, where that keeps a second copy of the
         weights in main memory and on disk; with an adapter it costs next to nothing and is logged in any case.
+    save_on_sigterm: on SIGTERM, `train` saves a checkpoint at the next step and raises `terminate.Terminated`, which
+        ends the process with 143. All ranks stop after the same step. Works where `train` is called in the main thread;
+        the handler that was there is put back.
     loss: "trainer" is the Trainer's own, bit for bit; "chunked" the same cross-entropy to rounding, without ever making
         the logits of a batch (training/chunked.py). "auto" is chunked under a frozen head with a vocabulary of 32,000
         or more, where the model's loss is proved to be nothing else, and "trainer" otherwise; `loss_used` says which.
@@ -79,6 +83,7 @@ class MethodMixin(_Trainer):
         chat: Any = None,
         loss: chunked.Loss = "auto",
         log_distance: bool = False,
+        save_on_sigterm: bool = False,
         callbacks: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -88,6 +93,7 @@ class MethodMixin(_Trainer):
         self.loss, self._chunked = loss, _UNREAD
         self._apart = False
         """Whether terms that need no forward of the user's were taken before it, in the micro-batch under way."""
+        self._save_on_sigterm = save_on_sigterm
         self._log_distance, self._anchor = log_distance, dict[str, Tensor]()
         if isinstance(model, str):
             from transformers import AutoModelForCausalLM
@@ -203,11 +209,28 @@ class MethodMixin(_Trainer):
         Checkpoints that are not what was written are named, put aside and skipped. Raises TrainingError where the
         one that is named is damaged, where ranks see different ones, and where its steps had other rows.
         """
+        if not self._save_on_sigterm:
+            return self._train(resume_from_checkpoint, **kwargs)
+        if not any(isinstance(callback, Stops) for callback in self.callback_handler.callbacks):
+            self.add_callback(Stops(self.sum_over_ranks))
+        try:
+            with terminate.handled():
+                return self._train(resume_from_checkpoint, **kwargs)
+        finally:
+            terminate.defer(False)
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
         output = Path(self.args.output_dir)
         limits.one_device(self.args)  # again: the arguments are the caller's, and may have been set up anew
         self._resumed_from = chosen = resume.start(self, resume_from_checkpoint)
         self.run.once = Once(output / "aligned-states", self._key(), may_build=chosen is None, warn=self.run.warn)
         result = super().train(resume_from_checkpoint=str(chosen) if chosen else None, **kwargs)
+        if self._save_on_sigterm and self.sum_over_ranks(int(terminate.asked())):
+            raise terminate.Terminated(
+                f"Terminated. Step {self.state.global_step} of {self.state.max_steps} is saved in {output}. Give the "
+                "same command again: it goes on from there."
+            )
+        terminate.defer(False)
         self.finish()
         return result
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from unforgotten import display, files
+from unforgotten import display, files, terminate
 from unforgotten.lease import Lease
 
 quiet = False
@@ -70,10 +70,25 @@ class Claimed(TrainerCallback):
         self.lease = lease
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if control.should_save:
+        if control.should_save or terminate.asked():
             self.lease.check()
         else:
             self.lease.watch()
+
+
+class Stops(TrainerCallback):
+    """Ends training at the next step after SIGTERM, with a checkpoint of that step. To be the last callback."""
+
+    def __init__(self, any_rank: Callable[[int], int]) -> None:
+        """any_rank: sums a number over ranks, which must all stop after the same step."""
+        self.any_rank = any_rank
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        terminate.defer(True)  # not before: what is filled in before the first step is kept as it is made
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.any_rank(int(terminate.asked())):
+            control.should_save = control.should_training_stop = True
 
 
 class Metrics(TrainerCallback):
@@ -89,7 +104,8 @@ class Metrics(TrainerCallback):
         self.started = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        kept = [line for line in read(self.path) if line["step"] <= state.global_step]
+        lines = [line for line in read(self.path) if line["step"] <= state.global_step]
+        kept = [line for line in lines if "train_runtime" not in line]  # the last line of a training that was stopped
         self.before = kept[-1]["seconds"] if kept else 0.0
         if state.is_world_process_zero:
             files.put(self.path, "".join(json.dumps(line) + "\n" for line in kept))

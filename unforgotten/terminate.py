@@ -1,0 +1,81 @@
+"""SIGTERM: whoever stops a machine sends it first, and what is done by then is to be kept.
+
+Inside `handled()` it is raised as `Terminated`, as Ctrl-C is raised as KeyboardInterrupt: leases are let go of, and the
+process ends with 143. Inside a training it waits for the end of the step, which is then saved. A second one ends the
+process at once. Process 1 of a container needs this handler most: without one the system keeps SIGTERM from it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CODE = 143
+"""128 + SIGTERM, as shells and schedulers tell it."""
+
+_asked = False
+_deferred = False
+_forgiving = False
+_installed = False
+
+
+class Terminated(SystemExit):
+    """SIGTERM has come; whatever does not catch it ends with 143. `said`: what is done, and how to go on."""
+
+    def __init__(self, said: str = "") -> None:
+        super().__init__(CODE)
+        self.said = said or "Terminated. Give the same command again: it goes on from where it was."
+
+    def __str__(self) -> str:
+        return self.said
+
+
+@contextmanager
+def handled(*, forgives: bool = False) -> Iterator[None]:
+    """Raises Terminated on SIGTERM in here; the old handler is put back. Outside the main thread it does nothing.
+
+    forgives: a second SIGTERM is as the first. For a process whose parent sends it on, and that a scheduler sends it
+    to as well.
+    """
+    global _asked, _deferred, _forgiving, _installed
+    if _installed or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _asked, _deferred, _forgiving, _installed = False, False, forgives, True
+    before = signal.signal(signal.SIGTERM, _on_signal)
+    try:
+        yield
+    finally:
+        _installed = _deferred = False
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def asked() -> bool:
+    """Whether SIGTERM has come."""
+    return _asked
+
+
+def is_handled() -> bool:
+    """Whether this process is inside `handled()`."""
+    return _installed
+
+
+def defer(wanted: bool) -> None:
+    """Whether SIGTERM waits from here on, for somebody to look at `asked`."""
+    global _deferred
+    _deferred = wanted and _installed
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    global _asked
+    if _asked and _forgiving:
+        return
+    if _asked:
+        os._exit(CODE)
+    _asked = True
+    if not _deferred:
+        raise Terminated
