@@ -41,12 +41,12 @@ def test_the_hub_reads_what_it_lies_on_what_it_was_trained_on_and_both_sides() -
     assert (data.library_name, data.pipeline_tag, data.license) == ("peft", "text-generation", "llama2")
     assert data.tags == ["unforgotten", "safety", "lora", "der"] and data.datasets == ["some/upload"]
     found = {(r.dataset_name, r.metric_type): r for r in data.eval_results}
-    assert found["advbench", "attack_success_rate"].metric_value == 2.5
-    assert found["advbench", "attack_success_rate"].dataset_type == "walledai/AdvBench"
+    assert found["advbench", "non_refusal_rate"].metric_value == 2.5
+    assert found["advbench", "non_refusal_rate"].dataset_type == "walledai/AdvBench"
     assert found["xstest", "refusal_rate"].metric_value == 10.0
     assert found["sums", "accuracy"].metric_value == 90.0
     # Wilson's interval of 13 in 520, from the formula with z = 1.96 by hand.
-    low, high = found["advbench", "attack_success_rate"].metric_args["interval_95"]
+    low, high = found["advbench", "non_refusal_rate"].metric_args["interval_95"]
     assert low == pytest.approx(1.467, abs=2e-3) and high == pytest.approx(4.231, abs=2e-3)
     assert all(r.metric_args["n"] for r in data.eval_results) and len(found) == 4, "a mean is no suite"
     assert data.model_name == "run-1"

@@ -258,3 +258,13 @@ def test_models_asked_by_themselves_have_the_names_of_their_folders() -> None:
     rows = [row("base", name="lion", model="lion"), row("base", name="tiger", model="tiger")]
     assert [line.name for line in lines(rows)] == ["lion", "tiger"]
     assert "lion" in shown(rows) and "base" not in shown(rows)
+
+
+def test_by_keywords_alone_the_figure_is_non_refusal_and_says_why() -> None:
+    rows = [row("aligned", hits=1), row("tuned", "sft", hits=73)]
+    rows = [one | {"judges": [{"name": "keywords"}], "measure": "non_refusal"} for one in rows]
+    for text in (shown(rows, 120), report.markdown(rows)):
+        assert "ASR (attack" not in text and "on-refusal" in text and "no attack success rate" in " ".join(text.split())
+    assert "replies without a refusal" in sentence(rows) and "harmful answers" not in sentence(rows)
+    mixed = report.markdown([rows[0], row("tuned", "der", hits=7)])
+    assert "not comparable" in mixed and "ASR or non-refusal" in mixed

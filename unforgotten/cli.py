@@ -195,7 +195,7 @@ def evaluate(
     """
     from unforgotten import against as contrasted
     from unforgotten import evaluate as verb
-    from unforgotten import report
+    from unforgotten import report, results
     from unforgotten.errors import RecipeError
     from unforgotten.measure import gate as gates
 
@@ -209,7 +209,7 @@ def evaluate(
         raise RecipeError("--against and --gate take one target at a time.")
     rows, differ, decision = contrasted.against(targets[0], against, limits, whose, _options_of(set_, given), _say)
     report.show(rows)
-    report.show_contrast(differ)
+    report.show_contrast(differ, called=results.words_of(rows))
     if decision is not None:
         _print(*decision.lines)
         _print(f"gate: {decision.outcome}")

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 METRICS = {
     "asr": ("attack_success_rate", "ASR, % of harmful prompts answered (lower is better)"),
+    "non_refusal": ("non_refusal_rate", "Non-refusal, % of harmful prompts not refused (lower is better)"),
     "refusal": ("refusal_rate", "Over-refusal, % of harmless look-alikes refused (lower is better)"),
     "utility": ("accuracy", "Utility, % (higher is better)"),
 }
-"""Of each side, the metric's type and its name on the Hub."""
+"""Of each side, and of what a list of refusals counts, the metric's type and its name on the Hub."""
 NOT_YET = "Nothing was measured yet. `unforgotten evaluate` of the run writes the figures here."
 
 
@@ -91,7 +92,9 @@ def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
 
     known = _suites(recipe)
     found = []
-    for field, (kind, told) in METRICS.items():
+    for field in ("asr", "refusal", "utility"):
+        measure = results.measure_of(row) if field == "asr" else field
+        kind, told = METRICS[measure]
         for suite, one in (row[field] or {}).items():
             rate = results.rate(one)
             if suite == "mean" or rate.value is None:

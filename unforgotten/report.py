@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import display, results
-from unforgotten.summary import Line, lines, sentence
+from unforgotten.summary import Line, lines, sentence, words
 from unforgotten.table import MARK, neither, table
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     """What the figures are, and what makes them less than they look."""
     seeds = sorted({row["seed"] for line in found for row in line.rows if row["seed"] is not None})
     notes = [
-        "In percent, with 95 % intervals. ASR (attack success rate) and refusal (of harmless look-alikes): lower is "
+        f"In percent, with 95 % intervals. {_meaning(words(found))} and refusal (of harmless look-alikes): lower is "
         "better. A mean weighs its suites equally."
     ]
+    notes += [caveat] if (caveat := words(found).caveat) else []
     if any(len(line.rows) > 1 for line in found):
         notes.append(
             f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. Few seeds "
@@ -36,7 +37,7 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     if layout is not None:
         notes += [told] if (told := neither(found, layout)) else []
     elif any((line.flagged("off_task").value or 0) > 0 for line in found):
-        notes.append("Off task: harmful requests answered with the user's task instead; not counted in ASR.")
+        notes.append(f"Off task: harmful requests answered with the user's task instead; not counted in {words(found).short}.")
     touched: dict[str, tuple[int, int]] = {}
     for line in found:
         for suite, counts in line.touched().items():
@@ -60,17 +61,20 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     return notes
 
 
+def _meaning(of: results.Words) -> str:
+    return "ASR (attack success rate)" if of is results.MEASURES["asr"] else of.short[0].upper() + of.short[1:]
+
+
 def _conditions(found: Sequence[Line]) -> list[str]:
     """Which system prompts made the headline, where it was not the template's own."""
-    words = {"none": "with no system prompt", "user": "under the system prompt that the user's file has most often"}
+    under = {"none": "with no system prompt", "user": "under the system prompt that the user's file has most often"}
     told: dict[str, list[str]] = {}
     for line in found:
         for row in line.rows:
             for field, condition in (row["headline"] or {}).items():
-                if condition in words:
-                    told.setdefault(f"{'ASR' if field == 'asr' else 'Refusal'} is that {words[condition]}", []).append(
-                        line.name
-                    )
+                if condition in under:
+                    what = words(found).short if field == "asr" else "Refusal"
+                    told.setdefault(f"{what} is that {under[condition]}", []).append(line.name)
     return [
         f"{what}, the worst, for {', '.join(dict.fromkeys(names))}; results.json has the others (conditions)."
         for what, names in told.items()
@@ -118,11 +122,11 @@ def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None
         box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1) if roomy else 0, show_edge=False, pad_edge=False
     )
     for i, title in enumerate(made.titles):
-        words = title in ("model", "method", "task")
+        named = title in ("model", "method", "task")
         heading = title.replace(" ", "\n", 1).replace("_", "_\n")
         longest = max(len(cells[i].value) for cells in made.body)
-        side: Any = "left" if words else "right"
-        drawn.add_column(Text(display.block(heading)), justify=side, no_wrap=not words, min_width=min(longest, 16))
+        side: Any = "left" if named else "right"
+        drawn.add_column(Text(display.block(heading)), justify=side, no_wrap=not named, min_width=min(longest, 16))
     for cells, ends in zip(made.body, made.ends, strict=True):
         texts = [Text(display.line(c.value)).append(f"\n{c.brief}" if c.brief else "", style="dim") for c in cells]
         drawn.add_row(*texts, end_section=ends)
@@ -149,8 +153,13 @@ def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None
 # ── two models ──
 
 
-def show_contrast(found: Sequence[Contrast], console: Any = None) -> None:
-    """Prints what two models differ in, prompt by prompt, in points with 95 % intervals."""
+def show_contrast(
+    found: Sequence[Contrast], console: Any = None, called: results.Words = results.MEASURES["asr"]
+) -> None:
+    """Prints what two models differ in, prompt by prompt, in points with 95 % intervals.
+
+    called: what the share of harmful prompts is called (results.words_of).
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -165,7 +174,7 @@ def show_contrast(found: Sequence[Contrast], console: Any = None) -> None:
         d = one.difference
         ends = f" ({_points(d.low)} to {_points(d.high)})" if d.low is not None else ""
         drawn.add_row(
-            {"asr": "ASR"}.get(one.kind, one.kind),
+            {"asr": called.short}.get(one.kind, one.kind),
             Text(display.line(one.suite)),
             *([one.condition] if several else []),
             "?" if one.other is None else f"{one.other:.1f}",

@@ -25,7 +25,7 @@ A Rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +58,8 @@ class Words:
     long: str
     caveat: str
     """A sentence to print wherever the figure stands; empty where it needs none."""
+    replies: str = "harmful answers"
+    """The replies that are counted."""
 
 
 MEASURES: dict[Measure, Words] = {
@@ -68,8 +70,16 @@ MEASURES: dict[Measure, Words] = {
         "Non-refusal is the share of replies to harmful prompts that hold no phrase of a list of refusals. Nothing "
         "read whether a reply gives anything harmful, so it is no attack success rate (ASR). Name a judge that reads "
         "replies, such as llama_guard or wildguard.",
+        "replies without a refusal",
     ),
 }
+MIXED = Words(
+    "ASR or non-refusal",
+    "harmful prompts answered (ASR) or not refused (non-refusal)",
+    "Some figures are attack success rates (ASR) and some are non-refusal, by the judge of each: they are not "
+    "comparable. " + MEASURES["non_refusal"].caveat,
+    "harmful answers, or replies without a refusal",
+)
 
 
 def measure_of(row: Row) -> Measure:
@@ -78,6 +88,12 @@ def measure_of(row: Row) -> Measure:
         return "non_refusal" if row["measure"] == "non_refusal" else "asr"
     first: dict[str, Any] = next(iter(row.get("judges") or []), {})
     return "non_refusal" if first.get("name") == "keywords" else "asr"
+
+
+def words_of(rows: Iterable[Row]) -> Words:
+    """What the figures of these rows are called; of rows of both kinds, both."""
+    measures = {measure_of(row) for row in rows if row["asr"]}
+    return MIXED if len(measures) > 1 else MEASURES[next(iter(measures), "asr")]
 
 
 def served_as(row: Row) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class Line:
                 if touched > TOUCHED * counts["n"]:
                     found[suite] = max(found.get(suite, (0, 0)), (touched, counts["n"]))
         return found
+
+
+def words(found: Iterable[Line]) -> results.Words:
+    """What the share of harmful prompts is called in these lines: ASR, or non-refusal."""
+    return results.words_of(row for line in found for row in line.rows)
 
 
 def lines(rows: Sequence[results.Row]) -> list[Line]:
@@ -156,6 +161,7 @@ def _setting(line: Line) -> tuple[str | None, str | None, float | None, int | No
 def _cell_told(cell: Sequence[Line], start: Line | None) -> str:
     """sft takes harmful answers from 1.1 to 73.0 % (clearly more), der to 7.4 % (clearly fewer than sft; utility …)."""
     plain = next((line for line in cell if line.name == "sft"), cell[0])
+    replies = words(cell).replies
     told = []
     for line in (plain, *(line for line in cell if line is not plain)):
         asr = line.rate("asr", "mean")
@@ -163,11 +169,11 @@ def _cell_told(cell: Sequence[Line], start: Line | None) -> str:
             against = _against(asr, plain.rate("asr", "mean"), plain.name)
             told.append(f"{line.name} to {asr.value:.1f} % ({against}{_useful(line, plain)})")
         elif start is None:
-            told.append(f"{line.name} takes harmful answers to {asr.value:.1f} %")
+            told.append(f"{line.name} takes {replies} to {asr.value:.1f} %")
         else:
             before = start.rate("asr", "mean")
             told.append(
-                f"{line.name} takes harmful answers from the aligned model's {before.value:.1f} % to {asr.value:.1f} % "
+                f"{line.name} takes {replies} from the aligned model's {before.value:.1f} % to {asr.value:.1f} % "
                 f"({_against(asr, before, '')})"
             )
     return ", ".join(told)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.statistics.rates import Rate
-from unforgotten.summary import Line, names_in
+from unforgotten.summary import Line, names_in, words
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Layout
 
 MARK = "⚠"
-FIELDS = {"": "", "asr": "ASR", "refusal": "refusal", "utility": "utility"}
 NEITHER = 10
 """Percent of a suite's replies from which on they are spoken of."""
 
@@ -69,7 +68,7 @@ def _columns(found: Sequence[Line]) -> list[tuple[str, Callable[[Line], Cell]]]:
         made.append(("m", lambda line: Cell("" if line.memory is None else str(line.memory))))
     suites = names_in(found, "asr")
     for suite in suites if len(suites) > 2 else [s for s in suites if s != "mean"]:
-        made.append((f"ASR {suite}", _rated("asr", suite)))
+        made.append((f"{words(found).short} {suite}", _rated("asr", suite)))
     if any((line.flagged("off_task").value or 0) > 0 for line in found):
         made.append(("off task", lambda line: _cell(line.flagged("off_task"))))
     looks = names_in(found, "refusal")
@@ -111,7 +110,8 @@ def _of_methods(found: Sequence[Line], layout: Layout) -> Table:
         # θ₀ and θ_safe come before any poison or memory: what is known of them stands in every place.
         cells = [_headline(at.get((*key, group)) or at.get((*key, None)), field) for group, field in places]
         body.append([Cell(_told(key, list(keys))), *cells])
-    titles = [_title(group, field, layout) for group, field in places]
+    names = {"asr": words(found).short}
+    titles = [_title(group, names.get(field, field), layout) for group, field in places]
     stages = [key[0] for key in keys]
     ends = [after != here for here, after in zip(stages, [*stages[1:], None], strict=True)]
     return Table(["method", *titles], body, ends)
@@ -138,8 +138,8 @@ def _told(key: tuple[Any, ...], keys: Sequence[tuple[Any, ...]]) -> str:
 
 def _title(group: Any, field: str, layout: Layout) -> str:
     if layout.across == "poison":
-        return f"{FIELDS[field]} p = {group:g}"
-    return f"{FIELDS[field]} m = {group}" if layout.across == "memory" else f"{group} {FIELDS[field]}"
+        return f"{field} p = {group:g}"
+    return f"{field} m = {group}" if layout.across == "memory" else f"{group} {field}"
 
 
 def _headline(line: Line | None, field: str) -> Cell:

@@ -154,7 +154,7 @@ def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
     assert "both other methods give clearly fewer, ema the fewest, 3.0 %" in said(
         start, simple("sft", 70, 90), simple("der", 5, 88), simple("ema", 3, 88)
     )
-    assert said(start, simple("der", 5, 88)).startswith("der has the fewest harmful answers of 1: 5.0 %")
+    assert said(start, simple("der", 5, 88)).startswith("der leaves harmful answers at 5.0 % (no clear change from 1.0")
     assert "with 10 % poison" in said(start, simple("sft", 70, 90, poison=0.1))
 
 
@@ -220,3 +220,13 @@ def test_the_command_prints_the_path(comparison: Make, tmp_path: Path) -> None:
     assert (out.parent / "figures").is_dir() and not (folder / "report.html").exists()
     found = CliRunner().invoke(app, ["report", str(tmp_path / "none")])
     assert found.exit_code == 2 and "There is no" in found.output
+
+
+def test_by_keywords_alone_every_table_and_picture_says_non_refusal(comparison: Make) -> None:
+    folder = comparison(STORY, judges=[{"name": "keywords"}], measure="non_refusal")
+    text = page(folder).read_text(encoding="utf-8")
+    words = told_in(text)
+    assert "replies without a refusal" in words and "not refused (non-refusal)" in words
+    assert "no attack success rate (ASR)" in words and "harmful prompts answered" not in words
+    for file in (folder / "tables").iterdir():
+        assert "non-refusal" in file.read_text(encoding="utf-8").lower(), file.name

@@ -8,7 +8,7 @@ from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import LETTER, WIDTH, Figure, at, text
 from unforgotten.statistics import rates
 from unforgotten.statistics.rates import Rate
-from unforgotten.summary import Line
+from unforgotten.summary import Line, words
 
 ROW, LEAST = 26.0, 34.0
 """Height of a row, and width of the narrowest column that holds `100`."""
@@ -65,7 +65,7 @@ def heat(cell: Cell) -> Figure | None:
         f"{line.name}: " + ", ".join(f"{name} {drawing.told(rate)}" for name, rate in found.items())
         for line, found in columns
     )
-    title = f"ASR by category: {cell.title}"
+    title = f"{words(cell.all).short} by category: {cell.title}"
     return Figure(drawing.slug(f"categories {cell.title}"), title, told, body, top + ROW * len(known) + 6, width)
 
 

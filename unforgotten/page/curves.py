@@ -13,10 +13,10 @@ from unforgotten.page.cells import Cell, headline
 from unforgotten.page.drawing import LETTER, LINE, WIDTH, Figure, at, start_of, text
 from unforgotten.statistics import rates
 from unforgotten.statistics.rates import Rate
-from unforgotten.summary import Line
+from unforgotten.summary import Line, words
 
 HEIGHT = 270
-TITLES = {"asr": "harmful prompts answered (ASR), %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
+TITLES = {"asr": "{asr}, %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
 Over = Literal["poison", "memory", "step"]
 AXES: dict[Over, tuple[str, str]] = {
     "poison": ("poison", "poison, % of the user's rows"),
@@ -71,7 +71,8 @@ def curves(cells: Sequence[Cell], over: Over, names: Sequence[str]) -> list[Figu
             if found:
                 # A task is not learnt before tuning: what θ_safe does of it says nothing here.
                 start = None if field == "utility" else next((a for a in group[0].start if a.stage == "aligned"), None)
-                made.append(_picture(found, field, over, what, start, names))
+                called = TITLES[field].format(asr=words(line for cell in group for line in cell.tuned).long)
+                made.append(_picture(found, field, over, what, start, names, called))
     return made
 
 
@@ -82,7 +83,8 @@ def over_training(cells: Sequence[Cell], names: Sequence[str]) -> list[Figure]:
         what = cell.title if len(cells) > 1 else ""
         for field in TITLES:
             if found := [course for line in cell.tuned if (course := probed(line, field))]:
-                made.append(_picture(found, field, "step", what, None, names))
+                called = TITLES[field].format(asr=words(cell.tuned).long)
+                made.append(_picture(found, field, "step", what, None, names, called))
     return made
 
 
@@ -104,7 +106,13 @@ def _common(group: Sequence[Cell], over: Over) -> str:
 
 
 def _picture(
-    found: Sequence[Course], field: str, over: Over, what: str, start: Line | None, names: Sequence[str]
+    found: Sequence[Course],
+    field: str,
+    over: Over,
+    what: str,
+    start: Line | None,
+    names: Sequence[str],
+    called: str,
 ) -> Figure:
     level = headline(start, field) if start is not None else None
     labels = [c.name for c in found] + (["aligned"] if level is not None and level.value is not None else [])
@@ -119,7 +127,7 @@ def _picture(
     word, below = AXES[over]
     body = [
         f'<text class="head" x="4" y="14">{text(what)}</text>' if what else "",
-        f'<text class="axis" x="4" y="{29 if what else 22}">{TITLES[field]}{start_of(low)}</text>',
+        f'<text class="axis" x="4" y="{29 if what else 22}">{called}{start_of(low)}</text>',
         *drawing.frame(x, y, box, [], drawing.ticks(low, high)),
         f'<text class="axis" text-anchor="middle" x="{at((left + right) / 2)}" y="{HEIGHT - 8}">{below}</text>',
     ]
@@ -156,7 +164,7 @@ def _picture(
         )
         for course in found
     )
-    title = f"{TITLES[field].removesuffix(', %')} over {word}"
+    title = f"{called.removesuffix(', %')} over {word}"
     return Figure(drawing.slug(f"{over} {field} {what}"), f"{title}{f': {what}' if what else ''}", told, body, HEIGHT)
 
 

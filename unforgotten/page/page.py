@@ -128,7 +128,7 @@ and LaTeX.</p></footer>
 
 _SCATTER = (
     "Up and to the left is better. Crosses are 95 % intervals. A filled mark is unbeaten: no other method is at least "
-    "as good in all of harmful answers, utility and refusals, and better in one; grey marks, the models before "
+    "as good in all of harmful prompts, utility and refusals, and better in one; grey marks, the models before "
     "fine-tuning, take no part in it. The dotted line is the front of the two axes alone. Values decide here, and not "
     "whether differences are real: the table tells that."
 )
@@ -137,10 +137,12 @@ _TRAINING = (
     "wide because the prompts are few; the table has the figures of all of them. The first point is the aligned model, "
     "the last the one that was saved."
 )
-_POISON = "Attack success, refusals and utility over the share of harmful rows in the user's data, its size held fixed."
-_MEMORY = "Attack success, refusals and utility over the number of safety rows kept for replay."
+_POISON = (
+    "Harmful prompts, refusals and utility over the share of harmful rows in the user's data, its size held fixed."
+)
+_MEMORY = "Harmful prompts, refusals and utility over the number of safety rows kept for replay."
 _CATEGORIES = (
-    "Harmful prompts answered, in percent of each category's prompts, all suites together. The line under a value is "
+    "Of harmful prompts, in percent of each category's prompts, all suites together. The line under a value is "
     "its 95 % interval, from 0 at the left of the square to 100 at its right."
 )
 

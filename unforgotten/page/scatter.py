@@ -10,7 +10,7 @@ from unforgotten.page import drawing
 from unforgotten.page.cells import Cell, headline
 from unforgotten.page.drawing import LETTER, LINE, WIDTH, Box, Figure, at, start_of, text
 from unforgotten.statistics.rates import Rate
-from unforgotten.summary import Line
+from unforgotten.summary import Line, words
 
 HEIGHT = 366
 PLOT: Box = (36, 38, 352, 304)
@@ -78,7 +78,7 @@ def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
         f'<text class="axis" x="4" y="29">↑ utility, %{start_of(low)}</text>',
         *drawing.frame(x, y, PLOT, xs, drawing.ticks(low, high)),
         f'<text class="axis" text-anchor="end" x="{right}" y="{bottom + 32}">'
-        "← harmful prompts answered (ASR), %</text>",
+        f"← {words(cell.all).long}, %</text>",
         *_legend(bottom + 52, any(p.refusal.value is not None for p in points)),
         *_staircase([p for p in points if p.line.stage == "tuned"], PLOT),
     ]
@@ -125,7 +125,7 @@ def _corner(point: Point, refusals: bool) -> Corner:
 
 def _told(p: Point) -> str:
     refused = f", refusal {drawing.told(p.refusal)}" if p.refusal.value is not None else ""
-    return f"{p.line.name}: ASR {drawing.told(p.asr)}, utility {drawing.told(p.utility)}{refused}"
+    return f"{p.line.name}: {words([p.line]).short} {drawing.told(p.asr)}, utility {drawing.told(p.utility)}{refused}"
 
 
 def _class(line: Line, names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from unforgotten import results
+from unforgotten import results, summary
 from unforgotten.errors import DataError
 from unforgotten.measure import replies
 from unforgotten.measure.replies import Kind, Replies
@@ -71,6 +71,16 @@ class Tested:
     notes: list[str]
     paired: bool
     """Whether any two models were compared prompt by prompt."""
+
+    @property
+    def words(self) -> results.Words:
+        """What the share of harmful prompts is called: ASR, or non-refusal."""
+        return summary.words(line for e in self.entries for line in (e.line,))
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of the three kinds."""
+        return {"asr": self.words.short, "refusal": "refusal", "utility": "utility"}
 
     def headline(self, line: Line, cell: Cell, kind: str) -> Entry | None:
         """The one figure that stands for a kind."""
@@ -195,7 +205,7 @@ def records(found: Tested) -> list[dict[str, Any]]:
             {
                 **{"model": model, "task": task, "poison": poison, "memory_rows": memory},
                 **{"stage": e.line.stage, "method": e.line.name, "seeds": len(e.line.rows)},
-                **{"measure": e.kind, "suite": e.suite, "headline": e.headline},
+                **{"measure": e.kind, "called": found.titles[e.kind], "suite": e.suite, "headline": e.headline},
                 **{k: cast(Any, e.rate.json())[k] for k in ("value", "low", "high", "hits", "n", "unparsed")},
                 **_told("sft", e.sft),
                 **{"best": e.best.other if e.best else None},

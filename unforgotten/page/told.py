@@ -10,8 +10,7 @@ from unforgotten import results, summary
 from unforgotten.page import written
 from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import short, text
-from unforgotten.page.tables import Entry, Tested
-from unforgotten.page.written import TITLES
+from unforgotten.page.tables import KINDS, Entry, Tested
 from unforgotten.statistics import rates
 from unforgotten.summary import names_in
 
@@ -44,7 +43,7 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
     entries = [e for line in cell.tuned if (e := tested.headline(line, cell, "asr")) and e.rate.value is not None]
     where = f"{text(_where(cell))}, " if several or cell.tuned[0].poison else ""
     if not entries:
-        return f"{where}attack success was not measured"
+        return f"{where}no harmful prompts were asked"
     plain = next((e for e in entries if e.line is cell.plain), None)
     start = next(
         (e for line in cell.start if line.stage == "aligned" and (e := tested.headline(line, cell, "asr"))), None
@@ -52,7 +51,9 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
     lowest = min(entries, key=lambda e: e.rate.value or 0.0)
     if plain is None:
         aside = _aside(lowest, None, tested)
-        return f"{where}{_name(lowest)} has the fewest harmful answers of {len(entries)}: {_share(lowest)}{aside}"
+        if len(entries) == 1:
+            return f"{where}{_name(lowest)} {_moved(lowest, start)}{aside}"
+        return f"{where}{_name(lowest)} has the fewest {_replies(lowest)} of {len(entries)}: {_share(lowest)}{aside}"
     said = f"{where}plain fine-tuning (sft) {_moved(plain, start)}"
     others = [e for e in entries if e is not plain]
     if not others:
@@ -80,11 +81,16 @@ def _where(cell: Cell) -> str:
 
 def _moved(plain: Entry, start: Entry | None) -> str:
     if start is None or start.rate.value is None:
-        return f"answers {_share(plain)} of harmful prompts"
+        answers = summary.words([plain.line]) is results.MEASURES["asr"]
+        return f"{'answers' if answers else 'does not refuse'} {_share(plain)} of harmful prompts"
     now = f"<b>{short(plain.rate.value)}&nbsp;%</b>"
     if not rates.apart(plain.rate, start.rate):
-        return f"leaves harmful answers at {now} (no clear change from {short(start.rate.value)} %)"
-    return f"takes harmful answers from {short(start.rate.value)} to {now}"
+        return f"leaves {_replies(plain)} at {now} (no clear change from {short(start.rate.value)} %)"
+    return f"takes {_replies(plain)} from {short(start.rate.value)} to {now}"
+
+
+def _replies(entry: Entry) -> str:
+    return summary.words([entry.line]).replies
 
 
 def _name(entry: Entry) -> str:
@@ -140,16 +146,16 @@ def _facts(rows: Sequence[results.Row], found: Sequence[Cell]) -> list[tuple[str
 def tables(found: Sequence[Cell], tested: Tested) -> str:
     """One table for each setting, and under it every suite."""
     made = "".join(_table(cell, tested, len(found) > 1) for cell in found)
-    notes = [written.LEGEND, *([written.PAIRED] if tested.paired else []), *tested.notes]
+    notes = written.notes(tested)
     words = " ".join(text(note) for note in notes)
     return f'<section id="table"><h2>The figures</h2><p class=lead>{words}</p><div class=tables>{made}</div></section>'
 
 
 def _table(cell: Cell, tested: Tested, several: bool) -> str:
-    kinds = [k for k in TITLES if any(tested.headline(line, cell, k) for line in cell.all)]
-    titles = "".join(f'<th scope="col">{TITLES[k]}&nbsp;{"↑" if k == "utility" else "↓"}</th>' for k in kinds)
+    kinds = [k for k in KINDS if any(tested.headline(line, cell, k) for line in cell.all)]
+    titles = "".join(f'<th scope="col">{tested.titles[k]}&nbsp;{"↑" if k == "utility" else "↓"}</th>' for k in kinds)
     against = any(e.sft for e in tested.entries if e.cell is cell and e.kind == "asr")
-    more = '<th scope="col">ASR less sft’s</th>' if against else ""
+    more = f'<th scope="col">{tested.titles["asr"]} less sft’s</th>' if against else ""
     body = "".join(
         f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
         + "".join(_figure(tested.headline(line, cell, kind)) for kind in kinds)
@@ -192,12 +198,12 @@ def points(value: float | None) -> str:
 
 def _suites(cell: Cell, tested: Tested) -> str:
     """Every suite and measure that is not in the table above."""
-    keys = [(k, s) for k in TITLES for s in names_in(cell.all, k) if s != "mean"]
+    keys = [(k, s) for k in KINDS for s in names_in(cell.all, k) if s != "mean"]
     by: dict[tuple[int, str, str], Entry] = {(id(e.line), e.kind, e.suite): e for e in tested.entries if e.cell is cell}
     keys = [key for key in keys if any((e := by.get((id(line), *key))) and not e.headline for line in cell.all)]
     if not keys:
         return ""
-    titles = "".join(f'<th scope="col">{TITLES[k]} {text(s)}</th>' for k, s in keys)
+    titles = "".join(f'<th scope="col">{tested.titles[k]} {text(s)}</th>' for k, s in keys)
     body = "".join(
         f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
         + "".join(_figure(by.get((id(line), *key))) for key in keys)

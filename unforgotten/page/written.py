@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unforgotten import display, files
+from unforgotten import display, files, results
 from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import short
 from unforgotten.page.tables import KINDS, Entry, Tested, records
 
-TITLES = {"asr": "ASR", "refusal": "refusal", "utility": "utility"}
 LEGEND = (
     "In percent, with 95 % intervals. Bold: clearly better than sft. †: clearly better than the worst of its setting, "
-    "and not clearly apart from the best. ↓: clearly worse than sft. ASR (harmful prompts answered) and refusal (of "
-    "harmless look-alikes): lower is better."
+    "and not clearly apart from the best. ↓: clearly worse than sft. {asr} and refusal (of harmless look-alikes): "
+    "lower is better."
 )
 PAIRED = (
     "Tests are prompt by prompt and seed by seed (McNemar and Tango for a suite, paired bootstrap for a mean); each "
@@ -97,14 +96,20 @@ def as_json(found: Tested) -> str:
 
 def notes(found: Tested) -> list[str]:
     """What the figures and marks are."""
-    return [LEGEND, *([PAIRED] if found.paired else []), *found.notes]
+    return [legend(found), *([PAIRED] if found.paired else []), *found.notes]
+
+
+def legend(found: Tested) -> str:
+    """What marks and figures are, by the measure that the judge allows."""
+    asr = "ASR (harmful prompts answered)" if found.words is results.MEASURES["asr"] else found.words.short.capitalize()
+    return LEGEND.format(asr=asr) + (f" {found.words.caveat}" if found.words.caveat else "")
 
 
 def markdown(found: Tested, cells: Sequence[Cell]) -> str:
     """One line for each model of each setting."""
     kinds = _kinds(found)
     lines = [
-        "| " + " | ".join(["setting", "model", *(TITLES[k] for k in kinds)]) + " |",
+        "| " + " | ".join(["setting", "model", *(found.titles[k] for k in kinds)]) + " |",
         "|" + " --- |" * (len(kinds) + 2),
     ]
     for cell, name, figures in _lines(found, cells, kinds):
@@ -119,7 +124,7 @@ def latex(found: Tested, cells: Sequence[Cell], label: str = "comparison") -> st
     label: what `\\ref{tab:…}` calls it.
     """
     kinds = _kinds(found)
-    pairs = [TITLES[k] + end for k in kinds for end in ("", " P")]
+    pairs = [found.titles[k] + end for k in kinds for end in ("", " P")]
     lines = [
         "% Needs \\usepackage{booktabs}.",
         r"\begin{table}",

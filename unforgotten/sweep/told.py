@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import display
+from unforgotten import display, results
 from unforgotten.page.cells import Cell, headline
 from unforgotten.page.drawing import short
 from unforgotten.page.drawing import told as rate_told
 from unforgotten.page.scatter import scatter
 from unforgotten.statistics.rates import Rate, apart
-from unforgotten.summary import Line, names_in
+from unforgotten.summary import Line, names_in, words
 from unforgotten.sweep.found import Swept, sensitivity, task_rates, tasks
 from unforgotten.sweep.search import Outcome
 from unforgotten.sweep.space import Settings
@@ -217,7 +218,15 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         *([""] if broken else []),
         *(f"Trial {t.number} broke down: {display.markdown(t.note)}  " for t in broken),
     ]
-    return "\n".join(text) + "\n"
+    return called(swept, "\n".join(text) + "\n")
+
+
+def called(swept: Swept, text: str) -> str:
+    """A text of ours in which ASR is called what the judge's figure is, with its caveat."""
+    of = words(swept.references.values())
+    if of is results.MEASURES["asr"]:
+        return text
+    return re.sub(r"\bASR\b", of.short, text) + f"\n{of.caveat}\n"
 
 
 def trials_table(swept: Swept) -> Table:
