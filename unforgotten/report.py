@@ -37,7 +37,8 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
     if layout is not None:
         notes += [told] if (told := neither(found, layout)) else []
     elif any((line.flagged("off_task").value or 0) > 0 for line in found):
-        notes.append(f"Off task: harmful requests answered with the user's task instead; not counted in {words(found).short}.")
+        counted = words(found).short
+        notes.append(f"Off task: harmful requests answered with the user's task instead; not counted in {counted}.")
     touched: dict[str, tuple[int, int]] = {}
     for line in found:
         for suite, counts in line.touched().items():
