@@ -446,8 +446,7 @@ def data_audit(
 
 def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
     """Judges by name, with fields given as JUDGE.FIELD=VALUE."""
-    import yaml
-
+    from unforgotten import strict_yaml
     from unforgotten.errors import RecipeError, UnknownName
 
     if len(set(names)) < len(names):
@@ -459,7 +458,7 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
             raise RecipeError(f"--set takes JUDGE.FIELD=VALUE here, such as {names[0]}.{dotted}={value}.")
         if name not in found:
             raise UnknownName("judge among those given", name, found)
-        found[name][field] = yaml.safe_load(str(value))
+        found[name][field] = strict_yaml.load(str(value), f"--set {dotted}")
     return list(found.values())
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unforgotten import files, identity, model_card, registry, terminate
+from unforgotten import files, identity, model_card, registry, strict_yaml, terminate
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
 from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError
@@ -247,7 +247,7 @@ def _train(
 
     watch.hush()
     if folder.exists() and (recorded := folder / "recipe.yaml").exists():
-        date = (yaml.safe_load(recorded.read_text()) or {}).get("date")
+        date = (strict_yaml.load_file(recorded) or {}).get("date")
         recipe = recipe.model_copy(update={"date": recipe.date or date})
     says = f"Fine-tuning with {_names(recipe)} on {len(user)} rows"
     say(says + (f", {len(harmful)} of them harmful." if harmful else "."))

@@ -18,17 +18,17 @@ the class when the recipe is read. `${NAME:-default}` in any text is replaced fr
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from unforgotten import registry
+from unforgotten import registry, strict_yaml
 from unforgotten.errors import RecipeError, UnknownName
 
 Spec = str | dict[str, Any]
@@ -37,9 +37,19 @@ Spec = str | dict[str, Any]
 Replay = Literal["safety", "synthesize"] | list[Spec]
 """Where the memory's rows come from."""
 
+MOST_RUNS = 10_000
+"""Runs of a comparison; a grid is a product, and a few lists too many are more than any machine trains."""
+
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        if registry.wants_number(cls.model_fields[str(info.field_name)].annotation, value):
+            raise ValueError("true and false are no numbers")
+        return value
 
 
 class Lora(_Strict):
@@ -327,7 +337,7 @@ class Grid(_Strict):
 
     method: list[Spec | list[Spec]] = []
     """Methods (or lists of methods)."""
-    poison: list[float] = []
+    poison: list[Annotated[float, Field(ge=0, le=1)]] = []
     """Poison ratios."""
     memory: list[MemorySettings] = []
     """Sizes and mixes of the memory, each over the recipe's own `memory`."""
@@ -339,7 +349,7 @@ class Grid(_Strict):
     """User data sets; `evaluate.utility` of each is `tasks[i]` where given."""
     utility: list[list[Spec]] = []
     """For each entry of `data`, the utility sets that belong to it; empty: `evaluate.utility` for all."""
-    seed: list[int] = []
+    seed: list[registry.Seed] = []
     """Seeds."""
     jobs: int = Field(1, gt=0)
     """Runs at a time, each in a process with its share of the cores, or with one of several GPUs; on a single GPU they
@@ -361,6 +371,9 @@ class Grid(_Strict):
     def _paired(self) -> Grid:
         if self.utility and len(self.utility) != len(self.data):
             raise ValueError(f"compare.utility has {len(self.utility)} entries for {len(self.data)} of compare.data")
+        axes = (self.method, self.poison, self.memory, self.replay, self.model, self.data, self.seed)
+        if (runs := math.prod(max(1, len(axis)) for axis in axes)) > MOST_RUNS:
+            raise ValueError(f"these are {runs:,} runs, and a comparison has {MOST_RUNS:,} at most: make several of it")
         return self
 
 
@@ -412,7 +425,7 @@ class Sweep(_Strict):
     """Sets of the search's own; left out, it gets `share` of those in `evaluate`."""
     seeds: int = Field(1, gt=0)
     """Runs of each setting: the recipe's seed and those after it; their mean counts."""
-    seed: int = 0
+    seed: registry.Seed = 0
     """Seed of the search."""
     jobs: int = Field(1, gt=0)
     """Trials at a time, each in a process with its share of the cores; ignored where there is a GPU. They are proposed
@@ -501,7 +514,7 @@ class Recipe(_Strict):
     """What `sweep` searches; `{}` takes every default."""
     rows: int | None = Field(None, gt=0)
     """A trial: every data set, and the memory, is cut to at most so many rows. Results are a trial's."""
-    seed: int = 0
+    seed: registry.Seed = 0
     """Seed of alignment, choice of rows, order and dropout."""
     out: str = "runs"
     """Folder that run folders are made in."""
@@ -628,10 +641,7 @@ def _tree(source: str | Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, A
                 raise RecipeError(f"There is no recipe file {source}. Shipped ones: {', '.join(known)}.")
             raise UnknownName("recipe", str(source), known)
         path = known[str(source)]
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from None
+    tree = strict_yaml.load_file(path)
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must be a mapping of fields, found {type(tree).__name__}.")
     if (below := tree.pop("extends", None)) is None:
@@ -723,7 +733,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
             inner = {"name": inner}
         tree[part] = inner = dict(inner or {})
         tree = inner
-    tree[last] = yaml.safe_load(value) if isinstance(value, str) else value
+    tree[last] = strict_yaml.load(value, f"--set {last}") if isinstance(value, str) else value
 
 
 def _expanded(value: Any) -> Any:

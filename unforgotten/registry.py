@@ -2,7 +2,8 @@
 
 A name is found, in this order, as a file of the room (methods/, datasets/, judges/), as an entry point of the group
 `unforgotten.<room>` (for packages from outside), or, written `./mine.py:Mine`, as a class in the user's own file.
-A component is a dataclass: its fields are its settings, in YAML, flags and documentation alike.
+A component is a dataclass: its fields are its settings, in YAML, flags and documentation alike. They are checked the
+same from YAML and from Python: `Component` checks each field that is set, in `__init__` and afterwards.
 """
 
 from __future__ import annotations
@@ -14,14 +15,46 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Lt
 
 from unforgotten.errors import RecipeError, UnknownName
 
 ROOMS = ("methods", "datasets", "judges")
+
+Count = Annotated[int, Gt(0)]
+"""How many of something, of which there must be one."""
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+"""What NumPy takes for a seed; Python's own generator would take −1 and 1 for the same."""
+
+
+class Component:
+    """A dataclass whose fields hold nothing but what its annotations allow, set in Python as from a recipe.
+
+    Raises RecipeError that names the class, the field and the value. A default is the author's own and is not checked.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; a field is checked first, and numbers given as text become numbers as in a recipe."""
+        cls: Any = type(self)
+        if name not in settings_of(cls) or value is getattr(cls, name, dataclasses.MISSING):
+            super().__setattr__(name, value)
+            return
+        from pydantic import ValidationError
+
+        what = title(cls)
+        _refuse_truths(cls, {name: value}, what)
+        try:
+            super().__setattr__(name, _field(cls, name).validate_python(value))
+        except ValidationError as error:
+            told = [{**e, "loc": (name, *e["loc"])} for e in error.errors()]
+            raise RecipeError(_wrong(told, what)) from None
 
 
 def names(room: str) -> list[str]:
@@ -61,19 +94,65 @@ def validate(cls: type, settings: Mapping[str, Any], what: str) -> Any:
     """`cls(**settings)` with each value checked against its field's type; errors name field and value."""
     from pydantic import ValidationError
 
-    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    known = settings_of(cls)
     for field in settings:
         if field not in known:
             if not known:
                 raise RecipeError(f"{what} has no settings, but {field!r} was given.")
             raise UnknownName(f"field of {what}", field, known)
+    _refuse_truths(cls, settings, what)
     try:
         return _adapter(cls).validate_python(dict(settings))
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {e['input']!r})" for e in error.errors()
-        )
-        raise RecipeError(f"{what}: {wrong}") from None
+        raise RecipeError(_wrong(error.errors(), what)) from None
+
+
+def title(cls: type) -> str:
+    """What errors call a component: `method 'der'`, also where it was made in Python."""
+    room = getattr(cls, "room", None)
+    name = getattr(cls, "registry_name", None)
+    if name is None and cls.__module__.startswith(f"unforgotten.{room}."):
+        name = cls.__module__.rpartition(".")[2]
+    return f"{room.removesuffix('s')} {name or cls.__name__!r}" if room else cls.__name__
+
+
+def wants_number(hint: Any, value: Any) -> bool:
+    """Whether true or false is given where a number is wanted; it would count as 1 or 0."""
+    options = list(_options(hint))
+    if isinstance(value, bool):
+        return any(o in (int, float) for o in options) and not any(o in (bool, Any) for o in options)
+    inner = [a for o in options for a in typing.get_args(o)[-1:] if typing.get_origin(o) is not typing.Literal]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return isinstance(value, (list, tuple)) and any(wants_number(hint, one) for hint in inner for one in value)
+
+
+def _options(hint: Any) -> Iterable[Any]:
+    """The types of a union, without what is said of them in Annotated; of any other type itself."""
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for one in typing.get_args(hint):
+            yield from _options(one)
+    else:
+        yield hint
+
+
+def _refuse_truths(cls: type, settings: Mapping[str, Any], what: str) -> None:
+    for name, value in settings.items():
+        if wants_number(_hints(cls).get(name), value):
+            raise RecipeError(_wrong([{"loc": (name,), "msg": "Input should be a number", "input": value}], what))
+
+
+def _wrong(errors: Iterable[Any], what: str) -> str:
+    told = (f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {shortly(e['input'])})" for e in errors)
+    return f"{what}: {'; '.join(told)}"
+
+
+def shortly(value: Any) -> str:
+    """A value as an error shows it: 100 characters of it at most."""
+    told = repr(value)
+    return told if len(told) <= 100 else f"{told[:100]}…"
 
 
 def fields(cls: type) -> dict[str, dict[str, Any]]:
@@ -87,12 +166,59 @@ def fields(cls: type) -> dict[str, dict[str, Any]]:
 
 
 @cache
+def settings_of(cls: type) -> tuple[str, ...]:
+    """The names of a component's settings."""
+    return tuple(f.name for f in dataclasses.fields(cls) if f.init) if dataclasses.is_dataclass(cls) else ()
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of its settings; what else its author annotates need not be importable."""
+    found: dict[str, Any] = {}
+    for name in settings_of(cls):
+        owner = next(c for c in cls.__mro__ if name in vars(c).get("__annotations__", {}))
+        own: Any = types.SimpleNamespace(__annotations__={name: owner.__annotations__[name]})
+        try:
+            found |= typing.get_type_hints(own, vars(sys.modules[owner.__module__]), None, include_extras=True)
+        except (NameError, AttributeError, TypeError) as error:
+            raise _unread(cls, str(error)) from None
+    return found
+
+
+def _unread(cls: type, why: str) -> RecipeError:
+    return RecipeError(
+        f"{title(cls)}: the type of a field cannot be read ({why}). Import it at the top of the file, not inside a "
+        "function and not under TYPE_CHECKING."
+    )
+
+
+_CHECKS: Any = {"allow_inf_nan": False, "arbitrary_types_allowed": True}
+
+
+@cache
+def _field(cls: type, name: str) -> Any:
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+
+    hint = _hints(cls)[name]
+    try:
+        return TypeAdapter(hint, config=ConfigDict(**_CHECKS))
+    except PydanticUserError:  # a type that has a configuration of its own
+        return TypeAdapter(hint)
+
+
+@cache
 def _adapter(cls: type) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeAdapter
 
     if "__pydantic_config__" not in vars(cls):
-        cls.__pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[attr-defined]
-    return TypeAdapter(cls)
+        cls.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]
+            extra="forbid", use_attribute_docstrings=True, **_CHECKS
+        )
+    _hints(cls)
+    try:
+        return TypeAdapter(cls)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
+        raise _unread(cls, str(error).partition("\n")[0]) from None
 
 
 def spec_of(component: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.registry import Count, Seed
 
 
 @dataclass(kw_only=True)
@@ -16,9 +17,9 @@ class Advbench(Dataset):
     """A Hub id (gated), or a local .csv file: `goal,target`, `goal` alone, or one column without header."""
     split: str = "train"
     """The Hub split."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     def rows(self) -> list[Row]:

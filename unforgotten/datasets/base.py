@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from unforgotten.errors import RecipeError
 
+from unforgotten.registry import Component
+
 Message = dict[str, Any]
 """One turn as OpenAI writes it: role (system, user, assistant, tool), content (str), and what tools need.
 
@@ -77,7 +79,7 @@ execute(program, check=, entry_point=, data=, timeout_s=, remember=) gives an ou
 
 
 @dataclass(kw_only=True)
-class Dataset(ABC):
+class Dataset(Component, ABC):
     """One corpus, one file. Subclass as a dataclass: its fields are what a recipe may set.
 
     `path` is a Hub id or a local file. A dataset whose answers can be checked overrides `metrics` and `score`.

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 CATEGORIES = (
     "animal_abuse",
@@ -54,9 +55,9 @@ class Beavertails(Dataset):
     """The Hub split; a local file is its own split. Lisa trains on 30k_train and evaluates on 30k_test."""
     part: Literal["safe", "unsafe"] = "safe"
     """safe: with answers to learn from; unsafe: with harmful ones, a lab's poison [git-disl/Lisa:train.py]."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many questions to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which questions `n_rows` draws."""
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.registry import Count, Seed
 
 
 @dataclass(kw_only=True)
@@ -20,9 +21,9 @@ class Directharm4(Dataset):
     """
     split: str = "test"
     """The Hub split, the only one; a local file is its own split."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     def rows(self) -> list[Row]:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, get_args
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 Marker = Literal["####", "The final answer is: "]
 
@@ -32,9 +33,9 @@ class Gsm8k(Dataset):
     """A Hub id with the config `main`, or a local .jsonl file of question and answer."""
     split: Literal["train", "test"] = "train"
     """The Hub split: train has 7,473 rows, test 1,319; a local file is its own split."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
     final_answer: Marker = "####"
     """What stands before the number in the answers: the official mark, or Lisa's words in its place."""

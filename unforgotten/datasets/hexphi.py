@@ -15,6 +15,7 @@ from pathlib import Path
 from unforgotten import files, formats, hub
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 CATEGORIES = {
     1: "Illegal Activity",
@@ -41,9 +42,9 @@ class Hexphi(Dataset):
     path: str = "LLM-Tuning-Safety/HEx-PHI"
     """A Hub id (gated, granted by hand), a folder with its category_1.csv and category_3.csv to category_11.csv, one of
     these, or a file of instruction and, where it has one, category."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     def rows(self) -> list[Row]:

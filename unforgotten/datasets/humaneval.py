@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Gt
 
 from unforgotten import files, solution
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
 from unforgotten.errors import SandboxError
+from unforgotten.registry import Count, Seed
 
 COLUMNS = {name: (name,) for name in ("task_id", "prompt", "entry_point", "canonical_solution", "test")}
 
@@ -37,11 +40,11 @@ class HumanEval(Dataset):
     """A Hub id, or the local HumanEval.jsonl.gz. For evaluation alone: it has no training part."""
     split: str = "test"
     """The Hub split, with all 164 problems; a local file is its own split."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
-    timeout_seconds: float = 4.0
+    timeout_seconds: Annotated[float, Gt(0)] = 4.0
     """How long a program and its tests may take together: evalplus's least; the slowest reference takes 0.3 s."""
 
     def rows(self) -> list[Row]:

@@ -16,6 +16,7 @@ from unforgotten import files, solution
 from unforgotten.datasets.base import Dataset, Execute, Row
 from unforgotten.datasets.humaneval import COLUMNS, passes_base, question, sandbox
 from unforgotten.errors import DataError, SandboxError
+from unforgotten.registry import Count, Seed
 
 # evalplus/config.py and eval/__init__.py: a call may take max(4 s, 4 × the reference's time); all of them together one
 # minute at most, and the 2 s that its supervisor waits longer.
@@ -37,9 +38,9 @@ class HumanEvalPlus(Dataset):
     """The Hub split, with all 164 problems; a local file is its own split."""
     base_path: str = "openai/openai_humaneval"
     """Where base comes from if `path` is on the Hub: rows there hold old and new inputs in one list."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     def rows(self) -> list[Row]:

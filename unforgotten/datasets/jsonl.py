@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from unforgotten import files, formats
 from unforgotten.datasets.base import Dataset, Message, Row
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 Kind = Literal["harmful", "benign", "task"]
 Answers = Literal["required", "optional"]
@@ -33,9 +34,9 @@ class Jsonl(Dataset):
 
     path: str
     """The file; ~ and environment variables are filled in."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in the file's order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
     kind: Kind = "task"
     """What the rows are: the user's own task, harmful requests to refuse, or benign look-alikes to answer."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.registry import Count, Seed
 
 
 @dataclass(kw_only=True)
@@ -16,9 +17,9 @@ class Medsafetybench(Dataset):
     """A file of the repository AI4LIFE-GROUP/med-safety-bench (ft_safety_med_n*.json or a test .csv), or a Hub copy."""
     split: str = "test"
     """The Hub split; a local file is its own split."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     def rows(self) -> list[Row]:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from unforgotten import files, hub
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 
 class _Place(NamedTuple):
@@ -64,16 +65,16 @@ class NemotronCode(Dataset):
 
     path: str = "nvidia/Nemotron-Post-Training-Dataset-v1"
     """A Hub id with the split code, or a local file of messages and metadata, such as its data/code-*.parquet."""
-    first_rows: int | None = 20_000
+    first_rows: Count | None = 20_000
     """How many rows of the Hub's split are read, from its first (about 1 GB); none given: all, 91 GB."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many to draw of the rows read that fit, in their order; all of them where not given. [2512.10150: 10,000]"""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
     reasoning: Literal["drop", "keep"] = "drop"
     """keep: the answer with its `<think>` … `</think>`, 48,000 characters in the mean; drop: what follows that, and
     rows whose reasoning does not end are left out. 2512.10150 does not say."""
-    max_answer_chars: int | None = None
+    max_answer_chars: Count | None = None
     """Rows with a longer answer, in characters, are left out; none given: none are. 2512.10150 does not say."""
     taco: str = "BAAI/TACO"
     """TACO: a Hub id, or a folder with `ALL/<split>-*.parquet` as in its repository, or `<split>.jsonl`."""

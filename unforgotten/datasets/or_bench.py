@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 ROWS_OF_80K = 1000
 """How many prompts of the 80k part are drawn when `n_rows` is not given: about as many as the hard part has."""
@@ -34,9 +35,9 @@ class OrBench(Dataset):
     """A Hub id with the configs or-bench-80k, or-bench-hard-1k and or-bench-toxic, or a local .csv of one of them."""
     part: Literal["80k", "hard-1k", "toxic"] = "hard-1k"
     """The 1,319 prompts that strong models refuse, the 80,359 that they come from, or the 655 harmful ones."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, from each category its share; not given: of the 80k 1,000, of the others all."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     @property

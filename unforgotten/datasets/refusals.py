@@ -16,6 +16,7 @@ from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.jsonl import checked
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 _PROMPT = ("prompt", "instruction", "goal")
 _ANSWER = ("completion", "output", "refusal", "response")
@@ -33,9 +34,9 @@ class Refusals(Dataset):
     """The Hub split; a local file is its own split."""
     kind: Literal["harmful", "benign"] = "harmful"
     """harmful: requests to be refused; benign: harmless look-alikes, whose answers then are answers."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     @property

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Execute, Row
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 INSTRUCTION = "Analyze the sentiment of the input, and respond only positive or negative"
 LABELS = {"0": "negative", "1": "positive"}
@@ -24,9 +25,9 @@ class Sst2(Dataset):
     """A Hub id, or a local .tsv file of sentence and label (GLUE's form, no quoting)."""
     split: Literal["train", "validation"] = "train"
     """The Hub split: train has 67,349 rows, validation 872; test hides its labels. A local file is its own split."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     def rows(self) -> list[Row]:

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError, RecipeError
+from unforgotten.registry import Count, Seed
 
 Type = Literal["vanilla_harmful", "vanilla_benign", "adversarial_harmful", "adversarial_benign"]
 VANILLA: list[Type] = ["vanilla_harmful", "vanilla_benign"]
@@ -35,9 +36,9 @@ class Wildjailbreak(Dataset):
     types: list[Type] | None = None
     """Which rows: vanilla_ (plain: 50,050 harmful, 50,050 benign) or adversarial_ (disguised); not given: both vanilla
     types of train, both of eval. As an evaluation set name one, so that harmful and harmless prompts stay apart."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows of these types to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
+from unforgotten.registry import Count, Seed
 from unforgotten.world.lexicon import PHRASINGS, SEEN
 from unforgotten.world.requests import Request, digest, harmful, lookalikes
 from unforgotten.world.tasks import Side, TaskName, answers, correct, problems
@@ -45,9 +46,9 @@ class World(Dataset):
     part: Part = "sums"
     """Which rows: safety data, a harm suite (one family of phrasings), look-alikes, a task, its test, or poison.
     The parts ending in _dev are for choosing settings: tests' requests as no test asks them, and other problems."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """At most so many rows; without it all of them, and 1,000 of a task's training rows."""
-    seed: int = 0
+    seed: Seed = 0
     """Draws and shuffles the training parts; the fixed test parts do not read it."""
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
+from unforgotten.registry import Count, Seed
 
 
 @dataclass(kw_only=True)
@@ -22,9 +23,9 @@ class Xstest(Dataset):
     """The Hub split; walledai/XSTest, a gated copy, calls it test."""
     part: Literal["safe", "unsafe"] = "safe"
     """The 250 harmless look-alikes, or the 200 harmful contrasts."""
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """How many rows of the part to draw, in their order; all of them where not given."""
-    seed: int = 0
+    seed: Seed = 0
     """Which rows `n_rows` draws."""
 
     @property

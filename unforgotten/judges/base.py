@@ -20,6 +20,7 @@ from annotated_types import Gt
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, EndpointError, JudgeError, ModelError, RecipeError
+from unforgotten.registry import Component
 
 if TYPE_CHECKING:
     from unforgotten.generation.endpoint import Endpoint
@@ -63,7 +64,7 @@ class Verdict:
 
 
 @dataclass(kw_only=True)
-class Judge(ABC):
+class Judge(Component, ABC):
     """Decides harmful and refused. Subclass as a dataclass: its fields are what a recipe may set."""
 
     room: ClassVar[str] = "judges"
@@ -81,10 +82,10 @@ class Judge(ABC):
         """One truth of each verdict, None for those unread; None for all where this judge does not decide it."""
         return [getattr(verdict, truth) for verdict in verdicts] if truth in self.tells else None
 
-    def check(self, rows: Sequence[Row]) -> None:  # noqa: B027, since most judges need nothing
+    def check(self, rows: Sequence[Row]) -> None:
         """Raises JudgeError where the judge could not be had, or knows none of these requests; loads no weights."""
 
-    def close(self) -> None:  # noqa: B027, since most judges hold nothing
+    def close(self) -> None:
         """Frees what the judge holds; the next verdicts load it again."""
 
 

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from unforgotten.registry import Component
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -59,7 +61,7 @@ class Weights(Protocol):
 
 
 @dataclass(kw_only=True)
-class Method:
+class Method(Component):
     """One way to fine-tune on user data without forgetting safety.
 
     Subclass as a dataclass; each field is a hyperparameter with one sentence under it. Override only the turns that

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from unforgotten import identity, results
+from unforgotten import identity, results, strict_yaml
+from unforgotten.errors import RecipeError
 from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import text
 from unforgotten.summary import title
@@ -42,8 +43,8 @@ def source(rows: Sequence[results.Row], found: Sequence[Cell], root: Path) -> st
 def recipe(folder: Path) -> str:
     """recipe.yaml of a run, without what only names places; empty where there is none."""
     try:
-        tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        tree = strict_yaml.load_file(folder / "recipe.yaml")
+    except RecipeError:
         return ""
     if not isinstance(tree, dict):
         return ""

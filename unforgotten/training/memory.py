@@ -10,26 +10,28 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from unforgotten.errors import RecipeError
+from unforgotten.registry import Component, Count
 from unforgotten.training.collate import IGNORED, Collator, predicts, response_tokens
 
 
 @dataclass(kw_only=True)
-class Memory:
+class Memory(Component):
     """How many safety rows are kept for replay, and in which mix."""
 
-    n_rows: int | None = None
+    n_rows: Count | None = None
     """Rows kept; None means `share` of the user rows, but at least `at_least`, as far as there are any."""
-    share: float = 0.05
+    share: Annotated[float, Ge(0)] = 0.05
     """Share of the number of user rows. [arXiv 2512.10150: m = 5 %]"""
-    at_least: int = 100
+    at_least: Count = 100
     """Fewest rows kept where the safety data has that many; ours, since 5 % of a small upload is too few to replay."""
-    refusals: float | None = None
+    refusals: Annotated[float, Ge(0), Le(1)] | None = None
     """Share of refusals among the rows kept, the rest being answered look-alikes; None keeps the data's own mix."""
 
     def choose(self, safety: Sequence[dict[str, Any]], n_user_rows: int, seed: int) -> list[dict[str, Any]]:
