@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from unforgotten.errors import RecipeError
-
 from unforgotten.registry import Component
 
 Message = dict[str, Any]

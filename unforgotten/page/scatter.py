@@ -77,8 +77,7 @@ def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
         f'<text class="head" x="4" y="14">{text(cell.title)}</text>',
         f'<text class="axis" x="4" y="29">↑ utility, %{start_of(low)}</text>',
         *drawing.frame(x, y, PLOT, xs, drawing.ticks(low, high)),
-        f'<text class="axis" text-anchor="end" x="{right}" y="{bottom + 32}">'
-        f"← {words(cell.all).long}, %</text>",
+        f'<text class="axis" text-anchor="end" x="{right}" y="{bottom + 32}">← {words(cell.all).long}, %</text>',
         *_legend(bottom + 52, any(p.refusal.value is not None for p in points)),
         *_staircase([p for p in points if p.line.stage == "tuned"], PLOT),
     ]

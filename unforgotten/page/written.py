@@ -166,9 +166,7 @@ def _kinds(found: Tested) -> list[str]:
 
 def _lines(found: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Entry | None]]]:
     return [
-        (cell, line.name, [found.headline(line, cell, kind) for kind in kinds])
-        for cell in cells
-        for line in cell.all
+        (cell, line.name, [found.headline(line, cell, kind) for kind in kinds]) for cell in cells for line in cell.all
     ]
 
 
