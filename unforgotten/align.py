@@ -198,22 +198,29 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         trainer.train(resume_from_checkpoint=True)
     finally:
         bar.close()
+    from unforgotten.training import saved
     from unforgotten.training.save import save_adapter
 
     done = part / "final"
     shutil.rmtree(done, ignore_errors=True)
-    save_adapter(trainer.model, done / "adapter", where.base, where.revision)
+    asked = saved.prompts(trainer.run.user)
+    live = saved.heard(trainer.model, asked)
+    adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)
+    chat.save(done / "adapter")
+    proofs = {"adapter": _proved(recipe, trainer.model, live, asked, done / "adapter", adapter)}
     merge: dict[str, Any] | None = None
     if recipe.load_in is None:
         plain, deviation = load.merged(trainer.model, trainer.probe_ids)
         plain.save_pretrained(done)
         merge = {"precision": "float32", "largest_logit_deviation": deviation}
+        live = saved.heard(plain, asked)
+        proofs["model"] = _proved(recipe, plain, live, asked, done, None)
     chat.save(done)
-    chat.save(done / "adapter")
     facts: dict[str, Any] = {
         "aligned": asdict(where),
         "rows": trainer.counts.lines() if trainer.counts else [],
         "merge": merge,
+        "saved": proofs,
         "quantised": load.loaded_as(trainer.model),
         "seconds": round(metrics.seconds, 2),
         "date": chat.date if chat.uses_date else None,
@@ -222,6 +229,13 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     lease.check()
     _publish(done, final)
     shutil.rmtree(part, ignore_errors=True)
+
+
+def _proved(recipe: Recipe, model: Any, live: Any, asked: Any, folder: Path, adapter: str | None) -> dict[str, Any]:
+    from unforgotten.shelf import Shelf
+    from unforgotten.training import saved
+
+    return saved.proved(model, live, asked, folder, lambda: Shelf().model(str(folder), recipe), adapter)
 
 
 def _publish(done: Path, final: Path) -> None:

@@ -238,7 +238,8 @@ def _train(
 ) -> None:
     from transformers import PrinterCallback, set_seed
 
-    from unforgotten.training import load, watch
+    from unforgotten.shelf import Shelf
+    from unforgotten.training import load, saved, watch
     from unforgotten.training import policy as policies
     from unforgotten.training.arguments import arguments
     from unforgotten.training.memory import Memory
@@ -304,6 +305,8 @@ def _train(
     target = folder / ("model" if whole else "adapter")
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    asked, adapter, peak = saved.prompts(trainer.run.user), None, peak_memory_bytes()
+    live = saved.heard(trainer.model, asked)
     if whole:
         if recipe.lora and trainer.edited:
             say(
@@ -313,8 +316,10 @@ def _train(
         trainer.model.save_pretrained(part)
     else:
         revision = where.revision if base == where.base else None
-        save_adapter(trainer.model, part, base, revision)
+        adapter = save_adapter(trainer.model, part, base, revision)
     chat.save(part)
+    proof = saved.proved(trainer.model, live, asked, part, lambda: Shelf().model(str(part), recipe), adapter)
+    say(f"The saved {target.name} gives the trained model's logits: {saved.words(proof)}.")
     lease.check()
     shutil.rmtree(target, ignore_errors=True)  # of a run that was killed right here
     part.rename(target)
@@ -324,9 +329,10 @@ def _train(
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen
         or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak,
         **({"probe_seconds": round(probe.book.seconds, 3)} if probe else {}),
         "policy": policy,
+        "saved": proof,
         "loss": trainer.loss_used,
         "memory_rows": len(trainer.run.memory),
         "notes": trainer.run.notes,

@@ -5,6 +5,7 @@ Weights are read from safetensors only, and no code of a model is run.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import torch
 
 from unforgotten.chat import Chat
 from unforgotten.errors import ModelError, UnsupportedError
-from unforgotten.training import nf4
+from unforgotten.training import nf4, saved
 from unforgotten.training import policy as policies
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool, keeps_base:
 def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
     """Merges the active adapters in fp32 and casts back; also the largest deviation of logits that this made.
 
-    probe_ids: one prompt's token ids, on which logits before and after are compared.
+    probe_ids: one prompt's token ids, on which logits before and after are compared. Raises ModelError where they
+    differ by more than rounding explains, UnsupportedError where the adapter has no merged form.
     """
     if nf4.is_quantised(model):
         raise UnsupportedError(
@@ -161,25 +163,63 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
             "Keep it as an adapter, or merge it into the unquantised base."
         )
     base = model.get_base_model()
-    dtypes = {n: p.dtype for n, p in base.named_parameters()}
-    ids = torch.tensor([probe_ids], device=base.device)
+    untie(base)
+    kinds = {_unwrapped(n): t.dtype for n, t in itertools.chain(base.named_parameters(), base.named_buffers())}
+    dtype = saved.dtype_of(base)
+    before = saved.heard(model, [probe_ids])
     training = model.training
-    model.eval()
-    before = model(input_ids=ids, use_cache=False).logits.float()
-    model.float()
-    plain = model.merge_and_unload(safe_merge=True)
-    for name, p in plain.named_parameters():
-        # PEFT has renamed the wrapped layers back, so names differ from `dtypes` by `.base_layer` alone.
-        p.data = p.data.to(dtypes.get(name, dtypes.get(_wrapped(name), p.dtype)))
-        p.requires_grad_(True)
-    after = plain(input_ids=ids, use_cache=False).logits.float()
+    model.float() if dtype != torch.float64 else model.double()
+    try:
+        plain = model.merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
+        raise UnsupportedError(
+            f"This adapter cannot be merged into its base: {_first_lines(error)}. Keep it as an adapter (policy: "
+            "continue)."
+        ) from error
+    for name, t in itertools.chain(plain.named_parameters(), plain.named_buffers()):
+        t.data = t.data.to(kinds.get(name, t.dtype))
+    if (head := plain.get_output_embeddings()) is not None and not plain.config.tie_word_embeddings:
+        if head.weight is plain.get_input_embeddings().weight:  # the adapter changed both alike
+            head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    plain.requires_grad_(True)
     plain.train(training)
-    return plain, float((after - before).abs().max())
+    deviation, scale = saved.deviation(before, saved.heard(plain, [probe_ids]))
+    if not deviation <= (bound := saved.limit(scale, dtype)):
+        raise ModelError(
+            f"Merging the adapter changed a logit by {deviation:.2g}, where rounding to {str(dtype)[6:]} explains "
+            f"{bound:.1g}: the merged model is another one. Keep it as an adapter (policy: continue), or merge in more "
+            "precision (dtype: float32)."
+        )
+    return plain, deviation
 
 
-def _wrapped(name: str) -> str:
-    head, _, last = name.rpartition(".")
-    return f"{head}.base_layer.{last}"
+def untie(base: Any) -> None:
+    """Gives head and embedding a tensor each where an adapter changes one of them: a merge would change both.
+
+    The configuration says so too, or the head would be lost when the model is saved and loaded again.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    wrapped = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    if head is None or not (isinstance(head, wrapped) or isinstance(embedding, wrapped)):
+        return
+    inner = [getattr(m, "original_module", None) or getattr(m, "base_layer", None) or m for m in (head, embedding)]
+    inner = [getattr(m, "base_layer", m) for m in inner]
+    if inner[0].weight is inner[1].weight:
+        inner[0].weight = torch.nn.Parameter(inner[1].weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = False
+        if hasattr(text := base.config.get_text_config(), "tie_word_embeddings"):
+            text.tie_word_embeddings = False
+
+
+WRAPPERS = ("base_layer", "original_module", "token_adapter")
+
+
+def _unwrapped(name: str) -> str:
+    """A parameter's name after PEFT has taken its layers off again."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _first_lines(error: Exception) -> str:

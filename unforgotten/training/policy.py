@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from unforgotten.errors import ModelError
+from unforgotten.errors import ModelError, UnsupportedError
+from unforgotten.training import join
 
 Policy = Literal["merged", "stacked", "continue", "full"]
 
@@ -48,19 +49,29 @@ def fresh(model: Any, config: Any) -> Any:
     from peft import get_peft_model
 
     check_init(config)
+    if getattr(config, "layer_replication", None):
+        raise ModelError(
+            "layer_replication repeats layers of the base, so the model with its adapter off is no longer the aligned "
+            "one. Leave it out."
+        )
     return get_peft_model(model, config)
 
 
 def stack(model: Any, config: Any) -> Any:
     """`stacked`: a PeftModel whose only adapter is θ_safe's gets a fresh trainable one above it; the lower is frozen.
 
-    Both are active in training; the sum of their deltas is what runs.
+    Both are active in training; the sum of their deltas is what runs. Raises UnsupportedError where they could not be
+    saved as one adapter.
     """
     check_init(config)
     names = list(model.peft_config)
     if names != [ALIGNED]:
         raise ModelError(f"Stacking needs one loaded adapter called {ALIGNED!r}, found {names}.")
-    model.add_adapter(TRAINED, config)
+    try:
+        model.add_adapter(TRAINED, config)
+    except (TypeError, ValueError) as error:  # PEFT's own words for two adapters that cannot lie on one module
+        raise UnsupportedError(f"PEFT puts no such adapter above the aligned one: {error}. {join.WAY_OUT}") from error
+    join.refuse(model, (ALIGNED, TRAINED))
     for module in model.modules():
         if ALIGNED in (dropout := getattr(module, "lora_dropout", {})):
             dropout[ALIGNED] = torch.nn.Identity()  # θ_safe is fixed: its own dropout must not disturb the student
@@ -72,8 +83,13 @@ def activate(model: Any, names: list[str]) -> None:
     """Makes these adapters run; only TRAINED keeps its gradient."""
     model.base_model.set_adapter(names)
     for name, p in model.named_parameters():
-        if f".{ALIGNED}." in name:
+        if belongs(name, ALIGNED):
             p.requires_grad_(False)
+
+
+def belongs(parameter: str, adapter: str) -> bool:
+    """Is it a parameter of this adapter? The factors of an embedding end with the adapter's name."""
+    return adapter in parameter.split(".")
 
 
 def policy_of(model: Any) -> Policy:
@@ -84,12 +100,13 @@ def policy_of(model: Any) -> Policy:
     for config in configs.values():
         check_init(config)
     if len(configs) > 1:
-        trained = {n for n in configs if any(p.requires_grad and f".{n}." in k for k, p in model.named_parameters())}
+        trained = {n for n in configs if any(p.requires_grad and belongs(k, n) for k, p in model.named_parameters())}
         if trained != {TRAINED} or set(configs) != {TRAINED, ALIGNED}:
             raise ModelError(
                 f"Adapters {sorted(configs)}, trained {sorted(trained)}: with two adapters, {ALIGNED!r} must be frozen "
                 f"and {TRAINED!r} trained. Build them with unforgotten.training.policy.stack."
             )
+        join.refuse(model, (ALIGNED, TRAINED))
         return "stacked"
     ups = [p for n, p in model.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
     return "merged" if ups and all(not p.any() for p in ups) else "continue"

@@ -8,19 +8,24 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import load_file, save_file
 
+from unforgotten.training import join as joining
 from unforgotten.training.policy import ALIGNED, TRAINED, activate
+
+JOINED = "joined"
+"""The name of the adapter that is saved under `stacked`."""
 
 BUNDLED = "../aligned"
 """What `base_model_name_or_path` says when the base lies beside the adapter: relative to the adapter's folder. The
 same weights are also bundled inside the folder, where transformers looks first."""
 
 
-def save_adapter(model: Any, folder: Path, base: str, revision: str | None) -> None:
+def save_adapter(model: Any, folder: Path, base: str, revision: str | None) -> str:
     """Writes the trained adapter (under `stacked`: both, joined) so that peft and transformers open it after a move.
 
     base: a Hub id, or a local folder whose config and weights are then bundled by hard links (copied across disks).
+    Returns the name that the saved adapter has in the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = next(iter(n for n in model.peft_config if n == TRAINED), next(iter(model.peft_config)))
@@ -31,6 +36,7 @@ def save_adapter(model: Any, folder: Path, base: str, revision: str | None) -> N
         for file in (folder / name).iterdir():
             os.replace(file, folder / file.name)
         (folder / name).rmdir()
+    _name_magnitudes(folder / "adapter_model.safetensors")
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card names the base's path on this machine
     config = json.loads((folder / "adapter_config.json").read_text())
     local = Path(base).expanduser().is_dir()
@@ -42,6 +48,25 @@ def save_adapter(model: Any, folder: Path, base: str, revision: str | None) -> N
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if local:
         bundle(Path(base).expanduser(), folder)
+    return name
+
+
+def _name_magnitudes(file: Path) -> None:
+    """DoRA's magnitudes by the name that PEFT and Transformers read.
+
+    PEFT writes `….lora_magnitude_vector`, which Transformers leaves out when it loads an adapter beside its base.
+    """
+    tensors = load_file(file)
+    named = {f"{n}.weight" if n.endswith(".lora_magnitude_vector") else n: t for n, t in tensors.items()}
+    if named.keys() != tensors.keys():
+        save_file(named, file, metadata={"format": "pt"})
+
+
+def join(model: Any) -> str:
+    """θ_safe's adapter and the user's as a third, inactive one, by exact concatenation; returns its name."""
+    joining.join(model, (ALIGNED, TRAINED), JOINED)
+    activate(model, [ALIGNED, TRAINED])
+    return JOINED
 
 
 def bundle(base: Path, folder: Path) -> None:
@@ -56,38 +81,3 @@ def bundle(base: Path, folder: Path) -> None:
             os.link(file.resolve(), target)
         except OSError:  # another disk
             shutil.copyfile(file, target)
-
-
-@torch.no_grad()
-def join(model: Any) -> str:
-    """θ_safe's adapter and the user's as one, by exact concatenation: ranks add up, the delta is the sum.
-
-    B₁A₁·s₁ + B₂A₂·s₂ = [B₁ B₂] · [s₁A₁; s₂A₂]; the joined adapter's own scaling is 1.
-    """
-    from peft import LoraConfig
-
-    first, second = model.peft_config[ALIGNED], model.peft_config[TRAINED]
-    layers = {
-        n: m
-        for n, m in model.named_modules()
-        if ALIGNED in getattr(m, "lora_A", {}) or TRAINED in getattr(m, "lora_A", {})
-    }
-    rank = first.r + second.r
-    targets = sorted({n.removeprefix("base_model.model.") for n in layers})
-    model.add_adapter(
-        "joined",
-        LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type=second.task_type, init_lora_weights=True),
-    )
-    for layer in layers.values():
-        down, up = layer.lora_A["joined"].weight, layer.lora_B["joined"].weight  # (R, in), (out, R)
-        down.zero_()
-        up.zero_()
-        at = 0
-        for part in (ALIGNED, TRAINED):
-            if part in layer.lora_A:
-                r = layer.r[part]
-                down[at : at + r] = layer.lora_A[part].weight * layer.scaling[part]
-                up[:, at : at + r] = layer.lora_B[part].weight
-                at += r
-    activate(model, [ALIGNED, TRAINED])
-    return "joined"

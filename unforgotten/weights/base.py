@@ -115,16 +115,16 @@ def opened(model: Any, below: Source | None = None, revision: str | None = None)
     if isinstance(model, (Files, Adapted, Held)):
         return model
     if isinstance(model, torch.nn.Module):
-        return Held(_untied(model.state_dict()))
+        return Held(untied(model.state_dict()))
     if isinstance(model, Mapping):
-        return Held(_untied(model))
+        return Held(untied(model))
     folder = folder_of(model, revision)
     if not (folder / "adapter_config.json").is_file():
         return Files(folder)
     return Adapted(below or adapter_base(folder), folder)
 
 
-def _untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One name for each tensor, the first: a head that is the embedding has no tensor of its own, as in files."""
     found: dict[Any, str] = {}
     for name, t in tensors.items():
