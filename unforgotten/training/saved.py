@@ -145,7 +145,7 @@ def _differs(folder: Path, what: str) -> TrainingError:
 
 def fits(model: Any) -> bool:
     """Is there room for this model a second time, where `load` puts it?"""
-    import psutil
+    import psutil  # type: ignore[import-untyped]  # comes with accelerate
 
     needed = 1.1 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
     free = float(psutil.virtual_memory().available)
