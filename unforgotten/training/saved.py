@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unforgotten.errors import TrainingError
-from unforgotten.weights.base import Source, untied
-from unforgotten.weights.files import Files
+from unforgotten.weights.base import opened, untied
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest deviation of a logit, as a share of the largest logit, by the precision of the base's weights. The same sum
@@ -170,7 +169,7 @@ def _on_live_base(model: Any, folder: Path, ids: Sequence[Sequence[int]]) -> lis
 
 
 def _tensor_by_tensor(model: Any, folder: Path) -> dict[str, Any]:
-    files: Source = Files(folder)
+    files = opened(folder)
     live = public_state(model)
     missing = sorted(set(live) ^ set(files.names()))
     if missing:
