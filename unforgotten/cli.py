@@ -326,14 +326,14 @@ def demo(
 
 @app.command("report")
 def report_(
-    comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="A folder that compare left.")],
+    comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="A folder that compare left, or a run.")],
     out: Annotated[
         str | None,
         typer.Option("--out", help="The HTML file; figures/ and tables/ go beside it. Default: in the folder."),
     ] = None,
     png: Annotated[bool, typer.Option("--png", help="The figures as PNG too; needs unforgotten[png].")] = False,
 ) -> None:
-    """Write a comparison as one HTML page, with its figures as SVG and its tables. Prints the page's path."""
+    """Write a comparison or a run as one HTML page, with its figures as SVG and its tables. Prints the page's path."""
     from pathlib import Path
 
     from unforgotten.page.page import page

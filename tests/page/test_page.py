@@ -230,3 +230,40 @@ def test_by_keywords_alone_every_table_and_picture_says_non_refusal(comparison: 
     assert "no attack success rate (ASR)" in words and "harmful prompts answered" not in words
     for file in (folder / "tables").iterdir():
         assert "non-refusal" in file.read_text(encoding="utf-8").lower(), file.name
+
+
+def one_run(folder: Path, gate: dict[str, Any] | None) -> Path:
+    """The run `der-0` of a comparison as `finetune` and `evaluate --against aligned --gate` leave one."""
+    rows = results.read(folder / "results.json")
+    run = folder.parent / "der-0"
+    digests = {"weights": "w", "loaded": "l", "prompts": "p"}
+    [der] = [one | {"digests": digests} for one in rows if one["method"] == "der"]
+    [aligned] = [one | {"digests": digests | {"weights": "a"}} for one in rows if one["stage"] == "aligned"]
+    results.write(run / "results.json", [der])
+    results.write(folder.parent / "evaluated" / "aligned-0" / "results.json", [aligned | {"run": "aligned-0"}])
+    (run / "recipe.yaml").write_text("model: m\n")
+    (run / "trained.json").write_text("{}")
+    (run / "environment.json").write_text(json.dumps({"aligned": {"digest": "a"}}))
+    if gate:
+        (run / "gate.json").write_text(json.dumps({"model": digests} | gate))
+    return run
+
+
+def test_a_page_of_one_run_leads_with_the_gates_verdict_and_the_aligned_row(comparison: Make) -> None:
+    line = "fail: harmful replies 20.0 % <b>, limit 5 %."
+    run = one_run(comparison(STORY), {"outcome": "fail", "checks": [{"line": line}]})
+    text = page(run).read_text(encoding="utf-8")
+    words = told_in(text)
+    assert words.index("Gate: fail") < words.index("unforgotten · ") and line in words
+    assert text.index('class="aligned"') < text.index('<tr class="tuned"')
+    assert "der leaves harmful answers at 20.0 % (no clear change from 0.0 %)" in words.replace("\xa0", " ")
+
+
+def test_a_verdict_on_other_weights_is_not_shown_as_this_runs(comparison: Make) -> None:
+    run = one_run(comparison(STORY), {"outcome": "pass", "checks": [], "model": {"weights": "others"}})
+    words = told_in(page(run).read_text(encoding="utf-8"))
+    assert "other weights" in words and "Gate: pass" not in words
+    (run / "gate.json").unlink()
+    (run / "environment.json").write_text("[]")
+    words = told_in(page(run).read_text(encoding="utf-8"))
+    assert "No gate has decided" in words and "The aligned model was not asked the same prompts" in words

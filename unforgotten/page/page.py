@@ -1,4 +1,4 @@
-"""A comparison as one HTML file: no script, no request, light and dark, as wide as a phone or a desk.
+"""A comparison, or one run, as one HTML file: no script, no request, light and dark, as wide as a phone or a desk.
 
     report.html     everything; may be sent alone
     figures/*.svg   each picture by itself; *.png too, where asked
@@ -17,7 +17,19 @@ from pathlib import Path
 
 from unforgotten import __version__, files, report, results
 from unforgotten.errors import DataError
-from unforgotten.page import categories, curves, drawing, picture, quotes, scatter, source, tables, told, written
+from unforgotten.page import (
+    categories,
+    curves,
+    drawing,
+    one_run,
+    picture,
+    quotes,
+    scatter,
+    source,
+    tables,
+    told,
+    written,
+)
 from unforgotten.page.cells import Cell, cells, names
 from unforgotten.page.drawing import Figure, text
 
@@ -26,7 +38,8 @@ QUOTED = 2
 
 
 def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
-    """Writes the page of a comparison's folder (or of a results file), its figures and tables; returns the page's path.
+    """Writes the page of a comparison's folder (or of a results file, or of one run), its figures and tables; returns
+    the page's path. The page of one run leads with the gate's verdict, and has the aligned model beside it.
 
     png: the figures as PNG too. Raises DataError where there is nothing to compare, or where `out` cannot be written,
     and UnsupportedError where PNG cannot be drawn here.
@@ -34,7 +47,11 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
     if png:
         picture.check()
     file = folder / "results.json" if folder.is_dir() else folder
-    rows = results.read(file)
+    rows, lead = results.read(file), ""
+    if one_run.is_run(file.parent) and len(rows) == 1:
+        beside = one_run.before(file.parent, rows[0])
+        lead = one_run.lead(file.parent, rows[0], beside)
+        rows = [*beside, *rows]
     found = cells(rows)
     if not found:
         raise DataError(f"{file} holds no fine-tuned model, so there is nothing to report on.")
@@ -52,7 +69,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
             if png:
                 file.with_suffix(".png").write_bytes(picture.png(figure))
         written.write(out.parent / "tables", tested, found, name)
-        files.put(out, html(name, rows, found, tested, figures, root))
+        files.put(out, html(name, rows, found, tested, figures, root, lead))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}.") from None
     return out
@@ -82,13 +99,15 @@ def html(
     tested: tables.Tested,
     figures: dict[str, list[Figure]],
     root: Path,
+    lead: str = "",
 ) -> str:
-    """The page."""
+    """The page. lead: what stands at its top, as HTML."""
     sheet = drawing.css("figure.css") + drawing.css("style.css")
     allowed = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{allowed}'; img-src data:; base-uri 'none'; form-action 'none'"
     main = "\n".join(
         [
+            lead,
             told.head(name, rows, found, tested),
             _section("tradeoff", "What safety costs", _SCATTER, figures["scatter"]),
             told.tables(found, tested),

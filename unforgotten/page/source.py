@@ -58,6 +58,8 @@ def environment(folder: Path) -> str:
         tree = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         return ""
+    if not isinstance(tree, dict):
+        return ""
     kept = {k: v for k, v in tree.items() if k not in ("aligned", "answers", "replay", "seed", "digests", "rows")}
     return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
 
