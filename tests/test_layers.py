@@ -20,8 +20,8 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 FLOORS = (
     (
         *("errors", "formats", "hub", "files", "statistics", "overlap", "flags", "results", "summary", "table"),
-        *("registry", "recipe", "strict_yaml", "variables", "origin", "lease", "terminate", "solution", "costs"),
-        *("published", "display"),
+        *("registry", "recipe", "strict_yaml", "variables", "origin", "lease", "terminate", "partial", "solution"),
+        *("costs", "published", "display"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from unforgotten import lease as module
 from unforgotten.errors import LeaseLost
-from unforgotten.lease import Lease, alone, holder
+from unforgotten.lease import Lease, alone, holder, identity
 
 START = """
 import json, os, sys, time
@@ -307,3 +308,47 @@ def test_what_is_lost_is_not_released(tmp_path: Path) -> None:
         lease.check()
     lease.release()
     assert holder(tmp_path / "run") == "unknown"
+
+
+CLONE = """
+import socket
+socket.gethostname = lambda: "a clone"
+"""
+
+
+def test_machines_cloned_from_a_running_one_do_not_take_each_others_leases(tmp_path: Path) -> None:
+    """One boot id, one table of processes by its number, and no such process here; the name alone differs."""
+    lease = Lease(tmp_path / "run", 0.1, 0.6)
+    with process(CLONE + BEATS, tmp_path / "run", 0) as far:
+        assert said(far) == "in"
+        assert waited(lease, 1.5) is None, "its holder lives"
+        far.kill()
+        passed = waited(lease, 5)
+        assert passed is not None and passed > 0.4, "and is followed once it is silent"
+        lease.release()
+
+
+def test_what_process_1_held_before_the_container_began_again_is_not_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system does not tell when a process began: the number is this one's, and the token is not."""
+    monkeypatch.setattr(module, "_facts_of", lambda pid: ("", ""))
+    lease = Lease(tmp_path / "run")
+    lease.folder.mkdir(parents=True)
+    (lease.folder / "1").write_text(json.dumps(identity() | {"token": "0" * 32, "stale_seconds": 180}) + "\n")
+    assert lease.take()
+    lease.release()
+
+
+def test_a_forked_child_does_not_enter_by_its_parents_lease(tmp_path: Path) -> None:
+    code = """
+with alone(folder, print) as outer:
+    pid = os.fork()
+    if not pid:
+        lease.time.sleep = lambda seconds: os._exit(7)  # it waits for its turn
+        with alone(folder, lambda text: None):
+            os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+    with process(code, tmp_path / "run") as first:
+        assert said(first) == "7"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, registry
+from unforgotten import files, identity, registry
 from unforgotten.datasets.base import Dataset, Row, check_kind
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 from unforgotten.lease import Lease, alone
@@ -201,8 +201,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     from unforgotten.training import saved
     from unforgotten.training.save import save_adapter
 
-    done = part / "final"
-    shutil.rmtree(done, ignore_errors=True)
+    done = files.part_of(part / "final")
     asked = saved.prompts(trainer.run.user)
     live = saved.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)

@@ -14,13 +14,12 @@ out/
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from unforgotten import files, parity, push, registry, serving
+from unforgotten import files, parity, partial, push, registry, serving
 from unforgotten.align import Aligned, Say, quiet
 from unforgotten.card import card
 from unforgotten.errors import ModelError, RecipeError, UnknownName
@@ -86,8 +85,7 @@ def export(
     hub = push.ready(push_to, api) if push_to else None
     rows, chat, shelf = parity.prompts(left.recipe, say), chat_of(left.folder, left.recipe), Shelf()
     tokens = min(parity.NEW_TOKENS, left.recipe.evaluate.max_new_tokens if left.recipe.evaluate else parity.NEW_TOKENS)
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with partial.folder(target) as part:
         say(f"Writing {left.folder.name} as {form}.")
         facts = {"form": form, "run": left.folder.name, "policy": left.policy, **_weights(left, form, dtype, part)}
         _beside(part, chat)
@@ -103,10 +101,7 @@ def export(
         facts["vllm"] = {"why_not": told.why_not, "commands": told.commands}
         (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, told), encoding="utf-8")
         (part / "export.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        partial.publish(part, target)
     say(
         f"The same greedy replies to {proof['prompts']} prompts before and after; the largest deviation of a logit is "
         f"{proof['largest_logit_deviation']:.1e}."
@@ -169,7 +164,6 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     from unforgotten.weights.files import Files
     from unforgotten.weights.join import concatenated
 
-    part.mkdir(parents=True)
     if form == "merged":
         below = adapter_base(left.part) if left.part.name == "adapter" else Files(left.part)
         whole = Adapted(below, left.part) if left.part.name == "adapter" else None

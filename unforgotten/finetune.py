@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unforgotten import files, identity, model_card, registry, strict_yaml, terminate
+from unforgotten import files, identity, model_card, partial, registry, strict_yaml, terminate
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
 from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError
@@ -303,26 +303,25 @@ def _train(
     lease.check()
     whole = recipe.lora is None or bool(trainer.edited)
     target = folder / ("model" if whole else "adapter")
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     asked, adapter, peak = saved.prompts(trainer.run.user), None, peak_memory_bytes()
     live = saved.heard(trainer.model, asked)
-    if whole:
-        if recipe.lora and trainer.edited:
-            say(
-                f"{' and '.join(trainer.edited)} changed weights of any rank, so the result is a whole model and no "
-                "adapter. `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
-            )
-        trainer.model.save_pretrained(part)
-    else:
-        revision = where.revision if base == where.base else None
-        adapter = save_adapter(trainer.model, part, base, revision)
-    chat.save(part)
-    proof = saved.proved(trainer.model, live, asked, part, lambda: Shelf().model(str(part), recipe), adapter)
-    say(f"The saved {target.name} gives the trained model's logits: {saved.words(proof)}.")
-    lease.check()
-    shutil.rmtree(target, ignore_errors=True)  # of a run that was killed right here
-    part.rename(target)
+    if recipe.lora and trainer.edited:
+        say(
+            f"{' and '.join(trainer.edited)} changed weights of any rank, so the result is a whole model and no "
+            "adapter. `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
+        )
+    with partial.folder(target, alone=True) as part:
+        if whole:
+            trainer.model.save_pretrained(part)
+        else:
+            revision = where.revision if base == where.base else None
+            adapter = save_adapter(trainer.model, part, base, revision)
+        chat.save(part)
+        proof = saved.proved(trainer.model, live, asked, part, lambda: Shelf().model(str(part), recipe), adapter)
+        say(f"The saved {target.name} gives the trained model's logits: {saved.words(proof)}.")
+        lease.check()
+        shutil.rmtree(target, ignore_errors=True)  # of a run that was killed right here
+        partial.publish(part, target)
     done = {
         "train_seconds": round(metrics.seconds, 3),
         "step_seconds": round(metrics.seconds / max(1, trainer.state.global_step), 5),

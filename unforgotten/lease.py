@@ -19,6 +19,7 @@ suspended: what is read by others is renamed into its place whole, and both woul
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -58,6 +59,8 @@ class Lease:
         """Whether who held it at the last `take` was then seen to live; else nothing is known of them yet."""
         self.holder = ""
         """Who that was."""
+        self.pid = os.getpid()
+        """The process that made it."""
         self._mine = 0
         self._checked = 0.0
         self._ended = threading.Event()
@@ -68,7 +71,7 @@ class Lease:
         top = self._top()
         if not self._may_follow(top):
             return False
-        if not _create(self._file(top + 1), json.dumps(_self() | {"stale_seconds": self.stale_seconds}) + "\n"):
+        if not _create(self._file(top + 1), json.dumps(identity() | {"stale_seconds": self.stale_seconds}) + "\n"):
             return False
         if self._top() != top + 1:  # a look from before: this number had been used
             self._file(top + 1).unlink(missing_ok=True)
@@ -140,7 +143,7 @@ class Lease:
             return True
         self.holder = f"{facts.get('host', 'unknown')}, process {facts.get('pid', 'unknown')}"
         here = facts.get("place") == _place()
-        if here and not _lives(facts):
+        if is_dead(facts):
             return True
         now = time.monotonic()
         if self.seen is None or self.seen[0] != sign:
@@ -166,7 +169,8 @@ def alone(target: Path, say: Callable[[str], None]) -> Iterator[Lease]:
     Two processes in one folder would delete each other's checkpoints.
     """
     lease = Lease(target)
-    if (own := _held.get((lease.folder, threading.get_ident()))) is not None:
+    own = _held.get((lease.folder, threading.get_ident()))
+    if own is not None and own.pid == os.getpid():  # a forked child has the parent's memory, not its leases
         yield own
         return
     pause = 0.0
@@ -225,19 +229,48 @@ def _read(file: Path) -> tuple[dict[str, Any], bool]:
     return facts if isinstance(facts, dict) else {}, "free" in lines[1:]
 
 
-def _self() -> dict[str, Any]:
+TOKEN = uuid.uuid4().hex
+"""This process, beside its number, which was another's before in a container that is started again."""
+
+
+def identity() -> dict[str, Any]:
+    """This process as others can tell it from all that were or are."""
     pid = os.getpid()
-    return {"host": host(), "pid": pid, "place": _place(), "started": _facts_of(pid)[1]}
+    return {"host": host(), "pid": pid, "place": _place(), "started": _facts_of(pid)[1], "token": TOKEN}
+
+
+def is_dead(facts: dict[str, Any]) -> bool:
+    """Whether the process of these facts is known to have ended; of one in another place nothing is known."""
+    return facts.get("place") == _place() and not _lives(facts)
 
 
 @cache
 def _place() -> str:
-    """One machine from its start to its end, and one table of processes on it: containers have their own."""
+    """One machine from its start to its end, and one table of processes on it: containers have their own.
+
+    Machines cloned from a running one share the boot's id and the number of the first process table, so that their
+    names, ids and network cards are asked, too. A place that differs for nothing costs a wait; one that is taken for
+    another's, its run.
+    """
+    facts = [socket.gethostname(), _line("/etc/machine-id"), *_cards()]
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        facts += [_line("/proc/sys/kernel/random/boot_id"), os.readlink("/proc/self/ns/pid")]
     except OSError:
-        return f"{socket.gethostname()} {uuid.getnode():x}"
+        facts += [f"{uuid.getnode():x}"]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _line(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _cards() -> list[str]:
+    """The addresses of the network cards; those that only software makes come and go with containers."""
+    cards = [card for card in Path("/sys/class/net").glob("*") if (card / "device").exists()]
+    return sorted(_line(str(card / "address")) for card in cards)
 
 
 def _lives(facts: dict[str, Any]) -> bool:
@@ -250,6 +283,8 @@ def _lives(facts: dict[str, Any]) -> bool:
     except PermissionError:
         return True
     state, started = _facts_of(pid)
+    if not started and pid == os.getpid():
+        return facts.get("token") in (None, TOKEN)
     return state not in ("Z", "X") and started in ("", facts.get("started"))
 
 

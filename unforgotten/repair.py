@@ -9,14 +9,13 @@ out/
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, registry
+from unforgotten import identity, partial, registry
 from unforgotten.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ def repair(
     last = _tuned(tuned, base, aligned, below, safe)
     check_alike({"base": below, "aligned": safe, "tuned": last})
     weights = Given(below, safe, last)
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with partial.folder(target) as part:
         facts = _write(edit, weights, part, Path(tuned).expanduser(), as_lora, say)
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
         facts |= {
@@ -68,10 +66,7 @@ def repair(
         }
         _copy_beside(part, [tuned, aligned, base], adapter=facts["result"] == "adapter")
         (part / "repair.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        partial.publish(part, target)
     for note in weights.notes:
         say(note)
     return target
@@ -203,7 +198,6 @@ def _adapter(edit: Method, weights: Given, tuned: Any, part: Path) -> dict[str, 
         tensors[down] = value.down.to(tensors[down].dtype).contiguous()
         tensors[up] = (value.up / scale).to(tensors[up].dtype).contiguous()
         edited += 1
-    part.mkdir(parents=True)
     save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
     return {"result": "adapter", "edited": edited, "copied": len(tensors) // 2 - edited}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unforgotten.files import part_of
 from unforgotten.weights.base import DTYPES, ByRows, Source
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -39,7 +40,7 @@ def stream(
     stored_as = dtype or like.dtype
     shards = _shards(like, stored_as, shard_bytes)
     files = {name: file for file, names in shards.items() for name in names}
-    parts = {file: folder / f".{file}.{os.getpid()}" for file in shards}
+    parts = {file: part_of(folder / file) for file in shards}
     places: dict[str, tuple[Path, int]] = {}
     edited: set[str] = set()
     try:
