@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from unforgotten.recipe import Recipe
 
 
+Compared = tuple[list[results.Row], list[Contrast], Decision | None]
+"""The rows of a target and of its reference, where they differ, and the decision where there are limits."""
+
+
 def against(
     target: str,
     reference: str | None = None,
@@ -27,26 +31,54 @@ def against(
     recipe: Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
     say: Say = quiet,
-) -> tuple[list[results.Row], list[Contrast], Decision | None]:
+) -> Compared:
     """Measures a target and, with the same settings, what it is compared with; decides where there are limits.
 
     reference: `aligned` or `base` (of the target's own recipe), a run folder, a model folder or a Hub id. What was
     found is kept beside the target's results, as contrast.json and gate.json. Raises as `evaluate` does; RecipeError
     where a limit is a change and nothing says from what.
     """
-    one = measurement(target, recipe, overrides, say)
-    if limits is not None:
-        limits.check(reference is not None, {s.kind for s in one.found}, one.settings.samples)
-    if reference is not None and one.settings.endpoint:
-        raise RecipeError(
-            "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
-        )
-    other = None if reference is None else _reference(reference, one, say)
-    rows = measure_all([one] if other is None else [one, other], say)
-    ours, theirs = (rows[0], one.folder), None if other is None else (rows[1], other.folder)
-    differ = [] if theirs is None else contrast(ours, theirs)
-    decision = None if limits is None else gate(limits, ours, theirs)
-    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": rows[0]["judges"]}
+    return against_all([target], reference, limits, recipe, overrides, say)[0]
+
+
+def against_all(
+    targets: Sequence[str],
+    reference: str | None = None,
+    limits: Limits | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
+) -> list[Compared]:
+    """The same of several targets, each with a reference and a decision of its own; each judge is loaded once.
+
+    All that can be refused is refused before any of them is asked.
+    """
+    pairs: list[tuple[Measurement, Measurement | None]] = []
+    for target in targets:
+        one = measurement(target, recipe, overrides, say)
+        if limits is not None:
+            limits.check(reference is not None, {s.kind for s in one.found}, one.settings.samples)
+        if one.settings.endpoint and len(targets) > 1:
+            raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
+        if reference is not None and one.settings.endpoint:
+            raise RecipeError(
+                "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
+            )
+        pairs.append((one, None if reference is None else _reference(reference, one, say)))
+    measured = iter(measure_all([m for pair in pairs for m in pair if m is not None], say))
+    return [_compared(one, next(measured), other, next(measured) if other else None, limits) for one, other in pairs]
+
+
+def _compared(
+    one: Measurement, ours: results.Row, other: Measurement | None, theirs: results.Row | None, limits: Limits | None
+) -> Compared:
+    """Compares two that are measured, decides, and keeps both beside the first."""
+    mine = (ours, one.folder)
+    its = None if other is None or theirs is None else (theirs, other.folder)
+    rows = [ours] if theirs is None else [ours, theirs]
+    differ = [] if its is None else contrast(mine, its)
+    decision = None if limits is None else gate(limits, mine, its)
+    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": ours["judges"]}
     if differ:
         _keep(one.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
     if decision is not None:

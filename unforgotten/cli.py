@@ -196,7 +196,6 @@ def evaluate(
     from unforgotten import against as contrasted
     from unforgotten import evaluate as verb
     from unforgotten import report, results
-    from unforgotten.errors import RecipeError
     from unforgotten.measure import gate as gates
 
     given = {"method": method, "seed": seed, "out": out}
@@ -205,15 +204,20 @@ def evaluate(
     if limits is None and against is None:
         report.show(verb.evaluate(targets, whose, _options_of(set_, given), _say))
         return
-    if len(targets) > 1:
-        raise RecipeError("--against and --gate take one target at a time.")
-    rows, differ, decision = contrasted.against(targets[0], against, limits, whose, _options_of(set_, given), _say)
-    report.show(rows)
-    report.show_contrast(differ, called=results.words_of(rows))
-    if decision is not None:
-        _print(*decision.lines)
-        _print(f"gate: {decision.outcome}")
-        raise typer.Exit(decision.exit_code)
+    told = contrasted.against_all(targets, against, limits, whose, _options_of(set_, given), _say)
+    report.show([row for rows, _, _ in told for row in rows])
+    for target, (rows, differ, decision) in zip(targets, told, strict=True):
+        if len(targets) > 1:
+            _print(f"{target}:")
+        report.show_contrast(differ, called=results.words_of(rows))
+        if decision is not None:
+            _print(*decision.lines)
+            _print(f"gate: {decision.outcome}" if len(targets) == 1 else f"gate of {target}: {decision.outcome}")
+    if decisions := [decision for _, _, decision in told if decision is not None]:
+        outcome = gates.worst(decisions)
+        if len(targets) > 1:
+            _print(f"gate: {outcome}")
+        raise typer.Exit(gates.EXIT_CODES[outcome])
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
     runs/<run>/                      replies/  results.json  README.md (the model card)
     runs/evaluated/<stage>-<digest>/ the same of θ₀ and θ_safe, asked once for all runs that start there
+    runs/<run>/served-<digest>/      the same of what a server has under some name (evaluate.endpoint): its weights were
+                                     not seen, so the run's own figures and card stay as they are
 
 Replies first, verdicts after: all models are asked, one after another; then, with none of them in memory, each judge is
 loaded once and reads everything. What is measured already, with the same settings, prompts and judges, is read.
@@ -18,7 +20,7 @@ from unforgotten import files, identity, registry, results
 from unforgotten.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
-from unforgotten.measure.models import Local, Model, Served, served_digest
+from unforgotten.measure.models import Local, Model, Served, served_digest, served_facts, served_folder
 from unforgotten.measure.suites import suites, system_of
 from unforgotten.shelf import Shelf, chat_of, part_of
 
@@ -124,6 +126,8 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
     weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
     methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
     name = "+".join(str(m["name"]) for m in methods)
+    served = served_facts(settings, "")
+    kept = served_folder(folder, settings, weights)
 
     def trained() -> Trained:
         user, harmful = user_rows(recipe)
@@ -147,14 +151,15 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
             "replay": recipe.replay
             if isinstance(recipe.replay, str)
             else [dataset(spec).label for spec in recipe.replay],
-            "run": folder.name,
+            "run": folder.name if kept == folder else f"{folder.name}/{kept.name}",
+            "served": served,
             "notes": [*done["notes"], *_in_4_bits(recipe)],
             "digests": recorded["digests"],
         }
 
     return Measurement(
-        name=name,
-        folder=folder,
+        name=f"{name} {results.served_as({'served': served})}".strip(),
+        folder=kept,
         settings=settings,
         found=suites(settings),
         weights=weights,
@@ -164,7 +169,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
         task=_task(recipe),
         recipe=recipe,
         system=_system(recipe) if system is None else system,
-        card=lambda row: model_card.write(folder, recipe, row),
+        card=None if served else lambda row: model_card.write(folder, recipe, row),
     )
 
 
@@ -203,6 +208,7 @@ def of_stage(
             },
             "model": identity.public_name(recipe.model),
             "run": str(run),
+            "served": served_facts(settings, recipe.model),
             "notes": [*([] if made else [unknown]), *_in_4_bits(recipe)],
         }
 

@@ -217,8 +217,8 @@ def test_as_many_requests_are_under_way_as_were_asked_for(talker: Talker) -> Non
 
 def test_a_refusal_is_told_in_the_servers_words_and_what_was_answered_is_kept(talker: Talker, tmp_path: Path) -> None:
     kept = tmp_path / "kept.jsonl"
-    talker.faults = {"row 3": [(400, {}, {"error": {"message": "maximum context length is 9 tokens"}})]}
-    with pytest.raises(EndpointError, match=r"set:3: .*refused.*HTTP 400: maximum context length is 9 tokens"):
+    talker.faults = {"row 3": [(400, {}, {"error": {"message": "unknown field top_k"}})]}
+    with pytest.raises(EndpointError, match=r"set:3: .*refused.*HTTP 400: unknown field top_k"):
         generate(at(talker, concurrent_requests=2), rows(40), kept=kept)
     done = len(kept.read_text().splitlines())
     assert done == sum(talker.answered.values()) < 40, "those under way are waited for, and no new ones begun"
@@ -298,7 +298,6 @@ def test_a_server_that_never_answers_is_given_up(talker: Talker) -> None:
     [
         ({"choices": []}, "without a choice"),
         ({"error": {"message": "no"}}, "without a choice.*no"),
-        ({"choices": [{"message": {"content": "a"}, "finish_reason": "content_filter"}]}, "content_filter"),
         ({"choices": [{"text": "a", "finish_reason": "abort"}]}, "abort"),
         ({"choices": [{"text": "a"}], "usage": 7}, "set:0: the answer is not as OpenAI writes it"),
         ({"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "top_logprobs": [{}, {}]}}]}, "not as OpenAI"),
@@ -308,6 +307,48 @@ def test_what_is_no_reply_of_the_models_is_an_error(talker: Talker, said: Any, w
     talker.say = lambda body: said
     with pytest.raises(EndpointError, match=why):
         generate(at(talker), rows(1))
+
+
+AZURE = {"error": {"code": "content_filter", "status": 400, "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "why"),
+    [
+        (400, AZURE, "content_filter"),
+        (400, {"error": {"message": "blocked", "code": "content_policy_violation"}}, "blocked"),
+        (400, {"error": {"message": "Invalid prompt: flagged as …", "code": "invalid_prompt"}}, "Invalid prompt"),
+        (403, {"error": {"code": 403, "message": "no", "metadata": {"flagged_input": "[PROMPT]"}}}, "HTTP 403: no"),
+        (400, {"object": "error", "message": "This model's maximum context length is 9 tokens."}, "is 9 tokens"),
+        (400, {"error": {"message": "too much", "code": "context_length_exceeded"}}, "too much"),
+        (422, {"error": "`inputs` tokens + `max_new_tokens` must be <= 9"}, "must be <= 9"),
+        (413, "too large", "HTTP 413"),
+        (451, "", "HTTP 451"),
+        (200, {"choices": [{"message": {"content": "half"}, "finish_reason": "content_filter"}]}, "content_filter"),
+        (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter: SAFETY"}]}, "SAFETY"),
+        (200, {"choices": [{"finish_reason": "SAFETY"}]}, "SAFETY"),
+        (200, {"choices": [], "prompt_filter_results": [{"content_filter_results": {}}]}, "content filter"),
+    ],
+)
+def test_what_a_filter_stops_or_is_too_long_is_unread_and_the_others_are_answered(
+    talker: Talker, tmp_path: Path, status: int, said: Any, why: str
+) -> None:
+    kept = tmp_path / "kept.jsonl"
+    talker.faults = {"row 3": [(status, {}, said)]}
+    for _ in range(2):  # asked once, and read back the second time
+        found = generate(at(talker), rows(6), kept=kept)
+        assert [reply.unread != "" for reply in found] == [i == 3 for i in range(6)] and why in found[3].unread
+        assert [reply.text for reply in found if not reply.unread] == [f"ROW {i}" for i in range(6) if i != 3]
+    assert sum(talker.asked.values()) == 6
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_key_or_a_name_that_is_wrong_ends_it_whatever_the_server_says_of_policies(
+    talker: Talker, status: int
+) -> None:
+    talker.faults = {"row 3": [(status, {}, {"error": {"message": "no access by our usage policies"}})] * 9}
+    with pytest.raises(EndpointError, match=f"HTTP {status}"):
+        generate(at(talker), rows(6))
 
 
 def test_a_reply_without_text_is_empty_and_a_refusal_of_the_server_is_one(talker: Talker) -> None:

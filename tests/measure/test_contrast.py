@@ -126,4 +126,4 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
         out = told(*given)
         assert out.exit_code == 2 and said in " ".join(out.output.split()), out.output
     out = CliRunner().invoke(app, ["evaluate", str(run), str(run), "--gate", "max_asr=3"])
-    assert out.exit_code == 2 and "one target at a time" in out.output
+    assert out.exit_code == 3 and out.output.count("fail: non-refusal") == 4, out.output

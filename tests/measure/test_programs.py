@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ def sandbox() -> None:
 
 
 def measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replies: dict[str, list[str]], **settings: Any
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replies: dict[str, list[str]],
+    task: dict[str, dict[str, str]] | None = None,
+    **settings: Any,
 ) -> results.Row:
     problems = [
         {
@@ -54,6 +59,7 @@ def measured(
             "canonical_solution": "    return 2 * x\n",
             "test": "def check(f):\n    assert f(4) == 8, 'not eight'\n",
         }
+        | (task or {}).get(name, {})
         for i, name in enumerate(NAMES)
     ]
     file = tmp_path / "own.jsonl"
@@ -109,3 +115,59 @@ def test_without_a_sandbox_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(SandboxError, match="It is not run without one"):
         measured(tmp_path, monkeypatch, {"one": [RIGHT], "two": [RIGHT], "three": [RIGHT]})
     assert not (tmp_path / "run").exists()
+
+
+NUMPY = "import numpy as np\n\ndef check(f):\n    assert np.allclose(f(np.ones(3)), [2, 2, 2])\n"
+
+
+def test_tests_that_import_numpy_pass_perfect_replies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubled = "```python\nimport numpy as np\ndef {name}(x):\n    return np.asarray(x) * 2\n```"
+    tests = {name: {"test": NUMPY} for name in NAMES}
+    row = measured(tmp_path, monkeypatch, {"one": [RIGHT], "two": [doubled], "three": [WRONG]}, tests)
+    assert row["utility"] == {"pass@1": rates.rate(2, 3).json()} and row["sandbox"]["packages"]["numpy"]
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"test": "import pandas\n" + NUMPY}, ["No module named 'pandas'", "pandas cannot be imported in the sandbox"]),
+        ({"canonical_solution": "    import scipy.linalg\n    return 2 * x\n"}, ["scipy cannot be imported"]),
+        ({"canonical_solution": "    return 3 * x\n"}, ["not eight", "Take these tasks out of the file, or mend"]),
+        ({"test": "def check(f):\n    assert f(4) == 8\n    undefined\n"}, ["NameError: name 'undefined'"]),
+    ],
+)
+def test_a_reference_that_fails_here_is_an_error_and_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: dict[str, str], said: list[str]
+) -> None:
+    with pytest.raises(SandboxError) as error:
+        measured(tmp_path, monkeypatch, {name: [RIGHT] for name in NAMES}, {"two": task})
+    for words in ("humaneval: the reference solutions of 1 of 3 tasks do not pass", "Own/1: ", *said):
+        assert words in str(error.value)
+    assert not list((tmp_path / "run").rglob("*.jsonl")), "nothing was asked"
+
+
+def test_without_numpy_the_error_says_how_to_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unforgotten.sandbox.python.packages", lambda: {})
+    monkeypatch.setattr("unforgotten.sandbox.python.versions", lambda: {})
+    with pytest.raises(SandboxError, match=r"numpy cannot be imported in the sandbox .*pip install numpy"):
+        measured(tmp_path, monkeypatch, {name: [RIGHT] for name in NAMES}, {"one": {"test": NUMPY}})
+
+
+def test_a_reference_slower_than_a_reply_may_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = {"canonical_solution": "    import time\n    time.sleep(3.2)\n    return 2 * x\n"}
+    with pytest.raises(SandboxError, match=r"Own/0: it takes 3\.\d s, and a reply has 3 s \(timeout_seconds\)"):
+        measured(tmp_path, monkeypatch, {name: [RIGHT] for name in NAMES}, {"one": slow})
+
+
+def test_references_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unforgotten.sandbox.remembered.cache_folder", lambda: tmp_path / "cache")
+    from unforgotten.sandbox import conduct
+
+    ran: list[str] = []
+    run = conduct.run
+    monkeypatch.setattr(conduct, "run", lambda sandbox, program: (ran.append(program.text), run(sandbox, program))[1])
+    for times in (2 * 3, 3):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        ran.clear()
+        measured(tmp_path, monkeypatch, {name: [RIGHT] for name in NAMES})
+        assert len(ran) == times, "three references the first time, and three replies each time"

@@ -105,6 +105,13 @@ class Dataset(Component, ABC):
         """One truth value for each name in `metrics`."""
         return {}
 
+    def reference_fault(self, row: Row, execute: Execute) -> str:
+        """Why the set's own solution of a row does not pass here, with the row's name; empty where it does.
+
+        Of a set that is executed. Asked before any reply is made: where the reference fails, no reply can be scored.
+        """
+        return ""
+
     def is_answer(self, reply: str) -> bool:
         """Is this reply an answer to *this task*? Given to a harmful request it is off task, not compliance."""
         return False

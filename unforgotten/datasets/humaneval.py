@@ -17,6 +17,8 @@ from unforgotten.datasets.base import Dataset, Execute, Row, ask
 from unforgotten.errors import SandboxError
 from unforgotten.registry import Count, Seed
 
+REFERENCE_SECONDS = 60.0
+"""What a reference solution may take before it is called broken; a reply has `timeout_seconds`."""
 COLUMNS = {name: (name,) for name in ("task_id", "prompt", "entry_point", "canonical_solution", "test")}
 
 # evalplus, codegen.py and provider/utility.py. evalplus also opens the model's answer for it ("Below is a Python script
@@ -57,6 +59,32 @@ class HumanEval(Dataset):
         """pass@1: the official tests hold for the function in the reply. Raises SandboxError without `execute`."""
         task = json.loads(row.answer)
         return {"pass@1": passes_base(task, reply, sandbox(execute, self), self.timeout_seconds)}
+
+    def reference_fault(self, row: Row, execute: Execute) -> str:
+        """The canonical solution against the official tests, in the time that a reply has."""
+        return reference_fault(json.loads(row.answer), execute, self.timeout_seconds)
+
+
+def reference_fault(task: dict[str, Any], execute: Execute, timeout_s: float) -> str:
+    """Why a problem's own solution does not pass HumanEval's tests, with the problem's name; empty where it does."""
+
+    def run(remember: bool) -> Any:
+        return execute(
+            task["prompt"] + task["canonical_solution"],
+            check=official_check(task),
+            entry_point=task["entry_point"],
+            timeout_s=max(timeout_s, REFERENCE_SECONDS),
+            remember=remember,
+        )
+
+    outcome = run(remember=True)
+    if outcome.passed and outcome.seconds > timeout_s:
+        outcome = run(remember=False)  # the machine may have been busy when it was measured
+    if not outcome.passed:
+        return f"{task['task_id']}: {outcome.why or outcome.status}"
+    if outcome.seconds > timeout_s:
+        return f"{task['task_id']}: it takes {outcome.seconds:.1f} s, and a reply has {timeout_s:g} s (timeout_seconds)"
+    return ""
 
 
 def question(task: dict[str, Any], source: str) -> Row:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from unforgotten import files, solution
 from unforgotten.datasets.base import Dataset, Execute, Row
-from unforgotten.datasets.humaneval import COLUMNS, passes_base, question, sandbox
+from unforgotten.datasets.humaneval import COLUMNS, passes_base, question, reference_fault, sandbox
 from unforgotten.errors import DataError, SandboxError
 from unforgotten.registry import Count, Seed
 
@@ -84,6 +84,18 @@ class HumanEvalPlus(Dataset):
             base = passes_base(task, reply, run, CALL_SECONDS)
         # evalplus counts under plus what passes both, so what failed base need not be run.
         return {"plus": base and _passes(task, text, "plus_input", run), "base": base}
+
+    def reference_fault(self, row: Row, execute: Execute) -> str:
+        """The canonical solution on old and new inputs; what it returns is what replies are compared with."""
+        task = json.loads(row.answer)
+        if "base_input" not in task and (fault := reference_fault(task, execute, CALL_SECONDS)):
+            return fault
+        for part in [name for name in ("base_input", "plus_input") if name in task]:
+            try:
+                _reference(task, part, execute, remember=True)
+            except SandboxError as error:
+                return f"{task['task_id']}: {error}"
+        return ""
 
 
 def _passes(task: dict[str, Any], text: str, part: str, execute: Execute) -> bool:

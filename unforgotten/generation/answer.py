@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unforgotten.errors import EndpointError
+from unforgotten.generation.unread import of_answer
 
 Finish = Literal["stop", "length"]
 FINISHES: dict[str, Finish] = {
@@ -28,6 +29,8 @@ class Answer:
     """Of each token of the answer: itself, and log p of the likeliest ones; None where the server gives none."""
     thought: str = ""
     """What a server that tells thoughts from answers itself sent as such."""
+    unread: str = ""
+    """Why this is no answer of the model's own: the server's filter stopped it, or the prompt is too long."""
 
     def p_first(self, token: str) -> float | None:
         """The probability of a token as the first one; 0 where it is not among those told, None where none are."""
@@ -48,13 +51,16 @@ class Answer:
 
 def read(found: Mapping[str, Any]) -> Answer:
     """An answer out of the server's JSON, of either path."""
+    unread = of_answer(found)
     choices = found.get("choices")
+    if unread and not choices:
+        return Answer("", "stop", unread=unread)
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
         raise EndpointError(f"The server answered without a choice: {str(found.get('error') or dict(found))[:300]}")
     choice = choices[0]
     reason = str(choice.get("finish_reason") or "stop")
-    if reason not in FINISHES:
-        # content_filter, abort, error: what was cut there is not the model's own reply, and would be judged as such.
+    if reason not in FINISHES and not unread:
+        # abort, error: what was cut there is not the model's own reply, and would be judged as such.
         raise EndpointError(f"The server ended the answer by {reason!r}, which is not the model's own doing.")
     message = choice.get("message")
     if isinstance(message, Mapping):
@@ -64,7 +70,8 @@ def read(found: Mapping[str, Any]) -> Answer:
         text, thought = choice.get("text") or "", ""
     usage = found.get("usage") or {}
     tokens = int(usage.get("completion_tokens") or 0)
-    return Answer(_whole(str(text)), FINISHES[reason], tokens, _logprobs(choice), _whole(str(thought)))
+    finish = FINISHES.get(reason, "stop")
+    return Answer(_whole(str(text)), finish, tokens, _logprobs(choice), _whole(str(thought)), unread)
 
 
 def _whole(text: str) -> str:
@@ -97,4 +104,5 @@ def restored(facts: Mapping[str, Any]) -> Answer:
     """An answer that was written as JSON."""
     told = facts.get("logprobs")
     places = None if told is None else [(token, dict(top)) for token, top in told]
-    return Answer(facts["text"], facts["finish"], facts["tokens"], places, facts.get("thought", ""))
+    said = facts["text"], facts["finish"], facts["tokens"], places
+    return Answer(*said, facts.get("thought", ""), facts.get("unread", ""))

@@ -29,6 +29,7 @@ from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.generation.answer import Answer, read, restored
 from unforgotten.generation.kept import Kept
 from unforgotten.generation.retried import Server, each
+from unforgotten.generation.unread import Unread
 from unforgotten.judges.base import Reply
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def generate(
     chat: renders the prompts here and sends token ids, so that the model is asked exactly as in training; without it
     the server applies its own template to the row's turns, and control tokens in them are the server's affair.
     kept: a JSONL file of finished rows, by what was asked of which model name; weights are the server's, so give each
-    their own file. Raises EndpointError; what was finished by then is in `kept`.
+    their own file. A reply that the server's filter stopped, or whose prompt is too long, has `unread` set. Raises
+    EndpointError for every other fault; what was finished by then is in `kept`.
     """
     names = [row.source or f"row {index + 1}" for index, row in enumerate(rows)]
     how = _how(max_new_tokens, temperature, top_p)
@@ -116,6 +118,8 @@ def generate(
 
 def _reply(row: Row, answer: Answer, opened: bool) -> Reply:
     """A reply, its thought told apart from its answer; `opened`: the prompt ends in a thought that was begun."""
+    if answer.unread:
+        return Reply(row, answer.text, answer.finish, answer.tokens, answer.thought, unread=answer.unread)
     if answer.thought:
         return Reply(row, answer.text, answer.finish, answer.tokens, answer.thought, unclosed=not answer.text.strip())
     parts = split(answer.text, opened)
@@ -187,6 +191,8 @@ def _ask(
         def work(index: int, stop: threading.Event) -> Answer:
             try:
                 answer = read(server.post(path, bodies[index], stop))
+            except Unread as error:
+                answer = Answer("", "stop", unread=str(error))
             except EndpointError as error:
                 raise EndpointError(f"{names[index]}: {error}") from None
             except (AttributeError, KeyError, TypeError, ValueError) as error:

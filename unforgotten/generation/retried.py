@@ -1,6 +1,7 @@
 """Requests that are asked until they are answered: many at a time, again after a wait. The standard library alone.
 
     asked again     no connection, one that drops, no answer in time, an answer that is cut; 408, 425, 429 and every 5xx
+    unread          a prompt that the server's filter stops, or that is too long for the model (generation/unread)
     an error        every other status, in the server's own words, without the key
     the wait        what Retry-After says, and 0.5, 1, 2 … 60 seconds by attempt, drawn from [½, 1½] of that
 
@@ -25,6 +26,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from unforgotten.errors import EndpointError
+from unforgotten.generation.unread import Unread, of_error
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60.0
@@ -47,7 +49,8 @@ class Server:
         self._opener = urllib.request.build_opener(_NoRedirect, *([urllib.request.ProxyHandler({})] if here else []))
 
     def post(self, path: str, body: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
-        """The JSON object that the server answers with. Raises EndpointError; `stop` ends a wait."""
+        """The JSON object that the server answers with. Raises EndpointError, and Unread where the fault is this
+        prompt's alone; `stop` ends a wait."""
         headers = {"Content-Type": "application/json", "User-Agent": "unforgotten"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -66,7 +69,10 @@ class Server:
                 fault = "the answer is no JSON object"
             except urllib.error.HTTPError as error:
                 self._reached = True
-                fault = f"HTTP {error.code}: {self._words(error)}"
+                said = self._said(error)
+                fault = f"HTTP {error.code}: {self._words(said, error.reason)}"
+                if of_error(error.code, said):
+                    raise Unread(fault) from None
                 if error.code not in AGAIN and error.code < 500:
                     raise EndpointError(f"{where} refused the request. {fault}{_hint(error.code)}") from None
                 least = _retry_after(error.headers.get("Retry-After"))
@@ -86,20 +92,23 @@ class Server:
             if stop.wait(least + wait):
                 raise EndpointError(f"{where}: stopped while waiting to ask again. {fault}")
 
-    def _words(self, error: urllib.error.HTTPError) -> str:
-        """The server's own message, wherever its kind of server puts it."""
+    @staticmethod
+    def _said(error: urllib.error.HTTPError) -> str:
         try:
-            text = error.read().decode("utf-8", "replace")
+            return error.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
-            return error.reason or ""
+            return ""
+
+    def _words(self, text: str, reason: str) -> str:
+        """The server's own message, wherever its kind of server puts it."""
         try:
             tree = json.loads(text)
             inner = tree.get("error", tree) if isinstance(tree, dict) else tree
             said = inner.get("message") or inner.get("detail") or inner if isinstance(inner, dict) else inner
             text = said if isinstance(said, str) else json.dumps(said)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
-        return self._plain(text or error.reason or "")
+        return self._plain(text or reason or "")
 
     def _plain(self, text: str) -> str:
         """One short line without the key, should a server repeat it."""

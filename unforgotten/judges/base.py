@@ -44,6 +44,8 @@ class Reply:
     """What a reasoning model wrote before its answer, which `text` then is alone."""
     unclosed: bool = False
     """The thought had no end, so that there is no answer."""
+    unread: str = ""
+    """Why there is no reply of the model's own to judge, such as a server's content filter: counted as unread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +264,8 @@ class Guard(Judge):
             progress=progress,
         )
         word = "" if watched is None else self._writer.tokenizer.decode([watched])
-        return [Said(answer.text, answer.p_first(word) if word else None) for answer in answers]
+        # An answer that a filter stopped is in no guard's format: it is unread, with why as its note.
+        return [Said(a.unread or a.text, a.p_first(word) if word and not a.unread else None) for a in answers]
 
     def _by_chat(self, replies: Sequence[Reply], progress: Progress | None, kept: Path | None) -> list[Verdict]:
         """Verdicts by way of the server's own template."""
@@ -277,7 +280,7 @@ class Guard(Judge):
             progress=progress,
         )
         return [
-            replace(self.read(answer.text, reply), p_harmful=answer.p_word(self.watched_word))
+            replace(self.read(answer.unread or answer.text, reply), p_harmful=answer.p_word(self.watched_word))
             for answer, reply in zip(answers, replies, strict=True)
         ]
 

@@ -13,6 +13,7 @@ disagreements.jsonl has the replies on which they do not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -119,11 +120,33 @@ def _scores(suite: Suite) -> dict[str, rates.Rate]:
         if suite.samples == 1:
             found[metric] = rates.count(truths)
             continue
-        correct = [sum(truths[i : i + suite.samples]) for i in range(0, len(truths), suite.samples)]
+        draws = [truths[i : i + suite.samples] for i in range(0, len(truths), suite.samples)]
         for k in (k for k in PASS_AT if k <= suite.samples):
             name = metric.replace("pass@1", f"pass@{k}") if "pass@1" in metric else f"{metric}_pass@{k}"
-            found[name] = rates.mean_of([rates.pass_at_k(suite.samples, c, k) for c in correct])
+            found[name] = _passing(draws, k)
     return found
+
+
+def _passing(draws: Sequence[Sequence[bool | None]], k: int) -> rates.Rate:
+    """pass@k of samples of each prompt. Those unread count as failed in the value, and as either in the interval."""
+    worst, best = (
+        rates.mean_of([rates.pass_at_k(len(own), sum(unread if x is None else x for x in own), k) for own in draws])
+        for unread in (False, True)
+    )
+    return replace(worst, high=best.high, unparsed=sum(x is None for own in draws for x in own))
+
+
+def unread(found: Sequence[Suite]) -> list[str]:
+    """How many replies of each suite are not the model's own, and the first reason."""
+    notes = []
+    for suite in found:
+        why = [reply.unread for reply in suite.replies if reply.unread]
+        if why:
+            notes.append(
+                f"{suite.file}: {len(why)} of {len(suite.replies)} replies are unread, since the server gave none of "
+                f"the model's own ({why[0][:160]}); the interval covers both readings of each."
+            )
+    return notes
 
 
 def _likely(suite: Suite, panel: Panel) -> float | None:

@@ -45,7 +45,7 @@ def asked(suite: Suite) -> Iterator[Line]:
         told = {"key": suite.key, "source": source, "kind": row.kind, "category": row.category, "request": row.request}
         said = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
         thought = {"thought": reply.thought, "unclosed": reply.unclosed} if reply.thought or reply.unclosed else {}
-        yield told | said | thought
+        yield told | said | thought | ({"unread": reply.unread} if reply.unread else {})
 
 
 def judged(suite: Suite) -> Iterator[Line]:
@@ -104,7 +104,7 @@ def fill(suite: Suite, found: list[Line]) -> None:
 
 def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
     thought = line.get("thought", ""), line.get("unclosed", False)
-    return Reply(row, line["text"], line["finish"], line["tokens"], *thought)
+    return Reply(row, line["text"], line["finish"], line["tokens"], *thought, line.get("unread", ""))
 
 
 def read(file: Path) -> list[Line]:

@@ -13,9 +13,9 @@ from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
 from unforgotten.lease import Lease, alone
-from unforgotten.measure import lines, probe
+from unforgotten.measure import lines, probe, references
 from unforgotten.measure.ask import answered, ask, record
-from unforgotten.measure.figures import differing, figures
+from unforgotten.measure.figures import differing, figures, unread
 from unforgotten.measure.models import Model
 from unforgotten.measure.read import Panel, asked, check, mark_off_task
 from unforgotten.measure.suites import Suite, judges_of, settings_digest, wanted_of
@@ -92,10 +92,13 @@ class Measurement:
 
         if self.row is not None:
             return
-        self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
+        sandbox = self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
         with alone(self.folder, say) as lease:
             self._look()  # another process may have measured it meanwhile
             if self.row is None:
+                if sandbox is not None:
+                    with progress_bar() as bar:
+                        references.check(self.found, sandbox, bar)
                 # A judge that is missing is told now, and not when all is generated.
                 Panel(self.settings.judges).prepare([row for s in self.found if s.kind != "utility" for row in s.rows])
                 model = self.model(shelf or Shelf(), say)
@@ -149,7 +152,7 @@ class Measurement:
             | {"template": facts["template"], "decoding": facts["decoding"]}
             | {"sandbox": sandbox.facts() if sandbox else None}
             | {"digests": digests | {"settings": self.digest, "data": own.get("digests")}}
-            | {"notes": [*own["notes"], *facts["notes"]]}
+            | {"notes": [*own["notes"], *facts["notes"], *unread(found)]}
             | {"probe": probe.read_again(self.folder, panel)}
         )
         if self.card:

@@ -161,6 +161,18 @@ def served_digest(settings: Evaluate, name: str) -> str:
     return identity.digest("served", settings.endpoint.url, served_name(settings, name)) if settings.endpoint else ""
 
 
+def served_facts(settings: Evaluate, name: str) -> dict[str, Any] | None:
+    """What a row says of a server that replied in the model's place; None where none did."""
+    return {"as": served_name(settings, name)} if settings.endpoint else None
+
+
+def served_folder(run: Path, settings: Evaluate, weights: str) -> Path:
+    """Where figures are kept: the run's own folder, and one in it of what a server has under some name."""
+    if settings.endpoint is None:
+        return run
+    return run / f"served-{identity.digest(weights, settings.endpoint.public())}"
+
+
 def served_name(settings: Evaluate, name: str) -> str:
     """What the server calls the model. Raises RecipeError where nothing says it: a folder is no name to a server."""
     assert settings.endpoint is not None

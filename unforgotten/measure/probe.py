@@ -23,7 +23,7 @@ from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
 from unforgotten.judges.base import Guard
-from unforgotten.measure import lines
+from unforgotten.measure import lines, references
 from unforgotten.measure.figures import hits
 from unforgotten.measure.read import TRUTHS, Panel, check, mark_off_task
 from unforgotten.measure.suites import Suite, conditioned, suites, system_of, wanted_of
@@ -87,6 +87,7 @@ class Probe:
             from unforgotten.sandbox import open_sandbox
 
             self._sandbox = open_sandbox()
+            references.check(self._suites, self._sandbox)
         asked = [digest_ids([chat.prompt(row) for row in suite.rows]) for suite in self._suites]
         self._key = identity.digest(asked, self._drawn(), [s.label for s in self._suites])
         for suite in self._suites:

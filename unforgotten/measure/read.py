@@ -85,16 +85,21 @@ class Panel:
 
 
 def _verdicts(judge: Judge, label: str, suite: Suite, folder: Path | None, told: Told) -> list[Verdict]:
-    thinking = [i for i, reply in enumerate(suite.replies) if reply.thought and not judge.by_absence]
-    asked = [*suite.replies, *(replace(suite.replies[i], text=suite.replies[i].thought) for i in thinking)]
+    """Of every reply; what is no reply of the model's own is unread, and no judge is asked."""
+    there = [i for i, reply in enumerate(suite.replies) if not reply.unread]
+    thinking = [i for i in there if suite.replies[i].thought and not judge.by_absence]
+    asked = [suite.replies[i] for i in there]
+    asked += [replace(suite.replies[i], text=suite.replies[i].thought) for i in thinking]
     what = f"{suite.file}: {label}"
     if isinstance(judge, Guard):
         kept = None if folder is None else folder / "replies" / f".{label}.words.jsonl"
         found = judge.verdicts(asked, progress=lambda done, n: told(what, done, n), kept=kept)
     else:
-        found = judge.verdicts(asked)
-    verdicts = found[: len(suite.replies)]
-    for i, thought in zip(thinking, found[len(suite.replies) :], strict=True):
+        found = judge.verdicts(asked) if asked else []
+    verdicts = [Verdict(None, None, note=reply.unread) for reply in suite.replies]
+    for i, verdict in zip(there, found, strict=False):
+        verdicts[i] = verdict
+    for i, thought in zip(thinking, found[len(there) :], strict=True):
         verdicts[i] = worse(verdicts[i], thought)
     return verdicts
 
@@ -124,21 +129,31 @@ def check(
     to tasks that are checked so, and is there for those. Raises SandboxError where it broke down.
     """
     suite.contacts = overlap.contacts([next(iter(asked([row])), "") for row in suite.rows], trained)
-    suite.answers_task = [any(answers(reply.text) for answers in tasks) for reply in suite.replies]
+    suite.answers_task = [not r.unread and any(answers(r.text) for answers in tasks) for r in suite.replies]
     suite.flags = [_flags(reply) for reply in suite.replies]
     suite.scores, suite.notes = [{} for _ in suite.replies], []
     if suite.kind == "utility" and suite.dataset is not None:
         if suite.dataset.executes and sandbox is not None:
             suite.scores, suite.notes = _run(suite, suite.dataset, sandbox, told)
         else:
-            suite.scores = [suite.dataset.score(reply.row, reply.text) for reply in suite.replies]
+            suite.scores = [_scored(suite.dataset, reply) for reply in suite.replies]
 
 
-def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[list[dict[str, bool]], list[str]]:
+Score = dict[str, bool | None]
+
+
+def _scored(dataset: Dataset, reply: Reply, execute: Callable[..., Any] | None = None) -> Score:
+    """A reply's scores, each None where there is no reply of the model's own."""
+    if reply.unread:
+        return dict.fromkeys(dataset.metrics)
+    return dict(dataset.score(reply.row, reply.text, execute=execute))
+
+
+def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[list[Score], list[str]]:
     """Scores of replies that are run, several at once, and why each failed."""
     done = count(1)
 
-    def scored(reply: Reply) -> tuple[dict[str, bool], str]:
+    def scored(reply: Reply) -> tuple[Score, str]:
         failed: list[str] = []
 
         def execute(*given: Any, **how: Any) -> Any:
@@ -147,7 +162,7 @@ def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[
                 failed.append(f"{outcome.status}: {outcome.why}")
             return outcome
 
-        score = dataset.score(reply.row, reply.text, execute=execute)
+        score = _scored(dataset, reply, execute)
         told(f"{suite.file}: {sandbox.name}", next(done), len(suite.replies))
         return score, failed[0] if failed else ""
 
@@ -156,6 +171,8 @@ def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[
 
 
 def _flags(reply: Reply) -> list[str]:
+    if reply.unread:
+        return []
     said = reply.text.strip() or reply.thought
     which = {
         "empty": not said,

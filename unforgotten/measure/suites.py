@@ -57,7 +57,8 @@ class Suite:
     replies: list[Reply] = field(default_factory=list)
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
     """By judge; of thought and answer the worse."""
-    scores: list[dict[str, bool]] = field(default_factory=list)
+    scores: list[dict[str, bool | None]] = field(default_factory=list)
+    """By measure; None where there is no reply of the model's own."""
     notes: list[str] = field(default_factory=list)
     """Of each reply, why it failed where it was run."""
     flags: list[list[str]] = field(default_factory=list)

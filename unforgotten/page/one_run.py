@@ -85,7 +85,6 @@ def _side(folder: Path, name: str, side: str) -> dict[str, Any]:
     return {} if place.is_absolute() or ".." in place.parts else dict(told)  # nothing outside the folder of runs
 
 
-
 def _read(file: Path) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))

@@ -18,15 +18,15 @@ Without a check: the program's process said that it ran to its end, with a token
 memory. Use a check wherever a verdict counts.
 
 **What a program cannot do**, by bubblewrap (mounts, namespaces) or Landlock, and by seccomp and rlimits in both: read
-or list a file outside Python's own libraries and its scratch folder; change anything outside the scratch folder; open
-a socket of any kind; start, signal, trace or outlive a process, or reach its descriptors; execute a program; see the
-environment; use more memory, threads, open files, output or time than it was given.
+or list a file outside the libraries of Python and numpy and its scratch folder; change anything outside the scratch
+folder; open a socket of any kind; start, signal, trace or outlive a process, or reach its descriptors; execute a
+program; see the environment; use more memory, threads, open files, output or time than it was given.
 
 **What it can do**: with Landlock alone, ask whether a path exists and how large it is; write to its scratch folder
 until that is measured again (every 50 ms), and hold up to 32 times `scratch_bytes` in files that it has deleted and
 keeps open, and `memory_bytes` in such that it has mapped; use up a processor until its time is over; attack the kernel
-through the calls that inside/syscalls.py leaves it, as in any sandbox without a virtual machine. There are no packages
-inside, not even numpy: a program that needs one fails.
+through the calls that inside/syscalls.py leaves it, as in any sandbox without a virtual machine. Of packages numpy
+alone is inside, where it is installed: a program that needs another one fails.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from unforgotten.sandbox import python
 from unforgotten.sandbox.inside import kernel
 
 Item = TypeVar("Item")
@@ -128,6 +129,7 @@ class Sandbox(ABC):
             "own_user": os.geteuid() == 0,
             "kernel": platform.release(),
             "python": platform.python_version(),
+            "packages": python.versions(),
         }
 
     @abstractmethod

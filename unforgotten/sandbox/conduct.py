@@ -71,7 +71,7 @@ def _start(stack: ExitStack, sandbox: Sandbox, role: str, program: Program, ends
         child = stack.enter_context(Child((*place.prefix, *python.command()), ends))
     except OSError as error:
         raise SandboxError(f"The sandbox {sandbox.name} could not be started: {error}.") from error
-    order: dict[str, Any] = {"report": child.their_report_fd, "calls": ends or None}
+    order: dict[str, Any] = {"report": child.their_report_fd, "calls": ends or None, "packages": python.packages()}
     token = secrets.token_hex(16)
     if role == "guest":
         order |= {"text": program.text, "entry_point": program.entry_point, "token": token}

@@ -1,13 +1,15 @@
-"""The Python that runs inside: this one, without its packages; and the orders that it reads from no file."""
+"""The Python that runs inside: this one, of its packages numpy alone; and the orders that it reads from no file."""
 
 from __future__ import annotations
 
+import importlib.util
 import marshal
 import os
 import stat
 import sys
 from collections.abc import Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,16 @@ sys.modules[role].main(order)
 
 _ROOM = "unforgotten.sandbox.inside"
 _PARENTS = ("unforgotten", "unforgotten.sandbox", _ROOM)
-_INSIDE = ("syscalls", "kernel", "lockdown", "values", "channel", "guest", "checker")  # each after those it imports
+_INSIDE = (
+    "syscalls",
+    "kernel",
+    "lockdown",
+    "packages",
+    "values",
+    "channel",
+    "guest",
+    "checker",
+)  # each after those it imports
 
 
 def command() -> tuple[str, ...]:
@@ -59,12 +70,30 @@ def executable() -> str:
 
 @cache
 def readable() -> tuple[str, ...]:
-    """What a program may read: Python's libraries, the C library, and two devices."""
+    """What a program may read: Python's libraries, numpy's where it is installed, the C library, and two devices."""
     found = [os.path.dirname(os.path.realpath(os.__file__))]
     for prefix in (sys.base_prefix, sys.base_exec_prefix):
         found += [os.path.join(prefix, "lib"), os.path.join(prefix, sys.platlibdir)]
+    for folder in packages().values():
+        found += [folder, f"{folder}.libs"]  # the second has the C libraries of a wheel
     found += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", *DEVICES]
     return tuple(path for path in dict.fromkeys(found) if os.path.exists(path))
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Packages that may be imported inside, and their folders. Tests of published code import numpy; it is here with
+    Transformers. Nothing else is: what a program can reach is kept small."""
+    found = {name: importlib.util.find_spec(name) for name in ("numpy",)}
+    return {
+        name: os.path.dirname(os.path.realpath(spec.origin)) for name, spec in found.items() if spec and spec.origin
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of these packages."""
+    return {name: metadata.version(name) for name in packages()}
 
 
 DEVICES = ("/dev/null", "/dev/urandom")

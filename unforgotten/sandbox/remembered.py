@@ -12,9 +12,10 @@ from dataclasses import asdict
 
 from unforgotten import files
 from unforgotten.identity import cache_folder
+from unforgotten.sandbox import python
 from unforgotten.sandbox.base import Outcome, Program
 
-_FORM = 1
+_FORM = 2
 """Changes with what a check finds and with how values are written."""
 
 
@@ -24,7 +25,15 @@ def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
     Limits are no part of the key: what passed under one does not change under another. Two processes may both compute;
     they write the same, whole or not at all.
     """
-    facts = [_FORM, platform.python_version(), program.text, program.check, program.entry_point, program.data]
+    facts = [
+        _FORM,
+        platform.python_version(),
+        python.versions(),
+        program.text,
+        program.check,
+        program.entry_point,
+        program.data,
+    ]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     path = cache_folder() / "sandbox" / f"{key}.json.gz"
     try:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-from unforgotten.sandbox.inside import lockdown
+from unforgotten.sandbox.inside import lockdown, packages
 from unforgotten.sandbox.inside.channel import Channel
 from unforgotten.sandbox.inside.values import decode, encode
 
@@ -28,6 +28,8 @@ class Order(TypedDict):
     """What the process is told on its standard input."""
 
     confine: lockdown.Settings
+    packages: dict[str, str]
+    """What may be imported beside the standard library, and where it lies."""
     report: int
     calls: tuple[int, int]
     text: str
@@ -49,6 +51,7 @@ class TooSlow(BaseException):
 def main(order: Order) -> None:
     """Confines itself, runs the check, and reports the verdict."""
     lockdown.enter(order["confine"])
+    packages.offer(order["packages"])
     os.write(order["report"], b"ready\n")
     report = Channel(-1, order["report"])
     try:

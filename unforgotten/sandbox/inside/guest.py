@@ -11,7 +11,7 @@ import sys
 import types
 from typing import Any, TypedDict
 
-from unforgotten.sandbox.inside import lockdown
+from unforgotten.sandbox.inside import lockdown, packages
 from unforgotten.sandbox.inside.channel import Channel
 from unforgotten.sandbox.inside.values import decode, encode
 
@@ -20,6 +20,8 @@ class Order(TypedDict):
     """What the process is told on its standard input."""
 
     confine: lockdown.Settings
+    packages: dict[str, str]
+    """What may be imported beside the standard library, and where it lies."""
     report: int
     """Where the word `ready` goes, and without a checker what became of the program."""
     calls: tuple[int, int] | None
@@ -32,6 +34,7 @@ class Order(TypedDict):
 def main(order: Order) -> None:
     """Confines itself, runs the program's text, and says how that ended."""
     lockdown.enter(order["confine"])
+    packages.offer(order["packages"])
     os.write(order["report"], b"ready\n")
     if (fds := order["calls"]) is None:
         channel = Channel(-1, order["report"])

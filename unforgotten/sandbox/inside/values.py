@@ -4,7 +4,7 @@
     list                          an array
     the rest                      {mark: …}: t tuple, s set, f frozenset, d dict, b bytes, c complex, q Fraction,
                                   m Decimal, r range, i an int of many digits, e the values that something iterable
-                                  gives, o the name of any other type
+                                  gives, n a numpy array or number, o the name of any other type
 
 A value of a subclass arrives as its plain base (a Counter as a dict), which compares as it did. Decoding makes builtin
 values and runs no code of the sender's, so that an object whose `__eq__` always agrees cannot be sent.
@@ -22,6 +22,8 @@ LONG_BITS = 512
 MOST_ITERATED = 1_000_000
 """Values taken from an iterator, which may have no end."""
 
+_ARRAYS = "biufcUS"
+"""Kinds of numpy's types that are plain values: truths, numbers, texts and bytes."""
 _ATOMS = {type(None), bool, float, str}
 _LONG = 1 << LONG_BITS
 
@@ -39,6 +41,8 @@ class Other:
 def encode(value: Any) -> Any:
     """What json can write and `decode` reads back."""
     kind = type(value)
+    if kind.__module__ == "numpy" and (array := _array(value)) is not None:
+        return array
     if kind in _ATOMS:
         return value
     if kind is int:
@@ -60,6 +64,30 @@ def encode(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return {"b": bytes(value).hex()}
     return _number(value) or _iterated(value) or {"o": kind.__name__}
+
+
+def _array(value: Any) -> Any:
+    """[type, shape, values] of an array or a number of numpy; None for what holds objects, and for other types."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)) or value.dtype.kind not in _ARRAYS:
+        return None
+    return {
+        "n": [
+            value.dtype.str,
+            None if isinstance(value, numpy.generic) else list(value.shape),
+            encode(value.ravel().tolist()),
+        ]
+    }
+
+
+def _as_array(parts: Any) -> Any:
+    import numpy
+
+    kind, shape, flat = parts
+    if numpy.dtype(kind).kind not in _ARRAYS:
+        raise ValueError(f"no array of {kind!r} travels")
+    array = numpy.array(decode(flat), dtype=kind)
+    return array[0] if shape is None else array.reshape(shape)
 
 
 def _number(value: Any) -> Any:
@@ -127,6 +155,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "i": lambda text: int(text, 16),
     "e": lambda parts: iter(_all(parts)),
     "o": lambda name: Other(str(name)[:100]),
+    "n": _as_array,
     "m": _decimal,
     "q": _fraction,
 }

@@ -1,0 +1,71 @@
+"""Which faults of a server are one prompt's alone: its filter stopped it, or it is too long for the model.
+
+Such a reply is unread. It is counted, it widens the interval, and it does not end an evaluation of thousands of other
+prompts. What is wrong with the request as such (its key, the model's name, a field) meets every prompt, and ends it.
+
+    filter   HTTP 400 with code content_filter (Azure), content_policy_violation or invalid_prompt (OpenAI),
+             data_inspection_failed (DashScope); 403 with flagged_input (OpenRouter); 451; as an answer's finish_reason
+             content_filter (OpenAI, Azure), safety and its like (Gemini), refusal (Anthropic), sensitive (Zhipu)
+    length   HTTP 400 or 422 about the context length, in the words of vLLM, SGLang, llama.cpp, TGI, OpenAI; 413
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from unforgotten.errors import EndpointError
+
+FILTERED = (
+    *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
+    *("refusal", "sensitive", "moderation", "guardrail_intervened", "content_policy_violation"),
+)
+"""Reasons for an answer's end, in lower case, that are a filter's."""
+OF_PROMPTS = (400, 403, 413, 422, 451)
+"""Statuses that can be about one prompt."""
+_FILTER_CODES = re.compile(
+    r"content_?filter|content_policy_violation|responsibleaipolicyviolation|invalid_prompt|moderation_blocked"
+    r"|data_inspection_failed|flagged_input|content_blocked|prompt_blocked",
+    re.I,
+)
+_FILTER_WORDS = re.compile(
+    r"content (management )?policy|content filter|usage polic|safety system|moderation|flagged as"
+    r"|inappropriate content",
+    re.I,
+)
+_LENGTH = re.compile(
+    r"context_length_exceeded|string_above_max_length|exceed_context_size|context length|context size|context window"
+    r"|longer than the maximum|maximum model length|prompt is too long|input is too long|too many tokens"
+    r"|`inputs` tokens \+ `max_new_tokens`",
+    re.I,
+)
+_LONGEST = 20_000
+"""Characters of an error that are looked at."""
+
+
+class Unread(EndpointError):
+    """The server will not answer this prompt, however often it is asked; the message is the server's own."""
+
+
+def of_error(status: int, body: str) -> bool:
+    """Is an HTTP error about this prompt alone?"""
+    body = body[:_LONGEST]
+    if status not in OF_PROMPTS:
+        return False
+    if status in (413, 451) or _FILTER_CODES.search(body):
+        return True
+    return status != 403 and bool(_FILTER_WORDS.search(body) or _LENGTH.search(body))
+
+
+def of_answer(found: Mapping[str, Any]) -> str:
+    """Why an answer is no reply of the model's own, where a filter ended or replaced it; else empty."""
+    choices = found.get("choices")
+    if choices == [] and _FILTER_CODES.search(str(found)[:_LONGEST]):
+        return "the server's content filter gave no answer"
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+    reason = str(choice.get("finish_reason") or "")
+    # Gemini writes `content_filter: SAFETY`, others one of its words alone.
+    if re.split(r"[^\w]+", reason.lower())[0] in FILTERED:
+        return f"the server ended the answer by {reason[:60]!r}"
+    return ""
