@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Tests reach for no network, and two workers share the cores, so each computes on one thread.
 TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install demo test lint types tests test-slow bench format docs clean
+.PHONY: help install demo test lint types tests test-slow test-families bench format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test      lint, types, then layers and tests"
 	@echo "make lint      ruff          make types   mypy          make tests   pytest alone"
 	@echo "make test-slow the tests that take minutes: comparisons killed at random moments"
+	@echo "make test-families  every method on tiny models of every family: docs/families.md (minutes)"
 	@echo "make bench     speed and memory as ratios (minutes): benchmarks/latest.json, docs/performance.md"
 	@echo "make format    ruff, in place"
 	@echo "make docs      docs/*.md from the docstrings, README's figures from docs/results"
@@ -56,6 +57,9 @@ tests: install
 
 test-slow: install
 	@$(TEST_ENV) $(BIN)/python -m pytest -m slow -q -s $(ARGS)
+
+test-families: install
+	@$(TEST_ENV) FAMILIES_PAGE=docs/families.md $(BIN)/python -m pytest -m slow -q tests/methods/test_families.py $(ARGS)
 
 # One process measures at a time, on one thread; what it finds goes to benchmarks/latest.json and docs/performance.md.
 bench: install

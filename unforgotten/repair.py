@@ -145,6 +145,7 @@ class Whole:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.names, self.shape, self.dtype = source.names, source.shape, source.dtype
+        self.transposed = source.transposed
 
     def __getitem__(self, name: str) -> Any:
         return self.source[name]

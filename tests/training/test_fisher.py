@@ -168,3 +168,55 @@ def test_a_runs_fisher_is_the_mean_over_its_memory_whatever_is_trained(targets: 
     assert set(found) == set(wanted)
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name] / len(ROWS), rtol=1e-9, atol=1e-15)
+
+
+class Experts(nn.Module):
+    """Tokens in one flat list, each to one of three experts, of which the third gets none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(3, 3, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, 3)
+        chosen = (flat[:, 0] > 0).long()
+        out = torch.zeros_like(flat)
+        for i, expert in enumerate(self.experts):
+            at = (chosen == i).nonzero()[:, 0]
+            out = out.index_add(0, at, expert(flat[at]))
+        return out.view_as(x)
+
+
+def test_tokens_sorted_by_expert_are_counted_row_by_row() -> None:
+    torch.manual_seed(0)
+    model, x = Experts().double(), torch.randn(4, 5, 3, dtype=torch.float64)
+    layers = {str(i): layer for i, layer in enumerate(model.experts)}
+
+    def likelihood(at: slice) -> Tensor:
+        return model(x[at]).pow(3).sum()
+
+    def shape_of(batch: Any) -> tuple[int, int]:
+        rows = x[batch.args[0]].shape
+        return rows[0], rows[1]
+
+    assert squares_of_linears(layers, [functools.partial(likelihood, slice(0, 4))], shape_of) is None
+    rows = [functools.partial(likelihood, slice(i, i + 1)) for i in range(4)]
+    found = squares_of_linears(layers, rows, shape_of)
+    assert found is not None
+    for name in "01":
+        wanted = sum(torch.autograd.grad(row(), model.experts[int(name)].weight)[0] ** 2 for row in rows)
+        torch.testing.assert_close(found[name], wanted, rtol=1e-9, atol=1e-12)
+    assert "2" not in found or not found["2"].any()
+
+
+def test_a_flat_list_of_tokens_is_no_row_even_where_its_length_would_do() -> None:
+    layer, x = nn.Linear(3, 3), torch.randn(2, 4, 3)
+    flat = functools.partial(lambda: layer(x.reshape(-1, 3)).pow(2).sum())
+    turned = functools.partial(lambda: layer(x.transpose(0, 1)).pow(2).sum())
+    for batch in (flat, turned):
+        assert squares_of_linears({"w": layer}, [batch], lambda _: (2, 4)) is None
+
+
+def test_a_weight_that_is_used_outside_its_layer_is_not_taken_for_unreached() -> None:
+    layer, x = nn.Linear(3, 3, bias=False), torch.randn(1, 4, 3)
+    assert squares_of_linears({"w": layer}, [lambda: (x @ layer.weight.T).sum()], lambda _: (1, 4)) is None

@@ -108,7 +108,8 @@ class SafeLoRA(Method):
             projected, _, down = self._projected(weights, name) or (None, None, None)
             assert projected is not None
             if down is None:
-                yield name, projected.add_(weights.aligned[name])
+                edited = projected.T if _turned(weights, name) else projected
+                yield name, edited.add_(weights.aligned[name])
             else:
                 yield name, weights.product(projected, down)
 
@@ -123,11 +124,13 @@ class SafeLoRA(Method):
             up, down = change.up.to(exact), change.down.to(exact)
         else:
             up, down = weights.tuned[name].to(exact, copy=True).sub_(weights.aligned[name]), None
+            up = up.T if _turned(weights, name) else up
         moved = weights.aligned.factors(name)
         if moved is not None:
             v, v_down = moved.up.to(exact), moved.down.to(exact)
         else:
             v, v_down = weights.aligned[name].to(exact, copy=True).sub_(weights.base[name]), None
+            v = v.T if _turned(weights, name) else v
         if not bool(v.any()) or not bool(up.any()):
             return None
         if self.projector == "reference":
@@ -135,6 +138,11 @@ class SafeLoRA(Method):
         else:
             project = orthogonal(v, v_down, _rounding(weights, name, v, v_down))
         return project(up), up, down
+
+
+def _turned(weights: Weights, name: str) -> bool:
+    """Is this weight kept as (in, out)? V's columns are directions of a layer's output, so it is turned before."""
+    return bool(weights.tuned.transposed(name))
 
 
 def _is_layer(name: str, shape: tuple[int, ...]) -> bool:

@@ -11,7 +11,7 @@ backward of a batch gives the exact gradient of every row, and no loop over rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,50 +20,96 @@ from torch import Tensor, nn
 Tensors = dict[str, Tensor]
 
 
-def squares_of_linears(layers: dict[str, Any], batches: Iterable[Callable[[], Tensor]]) -> Tensors | None:
+def squares_of_linears(
+    layers: dict[str, Any],
+    batches: Iterable[Callable[[], Tensor]],
+    shape_of: Callable[[Callable[[], Tensor]], tuple[int, int]] | None = None,
+) -> Tensors | None:
     """Σ over rows of the squared gradient of each layer's weight, (out, in), by name.
 
-    layers: modules that compute y = Wx (+ anything that does not depend on W); W need not require gradients.
+    layers: modules that compute y = Wx (+ anything that does not depend on W); W need not require gradients. Those that
+    no row reaches are left out: their sum is 0.
     batches: each runs one forward and returns the summed log-likelihood of its rows (a sign does not matter).
-    Returns None where a layer runs twice in a forward: its rows' gradients would then be sums over both.
+    shape_of: a batch's (B, T), which a layer's input must have, or its tokens are not known to be the rows'.
+    A batch of one row needs no such layout: all its tokens are that row's, in however many calls.
+    Returns None where the rows cannot be told apart: a layer that runs twice in a batch, that gets its tokens in one
+    flat list or sorted by expert, or whose weight is used outside its own forward.
     """
-    inputs: dict[str, Tensor] = {}
-    grads: dict[str, Tensor] = {}
-    twice = False
+    total: Tensors = {}
+    calls: list[_Call] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(_: Any, given: tuple[Tensor, ...], out: Tensor) -> None:
-            nonlocal twice
-            twice = twice or name in inputs
-            inputs[name] = given[0].detach()
             if out.requires_grad:
-                out.register_hook(lambda g: grads.__setitem__(name, g.detach()))
+                call = _Call(name, given[0].detach())
+                calls.append(call)
+                out.register_hook(call.take)
 
         return hook
 
-    total: Tensors = {}
     handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
     try:
         for batch in batches:
-            inputs.clear()
-            grads.clear()
+            calls.clear()
             likelihood = batch()
-            if twice:
-                return None
             anchors = [p for layer in layers.values() for p in layer.parameters() if p.requires_grad]
-            if likelihood.requires_grad:
-                torch.autograd.grad(likelihood, anchors, allow_unused=True)
-            for name, g in grads.items():
-                wide = torch.float64 if g.dtype == torch.float64 else torch.float32
-                x = inputs[name]
-                for row in range(g.shape[0]):  # one (out, in) gradient alive at a time
-                    one = g[row].to(wide).T @ x[row].to(wide)
-                    kept = total.get(name)
-                    total[name] = one.square_() if kept is None else kept.addcmul_(one, one)
+            grads: Sequence[Tensor | None] = ()
+            if likelihood.requires_grad and anchors:
+                grads = torch.autograd.grad(likelihood, anchors, allow_unused=True)
+            # A recomputed forward under checkpointing calls the layer again, but no gradient comes back to that call.
+            done = [call for call in calls if call.g is not None]
+            shape = shape_of(batch) if shape_of else None
+            parts = _rows(done, shape)
+            if parts is None or not _all_seen(layers, {c.name for c in done}, anchors, grads):
+                return None
+            for name, one in parts:
+                kept = total.get(name)
+                total[name] = one.square_() if kept is None else kept.addcmul_(one, one)
     finally:
         for handle in handles:
             handle.remove()
     return total
+
+
+class _Call:
+    """One call of a layer: what went in, and what came back to its output."""
+
+    def __init__(self, name: str, x: Tensor) -> None:
+        self.name, self.x = name, x
+        self.g: Tensor | None = None
+
+    def take(self, g: Tensor) -> None:
+        self.g = g.detach()
+
+    def gradient(self, row: int | None = None) -> Tensor:
+        """Σ_t g_t x_tᵀ over the tokens of one row, or over all: (out, in)."""
+        assert self.g is not None
+        wide = torch.float64 if self.g.dtype == torch.float64 else torch.float32
+        g, x = (self.g, self.x) if row is None else (self.g[row], self.x[row])
+        return g.reshape(-1, g.shape[-1]).to(wide).T @ x.reshape(-1, x.shape[-1]).to(wide)
+
+
+def _rows(calls: list[_Call], shape: tuple[int, int] | None) -> Iterator[tuple[str, Tensor]] | None:
+    """Each row's gradient of each layer, one alive at a time; None where calls do not tell the rows apart."""
+    if shape is not None and shape[0] == 1:
+        together: dict[str, list[_Call]] = {}
+        for call in calls:
+            together.setdefault(call.name, []).append(call)
+        return ((name, sum((c.gradient() for c in some[1:]), some[0].gradient())) for name, some in together.items())
+    names = [call.name for call in calls]
+    if len(set(names)) < len(names):
+        return None
+    if any(call.x.ndim != 3 or (shape is not None and tuple(call.x.shape[:2]) != shape) for call in calls):
+        return None
+    return ((call.name, call.gradient(row)) for call in calls for row in range(call.x.shape[0]))
+
+
+def _all_seen(
+    layers: dict[str, Any], seen: set[str], anchors: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> bool:
+    """Has every layer whose weight got a gradient been called? One used as a mere weight has not."""
+    moved = {id(p) for p, g in zip(anchors, grads, strict=False) if g is not None and bool(g.any())}
+    return all(name in seen or id(getattr(layer, "weight", None)) not in moved for name, layer in layers.items())
 
 
 def squares_row_by_row(params: Tensors, rows: Iterable[Callable[[], Tensor]]) -> Tensors:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from unforgotten.errors import UnsupportedError
 from unforgotten.methods.base import TURNS, Method
 from unforgotten.training import nf4
+
+if TYPE_CHECKING:
+    from unforgotten.training.run import Run
 
 
 def takes(method: Method, turn: str) -> bool:
@@ -26,6 +29,20 @@ def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
             f"{', '.join(edits)} edits whole weights, and this model has them in 4 bits only. Train without, then run "
             "`unforgotten repair` on the saved adapter with the unquantised models."
         )
+
+
+def refuse_shapes(methods: Iterable[Method], run: Run) -> None:
+    """Raises UnsupportedError for weights that a method would leave out: no matrix, nor factors of a linear layer."""
+    for method in methods:
+        if getattr(method, "space", None) == "weights" and getattr(method, "weight", 1) and run.policy != "full":
+            run.deltas()
+        stacked = [n for n, p in run.params().items() if p.ndim > 2 and ".experts." in n]
+        if method.needs_base and not method.dense and stacked:
+            raise UnsupportedError(
+                f"{type(method).__name__} edits matrices, and {stacked[0]} holds those of all experts in one tensor "
+                f"({len(stacked)} such). Train without it, then run `unforgotten repair` on the saved files, in which "
+                "each expert has matrices of its own; or train adapters on linear layers."
+            )
 
 
 def refuse_packing(args: Any) -> None:

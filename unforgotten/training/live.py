@@ -6,18 +6,21 @@ written in place as it is yielded, so a method reads what it needs of a weight b
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from unforgotten.errors import TrainingError, UnsupportedError
+from unforgotten.errors import ModelError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.training import nf4
 from unforgotten.training.lora import Delta, deltas
 from unforgotten.training.policy import ALIGNED, Policy, trained_adapter
-from unforgotten.weights.base import Factors, Held, Source, check_alike
+from unforgotten.weights.base import Factors, Held, Source, check_alike, conv1d_weights, opened
 
 Role = Literal["aligned", "tuned"]
 
@@ -33,15 +36,27 @@ class LiveModel(Held):
         base: θ₀; θ_safe's own adapter is a change from it only where its weights are those below that adapter.
         """
         self.policy, self.role, self.anchor, self.base = policy, role, anchor, base
-        super().__init__({})
+        super().__init__({}, set())
         self.parameters: dict[str, str] = {}
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         prefix = "base_model.model." if inner is not model else ""
-        for name, tensor in inner.named_parameters():
-            if ".lora_" not in name:
-                public = name.replace(".base_layer.", ".")
+        stored = {name.replace(".base_layer.", ".") for name in inner.state_dict()}
+        for name, tensor in itertools.chain(inner.named_parameters(), inner.named_buffers()):
+            public = name.replace(".base_layer.", ".")
+            if ".lora_" not in name and public in stored:  # buffers that no file holds are no weights
                 self.tensors[public], self.parameters[public] = tensor, prefix + name
-        self.trained, self.below = _by_weight(model, trained_adapter(model)), _by_weight(model, ALIGNED)
+        self.turned = {name.replace(".base_layer.", ".") for name in conv1d_weights(inner)}
+        self._model = model
+
+    @functools.cached_property
+    def trained(self) -> dict[str, Delta]:
+        """The trained adapter's factors by weight. Raises UnsupportedError where it is more than such factors."""
+        return _by_weight(self._model, trained_adapter(self._model))
+
+    @functools.cached_property
+    def below(self) -> dict[str, Delta]:
+        """Those of θ_safe's own adapter."""
+        return _by_weight(self._model, ALIGNED)
 
     def __getitem__(self, name: str) -> Tensor:
         """(as stored, or fp32 at least where adapters are counted in)"""
@@ -58,8 +73,8 @@ class LiveModel(Held):
         if not changes:
             return weight
         exact = torch.promote_types(weight.dtype, torch.float32)
-        total = torch.stack([c.to(exact) for c in changes]).sum(0)
-        return weight.to(exact) + total
+        total = torch.stack([c.to(exact) for c in changes]).sum(0)  # (out, in)
+        return weight.to(exact) + (total.T if self.transposed(name) else total)
 
     def factors(self, name: str) -> Factors | None:
         found = None
@@ -135,13 +150,29 @@ def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], mo
 
 def check_base(aligned: LiveModel, base: Source) -> None:
     """Raises ModelError unless θ₀ has the tensors of the model under training, in their shapes."""
+    assert aligned.trained is not None and aligned.below is not None  # what has no factors is refused here
     check_alike({"aligned": aligned, "base": base})
+
+
+def base_like(aligned: LiveModel, given: Any) -> Source:
+    """θ₀ by the names of the model under training.
+
+    Files may name and cut weights otherwise than the modules do (an expert a tensor, where a layer keeps all in one;
+    no `transformer.` in front). Such a folder is loaded as Transformers loads it: a second model, in main memory.
+    """
+    found = opened(given)
+    if not isinstance(given, (str, Path)) or set(found.names()) == set(aligned.names()):
+        return found
+    from unforgotten.training.load import load_model
+
+    try:
+        return opened(load_model(str(given), merge=True))
+    except ModelError:
+        return found  # `check_base` names the first difference
 
 
 def _by_weight(model: Any, adapter: str | None) -> dict[str, Delta]:
     if adapter is None or adapter not in getattr(model, "peft_config", {}):
         return {}
     found = deltas(model, adapter)
-    if any(getattr(d.layer, "fan_in_fan_out", False) for d in found.values()):
-        raise UnsupportedError("Weight edits do not know layers that keep their weights transposed (Conv1D, GPT-2).")
     return {f"{module.removeprefix('base_model.model.')}.weight": d for module, d in found.items()}

@@ -44,14 +44,22 @@ def deltas(model: Any, adapter: str) -> dict[str, Delta]:
     for name, layer in model.named_modules():
         downs = getattr(layer, "lora_A", None)
         if downs is None or adapter not in downs:
+            if adapter in getattr(layer, "lora_embedding_A", ()):
+                raise UnsupportedError(f"{name}: its adapter changes an embedding. Adapt linear layers only.")
             continue
+        if hasattr(layer, "parameter_name"):  # PEFT's target_parameters: experts of one layer as one parameter
+            raise UnsupportedError(
+                f"{name}: its adapter changes {layer.parameter_name!r}, a parameter that holds several experts and is "
+                "no linear layer. Name the linear layers in `lora.targets` (all-linear takes experts in), such as "
+                "[q_proj, k_proj, v_proj, o_proj]."
+            )
         down, up = downs[adapter], layer.lora_B[adapter]
-        if not (isinstance(down, nn.Linear) and isinstance(up, nn.Linear)) or getattr(layer, "use_dora", {}).get(
-            adapter, False
-        ):
+        if not isinstance(down, nn.Linear) or adapter in getattr(layer, "lora_variant", {}):
             raise UnsupportedError(
                 f"{name}: its adapter is not ΔW = s·B·A of a linear layer. Adapt linear layers only."
             )
+        if up.bias is not None:
+            raise UnsupportedError(f"{name}: its adapter adds a bias (lora_bias), which no ΔW holds. Leave it out.")
         a, b = down.weight, up.weight
         found[name] = Delta(layer, a, b, float(layer.scaling[adapter]), names[id(a)], names[id(b)])
         told |= {names[id(a)], names[id(b)]}

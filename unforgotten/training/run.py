@@ -430,10 +430,15 @@ class Run:
         model = self.bare
         params = self.params()
         self.head()  # read once, by a forward that must not be taken for the rows'
-        if space == "weights" and self.policy != "full":
-            layers: dict[str, Any] | None = {n: d.layer for n, d in self.deltas().items()}
+        dense = space == "weights" and self.policy != "full"
+        layers: dict[str, Any] | None = None
+        if dense:
+            found_deltas = self.deltas()
+            layers = {n: d.layer for n, d in found_deltas.items()}
+            shapes = {n: (d.b.shape[0], d.a.shape[1]) for n, d in found_deltas.items()}
         else:
             layers = fisher.linear_owners(model, params)
+            shapes = {n: tuple(p.shape) for n, p in params.items()}
         size = self._trainer.args.per_device_train_batch_size
 
         def likelihoods(size: int) -> Iterator[Callable[[], Tensor]]:
@@ -441,17 +446,37 @@ class Run:
                 rows = mem.replay(self.memory, chosen[at : at + size], self._collator, self._trainer.args.device)
                 yield functools.partial(self.nll, rows)
 
+        def shape_of(batch: Any) -> tuple[int, int]:
+            rows, tokens = batch.args[0].labels.shape
+            return rows, tokens
+
         was_training = model.training
         model.eval()  # no dropout; and no activation checkpointing, under which a layer would run twice
         try:
-            found = fisher.squares_of_linears(layers, likelihoods(size)) if layers else None
+            found = fisher.squares_of_linears(layers, likelihoods(size), shape_of) if layers else None
+            if found is None and layers and size > 1:
+                found = fisher.squares_of_linears(layers, likelihoods(1), shape_of)
             if found is None:
-                if space == "weights" and self.policy != "full":
-                    raise UnsupportedError("A layer runs twice in one forward: use space: adapter.")
+                if dense:
+                    raise UnsupportedError("A dense weight is used outside its layer's forward: use space: adapter.")
                 found = fisher.squares_row_by_row(params, likelihoods(1))
         finally:
             model.train(was_training)
-        return found
+        exact = torch.float64 if any(f.dtype == torch.float64 for f in found.values()) else torch.float32
+        device = self._trainer.args.device
+        return {n: found.get(n, torch.zeros(shape, dtype=exact, device=device)) for n, shape in shapes.items()}
+
+    def _say_unreached(self, space: str, squares: dict[str, Tensor]) -> None:
+        """A weight that no memory row reaches has a Fisher of 0, and is not held: a fact of the memory, to be told."""
+        none = [n for n, f in squares.items() if not bool(f.any())]
+        fresh = space == "adapter" and self.policy in ("merged", "stacked")
+        if fresh:  # B is 0, so A's Fisher is 0 on every row: said by the method's own field
+            none = [n for n in none if "lora_A" not in n and "lora_embedding_A" not in n]
+        if none:
+            self.note(
+                f"{self._who}: {len(none)} of {len(squares)} tensors have a Fisher of 0, since no memory row reaches "
+                f"them (experts that nothing is routed to, say): {none[0]}. Nothing holds them"
+            )
 
     def _drawn(self, n: int, draw: str = "") -> list[int]:
         if n > len(self.memory):

@@ -20,12 +20,11 @@ from unforgotten.training import checkpoint, chunked, limits, nf4, policy, resum
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded
-from unforgotten.training.live import LiveModel, LiveWeights, apply, check_base
+from unforgotten.training.live import LiveModel, LiveWeights, apply, base_like, check_base
 from unforgotten.training.memory import Memory
 from unforgotten.training.once import Once, digest, fingerprint
 from unforgotten.training.run import Run, combine
 from unforgotten.training.watch import Stops
-from unforgotten.weights.base import opened
 
 Tensors = dict[str, Tensor]
 
@@ -164,10 +163,12 @@ class MethodMixin(_Trainer):
             **kwargs,
         )
         limits.refuse(self.methods.values(), self.args, self)
+        limits.refuse_shapes(self.methods.values(), self.run)
         if loss == "chunked" and (why := chunked.refusal(self, self._own_loss())):
             raise UnsupportedError(f"loss='chunked': {why}. Use loss='trainer'.")
         if needy:
-            check_base(LiveModel(self.model, self.run.policy, "aligned", {}), opened(base_model))
+            live = LiveModel(self.model, self.run.policy, "aligned", {})
+            check_base(live, base_like(live, base_model))
         self._micro_batch = 0
         self._broken: Tensor | None = None
         self._resumed_from: Path | None = None
@@ -266,8 +267,9 @@ class MethodMixin(_Trainer):
     def _weights(self, model: Any, method: Method) -> LiveWeights:
         rule = self.run.policy
         anchor = self.run.anchor() if method.needs_base and rule in ("continue", "full") else {}
-        base = opened(self.base_model) if self.base_model is not None and method.needs_base else None
-        aligned, tuned = LiveModel(model, rule, "aligned", anchor, base), LiveModel(model, rule, "tuned", anchor)
+        tuned = LiveModel(model, rule, "tuned", anchor)
+        base = base_like(tuned, self.base_model) if self.base_model is not None and method.needs_base else None
+        aligned = LiveModel(model, rule, "aligned", anchor, base)
         return LiveWeights(base, aligned, tuned, self.run.note, self.run.params())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

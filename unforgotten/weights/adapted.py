@@ -40,7 +40,7 @@ class Adapted:
         for name, stem in self._modules.items():
             down, up = (self.tensors[f"{stem}.lora_{part}.weight"] for part in "AB")
             changed = (up.shape[0], down.shape[1])
-            if below.shape(name) != (changed[::-1] if self.config.get("fan_in_fan_out") else changed):
+            if below.shape(name) != (changed[::-1] if self.transposed(name) else changed):
                 raise ModelError(
                     f"{adapter} changes {name} as {changed}, but its base has it as {below.shape(name)}: it belongs to "
                     "another."
@@ -62,11 +62,14 @@ class Adapted:
             return weight
         exact = torch.promote_types(weight.dtype, torch.float32)
         delta = found.up.to(exact) @ found.down.to(exact)
-        return weight.to(exact) + (delta.T if self.config.get("fan_in_fan_out") else delta)
+        return weight.to(exact) + (delta.T if self.transposed(name) else delta)
+
+    def transposed(self, name: str) -> bool | None:
+        """By the model below; PEFT turns each layer by its kind, whatever the adapter's own setting says."""
+        known = self.below.transposed(name)
+        return known if known is not None else bool(self.config.get("fan_in_fan_out")) and name in self._modules
 
     def factors(self, name: str) -> Factors | None:
-        if name in self._modules and self.config.get("fan_in_fan_out"):
-            raise UnsupportedError(f"{self.folder.name}: {name} is kept transposed (Conv1D, GPT-2); use whole weights.")
         return self._change(name)
 
     def _change(self, name: str) -> Factors | None:

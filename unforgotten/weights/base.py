@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,6 +70,9 @@ class Source(Protocol):
 
     def dtype(self, name: str) -> torch.dtype: ...
 
+    def transposed(self, name: str) -> bool | None:
+        """Is it a linear layer's weight kept as (in, out), as Conv1D keeps it (GPT-2)? None where that is not known."""
+
     def __getitem__(self, name: str) -> Tensor:
         """The whole tensor, read now, on the CPU or where the live model is."""
 
@@ -80,8 +83,9 @@ class Source(Protocol):
 class Held:
     """Weights that are in memory already, by public name."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = dict(tensors)
+    def __init__(self, tensors: Mapping[str, Tensor], turned: Set[str] | None = None) -> None:
+        """turned: the weights kept as (in, out), where that is known."""
+        self.tensors, self.turned = dict(tensors), turned
 
     def names(self) -> list[str]:
         return sorted(self.tensors)
@@ -91,6 +95,9 @@ class Held:
 
     def dtype(self, name: str) -> torch.dtype:
         return self._at(name).dtype
+
+    def transposed(self, name: str) -> bool | None:
+        return None if self.turned is None else name in self.turned
 
     def __getitem__(self, name: str) -> Tensor:
         return self._at(name).detach()
@@ -115,13 +122,18 @@ def opened(model: Any, below: Source | None = None, revision: str | None = None)
     if isinstance(model, (Files, Adapted, Held)):
         return model
     if isinstance(model, torch.nn.Module):
-        return Held(untied(model.state_dict()))
+        return Held(untied(model.state_dict()), conv1d_weights(model))
     if isinstance(model, Mapping):
         return Held(untied(model))
     folder = folder_of(model, revision)
     if not (folder / "adapter_config.json").is_file():
         return Files(folder)
     return Adapted(below or adapter_base(folder), folder)
+
+
+def conv1d_weights(model: torch.nn.Module) -> set[str]:
+    """The weights of a model that are kept as (in, out), by parameter name."""
+    return {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
 
 
 def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

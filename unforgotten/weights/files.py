@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,10 @@ from torch import Tensor
 
 from unforgotten.errors import ModelError
 from unforgotten.weights.base import DTYPES, Factors
+
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D_WEIGHTS = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weight")
+"""The models that Transformers builds of Conv1D, which keeps weights as (in, out), and their layers."""
 
 
 class Files:
@@ -42,6 +48,15 @@ class Files:
 
     def dtype(self, name: str) -> torch.dtype:
         return DTYPES[self._slice(name).get_dtype()]
+
+    def transposed(self, name: str) -> bool | None:
+        return self._conv1d and name.endswith(CONV1D_WEIGHTS)
+
+    @functools.cached_property
+    def _conv1d(self) -> bool:
+        config = self.folder / "config.json"
+        found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        return found.get("model_type") in CONV1D_MODELS
 
     def __getitem__(self, name: str) -> Tensor:
         return self._handle(self._at(name)).get_tensor(name)

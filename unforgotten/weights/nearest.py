@@ -14,6 +14,10 @@ from unforgotten.errors import ModelError
 from unforgotten.weights import lora
 from unforgotten.weights.base import Source
 
+NO_MODULES = ("embed", "lm_head", "wte", "wpe", ".experts.")
+"""Weights that no adapter of linear layers can change; experts of one layer are one parameter in a loaded model."""
+ROUTERS = (".gate.weight", ".router.weight")
+
 
 def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> dict[str, Any]:
     """Writes the rank-r adapter on `below` that comes nearest to `result` in the Frobenius norm.
@@ -23,14 +27,17 @@ def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> d
     """
     tensors: dict[str, torch.Tensor] = {}
     left: dict[str, tuple[float, float]] = {}
+    turned = False
     for name in result.names():
         change = result[name].double() - below[name].double()
         whole = float(change.square().sum())
         if whole == 0:
             continue
-        if change.ndim != 2 or any(part in name for part in ("embed", "lm_head")):
+        if change.ndim != 2 or any(part in name for part in NO_MODULES) or name.endswith(ROUTERS):
             left[name] = whole, whole
             continue
+        if below.transposed(name):
+            change, turned = change.T, True
         u, s, vh = torch.linalg.svd(change, full_matrices=False)
         root = s[:rank].sqrt()
         stem = f"base_model.model.{name.removesuffix('.weight')}"
@@ -48,7 +55,7 @@ def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> d
         full = torch.zeros(size)
         full[: tensor.shape[0], : tensor.shape[1]] = tensor
         tensors[name] = full
-    lora.save(folder, tensors, rank, modules)
+    lora.save(folder, tensors, rank, modules, fan_in_fan_out=turned)
     worst = max(left, key=lambda n: left[n][0] / left[n][1])
     return {
         "relative_error": (sum(a for a, _ in left.values()) / sum(b for _, b in left.values())) ** 0.5,

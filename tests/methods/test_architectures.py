@@ -1,0 +1,50 @@
+"""Methods on architectures with a trait of their own: flattened tokens, turned weights, experts, buffers, tied heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.methods.architectures import tried
+
+CASES = [
+    ("opt", "merged", "all-linear", "ewc"),
+    ("opt", "full", "", "refresh"),
+    ("gpt2", "merged", "all-linear", "ewc"),
+    ("gpt2", "merged", "all-linear", "ema"),
+    ("gpt2", "merged", "all-linear", "safelora"),
+    ("gpt2", "continue", "all-linear", "magmax"),
+    ("gpt2", "full", "", "safelora"),
+    ("mixtral", "merged", "all-linear", "refresh"),
+    ("mixtral", "merged", "all-linear", "ewc adapter"),
+    ("mixtral", "merged", "all-linear", "ema"),
+    ("mixtral", "full", "", "ewc"),
+    ("mixtral", "full", "", "magmax"),
+    ("qwen2_moe", "merged", "attention", "ewc"),
+    ("deepseek_v3", "stacked", "attention", "safelora"),
+    ("deepseek_v3", "full", "", "magmax"),
+    ("gpt_oss", "merged", "all-linear", "ewc"),
+]
+
+
+@pytest.mark.parametrize(("name", "policy", "targets", "method"), CASES)
+def test_a_method_is_whole_on_an_architecture_of_its_own(
+    name: str, policy: str, targets: str, method: str, tmp_path: Path
+) -> None:
+    assert tried(name, policy, targets, method, tmp_path) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "targets", "method", "why"),
+    [
+        ("mixtral", "merged", "all-linear", "ewc", "holds several experts"),
+        ("mixtral", "merged", "all-linear", "magmax", "holds several experts"),
+        ("mixtral", "full", "", "safelora", "all experts in one tensor"),
+        ("mixtral", "stacked", "all-linear", "sft", "experts kept as one parameter"),
+    ],
+)
+def test_what_a_method_would_leave_out_is_refused_before_the_first_step(
+    name: str, policy: str, targets: str, method: str, why: str, tmp_path: Path
+) -> None:
+    assert why in tried(name, policy, targets, method, tmp_path).removeprefix("refused: ")
