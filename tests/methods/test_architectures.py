@@ -1,4 +1,4 @@
-"""Methods on architectures with a trait of their own: flattened tokens, turned weights, experts, buffers, tied heads."""
+"""Methods on architectures with a trait of their own: flat tokens, turned weights, experts, buffers, tied heads."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def page() -> str:
     lines = [
         "# Families",
         "",
-        "Every method on tiny random models of each family, as `make test-families` tries them: three steps in float64,",
-        "the Fisher against one backward a row, the saved files read back, and the neutral setting against SFT.",
-        "*all* means every method; what a family's build refuses is refused before the first step, by name.",
+        "Every method on tiny random models of each family, as `make test-families` tries them: three steps in",
+        "float64, the Fisher against one backward a row, the saved files read back, the neutral setting against SFT.",
+        "*all* means every method; what is refused is refused before the first step, by name.",
         "",
         "| family | " + " | ".join(NAMES) + " |",
         "| --- |" + " --- |" * len(NAMES),
