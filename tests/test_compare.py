@@ -106,7 +106,7 @@ def test_the_memory_may_come_from_elsewhere_and_the_results_say_so(small: Any, r
     told = [(r["replay"], r["memory_rows"]) for r in rows if r["stage"] == "tuned"]
     assert told == [("safety", 12), (["other"], 5)]
     text = (folder / "README.md").read_text()
-    assert "| method | user ASR |" in text and "| safeinstr(replay=['other']) |" in text
+    assert "| method | user non-refusal |" in text and r"| safeinstr(replay=\['other'\]) |" in text
     assert run_folder(recipe.varied(compare=None)).is_dir(), "the default is the run without the field"
 
 

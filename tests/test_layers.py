@@ -21,7 +21,7 @@ FLOORS = (
     (
         *("errors", "formats", "hub", "files", "statistics", "overlap", "flags", "results", "summary", "table"),
         *("registry", "recipe", "strict_yaml", "variables", "origin", "lease", "terminate", "partial", "solution"),
-        *("costs", "published", "display"),
+        *("costs", "published", "display", "result_shape"),
     ),
     ("methods", "datasets", "judges", "world", "chat", "identity"),
     ("training", "weights", "generation", "synthesis", "sandbox"),

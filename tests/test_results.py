@@ -90,5 +90,5 @@ def test_another_file_is_refused(tmp_path: Path, text: str | None, said: str) ->
 def test_a_rate_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"schema": 1, "rows": [facts() | {"utility": {"exact": {"mean": 3}}}]}))
-    with pytest.raises(DataError, match=r"row 1: utility\.exact is no rate"):
+    with pytest.raises(DataError, match=r"row 1: utility\.exact"):
         results.read(path)

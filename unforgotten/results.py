@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from unforgotten import files
 from unforgotten.errors import DataError
+from unforgotten.result_shape import problems
 from unforgotten.statistics import rates
 
 SCHEMA = 1
@@ -123,15 +124,16 @@ def read(path: Path) -> list[Row]:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"There is no {path}. `unforgotten evaluate` or `compare` writes it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or not isinstance(tree.get("rows"), list):
         found = tree.get("schema") if isinstance(tree, dict) else None
         raise DataError(f"{path} is not a results file of schema {SCHEMA} (found {found!r}).")
     for i, facts in enumerate(tree["rows"], 1):
-        problems = _problems(facts)
-        if problems:
-            raise DataError(f"{path}, row {i}: {'; '.join(problems)}.")
+        if wrong := _problems(facts):
+            raise DataError(f"{path}, row {i}: {'; '.join(wrong)}.")
     return [dict.fromkeys(LATER) | facts for facts in tree["rows"]]
 
 
@@ -150,11 +152,4 @@ def _problems(facts: Any) -> list[str]:
         return ["is no object"]
     if missing := [field for field in FIELDS if field not in facts and field not in LATER]:
         return [f"lacks {', '.join(missing)}"]
-    found = [] if facts["stage"] in STAGES else [f"stage {facts['stage']!r} is none of {', '.join(STAGES)}"]
-    for field in ("asr", "asr_without_overlap", "refusal", "utility"):
-        for name, one in (facts[field] or {}).items():
-            try:
-                rate(one)
-            except TypeError:
-                found.append(f"{field}.{name} is no rate")
-    return found
+    return problems(facts)

@@ -110,6 +110,7 @@ def test_the_weights_are_those_of_a_run_that_nobody_probed(
 
 def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[str, Any]) -> None:
     tree["training"] = tree["training"] | {"epochs": 8}
+    tree["evaluate"] = tree["evaluate"] | {"judge": {"name": "keywords", "list": "qi"}}
     recipe = recipe_of(tree, probe={"every_steps": 16, "prompts": 6})
     run = finetune(recipe)
     row = evaluate_run(run, recipe)
