@@ -72,6 +72,7 @@ def test_magmax_on_disk_is_the_formula_on_whole_models(three: tuple[Path, Path, 
     assert (out / "tokenizer.json").exists() and (out / "chat_template.jinja").exists()
     told = json.loads((out / "repair.json").read_text())
     assert told["method"] == {"name": "magmax", "weight": 0.5} and told["result"] == "model"
+    assert told["edited"] == sum(not torch.equal(found[name].float(), last[name].float()) for name in found)
     assert str(tmp_path) not in (out / "repair.json").read_text()
 
 
@@ -193,3 +194,65 @@ def test_a_run_of_the_verbs_repaired_afterwards_is_the_run_with_the_method(
     )
     whole = finetune(parse({**common, "method": "magmax"}))
     assert (whole / "model" / "model.safetensors").exists() and not (whole / "adapter").exists()
+
+
+def copied(source: Path, target: Path, dtype: torch.dtype) -> Path:
+    AutoModelForCausalLM.from_pretrained(source).to(dtype).save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize("method", ["safelora", "magmax"])
+@pytest.mark.parametrize("stored", ["the same folder", "bfloat16", "an adapter of zeros"])
+def test_a_base_that_is_the_aligned_model_is_refused(
+    method: str, stored: str, three: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """It edited 0 of 0 modules, and wrote the unsafe model as repaired."""
+    _, aligned, tuned = three
+    base = aligned
+    if stored == "bfloat16":
+        base = copied(aligned, tmp_path / "again", torch.bfloat16)
+    elif stored == "an adapter of zeros":
+        model = AutoModelForCausalLM.from_pretrained(aligned)
+        get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "zeros")
+        aligned = tmp_path / "zeros"
+    with pytest.raises(ModelError, match="--base .* and --aligned .* hold the same weights.*before alignment"):
+        repair(method, base=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_a_tuned_model_that_is_the_aligned_one_is_refused(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, aligned, _ = three
+    model = AutoModelForCausalLM.from_pretrained(aligned)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "zeros")
+    for tuned in (aligned, tmp_path / "zeros"):
+        with pytest.raises(ModelError, match="--tuned .* nothing to repair"):
+            repair("magmax", base=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"))
+
+
+def test_an_adapter_on_what_alignment_left_alone_is_refused(model_folder: Make, tmp_path: Path) -> None:
+    base = model_folder("llama", name="base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight += 0.1
+    model.save_pretrained(tmp_path / "aligned")
+    adapter(AutoModelForCausalLM.from_pretrained(tmp_path / "aligned"), tmp_path / "tuned", 2)
+    given = {"base": str(base), "aligned": str(tmp_path / "aligned"), "tuned": str(tmp_path / "tuned")}
+    with pytest.raises(ModelError, match="SafeLoRA edits what .* both changed, and that is no layer"):
+        repair("safelora", **given, out=str(tmp_path / "out"))
+    told: list[str] = []
+    repair("magmax", **given, out=str(tmp_path / "out"), say=told.append)
+    assert told[0] == "Edited 0 of 21 weights." and "no safer" in told[-1], "training has moved no weight back"
+
+
+def test_what_was_edited_is_counted_and_nothing_is_said_aloud(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    base, aligned, tuned = map(str, three)
+    told: list[str] = []
+    out = repair({"name": "safelora", "layers": 2}, base=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "a"),
+                 say=told.append)  # fmt: skip
+    facts = json.loads((out / "repair.json").read_text())
+    assert (facts["edited"], facts["of"]) == (2, 6) and "Edited 2 of 6 modules." in told
+    told.clear()
+    out = repair({"name": "safelora", "layers": 0}, base=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "b"),
+                 say=told.append)  # fmt: skip
+    assert told[0] == "Edited 0 of 6 modules." and "no safer" in told[-1]
+    assert "no safer" in json.loads((out / "repair.json").read_text())["notes"][-1]

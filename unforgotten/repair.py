@@ -55,9 +55,15 @@ def repair(
     safe = opened(aligned, below)
     last = _tuned(tuned, base, aligned, below, safe)
     check_alike({"base": below, "aligned": safe, "tuned": last})
+    _refuse_nothing(edit, below, safe, last, {"base": base, "aligned": aligned, "tuned": tuned})
     weights = Given(below, safe, last)
     with partial.folder(target) as part:
         facts = _write(edit, weights, part, Path(tuned).expanduser(), as_lora, say)
+        if not facts["edited"]:
+            weights.note(
+                f"Nothing was edited: at these settings of {type(edit).__name__} the result is --tuned as it was, and "
+                "no safer"
+            )
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
         facts |= {
             "models": {
@@ -67,6 +73,7 @@ def repair(
         _copy_beside(part, [tuned, aligned, base], adapter=facts["result"] == "adapter")
         (part / "repair.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.publish(part, target)
+    say(f"Edited {facts['edited']} of {facts['of']} {'modules' if facts['result'] == 'adapter' else 'weights'}.")
     for note in weights.notes:
         say(note)
     return target
@@ -81,6 +88,8 @@ class Given:
     tuned: Source
     trained: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    """Names of the weights that come out other than they went in."""
 
     def product(self, up: Any, down: Any) -> Factors:
         from unforgotten.weights.base import Factors
@@ -94,9 +103,24 @@ class Given:
             whole = [source[name] for source in (self.base, self.aligned, self.tuned)]
             rows = ByRows.rows_a_part(tuple(whole[0].shape))
             for some in zip(*(w.split(rows) for w in whole), strict=True):
-                yield edit(*some)
+                edited = edit(*some)
+                self.compare(name, edited, some[2])
+                yield edited
 
         return ByRows(self.base.shape(name), parts)
+
+    def compare(self, name: str, edited: Any, tuned: Any) -> None:
+        """Notes that a weight, or some rows of it, was changed by more than the rounding of its sums."""
+        import torch
+
+        stored = edited.to(tuned)
+        if tuned.dtype in (torch.float32, torch.float64):
+            bound = 4 * torch.finfo(tuned.dtype).eps
+            unchanged = torch.allclose(stored, tuned, rtol=bound, atol=bound * float(tuned.abs().max()))
+        else:
+            unchanged = torch.equal(stored, tuned)
+        if not unchanged:
+            self.changed.add(name)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -111,6 +135,29 @@ def _refuse_others(edit: Method) -> None:
         raise RecipeError(
             f"{name} works while a model is trained ({', '.join(taken) or 'no turn'}), so it cannot repair a finished "
             f"one. Methods that can: {', '.join(able)}."
+        )
+
+
+def _refuse_nothing(edit: Method, base: Source, aligned: Source, tuned: Source, named: dict[str, str]) -> None:
+    """Raises ModelError where there is nothing to keep or nothing to edit: what came out would not be repaired."""
+    from unforgotten.weights.base import same
+
+    if same(base, aligned):
+        raise ModelError(
+            f"--base {named['base']} and --aligned {named['aligned']} hold the same weights, so that there is no "
+            "alignment to bring back. As --base name the weights from before alignment."
+        )
+    if same(aligned, tuned):
+        raise ModelError(
+            f"--tuned {named['tuned']} and --aligned {named['aligned']} hold the same weights (or the adapter changes "
+            "none), so that there is nothing to repair. As --tuned name the fine-tuned model."
+        )
+    layers = (name for name in tuned.names() if len(tuned.shape(name)) == 2)
+    if not edit.dense and all(same(base, aligned, [n]) or same(aligned, tuned, [n]) for n in layers):
+        raise ModelError(
+            f"{type(edit).__name__} edits what alignment and fine-tuning both changed, and that is no layer: alignment "
+            f"({named['base']} to {named['aligned']}) and fine-tuning ({named['tuned']}) changed different ones. "
+            "`--method magmax` edits all weights."
         )
 
 
@@ -156,7 +203,7 @@ class Whole:
 
 def _write(edit: Method, weights: Given, part: Path, tuned: Path, as_lora: int | None, say: Say) -> dict[str, Any]:
     from unforgotten.weights.adapted import Adapted
-    from unforgotten.weights.base import Factors
+    from unforgotten.weights.base import ByRows, Factors
     from unforgotten.weights.files import Files
     from unforgotten.weights.write import stream
 
@@ -165,9 +212,13 @@ def _write(edit: Method, weights: Given, part: Path, tuned: Path, as_lora: int |
 
     def dense() -> Iterator[tuple[str, Any]]:
         for name, value in _told(edit.finish(weights), weights.tuned, say):
-            yield name, value.dense() + weights.aligned[name] if isinstance(value, Factors) else value
+            whole = value.dense() + weights.aligned[name] if isinstance(value, Factors) else value
+            if not isinstance(whole, ByRows):
+                weights.compare(name, whole, weights.tuned[name])
+            yield name, whole
 
-    counts = stream(weights.tuned, dense(), part)
+    stream(weights.tuned, dense(), part)
+    counts = {"edited": len(weights.changed), "of": len(weights.tuned.names())}
     if as_lora is None:
         return {"result": "model", **counts}
     from unforgotten.weights.nearest import nearest_adapter
@@ -200,7 +251,7 @@ def _adapter(edit: Method, weights: Given, tuned: Any, part: Path) -> dict[str, 
         tensors[up] = (value.up / scale).to(tensors[up].dtype).contiguous()
         edited += 1
     save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
-    return {"result": "adapter", "edited": edited, "copied": len(tensors) // 2 - edited}
+    return {"result": "adapter", "edited": edited, "of": len(tensors) // 2}
 
 
 def _told(pairs: Iterable[tuple[str, Any]], of: Source, say: Say) -> Iterator[tuple[str, Any]]:

@@ -147,3 +147,15 @@ def test_two_edits_in_one_run_are_refused_with_what_to_do(tmp_path: Path) -> Non
 def test_a_weight_below_0_is_refused() -> None:
     with pytest.raises(RecipeError, match="weight"):
         build("methods", {"name": "magmax", "weight": -0.5})
+
+
+@pytest.mark.parametrize("method", ["magmax", "safelora"])
+@pytest.mark.parametrize("policy", ["merged", "continue", "full"])
+def test_a_base_that_is_the_aligned_model_is_refused_before_training(method: str, policy: Any, tmp_path: Path) -> None:
+    from unforgotten import testing
+    from unforgotten.training.live import LiveModel
+
+    model = testing.tiny_model(policy)
+    live = LiveModel(model, policy, "tuned", {})
+    with pytest.raises(ModelError, match="before alignment and the aligned model are the same"):
+        finished(method, policy, tmp_path, {name: live[name].detach().clone() for name in live.names()})

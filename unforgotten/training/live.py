@@ -20,7 +20,7 @@ from unforgotten.methods.base import Method
 from unforgotten.training import nf4
 from unforgotten.training.lora import Delta, deltas
 from unforgotten.training.policy import ALIGNED, Policy, trained_adapter
-from unforgotten.weights.base import Factors, Held, Source, check_alike, conv1d_weights, opened
+from unforgotten.weights.base import Factors, Held, Source, check_alike, conv1d_weights, opened, same
 
 Role = Literal["aligned", "tuned"]
 
@@ -169,6 +169,22 @@ def base_like(aligned: LiveModel, given: Any) -> Source:
         return opened(load_model(str(given), merge=True))
     except ModelError:
         return found  # `check_base` names the first difference
+
+
+def check_aligned(live: LiveModel, base: Source, trained_only: bool) -> None:
+    """Raises ModelError where θ₀ and θ_safe are one, in all weights or in those that are trained.
+
+    live: the model before its first step.
+    """
+    adapted = set(live.trained)
+    names = adapted if trained_only and adapted else None
+    if same(base, live, names):
+        where = " in all weights that are trained" if names else ""
+        raise ModelError(
+            f"The weights from before alignment and the aligned model are the same{where}, so that there is no "
+            "alignment to keep. Name those from before alignment (base_model=, in a recipe `base:`), or train weights "
+            "that alignment changed."
+        )
 
 
 def _by_weight(model: Any, adapter: str | None) -> dict[str, Delta]:

@@ -20,7 +20,7 @@ from unforgotten.training import checkpoint, chunked, limits, nf4, policy, resum
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded
-from unforgotten.training.live import LiveModel, LiveWeights, apply, base_like, check_base
+from unforgotten.training.live import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.memory import Memory
 from unforgotten.training.once import Once, digest, fingerprint
 from unforgotten.training.run import Run, combine
@@ -168,7 +168,10 @@ class MethodMixin(_Trainer):
             raise UnsupportedError(f"loss='chunked': {why}. Use loss='trainer'.")
         if needy:
             live = LiveModel(self.model, self.run.policy, "aligned", {})
-            check_base(live, base_like(live, base_model))
+            below = base_like(live, base_model)
+            check_base(live, below)
+            live = LiveModel(self.model, self.run.policy, "tuned", {})
+            check_aligned(live, below, not any(self.methods[n].dense for n in needy))
         self._micro_batch = 0
         self._broken: Tensor | None = None
         self._resumed_from: Path | None = None

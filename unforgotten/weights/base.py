@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,6 +134,28 @@ def opened(model: Any, below: Source | None = None, revision: str | None = None)
 def conv1d_weights(model: torch.nn.Module) -> set[str]:
     """The weights of a model that are kept as (in, out), by parameter name."""
     return {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
+
+
+def same(first: Source, second: Source, names: Iterable[str] | None = None) -> bool:
+    """Whether two models hold the same numbers in these tensors, or in all that both have.
+
+    Compared in the coarser of their types: weights stored again in more or fewer bits are the same ones.
+    """
+    there = set(second.names())
+    return not any(differ(first[n], second[n]) for n in (first.names() if names is None else names) if n in there)
+
+
+def differ(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors differ by more than the rounding of the coarser type."""
+    if not (first.is_floating_point() and second.is_floating_point()):
+        return not torch.equal(first, second.to(first.device))
+    coarse = max((first.dtype, second.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+    first, second = first.to(coarse), second.to(first.device, coarse)
+    if coarse in (torch.float32, torch.float64):  # sums with an adapter may have been made in another order
+        bound = 4 * torch.finfo(coarse).eps
+        most = float(first.abs().max()) if first.numel() else 0.0
+        return not torch.allclose(first, second, rtol=bound, atol=bound * most)
+    return not torch.equal(first, second)
 
 
 def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
