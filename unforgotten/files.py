@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unforgotten import formats, hub
+from unforgotten import formats, hub, unpack
 from unforgotten.errors import DataError
 from unforgotten.formats import Problem as Problem
 from unforgotten.formats import Record as Record
@@ -40,6 +40,8 @@ def local(path: str) -> Path | None:
         return file
     if file.is_dir():
         raise DataError(f"{expanded} is a folder: name one file in it.")
+    if odd := unpack.kind_of_file(file):
+        raise DataError(f"{expanded} is {odd}, not a file of rows.")
     if is_hub_id(expanded):
         return None
     raise DataError(f"There is no file {expanded}. Relative paths start at {Path.cwd()}.")
@@ -95,7 +97,7 @@ def stream(
         found = _of_hub(expand(path), None, split, instead=instead, streaming=True)
         yield from islice(found, first_rows)
     elif formats.suffix(file) == ".parquet":
-        yield from formats.read_parquet(path, file, columns)
+        yield from formats.read_parquet(path, file, columns, held=False)
     else:
         records, problems = formats.read(path, file)
         refuse(path, problems, len(records))

@@ -1,30 +1,30 @@
 """What stands in a file becomes records: JSON Lines, JSON, CSV, TSV, plain text, packed or not, and Parquet.
 
 It knows lines, columns and encodings, and neither the Hub nor conversations. A reader returns records and problems side
-by side, so that the caller can add its own and the user sees all of them at once.
+by side, so that the caller can add its own and the user sees all of them at once. Limits are those of `bounds`.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
-import gzip
-import json
-import lzma
-import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from unforgotten import unpack
+from unforgotten.bounds import bounds, over
 from unforgotten.errors import DataError
+from unforgotten.strict_json import TooLong, Window, broken, loads
 
 Problem = tuple[int, str]
 
 TABLES = (".csv", ".tsv", ".txt")
 PACKED = (".gz", ".xz")
 SUFFIXES = (*TABLES, ".json", ".jsonl", ".ndjson", ".parquet", *PACKED)
-_BLANK = re.compile(r"[ \t\r\n]*")  # JSON's own white space: str.strip() would also take U+2028 and the like
-_DECODER = json.JSONDecoder()
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_LINES_A_ROW = 50
+"""Lines that a row of a table may have in the mean, in quoted cells."""
 
 
 class Record(NamedTuple):
@@ -57,111 +57,149 @@ def read(
     return read_json(path, file)
 
 
-def read_text(file: Path) -> str:
-    """The file's text: unpacked where it is gzip or xz, UTF-8 with or without a byte order mark."""
-    raw = file.read_bytes()
-    for magic, kind, unpack in ((b"\x1f\x8b", "gzip", gzip.decompress), (b"\xfd7zXZ\x00", "xz", lzma.decompress)):
-        if raw.startswith(magic):
-            try:
-                raw = unpack(raw)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise DataError(f"{file} is not a whole {kind} file: {error}.") from None
-    if not raw.strip():
-        raise DataError(f"{file} is empty.")
+class Line(NamedTuple):
+    """One line of a file, its end included; `problem` says why it cannot be read, if it cannot."""
+
+    number: int
+    text: str
+    problem: str = ""
+
+
+def lines(path: str, file: Path, most: int | None = None) -> Iterator[Line]:
+    """The file's lines, UTF-8 with or without a byte order mark. Only \\n ends one: U+2028 may stand inside a string.
+
+    Raises DataError where the file is empty, UTF-16, or has more lines than `most`.
+    """
+    limits = bounds()
+    most = most or limits.rows
+    blank = True
+    with unpack.stream(path, file) as stream:
+        n = 0
+        while raw := stream.readline(limits.row_bytes + 2):
+            n += 1
+            if n == 1:
+                if raw.startswith(_UTF_16) or b"\0" in raw[:4]:
+                    raise DataError(f"{path} is not UTF-8. It looks like UTF-16. Save it as UTF-8.")
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if n > most:
+                raise DataError(f"{path} has more than {most:,} lines; {over('rows', limits.rows)}. Split it.")
+            if len(raw) > limits.row_bytes and not raw.endswith(b"\n"):
+                yield Line(n, "", f"longer than a row may be: {over('row_bytes', limits.row_bytes)} bytes")
+                _skip_line(stream)
+                blank = False
+            else:
+                blank = blank and not raw.strip()
+                yield _line(n, raw)
+    if blank:
+        raise DataError(f"{path} is empty.")
+
+
+def _skip_line(stream: BinaryIO) -> None:
+    while (rest := stream.readline(unpack.PIECE)) and not rest.endswith(b"\n"):
+        pass
+
+
+def _line(n: int, raw: bytes) -> Line:
+    if b"\0" in raw:
+        return Line(n, "", "holds NUL bytes: this is no text")
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        problems = [(n, f"byte {e.start + 1}: {e.reason}") for n, e in _each(raw.split(b"\n"), bytes.decode)]
-        utf16 = " It looks like UTF-16." if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise DataError(f"{file} is not UTF-8.{utf16} Save it as UTF-8.", problems) from None
+        return Line(n, raw.decode())
+    except UnicodeDecodeError as error:
+        return Line(n, "", f"byte {error.start + 1}: {error.reason}: not UTF-8. Save the file as UTF-8")
 
 
-def _each(lines: Iterable[bytes], decode: Callable[[bytes], Any]) -> Iterable[tuple[int, UnicodeDecodeError]]:
-    for n, line in enumerate(lines, 1):
-        try:
-            decode(line)
-        except UnicodeDecodeError as error:
-            yield n, error
+def _whole_lines(path: str, file: Path, most: int | None = None) -> Iterator[tuple[int, str]]:
+    """Lines of a file that is read as one: a problem in one line ends it, and all such lines are named."""
+    problems: list[Problem] = []
+    for line in lines(path, file, most):
+        if line.problem:
+            problems.append((line.number, line.problem))
+        elif not problems:
+            yield line.number, line.text
+    if problems:
+        raise DataError(f"{path} cannot be read as it stands.", problems)
 
 
 def read_json(path: str, file: Path) -> tuple[list[Record], list[Problem]]:
     """A JSON array, one JSON object, or JSON Lines, told apart by the text and not by the suffix."""
-    text = read_text(file)
-    start = _BLANK.match(text).end()  # type: ignore[union-attr]
-    if text[start : start + 1] == "[":
-        return _array(path, text, start)
-    try:
-        whole, end = _DECODER.raw_decode(text, start)
-        if _BLANK.fullmatch(text, end):
-            at = text.count("\n", 0, start) + 1
-            return [Record(at, f"{path}:{at}", whole)], []
-    except (ValueError, RecursionError):
-        pass  # read line by line, the broken ones are named below
+    with unpack.stream(path, file) as stream:
+        window = Window(stream)
+        try:
+            window.blank()
+            if window.next() == "[":
+                return _array(path, window)
+            at = window.line
+            value = window.value()
+            window.blank()
+            if not window.next():
+                return [Record(at, f"{path}:{at}", value)], []
+        except UnicodeDecodeError:
+            if window.first == b"[":
+                list(_whole_lines(path, file))  # raises, and names the lines
+        except (ValueError, RecursionError, TooLong):
+            pass  # read line by line, the broken ones are named below
     records: list[Record] = []
     problems: list[Problem] = []
-    # Only \n ends a line: U+2028 and U+0085 may stand unescaped inside a JSON string, and splitlines() would cut there.
-    for n, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+    for n, text, problem in lines(path, file):
+        if problem:
+            problems.append((n, problem))
+        elif text.strip():
             try:
-                records.append(Record(n, f"{path}:{n}", json.loads(line)))
+                records.append(Record(n, f"{path}:{n}", loads(text.removesuffix("\n"))))
             except (ValueError, RecursionError) as error:
-                problems.append((n, _broken(error)))
+                problems.append((n, broken(error)))
     return records, problems
 
 
-def _array(path: str, text: str, at: int) -> tuple[list[Record], list[Problem]]:
+def _array(path: str, window: Window) -> tuple[list[Record], list[Problem]]:
     """The elements of a JSON array, one at a time, for the sake of their line numbers."""
     records: list[Record] = []
-    line, counted = 1, 0
-    at = _BLANK.match(text, at + 1).end()  # type: ignore[union-attr]
-    closed = text[at : at + 1] == "]"
+    limits = bounds()
+    window.skip()
+    window.blank()
+    closed = window.next() == "]"
     while not closed:
-        line, counted = line + text.count("\n", counted, at), at
+        line = window.line
+        if len(records) >= limits.rows:
+            raise DataError(f"{path} has more than {limits.rows:,} rows; {over('rows', limits.rows)}. Split it.")
         try:
-            value, at = _DECODER.raw_decode(text, at)
+            value = window.value()
+        except TooLong:
+            return records, [(line, f"longer than a row may be: {over('row_bytes', limits.row_bytes)} bytes")]
+        except UnicodeDecodeError:
+            raise
         except (ValueError, RecursionError) as error:
             # The line is where the parser stopped; nothing after it can be told apart.
-            return records, [(getattr(error, "lineno", line), _broken(error))]
+            return records, [(getattr(error, "lineno", line), broken(error))]
         records.append(Record(line, f"{path}:{line}", value))
-        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
-        closed = text[at : at + 1] == "]"
+        window.blank()
+        closed = window.next() == "]"
         if not closed:
-            if text[at : at + 1] != ",":
-                return records, [(text.count("\n", 0, at) + 1, "broken JSON: a comma or ] is missing")]
-            at = _BLANK.match(text, at + 1).end()  # type: ignore[union-attr]
-    if not _BLANK.fullmatch(text, at + 1):
-        more = _BLANK.match(text, at + 1).end()  # type: ignore[union-attr]
-        what = "text after the end of the array (in JSON Lines, rows are objects)"
-        return records, [(text.count("\n", 0, more) + 1, what)]
+            if window.next() != ",":
+                return records, [(window.line, "broken JSON: a comma or ] is missing")]
+            window.skip()
+            window.blank()
+    window.skip()
+    window.blank()
+    if window.next():
+        return records, [(window.line, "text after the end of the array (in JSON Lines, rows are objects)")]
     return records, []
 
 
-def _broken(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"broken JSON at column {error.colno}: {error.msg}"
-    return f"broken JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}"
-
-
-def _lines(text: str) -> Iterator[str]:
-    """Each line with its end; none is held longer than needed, since tables of 500 MB are read too."""
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start) + 1 or len(text)
-        yield text[start:end]
-        start = end
-
-
 def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool) -> tuple[list[Record], list[Problem]]:
-    lines = _lines(read_text(file))
+    limits = bounds()
     if suffix(file) == ".txt":
-        return [Record(n, f"{path}:{n}", {sole: t.strip()}) for n, t in enumerate(lines, 1) if t.strip()], []
+        found = _whole_lines(path, file)
+        return [Record(n, f"{path}:{n}", {sole: t.strip()}) for n, t in found if t.strip()], []
+    texts = (text for _, text in _whole_lines(path, file, _LINES_A_ROW * limits.rows))
     # A .tsv quotes nothing (GLUE's sentences hold lone quotes) unless the caller knows better; what is quoted is read
     # strictly, since a quote that is never closed would otherwise swallow the rest of the file without a word.
+    csv.field_size_limit(limits.row_bytes)
     tabs = "\t" if suffix(file) == ".tsv" else ","
     if tabs == "\t" and not quoted:
-        reader = csv.reader(lines, delimiter=tabs, quoting=csv.QUOTE_NONE)
+        reader = csv.reader(texts, delimiter=tabs, quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(lines, delimiter=tabs, strict=True)
+        reader = csv.reader(texts, delimiter=tabs, strict=True)
     cells: list[tuple[int, list[str]]] = []
     before = 0
     try:
@@ -169,6 +207,8 @@ def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool
             if any(cell.strip() for cell in row):
                 cells.append((before + 1, row))
             before = reader.line_num
+            if len(cells) > limits.rows:
+                raise DataError(f"{path} has more than {limits.rows:,} rows; {over('rows', limits.rows)}. Split it.")
     except csv.Error as error:
         raise DataError(f"{path}: broken CSV.", [(before + 1, f"{error}; is a quote never closed?")]) from None
     first = [name.strip() for name in cells[0][1]] if cells else []
@@ -188,17 +228,49 @@ def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool
     return [Record(n, f"{path}:{n}", dict(zip(first, row, strict=True))) for n, row in whole], problems
 
 
-def read_parquet(path: str, file: Path, columns: Sequence[str] | None = None) -> Iterator[Record]:
-    """The rows one by one; of `columns` alone, where given. Lines count the rows, from 1."""
+def read_parquet(path: str, file: Path, columns: Sequence[str] | None = None, *, held: bool = True) -> Iterator[Record]:
+    """The rows one by one; of `columns` alone, where given. Lines count the rows, from 1.
+
+    held: the caller keeps all of them, so that the whole file's limits hold, and not those of a row alone.
+    """
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(f"{path} is a Parquet file, which needs `pip install 'unforgotten[data]'`.") from None
+    limits, given = bounds(), 0
     try:
-        with ParquetFile(file) as table:
-            batches = table.iter_batches(batch_size=1000, columns=list(columns) if columns else None)
-            for n, value in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
-                yield Record(n, f"{path}:{n}", value)
-    except ArrowException as error:
+        with _parquet_bytes(path, file, held) as raw, ParquetFile(raw) as table:
+            _refuse_large(path, file, table.metadata, held)
+            # Few at a time: a text of megabytes may stand in a file once and in every row.
+            batches = table.iter_batches(batch_size=64, columns=list(columns) if columns else None)
+            n = 0
+            for batch in batches:
+                given += batch.nbytes
+                if batch.nbytes > limits.row_bytes * max(1, batch.num_rows) or (held and given > limits.file_bytes):
+                    name = "file_bytes" if held and given > limits.file_bytes else "row_bytes"
+                    raise DataError(f"{path} has too much in its rows; {over(name, getattr(limits, name))} bytes.")
+                for value in batch.to_pylist():
+                    n += 1
+                    yield Record(n, f"{path}:{n}", value)
+    except (ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}.") from None
+
+
+def _parquet_bytes(path: str, file: Path, held: bool) -> BinaryIO:
+    return unpack.regular(path, file) if held else file.open("rb")
+
+
+def _refuse_large(path: str, file: Path, facts: Any, held: bool) -> None:
+    """Refuses by what the file says of itself, before anything is unpacked."""
+    limits = bounds()
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    unpacked = [sum(group.column(i).total_uncompressed_size for i in range(group.num_columns)) for group in groups]
+    if held and facts.num_rows > limits.rows:
+        raise DataError(f"{path} has {facts.num_rows:,} rows; {over('rows', limits.rows)}. Split it.")
+    if sum(unpacked) > max(unpack.FREE_BYTES, limits.inflation * file.stat().st_size):
+        raise DataError(
+            f"{path} unpacks to more than {limits.inflation} times its size; {over('inflation', limits.inflation)}."
+        )
+    if (most := sum(unpacked) if held else max(unpacked, default=0)) > limits.file_bytes:
+        raise DataError(f"{path} unpacks to {most:,} bytes; {over('file_bytes', limits.file_bytes)}.")

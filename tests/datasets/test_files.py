@@ -80,10 +80,13 @@ def test_json_too_deep_to_parse_is_a_problem_and_no_crash(write) -> None:
 
 
 def test_bytes_that_are_not_utf_8_are_named_by_line(write) -> None:
-    with pytest.raises(DataError, match="not UTF-8. Save it as UTF-8") as error:
-        files.read(write("latin.jsonl", b'{"a": "ok"}\n{"a": "caf\xe9"}\n{"a": "\xff"}\n'))
-    assert [line for line, _ in error.value.problems] == [2, 3]
-    assert "line 2: byte 11: " in str(error.value)
+    latin = b'{"a": "ok"}\n{"a": "caf\xe9"}\n{"a": "\xff"}\n{\n'
+    rows, problems = read(write("latin.jsonl", latin))
+    assert rows == [(1, {"a": "ok"})] and [line for line, _ in problems] == [2, 3, 4]  # with all else that is wrong
+    assert problems[0][1] == "byte 11: invalid continuation byte: not UTF-8. Save the file as UTF-8"
+    for name, text in {"a.json": b'[{"a": "caf\xe9"},\n{"a": 1}]', "a.txt": b"caf\xe9 now\nNo\n"}.items():
+        with pytest.raises(DataError, match="line 1: byte .* not UTF-8"):
+            files.read(write(name, text), sole="prompt")
     with pytest.raises(DataError, match="looks like UTF-16"):
         files.read(write("wide.jsonl", '{"a": "é"}'.encode("utf-16")))
 

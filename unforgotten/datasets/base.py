@@ -97,6 +97,15 @@ class Dataset(Component, ABC):
         """The name that results, tables and replies/<label>.jsonl use; a dataset with parts adds the part."""
         return type(self).__module__.rsplit(".", 1)[-1]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the rows that `rows` last gave, a sentence each, such as keys that nothing reads."""
+        return self.__dict__.get("_notes", ())
+
+    @notes.setter
+    def notes(self, said: tuple[str, ...]) -> None:
+        self.__dict__["_notes"] = said
+
     @abstractmethod
     def rows(self) -> list[Row]:
         """Every row, in a fixed order. Raises DataError that names file and lines."""

@@ -7,14 +7,15 @@ dict of lists. Either every row has an answer or none has: a file with some of e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from unforgotten import files
+from unforgotten import files, formats
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.jsonl import checked
+from unforgotten.datasets.reading import unread
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
@@ -38,6 +39,11 @@ class Refusals(Dataset):
     """How many rows to draw, in their order; all of them where not given."""
     seed: Seed = 0
     """Which rows `n_rows` draws."""
+    ignore_keys: list[str] = field(default_factory=list)
+    """Keys of rows or turns that count as not there; other keys that nothing reads are said, with their counts."""
+
+    def __post_init__(self) -> None:
+        unread.check_ignored(self.ignore_keys)
 
     @property
     def label(self) -> str:
@@ -49,9 +55,25 @@ class Refusals(Dataset):
         records, problems = files.read(self.path, split=self.split, header=(*_PROMPT, *_ANSWER), sole="prompt")
         if len(records) == 1 and isinstance(records[0].value, Mapping) and "instructions" in records[0].value:
             records = _entries(self.path, records[0].value)
-        renamed = [record._replace(value=_renamed(record.value)) for record in records]
-        rows = checked(self.path, renamed, problems, kind=self.kind, answers="optional")
-        bare = [record.line for record, row in zip(records, rows, strict=True) if not row.response]
+        renamed = []
+        for record in records:
+            try:
+                renamed.append(record._replace(value=_renamed(record.value, self.ignore_keys)))
+            except ValueError as wrong:
+                problems.append((record.line, str(wrong)))
+        if problems and not renamed:
+            files.refuse(self.path, problems, len(records))
+        file = files.local(self.path)
+        rows, self.notes = checked(
+            self.path,
+            renamed,
+            problems,
+            kind=self.kind,
+            answers="optional",
+            ignored=self.ignore_keys,
+            arrow=file is None or formats.suffix(file) == ".parquet",
+        )
+        bare = [record.line for record, row in zip(renamed, rows, strict=True) if not row.response]
         if 0 < len(bare) < len(rows):
             raise DataError(
                 f"{self.path}: {len(bare)} of {len(rows)} rows have no answer, the others have. Split the file in two.",
@@ -60,14 +82,27 @@ class Refusals(Dataset):
         return files.sample(rows, self.n_rows, self.seed, self.path)
 
 
-def _renamed(value: Any) -> Any:
-    """A row under the names of the upload: goal is a prompt, a refusal or response a completion."""
-    if not isinstance(value, Mapping) or value.get("messages") is not None:
+def _renamed(value: Any, ignored: Collection[str]) -> Any:
+    """A row under the names of the upload: goal is a prompt, a refusal or response a completion.
+
+    Raises ValueError where two keys of a row hold its answer, or its prompt, and differ.
+    """
+    if not isinstance(value, Mapping) or value.get("messages") is not None or value.get("conversations") is not None:
         return value
     names = {"goal": "prompt", "refusal": "completion", "response": "completion"}
-    if value.get("instruction") is not None and value.get("prompt") is None:
+    if value.get("instruction") is not None and value.get("prompt") is None and value.get("goal") is None:
         names |= {"completion": "output", "refusal": "output", "response": "output"}
-    return {**value, **{names[key]: cell for key, cell in value.items() if key in names and cell is not None}}
+    renamed: dict[str, Any] = {}
+    from_: dict[str, str] = {}
+    for key, cell in value.items():
+        if key in ignored or cell is None:
+            continue
+        name = names.get(key) or key
+        if name in renamed and renamed[name] not in ("", cell) and cell != "":
+            raise ValueError(f"both `{from_[name]}` and `{key}` are there and differ. Name one in `ignore_keys`")
+        if name not in renamed or renamed[name] == "":
+            renamed[name], from_[name] = cell, key
+    return renamed
 
 
 def _entries(path: str, lists: Mapping[str, Any]) -> list[files.Record]:

@@ -1,0 +1,58 @@
+"""How much of a stranger's file is read: stated limits with their defaults, each of which the environment may move."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from unforgotten.errors import RecipeError
+
+PREFIX = "UNFORGOTTEN_MAX_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Limits on a file of rows. A file beyond one is refused with the limit's name; nothing is cut."""
+
+    file_bytes: int = 1 << 30
+    """The file's size, and what it unpacks to, in bytes (1 GiB)."""
+    row_bytes: int = 16 << 20
+    """One row as it stands in the file: a line of JSON Lines, an element of an array, a cell of a table (16 MiB)."""
+    rows: int = 2_000_000
+    """Rows of one file, blank lines of JSON Lines included."""
+    inflation: int = 100
+    """How many times its packed size a .gz, .xz or Parquet file may unpack to; the first 16 MiB are free."""
+    depth: int = 64
+    """Objects and lists inside one another, in one row."""
+    turns: int = 1_000
+    """Turns of one conversation."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise RecipeError(f"{variable(name)} must be a whole number of at least 1, not {value!r}.")
+
+
+def variable(name: str) -> str:
+    """The environment variable that moves a limit."""
+    return PREFIX + name.upper()
+
+
+def bounds() -> Bounds:
+    """The limits in force: UNFORGOTTEN_MAX_FILE_BYTES and so on where they are set, else the defaults.
+
+    Raises RecipeError where such a variable is not a whole number of at least 1.
+    """
+    given: dict[str, int] = {}
+    for field in dataclasses.fields(Bounds):
+        if text := os.environ.get(variable(field.name), "").strip():
+            if not (text.isascii() and text.isdecimal() and len(text) < 19):
+                raise RecipeError(f"{variable(field.name)} must be a whole number of at least 1, not {text[:40]!r}.")
+            given[field.name] = int(text)
+    return Bounds(**given)
+
+
+def over(name: str, limit: int) -> str:
+    """What a message says of a limit, and of the variable that moves it."""
+    return f"the limit is {limit:,} ({variable(name)})"

@@ -1,0 +1,128 @@
+"""Tool calls and tools in the forms that people have them in, as OpenAI writes them today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unforgotten import files, strict_json
+from unforgotten.datasets.reading.marks import Wrong
+
+Call = dict[str, Any]
+
+
+def calls(turn: Mapping[str, Any], role: str, n: int) -> list[Call]:
+    """The calls of a turn, `function_call` among them; every call has arguments, an object or the text of one."""
+    given, legacy = turn.get("tool_calls"), turn.get("function_call")
+    if given in (None, []) and legacy is None:
+        return []
+    if role != "assistant":
+        raise Wrong(f"turn {n}: only the assistant calls tools, and this is a {role} turn")
+    if given and legacy is not None:
+        raise Wrong(f"turn {n}: has both tool_calls and function_call, which is the older name of the same. Keep one")
+    if legacy is not None:
+        given = [{"type": "function", "function": legacy}]
+    if not isinstance(given, list) or not all(_is_call(call) for call in given):
+        raise Wrong(f"turn {n}: tool_calls must be a list of {{type: function, function: {{name, arguments}}}}")
+    return [_call(call, n) for call in given]
+
+
+def named_calls(text: str, n: int) -> list[Call]:
+    """ShareGPT's `function_call` turn: the text of one {name, arguments}, or of a list of them."""
+    found = _parsed(text, f"turn {n}: a function_call turn must be the text of {{name, arguments}}")
+    given = [{"type": "function", "function": each} for each in (found if isinstance(found, list) else [found])]
+    if not given or not all(_is_call(call) for call in given):
+        raise Wrong(f"turn {n}: a function_call turn must be the text of {{name, arguments}}, or of a list of them")
+    return [_call(call, n) for call in given]
+
+
+def tools(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The row's tools: a list, the text of one (as columns of data sets hold it), or the older `functions`."""
+    given, older = record.get("tools"), record.get("functions")
+    found = _list(given, "tools")
+    if isinstance(given, str):
+        found = [_wrapped(tool) for tool in found]
+    if functions := [_wrapped(tool) for tool in _list(older, "functions")]:
+        if found and found != functions:
+            raise Wrong("has both tools and functions, which is the older name of the same. Keep one")
+        found = functions
+    return tuple(found)
+
+
+def without_undeclared_nulls(found: list[Call], declared: tuple[dict[str, Any], ...]) -> tuple[list[Call], int]:
+    """Calls without the arguments that are null and that the called tool does not have, and how many those were.
+
+    A data set kept as Arrow gives every call the arguments of all others, and exports them as null.
+    """
+    known = {f["name"]: f["parameters"] for tool in declared if _has_properties(f := tool.get("function", tool))}
+    kept: list[Call] = []
+    dropped = 0
+    for call in found:
+        function = call["function"]
+        given, schema = function["arguments"], known.get(function["name"])
+        if isinstance(given, dict) and schema is not None:
+            own = {k: v for k, v in given.items() if v is not None or schema["properties"].get(k) is not None}
+            dropped += len(given) - len(own)
+            call = {**call, "function": {**function, "arguments": own}} if len(own) < len(given) else call
+        kept.append(call)
+    return kept, dropped
+
+
+def without_nulls(value: Any) -> Any:
+    """A value of Arrow without what it fills in: keys whose value is null, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _has_properties(function: Any) -> bool:
+    parameters = function.get("parameters") if isinstance(function, Mapping) else None
+    return (
+        isinstance(parameters, Mapping)
+        and isinstance(parameters.get("properties"), Mapping)
+        and isinstance(function.get("name"), str)
+        and not parameters.get("additionalProperties")
+    )
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    return isinstance(function, Mapping) and isinstance(function.get("name"), str) and bool(function["name"].strip())
+
+
+def _call(call: Mapping[str, Any], n: int) -> Call:
+    function = {key: value for key, value in call["function"].items() if value is not None}
+    given = function.get("arguments")
+    name = function["name"]
+    if isinstance(given, str) and given.strip():
+        found = _parsed(given, f"turn {n}: the arguments of {name!r} must be an object or the text of one")
+        if not isinstance(found, dict):
+            raise Wrong(f"turn {n}: the arguments of {name!r} are the text of {files.kind_of(found)}, not of an object")
+    elif given is None or isinstance(given, str):
+        function["arguments"] = {}
+    elif not isinstance(given, Mapping):
+        raise Wrong(f"turn {n}: the arguments of {name!r} must be an object or the text of one, not "
+                    f"{files.kind_of(given)}")  # fmt: skip
+    return {**{key: value for key, value in call.items() if value is not None}, "function": function}
+
+
+def _list(value: Any, key: str) -> list[dict[str, Any]]:
+    if isinstance(value, str):
+        value = _parsed(value, f"{key} must be a list of objects or the text of one") if value.strip() else None
+    if value is None:
+        return []
+    if not isinstance(value, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in value):
+        raise Wrong(f"{key} must be a list of objects")
+    return [dict(tool) for tool in value]
+
+
+def _wrapped(tool: dict[str, Any]) -> dict[str, Any]:
+    bare = "function" not in tool and isinstance(tool.get("name"), str)
+    return {"type": "function", "function": tool} if bare else tool
+
+
+def _parsed(text: str, must: str) -> Any:
+    try:
+        return strict_json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Wrong(f"{must}: {strict_json.broken(error)}") from None

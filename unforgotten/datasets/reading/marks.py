@@ -1,0 +1,92 @@
+"""Marks of what must not be learnt: honoured where they say so exactly, refused by name where they do not.
+
+Per turn: `weight` (OpenAI, Mistral, Together), `train` and `training` (axolotl), `trainable`, `loss` and `loss_scale`
+(ms-swift), `masked` (torchtune). Per row: the keys of preference data (DPO, KTO), and the same marks over a whole row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LEARNT = ("weight", "loss_weight", "loss_scale", "loss", "loss_mask", "train", "training", "trainable")
+"""1 or true: the turn is learnt; 0 or false: it is context."""
+HIDDEN = ("masked",)
+"""The other way round."""
+UNCLEAR = ("mask", "train_mask", "train_detail", "training_detail", "assistant_mask", "assistant_masks", "weights")
+"""Marks of parts, or whose sense differs between programs: they cannot be honoured for sure."""
+PREFERENCE = (
+    *("chosen", "rejected", "kto_tag", "chosen_response", "rejected_response", "rejected_responses"),
+    *("rejected_messages", "preferred_output", "non_preferred_output"),
+)
+"""Keys of files that hold answers to learn and answers to avoid."""
+MARKS = frozenset((*LEARNT, *HIDDEN, *UNCLEAR, *PREFERENCE, "label", "labels"))
+FIX = "`unforgotten data fix` writes a file without"
+
+
+class Wrong(Exception):
+    """What is wrong with one row."""
+
+
+def is_mark(key: str) -> bool:
+    """Whether a key could say that something is not to be learnt."""
+    return key.strip().lower() in MARKS
+
+
+def refuse_row(record: Mapping[str, Any]) -> None:
+    """Raises Wrong where a key of the row says that it, or a part of it, is not to be learnt."""
+    given = {key.strip().lower(): (key, value) for key, value in record.items() if value not in (None, "")}
+    if wrong := next((given[name][0] for name in PREFERENCE if name in given), None):
+        raise Wrong(f"`{wrong}` is of a preference file (DPO or KTO), and only answers to learn can be read. {FIX} it")
+    if "label" in given and is_verdict(given["label"][1]):
+        raise Wrong(
+            f"`label: {str(given['label'][1]).lower()}` is of a preference file (KTO): false marks what must not be "
+            f"learnt. Keep the rows that are true and leave the key out; {FIX} the others"
+        )
+    labels = given.get("labels", ("", None))[1]
+    if isinstance(labels, list) and any(isinstance(label, bool) for label in labels):
+        raise Wrong(f"`labels` marks steps as right or wrong, and only answers to learn can be read. {FIX} such rows")
+    for name in (*LEARNT, *HIDDEN, *UNCLEAR):
+        if name in given:
+            key, value = given[name]
+            if learnt(name, value, f"`{key}` of the row") is False:
+                raise Wrong(f"`{key}: {_shown(value)}` marks the row as not to be learnt: drop it. {FIX} it")
+
+
+def is_verdict(label: Any) -> bool:
+    """Whether a label says yes or no, as KTO's do; class names and numbers do not."""
+    return isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() in ("true", "false"))
+
+
+def learnt(name: str, value: Any, what: str) -> bool:
+    """What a mark says: learnt, or not. Raises Wrong where it says neither exactly."""
+    if name not in UNCLEAR and isinstance(value, (bool, int, float)) and value in (0, 1):
+        return bool(value) is not (name in HIDDEN)
+    raise Wrong(
+        f"{what} is {_shown(value)}, a mark that cannot be honoured: only 0 and 1, or true and false, of "
+        f"{', '.join((*LEARNT, *HIDDEN))} can"
+    )
+
+
+def of_turn(turn: Mapping[str, Any], n: int) -> tuple[bool | None, set[str]]:
+    """What a turn's marks say together (None: it has none), and the keys they stand under."""
+    said: dict[str, bool] = {}
+    keys: set[str] = set()
+    for key, value in turn.items():
+        name = key.strip().lower() if isinstance(key, str) else ""
+        if value is None or name not in (*LEARNT, *HIDDEN, *UNCLEAR, "label", "kto_tag"):
+            continue
+        if name in ("label", "kto_tag"):
+            if is_verdict(value):
+                raise Wrong(f"turn {n}: `{key}: {str(value).lower()}` is of preference data, which cannot be learnt")
+            continue
+        said[key] = learnt(name, value, f"turn {n}: `{key}`")
+        keys.add(key)
+    if len(set(said.values())) > 1:
+        raise Wrong(f"turn {n}: its marks {', '.join(f'`{key}`' for key in said)} say different things")
+    return next(iter(said.values()), None), keys
+
+
+def _shown(value: Any) -> str:
+    text = repr(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"

@@ -1,0 +1,79 @@
+"""What is to be known of a file as a whole: keys that nothing reads, turns that are context, nulls left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from unforgotten.datasets.reading import marks
+from unforgotten.datasets.reading.conversation import Conversation
+from unforgotten.errors import RecipeError
+
+SHOWN = 20
+_MOST_NAMES = 1_000
+_STRUCTURE = frozenset(("role", "content", "from", "value", "messages", "conversations"))
+
+
+def check_ignored(keys: Collection[str]) -> None:
+    """Raises RecipeError where `ignore_keys` names what carries the turns, or marks what must not be learnt."""
+    for key in keys:
+        if marks.is_mark(key):
+            raise RecipeError(
+                f"ignore_keys cannot take {key!r}: it can mark what must not be learnt. `unforgotten data fix` "
+                "writes a file without it."
+            )
+        if key in _STRUCTURE:
+            raise RecipeError(f"ignore_keys cannot take {key!r}: the turns stand there.")
+
+
+class Notes:
+    """Counts over the rows of one file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._unread: Counter[str] = Counter()
+        self._further = self._opened = self._nulls = self._context = 0
+
+    def add(self, found: Conversation) -> None:
+        """Counts one row."""
+        for key in found.unread:
+            if key in self._unread or len(self._unread) < _MOST_NAMES:
+                self._unread[key] += 1
+            else:
+                self._further += 1
+        self._opened += found.opened
+        self._nulls += found.nulls
+        self._context += len(found.context_turns)
+
+    def sentences(self) -> tuple[str, ...]:
+        """One for each thing that is to be known; none for most files."""
+        said = []
+        if self._unread:
+            keys = [f"`{shown(key)}` ({_rows(n)})" for key, n in self._unread.most_common(SHOWN)]
+            n = len(self._unread)
+            more = f" and {n - SHOWN:,} more" if n > SHOWN else ""
+            more += f", and others {self._further:,} times" if self._further else ""
+            are = "1 key" if n == 1 else f"{n:,} keys" if not self._further else f"more than {n:,} keys"
+            said.append(
+                f"{are} of {self.name} {'is' if n == 1 else 'are'} not read: {', '.join(keys)}{more}. "
+                "Name them in `ignore_keys` to accept that."
+            )
+        if self._context:
+            turns = "1 assistant turn" if self._context == 1 else f"{self._context:,} assistant turns"
+            opened = f" ({_rows(self._opened)} open with such a turn)" if self._opened else ""
+            said.append(f"{self.name}: {turns} outside the loss, as context{opened}.")
+        if self._nulls:
+            said.append(
+                f"{self.name}: {self._nulls:,} arguments of tool calls are null and not the called tool's: left out."
+            )
+        return tuple(said)
+
+
+def shown(key: str) -> str:
+    """A key of a stranger's, short and on one line, with nothing in it that a terminal would act on."""
+    plain = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in key[:60])
+    return plain + ("…" if len(key) > 60 else "")
+
+
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n:,} rows"
