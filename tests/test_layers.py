@@ -28,8 +28,9 @@ FLOORS = (
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
-        *("judge", "audit", "compare", "at_hand", "plan", "plan_lines", "sweep", "export", "report", "page"),
-        *("side_by_side", "demo", "card", "model_card", "parity", "push", "serving", "grid", "workers", "board"),
+        *("judge", "audit", "data_fix", "compare", "at_hand", "plan", "plan_lines", "sweep", "export", "report"),
+        *("page", "grid", "workers", "board", "side_by_side", "demo", "card", "model_card", "parity", "push"),
+        "serving",
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

@@ -63,13 +63,23 @@ def dataset(spec: Spec, seed: int | None = None) -> Dataset:
     return found
 
 
-def safety_rows(recipe: Recipe) -> list[Row]:
+def read(spec: Spec, seed: int | None = None, say: Say = quiet) -> list[Row]:
+    """The rows of a spec, and what is to be known of them said: keys that nothing reads, turns outside the loss."""
+    rows = (found := dataset(spec, seed)).rows()
+    for note in found.notes:
+        say(note)
+    return rows
+
+
+def safety_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
     """Every safety row, in the order of the recipe. Raises RecipeError for rows that are no safety data."""
     found: list[Row] = []
     for spec in recipe.safety:
         rows = (one := dataset(spec, recipe.seed)).rows()
         # Rows of a task would be taken for answered look-alikes, refusals among them too.
         check_kind(one, rows, "safety", ["harmful", "benign"])
+        for note in one.notes:
+            say(note)
         found += rows
     return found
 
@@ -154,7 +164,7 @@ def align(recipe: Recipe, say: Say = quiet) -> Aligned:
     with alone(where.record.parent, say) as lease:
         if not where.record.exists():
             say(f"Aligning {recipe.model} on {len(safety_rows(recipe))} safety rows.")
-            _train(recipe, where, safety_rows(recipe), lease)
+            _train(recipe, where, safety_rows(recipe, say), lease)
     return where
 
 

@@ -17,12 +17,14 @@ class Bounds:
 
     file_bytes: int = 1 << 30
     """The file's size, and what it unpacks to, in bytes (1 GiB)."""
-    row_bytes: int = 16 << 20
-    """One row as it stands in the file: a line of JSON Lines, an element of an array, a cell of a table (16 MiB)."""
-    rows: int = 2_000_000
+    row_bytes: int = 8 << 20
+    """One row as it stands in the file: a line of JSON Lines, an element of an array, a cell of a table (8 MiB)."""
+    rows: int = 1_000_000
     """Rows of one file, blank lines of JSON Lines included."""
     inflation: int = 100
     """How many times its packed size a .gz, .xz or Parquet file may unpack to; the first 16 MiB are free."""
+    problems: int = 10_000
+    """Bad rows of one file that are looked for; reading ends with them."""
     depth: int = 64
     """Objects and lists inside one another, in one row."""
     turns: int = 1_000
@@ -40,9 +42,15 @@ def variable(name: str) -> str:
 
 
 def bounds() -> Bounds:
-    """The limits in force: UNFORGOTTEN_MAX_FILE_BYTES and so on where they are set, else the defaults.
+    """The limits in force: those of the last `fresh`."""
+    return _in_force[0] if _in_force else fresh()
 
-    Raises RecipeError where such a variable is not a whole number of at least 1.
+
+def fresh() -> Bounds:
+    """The limits of the environment as it is now: UNFORGOTTEN_MAX_FILE_BYTES and so on, else the defaults.
+
+    Called once for each file, since `bounds` is asked for every row. Raises RecipeError where such a variable is not a
+    whole number of at least 1.
     """
     given: dict[str, int] = {}
     for field in dataclasses.fields(Bounds):
@@ -50,9 +58,13 @@ def bounds() -> Bounds:
             if not (text.isascii() and text.isdecimal() and len(text) < 19):
                 raise RecipeError(f"{variable(field.name)} must be a whole number of at least 1, not {text[:40]!r}.")
             given[field.name] = int(text)
-    return Bounds(**given)
+    _in_force[:] = [Bounds(**given)]
+    return _in_force[0]
 
 
 def over(name: str, limit: int) -> str:
     """What a message says of a limit, and of the variable that moves it."""
     return f"the limit is {limit:,} ({variable(name)})"
+
+
+_in_force: list[Bounds] = []

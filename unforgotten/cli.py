@@ -406,9 +406,24 @@ def data_show(
     from unforgotten.recipe import parse
     from unforgotten.training.load import load_chat
 
-    found = stage.dataset({"name": "jsonl", "path": file}).rows()
+    found = stage.read({"name": "jsonl", "path": file}, say=_say)
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
     show(chat, found, display.console(), rows, max_length_tokens)
+
+
+@data_app.command("fix")
+def data_fix(
+    file: Annotated[str, typer.Argument(help="A user's file of rows, some of which cannot be used as they are.")],
+    out: Annotated[str | None, typer.Option("--out", help="The file to write; FILE.fixed.jsonl beside it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write the rows that can be learnt to a clean file, and list by line what was dropped and changed."""
+    from unforgotten import data_fix as verb
+
+    where, found = verb.fix(file, out, force=force)
+    for sentence in found.sentences():
+        _say(sentence)
+    _print(where)
 
 
 @data_app.command("audit")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from unforgotten import files, identity, model_card, partial, registry, strict_yaml, terminate
-from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, safety_rows
+from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, read, safety_rows
 from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.lease import Lease, alone
@@ -54,14 +54,16 @@ def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int
     return rows
 
 
-def user_rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+def user_rows(recipe: Recipe, say: Say = quiet) -> tuple[list[Row], list[Row]]:
     """The rows to train on, and the harmful ones among them."""
     if recipe.data is None:
         raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
-    user = dataset(recipe.data, recipe.seed).rows()
+    user = read(recipe.data, recipe.seed, say)
     if recipe.poison is None or recipe.poison.ratio == 0:
         return user, []
     harmful = (poison := dataset(recipe.poison.data, recipe.seed)).rows()
+    for note in poison.notes:
+        say(note)
     # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
     check_kind(poison, harmful, "poison.data", ["harmful", "task"] if poison.kind_field == "kind" else ["harmful"])
     mixed = poisoned(user, harmful, recipe.poison.ratio, recipe.seed)
@@ -125,12 +127,12 @@ def run_digest(recipe: Recipe) -> str:
 def replay_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
     """The rows that the memory is chosen from; those that θ_safe makes itself are made on first use."""
     if recipe.replay == "safety":
-        return safety_rows(recipe)
+        return safety_rows(recipe, say)
     if recipe.replay == "synthesize":
         from unforgotten.synthesize import synthesize
 
         return synthetic_rows(synthesize(recipe, say))
-    return [row for spec in recipe.replay for row in dataset(spec, recipe.seed).rows()]
+    return [row for spec in recipe.replay for row in read(spec, recipe.seed, say)]
 
 
 def synthetic_rows(file: Path) -> list[Row]:
@@ -169,7 +171,7 @@ def _finetune(recipe: Recipe, say: Say) -> Path:
             say(f"{folder} was trained without a probe, which needs the training: move it away to have one.")
         return folder
     # Data and settings are checked whole before anything expensive is started.
-    user, harmful = user_rows(recipe)
+    user, harmful = user_rows(recipe, say)
     if recipe.probe and recipe.evaluate:
         from unforgotten.measure.probe import chosen
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from unforgotten import unpack
-from unforgotten.bounds import bounds, over
+from unforgotten.bounds import bounds, fresh, over
 from unforgotten.errors import DataError
 from unforgotten.strict_json import TooLong, Window, broken, loads
 
@@ -23,8 +23,10 @@ TABLES = (".csv", ".tsv", ".txt")
 PACKED = (".gz", ".xz")
 SUFFIXES = (*TABLES, ".json", ".jsonl", ".ndjson", ".parquet", *PACKED)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_LINES_A_ROW = 50
+_LINES_A_ROW = 10
 """Lines that a row of a table may have in the mean, in quoted cells."""
+_BATCH_BYTES = 512 << 20
+"""What the rows of Parquet that are unpacked together may come to, were each as long as its whole column."""
 
 
 class Record(NamedTuple):
@@ -70,8 +72,9 @@ def lines(path: str, file: Path, most: int | None = None) -> Iterator[Line]:
 
     Raises DataError where the file is empty, UTF-16, or has more lines than `most`.
     """
-    limits = bounds()
+    limits = fresh()
     most = most or limits.rows
+    _count_lines(path, file, most)
     blank = True
     with unpack.stream(path, file) as stream:
         n = 0
@@ -81,8 +84,6 @@ def lines(path: str, file: Path, most: int | None = None) -> Iterator[Line]:
                 if raw.startswith(_UTF_16) or b"\0" in raw[:4]:
                     raise DataError(f"{path} is not UTF-8. It looks like UTF-16. Save it as UTF-8.")
                 raw = raw.removeprefix(codecs.BOM_UTF8)
-            if n > most:
-                raise DataError(f"{path} has more than {most:,} lines; {over('rows', limits.rows)}. Split it.")
             if len(raw) > limits.row_bytes and not raw.endswith(b"\n"):
                 yield Line(n, "", f"longer than a row may be: {over('row_bytes', limits.row_bytes)} bytes")
                 _skip_line(stream)
@@ -92,6 +93,15 @@ def lines(path: str, file: Path, most: int | None = None) -> Iterator[Line]:
                 yield _line(n, raw)
     if blank:
         raise DataError(f"{path} is empty.")
+
+
+def _count_lines(path: str, file: Path, most: int) -> None:
+    """Passes over the whole file, so that one beyond a limit is refused before a line of it is parsed."""
+    n = 0
+    with unpack.stream(path, file) as stream:
+        while piece := stream.read(unpack.PIECE):
+            if (n := n + piece.count(b"\n")) > most:
+                raise DataError(f"{path} has more than {most:,} lines; {over('rows', bounds().rows)}. Split it.")
 
 
 def _skip_line(stream: BinaryIO) -> None:
@@ -122,6 +132,7 @@ def _whole_lines(path: str, file: Path, most: int | None = None) -> Iterator[tup
 
 def read_json(path: str, file: Path) -> tuple[list[Record], list[Problem]]:
     """A JSON array, one JSON object, or JSON Lines, told apart by the text and not by the suffix."""
+    fresh()
     with unpack.stream(path, file) as stream:
         window = Window(stream)
         try:
@@ -143,7 +154,9 @@ def read_json(path: str, file: Path) -> tuple[list[Record], list[Problem]]:
     for n, text, problem in lines(path, file):
         if problem:
             problems.append((n, problem))
-        elif text.strip():
+        if len(problems) >= bounds().problems:
+            break
+        if text.strip():
             try:
                 records.append(Record(n, f"{path}:{n}", loads(text.removesuffix("\n"))))
             except (ValueError, RecursionError) as error:
@@ -187,7 +200,7 @@ def _array(path: str, window: Window) -> tuple[list[Record], list[Problem]]:
 
 
 def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool) -> tuple[list[Record], list[Problem]]:
-    limits = bounds()
+    limits = fresh()
     if suffix(file) == ".txt":
         found = _whole_lines(path, file)
         return [Record(n, f"{path}:{n}", {sole: t.strip()}) for n, t in found if t.strip()], []
@@ -238,18 +251,19 @@ def read_parquet(path: str, file: Path, columns: Sequence[str] | None = None, *,
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(f"{path} is a Parquet file, which needs `pip install 'unforgotten[data]'`.") from None
-    limits, given = bounds(), 0
+    limits, given, n = fresh(), 0, 0
     try:
         with _parquet_bytes(path, file, held) as raw, ParquetFile(raw) as table:
-            _refuse_large(path, file, table.metadata, held)
-            # Few at a time: a text of megabytes may stand in a file once and in every row.
-            batches = table.iter_batches(batch_size=64, columns=list(columns) if columns else None)
-            n = 0
-            for batch in batches:
+            largest = _refuse_large(path, file, table.metadata, held)
+            # A text may stand in a file once and in every row: few rows at a time, and one where it stays so in memory.
+            shared = "dictionary<" in str(table.schema_arrow)
+            batch_rows = 1 if shared else max(1, min(64, _BATCH_BYTES // max(1, largest)))
+            for batch in table.iter_batches(batch_size=batch_rows, columns=list(columns) if columns else None):
                 given += batch.nbytes
-                if batch.nbytes > limits.row_bytes * max(1, batch.num_rows) or (held and given > limits.file_bytes):
-                    name = "file_bytes" if held and given > limits.file_bytes else "row_bytes"
-                    raise DataError(f"{path} has too much in its rows; {over(name, getattr(limits, name))} bytes.")
+                if batch.nbytes > limits.row_bytes * max(1, batch.num_rows):
+                    raise DataError(f"{path}: row {n + 1} is too large; {over('row_bytes', limits.row_bytes)} bytes.")
+                if held and given > limits.file_bytes:
+                    raise DataError(f"{path} has too much in its rows; {over('file_bytes', limits.file_bytes)} bytes.")
                 for value in batch.to_pylist():
                     n += 1
                     yield Record(n, f"{path}:{n}", value)
@@ -261,8 +275,8 @@ def _parquet_bytes(path: str, file: Path, held: bool) -> BinaryIO:
     return unpack.regular(path, file) if held else file.open("rb")
 
 
-def _refuse_large(path: str, file: Path, facts: Any, held: bool) -> None:
-    """Refuses by what the file says of itself, before anything is unpacked."""
+def _refuse_large(path: str, file: Path, facts: Any, held: bool) -> int:
+    """Refuses by what the file says of itself, before anything is unpacked; its largest column chunk, in bytes."""
     limits = bounds()
     groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
     unpacked = [sum(group.column(i).total_uncompressed_size for i in range(group.num_columns)) for group in groups]
@@ -274,3 +288,6 @@ def _refuse_large(path: str, file: Path, facts: Any, held: bool) -> None:
         )
     if (most := sum(unpacked) if held else max(unpacked, default=0)) > limits.file_bytes:
         raise DataError(f"{path} unpacks to {most:,} bytes; {over('file_bytes', limits.file_bytes)}.")
+    return max(
+        (group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns)), default=0
+    )

@@ -48,6 +48,8 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, 
 
 def loads(text: str) -> Any:
     """The value of a JSON text. Raises ValueError or RecursionError; `broken` says what they mean."""
+    if text.startswith("\ufeff"):
+        raise Unfit("begins with a byte order mark (BOM), as where files were joined")
     value = DECODER.decode(text)
     if deeper(value, text):
         raise Unfit(f"nested too deeply: {over('depth', bounds().depth)}")
@@ -132,6 +134,7 @@ class Window:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._decode = stream, codecs.getincrementaldecoder("utf-8-sig")()
         self._text, self._at, self._ended = "", 0, False
+        self._passed, self._counted = 0, 0  # newlines of the text up to where they were counted
         self._line, self._start_of_line = 1, 0  # of the text's first character; where its line starts, mostly before it
         self.first = b""
         """The first byte that is no white space, known even where what follows is no UTF-8."""
@@ -139,7 +142,9 @@ class Window:
     @property
     def line(self) -> int:
         """The number of the line in which the next character stands, from 1."""
-        return self._line + self._text.count("\n", 0, self._at)
+        self._passed += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line + self._passed
 
     def column_of(self, error: json.JSONDecodeError) -> json.JSONDecodeError:
         """The error as of the whole file: its `lineno` and `colno` count from there."""
@@ -195,6 +200,7 @@ class Window:
             self._start_of_line -= len(passed)
         parts = [self._text[self._at :]]
         self._at, n, before = 0, len(parts[0]), len(parts[0])
+        self._passed = self._counted = 0
         while n < wanted and not self._ended:
             piece = self._stream.read(PIECE)
             self._ended = not piece

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from unforgotten import files, formats
+from unforgotten.bounds import fresh
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.reading import unread
 from unforgotten.datasets.reading.calls import without_nulls
@@ -82,17 +83,19 @@ def rows_of(
     kind: Kind = "task",
     answers: Answers = "required",
     ignore_keys: Collection[str] = (),
+    arrow: bool | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Rows of a list of dicts or of a `datasets.Dataset`, checked like a file; places count from 1.
 
-    A `datasets.Dataset` fills keys that a row lacks with None: those are left out. `say` is handed what is to be known
+    A `datasets.Dataset` fills keys that a row lacks with None: those are left out, as are those of a list that is said
+    to come from one (`arrow=True`). `say` is handed what is to be known
     of the whole, such as keys that nothing reads.
     """
     if isinstance(records, (Mapping, str)):
         raise DataError(f"{source}: pass a list of rows or one split of a dataset, not {type(records).__name__}.")
     unread.check_ignored(ignore_keys)
-    arrow = is_arrow(records)
+    arrow = is_arrow(records) if arrow is None else arrow
     found = [files.Record(i, f"{source}:{i}", record) for i, record in enumerate(records, 1)]
     rows, notes = checked(source, found, [], kind=kind, answers=answers, ignored=ignore_keys, arrow=arrow)
     for note in notes if say else ():
@@ -120,10 +123,13 @@ def checked(
     arrow: the records come from Arrow, whose null is a key that the row does not have.
     """
     problems = list(problems)
+    most = fresh().problems
     rows: list[Row] = []
     notes = unread.Notes(name)
     first: tuple[int, str] | None = None
     for line, source, record in records:
+        if len(problems) >= most:
+            break
         try:
             record = without_nulls(record) if arrow else record
             form = form_of(record)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from unforgotten.chat import Chat, Counts, encode_rows
 from unforgotten.datasets.base import Dataset, Row
-from unforgotten.datasets.jsonl import rows_of
+from unforgotten.datasets.jsonl import is_arrow, rows_of
 from unforgotten.errors import DataError
 from unforgotten.training.collate import response_tokens
 from unforgotten.training.watch import progress_bar
 
+_LOG = logging.getLogger("unforgotten")
 SILENT_ROWS = 2000
 """Fewer rows are encoded in about a second, without a bar."""
 
@@ -25,6 +27,8 @@ def encoded(
     `datasets/jsonl.py`, or of dicts with `input_ids` and `labels`. Raises DataError that names the row.
     """
     rows: list[Any] = list(data.rows()) if isinstance(data, Dataset) else list(_each(data, what))
+    for note in data.notes if isinstance(data, Dataset) else ():
+        _LOG.warning(note)
     if not rows:
         return chat, [], None
     if isinstance(rows[0], dict) and "input_ids" in rows[0]:
@@ -36,7 +40,7 @@ def encoded(
             )
         chat = Chat(processing_class)
     if not isinstance(rows[0], Row):
-        rows = rows_of(rows, source=what)
+        rows = rows_of(rows, source=what, arrow=is_arrow(data), say=_LOG.warning)
     with progress_bar(len(rows) > SILENT_ROWS) as told:
         found, counts = encode_rows(chat, rows, max_length_tokens, lambda done, n: told(f"encoding {what}", done, n))
     for example, at in zip(found, counts.row_of, strict=True):

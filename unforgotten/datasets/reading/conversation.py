@@ -209,6 +209,7 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
             "assistant's turns can be. Leave the mark out"
         )
     changes += [f"`{key}` is written in its present form" for key in ("function_call", "refusal") if key in given]
+    changes += ["the parts of a content became one text"] if isinstance(given.get("content"), list) else []
     changes += ["empty tool_calls were left out"] if given.get("tool_calls") == [] else []
     changes += [f"the mark `{key}` is written as weight" for key in sorted(keys) if key != "weight"]
     return _Turn(message, learnt)

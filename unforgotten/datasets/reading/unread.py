@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
+from unforgotten import display
 from unforgotten.datasets.reading import marks
 from unforgotten.datasets.reading.conversation import Conversation
 from unforgotten.errors import RecipeError
@@ -71,8 +72,7 @@ class Notes:
 
 def shown(key: str) -> str:
     """A key of a stranger's, short and on one line, with nothing in it that a terminal would act on."""
-    plain = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in key[:60])
-    return plain + ("…" if len(key) > 60 else "")
+    return display.line(key[:60]) + ("…" if len(key) > 60 else "")
 
 
 def _rows(n: int) -> str:
