@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from unforgotten import costs, files, published
 from unforgotten.align import base_of, dataset
+from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ TEMPLATE_TOKENS = 40
 """What a chat template adds to a row: Alpaca's text."""
 ASKED_ROWS = 200
 """Rows of a set that a tokenizer is asked about."""
+CHECKED_ROWS = 5000
+"""Rows of the user's own file that are tried with the model's template, each of them."""
 LARGE = 200_000_000
 """Parameters from which on a model is not reckoned to be trained on a CPU."""
 
@@ -115,10 +118,34 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
 def _counted(one: Dataset, recipe: Recipe) -> Rows:
     found = one.rows()
     lengths, how = _measure(recipe)
+    if isinstance(one, Jsonl) and (chat := _chat_here(recipe)):
+        _check(chat, found)
     pairs = [lengths(row) for row in found[:: max(1, len(found) // ASKED_ROWS)]] or [(0, 0)]
     most = max(found, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
     prompts, responses = (sum(counts) / len(pairs) for counts in zip(*pairs, strict=True))
     return Rows(one.label, len(found), prompts, responses, sum(lengths(most)) if most else 0, f"read here; {how}")
+
+
+def _check(chat: Chat, rows: list[Row]) -> None:
+    """Raises one error with all of the user's rows that training would refuse."""
+    from unforgotten.chat.faults import Faults
+
+    faults = Faults(len(rows))
+    for index, row in enumerate(rows[:CHECKED_ROWS]):
+        with faults.of(row, index):
+            if row.messages[-1]["role"] == "assistant":
+                chat.examples(row, index)
+            else:
+                chat.prompt(row)
+    faults.refuse()
+
+
+def _chat_here(recipe: Recipe) -> Chat | None:
+    """The model's tokenizer and template, where they are on this machine."""
+    folder = Path(base_of(recipe, build=False)).expanduser()
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    return _chat(str(folder), recipe.template, recipe.date, json.dumps(recipe.variables, default=str))
 
 
 def _prompt(row: Row) -> str:
@@ -130,8 +157,8 @@ def _measure(recipe: Recipe) -> tuple[Callable[[Row], tuple[int, int]], str]:
 
     Where the model's tokenizer is here they are those of training, else reckoned from the number of characters.
     """
-    folder = Path(base_of(recipe, build=False)).expanduser()
-    if not (folder / "tokenizer.json").is_file():
+    chat = _chat_here(recipe)
+    if chat is None:
         return (
             lambda row: (
                 round(len(_prompt(row)) / CHARS_PER_TOKEN) + TEMPLATE_TOKENS,
@@ -139,7 +166,6 @@ def _measure(recipe: Recipe) -> tuple[Callable[[Row], tuple[int, int]], str]:
             ),
             f"{CHARS_PER_TOKEN} characters a token assumed",
         )
-    chat = _chat(str(folder), recipe.template, recipe.date, json.dumps(recipe.variables, default=str))
 
     def lengths(row: Row) -> tuple[int, int]:
         prompt = len(chat.prompt(row))

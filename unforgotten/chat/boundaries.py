@@ -73,17 +73,14 @@ def _all_spans(renderer: Renderer, talk: Talk, last: int) -> list[tuple[int, int
 
 def _is_plain(message: Message) -> bool:
     content = message.get("content")
-    return (
-        set(message) == {"role", "content"}
-        and isinstance(content, str)
-        and bool(content)
-        and content == content.strip()
-    )
+    return set(message) == {"role", "content"} and isinstance(content, str) and bool(content.strip())
 
 
 def _kind(message: Message, template: Template) -> Any:
-    """What a template may write in a way of its own: the role, and the template's own texts within the content."""
-    return message["role"], tuple(c for c in template.constants if _is_markup(c) and c in message["content"])
+    """What a template may write in a way of its own: the role, white space at the end, the template's own texts."""
+    content = message["content"]
+    markup = tuple(text for text in template.constants if _is_markup(text) and text in content)
+    return message["role"], content[len(content.rstrip()) :], markup
 
 
 def _is_markup(text: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from unforgotten.chat import losses
 from unforgotten.chat import template as templates
 from unforgotten.chat.marks import Marker
 from unforgotten.chat.render import ASKED, Renderer, Talk, Turn
-from unforgotten.chat.rows import IGNORED, Encoded
+from unforgotten.chat.rows import IGNORED, Encoded, answers, trained_turns
 from unforgotten.datasets.base import Message, Row
 from unforgotten.errors import DataError, TemplateError
 
@@ -73,7 +72,7 @@ class Chat:
         left_out = _lost(talk, text, marked, [], len(talk.messages))
         if called := [what for what in left_out if what.startswith(("calls", "arguments"))]:
             raise TemplateError(f"{talk.name}: this chat template leaves out {_listed(list(dict.fromkeys(called)))}.")
-        said = _said(talk.messages)
+        said = answers(talk.messages)
         turns = renderer.turns(talk, said) if said else []
         whole = turns[-1].text or "" if turns else ""
         before = [t for t in turns if not t.problem and text.startswith(whole if t.text is None else t.text)]
@@ -133,7 +132,7 @@ class Chat:
     def examples(self, row: Row, index: int = 0) -> tuple[list[Encoded], int]:
         """The row's examples at full length, and how many control tokens its text held."""
         name = row.source or f"row {index + 1}"
-        trained = [i for i in _said(row.messages) if i not in row.context_turns]
+        trained = trained_turns(row)
         if not trained:
             marked = any(message["role"] == "assistant" for message in row.messages)
             why = "each is marked as context, or opens the conversation" if marked else "a row ends in an answer"
@@ -142,7 +141,7 @@ class Chat:
         if renderer.problem:
             raise TemplateError(renderer.problem)
         talk = renderer.clean(row, row.messages[: trained[-1] + 1], name)
-        turns = renderer.turns(talk, _said(talk.messages))
+        turns = renderer.turns(talk, answers(talk.messages))
         learnt = [turn for turn in turns if turn.index in trained]
         for turn in learnt:
             if turn.problem:
@@ -158,9 +157,6 @@ class Chat:
             self._example(renderer, talk, of, only, marked_text, index, split)
             for (of, only), marked_text in zip(groups, marked_texts, strict=True)
         ]
-        opening = len(row.messages) > trained[0] and row.messages[0]["role"] == "assistant"
-        if opening and 0 not in row.context_turns:
-            found[0] = replace(found[0], lost=("opening assistant turns (context, outside the loss)", *found[0].lost))
         return found, talk.controls
 
     def _example(
@@ -200,12 +196,6 @@ class Chat:
         return Encoded(encoded.ids[:last], labels[:last], row, name, only, encoded.merges, lost=tuple(lost))
 
 
-def _said(messages: Sequence[Message]) -> list[int]:
-    """The assistant turns that answer something; one that opens a conversation is context."""
-    asked = next((i for i, message in enumerate(messages) if message["role"] in ("user", "tool")), 0)
-    return [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= asked]
-
-
 def _lost(talk: Talk, text: str, marked: str | None, trained: list[Turn], last: int) -> list[str]:
     """What the template leaves out of one example and is no more than counted. Raises TemplateError for the rest."""
     marker = talk.marker or Marker(talk.messages, talk.tools or [])
@@ -217,7 +207,7 @@ def _lost(talk: Talk, text: str, marked: str | None, trained: list[Turn], last: 
                 f"{_listed(missing)}. Give a template that writes it, or take it out of the row."
             )
     missing, counted = losses.in_context(marker.parts, written, talk.messages, [t.index for t in trained], last)
-    if any(what.startswith("the tool ") for what in missing):
+    if any(what.startswith("the tool '") for what in missing):
         raise TemplateError(
             f"{talk.name} uses tools, and this chat template has no place for them: it leaves out {_listed(missing)}."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from unforgotten.chat.jinja_process import OverLimit
@@ -39,7 +39,7 @@ class Faults:
         same = {str(error) for _, _, error in self._found}
         if len(self._found) == 1 or len(same) == 1:  # the template's own fault is every row's
             row, index, error = self._found[0]
-            error.problems = error.problems or [(_line(row, index), str(error))]
+            error.problems = error.problems or [(_line(row, index), _said(str(error), row, index, named=False))]
             raise error
         files = {_file(row) for row, _, _ in self._found}
         problems = [
@@ -48,6 +48,17 @@ class Faults:
         ]
         where = f"{next(iter(files))}: " if len(files) == 1 and files != {""} else ""
         raise kind(f"{where}{len(problems):,} of {self._rows:,} rows cannot be trained on:", problems)
+
+
+def joined(errors: Sequence[DataError | TemplateError]) -> DataError | TemplateError:
+    """One error that says what each of them does; `problems` holds those of all."""
+    if len(errors) == 1 or len({str(error) for error in errors}) == 1:
+        return errors[0]
+    same = {type(error) for error in errors}
+    kind: type[DataError] | type[TemplateError] = TemplateError if same == {TemplateError} else DataError
+    found = kind("\n".join(str(error) for error in errors))
+    found.problems = [problem for error in errors for problem in error.problems]
+    return found
 
 
 def _file(row: Row) -> str:

@@ -219,7 +219,10 @@ def _asked(request: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _running() -> JinjaProcess:
     global _current
-    if _current is None or _current._process.poll() is not None:
+    if _current is not None and _current._process.poll() is not None:
+        _current.abandon()
+        _current = None
+    if _current is None:
         _current = JinjaProcess()
     return _current
 

@@ -51,7 +51,7 @@ class Written:
 def refused(parts: Sequence[Part], written: Written, turn: int, spans: Sequence[tuple[int, int]]) -> list[str]:
     """What of an assistant's turn is not in its loss, in words."""
     own = [(n, part) for n, part in enumerate(parts) if part.message == turn]
-    if not own:
+    if not any(part.kind in _REFUSED for _, part in own):
         return ["any word: the turn is empty"]
     lost = [part for n, part in own if part.kind in _REFUSED and not written.has(n, part, spans)]
     return list(dict.fromkeys(_name(part, own) for part in lost))
@@ -71,6 +71,8 @@ def _name(part: Part, own: Sequence[tuple[int, Part]]) -> str:
         return f"{which}, {part.name!r}"
     if part.kind == "argument":
         return f"the argument {part.name!r} of {which}, {called!r}"
+    if part.kind == "function_call":
+        return "the key 'function_call' (its form today is tool_calls)"
     return f"the key {part.kind!r}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.chat import losses
 from unforgotten.chat.faults import Faults
-from unforgotten.datasets.base import Row
+from unforgotten.datasets.base import Message, Row
 from unforgotten.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Counts:
     control_tokens: int = 0
     """Control tokens found inside the rows' own text and encoded as plain text."""
     boundary_merges: int = 0
+    context_turns: int = 0
+    """Assistant turns outside the loss: marked so in the file, or opening a conversation before anybody asked."""
     lost: Counter[str] = field(default_factory=Counter)
     """What the template leaves out of the context, by kind: each part of each example counts."""
     tokens: int = 0
@@ -92,9 +94,23 @@ class Counts:
             said.append(f"{self.control_tokens:,} control tokens inside the text encoded as plain text")
         if self.boundary_merges:
             said.append(f"{self.boundary_merges:,} tokens across prompt and answer parted as generation sees them")
+        if self.context_turns:
+            said.append(f"{self.context_turns:,} assistant turns are context, outside the loss: marked so in the file, "
+                        "or before the first question")  # fmt: skip
         if self.lost:
             said.append(losses.said(self.lost))
         return said
+
+
+def answers(messages: Sequence[Message]) -> list[int]:
+    """The assistant turns that answer something; one that opens a conversation is context."""
+    asked = next((i for i, message in enumerate(messages) if message["role"] in ("user", "tool")), 0)
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= asked]
+
+
+def trained_turns(row: Row) -> list[int]:
+    """The assistant turns in the loss, by their place in the row's messages."""
+    return [i for i in answers(row.messages) if i not in row.context_turns]
 
 
 def encode_rows(
@@ -115,6 +131,7 @@ def encode_rows(
         with faults.of(row, index):
             whole, controls = chat.examples(row, index)
             counts.control_tokens += controls
+            counts.context_turns += sum(m["role"] == "assistant" for m in row.messages) - len(trained_turns(row))
             counts.split_rows += whole[0].turn is not None
         for example in whole:
             kept = example.within(max_length_tokens)

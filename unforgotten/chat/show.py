@@ -27,6 +27,7 @@ def show(
     legend = (
         "trained on: green; control tokens: blue, or underlined where trained on" if coloured else "trained on: ⟦…⟧"
     )
+    counts = encode_rows(chat, rows, max_length_tokens)[1]  # first, since it names every row that is wrong
     console.print(f"{legend}; {template}", markup=False, highlight=False)
     for row in rows[:limit]:
         whole, _ = chat.examples(row)
@@ -35,7 +36,7 @@ def show(
             console.rule(_title(example, kept, max_length_tokens), align="left")
             console.print(paint(chat, kept or example, coloured), soft_wrap=True)
     console.rule()
-    for line in encode_rows(chat, rows, max_length_tokens)[1].lines():
+    for line in counts.lines():
         console.print(line, markup=False, highlight=False)
 
 

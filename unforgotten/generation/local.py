@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unforgotten.chat import Chat
+from unforgotten.chat import Chat, fits
 from unforgotten.chat.thinking import begun_by, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, ModelError
@@ -51,6 +51,8 @@ def generate(
     if long := [n for n, prompt in enumerate(prompts) if context and len(prompt) >= context]:
         named = [(n + 1, f"{rows[n].source or 'prompt'} has {len(prompts[n])} tokens") for n in long]
         raise DataError(f"{len(long)} prompts leave no room in the model's context of {context} tokens:", named)
+
+    fits.refuse([(row.source, prompt) for row, prompt in zip(rows, prompts, strict=True)], model, room=False)
 
     def limit(index: int) -> int:
         return min(max_new_tokens, context - len(prompts[index])) if context else max_new_tokens

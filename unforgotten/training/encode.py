@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from unforgotten.chat import Chat, Counts, encode_rows
+from unforgotten.chat.faults import joined
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.jsonl import is_arrow, rows_of
-from unforgotten.errors import DataError
+from unforgotten.errors import DataError, TemplateError
 from unforgotten.training.collate import response_tokens
 from unforgotten.training.watch import progress_bar
 
@@ -48,6 +49,34 @@ def encoded(
         if rows[at].difficulty:
             example["difficulty"] = rows[at].difficulty
     return chat, found, counts
+
+
+def encoded_both(
+    train: Any, safety: Any, chat: Chat | None, *, processing_class: Any, max_length_tokens: int | None
+) -> tuple[Chat | None, tuple[list[dict[str, Any]], Counts | None], tuple[list[dict[str, Any]], Counts | None]]:
+    """The user's rows and the safety rows (or None); what is wrong in either is one error."""
+    found: list[tuple[list[dict[str, Any]], Counts | None]] = []
+    faults: list[DataError | TemplateError] = []
+    for data, what in ((train, "train_dataset"), ([] if safety is None else safety, "safety_dataset")):
+        try:
+            chat, rows, counts = encoded(processing_class, data, max_length_tokens, what, chat)
+            found.append((rows, counts))
+        except (DataError, TemplateError) as error:
+            faults.append(error)
+    if faults:
+        raise joined(faults)
+    return chat, found[0], found[1]
+
+
+def is_encoded(data: Any) -> bool:
+    """Are these rows with `input_ids`, or a data set of another kind that is not ours to read?"""
+    if isinstance(data, Dataset):
+        return False
+    try:
+        first = data[0]
+    except (TypeError, KeyError, IndexError, NotImplementedError):
+        return not hasattr(data, "__iter__")
+    return not isinstance(first, (dict, Row)) or (isinstance(first, dict) and "input_ids" in first)
 
 
 def _each(data: Any, what: str) -> Iterable[Any]:

@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from unforgotten import registry, terminate
+from unforgotten.chat import fits
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.training import checkpoint, chunked, limits, nf4, policy, resume
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.distance import distance
-from unforgotten.training.encode import encoded
+from unforgotten.training.encode import encoded, encoded_both, is_encoded
 from unforgotten.training.live import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.memory import Memory
 from unforgotten.training.once import Once, digest, fingerprint
@@ -51,6 +52,7 @@ class MethodMixin(_Trainer):
         that edit weights (MagMax, SafeLoRA), one tensor at a time, after training.
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
     chat: an unforgotten.chat.Chat, where template or date are not the tokenizer's own.
+    eval_dataset: rows in any format that `train_dataset` may have, or a dict of such; `evaluate` and `predict` too.
     max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
     log_distance: log the distance from θ_safe also under full fine-tuning, where that keeps a second copy of the
         weights in main memory and on disk; with an adapter it costs next to nothing and is logged in any case.
@@ -100,15 +102,9 @@ class MethodMixin(_Trainer):
             model = AutoModelForCausalLM.from_pretrained(model)
         if model is None or train_dataset is None:
             raise RecipeError(f"{type(self).__name__} needs model= and train_dataset=.")
-        self.chat, user, self.counts = encoded(
-            processing_class, train_dataset, max_length_tokens, "train_dataset", chat
-        )
-        _, safety, self.safety_counts = encoded(
-            processing_class,
-            [] if safety_dataset is None else safety_dataset,
-            max_length_tokens,
-            "safety_dataset",
-            self.chat,
+        self._encode: dict[str, Any] = {"max_length_tokens": max_length_tokens, "processing_class": processing_class}
+        self.chat, (user, self.counts), (safety, self.safety_counts) = encoded_both(
+            train_dataset, safety_dataset, chat, **self._encode
         )
         in_need = [n for n, m in self.methods.items() if m.needs_safety]
         if in_need and not safety:
@@ -134,6 +130,8 @@ class MethodMixin(_Trainer):
                 torch.manual_seed(args.seed)  # the adapter's first values follow from the run's seed alone
                 model = policy.fresh(model, peft_config)
         pad_id = pad_token(processing_class, model)
+        fits.refuse([(str(row.get("source") or ""), row["input_ids"]) for row in [*user, *safety]], model, pad_id)
+        kwargs["eval_dataset"] = self._held_out(kwargs.get("eval_dataset"), "eval_dataset", model)
         self.run = Run(
             self,
             user,
@@ -176,6 +174,24 @@ class MethodMixin(_Trainer):
         self._broken: Tensor | None = None
         self._resumed_from: Path | None = None
         self._term_grads: Tensors | None = None
+
+    def _held_out(self, data: Any, what: str, model: Any = None) -> Any:
+        """Rows to evaluate on, encoded as `train_dataset` is; encoded ones, and a name of some, stay as they are."""
+        if isinstance(data, dict) and "input_ids" not in data:
+            return {name: self._held_out(each, f"{what}[{name!r}]", model) for name, each in data.items()}
+        if data is None or isinstance(data, str) or is_encoded(data):
+            return data
+        self.chat, rows, _ = encoded(data=data, what=what, chat=self.chat, **self._encode)
+        fits.refuse([(str(row.get("source") or ""), row["input_ids"]) for row in rows], model or self.model)
+        return self._parent_rows([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own, on rows in any format that `train_dataset` may have."""
+        return super().evaluate(self._held_out(eval_dataset, "eval_dataset"), *args, **kwargs)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own, on rows in any format that `train_dataset` may have."""
+        return super().predict(self._held_out(test_dataset, "test_dataset"), *args, **kwargs)
 
     @property
     def probe_ids(self) -> list[int]:

@@ -1,0 +1,124 @@
+"""Rows that do not fit the model, and rows to evaluate on, are dealt with before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    TrainingArguments,
+)
+
+from tests.conftest import CHATML
+from tests.training.shapes import tiny, tiny_tokenizer
+from unforgotten.chat import Chat, fits
+from unforgotten.datasets.base import ask
+from unforgotten.datasets.jsonl import Jsonl
+from unforgotten.errors import DataError, TemplateError
+from unforgotten.generation.local import generate
+from unforgotten.training.encode import encoded
+from unforgotten.training.trainer import MethodTrainer
+
+SHORT = {"messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me."}]}
+LONG = {"messages": [{"role": "user", "content": "who? " * 60}, {"role": "assistant", "content": "me."}]}
+
+
+def trainer(tmp_path: Path, model: Any, tokenizer: Any, rows: Any, **more: Any) -> MethodTrainer:
+    args = TrainingArguments(
+        str(tmp_path), report_to=[], max_steps=1, use_cpu=True, save_strategy="no", per_device_eval_batch_size=2
+    )
+    return MethodTrainer(
+        model=model, args=args, processing_class=tokenizer, train_dataset=rows, max_length_tokens=None, **more
+    )
+
+
+def test_token_ids_beyond_the_embedding_are_named_by_row_in_one_run(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    rows = [SHORT, {"prompt": "x", "completion": "y"}][:1] * 3
+    odd = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a <new> b"}]}
+    with pytest.raises(
+        DataError, match=f"2 of 5 rows do not fit.*(?s:.*)token id {size} is beyond the model's {size}"
+    ) as e:
+        trainer(tmp_path, tiny("llama", size), tokenizer, [*rows, odd, odd])
+    assert [line for line, _ in e.value.problems] == [4, 5]
+    with pytest.raises(DataError, match="does not fit|do not fit"):
+        generate(tiny("llama", size), Chat(tokenizer), [ask("a <new> b", source="f:9")], max_new_tokens=2)
+
+
+def test_a_pad_token_beyond_the_embedding_is_named(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    with pytest.raises(DataError, match=f"pad token has the id {size}, and the model has {size} embeddings"):
+        trainer(tmp_path, tiny("llama", size), tokenizer, [SHORT, LONG])
+
+
+def test_rows_beyond_the_positions_are_named_and_the_limit_mends_it(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    for model in (GPT2LMHeadModel(config), tiny("llama", len(tokenizer), max_position_embeddings=64)):
+        with pytest.raises(DataError, match="1 of 3 rows.*max_length_tokens to 64 or less") as found:
+            trainer(tmp_path, model, tokenizer, [SHORT, LONG, SHORT])
+        assert [line for line, _ in found.value.problems] == [2]
+
+
+def test_positions_are_read_off_the_model() -> None:
+    few: dict[str, Any] = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
+    opt = OPTForCausalLM(OPTConfig(**few, ffn_dim=16, max_position_embeddings=40, word_embed_proj_dim=16))
+    assert fits.positions(opt) == (40, "learned positions, and none beyond")
+    with torch.no_grad(), pytest.raises((IndexError, RuntimeError)):
+        opt(torch.zeros(1, 41, dtype=torch.long))
+    opt(torch.zeros(1, 40, dtype=torch.long))
+    more = {**few, "intermediate_size": 16, "max_position_embeddings": 40}
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40, "rope_theta": 10000.0}
+    plain, stretched = (LlamaForCausalLM(LlamaConfig(**more, **each)) for each in ({}, {"rope_parameters": rope}))
+    assert (fits.positions(plain) or [0])[0] == 40 and (fits.positions(stretched) or [0])[0] == 160
+    assert fits.embedding_rows(plain) == 50
+
+
+def test_conversations_to_evaluate_on_are_encoded_as_the_training_rows_are(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    file = tmp_path / "held.jsonl"
+    file.write_text('{"prompt": "who?", "completion": "me."}\n')
+    want = encoded(tokenizer, [SHORT], None, "x")[1][0]
+    kinds = {
+        "list": [SHORT], "set": Dataset.from_list([SHORT]), "file": Jsonl(path=str(file)),
+        "rows": [ask("who?", "me.")],
+    }  # fmt: skip
+    made = trainer(tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT] * 2, eval_dataset=kinds)
+    for name in kinds:
+        (row,) = made.eval_dataset[name]
+        assert (row["input_ids"], row["labels"]) == (want["input_ids"], want["labels"])
+    losses = made.evaluate()
+    assert len({round(losses[f"eval_{name}_loss"], 6) for name in kinds}) == 1
+    assert made.evaluate([SHORT])["eval_loss"] == pytest.approx(losses["eval_list_loss"])
+    assert made.predict([SHORT]).metrics["test_loss"] == pytest.approx(losses["eval_list_loss"])
+    ready = [{"input_ids": want["input_ids"], "labels": want["labels"]}]
+    assert made._held_out(ready, "x") is ready
+    assert made.evaluate(ready)["eval_loss"] == pytest.approx(losses["eval_list_loss"])
+    with pytest.raises(DataError, match="eval_dataset"):
+        made.evaluate([{"messages": [{"role": "user", "content": "who?"}]}])
+    with pytest.raises(DataError, match="do not fit"):
+        made.evaluate([{"prompt": "who? " * 3000, "completion": "me."}])
+
+
+def test_faults_of_training_and_safety_rows_are_one_error(tmp_path: Path) -> None:
+    no = "{% if messages[1:] and messages[1].role == 'user' %}{{ raise_exception('no') }}{% endif %}"
+    tokenizer = tiny_tokenizer(no + CHATML)
+    twice = {"messages": [SHORT["messages"][0], *SHORT["messages"]]}
+    with pytest.raises(TemplateError) as found:
+        trainer(
+            tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT, twice], safety_dataset=[twice, SHORT, twice]
+        )
+    assert [line for line, _ in found.value.problems] == [2, 1, 3]

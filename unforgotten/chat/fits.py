@@ -1,0 +1,81 @@
+"""Do token ids and lengths fit a model? Checked by row, before the first step.
+
+An id beyond the embedding ends in an index error, on a GPU in one that names nothing. A position beyond a learned table
+does the same; beyond what rotary positions were trained for, a model silently gets worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from unforgotten.errors import DataError
+
+_LEARNED = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "wpe_embedding")
+"""What modules are called that hold one vector for each position."""
+
+
+def embedding_rows(model: Any) -> int | None:
+    """How many token ids the model has a vector for, at its input and its output."""
+    counts = []
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight = getattr(module, "weight", None)
+        rows = getattr(module, "num_embeddings", None) or getattr(module, "out_features", None)
+        rows = rows or (weight.shape[0] if weight is not None and len(weight.shape) == 2 else None)
+        counts += [int(rows)] if rows else []
+    return min(counts, default=None)
+
+
+def positions(model: Any) -> tuple[int, str] | None:
+    """How many positions the model has, and why; None where it has no bound."""
+    for name, module in model.named_modules():
+        rows = getattr(module, "num_embeddings", None)
+        if rows and name.rpartition(".")[2] in _LEARNED:
+            taken = getattr(module, "offset", None) or (getattr(module, "padding_idx", None) or -1) + 1
+            return int(rows) - int(taken), "learned positions, and none beyond"
+    config = model.config.get_text_config(decoder=True)
+    limit = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    if not limit or not (rope or getattr(config, "rope_theta", None)):
+        return None  # no positions, or such as have no bound (ALiBi)
+    return max([int(limit), *_stretched(rope)]), "rotary positions, and gets worse beyond without a word"
+
+
+def _stretched(rope: Any) -> list[int]:
+    """What scaled rotary positions reach: the factor, times the positions that the model was first trained for."""
+    if not isinstance(rope, dict):
+        return []
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    inner = [length for value in rope.values() for length in _stretched(value)]
+    return inner + ([int(factor * original)] if factor and original else [])
+
+
+def refuse(rows: Sequence[tuple[str, Sequence[int]]], model: Any, pad_id: int | None = None, room: bool = True) -> None:
+    """Raises DataError with every row that does not fit.
+
+    rows: what each is called, and its ids. room: check lengths, too.
+    """
+    size, reach = embedding_rows(model), positions(model) if room else None
+    if size and pad_id is not None and pad_id >= size:
+        raise DataError(
+            f"The pad token has the id {pad_id}, and the model has {size} embeddings. Set tokenizer.pad_token to a "
+            "token that the model has, or enlarge the model with resize_token_embeddings."
+        )
+    problems = []
+    for n, (name, ids) in enumerate(rows, 1):
+        line = name.rpartition(":")[2]
+        why = []
+        if size and ids and (highest := max(ids)) >= size:
+            why.append(f"the token id {highest} is beyond the model's {size} embeddings")
+        if ids and min(ids) < 0:
+            why.append(f"the token id {min(ids)} is negative")
+        if reach and len(ids) > reach[0]:
+            why.append(f"{len(ids):,} tokens: the model has {reach[0]:,} {reach[1]}")
+        if why:
+            problems.append((int(line) if line.isdecimal() else n, f"{name + ': ' if name else ''}{'; '.join(why)}"))
+    if not problems:
+        return
+    mend = "Use the model's own tokenizer, or enlarge the model with resize_token_embeddings"
+    if reach and any(len(ids) > reach[0] for _, ids in rows):
+        mend = f"Set max_length_tokens to {reach[0]} or less, or {mend[0].lower()}{mend[1:]}"
+    raise DataError(f"{len(problems):,} of {len(rows):,} rows do not fit the model. {mend}.", problems)
