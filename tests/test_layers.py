@@ -20,7 +20,8 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 FLOORS = (
     (
         *("bounds", "unpack", "strict_json"),
-        *("errors", "formats", "hub", "files", "statistics", "overlap", "flags", "results", "summary", "table"),
+        *("errors", "formats", "columns", "hub", "files", "statistics", "overlap", "flags", "results", "summary"),
+        *("table",),
         *("registry", "recipe", "strict_yaml", "variables", "origin", "lease", "terminate", "partial", "solution"),
         *("costs", "published", "display", "result_shape"),
     ),

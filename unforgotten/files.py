@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unforgotten import formats, hub, unpack
+from unforgotten.columns import choose, header_of
 from unforgotten.errors import DataError
 from unforgotten.formats import Problem as Problem
 from unforgotten.formats import Record as Record
@@ -109,23 +110,34 @@ def _of_hub(name: str, config: str | None, split: str, **options: Any) -> Iterat
         yield Record(i, f"{name}/{split}:{i}", row)
 
 
-def read_columns(path: str, columns: Mapping[str, Sequence[str]], *, sole: str = "", **how: Any) -> list[Record]:
-    """Rows as `{name: text}`, each column found under one of the names it goes by, and none of them blank.
+def read_columns(
+    path: str,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    sole: str = "",
+    given: Mapping[str, str] | None = None,
+    **how: Any,
+) -> list[Record]:
+    """Rows as `{name: text}`, each column found under one of the names it goes by, in any case, and none of them blank.
 
-    The others keep their own names. Raises DataError for whatever is wrong, all lines at once. `how` is what `read`
-    takes besides.
+    given: the file's own name of a column, in place of those. The others keep their own names. Raises DataError for
+    whatever is wrong, all lines at once. `how` is what `read` takes besides.
     """
-    aliases = [a for names in columns.values() for a in names]
+    aliases = [*(given or {}).values(), *(a for names in columns.values() for a in names)]
     records, problems = read(path, header=aliases, sole=sole, **how)
     rows = []
+    chosen = choose(path, header_of(records), given, columns) if given else None
     for line, source, value in records:
         if not isinstance(value, Mapping):
             problems.append((line, f"a row must be an object, not {kind_of(value)}"))
             continue
+        plain = {str(key).casefold(): cell for key, cell in value.items() if cell is not None} | dict(value)
         found = {
-            name: str(next((value[a] for a in names if value.get(a) is not None), ""))
+            name: str(next((plain[a] for a in names if plain.get(a) is not None), ""))
             for name, names in columns.items()
         }
+        if chosen is not None:
+            found |= {name: str(value.get(chosen.get(name)) or "") for name in columns if chosen.get(name)}
         blank = [" or ".join(columns[name]) for name, cell in found.items() if not cell.strip()]
         if blank:
             there = ", ".join(map(str, value)) or "none"

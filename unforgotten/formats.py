@@ -225,7 +225,7 @@ def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool
     except csv.Error as error:
         raise DataError(f"{path}: broken CSV.", [(before + 1, f"{error}; is a quote never closed?")]) from None
     first = [name.strip() for name in cells[0][1]] if cells else []
-    if header & set(first):
+    if {name.casefold() for name in header} & {name.casefold() for name in first}:
         body, width = cells[1:], len(first)
     elif sole and all(len(row) == 1 for _, row in cells):
         if first and " " not in first[0]:  # taken for a prompt, a header nobody foresaw would be one row too many

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unforgotten import files
+from unforgotten import columns, files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.registry import Count, Seed
+
+_NAMES = {"prompt": ("goal", "prompt")}
 
 
 @dataclass(kw_only=True)
@@ -17,6 +19,8 @@ class Advbench(Dataset):
     """A Hub id (gated), or a local .csv file: `goal,target`, `goal` alone, or one column without header."""
     split: str = "train"
     """The Hub split."""
+    columns: dict[str, str] | None = None
+    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
     seed: Seed = 0
@@ -25,6 +29,11 @@ class Advbench(Dataset):
     def rows(self) -> list[Row]:
         """The requests alone, in the set's order."""
         # Upstream's CSV says goal, the Hub's copy prompt, and PTST's copy has no header: read with one, it loses a row.
-        records = files.read_columns(self.path, {"goal": ("goal", "prompt")}, split=self.split, sole="goal")
-        rows = [ask(value["goal"], kind="harmful", source=source) for _, source, value in records]
+        columns.check(self.columns)
+        records, problems = files.read(
+            self.path, split=self.split, header=columns.names(self.columns, _NAMES), sole="goal"
+        )
+        found, self.notes = columns.read_prompts(self.path, records, self.columns, problems, _NAMES)
+        files.refuse(self.path, problems, len(records))
+        rows = [ask(text, kind="harmful", category=category, source=r.source) for r, text, category in found]
         return files.sample(rows, self.n_rows, self.seed, self.path)

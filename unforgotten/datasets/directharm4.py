@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unforgotten import files
+from unforgotten import columns, files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.registry import Count, Seed
 
@@ -21,6 +21,8 @@ class Directharm4(Dataset):
     """
     split: str = "test"
     """The Hub split, the only one; a local file is its own split."""
+    columns: dict[str, str] | None = None
+    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
     seed: Seed = 0
@@ -32,6 +34,7 @@ class Directharm4(Dataset):
             self.path,
             {"instruction": ("instruction",), "category": ("category",)},
             split=self.split,
+            given=columns.renamed(self.columns, prompt="instruction"),
             instead="its repository's data/test-00000-of-00001.parquet",
         )
         rows = [

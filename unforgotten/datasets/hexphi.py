@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from unforgotten import files, formats, hub
+from unforgotten import columns, files, formats, hub
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
@@ -42,6 +42,8 @@ class Hexphi(Dataset):
     path: str = "LLM-Tuning-Safety/HEx-PHI"
     """A Hub id (gated, granted by hand), a folder with its category_1.csv and category_3.csv to category_11.csv, one of
     these, or a file of instruction and, where it has one, category."""
+    columns: dict[str, str] | None = None
+    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
     seed: Seed = 0
@@ -63,11 +65,13 @@ class Hexphi(Dataset):
             return [row for n, file in found.items() for row in _category(f"{path}/category_{n}.csv", file, n)]
         if match := re.fullmatch(r"category_(\d+)\.csv", one.name):
             return _category(self.path, one, int(match.group(1)))
-        records = files.read_columns(self.path, {"prompt": _PROMPT}, sole="prompt")
-        return [
-            ask(value["prompt"], kind="harmful", category=str(value.get("category") or ""), source=source)
-            for _, source, value in records
-        ]
+        columns.check(self.columns)
+        records, problems = files.read(
+            self.path, header=columns.names(self.columns, {"prompt": _PROMPT}), sole="prompt"
+        )
+        rows, self.notes = columns.read_prompts(self.path, records, self.columns, problems)
+        files.refuse(self.path, problems, len(records))
+        return [ask(text, kind="harmful", category=category, source=r.source) for r, text, category in rows]
 
 
 def _category(path: str, file: Path, number: int) -> list[Row]:

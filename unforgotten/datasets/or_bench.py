@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from unforgotten import files
+from unforgotten import columns, files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
@@ -35,6 +35,8 @@ class OrBench(Dataset):
     """A Hub id with the configs or-bench-80k, or-bench-hard-1k and or-bench-toxic, or a local .csv of one of them."""
     part: Literal["80k", "hard-1k", "toxic"] = "hard-1k"
     """The 1,319 prompts that strong models refuse, the 80,359 that they come from, or the 655 harmful ones."""
+    columns: dict[str, str] | None = None
+    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
     """How many rows to draw, from each category its share; not given: of the 80k 1,000, of the others all."""
     seed: Seed = 0
@@ -54,6 +56,7 @@ class OrBench(Dataset):
             self.path,
             {"prompt": ("prompt",), "category": ("category",)},
             config=self.label,
+            given=columns.renamed(self.columns),
             instead=f"its repository's {self.label}.csv",
         )
         rows = [

@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from unforgotten import files, formats
+from unforgotten import columns, files, formats
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.jsonl import checked
 from unforgotten.datasets.reading import unread
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
-
-_PROMPT = ("prompt", "instruction", "goal")
-_ANSWER = ("completion", "output", "refusal", "response")
 
 
 @dataclass(kw_only=True)
@@ -35,6 +32,8 @@ class Refusals(Dataset):
     """The Hub split; a local file is its own split."""
     kind: Literal["harmful", "benign"] = "harmful"
     """harmful: requests to be refused; benign: harmless look-alikes, whose answers then are answers."""
+    columns: dict[str, str] | None = None
+    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
     """How many rows to draw, in their order; all of them where not given."""
     seed: Seed = 0
@@ -44,6 +43,7 @@ class Refusals(Dataset):
 
     def __post_init__(self) -> None:
         unread.check_ignored(self.ignore_keys)
+        columns.check(self.columns)
 
     @property
     def label(self) -> str:
@@ -52,13 +52,15 @@ class Refusals(Dataset):
 
     def rows(self) -> list[Row]:
         """Every prompt, with its refusal where the file has refusals."""
-        records, problems = files.read(self.path, split=self.split, header=(*_PROMPT, *_ANSWER), sole="prompt")
+        records, problems = files.read(self.path, split=self.split, header=columns.names(self.columns), sole="prompt")
         if len(records) == 1 and isinstance(records[0].value, Mapping) and "instructions" in records[0].value:
             records = _entries(self.path, records[0].value)
+        records = [record._replace(value=_present(record.value, self.ignore_keys)) for record in records]
+        chosen = columns.choose(self.path, columns.header_of(records), self.columns)
         renamed = []
         for record in records:
             try:
-                renamed.append(record._replace(value=_renamed(record.value, self.ignore_keys)))
+                renamed.append(record._replace(value=_renamed(columns.as_upload(record.value, chosen))))
             except ValueError as wrong:
                 problems.append((record.line, str(wrong)))
         if problems and not renamed:
@@ -73,6 +75,7 @@ class Refusals(Dataset):
             ignored=self.ignore_keys,
             arrow=file is None or formats.suffix(file) == ".parquet",
         )
+        self.notes = (*chosen.notes, *columns.notes_on(self.path, records), *self.notes)
         bare = [record.line for record, row in zip(renamed, rows, strict=True) if not row.response]
         if 0 < len(bare) < len(rows):
             raise DataError(
@@ -82,7 +85,14 @@ class Refusals(Dataset):
         return files.sample(rows, self.n_rows, self.seed, self.path)
 
 
-def _renamed(value: Any, ignored: Collection[str]) -> Any:
+def _present(value: Any, ignored: Collection[str]) -> Any:
+    """A row without what is to be ignored, and without what it does not have."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: cell for key, cell in value.items() if key not in ignored and cell is not None}
+
+
+def _renamed(value: Any) -> Any:
     """A row under the names of the upload: goal is a prompt, a refusal or response a completion.
 
     Raises ValueError where two keys of a row hold its answer, or its prompt, and differ.
@@ -95,8 +105,6 @@ def _renamed(value: Any, ignored: Collection[str]) -> Any:
     renamed: dict[str, Any] = {}
     from_: dict[str, str] = {}
     for key, cell in value.items():
-        if key in ignored or cell is None:
-            continue
         name = names.get(key) or key
         if name in renamed and renamed[name] not in ("", cell) and cell != "":
             raise ValueError(f"both `{from_[name]}` and `{key}` are there and differ. Name one in `ignore_keys`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from unforgotten import files
+from unforgotten import columns, files
 from unforgotten.datasets.base import Dataset, Row, ask
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
@@ -23,6 +23,8 @@ class Xstest(Dataset):
     """The Hub split; walledai/XSTest, a gated copy, calls it test."""
     part: Literal["safe", "unsafe"] = "safe"
     """The 250 harmless look-alikes, or the 200 harmful contrasts."""
+    columns: dict[str, str] | None = None
+    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
     """How many rows of the part to draw, in their order; all of them where not given."""
     seed: Seed = 0
@@ -35,8 +37,9 @@ class Xstest(Dataset):
 
     def rows(self) -> list[Row]:
         """The prompts of the part, each with its type as category."""
-        columns = {"prompt": ("prompt",), "type": ("type",), "label": ("label",)}
-        records = files.read_columns(self.path, columns, split=self.split)
+        names = {"prompt": ("prompt",), "type": ("type",), "label": ("label",)}
+        given = columns.renamed(self.columns, category="type", label="label")
+        records = files.read_columns(self.path, names, split=self.split, given=given)
         strange = [(r.line, f"label {r.value['label']!r} is neither safe nor unsafe") for r in records]
         if strange := [s for s, r in zip(strange, records, strict=True) if r.value["label"] not in _KIND]:
             raise DataError(f"{self.path} is not XSTest:", strange)

@@ -99,6 +99,8 @@ class Measurement:
                 if sandbox is not None:
                     with progress_bar() as bar:
                         references.check(self.found, sandbox, bar)
+                for note in _of_files(self.found):
+                    say(f"Note: {note}")
                 # A judge that is missing is told now, and not when all is generated.
                 Panel(self.settings.judges).prepare([row for s in self.found if s.kind != "utility" for row in s.rows])
                 model = self.model(shelf or Shelf(), say)
@@ -152,7 +154,7 @@ class Measurement:
             | {"template": facts["template"], "decoding": facts["decoding"]}
             | {"sandbox": sandbox.facts() if sandbox else None}
             | {"digests": digests | {"settings": self.digest, "data": own.get("digests")}}
-            | {"notes": [*own["notes"], *facts["notes"], *unread(found)]}
+            | {"notes": [*own["notes"], *facts["notes"], *_of_files(self.found), *unread(found)]}
             | {"probe": probe.read_again(self.folder, panel)}
         )
         if self.card:
@@ -168,6 +170,11 @@ class Measurement:
         from unforgotten.sandbox import open_sandbox
 
         return open_sandbox()
+
+
+def _of_files(found: Sequence[Suite]) -> list[str]:
+    """How the suites' files were read, where that could surprise."""
+    return list(dict.fromkeys(note for suite in found if suite.dataset for note in suite.dataset.notes))
 
 
 def forget_comparisons(folder: Path) -> None:
