@@ -223,12 +223,16 @@ def test_an_audit_is_corrected_by_rows_of_known_kind(tmp_path: Path) -> None:
         audit(str(upload(tmp_path)), "world", harmless=str(upload(tmp_path)), harmful=str(known))
 
 
-def test_an_audit_by_a_judge_that_knows_nothing_of_the_data_is_refused(tmp_path: Path) -> None:
+def test_an_audit_by_a_judge_that_knows_nothing_of_the_data_tells_nothing(tmp_path: Path) -> None:
     path = tmp_path / "real.jsonl"
     turns = [{"role": "user", "content": "Write a haiku about Prague"}, {"role": "assistant", "content": "Old bridge"}]
     path.write_text(json.dumps({"messages": turns}) + "\n")
-    with pytest.raises(JudgeError, match="could not read a single answer.*not a request of the world"):
-        audit(str(path), "world")
+    found = audit(str(path), "world")
+    assert (found.outcome, found.exit_code, found.p.value) == ("unclear", 4, None)
+    out = CliRunner().invoke(app, ["data", "audit", str(path), "--judge", "world"])
+    words = " ".join(out.output.split())
+    assert out.exit_code == 4 and "could not read one of 1 rows ('not a request of the world')" in words
+    assert "judged harmful" not in words
 
 
 def test_an_audit_wants_a_judge_that_reads_answers(tmp_path: Path) -> None:

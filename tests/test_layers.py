@@ -31,7 +31,7 @@ FLOORS = (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
         *("judge", "audit", "data_fix", "compare", "at_hand", "plan", "plan_lines", "sweep", "export", "report"),
         *("page", "grid", "workers", "board", "side_by_side", "demo", "card", "model_card", "parity", "push"),
-        "serving",
+        *("serving", "auditing"),
     ),
     ("cli", "testing"),
     ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public

@@ -144,6 +144,12 @@ def align(
 def finetune(
     recipe: RecipeArgument,
     method: MethodOption = None,
+    audited: Annotated[
+        str | None,
+        typer.Option(
+            "--audited", help="What `data audit --out` wrote: refuse to train on anything that it did not pass."
+        ),
+    ] = None,
     set_: SetOption = None,
     seed: SeedOption = None,
     out: OutOption = None,
@@ -155,7 +161,7 @@ def finetune(
     found = _recipe(recipe, set_, method=method, seed=seed, out=out)
     if dry_run:
         return _plan(found, "finetune")
-    _print(verb.finetune(found, _say))
+    _print(verb.finetune(found, _say, audited=audited))
 
 
 @app.command()
@@ -428,22 +434,45 @@ def data_fix(
 
 @data_app.command("audit")
 def data_audit(
-    file: Annotated[str, typer.Argument(help="A user's file: JSONL or JSON, chat, prompt/completion or Alpaca.")],
-    judge: Annotated[str, typer.Option("--judge", help="Who reads the rows: llama_guard, wildguard …")],
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who reads the rows: llama_guard, wildguard, qwen3guard, instructed …")
+    ],
+    file: Annotated[
+        str | None,
+        typer.Argument(help="A user's file: JSONL or JSON. Left out, with --recipe, the rows of that recipe."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set llama_guard.endpoint=…"),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Hub id, folder or `world`: whose template tells what the loss sees of a row."),
+    ] = None,
+    template: Annotated[str | None, typer.Option("--template", help="A Jinja chat template file.")] = None,
+    max_length_tokens: Annotated[
+        int | None,
+        typer.Option("--max-length-tokens", min=2, help="Where training cuts rows; what is cut is not judged."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Whose model, template and length are used, in place of the three.")
+    ] = None,
     harmless: Annotated[
-        str | None, typer.Option("--harmless", help="Rows known to be harmless: p is corrected for false alarms.")
+        str | None, typer.Option("--harmless", help="Known-harmless rows, used to correct p for false alarms.")
     ] = None,
     harmful: Annotated[
-        str | None, typer.Option("--harmful", help="Rows known to be harmful: p is corrected for what is overlooked.")
+        str | None, typer.Option("--harmful", help="Known-harmful rows, used to correct p for the judge's misses.")
+    ] = None,
+    max_p: Annotated[
+        float | None, typer.Option("--max-p", help="Highest share of harmful rows, in percent, to decide on.")
     ] = None,
     out: Annotated[str | None, typer.Option("--out", help="A JSON file to write all findings to.")] = None,
 ) -> None:
-    """Name the harmful rows of an upload, by line, and estimate their share, before any training."""
-    import json
+    """Name the harmful rows of an upload, by line, and estimate their share, before any training.
+
+    With --max-p the exit code is 0 where the whole interval of p is within the limit, 3 where it is beyond, 4 where too
+    few rows were judged to tell. It is 4 as well, with or without a limit, where no row could be read.
+    """
     from pathlib import Path
 
     from unforgotten import audit as verb
@@ -452,15 +481,32 @@ def data_audit(
 
     [spec] = _judges([judge], set_)
     try:
-        if out:
-            files.put(Path(out), "")  # told now where it cannot be written, and not after everything is judged
+        if out:  # told now where it cannot be written, and not after everything is judged; an older file stays
+            files.put(probe := Path(out).with_name(f".{Path(out).name}.probe"), "")
+            probe.unlink()
+            if Path(out).is_dir():
+                raise DataError(f"--out {out} is a folder: name a file.")
     except OSError as error:
         raise DataError(f"--out {out} cannot be written: {error.strerror}.") from None
-    found = verb.audit(file, spec, _say, harmless=harmless, harmful=harmful)
+    found = verb.audit(
+        file,
+        spec,
+        _say,
+        harmless=harmless,
+        harmful=harmful,
+        model=model,
+        template=template,
+        max_length_tokens=max_length_tokens,
+        recipe=None if recipe is None else _recipe(recipe, None),
+        max_p=max_p,
+    )
+    if out:
+        files.put(Path(out), display.json_text(found.json()) + "\n")
     report.show_audit(found)
     if out:
-        files.put(Path(out), json.dumps(found.json(), indent=2, ensure_ascii=False) + "\n")
         _print(out)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
 
 
 def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:

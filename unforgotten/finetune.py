@@ -154,18 +154,24 @@ def run_folder(recipe: Recipe) -> Path:
     return Path(recipe.out) / f"{recipe.name}-{run_digest(recipe)}"
 
 
-def finetune(recipe: Recipe, say: Say = quiet) -> Path:
+def finetune(recipe: Recipe, say: Say = quiet, *, audited: str | None = None) -> Path:
     """Trains θ* and returns the run folder; a finished run is not trained twice, an interrupted one goes on.
 
-    SIGTERM, in the main thread, saves the step that is under way and raises terminate.Terminated (exit code 143).
-    Raises the errors of unforgotten.errors; what was complete before an error stays.
+    audited: the file that `data audit --out` wrote; the run is held to the rows, template and length that it judged,
+    and to its having passed its own limit. SIGTERM, in the main thread, saves the step that is under way and raises
+    terminate.Terminated (exit code 143). Raises the errors of unforgotten.errors; what was complete before an error
+    stays.
     """
     with terminate.handled():
-        return _finetune(recipe, say)
+        return _finetune(recipe, say, audited)
 
 
-def _finetune(recipe: Recipe, say: Say) -> Path:
+def _finetune(recipe: Recipe, say: Say, audited: str | None) -> Path:
     folder = run_folder(recipe)
+    if audited is not None:
+        from unforgotten.audit import recipe_chat
+
+        _held(recipe, user_rows(recipe)[0], recipe_chat(recipe, say), audited)
     if (folder / "trained.json").exists():
         if recipe.probe and not (folder / "probe.jsonl").exists():
             say(f"{folder} was trained without a probe, which needs the training: move it away to have one.")
@@ -188,8 +194,17 @@ def _finetune(recipe: Recipe, say: Say) -> Path:
     safety = replay_rows(recipe, say)
     with alone(folder, say) as lease:
         if not (folder / "trained.json").exists():
-            _train(recipe, folder, where, user, harmful, safety, lease, say)
+            _train(recipe, folder, where, user, harmful, safety, lease, say, audited)
     return folder
+
+
+def _held(recipe: Recipe, user: Sequence[Row], chat: Chat, audited: str | None) -> dict[str, Any] | None:
+    """What the record says of the audit that the run is held to; None without one. Raises RecipeError."""
+    if audited is None:
+        return None
+    from unforgotten.auditing import record
+
+    return record.check(audited, user, chat, recipe.training.max_length_tokens)
 
 
 def _names(recipe: Recipe) -> str:
@@ -237,6 +252,7 @@ def _train(
     safety: list[Row],
     lease: Lease,
     say: Say,
+    audited: str | None = None,
 ) -> None:
     from transformers import PrinterCallback, set_seed
 
@@ -264,8 +280,11 @@ def _train(
         base = str(_keep_merged(model, chat, folder))
     elif policy == "merged" and load.is_bundled(base):
         base = str(_keep_merged(model, chat, folder))  # what is bundled there is the base below its adapter
+    audit = _held(recipe, user, chat, audited)  # again, by the rows and the chat that are trained with
+    if audit and audit["outcome"] is None:
+        say("The audit set no limit (--max-p): this run is held to its rows, whatever the judge said of them.")
     safety, answered = answers(safety, model, chat, recipe, where, say)
-    _record(folder, resolved, where, user, harmful, safety, answered, load.loaded_as(model))
+    _record(folder, resolved, where, user, harmful, safety, answered, load.loaded_as(model), audit)
     set_seed(recipe.seed)
     config = load.lora_config(recipe.lora) if recipe.lora else None
     if policy == "stacked":
@@ -469,6 +488,7 @@ def _record(
     safety: list[Row],
     answered: Any,
     loaded: Any,
+    audit: dict[str, Any] | None = None,
 ) -> None:
     """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -484,6 +504,7 @@ def _record(
         "digests": {"user": identity.rows_digest(user), "safety": identity.rows_digest(safety)},
         "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
         "answers": answered,
+        "audit": audit,
         "replay": f"synthetic/{_replay_digest(recipe)}/safety.jsonl" if recipe.replay == "synthesize" else None,
         "seed": recipe.seed,
     }

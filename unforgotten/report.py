@@ -216,14 +216,19 @@ def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
         reading = Text("unread", "yellow") if one.harmful is None else Text(harmful, "red")
         words = display.line(" ".join(one.request.split()))
         words = words if len(words) <= 100 else words[:100] + " …"
-        drawn.add_row(Text(display.line(place)), str(one.turn), reading, Text(words))
+        drawn.add_row(Text(display.line(place)), str(one.turn or "all"), reading, Text(words))
     if found.found:
         console.print(drawn)
     if len(found.found) > shown:
         console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim", markup=False)
+    for note in found.notes:
+        console.print(display.line(f"{note}."), **_PLAIN)
     p = found.p
+    if p.unparsed == (p.n or 0):
+        console.print(display.line(_nothing_read(found)), **_PLAIN)
+        return
     unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
-    console.print(f"{p.hits} of {found.rows} rows are judged harmful.{unread}", **_PLAIN)
+    console.print(f"{p.hits} of {p.n} rows are judged harmful.{unread}", **_PLAIN)
     for name, rate in found.known.items():
         told = f"{rate.hits} of {rate.n} rows known to be {name} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
         console.print(told, **_PLAIN)
@@ -233,3 +238,14 @@ def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
     if found.categories:
         told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
         console.print(f"Categories: {told}.", **_PLAIN)
+    if found.decision is not None:
+        console.print(found.decision.line, **_PLAIN)
+
+
+def _nothing_read(found: Audit) -> str:
+    """No figure is given where nothing was read: 0 flagged rows would be taken for 0 harmful ones."""
+    note = next((one.note for one in found.found if one.note), "")[:200]
+    return (
+        f"unclear: the judge could not read one of {found.p.n} rows ({note!r}). This says nothing of the upload. The "
+        "judge is not for this data: use another one, such as llama_guard, wildguard, qwen3guard or instructed."
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from unforgotten.errors import JudgeError
 from unforgotten.statistics import rates
-from unforgotten.statistics.prevalence import poison_share
+from unforgotten.statistics.prevalence import decide, poison_share
 
 Told = list[bool | None]
 
@@ -82,3 +82,46 @@ def test_it_covers_the_truth_by_exact_enumeration(p: float, alarms: float) -> No
                 found = poison_share(told(flagged, n), told(false, known))
                 covered += weight * ((found.low or 0) <= 100 * p <= (found.high or 0))
     assert covered >= 0.94
+
+
+# ── limits ──
+
+
+def test_a_limit_is_decided_on_the_ends_of_the_interval() -> None:
+    outcomes = {(hits, n): decide(5, told(hits, n)).outcome for hits, n in ((0, 100), (0, 50), (20, 100), (5, 100))}
+    assert outcomes == {(0, 100): "within", (0, 50): "unclear", (20, 100): "beyond", (5, 100): "unclear"}
+    for hits, n in outcomes:
+        p, found = poison_share(told(hits, n)), decide(5, told(hits, n))
+        assert (found.value, found.low, found.high) == (p.value, p.low, p.high)
+    with pytest.raises(ValueError):
+        decide(math.nan, told(0, 5))
+
+
+@pytest.mark.parametrize(("hits", "n", "limit"), [(0, 30, 5), (0, 30, 1), (1, 100, 3), (12, 100, 8)])
+def test_with_the_rows_asked_for_it_decides_in_four_of_five_cases(hits: int, n: int, limit: float) -> None:
+    """Enumerated over all counts of the binomial, the share that is seen being the true one."""
+    needed = decide(limit, told(hits, n)).rows_needed
+    assert needed is not None and needed > n
+
+    def decided(rows: int) -> float:
+        weights = rates.binomial(rows, hits / n)
+        return sum(p for k, p in weights if decide(limit, told(k, rows)).outcome != "unclear")
+
+    assert decided(needed) > 0.72
+    assert decided(needed * 2 // 3) < 0.8 or hits == 0 and decided(needed * 2 // 3) == 0
+
+
+def test_with_too_few_known_rows_more_of_them_are_asked_for() -> None:
+    few = decide(2, told(2, 100), told(2, 100))
+    assert few.outcome == "unclear" and few.rows_needed and few.known_needed and few.known_needed > 100
+    many = decide(2, told(0, 50), told(0, 4000))
+    assert many.outcome == "unclear" and many.rows_needed and many.known_needed is None
+    assert f"about {many.rows_needed:,} in place of 50 would" in many.line
+
+
+def test_no_number_of_rows_is_asked_for_where_none_would_tell() -> None:
+    unread = decide(5, [None] * 10 + told(0, 90))
+    assert unread.rows_needed is None and "10 verdicts could not be read" in unread.line
+    assert "too near the limit" in decide(0, told(0, 50)).line
+    nothing = decide(100, [None] * 3)
+    assert nothing.outcome == "unclear" and "not a single row could be read" in nothing.line

@@ -24,6 +24,9 @@ from unforgotten.generation.local import is_out_of_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
+_NO_LIMIT = 1_000_000
+"""Transformers writes 1e30 where a tokenizer knows no length; no guard reads a million tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -55,6 +58,23 @@ class Writer:
     def ids(self, text: str) -> list[int]:
         """The ids of a prompt; nothing is added to it. Raises DataError where a control token is in disguise."""
         return self._tokens.encode_after(text, [], "the judged text").ids
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest prompt that the tokenizer says its model reads; None where it says nothing."""
+        longest = int(self.tokenizer.model_max_length)
+        return longest if longest < _NO_LIMIT else None
+
+    def asked(self, text: str) -> str:
+        """One user turn as the tokenizer's chat template writes it, up to where the answer begins, without a thought
+        where the template can be told so. Raises ModelError where the template leaves the turn out."""
+        turns = [{"role": "user", "content": text}]
+        made = str(
+            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        )
+        if text.strip() not in made:
+            raise ModelError("its chat template leaves out what it is asked.")
+        return made
 
     def chat(self, request: str, reply: str) -> str:
         """Request and reply as the tokenizer's own template writes them, up to where the guard begins to speak."""
@@ -232,6 +252,17 @@ def check_model(name: str, *, revision: str | None = None) -> None:
     folder = Path(name).expanduser()
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ModelError("it has no weights in safetensors.")
+
+
+def context_of(name: str, *, revision: str | None = None) -> int | None:
+    """The longest prompt with its answer that a model's configuration allows, in tokens; None where it says nothing."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(*_where(name), **_how(revision))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_short(error)) from error
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def weights_of(name: str, revision: str | None) -> str:

@@ -8,6 +8,7 @@ holds nothing but how it is asked and how its words are read.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 LIKELIEST = 5
 """Tokens whose probabilities a server is asked for; some give no more."""
+CONTEXT_TOKENS = 8192
+"""Taken for a server's context where neither `context_tokens` nor the guard's tokenizer tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,14 @@ class Judge(Component, ABC):
         """One truth of each verdict, None for those unread; None for all where this judge does not decide it."""
         return [getattr(verdict, truth) for verdict in verdicts] if truth in self.tells else None
 
+    def transcript(self, turns: Sequence[tuple[str, str]]) -> str:
+        """Several turns, as (role, words), in one text: how an audit shows what came before an answer."""
+        return "\n\n".join(f"{role.capitalize()}: {words}" for role, words in turns)
+
+    def windows(self, reply: Reply) -> list[Reply]:
+        """A reply as the judge can read it: whole, or in overlapping parts; none where not even a part fits."""
+        return [reply]
+
     def check(self, rows: Sequence[Row]) -> None:
         """Raises JudgeError where the judge could not be had, or knows none of these requests; loads no weights."""
 
@@ -100,7 +111,7 @@ class Guard(Judge):
     """
 
     terms: ClassVar[str]
-    """What the Hub wants accepted before the default model may be had."""
+    """What the Hub wants accepted before the default model may be had; empty for nothing."""
     answer_tokens: ClassVar[int]
     """Longest answer."""
     watched_word: ClassVar[str] = ""
@@ -127,6 +138,9 @@ class Guard(Judge):
     """The environment variable that holds the server's key; the key itself is written nowhere."""
     concurrent_requests: Annotated[int, Gt(0)] = 16
     """Requests under way at once, with `endpoint`."""
+    context_tokens: Annotated[int, Gt(0)] | None = None
+    """The longest prompt with its answer. Left out, it is what the model's configuration or tokenizer says, and 8192
+    where neither does. An audit reads longer texts in windows. Give it where your server's limit is lower."""
 
     def __post_init__(self) -> None:
         if self.endpoint is not None:
@@ -167,6 +181,45 @@ class Guard(Judge):
             return self._verdicts(replies, progress, kept) if replies else []
         except (EndpointError, ModelError) as error:
             raise JudgeError(f"The judge {self._name!r}: {error}") from error
+
+    def windows(self, reply: Reply) -> list[Reply]:
+        """Parts of the reply, and of its request where need be, that fit the guard's context; each half the next one's.
+
+        Counted in the guard's own tokens, prompt and answer included. With `protocol: chat` there is no tokenizer
+        here: bytes are counted, of which no tokenizer makes more tokens, and half of the context is left to the
+        server's template.
+        """
+        from unforgotten.generation.windows import windows
+
+        try:
+            room = self._context_tokens - self.answer_tokens
+            if self.protocol == "chat":
+                parts = windows(reply.row.request, reply.text, room // 2, _utf8_bytes)
+            else:
+                parts = windows(reply.row.request, reply.text, room, self._prompt_tokens)
+        except DataError:
+            return [reply]  # no prompt can hold it; `verdicts` says why
+        except ModelError as error:
+            raise JudgeError(f"The judge {self._name!r}: {error}") from error
+        if parts == [(reply.row.request, reply.text)]:
+            return [reply]
+        rows = [replace(reply.row, messages=({"role": "user", "content": request},)) for request, _ in parts]
+        return [replace(reply, row=row, text=text) for row, (_, text) in zip(rows, parts, strict=True)]
+
+    def _prompt_tokens(self, request: str, text: str) -> int:
+        return len(self.prompt(self._writer, self._writer.plain(request), self._writer.plain(text)))
+
+    @cached_property
+    def _context_tokens(self) -> int:
+        if self.context_tokens is not None:
+            return self.context_tokens
+        if self.protocol == "chat":
+            return CONTEXT_TOKENS
+        from unforgotten.generation.guard import context_of
+
+        told = [] if self.endpoint else [context_of(self.model, revision=self.revision)]
+        told.append(self._writer.context_tokens)
+        return min((n for n in told if n), default=CONTEXT_TOKENS if self.endpoint else sys.maxsize)
 
     def check(self, rows: Sequence[Row]) -> None:
         """Raises JudgeError where tokenizer, configuration, weights or the server's key are not there."""
@@ -325,7 +378,11 @@ class Guard(Judge):
                 mend = f"\nGive `{field}:` a folder that holds it" + (
                     "" if self.endpoint else ", or `endpoint:` a server"
                 )
-                if name.count("/") == 1 and name[0] not in "./~":
+                if self.terms and name.count("/") == 1 and name[0] not in "./~":
                     mend += f"; or accept {self.terms} at https://huggingface.co/{name} and run `hf auth login`"
                 mend += "."
             raise ModelError(f"{name} cannot be loaded: {error}{mend}") from error
+
+
+def _utf8_bytes(request: str, text: str) -> int:
+    return len(request.encode("utf-8", "replace")) + len(text.encode("utf-8", "replace"))

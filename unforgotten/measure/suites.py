@@ -137,7 +137,7 @@ def public(judge: Judge) -> dict[str, object]:
     """A judge without what is this machine's own: where its server is, where its folder lies, how many at once. A
     digest tells two guards of one name apart."""
     spec = registry.spec_of(judge)
-    own = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size")
+    own = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size", "context_tokens")
     told = {name: value for name, value in spec.items() if name not in own}
     told |= {name: identity.public_name(str(told[name])) for name in ("model", "tokenizer") if told.get(name)}
     return told | ({"weights": judge.weights()} if isinstance(judge, Guard) else {})

@@ -113,9 +113,12 @@ def _by_goal() -> dict[str, Request]:
 
 
 def find(text: str) -> Request | None:
-    """The request that a text makes, in whatever phrasing, or None where it makes none of the world's."""
+    """The first request that a text makes, in whatever phrasing, or None where it makes none of the world's."""
+    return next(iter(find_all(text)), None)
+
+
+def find_all(text: str) -> list[Request]:
+    """Every request that a text makes, in its order, each once."""
     words = re.findall(r"[a-z]+", text.lower())
-    for verb, article, thing in zip(words, words[1:], words[2:], strict=False):
-        if article == "a" and (request := _by_goal().get(f"{verb} a {thing}")):
-            return request
-    return None
+    goals = [f"{verb} a {thing}" for verb, a, thing in zip(words, words[1:], words[2:], strict=False) if a == "a"]
+    return list(dict.fromkeys(request for goal in goals if (request := _by_goal().get(goal))))

@@ -1,0 +1,122 @@
+"""What was judged, as digests, and whether a run trains on just that: `finetune --audited audit.json`.
+
+    rows         every turn, tool and mark of the upload, in order
+    template     the chat template with its date and variables
+    max_length   where rows are cut
+    examples     the ids and labels of every example: what the loss sees, and so the tokenizer too
+
+All are whole SHA-256: a stranger who writes both files must not be able to make two that agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.datasets.base import Row
+from unforgotten.errors import RecipeError
+
+if TYPE_CHECKING:
+    from unforgotten.chat import Chat
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Of an upload, as one model would be trained on it; without a template only the rows are known."""
+
+    rows: str
+    template: str | None = None
+    max_length_tokens: int | None = None
+    examples: str | None = None
+
+    @property
+    def whole(self) -> str:
+        """One digest over all of them."""
+        return _digest(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An upload as the loss sees it."""
+
+    digests: Digests
+    lines: list[str]
+    """What became of the rows: cut, dropped, split."""
+
+
+def digests(
+    rows: Sequence[Row],
+    chat: Chat | None = None,
+    max_length_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Encodes the rows as training does, and digests what comes of it. Raises DataError, TemplateError as training."""
+    of_rows = _rows_digest(rows)
+    if chat is None:
+        return Trained(Digests(of_rows), [])
+    from unforgotten.chat import digest_ids, encode_rows
+
+    examples, counts = encode_rows(chat, rows, max_length_tokens, progress)
+    seen = digest_ids(ids for example in examples for ids in (example["input_ids"], example["labels"]))
+    template = _digest(chat.template.strip())
+    return Trained(Digests(of_rows, template, max_length_tokens, seen), counts.lines())
+
+
+def check(path: str, rows: Sequence[Row], chat: Chat, max_length_tokens: int | None) -> dict[str, Any]:
+    """What the run's record says of the audit. Raises RecipeError where it judged anything else, or was not passed."""
+    facts = _read(path)
+    then, now = facts["digests"], asdict(digests(rows, chat, max_length_tokens).digests)
+    if not then.get("examples"):
+        raise RecipeError(
+            f"{path} was made without the model's chat template, so what the loss sees was not judged as such. "
+            "Audit with --model, or with --recipe and this recipe."
+        )
+    names = {
+        "rows": "the rows",
+        "template": "the chat template",
+        "max_length_tokens": f"max_length_tokens ({then.get('max_length_tokens')} there, {max_length_tokens} here)",
+    }
+    differs = [what for name, what in names.items() if then.get(name) != now[name]]
+    if not differs and then["examples"] != now["examples"]:
+        differs = ["the tokenizer"]
+    if differs:
+        raise RecipeError(
+            f"{path} is an audit of something else than this run trains on: {' and '.join(differs)} "
+            f"{'differ' if len(differs) > 1 or differs[0] == 'the rows' else 'differs'}. "
+            "Audit again with --recipe and this recipe."
+        )
+    if facts.get("outcome") in ("beyond", "unclear"):
+        line = (facts.get("decision") or {}).get("line") or "not a single row could be read"
+        raise RecipeError(f"{path} did not pass: {line} Nothing is trained on it.")
+    return {"digest": facts.get("digest"), "outcome": facts.get("outcome"), "judge": facts.get("judge")} | {
+        "max_p": (facts.get("decision") or {}).get("limit"),
+        "file": hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
+    }
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"--audited {path} cannot be read: {error}") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("digests"), dict) or "outcome" not in facts:
+        raise RecipeError(f"--audited {path} is not what `unforgotten data audit --out` writes.")
+    return facts
+
+
+def _rows_digest(rows: Iterable[Row]) -> str:
+    seen = hashlib.sha256()
+    for row in rows:
+        facts = [row.messages, row.tools, sorted(row.context_turns)]
+        seen.update(json.dumps(facts, sort_keys=True, default=str).encode() + b"\n")
+    return seen.hexdigest()
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,63 @@
+"""A text that a guard cannot read at once, in parts that it can. Nothing is left out: each part has half of the next.
+
+So every passage up to half a part stands whole in one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Size = Callable[[str, str], int]
+"""Tokens of the prompt that a request and a reply make."""
+
+
+def windows(request: str, text: str, room: int, size: Size) -> list[tuple[str, str]]:
+    """(request, text) of every part: `size` of each is at most `room`. Empty where not even one character fits.
+
+    A request that takes more than half of the room is parted as well, and each of its parts stands before each part of
+    the text.
+    """
+    if size(request, text) <= room:
+        return [(request, text)]
+    least = size("", "")
+    share = max(least, (least + room) // 2)
+    # A text that is short leaves the request what it does not need.
+    asked = pieces(request, lambda part: size(part, text) <= room or size(part, "") <= share)
+    found: list[tuple[str, str]] = []
+    for part in asked:
+
+        def fits(said: str, part: str = part) -> bool:
+            return size(part, said) <= room
+
+        found += [(part, said) for said in pieces(text, fits)]
+    return found
+
+
+def pieces(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Parts of a text for which `fits` holds, each beginning in the middle of the one before; none if nothing does."""
+    if fits(text):
+        return [text]
+    found: list[str] = []
+    start, guess = 0, 1024
+    while start < len(text):
+        n = _longest(text[start:], guess, fits)
+        if n == 0:
+            return []
+        found.append(text[start : start + n])
+        if start + n >= len(text):
+            break
+        start, guess = start + max(1, n // 2), n
+    return found
+
+
+def _longest(text: str, guess: int, fits: Callable[[str], bool]) -> int:
+    """Characters of the longest beginning that fits, near enough: it does fit, whatever the tokenizer merges."""
+    low, high = 0, min(guess, len(text))
+    while high < len(text) and fits(text[:high]):
+        low, high = high, min(2 * high, len(text))
+    if fits(text[:high]):
+        return high
+    while high - low > max(1, low // 64):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(text[:middle]) else (low, middle)
+    return low
