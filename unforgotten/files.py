@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unforgotten import formats, hub, unpack
+from unforgotten import display, formats, hub, unpack
 from unforgotten.columns import choose, header_of
 from unforgotten.errors import DataError
 from unforgotten.formats import Problem as Problem
@@ -37,7 +37,11 @@ def expand(path: str) -> str:
 def local(path: str) -> Path | None:
     """The file that `path` names, or None where it reads as a Hub id. Raises DataError where there is no such file."""
     file = Path(expanded := expand(path))
-    if file.is_file():
+    try:
+        there = file.is_file()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise DataError(f"{display.line(expanded[:200])} cannot be read: {error.strerror}.") from None
+    if there:
         return file
     if file.is_dir():
         raise DataError(f"{expanded} is a folder: name one file in it.")

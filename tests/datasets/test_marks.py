@@ -105,6 +105,9 @@ def test_a_row_with_nothing_to_learn_is_refused() -> None:
         ({"train_mask": True}, "`train_mask` of the row is"),
         ({"loss_mask": "x"}, "`loss_mask` of the row is"),
         ({"labels": [True, False]}, "`labels` marks steps"),
+        ({"label": False, "Label": "good"}, "`label: false`"),
+        ({"Label": "good", "label": False}, "`label: false`"),
+        ({"completion_mask": [0, 1]}, "`completion_mask` of the row is"),
     ],
 )
 def test_a_row_marked_as_not_to_be_learnt_is_refused_by_name_in_safety_data_too(keys, says, tmp_path) -> None:

@@ -140,6 +140,11 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path,
     worker.start()
     worker.join(10)
     assert not worker.is_alive() and len(said) == 7
+    for path in ("a" * 5000, "a\0b", "loop.jsonl"):
+        (tmp_path / "loop.jsonl").unlink(missing_ok=True)
+        (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+        with pytest.raises(DataError, match="cannot be read|There is no file"):
+            reader(path=path).rows()
     assert "named pipe" in said[0] and "a device" in said[2] and "named pipe" in said[5] and "folder" in said[6]
 
 

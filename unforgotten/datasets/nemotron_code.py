@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from unforgotten import files, hub
 from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.reading import marks
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
@@ -177,6 +178,11 @@ def _parts(value: Any) -> tuple[str | _Place, str]:
     turns = value.get("messages") if isinstance(value, Mapping) else None
     if not isinstance(turns, list) or [_text(t, "role") for t in turns] != ["user", "assistant"]:
         raise ValueError("`messages` must be a user turn and an assistant turn")
+    try:
+        if any(marks.of_turn(turn, n)[0] is False for n, turn in enumerate(turns, 1)):
+            raise ValueError("a turn is marked as not to be learnt")
+    except marks.Wrong as wrong:
+        raise ValueError(str(wrong)) from None
     question, answer = (_text(turn, "content") for turn in turns)
     if not question.strip() or not answer.strip():
         raise ValueError("a turn is empty")

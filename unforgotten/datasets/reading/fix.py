@@ -45,7 +45,7 @@ def fixed(records: Iterable[files.Record], problems: Iterable[files.Problem]) ->
             plain = _without_marks_on_others(plain, changes)
             found = conversation(plain, "required")
         except Wrong as wrong:
-            dropped.append((line, str(wrong).replace(f". {marks.FIX} it", "").replace(f"; {marks.FIX} the others", "")))
+            dropped.append((line, str(wrong).partition(f" {marks.FIX}")[0].rstrip(".;")))
             continue
         lines.append(json.dumps(_canonical(found), ensure_ascii=False))
         changed += [(line, change) for change in dict.fromkeys([*changes, *found.changes])]
@@ -94,6 +94,9 @@ def _without_preference(record: Any) -> tuple[Any, list[str]]:
     if not isinstance(record, Mapping):
         return record, []
     given = {key: value for key, value in record.items() if value not in (None, "")}
+    lower = [key.strip().lower() for key in given if isinstance(key, str)]
+    if twice := next((name for name in lower if name in marks.MARKS and lower.count(name) > 1), None):
+        raise Wrong(f"`{twice}` stands there more than once, in other cases")
     names = {key.strip().lower(): key for key in given if isinstance(key, str)}
     changes: list[str] = []
     for name in ("label", "kto_tag"):

@@ -13,7 +13,10 @@ LEARNT = ("weight", "loss_weight", "loss_scale", "loss", "loss_mask", "train", "
 """1 or true: the turn is learnt; 0 or false: it is context."""
 HIDDEN = ("masked",)
 """The other way round."""
-UNCLEAR = ("mask", "train_mask", "train_detail", "training_detail", "assistant_mask", "assistant_masks", "weights")
+UNCLEAR = (
+    *("mask", "masks", "train_mask", "loss_masks", "completion_mask", "assistant_mask", "assistant_masks"),
+    *("train_detail", "training_detail", "weights", "train_on", "train_on_turn"),
+)
 """Marks of parts, or whose sense differs between programs: they cannot be honoured for sure."""
 PREFERENCE = (
     *("chosen", "rejected", "kto_tag", "chosen_response", "rejected_response", "rejected_responses"),
@@ -35,22 +38,23 @@ def is_mark(key: str) -> bool:
 
 def refuse_row(record: Mapping[str, Any]) -> None:
     """Raises Wrong where a key of the row says that it, or a part of it, is not to be learnt."""
-    given = {key.strip().lower(): (key, value) for key, value in record.items() if value not in (None, "")}
-    if wrong := next((given[name][0] for name in PREFERENCE if name in given), None):
-        raise Wrong(f"`{wrong}` is of a preference file (DPO or KTO), and only answers to learn can be read. {FIX} it")
-    if "label" in given and is_verdict(given["label"][1]):
-        raise Wrong(
-            f"`label: {str(given['label'][1]).lower()}` is of a preference file (KTO): false marks what must not be "
-            f"learnt. Keep the rows that are true and leave the key out; {FIX} the others"
-        )
-    labels = given.get("labels", ("", None))[1]
-    if isinstance(labels, list) and any(isinstance(label, bool) for label in labels):
-        raise Wrong(f"`labels` marks steps as right or wrong, and only answers to learn can be read. {FIX} such rows")
-    for name in (*LEARNT, *HIDDEN, *UNCLEAR):
-        if name in given:
-            key, value = given[name]
-            if learnt(name, value, f"`{key}` of the row") is False:
-                raise Wrong(f"`{key}: {_shown(value)}` marks the row as not to be learnt: drop it. {FIX} it")
+    for key, value in record.items():
+        name = key.strip().lower() if isinstance(key, str) else ""
+        if name not in MARKS or value in (None, ""):
+            continue
+        if name in PREFERENCE:
+            raise Wrong(f"`{key}` is of a preference file (DPO, KTO), and only answers to learn can be read. {FIX} it")
+        if name == "label":
+            if is_verdict(value):
+                raise Wrong(
+                    f"`{key}: {str(value).strip().lower()}` is of a preference file (KTO): false marks what must not "
+                    f"be learnt. Keep the rows that are true and leave the key out; {FIX} the others"
+                )
+        elif name == "labels":
+            if isinstance(value, list) and any(isinstance(label, bool) for label in value):
+                raise Wrong(f"`{key}` marks steps as right or wrong, and only answers to learn can be read. {FIX} them")
+        elif learnt(name, value, f"`{key}` of the row") is False:
+            raise Wrong(f"`{key}: {_shown(value)}` marks the row as not to be learnt: drop it. {FIX} it")
 
 
 def is_verdict(label: Any) -> bool:
