@@ -36,7 +36,7 @@ def kind_of_file(file: Path) -> str:
     """`a named pipe`, `a device` and so on; empty for a regular file, or where there is nothing."""
     try:
         return _KINDS.get(stat.S_IFMT(file.stat().st_mode), "")
-    except OSError:
+    except (OSError, ValueError):  # nothing there, or a name that no file can have
         return ""
 
 
@@ -44,6 +44,8 @@ def regular(name: str, file: Path) -> io.BufferedReader[io.FileIO]:
     """The file, opened without waiting. Raises DataError where it is a pipe, a device or a folder, or is too large."""
     try:
         number = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except ValueError:
+        raise DataError(f"{name!r} is no name of a file.") from None
     except OSError as error:
         known = {errno.EISDIR: "it is a folder", errno.ENXIO: "it is no regular file"}
         raise DataError(f"{name} cannot be read: {known.get(error.errno or 0, error.strerror)}.") from None

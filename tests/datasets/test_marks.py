@@ -174,7 +174,7 @@ def test_ignored_keys_count_as_not_there_and_marks_cannot_be_ignored(tmp_path) -
 
 def test_two_answers_in_one_safety_row_are_refused_unless_one_is_ignored(tmp_path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "[HARMFUL ANSWER]", "refusal": "No."}\n')
-    with pytest.raises(DataError, match="both `response` and `refusal` are there and differ"):
+    with pytest.raises(DataError, match="both `response` and .* are there and differ"):
         Refusals(path=str(tmp_path / "a.jsonl")).rows()
     [row] = Refusals(path=str(tmp_path / "a.jsonl"), ignore_keys=["response"]).rows()
     assert row.response == "No."
