@@ -16,15 +16,20 @@ from unforgotten.training.policy import Policy
 from unforgotten.training.trainer import MethodTrainer
 
 SAYS = {
-    "agem": {"agem/projected"},
-    "constrained_sft": {"constrained_sft/token_weight", "constrained_sft/loss", "method/gradient_norm_ratio"},
-    "der": {"der/loss", "method/gradient_norm_ratio"},
-    "derpp": {"derpp/loss", "method/gradient_norm_ratio"},
+    "agem": {"agem/projected", "agem/gradient_norm_ratio"},
+    "constrained_sft": {
+        "constrained_sft/token_weight",
+        "constrained_sft/loss",
+        "method/gradient_norm_ratio",
+        "constrained_sft/gradient_norm_ratio",
+    },
+    "der": {"der/loss", "method/gradient_norm_ratio", "der/gradient_norm_ratio"},
+    "derpp": {"derpp/loss", "method/gradient_norm_ratio", "derpp/gradient_norm_ratio"},
     "ema": {"ema/distance_from_average"},
-    "ewc": {"ewc/penalty"},
-    "lisa": {"lisa/safety_step", "lisa/pull_norm"},
-    "lwf": {"lwf/loss", "method/gradient_norm_ratio"},
-    "refresh": {"refresh/loss", "refresh/unlearned_norm", "method/gradient_norm_ratio"},
+    "ewc": {"ewc/penalty", "ewc/gradient_norm_ratio"},
+    "lisa": {"lisa/safety_step", "lisa/pull_norm", "lisa/gradient_norm_ratio"},
+    "lwf": {"lwf/loss", "method/gradient_norm_ratio", "lwf/gradient_norm_ratio"},
+    "refresh": {"refresh/loss", "refresh/unlearned_norm", "method/gradient_norm_ratio", "refresh/gradient_norm_ratio"},
 }
 """Methods that only choose rows or edit the finished weights have nothing to say at a step."""
 

@@ -308,3 +308,70 @@ def test_the_methods_pull_is_logged_against_the_users(tmp_path: Path) -> None:
         sum((g**2).sum() for g in alone.values())
     )
     assert ratio == pytest.approx(float(norm), rel=0.05)
+
+
+@dataclass(kw_only=True)
+class Pull(Method):
+    """A term, or a change of the gradients, of a size that is known: `times` the user's gradient at each step."""
+
+    needs_safety: ClassVar[bool] = False
+    times: float = 0.0
+    by_loss: bool = False
+
+    def loss(self, run: Any, batch: Any, out: Any) -> Any:
+        if not self.by_loss:
+            return None
+        return self.times * sum(p.sum() for p in run.params().values()), 1
+
+    def gradients(self, run: Any) -> None:
+        if not self.by_loss:
+            for p in run.params().values():
+                p.grad += self.times * (1 + run.step) * p.grad
+
+
+def test_a_gradient_beyond_ten_times_the_users_is_noted_once_with_the_largest(tmp_path: Path) -> None:
+    def notes(times: float, **more: Any) -> tuple[Any, list[str]]:
+        trainer = MethodTrainer(
+            model=tiny("llama"),
+            args=arguments(tmp_path, max_steps=3, **more),
+            train_dataset=testing.ragged_rows(8, 1),
+            method=["sft", Pull(times=times)],
+        )
+        trainer.train()
+        return trainer, [note for note in trainer.run.notes if "times that of the user's loss" in note]
+
+    trainer, [note] = notes(5.0)
+    [name] = [n for n in trainer.methods if n != "sft"]
+    logged = [line[f"{name}/gradient_norm_ratio"] for line in trainer.state.log_history if "loss" in line]
+    assert logged == pytest.approx([5.0, 10.0, 15.0], rel=1e-4)
+    assert f"{name}'s gradient was up to 15 times" in note and "(step 3)" in note
+    assert notes(3.0)[1] == [], "9 times at most"
+    # Steps 2 and 3 of it come after a kill; the largest is that of step 3 all the same, and is there with no step left.
+    trainer, _ = notes(5.0, save_strategy="steps", save_steps=3)
+    again = MethodTrainer(
+        model=tiny("llama"), args=arguments(tmp_path, max_steps=3), train_dataset=testing.ragged_rows(8, 1),
+        method=["sft", Pull(times=5.0)],
+    )  # fmt: skip
+    again.train(resume_from_checkpoint=True)
+    assert [note for note in again.run.notes if "up to 15 times" in note]
+    assert again.state.global_step == 3, "no step more, although the epoch has one left"
+    assert testing.distance(trainer.run.snapshot(), again.run.snapshot()) == 0.0
+
+
+def test_each_term_of_a_loss_has_its_own_ratio(tmp_path: Path) -> None:
+    """The gradient of times · Σ p is `times` everywhere: its norm is known, whatever other terms there are."""
+    trainer = MethodTrainer(
+        model=tiny("llama"),
+        args=arguments(tmp_path, max_steps=1, gradient_accumulation_steps=1),
+        train_dataset=testing.ragged_rows(8, 1),
+        safety_dataset=testing.ragged_rows(8, 2),
+        method=["der", Pull(times=100.0, by_loss=True)],
+    )
+    trainer.train()
+    [name] = [n for n in trainer.methods if n != "der"]
+    [line] = [line for line in trainer.state.log_history if "loss" in line]
+    count = sum(p.numel() for p in trainer.run.params().values())
+    user = 100 * count**0.5 / line[f"{name}/gradient_norm_ratio"]
+    assert user == pytest.approx(line["method/gradient_norm_ratio"] ** -1 * 100 * count**0.5, rel=1e-2)
+    assert line["der/gradient_norm_ratio"] < 1 < line[f"{name}/gradient_norm_ratio"]
+    assert len([note for note in trainer.run.notes if "times that" in note]) == 1

@@ -24,6 +24,7 @@ from unforgotten.training.encode import encoded, encoded_both, is_encoded
 from unforgotten.training.live import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.memory import Memory
 from unforgotten.training.once import Once, digest, fingerprint
+from unforgotten.training.pulls import Pulls, norm
 from unforgotten.training.run import Run, combine
 from unforgotten.training.watch import Stops
 
@@ -35,6 +36,8 @@ else:
     _Trainer = object  # the mixin goes in front of any Trainer, TRL's too
 
 
+BEYOND = 10.0
+"""A method whose gradient is so many times the user's decides what is learnt, and that is said."""
 _UNREAD: Any = object()
 """Not decided yet."""
 
@@ -173,7 +176,10 @@ class MethodMixin(_Trainer):
         self._micro_batch = 0
         self._broken: Tensor | None = None
         self._resumed_from: Path | None = None
-        self._term_grads: Tensors | None = None
+        self._terms: Tensors = {}
+        """What each method added to the loss of the micro-batch under way, before the Trainer's own scale."""
+        self._term_grads: dict[str, Tensors] | None = None
+        """Their gradients by method, on a step that is logged."""
 
     def _held_out(self, data: Any, what: str, model: Any = None) -> Any:
         """Rows to evaluate on, encoded as `train_dataset` is; encoded ones, and a name of some, stay as they are."""
@@ -251,6 +257,7 @@ class MethodMixin(_Trainer):
                 "same command again: it goes on from there."
             )
         terminate.defer(False)
+        self._note_ratios()
         self.finish()
         return result
 
@@ -308,6 +315,8 @@ class MethodMixin(_Trainer):
     # Turns inside a step.
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        if 0 < self.state.max_steps <= self.state.global_step:
+            return [], None  # resumed after its last step, within an epoch: the Trainer would take one step more
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, items
@@ -346,8 +355,9 @@ class MethodMixin(_Trainer):
         term = self._term(working, inputs if row_id is None else {**inputs, "row_id": row_id}, out)
         if term is not None:
             # The Trainer divides by the micro-batches whatever was not normalised over the whole step.
-            term = term * (1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here())
-            self._keep_term_gradients(term)
+            scale = 1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here()
+            term = term * scale
+            self._keep_term_gradients(scale)
             loss = loss + term.to(loss.dtype)
         return (loss, out) if return_outputs else loss
 
@@ -358,16 +368,17 @@ class MethodMixin(_Trainer):
 
     def _term(self, working: Sequence[tuple[str, Method]], batch: dict[str, Any], out: Any) -> Tensor | None:
         """What methods add to the loss of one micro-batch."""
-        terms: list[Tensor] = []
+        self._terms = {}
         for name, method in working:
             with self.run.turn(name, "loss", self._micro_batch):
                 term = method.loss(self.run, batch, out)
                 if term is not None:
                     total, count = term
-                    terms.append(total / max(count, 1))
-                    self.run.log(loss=terms[-1] * self.run.slots)  # an estimate from this share of the step
-        # DDP averages gradients over ranks, while a term's count already spans them.
-        return torch.stack(terms).sum() * self.args.world_size if terms else None
+                    value = total / max(count, 1)
+                    self.run.log(loss=value * self.run.slots)  # an estimate from this share of the step
+                    # DDP averages gradients over ranks, while a term's count already spans them.
+                    self._terms[name] = value * self.args.world_size
+        return torch.stack(list(self._terms.values())).sum() if self._terms else None
 
     def _term_apart(self, model: Any, batch: dict[str, Any]) -> Tensor | None:
         """Forward and backward of terms that read nothing of the user's forward, before it is made; their value.
@@ -384,7 +395,7 @@ class MethodMixin(_Trainer):
             with self.compute_loss_context_manager():
                 term = self._term(ours, batch, None)
             if term is not None and term.requires_grad:
-                self._keep_term_gradients(term)
+                self._keep_term_gradients(1)
                 self.accelerator.backward(term)
         return None if term is None else term.detach()
 
@@ -445,11 +456,16 @@ class MethodMixin(_Trainer):
         self._micro_batch += 1
         self._watch(loss)
         if self.accelerator.sync_gradients:
-            self._log_gradient_ratio()
+            pulls = self._pulls_of_terms()
             for name, method in self.methods.items():
                 if limits.takes(method, "gradients"):
+                    before = self._gradients() if pulls else {}
                     with self.run.turn(name, "gradients"):
                         method.gradients(self.run)
+                    if pulls:
+                        pulls.add(name, self._moved(before))
+            if pulls:
+                self._log_pulls(pulls)
         return loss
 
     def _goes_apart(self) -> bool:
@@ -476,40 +492,67 @@ class MethodMixin(_Trainer):
         every = max(1, int(self.state.logging_steps or self.args.logging_steps))
         return done % every == 0 or (done == 1 and bool(self.args.logging_first_step))
 
-    def _keep_term_gradients(self, term: Tensor) -> None:
-        """On a step that is logged, the term's own gradients, summed over micro-batches (one more backward)."""
-        if self._term_grads is None or not term.requires_grad:
+    def _keep_term_gradients(self, scale: int) -> None:
+        """On a step that is logged, each term's own gradients, summed over micro-batches (one more backward each)."""
+        if self._term_grads is None:
             return
         params = self.run.params()
-        try:
-            grads = torch.autograd.grad(term, list(params.values()), retain_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            if "checkpoint" not in str(error).lower():
-                raise
-            self._term_grads = None  # re-entrant checkpointing has no torch.autograd.grad
-            return
-        for name, grad in zip(params, grads, strict=True):
-            if grad is not None:
-                kept = self._term_grads.get(name)
-                self._term_grads[name] = grad if kept is None else kept + grad
+        for method, term in self._terms.items():
+            if not term.requires_grad:
+                continue
+            try:
+                grads = torch.autograd.grad(term * scale, list(params.values()), retain_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                if "checkpoint" not in str(error).lower():
+                    raise
+                self._term_grads = None  # re-entrant checkpointing has no torch.autograd.grad
+                return
+            kept = self._term_grads.setdefault(method, {})
+            for name, grad in zip(params, grads, strict=True):
+                if grad is not None:
+                    kept[name] = kept[name] + grad if name in kept else grad
 
-    def _log_gradient_ratio(self) -> None:
-        """‖gradient of the methods' terms‖ / ‖gradient of the user's loss‖: λ does not carry over between models."""
-        if not self._term_grads:
-            return
+    def _pulls_of_terms(self) -> Pulls | None:
+        """On a step that is logged: the norms of the user's gradient and of each term's; the terms' are then let go."""
+        kept, self._term_grads = self._term_grads, None
+        if kept is None or self.is_fsdp_enabled or not any(p.grad is not None for p in self.run.params().values()):
+            return None
+        terms = {who: {n: self._mean_over_ranks(g) for n, g in grads.items()} for who, grads in kept.items()}
+        whole: Tensors = {}
+        for grads in terms.values():
+            whole |= {n: whole[n] + g if n in whole else g for n, g in grads.items()}
         params = self.run.params()
-        terms = {n: self._mean_over_ranks(g) for n, g in self._term_grads.items()}
-        ours = torch.stack([g.float().pow(2).sum() for g in terms.values()]).sum().sqrt()
-        user = torch.stack(
-            [
-                (p.grad - terms[n] if n in terms else p.grad).float().pow(2).sum()
-                for n, p in params.items()
-                if p.grad is not None
-            ]
+        user = norm(p.grad - whole[n] if n in whole else p.grad for n, p in params.items() if p.grad is not None)
+        methods = {who: norm(grads.values()) for who, grads in terms.items()}
+        return Pulls(user, norm(whole.values()) if whole else None, methods)
+
+    def _gradients(self) -> Tensors:
+        """A copy of all gradients in main memory: where they are, there may be no room for a second."""
+        return {n: p.grad.detach().to("cpu", copy=True) for n, p in self.run.params().items() if p.grad is not None}
+
+    def _moved(self, before: Tensors) -> Tensor:
+        """‖what a method's turn has added to the gradients‖."""
+        params = self.run.params()
+        return norm(
+            p.grad - before[n].to(p.grad.device) for n, p in params.items() if p.grad is not None and n in before
         )
-        with self.run.turn("method", "log"):
-            self.run.log(gradient_norm_ratio=ours / user.sum().sqrt().clamp_min(1e-30))
-        self._term_grads = None
+
+    def _log_pulls(self, pulls: Pulls) -> None:
+        """‖gradient of the methods' terms‖ / ‖gradient of the user's loss‖: λ does not carry over between models."""
+        if pulls.terms is not None:
+            with self.run.turn("method", "log"):
+                self.run.log(gradient_norm_ratio=pulls.ratio(pulls.terms))
+        for name, size in pulls.methods.items():
+            with self.run.turn(name, "log"):
+                self.run.log(gradient_norm_ratio=pulls.ratio(size))
+
+    def _note_ratios(self) -> None:
+        """Notes each method whose gradient went beyond `BEYOND` times the user's, once, with the largest ratio."""
+        for name, (ratio, step) in self.run.ratios.items():
+            self.run.note(
+                f"{name}'s gradient was up to {ratio:.3g} times that of the user's loss (step {step}), so that it "
+                f"decides what is learnt. Lower its weight: 0.1 to 1 is fair ({name}/gradient_norm_ratio in the log)"
+            )
 
     def _mean_over_ranks(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor, "mean") if self.args.world_size > 1 else tensor
@@ -558,6 +601,10 @@ class MethodMixin(_Trainer):
                     self.run.log(distance_from_aligned=apart)
         more = {name: combine(values) for name, values in self.run.logged.items() if values}
         self.run.logged.clear()
+        for name in self.methods:
+            ratio = more.get(f"{name}/gradient_norm_ratio", 0.0)
+            if ratio > max(BEYOND, self.run.ratios.get(name, (0.0, 0))[0]):
+                self.run.ratios[name] = (ratio, int(self.state.global_step))
         return super().log({**logs, **more}, *args, **kwargs)
 
     def anchor_distance(self) -> None:
