@@ -60,6 +60,7 @@ class JinjaProcess:
             [sys.executable, "-I", "-S", str(PROGRAM), json.dumps(settings)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             bufsize=0, env={}, cwd="/", close_fds=True,
+            start_new_session=True,  # an interrupt at the terminal is ours alone
         )  # fmt: skip
         assert self._process.stdin and self._process.stdout
         self._to, self._of = self._process.stdin.fileno(), self._process.stdout.fileno()

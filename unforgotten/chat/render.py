@@ -73,6 +73,7 @@ class Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
         self.tokens = tokens = Tokens(tokenizer, template.text)
         self._tokenizer, self._template, self._tokens = tokenizer, template, tokens
+        self._sample = self._written_sample()
         self._tail = self._after_an_answer()
         last = [token for token in tokens.added if self._tail.rstrip().endswith(token)]
         tokens.end_turns(max(last, key=len, default=None))
@@ -124,22 +125,21 @@ class Renderer:
 
     def several(self, talk: Talk, jobs: Sequence[tuple[int, int, bool]]) -> list[Rendering]:
         """Renderings, or the error that names what the template refuses."""
-        found: list[Rendering] = []
-        for (_, count, _), each in zip(jobs, self._asked(talk, jobs, talk.tools), strict=True):
-            messages = talk.messages[:count]
-            if isinstance(each, str):
-                roles = [str(m["role"]) for m in messages]
-                if "system" in roles and "system" in each.lower():
-                    raise TemplateError(f"{talk.name}: this chat template has no system role (it says: {each}).")
-                raise TemplateError(f"{talk.name}: the chat template refuses {_few(roles)}: {each}")
-            for message in messages[:1]:
-                content = message.get("content")
-                if message["role"] == "system" and isinstance(content, str) and content.strip() not in each[0]:
-                    raise TemplateError(
-                        f"{talk.name}: this chat template has no system role: it drops the system turn."
-                    )
-            found.append(each)
-        return found
+        found = self._asked(talk, jobs, talk.tools)
+        return [self._accepted(talk, count, each) for (_, count, _), each in zip(jobs, found, strict=True)]
+
+    def _accepted(self, talk: Talk, count: int, each: Rendering | str) -> Rendering:
+        messages = talk.messages[:count]
+        if isinstance(each, str):
+            roles = [str(m["role"]) for m in messages]
+            if "system" in roles and "system" in each.lower():
+                raise TemplateError(f"{talk.name}: this chat template has no system role (it says: {each}).")
+            raise TemplateError(f"{talk.name}: the chat template refuses {_few(roles)}: {each}")
+        for message in messages[:1]:
+            content = message.get("content")
+            if message["role"] == "system" and isinstance(content, str) and content.strip() not in each[0]:
+                raise TemplateError(f"{talk.name}: this chat template has no system role: it drops the system turn.")
+        return each
 
     def turns(self, talk: Talk, said: Sequence[int]) -> list[Turn]:
         """The assistant turns at these places: what precedes each, and how far it goes.
@@ -203,7 +203,7 @@ class Renderer:
 
     def _after_an_answer(self) -> str:
         """What the template writes after an answer."""
-        full, _ = self._plain([*ASKED, ANSWERED], False)
+        full = self._of_sample(0)
         if ASKED[0]["content"] not in full or ANSWERED["content"] not in full:
             raise TemplateError(
                 "This chat template leaves out what was said in a plain question and answer; those for images want "
@@ -221,9 +221,7 @@ class Renderer:
                 f"{self._tokenizer.eos_token or 'an eos token'!r} after each assistant turn, or make its end of turn a "
                 "special token of the tokenizer."
             )
-        prefix, _ = self._plain(list(ASKED), True)
-        without, _ = self._plain(list(ASKED), False)
-        full, _ = self._plain([*ASKED, ANSWERED], False)
+        full, prefix, without = (self._of_sample(job) for job in range(3))
         opening = full[len(prefix) :].partition(ANSWERED["content"])[0]
         if prefix == without and full.startswith(prefix) and opening.strip():
             return (
@@ -233,8 +231,17 @@ class Renderer:
             )
         return ""
 
-    def _plain(self, messages: list[Message], generation_prompt: bool) -> Rendering:
-        return self.render(Talk(messages, None, 0, "a plain question", None), generation_prompt)
+    def _written_sample(self) -> list[Rendering | str]:
+        """A plain question with its answer, and without, with the generation prompt and without. One request, so that
+        a slow template is stopped after the time of one."""
+        return self._asked(_SAMPLE, _SAMPLE_JOBS, None)
+
+    def _of_sample(self, job: int) -> str:
+        return self._accepted(_SAMPLE, _SAMPLE_JOBS[job][1], self._sample[job])[0]
+
+
+_SAMPLE = Talk([*ASKED, ANSWERED], None, 0, "a plain question", None)
+_SAMPLE_JOBS = ((0, 2, False), (0, 1, True), (0, 1, False))
 
 
 def _few(roles: list[str]) -> str:

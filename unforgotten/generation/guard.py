@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unforgotten import identity
+from unforgotten.chat import jinja_process
 from unforgotten.chat.tokens import Tokens
 from unforgotten.errors import ModelError, TemplateError
 from unforgotten.generation.local import is_out_of_memory
@@ -84,13 +85,11 @@ class Writer:
     def _in_parts(self) -> bool:
         """Does the template want content in parts, as those of the 1B and the vision model do? Given plain text, they
         leave it out without a word."""
-        from jinja2 import TemplateError as Refusal
-
         request, reply = "Say a word.", "hello there"
         for in_parts in (False, True):
             try:
                 text = self._render(request, reply, in_parts)
-            except (Refusal, TypeError, ValueError, KeyError, AttributeError):
+            except ModelError:
                 continue
             if request in text and reply in text:
                 return in_parts
@@ -99,7 +98,16 @@ class Writer:
     def _render(self, request: str, reply: str, in_parts: bool) -> str:
         contents = [[{"type": "text", "text": text}] if in_parts else text for text in (request, reply)]
         turns = [{"role": "user", "content": contents[0]}, {"role": "assistant", "content": contents[1]}]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        [found] = jinja_process.render(  # a guard's template is a program of its makers
+            str(self.tokenizer.get_chat_template()),
+            [turns],
+            [(0, 2, True)],
+            specials=self.tokenizer.special_tokens_map,
+            name="the judged text",
+        )
+        if isinstance(found, str):
+            raise ModelError(f"its chat template refuses what it is to judge: {found}")
+        return found[0]
 
 
 class GuardModel:
