@@ -297,3 +297,27 @@ def test_a_run_whose_file_differs_publishes_nothing_and_keeps_its_checkpoints(
     proof = json.loads((folder / "trained.json").read_text())["saved"]
     assert proof["largest_logit_deviation"] <= proof["limit"] and proof["how"] == "loaded again"
     assert any("gives the trained model's logits: loaded again" in line for line in lines)
+
+
+def _without_bias(folder: Path) -> None:
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_bias": False}))
+
+
+def _other_rank(folder: Path) -> None:
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 4}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [(_one_less, "does not hold every tensor"), (_without_bias, "has no place for"), (_other_rank, "size mismatch")],
+)
+def test_an_adapter_that_would_be_read_in_part_is_refused(
+    spoil: Callable[[Path], None], named: str, tmp_path: Path
+) -> None:
+    _, folder, _ = bundled(tmp_path, lora_bias=True)
+    load.put_adapter(family("llama"), str(folder), "default", trainable=False)
+    spoil(folder)
+    with pytest.raises(ModelError, match=named):
+        load.put_adapter(family("llama"), str(folder), "default", trainable=False)

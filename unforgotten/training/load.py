@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,9 +143,18 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool, keeps_base:
             f"The adapter {folder} has no adapter_model.safetensors; weights are read from safetensors only."
         )
     try:
-        found = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
-    except (OSError, ValueError, KeyError) as error:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            found = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"Cannot load the adapter {folder!r}: {_first_lines(error)}") from error
+    missing = next((str(w.message) for w in told if "missing adapter keys" in str(w.message)), None)
+    if missing is not None:  # PEFT leaves them at their first values, with no more than a warning
+        raise ModelError(
+            f"The adapter {folder!r} does not hold every tensor that its own adapter_config.json asks for: "
+            f"{_first_lines(missing)} Give the whole adapter, or the config it was trained with."
+        )
+    _all_read(found, folder, name)
     if keeps_base:
         policies.check_init(found.peft_config[name])
     return found
@@ -222,5 +232,31 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _first_lines(error: Exception) -> str:
+def _all_read(model: Any, folder: str, name: str) -> None:
+    """Raises ModelError for tensors of an adapter's file that its config has no place for: PEFT drops them."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    file = Path(folder).expanduser() / "adapter_model.safetensors"
+    if not file.is_file():
+        return  # of the Hub, where PEFT has read it
+    places = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+    places |= {n.replace(".base_layer.", ".") for n in model.state_dict()} | set(model.state_dict())
+    with safe_open(str(file), "pt") as handle:
+        lost = sorted(n for n in handle.keys() if n not in places and n.removesuffix(".weight") not in places)
+    if lost and not _renamed(model):
+        raise ModelError(
+            f"The adapter {folder!r} holds {len(lost)} tensors that its adapter_config.json has no place for, such as "
+            f"{lost[0]!r}: they would be left out. Give the config that it was trained with."
+        )
+
+
+def _renamed(model: Any) -> bool:
+    """Does Transformers read this architecture's files by other names? PEFT then turns an adapter's names as well."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    return bool(get_model_conversion_mapping(model.get_base_model(), add_legacy=False))
+
+
+def _first_lines(error: Exception | str) -> str:
     return " ".join(str(error).split())[:400]

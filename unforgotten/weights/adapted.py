@@ -35,6 +35,11 @@ class Adapted:
                 raise UnsupportedError(f"{adapter} holds {name!r}, which is no factor of a linear layer.")
             self._modules[f"{module}.weight"] = name.partition(".lora_")[0]
         unknown = sorted(set(self._modules) - set(below.names()))
+        if unknown and unknown[0].rpartition(".weight")[0].endswith(("lm_head", "embed_out")):
+            raise UnsupportedError(
+                f"{adapter} adapts {unknown[0]!r}, which its base shares with the embedding: as whole weights the two "
+                "would need a tensor each. Keep it as an adapter (--as adapter), or train with `policy: merged`."
+            )
         if unknown:
             raise ModelError(f"{adapter} adapts {unknown[0]!r}, which its base does not have: it belongs to another.")
         for name, stem in self._modules.items():
