@@ -38,8 +38,8 @@ def test_a_method_is_whole_on_an_architecture_of_its_own(
 @pytest.mark.parametrize(
     ("name", "policy", "targets", "method", "why"),
     [
-        ("mixtral", "merged", "all-linear", "ewc", "holds several experts"),
-        ("mixtral", "merged", "all-linear", "magmax", "holds several experts"),
+        ("mixtral", "merged", "all-linear", "ewc", "experts, or what routes"),
+        ("mixtral", "merged", "all-linear", "magmax", "experts, or what routes"),
         ("mixtral", "full", "", "safelora", "all experts in one tensor"),
         ("mixtral", "stacked", "all-linear", "sft", "experts kept as one parameter"),
     ],

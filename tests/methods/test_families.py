@@ -90,8 +90,8 @@ def _reason(text: str) -> str:
 
 
 REASONS = {
-    "holds several experts": "LoRA on experts that a layer keeps as one parameter has no ΔW = s·B·A of a linear layer: "
-    "name linear layers in `lora.targets`, or `space: adapter`.",
+    "experts, or what routes": "LoRA on experts that a layer keeps as one parameter has no ΔW = s·B·A of a linear "
+    "layer: name linear layers in `lora.targets`, or use `space: adapter`.",
     "all experts in one tensor": "SafeLoRA edits matrices, and a layer keeps those of all experts in one tensor: "
     "`unforgotten repair` edits the saved files.",
     "has no exact sum": "Two adapters on experts kept as one parameter have no exact sum: `policy: merged`.",

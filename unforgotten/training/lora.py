@@ -49,9 +49,9 @@ def deltas(model: Any, adapter: str) -> dict[str, Delta]:
             continue
         if hasattr(layer, "parameter_name"):  # PEFT's target_parameters: experts of one layer as one parameter
             raise UnsupportedError(
-                f"{name}: its adapter changes {layer.parameter_name!r}, a parameter that holds several experts and is "
-                "no linear layer. Name the linear layers in `lora.targets` (all-linear takes experts in), such as "
-                "[q_proj, k_proj, v_proj, o_proj]."
+                f"{name}: its adapter changes the parameter {layer.parameter_name!r} itself (experts, or what routes "
+                "to them) and no linear layer. Name linear layers in `lora.targets`, such as [q_proj, k_proj, v_proj, "
+                "o_proj]: all-linear takes experts in."
             )
         down, up = downs[adapter], layer.lora_B[adapter]
         if not isinstance(down, nn.Linear) or adapter in getattr(layer, "lora_variant", {}):
