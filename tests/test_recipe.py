@@ -39,7 +39,7 @@ def test_defaults_are_the_papers_where_it_says_them() -> None:
         ({"model": "m", "trust_remote_code": True}, RecipeError, "runs no remote code"),
         ({"model": "m", "date": "yesterday"}, RecipeError, "date"),
         ({"model": "m", "name": "../x"}, RecipeError, "name"),
-        ({"model": "${NO_SUCH_VARIABLE}/m"}, RecipeError, "no NO_SUCH_VARIABLE"),
+        ({"model": "${UNFORGOTTEN_NO_SUCH}/m"}, RecipeError, "no UNFORGOTTEN_NO_SUCH"),
     ],
 )
 def test_mistakes_are_told(tree: dict[str, Any], error: type[Exception], said: str) -> None:
@@ -48,10 +48,10 @@ def test_mistakes_are_told(tree: dict[str, Any], error: type[Exception], said: s
 
 
 def test_variables_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SOMEWHERE", raising=False)
-    assert parse({"model": "${SOMEWHERE:-../shared}/m"}).model == "../shared/m"
-    monkeypatch.setenv("SOMEWHERE", "/data")
-    assert parse({"model": "${SOMEWHERE:-../shared}/m"}).model == "/data/m"
+    monkeypatch.delenv("UNFORGOTTEN_SOMEWHERE", raising=False)
+    assert parse({"model": "${UNFORGOTTEN_SOMEWHERE:-../shared}/m"}).model == "../shared/m"
+    monkeypatch.setenv("UNFORGOTTEN_SOMEWHERE", "/data")
+    assert parse({"model": "${UNFORGOTTEN_SOMEWHERE:-../shared}/m"}).model == "/data/m"
 
 
 def test_flags_override_fields(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import files, identity, results
+from unforgotten import origin as origins
 from unforgotten.align import Say, quiet
 from unforgotten.errors import RecipeError
 from unforgotten.evaluate import another, measurement, of_run, of_stage
@@ -106,7 +107,11 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
         from unforgotten.recipe import read
 
         changes = {"evaluate": one.settings, "out": str(folder.parent)}
-        found = of_run(folder, read(folder / "recipe.yaml").model_copy(update=changes), system=one.system)
+        found = of_run(
+            folder,
+            read(folder / "recipe.yaml", origin=origins.of_run(folder)).model_copy(update=changes),
+            system=one.system,
+        )
         if found.row is None and (folder / "results.json").is_file():
             found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
         return found

@@ -113,7 +113,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
             # A base and an adapter in one folder are one model elsewhere; in 4 bits the adapter stays what it is.
             return Aligned(identified, base, None, None, base, base, made=False)
         if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
-            config = json.loads(adapter_file.read_text())
+            config = files.record(adapter_file, base_model_name_or_path=str)
             below = str(config["base_model_name_or_path"])
             return Aligned(identified, below, config.get("revision"), None, base, base, made=False)
         return Aligned(identified, base, recipe.revision, base, None, base, made=False)
@@ -189,7 +189,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         where.base, revision=where.revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
     )
     set_seed(recipe.seed)
-    part.mkdir(parents=True, exist_ok=True)
+    files.private_folder(part)
     bar, metrics = watch.Bar("align"), watch.Metrics(part / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
@@ -248,7 +248,7 @@ def _proved(recipe: Recipe, model: Any, live: Any, asked: Any, folder: Path, ada
 
 
 def _publish(done: Path, final: Path) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
+    files.private_folder(final.parent)
     try:
         os.rename(done, final)
     except OSError as error:

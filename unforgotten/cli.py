@@ -8,33 +8,114 @@ Nothing heavy is imported at the top: `--help` and `list` answer without loading
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from unforgotten import __version__, display, terminate
-from unforgotten.errors import UnforgottenError
+from unforgotten import __version__, display, origin, registry, terminate, variables
+from unforgotten.errors import plain
 
 
-class Commands(TyperGroup):
+def _set(variable: str) -> Any:
+    """What a flag of trust does: it sets its variable for this command and what it starts, and puts back the old."""
+
+    def callback(ctx: typer.Context, given: Any) -> Any:
+        before = os.environ.get(variable)
+        if given and not ctx.resilient_parsing:
+            names = [*(before or "").split(","), *given] if isinstance(given, (tuple, list)) else ["1"]
+            os.environ[variable] = ",".join(filter(None, names))
+            ctx.call_on_close(lambda: _put_back(variable, before))
+        return given
+
+    return callback
+
+
+def _put_back(variable: str, before: str | None) -> None:
+    if before is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = before
+
+
+def _trust() -> list[Any]:
+    """The flags that every command takes: whom to trust with what."""
+    flags = typer.Typer(add_completion=False)
+
+    @flags.command()
+    def _(
+        no_user_code: Annotated[
+            bool,
+            typer.Option(
+                "--no-user-code",
+                callback=_set(registry.NO_CODE),
+                help="Load no class out of a file (./mine.py:Mine), whoever names it.",
+            ),
+        ] = False,
+        trust_recipe: Annotated[
+            bool,
+            typer.Option(
+                "--trust-recipe",
+                callback=_set(origin.TRUST),
+                help="Trust a run folder's own recipe as if you had written it.",
+            ),
+        ] = False,
+        allow_env: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--allow-env",
+                metavar="NAME",
+                callback=_set(variables.ALLOWED),
+                help="A variable that recipes may use, beside UNFORGOTTEN_*. May be repeated.",
+            ),
+        ] = None,
+    ) -> None: ...
+
+    made = [p for p in typer.main.get_command(flags).params if p.name in ("no_user_code", "trust_recipe", "allow_env")]
+    for param in made:
+        param.expose_value = False
+    return made
+
+
+class Trusting(TyperGroup):
+    """A group whose commands all take the flags of trust."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, with those flags."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and not any(p.name == "no_user_code" for p in command.params):
+            command.params += _trust()
+        return command
+
+
+class Commands(Trusting):
     """Every command runs through here: the one place where an error of the package becomes a line and an exit code."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        self.params = [*self.params, *_trust()]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; 2 after an error that the user can mend, 130 after Ctrl-C, 143 after SIGTERM."""
         try:
             with terminate.handled():
                 return super().invoke(ctx)
-        except UnforgottenError as error:
-            print(f"error: {display.block(error)}", file=sys.stderr)
-            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("\nStopped. Give the same command again: it goes on from where it was.", file=sys.stderr)
             raise typer.Exit(130) from None
         except terminate.Terminated as stop:
             print(f"\n{stop}", file=sys.stderr)
             raise typer.Exit(terminate.CODE) from None
+        except BrokenPipeError:  # whoever read what we print has heard enough, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise typer.Exit(2) from None
+        except BaseException as error:
+            if (told := plain(error)) is None:
+                raise
+            print(f"error: {display.block(variables.hidden(told))}", file=sys.stderr)
+            raise typer.Exit(2) from None
 
 
 app = typer.Typer(
@@ -394,7 +475,7 @@ def export(
         _print(made.address)
 
 
-data_app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
+data_app = typer.Typer(cls=Trusting, help="Look at data before it is trained on.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 

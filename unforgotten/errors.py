@@ -20,6 +20,7 @@ A message names the place and the mend. There is no fallback behind any of them.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -102,3 +103,68 @@ class Unfinished(UnforgottenError):
     def __init__(self, message: str, rows: Sequence[dict[str, Any]] = ()) -> None:
         self.rows = list(rows)
         super().__init__(message)
+
+
+_MENDS = {
+    errno.ENOSPC: "The disk is full. Make room, then give the same command again: it goes on from what is complete.",
+    errno.EDQUOT: "Your quota of the disk is used up. Make room, then give the same command again.",
+    errno.EFBIG: "The file would be larger than this process may write (ulimit -f).",
+    errno.EROFS: "The file system is read-only. Name another folder by --out.",
+    errno.EACCES: "You may not read or write it. Change its permissions, or name another place.",
+    errno.EPERM: "You may not do that there. Change its permissions, or name another place.",
+    errno.EISDIR: "It is a folder, and a file is wanted.",
+    errno.ENOTDIR: "It is a file, and a folder is wanted.",
+    errno.ENOENT: "It is not there.",
+    errno.EEXIST: "Something of that name is there already. Move it away.",
+    errno.ENAMETOOLONG: "The name is too long for the file system.",
+    errno.EMFILE: "Too many files are open (ulimit -n).",
+    errno.ENOMEM: "There is not enough memory.",
+    errno.EIO: "The disk or network drive gave an error.",
+    errno.ESTALE: "The network drive lost the file. Give the same command again.",
+}
+_MEMORY = (
+    "There is not enough memory. Lower training.batch_size (with a higher training.accumulation the result is nearly "
+    "the same), training.max_length_tokens or evaluate.batch_size; or set training.gradient_checkpointing: true."
+)
+_WITHOUT_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_FULL = ("no space left", "disk full", "file write failed", "unexpected pos", "inline_container")
+
+
+def plain(error: BaseException) -> str | None:
+    """The line for an error of libraries and system that a user can mend; None for a fault of ours.
+
+    Read by name, so that no library is loaded here.
+    """
+    if isinstance(error, UnforgottenError):
+        return str(error)
+    names = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(error).__mro__}
+    text = str(error).strip()
+    if isinstance(error, MemoryError) or "torch.OutOfMemoryError" in names or _says(error, _WITHOUT_MEMORY):
+        return _MEMORY
+    if isinstance(error, RuntimeError) and _says(error, _FULL):
+        return f"A file could not be written: {text.partition(chr(10))[0]}. {_MENDS[errno.ENOSPC]}"
+    if isinstance(error, OSError) and error.errno is not None and error.errno in _MENDS:
+        place = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{place or 'A file'}: {error.strerror}. {_MENDS[error.errno]}"
+    if "SafetensorError" in {name.partition(".")[2] for name in names}:
+        full = "Os { code: 28" in text or _says(error, _FULL)
+        return (
+            f"Weights cannot be written. {_MENDS[errno.ENOSPC]}"
+            if full
+            else (f"A safetensors file cannot be read ({text}). It is cut or damaged: download or copy it again.")
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("unforgotten"):
+        return f"The package {error.name} is not installed, and this needs it: pip install {error.name}."
+    if not isinstance(error, (Exception, GeneratorExit, KeyboardInterrupt)):
+        return (
+            f"Code that was run ended the program ({type(error).__name__} {text or 0}). A class of your own may raise "
+            "an error, but not end the process; nothing was decided."
+        )
+    if isinstance(error, OSError) and ("huggingface_hub.HfHubHTTPError" in names or "huggingface" in text.lower()):
+        return text.partition(chr(10))[0]
+    return None
+
+
+def _says(error: BaseException, words: Sequence[str]) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)

@@ -11,12 +11,11 @@ loaded once and reads everything. What is measured already, with the same settin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity, registry, results
+from unforgotten import files, identity, origin, registry, results
 from unforgotten.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
@@ -82,7 +81,14 @@ def measurement(
     if (folder / "recipe.yaml").is_file():
         if strange := [f for f in overrides or {} if recipe is None and not f.startswith("evaluate")]:
             raise RecipeError(f"{', '.join(strange)} cannot be changed for a run that is trained; only evaluate.… can.")
-        own = read(folder / "recipe.yaml", overrides if recipe is None else None)
+        whose = origin.of_run(folder)
+        try:
+            own = read(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
+        except RecipeError as error:
+            if whose == "operator" or recipe is None:
+                raise
+            say(f"{error} It is measured as a model of unknown training.")
+            return of_stage(another(recipe, str(part_of(folder))), "base", say, system=_system(recipe))
         settings = (recipe or own).evaluate
         return of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
     if recipe is None and not folder.is_dir():
@@ -121,8 +127,8 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
     settings = _settings(recipe)
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
-    done = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
-    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    done = files.record(folder / "trained.json", memory_rows=int, notes=list)
+    recorded = files.record(folder / "environment.json", digests=dict)
     weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
     methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
     name = "+".join(str(m["name"]) for m in methods)
@@ -194,7 +200,7 @@ def of_stage(
     made = stage == "aligned" and where.made
 
     def facts() -> dict[str, Any]:
-        told = json.loads(where.record.read_text(encoding="utf-8")) if made else {}
+        told = files.record(where.record) if made else {}
         unknown = "The rows that this model was trained on are not known here: overlap is not counted."
         return {
             "name": called,
@@ -247,8 +253,9 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
 
     if recipe.replay != "synthesize":
         return replay_rows(recipe)
-    file = Path(recipe.out) / str(recorded["replay"])
-    if not file.is_file():
+    replay = str(recorded.get("replay"))
+    file = Path(recipe.out) / replay
+    if not file.is_file() or ".." in Path(replay).parts or Path(replay).is_absolute():
         raise DataError(
             f"There is no {file}, the safety rows that this run's model made: without them nobody can tell which "
             "prompts are among them. Put the file back."
@@ -261,7 +268,7 @@ def weights_of(model: str, recipe: Recipe) -> str:
     inside = Path(model).expanduser().is_dir()
     parts = [identity.model_digest(model, None if inside else recipe.revision)]
     if inside and (config := Path(model).expanduser() / "adapter_config.json").is_file():
-        told = json.loads(config.read_text(encoding="utf-8"))
+        told = files.record(config)
         base = str(told.get("base_model_name_or_path"))
         parts.append(identity.model_digest(base, told.get("revision")) if not _is_gone(base) else base)
     parts += [recipe.dtype] if recipe.dtype != "auto" else []

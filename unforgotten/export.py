@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from unforgotten import files, parity, partial, push, registry, serving
+from unforgotten import origin as origins
 from unforgotten.align import Aligned, Say, quiet
 from unforgotten.card import card
-from unforgotten.errors import ModelError, RecipeError, UnknownName
+from unforgotten.errors import DataError, ModelError, RecipeError, UnknownName
 from unforgotten.shelf import Shelf, chat_of, part_of
 
 if TYPE_CHECKING:
@@ -132,13 +133,21 @@ def _left(run: str) -> Left:
         folder = run_folder(read(run))
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
-    recipe = read(str(folder / "recipe.yaml")).model_copy(update={"out": str(folder.parent)})
-    recorded = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    policy = json.loads((folder / "trained.json").read_text(encoding="utf-8"))["policy"]
+    recipe = read(folder / "recipe.yaml", origin=(whose := origins.of_run(folder)), opens=False)
+    recipe = recipe.model_copy(update={"out": str(folder.parent)})
+    recorded = files.record(folder / "environment.json", aligned=dict)
+    if whose == "foreign":
+        names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
+        origins.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
+    policy = files.record(folder / "trained.json", policy=str)["policy"]
     part = part_of(folder)
     if not part.is_dir():
         raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
-    return Left(folder, recipe, Aligned(**recorded["aligned"]), policy, part)
+    try:
+        where = Aligned(**recorded["aligned"])
+    except TypeError as error:
+        raise DataError(f"{folder / 'environment.json'}: aligned is not as we write it ({error}).") from None
+    return Left(folder, recipe, where, policy, part)
 
 
 def _no_adapter(left: Left, form: str) -> str:
@@ -176,10 +185,10 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     if form == "stacked":
         below = Files(on) if on else Files(str(named), revision)
         rank = concatenated([Adapted(below, one) for one in (lowest, left.part) if one], part)
-        config = json.loads((part / "adapter_config.json").read_text(encoding="utf-8"))
+        config = files.record(part / "adapter_config.json")
     else:
         shutil.copyfile(left.part / "adapter_model.safetensors", part / "adapter_model.safetensors")
-        config = json.loads((left.part / "adapter_config.json").read_text(encoding="utf-8"))
+        config = files.record(left.part / "adapter_config.json")
         rank = config["r"]
     local = on or (Path(named).expanduser() if named and Path(named).expanduser().is_dir() else None)
     # A folder's name means nothing elsewhere, so a base that is no Hub id lies in the same folder and is not named.

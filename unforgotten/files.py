@@ -6,6 +6,7 @@ stands on the Hub.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -15,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unforgotten import display, formats, hub, unpack
+from unforgotten import display, formats, hub, unpack, variables
 from unforgotten.columns import choose, header_of
-from unforgotten.errors import DataError
+from unforgotten.errors import DataError, RecipeError
 from unforgotten.formats import Problem as Problem
 from unforgotten.formats import Record as Record
 
@@ -27,11 +28,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def expand(path: str) -> str:
-    """`path` with ~ and environment variables filled in; a variable that is not set is an error, not an odd path."""
-    unset = [n for n in re.findall(r"\$\{?(\w+)", path) if n not in os.environ]
-    if unset:
-        raise DataError(f"{path}: the environment variable {unset[0]} is not set. Set it, or write the path out.")
-    return os.path.expanduser(os.path.expandvars(path))
+    """`path` with ~ and variables filled in; one that is not set, or may not be read, is an error, not an odd path."""
+    try:
+        return os.path.expanduser(variables.expand_path(path))
+    except RecipeError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def local(path: str) -> Path | None:
@@ -181,11 +182,51 @@ def kind_of(value: Any) -> str:
 
 
 def put(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all, and the folders that it lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a text file whole or not at all, and the folders that it lies in; no value that --allow-env let in."""
+    private_folder(path.parent)
     part = part_of(path)
-    part.write_text(text, encoding="utf-8")
+    part.write_text(variables.without_secrets(text), encoding="utf-8")
     os.replace(part, path)
+
+
+def private_folder(path: Path) -> Path:
+    """Makes a folder, and those above it, that nobody else may enter, whatever the umask; one that is there stays.
+
+    UNFORGOTTEN_RUNS_MODE gives others more, such as 750. Raises RecipeError where that is no mode.
+    """
+    given = os.environ.get("UNFORGOTTEN_RUNS_MODE") or "700"
+    if not re.fullmatch(r"0?7[0-7]{2}", given):
+        raise RecipeError(f"UNFORGOTTEN_RUNS_MODE is {given!r}; it must be a mode such as 700, 750 or 755.")
+    missing = [part for part in (path, *path.parents) if not part.is_dir()]
+    for part in reversed(missing):
+        try:
+            part.mkdir(mode=0o700)
+        except FileExistsError:
+            if not part.is_dir():
+                raise
+        else:
+            part.chmod(int(given, 8))
+    return path
+
+
+def record(path: Path, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
+    """A JSON object that we, or Transformers, left. Raises DataError that names the file and what is wrong.
+
+    wanted: keys that must be there, and of what type.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"There is no {path}: the folder is not whole. Put it back, or make the run anew.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}). Put back the file as it was written.") from None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path} must hold an object, and holds {kind_of(tree)}.")
+    for key, kind in wanted.items():
+        if not isinstance(tree.get(key), kind):
+            there = kind_of(tree[key]) if key in tree else "nothing"
+            raise DataError(f"{path}: {key} is {there}, which no run of ours writes. Put back the file as it was.")
+    return tree
 
 
 def part_of(path: Path) -> Path:

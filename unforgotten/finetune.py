@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unforgotten import files, identity, model_card, partial, registry, strict_yaml, terminate
+from unforgotten import files, identity, model_card, origin, partial, registry, strict_yaml, terminate
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, read, safety_rows
 from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError
@@ -375,7 +375,7 @@ def _tensorboard(recipe: Recipe, folder: Path) -> list[Any]:
 def _told(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """What trackers are told of the run, without paths of this machine."""
     left_out = {"compare", "evaluate", "synthesize", "out", "report_to"}
-    facts = recipe.model_dump(exclude=left_out) | {"method": _names(recipe), "digest": folder.name[-12:]}
+    facts = recipe.record(exclude=left_out) | {"method": _names(recipe), "digest": folder.name[-12:]}
     facts["methods"] = {m["name"]: {k: v for k, v in m.items() if k != "name"} for m in _specs(recipe)}
     return dict(identity.public(facts))
 
@@ -491,13 +491,14 @@ def _record(
     audit: dict[str, Any] | None = None,
 ) -> None:
     """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files.private_folder(folder)
     files.put(
         folder / "recipe.yaml",
         yaml.safe_dump(
-            recipe.model_dump(exclude_unset=False, exclude={"compare", "sweep"}), sort_keys=False, allow_unicode=True
+            recipe.record(exclude_unset=False, exclude={"compare", "sweep"}), sort_keys=False, allow_unicode=True
         ),
     )
+    origin.own(folder)
     facts = identity.environment() | {
         "aligned": asdict(where),
         "quantised": loaded,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unforgotten.align import Say
 from unforgotten.errors import LeaseLost, UnforgottenError
+from unforgotten.files import private_folder
 from unforgotten.finetune import finetune
 from unforgotten.lease import FOLDER, Lease
 from unforgotten.terminate import Terminated
@@ -195,7 +196,7 @@ def _threads(n: int) -> Iterator[None]:
 def _now_ns(out: Path) -> int:
     """The time by the clock that stamps files in this folder, which need not be this machine's."""
     file = out / FOLDER / f".now-{uuid.uuid4().hex[:12]}"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(file.parent)
     file.touch()
     found = file.stat().st_mtime_ns
     file.unlink()

@@ -15,6 +15,7 @@ from typing import Any
 from unforgotten import files
 from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError
+from unforgotten.origin import cache_folder as cache_folder
 
 RECORDED = (
     "unforgotten",
@@ -72,13 +73,6 @@ def file_digest(path: Path) -> str:
     if stat.st_size > 1 << 20:
         files.put(kept, found)
     return found
-
-
-def cache_folder() -> Path:
-    """The user's cache: $UNFORGOTTEN_CACHE, else $XDG_CACHE_HOME/unforgotten, else ~/.cache/unforgotten."""
-    if own := os.environ.get("UNFORGOTTEN_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "unforgotten"
 
 
 def environment() -> dict[str, Any]:

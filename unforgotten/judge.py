@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import files, results
+from unforgotten import origin as origins
 from unforgotten.align import Say, quiet
-from unforgotten.errors import DataError
+from unforgotten.errors import DataError, RecipeError
 from unforgotten.lease import alone
 from unforgotten.measure import probe
 from unforgotten.measure.ask import record
@@ -50,7 +51,7 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
                     for suite in suites:
                         panel.read(suite, folder, told)
                     lease.check()
-                    rows.append(_written(folder, row, suites, panel))
+                    rows.append(_written(folder, row, suites, panel, say))
     finally:
         panel.close()
     for run in runs:
@@ -100,7 +101,7 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
     return folder, row, suites
 
 
-def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel) -> results.Row:
+def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, say: Say) -> results.Row:
     told = judged(suites, panel, folder, known=row["overlap"] is not None)
     for field in ("flags", "overlap", "thinking"):
         told[field] = {**(row[field] or {}), **(told[field] or {})} or None
@@ -109,7 +110,12 @@ def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel) 
         from unforgotten import model_card
         from unforgotten.recipe import read
 
-        model_card.write(folder, read(folder / "recipe.yaml"), changed)
+        try:
+            recipe = read(folder / "recipe.yaml", origin=origins.of_run(folder), opens=False)
+        except RecipeError as error:
+            say(f"README.md of {folder.name} stays as it was. {error}")
+        else:
+            model_card.write(folder, recipe, changed)
     forget_comparisons(folder)
     results.write(folder / "results.json", [changed])
     return changed

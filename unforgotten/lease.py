@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from unforgotten.errors import LeaseLost
+from unforgotten.files import private_folder
 
 FOLDER = ".leases"
 BEAT_SECONDS = 15.0
@@ -67,7 +68,7 @@ class Lease:
 
     def take(self) -> bool:
         """Takes the lease if nobody else holds it. Called again and again, it finds out that a holder is silent."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
         top = self._top()
         if not self._may_follow(top):
             return False
@@ -87,7 +88,7 @@ class Lease:
 
     def could(self) -> bool:
         """Whether `take` would have a chance now. Looks, and takes nothing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self.folder)
         return self._may_follow(self._top())
 
     def check(self) -> None:

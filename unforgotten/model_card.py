@@ -6,12 +6,11 @@ of the machine it was made on: a data set is named where it is one of the Hub's,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import __version__, display, files, identity, registry, report, results
+from unforgotten import __version__, display, files, identity, registry, report, results, variables
 from unforgotten.align import dataset
 
 if TYPE_CHECKING:
@@ -35,9 +34,9 @@ def write(folder: Path, recipe: Recipe, row: results.Row | None = None) -> None:
     part = next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
     adapter = part.name == "adapter" if part else recipe.lora is not None
     where = "adapter" if adapter else "model"
-    files.put(folder / "README.md", card(recipe, row, facts, folder.name, adapter, where))
+    files.put(folder / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, where)))
     if part:
-        files.put(part / "README.md", card(recipe, row, facts, folder.name, adapter, "."))
+        files.put(part / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, ".")))
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -251,6 +250,6 @@ def _loading(where: str) -> list[str]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return files.record(file)
     except (FileNotFoundError, ValueError):
         return {}

@@ -28,9 +28,9 @@ def folder(target: Path, *, alone: bool = False) -> Iterator[Path]:
     alone: the lease of what `target` lies in is held, so that whatever else was begun there is left over.
     """
     part = files.part_of(target)
-    part.parent.mkdir(parents=True, exist_ok=True)
+    files.private_folder(part.parent)
     _sweep(target, alone)
-    part.mkdir()
+    files.private_folder(part)
     (part / OWNER).write_text(json.dumps(lease.identity()), encoding="utf-8")
     try:
         yield part

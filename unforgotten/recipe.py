@@ -11,7 +11,8 @@
     sweep: {fields: {weight: …}}         what `unforgotten sweep` searches
 
 Components (`data`, `safety`, `method`, `judge` …) are a name or `{name: …, field: …}`; their fields are checked against
-the class when the recipe is read. `${NAME:-default}` in any text is replaced from the environment.
+the class when the recipe is read. `${UNFORGOTTEN_X:-default}` in any text is replaced from the environment; the record
+keeps it as it was written.
 """
 
 # Long because every field of a recipe is declared here, once, with the sentence that documents it.
@@ -19,16 +20,24 @@ the class when the recipe is read. `${NAME:-default}` in any text is replaced fr
 from __future__ import annotations
 
 import math
-import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from unforgotten import registry, strict_yaml
+from unforgotten import origin as origins
+from unforgotten import registry, strict_yaml, variables
 from unforgotten.errors import RecipeError, UnknownName
 
 Spec = str | dict[str, Any]
@@ -601,26 +610,51 @@ class Recipe(_Strict):
         bare = isinstance(spec, str) or set(spec) == {"name"}
         return {"name": name, **self.settings[name]} if bare and name in self.settings else spec
 
+    _written: dict[str, str] = PrivateAttr(default_factory=dict)
+    """Texts in which variables were filled in, and how they were written."""
+    _origin: origins.Origin = PrivateAttr("operator")
+
+    @property
+    def origin(self) -> origins.Origin:
+        """Whose it is: the operator's, or a stranger's out of a run folder (which then has passed origin.refuse)."""
+        return self._origin
+
     def varied(self, **changes: Any) -> Recipe:
         """A copy with some fields changed, checked again."""
-        return parse({**self.model_dump(exclude_unset=True), **changes})
+        made = _checked({**self.model_dump(exclude_unset=True), **changes}, "recipe")
+        made._written, made._origin = self._written, self._origin
+        return made
+
+    def record(self, **how: Any) -> dict[str, Any]:
+        """What is written down of it: every field, and variables by their names. `how`: as of model_dump."""
+        return dict(_replaced(self.model_dump(**how), self._written))
 
 
-def read(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def read(
+    source: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    origin: origins.Origin | None = None,
+    opens: bool = True,
+    allow_env: Iterable[str] = (),
+) -> Recipe:
     """A recipe from a YAML file, or by the name of one that ships with the package.
 
     `extends: demo` (a shipped name or a file beside it) takes that recipe's fields where the file says nothing else.
 
-    overrides: dotted field -> value, as `--set training.epochs=1` gives them.
-    Raises RecipeError or UnknownName naming the field; RecipeError where there is no such file.
+    overrides: dotted field -> value, as `--set training.epochs=1` gives them. origin: whose it is; left out, the
+    operator's, unless it lies in a run folder that was not trained here. opens: see origin.refuse. allow_env: variables
+    beside UNFORGOTTEN_* that it may use.
+    Raises RecipeError or UnknownName naming the field; RecipeError where there is no such file, or where a stranger's
+    recipe asks for code, servers, variables or places of ours.
     """
-    tree, path = _tree(source)
+    tree, path, whose = _tree(source, origin, opens=opens)
     tree.setdefault("name", path.stem)
     for dotted, value in (overrides or {}).items():
         _put(tree, dotted, value)
     if "model" in (overrides or {}) and "compare.model" not in (overrides or {}) and tree.get("compare"):
         _put(tree, "compare.model", [])  # a grid that went on varying models would leave the one given unused
-    return parse(tree, str(path))
+    return parse(tree, str(path), allow_env=allow_env, origin=whose)
 
 
 def shipped() -> dict[str, Path]:
@@ -629,8 +663,18 @@ def shipped() -> dict[str, Path]:
     return {file.relative_to(room).with_suffix("").as_posix(): file for file in sorted(room.rglob("*.yaml"))}
 
 
-def _tree(source: str | Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Path]:
-    """The fields of a recipe file, over those of the one that it `extends` (a shipped name, or a file beside it)."""
+def _tree(
+    source: str | Path,
+    origin: origins.Origin | None = None,
+    above: tuple[Path, ...] = (),
+    *,
+    opens: bool = True,
+    within: Path | None = None,
+) -> tuple[dict[str, Any], Path, origins.Origin]:
+    """The fields of a recipe file, over those of the one that it `extends` (a shipped name, or a file beside it).
+
+    within: the run folder that a foreign recipe came out of; whatever it extends is foreign too, and must lie there.
+    """
     path = Path(source)
     if not path.is_file():
         known = shipped()
@@ -644,15 +688,33 @@ def _tree(source: str | Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, A
     tree = strict_yaml.load_file(path)
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must be a mapping of fields, found {type(tree).__name__}.")
-    if (below := tree.pop("extends", None)) is None:
-        return tree, path
+    below = tree.pop("extends", None)
+    whose: origins.Origin = "operator" if path in shipped().values() else origin or origins.of(path)
+    if whose == "foreign":
+        within = within or path.parent
+        origins.refuse(tree, within, str(path), opens=opens)
+    if below is None:
+        return tree, path, whose
+    if not isinstance(below, str):
+        raise RecipeError(f"{path}: `extends` takes one recipe's name or file.")
     if path in above:
         raise RecipeError(f"{path}: `extends` comes round to itself.")
-    beside = path.parent / str(below)
-    found = _tree(beside if beside.is_file() else below, (*above, path))[0] | {"name": path.stem}
+    beside = path.parent / below
+    if whose == "foreign" and within and below not in shipped():
+        if not (beside.is_file() and beside.resolve().is_relative_to(within.resolve())):
+            raise RecipeError(f"{path}: extends names {below!r}, which is not in the folder. {origins.MEND}")
+    found, _, theirs = _tree(
+        beside if beside.is_file() else below,
+        "foreign" if whose == "foreign" else None,
+        (*above, path),
+        opens=opens,
+        within=within,
+    )
+    found |= {"name": path.stem}
+    whose = "foreign" if "foreign" in (whose, theirs) else "operator"
     if "evaluate" in tree and tree["evaluate"] is None:
         found.pop("probe", None)  # it asks what the other recipe evaluates
-    return found | {field: _over(found.get(field), value) for field, value in tree.items()}, path
+    return found | {field: _over(found.get(field), value) for field, value in tree.items()}, path, whose
 
 
 def _over(below: Any, above: Any) -> Any:
@@ -662,12 +724,29 @@ def _over(below: Any, above: Any) -> Any:
     return below | {field: _over(below.get(field), value) for field, value in above.items()}
 
 
-def parse(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
+def parse(
+    tree: Mapping[str, Any],
+    where: str = "recipe",
+    *,
+    allow_env: Iterable[str] = (),
+    origin: origins.Origin = "operator",
+) -> Recipe:
     """A recipe from a mapping. Raises RecipeError or UnknownName that names the field."""
+    written: dict[str, str] = {}
+    made = _checked(_expanded(tree, written, frozenset(allow_env)), where)
+    made._written, made._origin = written, origin
+    return made
+
+
+def _checked(tree: Mapping[str, Any], where: str) -> Recipe:
     try:
-        return Recipe.model_validate(_expanded(tree))
+        return Recipe.model_validate(tree)
     except ValidationError as error:
         raise _told(error, where) from None
+    except RecipeError as error:
+        if (plain := variables.hidden(str(error))) != str(error):
+            raise RecipeError(plain) from None
+        raise
 
 
 def _told(error: ValidationError, where: str) -> RecipeError:
@@ -688,8 +767,9 @@ def _told(error: ValidationError, where: str) -> RecipeError:
                 "trust_remote_code: the recipe runs no remote code; load such a model yourself and use MethodTrainer"
             )
         else:
-            wrong.append(f"{at}: {e['msg']}" + (f" (got {e['input']!r})" if not isinstance(e["input"], dict) else ""))
-    return RecipeError(f"{where}: " + "; ".join(dict.fromkeys(wrong)))
+            got = "" if isinstance(e["input"], dict) else f" (got {registry.shortly(e['input'])})"
+            wrong.append(f"{at}: {e['msg']}{got}")
+    return RecipeError(variables.hidden(f"{where}: " + "; ".join(dict.fromkeys(wrong))))
 
 
 def _model_of(owner: Any, field: str) -> Any:
@@ -736,21 +816,26 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = strict_yaml.load(value, f"--set {last}") if isinstance(value, str) else value
 
 
-def _expanded(value: Any) -> Any:
+def _expanded(value: Any, written: dict[str, str], allow: frozenset[str], at: tuple[str, ...] = ()) -> Any:
+    """The same with variables filled in; `written` gets each text that was, with what it was before."""
+    if len(at) > strict_yaml.bound("depth"):
+        raise RecipeError(f"A recipe has at most {strict_yaml.bound('depth')} levels (UNFORGOTTEN_MAX_YAML_DEPTH).")
     if isinstance(value, str):
-        return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _variable, value)
+        if (found := variables.expand(value, allow)) != value:
+            written[found] = value
+        return found
     if isinstance(value, Mapping):
-        return {k: _expanded(v) for k, v in value.items()}
+        return {k: _expanded(v, written, allow, (*at, str(k))) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expanded(v) for v in value]
+        return [_expanded(v, written, allow, (*at, str(i))) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{'.'.join(at)}: Input should be a finite number (got {value}).")
     return value
 
 
-def _variable(match: re.Match[str]) -> str:
-    name, default = match.groups()
-    found = os.environ.get(name, default)
-    if found is None:
-        raise RecipeError(
-            f"The recipe uses ${{{name}}}, but the environment has no {name}. Set it, or write ${{{name}:-default}}."
-        )
-    return found
+def _replaced(value: Any, written: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return written.get(value, value)
+    if isinstance(value, Mapping):
+        return {k: _replaced(v, written) for k, v in value.items()}
+    return [_replaced(v, written) for v in value] if isinstance(value, (list, tuple)) else value

@@ -14,7 +14,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,8 +26,11 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from unforgotten.errors import RecipeError, UnknownName
+from unforgotten.errors import RecipeError, UnforgottenError, UnknownName
+from unforgotten.terminate import Terminated
 
+NO_CODE = "UNFORGOTTEN_NO_USER_CODE"
+"""Set to 1, no class is loaded out of a file, whoever names it."""
 ROOMS = ("methods", "datasets", "judges")
 
 Count = Annotated[int, Gt(0)]
@@ -48,8 +53,7 @@ class Component:
             return
         from pydantic import ValidationError
 
-        what = title(cls)
-        _refuse_truths(cls, {name: value}, what)
+        _refuse_truths(cls, {name: value}, what := title(cls))
         try:
             super().__setattr__(name, _field(cls, name).validate_python(value))
         except ValidationError as error:
@@ -105,6 +109,12 @@ def validate(cls: type, settings: Mapping[str, Any], what: str) -> Any:
         return _adapter(cls).validate_python(dict(settings))
     except ValidationError as error:
         raise RecipeError(_wrong(error.errors(), what)) from None
+    except SystemExit as error:
+        if isinstance(error, Terminated):
+            raise
+        raise RecipeError(
+            f"{what} ended the program (SystemExit {error.code}) where it is made; it must not."
+        ) from error
 
 
 def title(cls: type) -> str:
@@ -122,8 +132,7 @@ def wants_number(hint: Any, value: Any) -> bool:
     if isinstance(value, bool):
         return any(o in (int, float) for o in options) and not any(o in (bool, Any) for o in options)
     inner = [a for o in options for a in typing.get_args(o)[-1:] if typing.get_origin(o) is not typing.Literal]
-    if isinstance(value, Mapping):
-        value = list(value.values())
+    value = list(value.values()) if isinstance(value, Mapping) else value
     return isinstance(value, (list, tuple)) and any(wants_number(hint, one) for hint in inner for one in value)
 
 
@@ -255,6 +264,8 @@ def _own_class(module: Any) -> type:
 
 
 def _from_file(room: str, name: str) -> type:
+    if os.environ.get(NO_CODE, "0") not in ("", "0"):
+        raise RecipeError(f"{name!r} is code in a file, and --no-user-code ({NO_CODE}) loads none.")
     path, _, wanted = name.rpartition(":")
     file = Path(path).expanduser()
     if not file.is_file():
@@ -269,12 +280,21 @@ def _from_file(room: str, name: str) -> type:
         sys.modules[title] = module  # dataclasses look their module up there
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[title]
-            raise
+            if isinstance(error, (KeyboardInterrupt, Terminated, UnforgottenError)):
+                raise
+            raise RecipeError(f"{file} cannot be imported: {_of_user(error, file)}.") from error
     classes = [n for n, c in vars(module).items() if inspect.isclass(c) and getattr(c, "room", None) == room]
     if wanted not in classes:
         raise UnknownName(f"class in {file}", wanted, classes)
     cls = getattr(module, wanted)
     cls.registry_name = name
     return cls
+
+
+def _of_user(error: BaseException, file: Path) -> str:
+    """An error of a user's own code, with the line of their file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    return type(error).__name__ + (f" in line {lines[-1]}" if lines else "") + (f": {error}" if str(error) else "")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unforgotten import files
 from unforgotten.align import Aligned
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def part_of(run: Path) -> Path:
 def _config(adapter: str) -> dict[str, Any]:
     folder = Path(adapter).expanduser()
     if folder.is_dir():
-        return dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+        return files.record(folder / "adapter_config.json")
     from peft import PeftConfig
 
     return dict(PeftConfig.from_pretrained(adapter).to_dict())

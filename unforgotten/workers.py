@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unforgotten import terminate
 from unforgotten.align import quiet
 from unforgotten.grid import Run, do
+
+if TYPE_CHECKING:
+    from unforgotten.recipe import Recipe
 
 
 class Hand:
@@ -36,7 +39,7 @@ class Hand:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            facts = [(each.recipe.model_dump(), each.folder, each.title) for each in self._runs]
+            facts = [(each.recipe, each.folder, each.title) for each in self._runs]
             given = (theirs, os.getpid(), self._threads, facts)
             self._process = context.Process(target=_worker, args=given, daemon=True)
             with _only(self._gpu):
@@ -90,14 +93,14 @@ class Hand:
         self._process.join()
 
 
-def _worker(pipe: Connection, parent: int, threads: int, facts: list[tuple[dict[str, Any], Path, str]]) -> None:
+def _worker(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe, Path, str]]) -> None:
     """Does the runs that it is told to."""
     # A scheduler may send SIGTERM to all processes, and the parent sends it on: both mean one thing.
     with terminate.handled(forgives=True):
         _work(pipe, parent, threads, facts)
 
 
-def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[dict[str, Any], Path, str]]) -> None:
+def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe, Path, str]]) -> None:
     import ctypes
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
@@ -107,7 +110,6 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[dict[st
             return
     import torch
 
-    from unforgotten.recipe import parse
     from unforgotten.shelf import Shelf
     from unforgotten.training import watch
 
@@ -116,8 +118,7 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[dict[st
     shelf = Shelf()
     while (told := _next(pipe)) is not None:
         i, seen = told
-        tree, folder, title = facts[i]
-        run = Run(parse(tree), folder, title)
+        run = Run(*facts[i])
         run.lease.seen = seen
         if run.lease.take():
             do(run, shelf, quiet)

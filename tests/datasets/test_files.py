@@ -105,17 +105,17 @@ def test_files_that_are_not_there_or_hold_nothing(write, tmp_path, monkeypatch) 
         files.read(write("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 100)[:-9]))
     with pytest.raises(DataError, match="not a whole xz file"):
         files.read(write("cut.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 100)[:-9]))
-    monkeypatch.delenv("NO_SUCH_PLACE", raising=False)
-    for path in ("$NO_SUCH_PLACE/a.jsonl", "${NO_SUCH_PLACE}/a.jsonl"):
-        with pytest.raises(DataError, match="variable NO_SUCH_PLACE is not set"):
+    monkeypatch.delenv("UNFORGOTTEN_NO_PLACE", raising=False)
+    for path in ("$UNFORGOTTEN_NO_PLACE/a.jsonl", "${UNFORGOTTEN_NO_PLACE}/a.jsonl"):
+        with pytest.raises(DataError, match="has no UNFORGOTTEN_NO_PLACE"):
             files.read(path)
 
 
 def test_home_and_variables_are_filled_in(write, tmp_path, monkeypatch) -> None:
     write("a.jsonl", '{"a": 1}')
-    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("UNFORGOTTEN_PLACE", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    for path in ("$PLACE/a.jsonl", "${PLACE}/a.jsonl", "~/a.jsonl"):
+    for path in ("$UNFORGOTTEN_PLACE/a.jsonl", "${UNFORGOTTEN_PLACE}/a.jsonl", "~/a.jsonl"):
         records, _ = files.read(path)
         assert records == [files.Record(1, f"{path}:1", {"a": 1})]  # the source is what the user wrote
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import re
 import resource
+import stat
 import time
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
-from unforgotten import strict_yaml
-from unforgotten.errors import RecipeError
+from unforgotten import files, origin, results, strict_yaml, variables
+from unforgotten.cli import app
+from unforgotten.compare import cells
+from unforgotten.errors import DataError, RecipeError
 from unforgotten.recipe import parse, read
 
 LAUGHS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
@@ -106,3 +115,231 @@ def test_what_set_gives_is_bounded_too(value: str, tmp_path: Path) -> None:
 def test_a_number_that_is_none_is_refused(tree: dict[str, object], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         parse({"model": "m", **tree})
+
+
+EVIL = """
+import os, pathlib
+pathlib.Path({mark!r}).write_text(os.environ.get("HF_TOKEN", "ran"))
+raise SystemExit(0)
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder that somebody sent, with code beside it, in a folder that is worked in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNFORGOTTEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret_of_ours")
+    (tmp_path / "evil.py").write_text(EVIL.format(mark=str(tmp_path / "ran")))
+    (tmp_path / "private.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    run = tmp_path / "runs" / "run-0123456789ab"
+    (run / "adapter").mkdir(parents=True)
+    (run / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/name"}))
+    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "policy": "merged"}))
+    aligned = {"digest": "0", "base": "owner/name", "revision": None, "full": "owner/name"}
+    facts = {"digests": {}, "aligned": aligned | {"adapter": None, "chat": "owner/name", "made": False}}
+    (run / "environment.json").write_text(json.dumps(facts))
+    return run
+
+
+ASKS = {
+    "code as method": ({"method": "./evil.py:Evil"}, "method names code"),
+    "code in a list": ({"method": ["sft", {"name": "./evil.py:Evil"}]}, "method.name names code"),
+    "code in settings": ({"settings": {"./evil.py:Evil": {}}}, "settings"),
+    "code as data": ({"data": {"name": "evil.py:Evil"}}, "data.name names code"),
+    "code by a whole path": ({"data": {"name": "/etc/evil.py:Evil"}}, "data.name names code"),
+    "code from above": ({"data": {"name": "../../x.py:Evil"}}, "data.name names code"),
+    "code by another suffix": ({"data": {"name": "evil.txt:Evil"}}, "data.name names code"),
+    "code of Windows": ({"method": "C:\\x.py:Evil"}, "method names code"),
+    "code as safety": ({"safety": ["evil.py:Evil"]}, "safety names code"),
+    "code as replay": ({"replay": ["evil.py:Evil"]}, "replay names code"),
+    "code as poison": ({"poison": {"data": "evil.py:Evil"}}, "poison.data names code"),
+    "code as judge": ({"evaluate": {"judge": ["./evil.py:Evil"]}}, "evaluate.judge names code"),
+    "code as harm": ({"evaluate": {"harm": {"name": "./evil.py:Evil"}}}, "evaluate.harm.name names code"),
+    "code that makes safety data": ({"synthesize": {"judge": "./evil.py:Evil"}}, "synthesize.judge names code"),
+    "code in a grid": ({"compare": {"method": ["./evil.py:Evil"]}}, "compare.method names code"),
+    "code in a search": ({"sweep": {"development": {"harm": ["evil.py:E"], "utility": ["sst2"]}}}, "names code"),
+    "a server": ({"evaluate": {"endpoint": {"url": "http://127.0.0.1:9/v1"}}}, "evaluate.endpoint.url names a server"),
+    "a key": ({"evaluate": {"judge": {"name": "llama_guard", "key_variable": "HF_TOKEN"}}}, "a variable's name"),
+    "a judge's server": ({"evaluate": {"judge": {"name": "llama_guard", "endpoint": "http://x/v1"}}}, "names a server"),
+    "a tracker": ({"report_to": ["wandb"]}, "report_to names a tracker"),
+    "a variable": ({"model": "${HF_TOKEN}"}, "model asks for an environment variable"),
+    "a variable of ours": ({"license": "${UNFORGOTTEN_X:-a}"}, "license asks for an environment variable"),
+    "a bare variable": ({"data": {"name": "jsonl", "path": "owner/$HF_TOKEN"}}, "data.path names"),
+    "another's data": ({"data": {"name": "jsonl", "path": "private.jsonl"}}, "data.path names 'private.jsonl'"),
+    "a whole path": ({"data": {"name": "jsonl", "path": "/etc/passwd"}}, "data.path names '/etc/passwd'"),
+    "a home": ({"safety": [{"name": "refusals", "path": "~/x"}]}, "safety.path names '~/x'"),
+    "a model's folder": ({"model": "../shared/models/lab"}, "model names"),
+    "a model here": ({"model": "runs/run-0123456789ac"}, "model names 'runs/"),
+    "a base": ({"base": "/models/other-tenant"}, "base names"),
+    "a template": ({"template": "/etc/passwd"}, "template names"),
+    "models of a grid": ({"compare": {"model": ["/models/a"]}}, "compare.model names"),
+    "an encoder": ({"synthesize": {"embedder": "/models/a"}}, "synthesize.embedder names"),
+    "a file above": ({"extends": "../../private.yaml"}, "extends names"),
+    "a file here": ({"extends": "private.yaml"}, "extends names"),
+}
+
+
+@pytest.mark.parametrize("case", ASKS)
+def test_a_strangers_recipe_does_nothing_on_its_own(case: str, stranger: Path) -> None:
+    asked, said = ASKS[case]
+    (stranger.parent / "run-0123456789ac").mkdir()
+    (stranger.parent.parent / "private.yaml").write_text("model: m\nmethod: ./evil.py:Evil\n")
+    (stranger / "recipe.yaml").write_text(yaml.safe_dump({"model": "owner/name"} | asked))
+    with pytest.raises(RecipeError, match=f"{re.escape(said)}.*--recipe FILE.*--trust-recipe") as error:
+        read(stranger / "recipe.yaml")
+    assert "hf_a_secret_of_ours" not in str(error.value)
+    done = CliRunner().invoke(app, ["evaluate", str(stranger)])
+    assert done.exit_code == 2 and said in done.output and "Traceback" not in done.output
+    verbs = [
+        ["finetune", f"{stranger}/recipe.yaml"],
+        ["evaluate", "owner/other", "--recipe", f"{stranger}/recipe.yaml"],
+    ]
+    verbs += [["export", str(stranger), "--as", "adapter"]] if "code" in case else []  # which opens no data
+    for verb in verbs:
+        done = CliRunner().invoke(app, verb)
+        assert done.exit_code not in (0, 3, 4) and "hf_a_secret_of_ours" not in done.output
+    assert not (stranger.parent.parent / "ran").exists()
+
+
+def test_what_it_extends_is_a_strangers_too(stranger: Path) -> None:
+    (stranger / "below.yaml").write_text("model: owner/name\nmethod: ./evil.py:Evil\n")
+    (stranger / "recipe.yaml").write_text("extends: below.yaml\n")
+    with pytest.raises(RecipeError, match="below.yaml: method names code"):
+        read(stranger / "recipe.yaml")
+    mine = stranger.parent.parent / "mine.yaml"
+    mine.write_text(f"extends: {stranger}/recipe.yaml\nseed: 3\n")
+    with pytest.raises(RecipeError, match="below.yaml: method names code"):
+        read(mine)
+    linked = stranger.parent.parent / "linked.yaml"
+    linked.symlink_to(stranger / "recipe.yaml")
+    with pytest.raises(RecipeError, match="run folder that was not trained here"):
+        read(linked)
+
+
+def test_what_a_flag_gives_is_the_operators(stranger: Path) -> None:
+    (stranger / "recipe.yaml").write_text("model: owner/name\nevaluate: {harm: advbench}\n")
+    recipe = read(stranger / "recipe.yaml", {"evaluate.endpoint.url": "http://127.0.0.1:9/v1"})
+    assert recipe.origin == recipe.varied(seed=1).origin == "foreign"
+    assert recipe.evaluate is not None and recipe.evaluate.endpoint is not None
+
+
+def test_a_run_that_was_trained_here_is_ours(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (stranger / "recipe.yaml").write_text("model: owner/name\ndata: {name: jsonl, path: private.jsonl}\n")
+    with pytest.raises(RecipeError, match="data.path"):
+        read(stranger / "recipe.yaml")
+    origin.own(stranger)
+    assert read(stranger / "recipe.yaml").origin == "operator"
+    (stranger / "recipe.yaml").write_text("model: owner/name\ndata: {name: jsonl, path: ./private.jsonl}\n")
+    with pytest.raises(RecipeError, match="data.path"):  # somebody wrote another one into it
+        read(stranger / "recipe.yaml")
+    monkeypatch.setenv("UNFORGOTTEN_TRUST_RECIPE", "1")
+    assert read(stranger / "recipe.yaml").origin == "operator"
+
+
+def test_no_user_code_forbids_the_operators_too(stranger: Path) -> None:
+    (here := stranger.parent.parent / "mine.yaml").write_text("model: owner/name\nmethod: ./evil.py:Evil\n")
+    for words in (["--no-user-code", "finetune", str(here)], ["finetune", str(here), "--no-user-code"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2 and "--no-user-code" in done.output
+    assert "UNFORGOTTEN_NO_USER_CODE" not in os.environ and not (here.parent / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise SystemExit(0)", "SystemExit in line 1: 0"),
+        ("import sys\nsys.exit()", "SystemExit in line 2"),
+        ("class Odd(BaseException): pass\nraise Odd('so')", "Odd in line 2: so"),
+        ("1 / 0", "ZeroDivisionError in line 1"),
+        ("def f(", "SyntaxError"),
+        ("import no_such_package_of_ours", "ModuleNotFoundError in line 1: No module named 'no_such_package_of_ours'"),
+    ],
+)
+def test_code_that_ends_the_program_is_an_error(text: str, said: str, stranger: Path) -> None:
+    (stranger.parent.parent / "odd.py").write_text(text)
+    (stranger.parent.parent / "mine.yaml").write_text("model: owner/name\nmethod: ./odd.py:Odd\n")
+    done = CliRunner().invoke(app, ["finetune", "mine.yaml"])
+    assert done.exit_code == 2 and f"odd.py cannot be imported: {said}" in done.output.replace("\n", " ")
+
+
+def test_code_that_ends_the_program_later_is_an_error_too(stranger: Path) -> None:
+    (here := stranger.parent.parent / "rows.py").write_text(
+        "import sys\nfrom dataclasses import dataclass\nfrom unforgotten.datasets.base import Dataset\n"
+        "@dataclass(kw_only=True)\nclass Rows(Dataset):\n    made: bool = False\n"
+        "    def __post_init__(self):\n        if self.made: sys.exit(0)\n"
+        "    def rows(self):\n        sys.exit(0)\n"
+    )
+    (here.parent / "mine.yaml").write_text("model: world\ndata: ./rows.py:Rows\n")
+    for words in (["finetune", "mine.yaml"], ["finetune", "mine.yaml", "--set", "data.made=true"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2 and "ended the program" in done.output
+
+
+def test_a_run_that_results_name_lies_beside_the_others(stranger: Path) -> None:
+    row: dict[str, object] = dict.fromkeys(results.FIELDS) | {"stage": "tuned"}
+    for run in ("../../etc", "/etc", 5):
+        (stranger / "results.json").write_text(json.dumps({"schema": 1, "rows": [row | {"run": run}]}))
+        with pytest.raises(DataError, match="no folder beside the others"):
+            results.read(stranger / "results.json")
+
+
+def test_only_variables_of_ours_are_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret_of_ours")
+    monkeypatch.setenv("UNFORGOTTEN_DATA", "/data/of/mine")
+    (file := tmp_path / "r.yaml").write_text("model: ${UNFORGOTTEN_DATA}/m\nlicense: ${HF_TOKEN}\n")
+    with pytest.raises(RecipeError, match=r"\$\{HF_TOKEN\} is not filled in.*--allow-env HF_TOKEN") as error:
+        read(file)
+    assert "hf_a_secret" not in str(error.value)
+    recipe = read(file, allow_env=["HF_TOKEN"])
+    assert (recipe.model, recipe.license) == ("/data/of/mine/m", "hf_a_secret_of_ours")
+    for one in (recipe, recipe.varied(seed=3), cells(recipe)[0], pickle.loads(pickle.dumps(recipe))):
+        told = one.record()
+        assert (told["model"], told["license"]) == ("${UNFORGOTTEN_DATA}/m", "${HF_TOKEN}")
+    with pytest.raises(DataError, match="--allow-env HF_TOKEN"):
+        files.expand("$HF_TOKEN/x")
+    with pytest.raises(DataError, match="There is no file") as missing:
+        files.local("${UNFORGOTTEN_DATA}/x")
+    assert "/data/of/mine" not in variables.hidden(str(missing.value))
+
+
+def test_a_value_is_not_filled_in_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNFORGOTTEN_ONE", "${HF_TOKEN}-$HOME-x")
+    recipe = parse({"model": "${UNFORGOTTEN_ONE}"})
+    assert recipe.model == recipe.varied(seed=1).model == "${HF_TOKEN}-$HOME-x"
+
+
+def test_errors_do_not_repeat_what_was_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UNFORGOTTEN_SECRET", "s3cret-value")
+    monkeypatch.setenv("MY_TOKEN", "s3cret-token")
+    monkeypatch.setenv("UNFORGOTTEN_ALLOW_ENV", "MY_TOKEN")
+    for tree in (
+        {"training": {"epochs": "${UNFORGOTTEN_SECRET}"}},
+        {"seed": "x${MY_TOKEN}"},
+        {"method": {"name": "der", "weight": "${MY_TOKEN}"}},
+        {"method": "${MY_TOKEN}"},
+        {"evaluate": {"endpoint": {"url": "ftp://${MY_TOKEN}"}}},
+        {"data": {"name": "jsonl", "path": "x", "kind": "${MY_TOKEN}"}},
+        {"date": "${MY_TOKEN}"},
+        {"compare": {"table": "${MY_TOKEN}"}},
+    ):
+        with pytest.raises(RecipeError) as error:
+            parse({"model": "m", **tree})
+        assert "s3cret" not in str(error.value), tree
+    files.put(tmp_path / "a" / "x.json", "token s3cret-token, data s3cret-value")
+    assert (tmp_path / "a" / "x.json").read_text() == "token ${MY_TOKEN}, data s3cret-value"
+
+
+def test_run_folders_are_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0)
+    try:
+        files.put(tmp_path / "runs" / "one" / "x.json", "{}")
+        assert [stat.S_IMODE((tmp_path / p).stat().st_mode) for p in ("runs", "runs/one")] == [0o700, 0o700]
+        os.umask(0o077)
+        monkeypatch.setenv("UNFORGOTTEN_RUNS_MODE", "755")
+        assert stat.S_IMODE(files.private_folder(tmp_path / "two").stat().st_mode) == 0o755
+        monkeypatch.setenv("UNFORGOTTEN_RUNS_MODE", "rwx")
+        with pytest.raises(RecipeError, match="UNFORGOTTEN_RUNS_MODE"):
+            files.private_folder(tmp_path / "three")
+    finally:
+        os.umask(before)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unforgotten import identity
+from unforgotten.files import private_folder
 
 
 class Kept:
@@ -31,7 +32,7 @@ class Kept:
         """What was read back, by the row's index."""
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         lines = _whole_lines(path)
         told = {line.pop("key"): line for line in lines if isinstance(line, dict) and "key" in line}
         self.found = {index: told[key] for index, key in enumerate(self.keys) if key in told}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from unforgotten import results
 from unforgotten.align import Say, quiet
@@ -95,8 +95,7 @@ def rows(
     if pool is None:
         broken = [_done(cell, split, side, say) for cell in todo]
     else:
-        tree = recipe.model_dump()
-        told = pool.map(_cell, [(cell.model_dump(), tree, side) for cell in todo], chunksize=1)
+        told = pool.map(_cell, [(cell, recipe, side) for cell in todo], chunksize=1)
         if stopped := next((error for _, error in told if error), None):
             raise UnforgottenError(stopped)
         broken = [why for why, _ in told]
@@ -133,12 +132,10 @@ def _begin(threads: int) -> None:
     watch.quiet = True
 
 
-def _cell(given: tuple[dict[str, Any], dict[str, Any], Side]) -> tuple[str, str]:
+def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[str, str]:
     """Why training broke down, and any other error of ours, as their texts."""
-    from unforgotten.recipe import parse
-
     cell, recipe, side = given
     try:
-        return _done(parse(cell), parts(parse(recipe)), side), ""
+        return _done(cell, parts(recipe), side), ""
     except UnforgottenError as error:
         return "", str(error)

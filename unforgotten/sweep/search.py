@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import UnsupportedError
+from unforgotten.files import private_folder
 from unforgotten.sweep.space import Place, Settings
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def study(storage: Path | None) -> Iterator[Any]:
     if storage is None:
         yield package.create_study(direction="minimize")
         return
-    storage.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(storage.parent)
     # Optuna's own tools (its dashboard, say) open the file as it is.
     held = package.storages.RDBStorage(f"sqlite:///{storage.resolve()}")
     try:

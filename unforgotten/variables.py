@@ -1,0 +1,62 @@
+"""Environment variables in a recipe's texts: which are filled in, and that nothing we write repeats what was.
+
+Only UNFORGOTTEN_* are, and those that `--allow-env NAME` names (UNFORGOTTEN_ALLOW_ENV=NAME,NAME for Python and jobs).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+from unforgotten.errors import RecipeError
+
+PREFIX = "UNFORGOTTEN_"
+ALLOWED = "UNFORGOTTEN_ALLOW_ENV"
+BRACED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+BARE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+_filled: dict[str, str] = {}
+"""Values that stand in texts of this process, and the variables that they came from."""
+
+
+def expand(text: str, allow: Iterable[str] = ()) -> str:
+    """`${NAME}` and `${NAME:-default}` filled in. Raises RecipeError for a variable that may not be, or is not set."""
+    return BRACED.sub(lambda found: _value(found[1], found[2], allow), text)
+
+
+def expand_path(text: str) -> str:
+    """`$NAME` and `${NAME}` of a data path filled in, under the same rule."""
+    return BARE.sub(lambda found: _value(found[1] or found[2], None, ()), text)
+
+
+def _value(name: str, default: str | None, allow: Iterable[str]) -> str:
+    if not (name.startswith(PREFIX) or name in allow or name in os.environ.get(ALLOWED, "").split(",")):
+        raise RecipeError(
+            f"${{{name}}} is not filled in: only {PREFIX}* variables are. Give --allow-env {name} if it is to be."
+        )
+    if (found := os.environ.get(name)) is None:
+        if default is None:
+            raise RecipeError(
+                f"${{{name}}} is used, but the environment has no {name}. Set it, or write ${{{name}:-default}}."
+            )
+        return default
+    if len(found) >= (6 if name.startswith(PREFIX) else 3):  # shorter ones are parts of too many words
+        _filled[found] = f"${{{name}}}"
+    return found
+
+
+def hidden(text: str) -> str:
+    """A text for people, with the variable's name wherever the value of one that was filled in would stand."""
+    return _without(text, list(_filled))
+
+
+def without_secrets(text: str) -> str:
+    """A text for a file: likewise for what `--allow-env` let in; values of UNFORGOTTEN_* may be needed again."""
+    return _without(text, [value for value, name in _filled.items() if not name.startswith("${" + PREFIX)])
+
+
+def _without(text: str, values: list[str]) -> str:
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, _filled[value])
+    return text
