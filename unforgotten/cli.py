@@ -108,10 +108,11 @@ class Commands(Trusting):
         except terminate.Terminated as stop:
             print(f"\n{stop}", file=sys.stderr)
             raise typer.Exit(terminate.CODE) from None
-        except BrokenPipeError:  # whoever read what we print has heard enough, such as `head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise typer.Exit(2) from None
         except BaseException as error:
+            if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+                # Whoever read what we print has heard enough, such as `head`; Rich makes a SystemExit of it.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                raise typer.Exit(2) from None
             if (told := plain(error)) is None:
                 raise
             print(f"error: {display.block(variables.hidden(told))}", file=sys.stderr)
@@ -658,7 +659,7 @@ def _print(*lines: object) -> None:
 
 def _say(text: str) -> None:
     """Progress goes to stderr, so that what is printed can be piped."""
-    display.console(stderr=True).print(text, style="dim")
+    display.console(stderr=True).print(variables.hidden(text), style="dim")
 
 
 if __name__ == "__main__":

@@ -160,9 +160,11 @@ def plain(error: BaseException) -> str | None:
             f"Code that was run ended the program ({type(error).__name__} {text or 0}). A class of your own may raise "
             "an error, but not end the process; nothing was decided."
         )
-    if isinstance(error, OSError) and ("huggingface_hub.HfHubHTTPError" in names or "huggingface" in text.lower()):
-        return text.partition(chr(10))[0]
-    return None
+    if "json.JSONDecodeError" in names:
+        return f"A file that was to be read is not JSON ({text}): it is cut, or somebody edited it. Put it back."
+    if isinstance(error, UnicodeDecodeError):
+        return f"A file that was to be read is no text in UTF-8 ({text}). Save it as UTF-8."
+    return (text or type(error).__name__) if isinstance(error, OSError) else None
 
 
 def _says(error: BaseException, words: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from unforgotten.align import Say
-from unforgotten.errors import LeaseLost, UnforgottenError
+from unforgotten.errors import LeaseLost, plain
 from unforgotten.files import private_folder
 from unforgotten.finetune import finetune
 from unforgotten.lease import FOLDER, Lease
@@ -50,7 +50,7 @@ class Run:
         """Keeps the whole traceback in the run's folder."""
         from unforgotten import files
 
-        told = str(error) if isinstance(error, UnforgottenError) else f"{type(error).__name__}: {error}"
+        told = plain(error) or f"{type(error).__name__}: {error}"
         self.state, self.why = "failed", f"{told} ({self.folder / LOG})"
         try:
             files.put(self.folder / LOG, "".join(traceback.format_exception(error)))
