@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from unforgotten import strict_yaml
 from unforgotten.errors import RecipeError
 
 Origin = Literal["operator", "foreign"]
 
 TRUST = "UNFORGOTTEN_TRUST_RECIPE"
-MARKS = ("environment.json", "trained.json", "results.json", "metrics.jsonl")
-"""By one of these a folder is a run's."""
+MARKS = ("environment.json", "trained.json", "results.json", "metrics.jsonl", "replies", "adapter", "checkpoints")
+"""By one of these a folder with a recipe.yaml is a run's; by one of the first two any recipe in it is."""
+PLACES = {"path", "model", "base", "template", "tokenizer", "scorer", "embedder", "base_path"}
+"""Fields whose bare names may be files here."""
 PROSE = {"ask", "opening", "refuse", "description", "license"}
 """Fields that hold sentences."""
 REACHES = {"endpoint": "a server", "url": "a server", "key_variable": "a variable's name", "report_to": "a tracker"}
@@ -41,26 +44,28 @@ def cache_folder() -> Path:
 def of(path: Path) -> Origin:
     """Whose a recipe file is: one that a run left is foreign where this user trained no such run."""
     real = path.resolve()
-    if real.name == "recipe.yaml" and any((real.parent / mark).exists() for mark in MARKS):
-        return of_run(real.parent)
-    return "operator"
+    marks = MARKS if real.name == "recipe.yaml" else MARKS[:2]
+    if not any((real.parent / mark).exists() for mark in marks):
+        return "operator"
+    return "operator" if os.environ.get(TRUST) == "1" or _entry(real).is_file() else "foreign"
 
 
 def of_run(folder: Path) -> Origin:
     """Whose the recipe of a run folder is."""
-    return "operator" if os.environ.get(TRUST) == "1" or _entry(folder).is_file() else "foreign"
+    return "operator" if os.environ.get(TRUST) == "1" or _entry(folder / "recipe.yaml").is_file() else "foreign"
 
 
 def own(folder: Path) -> None:
     """Enters a run that was trained here in the ledger."""
     from unforgotten import files
 
-    files.put(_entry(folder), "")
+    files.put(_entry(folder / "recipe.yaml"), "")
 
 
-def _entry(folder: Path) -> Path:
-    digest = hashlib.sha256((folder / "recipe.yaml").read_bytes()).hexdigest()
-    return cache_folder() / "ours" / digest
+def _entry(recipe: Path) -> Path:
+    with recipe.open("rb") as file:  # one that is longer than any recipe of ours is none
+        head = file.read(strict_yaml.bound("bytes") + 1)
+    return cache_folder() / "ours" / hashlib.sha256(head).hexdigest()
 
 
 def refuse(tree: Mapping[str, Any], folder: Path, where: str, *, opens: bool = True) -> None:
@@ -102,7 +107,7 @@ def _is_place(value: str, keys: list[str]) -> bool:
     if "$" in value or re.match(r"[/~\\.]|[A-Za-z]:[\\/]|file:", value) or ".." in re.split(r"[\\/]", value):
         return not re.fullmatch(r"\.\d+|\.+", value) or ".." in value
     try:
-        return ("/" in value or keys[-1] in ("path", "model", "base", "template")) and Path(value).exists()
+        return ("/" in value or "." in value or keys[-1] in PLACES) and Path(value).exists()
     except (OSError, ValueError):  # a name that no file system takes
         return True
 

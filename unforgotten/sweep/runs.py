@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from unforgotten import results
 from unforgotten.align import Say, quiet
-from unforgotten.errors import RecipeError, TrainingError, UnforgottenError
+from unforgotten.errors import RecipeError, TrainingError, UnforgottenError, plain
 from unforgotten.measure.split import Halves, apart, halves
 from unforgotten.measure.suites import Suite, suites
+from unforgotten.terminate import Terminated
 
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool
@@ -139,3 +140,7 @@ def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[str, str]:
         return _done(cell, parts(recipe), side), ""
     except UnforgottenError as error:
         return "", str(error)
+    except SystemExit as error:  # of a class of one's own; a pool would wait for this worker for ever
+        if isinstance(error, Terminated):
+            raise
+        return "", str(plain(error))
