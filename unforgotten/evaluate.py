@@ -9,6 +9,8 @@ Replies first, verdicts after: all models are asked, one after another; then, wi
 loaded once and reads everything. What is measured already, with the same settings, prompts and judges, is read.
 """
 
+# Long because runs, stages and single models are measured here side by side, each in its own words.
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
