@@ -60,6 +60,8 @@ class Refusals(Dataset):
         renamed = []
         for record in records:
             try:
+                if not self.columns:
+                    _renamed(record.value)  # two answers are told under the file's own names
                 renamed.append(record._replace(value=_renamed(columns.as_upload(record.value, chosen))))
             except ValueError as wrong:
                 problems.append((record.line, str(wrong)))
