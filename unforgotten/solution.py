@@ -15,10 +15,33 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
+_FENCE = re.compile(r"[ \t]*(```+|~~~+)")
 # Python warns of a "\d" in a string while it parses; what a model wrote is no concern of whoever runs this.
 warnings.filterwarnings("ignore", module=r"<reply>")
-_THOUGHT = re.compile(r"\A.*</think>", re.S)
+LONGEST = 250_000
+"""Characters of a reply, its thought left out, in which a program is looked for. HumanEval's longest has 3,000."""
+LOOKS = 5
+"""How often, on the whole, each of these characters may be parsed, so that a reply costs as its length."""
+STARTS = 3
+"""Lines from which a script is tried before it is tried from the function's own."""
+
+
+class _Spent(Exception):
+    """The reply is of a kind that no number of looks would make sense of."""
+
+
+class _Parser:
+    """Parses, as long as there is something left to spend."""
+
+    def __init__(self, reply: str, prompt: str) -> None:
+        self.left = LOOKS * (len(reply) + len(prompt)) + 100_000
+
+    def parse(self, text: str) -> ast.Module:
+        """Raises as ast.parse does, and _Spent."""
+        self.left -= len(text) + 1
+        if self.left < 0:
+            raise _Spent
+        return ast.parse(text, "<reply>")
 
 
 def program(reply: str, entry_point: str, prompt: str) -> str | None:
@@ -26,51 +49,82 @@ def program(reply: str, entry_point: str, prompt: str) -> str | None:
 
     In this order: the first code block that defines it, with the blocks before that parse by themselves (helpers); the
     reply itself as a script with prose around it; a block, or the reply, as what comes after the prompt's last line.
+    Takes time in proportion to the reply; what is longer than LONGEST, or looked at too often, has no program.
     """
-    reply = _THOUGHT.sub("", reply).replace("\r\n", "\n")
-    blocks = [textwrap.dedent(t) if t.lstrip("\n")[:1].isspace() else t for _, t in _FENCE.findall(reply)]
+    reply = reply.rpartition("</think>")[2].replace("\r\n", "\n")[:LONGEST]
+    try:
+        return _program(reply, entry_point, prompt, _Parser(reply, prompt))
+    except _Spent:
+        return None
+
+
+def _program(reply: str, entry_point: str, prompt: str, parser: _Parser) -> str | None:
+    blocks = [textwrap.dedent(t) if t.lstrip("\n")[:1].isspace() else t for t in _blocks(reply)]
     for i, block in enumerate(blocks):
-        if (found := _script(block, entry_point)) is not None:
+        if (found := _script(block, entry_point, parser)) is not None:
             # `from __future__` must come first, so such a block stands alone.
-            helpers = [b for b in blocks[:i] if _parse(b) is not None and "__future__" not in found]
-            return _needed("\n".join([*helpers, found]), entry_point)
-    if (found := _script(reply, entry_point)) is not None:
-        return _needed(found, entry_point)
+            helpers = [b for b in blocks[:i] if _parse(b, parser) is not None and "__future__" not in found]
+            return _needed("\n".join([*helpers, found]), entry_point, parser)
+    if (found := _script(reply, entry_point, parser)) is not None:
+        return _needed(found, entry_point, parser)
     for text in (*blocks, reply):
-        if (found := _completion(text, prompt)) is not None:
-            return _needed(found, entry_point)
+        if (found := _completion(text, prompt, parser)) is not None:
+            return _needed(found, entry_point, parser)
     return None
 
 
-def _parse(text: str) -> ast.Module | None:
+def _blocks(reply: str) -> list[str]:
+    """The texts of fenced blocks; one that is never closed goes on to the end. A line with its own fence alone ends it.
+
+    Line by line: as one pattern, a line of n backticks alone takes n² steps.
+    """
+    found: list[str] = []
+    fence, inside = "", list[str]()
+    lines = reply.split("\n")
+    for i, line in enumerate(lines):
+        if not fence:
+            # An opening without a line below it opens nothing.
+            if (match := _FENCE.match(line)) and i < len(lines) - 1:
+                fence, inside = match.group(1), []
+        elif line.strip(" \t") == fence:
+            found.append("".join(f"{text}\n" for text in inside))
+            fence = ""
+        else:
+            inside.append(line)
+    return [*found, "\n".join(inside)] if fence else found
+
+
+def _parse(text: str, parser: _Parser) -> ast.Module | None:
     try:
-        return ast.parse(text, "<reply>")
+        return parser.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: a null byte
         return None
 
 
-def _script(text: str, entry_point: str) -> str | None:
+def _script(text: str, entry_point: str, parser: _Parser) -> str | None:
     """The longest run of whole lines that parses and defines the function, from as early a line as can be."""
     lines = text.split("\n")
     opens = re.compile(rf"(async[ \t]+)?def[ \t]+{re.escape(entry_point)}[ \t]*\(")
     at = next((i for i, line in enumerate(lines) if opens.match(line)), None)
     if at is None:
         return None
-    start = 0
+    start, tries = 0, 0
     while start <= at:
-        end, bad = _parsing_end(lines, start, at + 1)
+        if (tries := tries + 1) > STARTS:
+            start = at
+        end, bad = _parsing_end(lines, start, at + 1, parser)
         if end is not None:
             return "\n".join(lines[start:end])
         start = max(start, bad) + 1
     return None
 
 
-def _parsing_end(lines: list[str], start: int, least: int) -> tuple[int | None, int]:
+def _parsing_end(lines: list[str], start: int, least: int, parser: _Parser) -> tuple[int | None, int]:
     """(end > least, _) of the longest prefix from `start` that parses; else None and the last line that is at fault."""
     end, bad = len(lines), start
     while end > least:
         try:
-            ast.parse("\n".join(lines[start:end]), "<reply>")
+            parser.parse("\n".join(lines[start:end]))
             return end, bad
         except SyntaxError as error:
             at = start + (error.lineno or 1) - 1
@@ -83,7 +137,7 @@ def _parsing_end(lines: list[str], start: int, least: int) -> tuple[int | None, 
     return None, bad
 
 
-def _completion(text: str, prompt: str) -> str | None:
+def _completion(text: str, prompt: str, parser: _Parser) -> str | None:
     """The prompt with the reply's beginning as its body, in the indentation of which most lines can stay.
 
     As a base model writes it; with the first line's indentation lost; or with none at all.
@@ -93,7 +147,7 @@ def _completion(text: str, prompt: str) -> str | None:
     found: list[str] = []
     for body in (text, "    " + text, textwrap.indent(textwrap.dedent(text), "    ")) if text.strip() else ():
         lines = [*head, *body.split("\n")]
-        end, _ = _parsing_end(lines, 0, len(head))
+        end, _ = _parsing_end(lines, 0, len(head), parser)
         stay = _first_unindented(lines, len(head), end) if end is not None else 0
         if stay > max(len(head), len(found)):
             found = lines[:stay]
@@ -106,21 +160,28 @@ def _first_unindented(lines: list[str], start: int, end: int) -> int:
     return next(outside, end)
 
 
-def _needed(text: str, entry_point: str) -> str:
+def _needed(text: str, entry_point: str, parser: _Parser) -> str:
     """The text with the lines blanked that `entry_point` does without; line numbers stay."""
-    tree = _parse(text)
+    tree = _parse(text, parser)
     if tree is None:
         return text
     lines = text.split("\n")
-    reached, kept = {entry_point, "*", "annotations"}, set[int]()  # what no name tells to be needed: the last two
-    grown = True
-    while grown:
-        grown = False
-        for i, statement in enumerate(tree.body):
-            if i not in kept and reached.intersection(_bound(statement)):
+    binds: dict[str, list[int]] = {}
+    for i, statement in enumerate(tree.body):
+        for name in _bound(statement):
+            binds.setdefault(name, []).append(i)
+    todo, reached, kept = [entry_point, "*", "annotations"], set[str](), set[int]()  # no name tells of the last two
+    read: dict[range, set[str]] = {}  # statements of one line are read together
+    while todo:
+        if (name := todo.pop()) in reached:
+            continue
+        reached.add(name)
+        for i in binds.get(name, ()):
+            if i not in kept:
                 kept.add(i)
-                reached |= _used("\n".join(lines[n - 1] for n in _span(statement)))
-                grown = True
+                if (span := _span(tree.body[i])) not in read:
+                    read[span] = _used("\n".join(lines[n - 1] for n in span))
+                    todo += read[span]
     wanted = {line for i in kept for line in _span(tree.body[i])}
     for i, statement in enumerate(tree.body):
         if i not in kept:
