@@ -44,7 +44,7 @@ def test_boundaries_by_marks_are_those_of_rendering_each_turn(file, tokenizer, m
         chat = Chat(made)
     except TemplateError:
         return
-    for row in (talk(9), talk(7, thoughts=True), talk(7, spaces=True)):
+    for row in (talk(5), talk(4, thoughts=True), talk(4, spaces=True)):
         monkeypatch.setattr(render, "FEW_TURNS", 99)
         monkeypatch.setattr(tokens, "FEW_PREFIXES", 99)
         by_turn = encoded(chat, row)
