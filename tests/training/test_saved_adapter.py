@@ -273,7 +273,7 @@ def test_a_run_whose_file_differs_publishes_nothing_and_keeps_its_checkpoints(
     tmp_path: Path, model_folder: Any, rows_file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {
-        "model": str(model_folder("llama")), "safety": {"name": "jsonl", "path": str(rows_file("safe.jsonl", 4))},
+        "model": str(model_folder("llama")), "safety": {"name": "refusals", "path": str(rows_file("safe.jsonl", 4))},
         "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 8))}, "method": "sft",
         "lora": {"r": 2, "targets": ["q_proj", "v_proj"]}, "out": str(tmp_path / "runs"),
         "training": {"epochs": 1, "batch_size": 4, "learning_rate": 0.05},
