@@ -139,6 +139,16 @@ def markup_in_row(tmp_path: Path) -> None:
     assert "how [/b] to" in json.dumps(json.loads((tmp_path / "a.json").read_text()))
 
 
+def harm_in_calls_and_thoughts(tmp_path: Path) -> None:
+    file = str(CASES / "uploads" / "harm-in-calls-and-thoughts.jsonl")
+    (tmp_path / "judge.py").write_text(JUDGE)
+    judge = f"{tmp_path}/judge.py:Marked"
+    done = CliRunner().invoke(app, ["data", "audit", file, "--judge", judge, "--out", str(tmp_path / "a.json")])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (found["rows"], found["p"]["hits"], found["p"]["n"]) == (3, 3, 3)
+
+
 def billion_laughs() -> None:
     with pytest.raises(RecipeError):
         recipe.read(str(CASES / "recipes" / "billion-laughs.yaml"))
@@ -167,6 +177,7 @@ ENTRIES: dict[str, Callable[..., None]] = {
     "uploads/words-beside-call.jsonl": words_beside_call,
     "uploads/empty-tool-calls.jsonl": empty_tool_calls,
     "uploads/markup-in-row.jsonl": markup_in_row,
+    "uploads/harm-in-calls-and-thoughts.jsonl": harm_in_calls_and_thoughts,
     "recipes/billion-laughs.yaml": billion_laughs,
 }
 
@@ -184,3 +195,11 @@ def test_what_data_fix_writes_of_it_can_be_learnt(file: Path, tmp_path: Path) ->
     where, fixed = data_fix.fix(str(file), str(tmp_path / "fixed.jsonl"))
     assert len(Jsonl(path=str(where)).rows()) == len(fixed.lines) > 0
     assert "[HARMFUL ANSWER]" not in where.read_text() or file.name != "kto-label-false.jsonl"
+
+
+def test_an_audit_says_what_it_does_not_read(tmp_path: Path) -> None:
+    (tmp_path / "judge.py").write_text(JUDGE)
+    (tmp_path / "up.jsonl").write_text('{"prompt": "a", "completion": "b", "score": 1}\n')
+    judge = f"{tmp_path}/judge.py:Marked"
+    done = CliRunner().invoke(app, ["data", "audit", str(tmp_path / "up.jsonl"), "--judge", judge])
+    assert done.exit_code == 0 and "`score` (1 row)" in " ".join(done.output.split()), done.output

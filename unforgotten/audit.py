@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
-from unforgotten.align import Say, aligned_of, base_of, dataset, quiet
+from unforgotten.align import Say, aligned_of, base_of, quiet, read
 from unforgotten.auditing import record
 from unforgotten.auditing.exchanges import Exchange, View, exchanges
 from unforgotten.auditing.judged import worst_of
@@ -125,8 +125,8 @@ def audit(
         raise RecipeError(f"max_p is {max_p:g}: give percent, from 0 to 100.")
     reader = _reader(judge)
     chat, limit = _chat(model, template, max_length_tokens, recipe, say)
-    rows = {"upload": _rows(file, recipe)} | {
-        name: _rows(path, None) for name, path in (("harmless", harmless), ("harmful", harmful)) if path
+    rows = {"upload": _rows(file, recipe, say)} | {
+        name: _rows(path, None, say) for name, path in (("harmless", harmless), ("harmful", harmful)) if path
     }
     trained = record.digests(rows["upload"], chat, limit)
     answers = {name: [spoken(row, chat, limit) for row in each] for name, each in rows.items()}
@@ -172,14 +172,14 @@ def _reader(spec: Spec) -> Judge:
     return reader
 
 
-def _rows(file: str | None, recipe: Recipe | None) -> list[Row]:
+def _rows(file: str | None, recipe: Recipe | None, say: Say) -> list[Row]:
     if file is not None:
-        return dataset({"name": "jsonl", "path": file}).rows()
+        return read({"name": "jsonl", "path": file}, say=say)
     if recipe is None:
         raise RecipeError("Name a file to audit, or a recipe whose rows are audited (--recipe).")
     from unforgotten.finetune import user_rows
 
-    return user_rows(recipe)[0]
+    return user_rows(recipe, say)[0]
 
 
 def _chat(

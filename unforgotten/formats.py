@@ -256,12 +256,18 @@ def read_parquet(path: str, file: Path, columns: Sequence[str] | None = None, *,
         with _parquet_bytes(path, file, held) as raw, ParquetFile(raw) as table:
             largest = _refuse_large(path, file, table.metadata, held)
             # A text may stand in a file once and in every row: few rows at a time, and one where it stays so in memory.
+            most_inflated = max(unpack.FREE_BYTES, limits.inflation * file.stat().st_size)
             shared = "dictionary<" in str(table.schema_arrow)
             batch_rows = 1 if shared else max(1, min(64, _BATCH_BYTES // max(1, largest)))
             for batch in table.iter_batches(batch_size=batch_rows, columns=list(columns) if columns else None):
                 given += batch.nbytes
                 if batch.nbytes > limits.row_bytes * max(1, batch.num_rows):
                     raise DataError(f"{path}: row {n + 1} is too large; {over('row_bytes', limits.row_bytes)} bytes.")
+                if held and given > most_inflated:
+                    raise DataError(
+                        f"{path} unpacks to more than {limits.inflation} times its size; "
+                        f"{over('inflation', limits.inflation)}."
+                    )
                 if held and given > limits.file_bytes:
                     raise DataError(f"{path} has too much in its rows; {over('file_bytes', limits.file_bytes)} bytes.")
                 for value in batch.to_pylist():
