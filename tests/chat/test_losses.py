@@ -236,3 +236,18 @@ def test_the_cases_are_refused_by_line(upload, template, lines, said, tokenizer)
     with pytest.raises(TemplateError) as found:
         encode_rows(chat, rows)
     assert [line for line, _ in found.value.problems] == lines and all(said in what for _, what in found.value.problems)
+
+
+def test_parts_of_text_are_one_text_and_escaped_control_tokens_are_refused(tokenizer):
+    text = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+    escaped = text.replace("</s>", "{{ (m.name or '') | tojson(ensure_ascii=true) }}</s>")
+    parts = {
+        "role": "user",
+        "content": [{"type": "text", "text": "zq"}, {"type": "text", "text": "asked"}],
+        "name": "a",
+    }
+    chat = Chat(tokenizer(), template=text)
+    assert "zqasked</s>" in chat.decode(chat.encode(Row((parts, FINAL)))[0].input_ids, False)
+    odd = Row(({**USER, "name": "a</s>b"}, {**FINAL, "name": "b"}), source="f:2")
+    with pytest.raises(TemplateError, match="f:2: a text holds a control token"):
+        Chat(tokenizer(), template=escaped).encode(odd)

@@ -48,11 +48,21 @@ def tidied(message: Message, form: Form) -> Message:
     Raises DataError for arguments that are no JSON object.
     """
     found = {key: value for key, value in message.items() if value is not None}
-    found.setdefault("content", "")
+    found["content"] = _words(found.get("content", ""))
     if "tool_calls" in found:
         called = [_call(call, form, n) for n, call in enumerate(found.pop("tool_calls"), 1)]
         found |= {"tool_calls": called} if called else {}
     return found
+
+
+def _words(content: Any) -> Any:
+    """Parts of text are one text: a template that is not for images would print the list."""
+    if not isinstance(content, (list, tuple)):
+        return content
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError("a part of the content is no {type: text, text: …}.")
+    return "".join(map(str, texts))
 
 
 def _call(call: Any, form: Form, n: int) -> Any:

@@ -21,7 +21,7 @@ from unforgotten.chat.boundaries import by_marks, spans_between
 from unforgotten.chat.jinja_process import Rendering
 from unforgotten.chat.marks import Marker, has_marks
 from unforgotten.chat.template import Template
-from unforgotten.chat.tokens import Tokens
+from unforgotten.chat.tokens import BREAK, Tokens
 from unforgotten.datasets.base import Message, Row
 from unforgotten.errors import DataError, TemplateError
 
@@ -135,6 +135,11 @@ class Renderer:
             if "system" in roles and "system" in each.lower():
                 raise TemplateError(f"{talk.name}: this chat template has no system role (it says: {each}).")
             raise TemplateError(f"{talk.name}: the chat template refuses {_few(roles)}: {each}")
+        if talk.controls and f"\\u{ord(BREAK):x}" in each[0]:
+            raise TemplateError(
+                f"{talk.name}: a text holds a control token, and this chat template writes it in ASCII escapes, in "
+                "which it cannot be kept apart. Take it out of the row."
+            )
         for message in messages[:1]:
             content = message.get("content")
             if message["role"] == "system" and isinstance(content, str) and content.strip() not in each[0]:
