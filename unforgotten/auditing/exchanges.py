@@ -44,15 +44,16 @@ def exchanges(row: Row, answers: Sequence[Spoken], judge: Judge) -> list[Exchang
                 seen[asked, said] = Exchange(Reply(Row(turns, source=row.source), said), answer, view)
 
     number = {turn: n for n, turn in enumerate((i for i, m in enumerate(row.messages) if _speaks(m)), 1)}
+    told = [(str(message["role"]), words(message)) for message in row.messages]
     tools = [("tools", "\n".join(map(words, row.tools)))] if row.tools else []
     for spoken in answers:
         before = row.messages[: spoken.turn]
         add(before, Row(before).request, spoken.text, number[spoken.turn], "turn")
-        turns = tools + [(message["role"], words(message)) for message in before]
+        turns = tools + told[: spoken.turn]
         if len(turns) > 1 or any(role != "user" for role, _ in turns):
             add((), judge.transcript(turns), spoken.text, number[spoken.turn], "conversation")
     if len(answers) > 1:
-        asked = [text for _, text in tools] + [words(m) for m in row.messages if not _speaks(m)]
+        asked = [text for _, text in tools] + [text for role, text in told if role != "assistant"]
         texts = [spoken.text for spoken in answers]
         for joint in (" ", ""):  # an answer may be parted between words, or within one
             add((), "\n\n".join(filter(None, asked)), joint.join(texts), 0, "whole")

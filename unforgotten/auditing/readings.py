@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import cache
+from typing import Literal
 
 _FILLERS = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Letters and a symbol that are drawn as nothing: Hangul and Khmer fillers, the empty Braille cell."""
@@ -24,6 +25,8 @@ _MARKS = ((0x034F, 0x034F), (0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0000, 0xE0FF
 The rest of Unicode's Default_Ignorable_Code_Point is of category Cf (DerivedCoreProperties.txt, Unicode 15).
 """
 _ESCAPE = re.compile(r"\\+u([0-9a-fA-F]{4})(?:\\+u([0-9a-fA-F]{4}))?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_TAG = re.compile("[\U000e0020-\U000e007e]")
 
 
 @cache
@@ -39,12 +42,12 @@ def _invisible(character: str) -> bool:
 
 def invisible(text: str) -> bool:
     """Does a text hold a character that no one sees? ASCII controls but tab and newlines are such."""
-    return (not text.isascii() or not text.isprintable()) and any(map(_invisible, text))
+    return not _ordinary(text) and any(map(_invisible, set(text)))
 
 
-def plain(text: str, instead: str = "") -> str:
-    """NFKC, with `instead` in place of invisible characters."""
-    if text.isascii() and text.isprintable():
+def plain(text: str, instead: Literal["", " "] = "") -> str:
+    """NFKC, with nothing or a space in place of invisible characters."""
+    if _ordinary(text):
         return text
     # Before NFKC, which makes one filler of another; and after, for what it composes.
     seen = unicodedata.normalize("NFKC", _without(text, instead))
@@ -53,7 +56,7 @@ def plain(text: str, instead: str = "") -> str:
 
 def decoded(text: str) -> str:
     """`plain`, once escapes and tag characters say what they stand for."""
-    return plain("".join(map(_untagged, _ESCAPE.sub(_character, text))))
+    return plain(_TAG.sub(lambda tag: chr(ord(tag[0]) - 0xE0000), _ESCAPE.sub(_character, text)))
 
 
 def readings(text: str) -> tuple[str, str, str, str]:
@@ -61,12 +64,28 @@ def readings(text: str) -> tuple[str, str, str, str]:
     return text, plain(text), plain(text, " "), decoded(text)
 
 
+class _Instead(dict[int, "int | str"]):
+    """A table for str.translate that looks at each character once."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def __missing__(self, code: int) -> int | str:
+        self[code] = self._text if _invisible(chr(code)) else code
+        return self[code]
+
+
+_TABLES = {"": _Instead(""), " ": _Instead(" ")}
+
+
 def _without(text: str, instead: str) -> str:
-    return "".join(instead if _invisible(character) else character for character in text)
+    return text.translate(_TABLES[instead])
 
 
-def _untagged(character: str) -> str:
-    return chr(ord(character) - 0xE0000) if 0xE0020 <= ord(character) <= 0xE007E else character
+def _ordinary(text: str) -> bool:
+    """ASCII without controls, which needs no second look: long conversations are mostly such."""
+    return text.isascii() and not _CONTROL.search(text)
 
 
 def _character(match: re.Match[str]) -> str:

@@ -101,7 +101,12 @@ def _runs(chat: Chat, row: Row, example: Encoded) -> list[tuple[int, int, int]]:
     turns = trained_turns(row)
     if len(runs) == len(turns):
         return [(turn, *run) for turn, run in zip(turns, runs, strict=True)]
-    # A template's own marks may part a turn, and two turns may stand side by side: where does each end?
+    # A template's own marks may part a turn. Every turn ends in a token that ends turns, and mostly has no other.
+    closed = [example.input_ids[end - 1] in chat.end_ids for _, end in runs]
+    if sum(closed) == len(turns) and closed[-1]:
+        before = [sum(closed[:n]) for n in range(len(runs))]
+        return [(turns[n], *run) for n, run in zip(before, runs, strict=True)]
+    # Two turns may stand side by side, or a turn hold such a token: where does each end?
     ends = [(turn, _length(chat, row, turn)) for turn in turns]
     return [(turn, *run) for run in runs for turn in [next((t for t, end in ends if run[0] < end), turns[-1])]]
 
