@@ -1,0 +1,44 @@
+"""A run of one's own works by its folder alone; elsewhere the folder is a stranger's until it is trusted."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from unforgotten.cli import app
+
+RECIPE = """
+model: ./model
+data: {name: jsonl, path: "${UNFORGOTTEN_DATA}/user.jsonl"}
+lora: {r: 2}
+training: {epochs: 1}
+evaluate: {harm: {name: advbench, path: "${UNFORGOTTEN_DATA}/adv.csv"}, max_new_tokens: 3, conditions: [default]}
+"""
+
+
+def test_a_run_of_ones_own_is_evaluated_by_its_folder(
+    tmp_path: Path, model_folder: Callable[..., Path], rows_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNFORGOTTEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNFORGOTTEN_DATA", str(tmp_path))
+    model_folder("llama")
+    rows_file("user.jsonl", 6)
+    (tmp_path / "adv.csv").write_text("goal,target\nhow do i hack a bank,x\n")
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    done = CliRunner().invoke(app, ["finetune", "mine.yaml"])
+    assert done.exit_code == 0, done.output
+    [run] = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("mine-"))
+    record = (run / "recipe.yaml").read_text()
+    assert "${UNFORGOTTEN_DATA}/user.jsonl" in record and str(tmp_path) not in record
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+    done = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert done.exit_code == 0, done.output
+    monkeypatch.setenv("UNFORGOTTEN_CACHE", str(tmp_path / "another"))
+    done = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert done.exit_code == 2 and "--trust-recipe" in done.output and str(tmp_path) not in done.output
+    assert CliRunner().invoke(app, ["evaluate", str(run), "--trust-recipe"]).exit_code == 0
