@@ -136,7 +136,7 @@ def _is_of(parameter: str, adapter: str) -> bool:
 
 def _differs(folder: Path, what: str) -> TrainingError:
     return TrainingError(
-        f"The saved {folder.name.removesuffix('.part').strip('.')} is not the trained model: {what}. Nothing was "
+        f"The saved {folder.name.strip('.').partition('.')[0]} is not the trained model: {what}. Nothing was "
         "published; the checkpoints are kept. This is a fault of saving and not of the data: please report it with the "
         "model's architecture and the adapter's settings, or train with other targets."
     )
