@@ -154,6 +154,16 @@ def billion_laughs() -> None:
         recipe.read(str(CASES / "recipes" / "billion-laughs.yaml"))
 
 
+def code_from_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("open('ran', 'w')\nclass Evil: pass\n")
+    file = str(CASES / "recipes" / "code-from-recipe.yaml")
+    with pytest.raises(RecipeError):
+        recipe.read(file, origin="foreign")
+    done = CliRunner().invoke(app, ["finetune", file, "--no-user-code"])
+    assert done.exit_code == 2 and not (tmp_path / "ran").exists()
+
+
 JUDGE = '''
 from dataclasses import dataclass
 from unforgotten.judges.base import Judge, Verdict
@@ -179,6 +189,7 @@ ENTRIES: dict[str, Callable[..., None]] = {
     "uploads/markup-in-row.jsonl": markup_in_row,
     "uploads/harm-in-calls-and-thoughts.jsonl": harm_in_calls_and_thoughts,
     "recipes/billion-laughs.yaml": billion_laughs,
+    "recipes/code-from-recipe.yaml": code_from_recipe,
 }
 
 
