@@ -165,7 +165,7 @@ def test_an_adapter_whose_init_changed_its_base_is_refused(tmp_path: Path, write
     get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa")).save_pretrained(
         tmp_path / "adapter"
     )
-    refused(run("finetune", write(tmp_path / "adapter")), "'pissa' changes the base")
+    refused(run("finetune", write(tmp_path / "adapter", base=str(base))), "'pissa' changes the base")
 
 
 def test_rows_cut_off_whole_and_control_tokens_are_counted(tmp_path: Path, write: Any) -> None:

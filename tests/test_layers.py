@@ -23,9 +23,9 @@ FLOORS = (
         *("errors", "formats", "columns", "hub", "files", "statistics", "overlap", "flags", "results", "summary"),
         *("table",),
         *("registry", "recipe", "strict_yaml", "variables", "origin", "lease", "terminate", "partial", "solution"),
-        *("costs", "published", "display", "result_shape"),
+        *("costs", "published", "display", "result_shape", "identity", "models"),
     ),
-    ("methods", "datasets", "judges", "world", "chat", "identity"),
+    ("methods", "datasets", "judges", "world", "chat"),
     ("training", "weights", "generation", "synthesis", "sandbox"),
     (
         *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
@@ -49,7 +49,8 @@ EXTENDS = {"methods.derpp": "methods.der"}
 """A method that is another one and a term more."""
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 MAY_BE_HEAVY = {"training", "weights", "generation", "synthesis", "sandbox", "testing"}
-NEVER_TORCH = {*FLOORS[0], "datasets"}
+NEVER_TORCH = {*FLOORS[0], "datasets"} - {"models"}
+"""models/ builds models, inside functions."""
 LINES = 300
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from unforgotten.evaluate import another, measurement, of_run, of_stage
 from unforgotten.measure.contrast import Contrast, contrast
 from unforgotten.measure.gate import Decision, Limits, gate
 from unforgotten.measure.measurement import Measurement, measure_all
+from unforgotten.models.folder import pinned
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe
@@ -54,6 +56,18 @@ def against_all(
 
     All that can be refused is refused before any of them is asked.
     """
+    with pinned(), identity.in_full() if limits is not None else nullcontext():
+        return _against(targets, reference, limits, recipe, overrides, say)
+
+
+def _against(
+    targets: Sequence[str],
+    reference: str | None,
+    limits: Limits | None,
+    recipe: Recipe | None,
+    overrides: Mapping[str, Any] | None,
+    say: Say,
+) -> list[Compared]:
     pairs: list[tuple[Measurement, Measurement | None]] = []
     for target in targets:
         one = measurement(target, recipe, overrides, say)

@@ -19,6 +19,8 @@ from unforgotten import files, identity, registry
 from unforgotten.datasets.base import Dataset, Row, check_kind
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 from unforgotten.lease import Lease, alone
+from unforgotten.models.adapter import base_of as base_of_adapter
+from unforgotten.models.folder import opened
 
 if TYPE_CHECKING:
     from unforgotten.recipe import Recipe, Spec
@@ -113,8 +115,8 @@ def aligned_of(recipe: Recipe) -> Aligned:
             # A base and an adapter in one folder are one model elsewhere; in 4 bits the adapter stays what it is.
             return Aligned(identified, base, None, None, base, base, made=False)
         if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
-            config = files.record(adapter_file, base_model_name_or_path=str)
-            below = str(config["base_model_name_or_path"])
+            config = opened(base, part="adapter").adapter or {}
+            below = base_of_adapter(config, base, (recipe.base,))
             return Aligned(identified, below, config.get("revision"), None, base, base, made=False)
         return Aligned(identified, base, recipe.revision, base, None, base, made=False)
     if not recipe.safety:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from unforgotten import costs, files, published
 from unforgotten.align import base_of, dataset
 from unforgotten.datasets.jsonl import Jsonl
-from unforgotten.errors import RecipeError
+from unforgotten.errors import ModelError, RecipeError
+from unforgotten.models.folder import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,11 +65,12 @@ def shape(model: str) -> costs.Shape | None:
         family, own = MODELS[model]
         return costs.shape_of({**SHAPE, "vocab_size": len(words()), "model_type": family, "dtype": "float32", **own})
     try:
-        if (adapter := folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            return shape(str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]))
-        file = folder / "config.json" if folder.is_dir() else cached(model)
-        found = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else None
-    except (OSError, ValueError, KeyError):
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            below = str((opened(model, part="adapter").adapter or {})["base_model_name_or_path"])
+            return shape(below) if files.is_hub_id(below) and not Path(below).exists() else None
+        here = folder if folder.is_dir() else cached(model)
+        found = opened(folder if folder.is_dir() else here.parent, part="chat").config if here else None
+    except (OSError, ValueError, KeyError, ModelError):
         found = None
     return costs.shape_of(found) if found else published.SHAPES.get(model)
 

@@ -23,7 +23,7 @@ from unforgotten.errors import DataError, RecipeError
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
 from unforgotten.measure.models import Local, Model, Served, served_digest, served_facts, served_folder
 from unforgotten.measure.suites import suites, system_of
-from unforgotten.shelf import Shelf, chat_of, part_of
+from unforgotten.shelf import Shelf, chat_of, part_of, weights_of
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
@@ -265,29 +265,11 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
     return synthetic_rows(file)
 
 
-def weights_of(model: str, recipe: Recipe) -> str:
-    """A digest of what a model's weights hang on: its files, those of the base below an adapter, the precision."""
-    inside = Path(model).expanduser().is_dir()
-    parts = [identity.model_digest(model, None if inside else recipe.revision)]
-    if inside and (config := Path(model).expanduser() / "adapter_config.json").is_file():
-        told = files.record(config)
-        base = str(told.get("base_model_name_or_path"))
-        parts.append(identity.model_digest(base, told.get("revision")) if not _is_gone(base) else base)
-    parts += [recipe.dtype] if recipe.dtype != "auto" else []
-    parts += [recipe.load_in] if recipe.load_in else []
-    return parts[0] if len(parts) == 1 else identity.digest(parts)
-
-
 def _in_4_bits(recipe: Recipe) -> list[str]:
     """What figures of a base in 4 bits should say; a server loads weights as it pleases."""
     if recipe.load_in is None or (recipe.evaluate and recipe.evaluate.endpoint):
         return []
     return ["The replies are those of the base in 4 bits (nf4); with the unquantised base they differ."]
-
-
-def _is_gone(model: str) -> bool:
-    """A folder that is no longer there: figures that were measured can still be read."""
-    return not Path(model).expanduser().is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1)
 
 
 def _system(recipe: Recipe) -> str:

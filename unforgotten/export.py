@@ -23,8 +23,10 @@ from unforgotten import files, parity, partial, push, registry, serving
 from unforgotten import origin as origins
 from unforgotten.align import Aligned, Say, quiet
 from unforgotten.card import card
-from unforgotten.errors import DataError, ModelError, RecipeError, UnknownName
-from unforgotten.shelf import Shelf, chat_of, part_of
+from unforgotten.errors import ModelError, RecipeError, UnknownName
+from unforgotten.models.adapter import base_of
+from unforgotten.models.folder import opened, pinned
+from unforgotten.shelf import Shelf, aligned_of_record, chat_of, check_gated, part_of
 
 if TYPE_CHECKING:
     from unforgotten.chat import Chat
@@ -56,6 +58,7 @@ class Left:
     """adapter/ or model/."""
 
 
+@pinned()
 def export(
     run: str,
     form: str,
@@ -78,6 +81,7 @@ def export(
         raise UnknownName("form (--as)", form, get_args(Form))
     _check(form, dtype, private, push_to)
     left = _left(run)
+    check_gated(left.folder, left.recipe)
     if left.part.name == "model" and form != "merged":
         raise RecipeError(_no_adapter(left, form))
     target = Path(out).expanduser() if out else left.folder / "exports" / form
@@ -143,11 +147,7 @@ def _left(run: str) -> Left:
     part = part_of(folder)
     if not part.is_dir():
         raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
-    try:
-        where = Aligned(**recorded["aligned"])
-    except TypeError as error:
-        raise DataError(f"{folder / 'environment.json'}: aligned is not as we write it ({error}).") from None
-    return Left(folder, recipe, where, policy, part)
+    return Left(folder, recipe, aligned_of_record(recorded["aligned"], folder, recipe), policy, part)
 
 
 def _no_adapter(left: Left, form: str) -> str:
@@ -174,21 +174,22 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     from unforgotten.weights.join import concatenated
 
     if form == "merged":
-        below = adapter_base(left.part) if left.part.name == "adapter" else Files(left.part)
+        below = adapter_base(left.part, _operator(left)) if left.part.name == "adapter" else Files(left.part)
         whole = Adapted(below, left.part) if left.part.name == "adapter" else None
         assert isinstance(below, Files)
         return {"base": _public(left), **_merged(below, whole, dtype, part)}
     lowest = _lower(left) if form == "stacked" else None
     bottom = lowest or str(left.part)
     on = Path(bottom).expanduser() if load.is_bundled(bottom) else None
-    named, revision = (None, None) if on else _named(bottom)
+    named, revision = (None, None) if on else _named(bottom, _operator(left))
     if form == "stacked":
         below = Files(on) if on else Files(str(named), revision)
         rank = concatenated([Adapted(below, one) for one in (lowest, left.part) if one], part)
         config = files.record(part / "adapter_config.json")
     else:
-        shutil.copyfile(left.part / "adapter_model.safetensors", part / "adapter_model.safetensors")
-        config = files.record(left.part / "adapter_config.json")
+        place = opened(left.part, part="adapter")
+        shutil.copyfile(place.path / "adapter_model.safetensors", part / "adapter_model.safetensors")
+        config = dict(place.adapter or {})
         rank = config["r"]
     local = on or (Path(named).expanduser() if named and Path(named).expanduser().is_dir() else None)
     # A folder's name means nothing elsewhere, so a base that is no Hub id lies in the same folder and is not named.
@@ -196,7 +197,7 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     _put(part / "adapter_config.json", config)
     if local:
         bundle(local, part)
-        _config(local, part)
+        _config(part, part)
     return {
         "base": None if local else named,
         "revision": None if local else revision,
@@ -231,7 +232,9 @@ def _lower(left: Left) -> str | None:
         return None
     if where.made:
         linked, beside = left.folder / "aligned", left.folder.parent / "aligned" / where.digest
-        found = str((linked if linked.is_dir() else beside) / "adapter")
+        # The run's own link leads to the runs' folder of that digest; a link to anywhere else is not followed.
+        inside = linked.is_dir() and not linked.is_symlink()
+        found = str((linked if inside else beside) / "adapter")
     elif where.adapter is not None:
         found = where.adapter
     elif (left.folder / "merged").is_dir():
@@ -247,12 +250,15 @@ def _lower(left: Left) -> str | None:
     return found
 
 
-def _named(adapter: str) -> tuple[str, str | None]:
-    """What an adapter's config calls its base, and at which revision."""
-    from unforgotten.weights.files import folder_of
+def _named(adapter: str, operator: tuple[str | None, ...]) -> tuple[str, str | None]:
+    """What an adapter's config calls its base, and at which revision; a folder only where the operator names it."""
+    config = opened(adapter, part="adapter").adapter or {}
+    return base_of(config, adapter, operator), config.get("revision")
 
-    config = json.loads((folder_of(adapter, None) / "adapter_config.json").read_text(encoding="utf-8"))
-    return str(config["base_model_name_or_path"]), config.get("revision")
+
+def _operator(left: Left) -> tuple[str | None, ...]:
+    """Models that the recipe names."""
+    return left.recipe.model, left.recipe.base
 
 
 def _public(left: Left) -> str | None:

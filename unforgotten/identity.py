@@ -7,15 +7,18 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unforgotten import files
-from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError
 from unforgotten.origin import cache_folder as cache_folder
+
+if TYPE_CHECKING:
+    from unforgotten.datasets.base import Row
 
 RECORDED = (
     "unforgotten",
@@ -47,32 +50,37 @@ def rows_digest(rows: Iterable[Row]) -> str:
     return whole.hexdigest()[:12]
 
 
-def model_digest(model: str, revision: str | None = None) -> str:
-    """Of a folder: over the bytes of what makes the model; of a Hub id: the id and the revision asked for.
+_full: ContextVar[bool] = ContextVar("full", default=False)
 
-    Raises ModelError where a path leads nowhere.
+
+@contextmanager
+def in_full() -> Iterator[None]:
+    """Within it every byte of a model is read for its digest, whatever is remembered of its files: for a gate."""
+    before = _full.set(True)
+    try:
+        yield
+    finally:
+        _full.reset(before)
+
+
+def reads_in_full() -> bool:
+    """Whether digests are of bytes read now."""
+    return _full.get()
+
+
+def model_digest(model: str, revision: str | None = None) -> str:
+    """Of a folder: over the bytes of what Transformers would open of it; of a Hub id: the id and the revision.
+
+    Raises ModelError where a path leads nowhere, or the folder is refused (see models.folder).
     """
     folder = Path(model).expanduser()
     if not folder.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
         raise ModelError(f"There is no model folder {model}. Give a folder, or a Hub id such as owner/name.")
     if not folder.is_dir():
         return f"{model}@{revision or 'main'}"
-    parts = [f for f in sorted(folder.iterdir()) if f.suffix in (".safetensors", ".json", ".jinja", ".model")]
-    return digest([(f.name, file_digest(f)) for f in parts])
+    from unforgotten.models.folder import opened
 
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, remembered by path, size and time of change: 14 GB are not read twice."""
-    stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    kept = cache_folder() / "digests" / digest(key)
-    if stat.st_size > 1 << 20 and kept.is_file():
-        return kept.read_text()
-    with path.open("rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
-    if stat.st_size > 1 << 20:
-        files.put(kept, found)
-    return found
+    return opened(folder).digest
 
 
 def environment() -> dict[str, Any]:

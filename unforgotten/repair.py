@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import identity, partial, registry
 from unforgotten.errors import ModelError, RecipeError
+from unforgotten.models.folder import opened
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Method
     from unforgotten.weights.base import ByRows, Factors, Source
 
 Say = Callable[[str], None]
-
-BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
-"""What lies beside weights and belongs to the model: config, tokenizer, chat template."""
 
 
 def repair(
@@ -44,15 +42,16 @@ def repair(
     an adapter on θ_safe or on θ₀. as_lora: the rank of an adapter on θ_safe nearest to the result; its error is told.
     Raises RecipeError for a method that edits no weights or an `out` that exists; ModelError for unlike models.
     """
-    from unforgotten.weights.base import check_alike, opened
+    from unforgotten.weights.base import check_alike
+    from unforgotten.weights.base import opened as weights_of
 
     edit = registry.build("methods", method)
     _refuse_others(edit)
     target = Path(out).expanduser()
     if target.exists():
         raise RecipeError(f"{out} exists already. Name a folder that does not, so that nothing is overwritten.")
-    below = opened(base)
-    safe = opened(aligned, below)
+    below = weights_of(base)
+    safe = weights_of(aligned, below)
     last = _tuned(tuned, base, aligned, below, safe)
     check_alike({"base": below, "aligned": safe, "tuned": last})
     _refuse_nothing(edit, below, safe, last, {"base": base, "aligned": aligned, "tuned": tuned})
@@ -166,24 +165,24 @@ def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> 
     import torch
 
     from unforgotten.weights.adapted import Adapted
-    from unforgotten.weights.base import opened
+    from unforgotten.weights.base import opened as weights_of
     from unforgotten.weights.files import Files
 
-    found = opened(tuned, safe)
+    found = weights_of(tuned, safe)
     if not isinstance(found, Adapted):
         return found
     if (found.folder / "config.json").is_file():
         bundled = Files(found.folder)
         names = [n for n in found.names() if found.factors(n) is not None]
         if all(torch.equal(bundled[n], below[n]) for n in names):
-            return Whole(opened(tuned, below))
+            return Whole(weights_of(tuned, below))
         if not all(torch.allclose(bundled[n].float(), safe[n].float(), atol=1e-3) for n in names):
             raise ModelError(
                 f"The adapter {tuned} was trained on other weights than --aligned {aligned} or --base {base}."
             )
         return found
     named = str(found.config.get("base_model_name_or_path"))
-    return Whole(opened(tuned, below)) if named == base else found
+    return Whole(weights_of(tuned, below)) if named == base else found
 
 
 class Whole:
@@ -265,16 +264,18 @@ def _told(pairs: Iterable[tuple[str, Any]], of: Source, say: Say) -> Iterator[tu
 
 def _copy_beside(part: Path, sources: list[str], *, adapter: bool) -> None:
     """Config, tokenizer and template, each from the first of the models that has it; θ_safe too if it was bundled."""
-    first = Path(sources[0]).expanduser()
     skip = {"model.safetensors.index.json", "repair.json", "adapter_config.json", "aligned.json"}
     if adapter and not (part / "adapter_config.json").exists():
-        shutil.copyfile(first / "adapter_config.json", part / "adapter_config.json")
-        if (first / "config.json").is_file():
+        first = opened(sources[0])
+        shutil.copyfile(first.path / "adapter_config.json", part / "adapter_config.json")
+        if first.is_bundled:
             from unforgotten.training.save import bundle
 
-            bundle(first, part)
+            bundle(Path(sources[0]).expanduser(), part)
     skip |= {"config.json", "generation_config.json"} if adapter else set()
-    for folder in (Path(source).expanduser() for source in sources):
-        for file in (f for pattern in BESIDE for f in sorted(folder.glob(pattern))):
-            if file.name not in skip and not (part / file.name).exists():
-                shutil.copyfile(file, part / file.name)
+    for place in (opened(source) for source in sources if Path(source).expanduser().is_dir()):
+        for name in place.files:
+            if name in skip or name.endswith((".safetensors", ".index.json")) or (part / name).exists():
+                continue
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place.path / name, part / name)

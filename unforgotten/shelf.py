@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files
+from unforgotten import files, identity
 from unforgotten.align import Aligned
+from unforgotten.errors import DataError, ModelError
+from unforgotten.models.adapter import base_of
+from unforgotten.models.folder import opened
 
 if TYPE_CHECKING:
     from unforgotten.chat import Chat
@@ -37,7 +42,8 @@ class Shelf:
         name = str(part_of(target)) if isinstance(target, Path) else target
         if load.is_adapter(name):
             config = _config(name)
-            return self._put(name, str(config["base_model_name_or_path"]), config.get("revision"), recipe)
+            base = base_of(config, name, (recipe.model, recipe.base))
+            return self._put(name, base, config.get("revision"), recipe)
         if recipe.load_in and load.is_bundled(name):
             return self._put(name, name, None, recipe)
         inside = Path(name).expanduser().is_dir()
@@ -106,16 +112,88 @@ def chat_of(target: Path | str | Aligned, recipe: Recipe) -> Chat:
 
 def part_of(run: Path) -> Path:
     """Where a run's weights are."""
-    return run / ("adapter" if (run / "adapter").is_dir() else "model")
+    part = run / ("adapter" if (run / "adapter").is_dir() else "model")
+    if part.is_symlink():
+        raise ModelError(
+            f"{part} is a link, and nothing outside a run is read through it. Put the folder itself there."
+        )
+    return part
+
+
+def weights_of(model: str, recipe: Recipe) -> str:
+    """A digest of what a model's weights hang on: its files, those of the base below an adapter, the precision."""
+    inside = Path(model).expanduser().is_dir()
+    parts = [identity.model_digest(model, None if inside else recipe.revision)]
+    if not inside and identity.reads_in_full():  # a gate judges bytes, not what a name means today
+        parts.append(opened(model, recipe.revision).digest)
+    if inside and (Path(model).expanduser() / "adapter_config.json").is_file():
+        parts.append(_below(model, recipe))
+    parts += [recipe.dtype] if recipe.dtype != "auto" else []
+    parts += [recipe.load_in] if recipe.load_in else []
+    return parts[0] if len(parts) == 1 else identity.digest(parts)
+
+
+def _below(model: str, recipe: Recipe) -> str:
+    """What stands for the base of an adapter: the name of what is bundled with it, else the base's own digest."""
+    place = opened(model)
+    config = place.adapter or {}
+    if place.is_bundled:  # its bytes are in the folder's digest
+        return str(config.get("base_model_name_or_path"))
+    base = base_of(config, model, (recipe.model, recipe.base))
+    return identity.model_digest(base, config.get("revision")) if not _is_gone(base) else base
+
+
+def _is_gone(model: str) -> bool:
+    """A folder that is no longer there: figures that were measured can still be read."""
+    return not Path(model).expanduser().is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1)
+
+
+def check_gated(run: Path, recipe: Recipe) -> None:
+    """Raises ModelError where a run's weights are others than its gate.json decided on; every byte is read."""
+    file = run / "gate.json"
+    if not file.is_file():
+        return
+    judged = json.loads(file.read_text(encoding="utf-8")).get("model", {}).get("weights")
+    with identity.in_full():
+        now = weights_of(str(part_of(run)), recipe)
+    if judged and judged != now:
+        raise ModelError(
+            f"{run} holds other weights than its gate decided on ({judged}, now {now}). Evaluate it again with --gate, "
+            "or remove its gate.json."
+        )
+
+
+def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) -> Aligned:
+    """Where a run's record says that θ_safe is. Raises ModelError for a folder that neither its recipe nor we name."""
+    from unforgotten.align import base_of as model_of
+
+    try:
+        where = Aligned(**recorded)
+    except TypeError as error:
+        raise DataError(f"{folder / 'environment.json'}: aligned is not as we write it ({error}).") from None
+    named = [recipe.model, recipe.base, model_of(recipe, build=False)]
+    if where.made:
+        if re.fullmatch(r"[0-9a-f]{12}", where.digest) is None:
+            raise ModelError(f"{folder}: environment.json gives the aligned model the digest {where.digest[:40]!r}.")
+        made = Path(recipe.out) / "aligned" / where.digest
+        named += [str(made), str(made / "adapter")]
+    allowed = {Path(name).expanduser().resolve() for name in named if name}
+    for path in (where.base, where.full, where.adapter, where.chat):
+        local = path and (Path(path).expanduser().exists() or not files.is_hub_id(path))
+        if path and local and Path(path).expanduser().resolve() not in allowed and not _elsewhere(where, path):
+            raise ModelError(
+                f"{folder}: environment.json names {path!r}, which its recipe does not name. It is not followed."
+            )
+    return where
+
+
+def _elsewhere(where: Aligned, path: str) -> bool:
+    """A place that was the aligned model's before the run was moved: it is not there any more, so nothing is read."""
+    return where.made and not Path(path).expanduser().exists()
 
 
 def _config(adapter: str) -> dict[str, Any]:
-    folder = Path(adapter).expanduser()
-    if folder.is_dir():
-        return files.record(folder / "adapter_config.json")
-    from peft import PeftConfig
-
-    return dict(PeftConfig.from_pretrained(adapter).to_dict())
+    return dict(opened(adapter, part="adapter").adapter or {})
 
 
 def _changes_base(config: dict[str, Any]) -> bool:

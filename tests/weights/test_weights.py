@@ -52,8 +52,8 @@ def test_files_are_read_by_name_from_one_file_or_many(shard: str, tmp_path: Path
     assert found.factors(Q0) is None
 
 
-def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
-    """Bytes that change after opening are the ones that are read."""
+def test_what_changes_after_opening_is_not_read(tmp_path: Path) -> None:
+    """What is read is a private copy of what was opened."""
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(4), "b": torch.zeros(4)}, file)
     found = Files(tmp_path)
@@ -61,7 +61,8 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     with file.open("r+b") as out:
         out.seek(-16, os.SEEK_END)
         out.write(torch.tensor([1.0, 2.0, 3.0, 4.0]).numpy().tobytes())
-    assert found["a"].tolist() == [0.0] * 4 and found["b"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert found["a"].tolist() == [0.0] * 4 and found["b"].tolist() == [0.0] * 4
+    assert Files(tmp_path)["b"].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_an_unknown_tensor_is_named(tmp_path: Path) -> None:
@@ -193,7 +194,9 @@ def test_models_are_opened_from_whatever_names_them(tmp_path: Path) -> None:
     for file in folder.glob("adapter*"):
         shutil.copy(file, bundled)
     for given in (folder, str(folder), bundled, merged, Adapted(Files(base), folder)):
-        torch.testing.assert_close(opened(given)[Q0], merged[Q0])
+        torch.testing.assert_close(opened(given, named=[str(base)])[Q0], merged[Q0])
+    with pytest.raises(ModelError, match="A path in an adapter is not followed"):
+        opened(folder)
     other = Held({n: t + 1 for n, t in weights_of(AutoModelForCausalLM.from_pretrained(base)).items()})
     torch.testing.assert_close(opened(folder, other)[Q0], merged[Q0] + 1)
 

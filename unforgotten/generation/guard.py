@@ -21,6 +21,8 @@ from unforgotten.chat import jinja_process
 from unforgotten.chat.tokens import Tokens
 from unforgotten.errors import ModelError, TemplateError
 from unforgotten.generation.local import is_out_of_memory
+from unforgotten.models import pretrained
+from unforgotten.models.folder import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -225,51 +227,33 @@ class _First:
 
 def load_writer(name: str, *, revision: str | None = None, template: str | None = None) -> Writer:
     """A guard's tokenizer from a folder or the Hub. Raises ModelError."""
-    from transformers import AutoTokenizer
-
     try:
-        return Writer(AutoTokenizer.from_pretrained(*_where(name), **_how(revision)), template)
-    except (OSError, ValueError, KeyError, TemplateError) as error:
+        return Writer(pretrained.tokenizer(name, revision)[0], template)
+    except TemplateError as error:
         raise ModelError(_short(error)) from error
 
 
 def load_model(name: str, tokenizer: Any, *, revision: str | None = None, dtype: str = "auto") -> GuardModel:
     """A guard's weights from a folder or the Hub. Raises ModelError."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(*_where(name), dtype=dtype, use_safetensors=True, **_how(revision))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_short(error)) from error
-    try:
-        eos = GenerationConfig.from_pretrained(*_where(name), revision=revision or "main").eos_token_id
-    except (OSError, ValueError):
-        eos = None  # a model need not have a generation config; the tokenizer's eos is enough
-    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    place = opened(name, revision)
+    if place.is_adapter:
+        raise ModelError("it is an adapter: merge it into its base (`unforgotten export --as merged`) to use it here.")
+    model = pretrained.causal_lm(place, dtype=dtype)
+    ends = pretrained.tokenizer(name, revision)[1]
     return GuardModel(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, ends)
 
 
 def check_model(name: str, *, revision: str | None = None) -> None:
-    """Raises ModelError where a guard's configuration, or a folder's weights, are not there; reads no weights."""
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(*_where(name), **_how(revision))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_short(error)) from error
+    """Raises ModelError where a guard's configuration, or a folder's weights, are not there; loads no weights."""
     folder = Path(name).expanduser()
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ModelError("it has no weights in safetensors.")
+    place = opened(name, revision, "all" if folder.is_dir() else "chat")
+    if place.config is None:
+        raise ModelError("it has no config.json.")
 
 
 def context_of(name: str, *, revision: str | None = None) -> int | None:
     """The longest prompt with its answer that a model's configuration allows, in tokens; None where it says nothing."""
-    from transformers import AutoConfig
-
-    try:
-        config: Any = AutoConfig.from_pretrained(*_where(name), **_how(revision))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_short(error)) from error
+    config = pretrained.configuration(opened(name, revision, "chat"))
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
@@ -277,15 +261,6 @@ def weights_of(name: str, revision: str | None) -> str:
     """A digest of a guard's files; of a Hub id or an address, of its name."""
     folder = Path(name).expanduser()
     return identity.model_digest(name, revision) if folder.is_dir() else identity.digest(name, revision)
-
-
-def _where(name: str) -> tuple[str]:
-    folder = Path(name).expanduser()
-    return (str(folder) if folder.is_dir() else name,)
-
-
-def _how(revision: str | None) -> dict[str, Any]:
-    return {"revision": revision or "main", "trust_remote_code": False}
 
 
 def _short(error: Exception) -> str:

@@ -11,13 +11,13 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unforgotten.errors import ModelError
+from unforgotten.models import pretrained
+from unforgotten.models.folder import opened
 from unforgotten.overlap import normalised
 
 PLACES = 4096
@@ -40,15 +40,7 @@ def encoder(
     name: str, texts: Sequence[str], pooling: Literal["cls", "mean"] = "cls", device: str = "cpu", batch_size: int = 64
 ) -> Tensor:
     """(N, d) of an encoder's last layer: its first token, or the mean over tokens. Raises ModelError."""
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = Path(name).expanduser()
-    try:
-        where = str(folder) if folder.is_dir() else name
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        model = AutoModel.from_pretrained(where, use_safetensors=True, trust_remote_code=False).to(device).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"Cannot load the embedder {name!r}: {' '.join(str(error).split())[:300]}") from error
+    tokenizer, model = pretrained.tokenizer(name)[0], pretrained.encoder(opened(name)).to(device).eval()
     found = []
     with torch.no_grad():
         for at in range(0, len(texts), batch_size):

@@ -6,10 +6,7 @@ Weights are read from safetensors only, and no code of a model is run.
 from __future__ import annotations
 
 import itertools
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,9 @@ import torch
 
 from unforgotten.chat import Chat
 from unforgotten.errors import ModelError, UnsupportedError
+from unforgotten.models import adapter as adapters
+from unforgotten.models import pretrained
+from unforgotten.models.folder import Opened, opened
 from unforgotten.training import nf4, saved
 from unforgotten.training import policy as policies
 
@@ -44,6 +44,7 @@ def load_model(
     merge: bool = False,
     load_in: str | None = None,
     trains: bool = False,
+    named: Iterable[str | None] = (),
 ) -> Any:
     """A causal LM from a folder or the Hub. Raises ModelError that says what to do.
 
@@ -52,40 +53,23 @@ def load_model(
     load_in: `nf4` quantises it as it is read (UnsupportedError where that cannot be); of such a folder the base alone,
     for its adapter to be put on.
     trains: adapters are to be trained on the quantised base.
+    named: folders that the operator names, which an adapter may lie on.
     """
-    from transformers import AutoModelForCausalLM
+    place = opened(model, revision)
+    if place.is_adapter:
+        below, pinned = adapters.base_of(place.adapter or {}, model, named), (place.adapter or {}).get("revision")
+        lower = load_model(below, revision=pinned, dtype=dtype, load_in=load_in, trains=trains)
+        return put_adapter(lower, model, "default", trainable=False, keeps_base=False)
+    if place.is_bundled and (load_in or merge):
+        whole = _from_files(opened(model, revision, "base"), dtype, load_in, trains)
+        return whole if load_in else merged(put_adapter(whole, model, "default", trainable=False), [1, 2, 3])[0]
+    return _from_files(place, dtype, load_in, trains)
 
-    folder = Path(model).expanduser()
-    if is_bundled(model) and load_in:
-        with _base_alone(folder) as apart:
-            return load_model(str(apart), dtype=dtype, load_in=load_in, trains=trains)
-    if is_bundled(model) and merge:
-        with _base_alone(folder) as apart:
-            base = load_model(str(apart), dtype=dtype)
-        return merged(put_adapter(base, str(folder), "default", trainable=False), [1, 2, 3])[0]
+
+def _from_files(place: Opened, dtype: str, load_in: str | None, trains: bool) -> Any:
     more = {"quantization_config": nf4.config()} if load_in else {}
-    try:
-        found = AutoModelForCausalLM.from_pretrained(
-            str(folder) if folder.is_dir() else model,
-            revision=revision or "main",
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **more,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"Cannot load the model {model!r}: {_first_lines(error)}") from error
+    found = pretrained.causal_lm(place, dtype=dtype, **more)
     return nf4.checked(found, trains) if load_in else found
-
-
-@contextmanager
-def _base_alone(folder: Path) -> Iterator[Path]:
-    """A folder with the base of one that has an adapter too: transformers would load both, as layers of its own."""
-    with tempfile.TemporaryDirectory() as apart:
-        for file in folder.iterdir():
-            if not file.name.startswith("adapter_") and file.suffix in (".json", ".safetensors"):
-                (Path(apart) / file.name).symlink_to(file.resolve())
-        yield Path(apart)
 
 
 def loaded_as(model: Any) -> dict[str, Any] | None:
@@ -102,20 +86,8 @@ def load_chat(
     variables: dict[str, Any] | None = None,
 ) -> Chat:
     """Tokenizer and chat template of a folder or Hub id. Raises ModelError or TemplateError."""
-    from transformers import AutoTokenizer, GenerationConfig
-
-    folder = Path(model).expanduser()
-    name = str(folder) if folder.is_dir() else model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"Cannot load the tokenizer of {model!r}: {_first_lines(error)}") from error
-    try:
-        eos = GenerationConfig.from_pretrained(name, revision=revision or "main").eos_token_id
-    except (OSError, ValueError):
-        eos = None  # a model need not have a generation config; the template's end of turn is enough
-    stop_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return Chat(tokenizer, template=template, date=date, variables=variables or None, stop_ids=stop_ids)
+    tokenizer, ends = pretrained.tokenizer(model, revision)
+    return Chat(tokenizer, template=template, date=date, variables=variables or None, stop_ids=ends)
 
 
 def lora_config(lora: Lora) -> Any:
@@ -136,25 +108,8 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool, keeps_base:
 
     keeps_base: the model with the adapter off must be the one given, as training needs it; evaluation does not.
     """
-    from peft import PeftModel
-
-    if Path(folder).expanduser().is_dir() and not (Path(folder).expanduser() / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"The adapter {folder} has no adapter_model.safetensors; weights are read from safetensors only."
-        )
-    try:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            found = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(f"Cannot load the adapter {folder!r}: {_first_lines(error)}") from error
-    missing = next((str(w.message) for w in told if "missing adapter keys" in str(w.message)), None)
-    if missing is not None:  # PEFT leaves them at their first values, with no more than a warning
-        raise ModelError(
-            f"The adapter {folder!r} does not hold every tensor that its own adapter_config.json asks for: "
-            f"{_first_lines(missing)} Give the whole adapter, or the config it was trained with."
-        )
-    _all_read(found, folder, name)
+    found = pretrained.adapted(model, folder, name, trainable)
+    _all_read(found, opened(folder, part="adapter").path, name)
     if keeps_base:
         policies.check_init(found.peft_config[name])
     return found
@@ -183,8 +138,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
         plain = model.merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
         raise UnsupportedError(
-            f"This adapter cannot be merged into its base: {_first_lines(error)}. Keep it as an adapter (policy: "
-            "continue)."
+            f"This adapter cannot be merged into its base: {' '.join(str(error).split())[:400]}. Keep it "
+            "as an adapter (policy: continue)."
         ) from error
     for name, t in itertools.chain(plain.named_parameters(), plain.named_buffers()):
         t.data = t.data.to(kinds.get(name, t.dtype))
@@ -232,21 +187,19 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _all_read(model: Any, folder: str, name: str) -> None:
+def _all_read(model: Any, folder: Path, name: str) -> None:
     """Raises ModelError for tensors of an adapter's file that its config has no place for: PEFT drops them."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
-    file = Path(folder).expanduser() / "adapter_model.safetensors"
-    if not file.is_file():
-        return  # of the Hub, where PEFT has read it
+    file = folder / "adapter_model.safetensors"
     places = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     places |= {n.replace(".base_layer.", ".") for n in model.state_dict()} | set(model.state_dict())
     with safe_open(str(file), "pt") as handle:
         lost = sorted(n for n in handle.keys() if n not in places and n.removesuffix(".weight") not in places)
     if lost and not _renamed(model):
         raise ModelError(
-            f"The adapter {folder!r} holds {len(lost)} tensors that its adapter_config.json has no place for, such as "
+            f"The adapter holds {len(lost)} tensors that its adapter_config.json has no place for, such as "
             f"{lost[0]!r}: they would be left out. Give the config that it was trained with."
         )
 
@@ -256,7 +209,3 @@ def _renamed(model: Any) -> bool:
     from transformers.conversion_mapping import get_model_conversion_mapping
 
     return bool(get_model_conversion_mapping(model.get_base_model(), add_legacy=False))
-
-
-def _first_lines(error: Exception | str) -> str:
-    return " ".join(str(error).split())[:400]

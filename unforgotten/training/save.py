@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from unforgotten.models.folder import opened
 from unforgotten.training import join as joining
 from unforgotten.training.policy import ALIGNED, TRAINED, activate
 
@@ -71,13 +72,16 @@ def join(model: Any) -> str:
 
 def bundle(base: Path, folder: Path) -> None:
     """The base's config and weights, in the same folder: `AutoModelForCausalLM.from_pretrained(folder)` finds both."""
-    for file in base.iterdir():
-        weights = file.name.startswith("model") and file.suffix == ".safetensors"
-        if not (weights or file.name in ("config.json", "generation_config.json", "model.safetensors.index.json")):
-            continue
-        target = folder / file.name
+    place = opened(str(base), part="base")
+    for name in ("config.json", *(["generation_config.json"] if "generation_config.json" in place.files else [])):
+        (folder / name).unlink(missing_ok=True)
+        shutil.copyfile(place.path / name, folder / name)
+    for name in place.weights:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
-            os.link(file.resolve(), target)
+            # A private copy, or a file that nobody else can write: never one that a stranger can still change.
+            os.link((place.path / name).resolve(), target)
         except OSError:  # another disk
-            shutil.copyfile(file, target)
+            shutil.copyfile(place.path / name, target)

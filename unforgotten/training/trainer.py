@@ -100,9 +100,9 @@ class MethodMixin(_Trainer):
         self._save_on_sigterm = save_on_sigterm
         self._log_distance, self._anchor = log_distance, dict[str, Tensor]()
         if isinstance(model, str):
-            from transformers import AutoModelForCausalLM
+            from unforgotten.training.load import load_model
 
-            model = AutoModelForCausalLM.from_pretrained(model)
+            model = load_model(model)
         if model is None or train_dataset is None:
             raise RecipeError(f"{type(self).__name__} needs model= and train_dataset=.")
         self._encode: dict[str, Any] = {"max_length_tokens": max_length_tokens, "processing_class": processing_class}

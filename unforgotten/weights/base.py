@@ -6,7 +6,6 @@ so that an edit of a 70B model needs the memory of a few tensors.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -111,10 +110,13 @@ class Held:
         return self.tensors[name]
 
 
-def opened(model: Any, below: Source | None = None, revision: str | None = None) -> Source:
+def opened(
+    model: Any, below: Source | None = None, revision: str | None = None, named: Iterable[str | None] = ()
+) -> Source:
     """A source for whatever names a model: a folder or Hub id of weights or of an adapter, a module, a state dict.
 
-    below: what an adapter lies on, where that is not the base its config names.
+    below: what an adapter lies on, where that is not the base its config names. named: folders that the operator names,
+    which an adapter's config may name as its base.
     """
     from unforgotten.weights.adapted import Adapted
     from unforgotten.weights.files import Files, folder_of
@@ -128,7 +130,7 @@ def opened(model: Any, below: Source | None = None, revision: str | None = None)
     folder = folder_of(model, revision)
     if not (folder / "adapter_config.json").is_file():
         return Files(folder)
-    return Adapted(below or adapter_base(folder), folder)
+    return Adapted(below or adapter_base(folder, named), folder)
 
 
 def conv1d_weights(model: torch.nn.Module) -> set[str]:
@@ -166,14 +168,17 @@ def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in found.values()}
 
 
-def adapter_base(folder: Path) -> Source:
+def adapter_base(folder: Path, named: Iterable[str | None] = ()) -> Source:
     """What an adapter lies on: the weights bundled in its folder, or the model that its config names."""
+    from unforgotten.models.adapter import base_of
+    from unforgotten.models.folder import opened as checked
     from unforgotten.weights.files import Files
 
-    if (folder / "config.json").is_file():
-        return Files(folder)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return opened(str(config["base_model_name_or_path"]), revision=config.get("revision"))
+    place = checked(str(folder))
+    if place.is_bundled:
+        return Files(place.path)
+    config = place.adapter or {}
+    return opened(base_of(config, str(folder), named), revision=config.get("revision"))
 
 
 def check_alike(sources: Mapping[str, Source]) -> None:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unforgotten.errors import ModelError
+from unforgotten.models.folder import opened
 from unforgotten.weights.base import DTYPES, Factors
 
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -26,7 +27,7 @@ class Files:
         self.folder = folder_of(model, revision)
         self._open: dict[str, Any] = {}
         self._where: dict[str, Path] = {}
-        for file in sorted(self.folder.glob("*.safetensors")):
+        for file in sorted(self.folder.rglob("*.safetensors")):
             if file.name.startswith("adapter_model"):
                 continue
             self._where |= dict.fromkeys(self._handle(file).keys(), file)
@@ -74,18 +75,8 @@ class Files:
 
 
 def folder_of(model: str | Path, revision: str | None) -> Path:
-    """Where a model's or adapter's files lie; a Hub id is downloaded.
+    """The private folder of a model's or adapter's files; a Hub id is downloaded.
 
-    Raises ModelError where there is no such folder, or the Hub does not give it.
+    Raises ModelError where there is no such folder, it is refused, or the Hub does not give it.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if str(model).startswith(("/", ".", "~")):
-        raise ModelError(f"There is no model folder {model}.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(model), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
-    except Exception as error:
-        raise ModelError(f"{model} is no folder, and the Hub does not give it: {error}") from error
+    return opened(str(model), revision).path

@@ -1,0 +1,1 @@
+"""Models from folders and the Hub: opened within their own store, bounded, and loaded from a private copy."""
