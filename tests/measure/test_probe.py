@@ -140,7 +140,7 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
     done = json.loads((run / "trained.json").read_text())
     assert row["cost"]["probe_seconds"] == done["probe_seconds"] > 0
     # Another judge reads the kept replies of the probes as well.
-    [other] = judge([str(run)], [{"name": "keywords", "list": "qi"}])
+    [other] = judge([str(run)], [{"name": "keywords", "list": "gcg"}])
     assert other["judges"] != row["judges"] and other["probe"][-1]["utility"] == last["utility"]
     assert results.read(run / "results.json")[0]["probe"] == other["probe"]
 
