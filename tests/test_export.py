@@ -117,7 +117,7 @@ def test_an_adapter_given_as_the_aligned_model_is_joined_with_the_runs(
     model.save_pretrained(tmp_path / "safe")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "safe")
     lora = {"r": 4, "alpha": 64, "targets": ["q_proj", "v_proj"]}
-    run = run_of(tmp_path, tmp_path / "safe", rows_file, policy="merged", lora=lora)
+    run = run_of(tmp_path, tmp_path / "safe", rows_file, policy="merged", lora=lora, base=str(base))
     made = export(str(run), "stacked")
     config = json.loads((made.folder / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 3 + 4 and len(config["target_modules"]) == 2 * 3

@@ -512,6 +512,16 @@ def test_factors_that_an_adapter_lacks_are_not_made_up(model_folder: Make) -> No
         load.load_model(str(adapter), named=[str(base)])
 
 
+def test_keys_as_peft_writes_them_stay_and_others_become_names_of_modules_and_parameters() -> None:
+    stem = "base_model.model.model.layers.0.mlp.experts"
+    tensors = {f"{stem}.base_layer.lora_A.weight": (16, 32), f"{stem}.lora_A.weight": (8, 48)}
+    own = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    own |= {"target_parameters": ["gate_up_proj", "down_proj"], "rank_pattern": {r".*\.gate_up_proj": 4}}
+    assert adapters.checked(own, tensors, "m") is own
+    other = adapters.checked(own | {"rank_pattern": {r"(.*x?)+\.gate_\w+": 4}}, tensors, "m")
+    assert other["rank_pattern"] == {r"model\.layers\.0\.mlp\.experts\.gate_up_proj": 4}
+
+
 def test_the_linear_engine_agrees_with_python() -> None:
     import random
     import re

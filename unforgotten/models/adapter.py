@@ -17,6 +17,8 @@ from unforgotten.models.header import Shapes
 from unforgotten.models.linear import Linear
 
 LITERAL = re.compile(r"[\w.-]{1,300}")
+SIMPLE = re.compile(r"(?:\.\*\\?\.)?(?:[\w-]|\\?\.){1,300}")
+"""A name, with its dots escaped or not, below anything or not: as PEFT itself writes keys. It cannot backtrack far."""
 MOST = 1 << 20
 IMPORTS = ("megatron_config", "corda_config", "eva_config", "lora_ga_config", "arrow_config", "kasa_config")
 """Fields that import modules or read files of their own, or belong to training alone."""
@@ -40,9 +42,9 @@ def checked(config: dict[str, Any], tensors: Shapes, called: str) -> dict[str, A
         _name_modules(found, modules, where)
     _targets(found, tensors, where)
     for field in ("rank_pattern", "alpha_pattern"):
-        found[field] = _by_module(config.get(field) or {}, modules, field, where) if config.get(field) else {}
-        if not config.get(field):
-            found[field] = config.get(field, {})
+        if config.get(field):
+            names = [*modules, *_parameters(modules, config.get("target_parameters") or [])]
+            found[field] = _by_module(config[field], names, field, where)
     if config.get("peft_type") == "LORA":
         _ranks(found, modules, where)
     return config if found == config else found
@@ -138,11 +140,11 @@ def _targets(config: dict[str, Any], tensors: Shapes, where: str) -> None:
             raise ModelError(f"{where}: {field} names {len(value)} modules, and its file holds {len(tensors)} tensors.")
 
 
-def _by_module(pattern: dict[str, Any], modules: dict[str, int], field: str, where: str) -> dict[str, Any]:
+def _by_module(pattern: dict[str, Any], modules: list[str], field: str, where: str) -> dict[str, Any]:
     """The same table; keys that are patterns become the names they match, the first that matches as in PEFT."""
     if len(pattern) > 10_000:
         raise ModelError(f"{where}: {field} has {len(pattern)} keys, more than 10,000.")
-    if all(LITERAL.fullmatch(key) for key in pattern):
+    if all(SIMPLE.fullmatch(key) for key in pattern):
         return pattern
     try:
         keys = [(Linear(rf"(?:.*\.)?(?:{key})"), value) for key, value in pattern.items()]
@@ -157,6 +159,12 @@ def _by_module(pattern: dict[str, Any], modules: dict[str, int], field: str, whe
                 found[re.escape(module)] = value
                 break
     return found
+
+
+def _parameters(modules: Iterable[str], targets: list[str]) -> list[str]:
+    """Names that adapted parameters may have: PEFT wraps their module once for each."""
+    inner = {module.replace(".base_layer", "") for module in modules} if targets else set()
+    return sorted(f"{module}.{target.rpartition('.')[2]}" for module in inner for target in targets)
 
 
 def _ranks(config: dict[str, Any], modules: dict[str, int], where: str) -> None:
@@ -174,5 +182,5 @@ def _ranks(config: dict[str, Any], modules: dict[str, int], where: str) -> None:
 
 
 def _ends(module: str, key: str) -> bool:
-    name = key.replace("\\", "")
+    name = key.replace("\\", "").removeprefix(".*.")
     return module == name or module.endswith("." + name)
