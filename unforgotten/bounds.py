@@ -13,7 +13,7 @@ PREFIX = "UNFORGOTTEN_MAX_"
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Limits on a file of rows. A file beyond one is refused with the limit's name; nothing is cut."""
+    """Limits on a file of rows, and on a row's text. What is beyond one is refused by name; nothing is cut."""
 
     file_bytes: int = 1 << 30
     """The file's size, and what it unpacks to, in bytes (1 GiB)."""
@@ -29,6 +29,8 @@ class Bounds:
     """Objects and lists inside one another, in one row."""
     turns: int = 1_000
     """Turns of one conversation."""
+    characters: int = 1 << 19
+    """What a chat template writes for one row (524,288): its tokens take a kilobyte each while they are counted."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

@@ -16,6 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from tests.conftest import CHATML
 from tests.training.shapes import tiny_tokenizer
+from unforgotten import bounds
 from unforgotten.chat import Chat, encode_rows, jinja_process
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError, TemplateError, UnforgottenError
@@ -39,6 +40,10 @@ HOSTILE = {
     "sums": "{{ " + "1+" * 20000 + "1 }}",
     "ten million characters": "{{ 'a' }}" * 1_100_000,
     "a hundred thousand blocks": "{{ 'a' }}" * 100_000,
+    "a million characters": "{{ ('<' * 10**6) | striptags }}",
+    "a list of ten thousand lists": "{{ range(99999) | list | batch(1) | list }}",
+    "half a character": "{{ '\\ud83d' }}",
+    "half a character in a date": "{{ strftime_now('%\\udfff') }}",
     "a class": "{{ ''.__class__.__mro__ }}",
     "another file": "{% include '/etc/passwd' %}",
     "a module": "{{ lipsum.__globals__['os'].environ }}",
@@ -55,6 +60,21 @@ def test_a_template_beyond_its_bounds_is_refused_within_five_seconds_and_a_gigab
     assert time.monotonic() - start < 5
     grown = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2**20 and grown < 4 * 2**20  # KiB
+
+
+def test_a_row_of_more_text_than_is_counted_in_a_gigabyte_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat(tiny_tokenizer(CHATML))
+    rows = [ask("hello", "Paris", source="f:1"), ask("hello", "the " * 140_000, source="f:2")]
+    start = time.process_time()
+    with pytest.raises(TemplateError, match=r"f:2: .*writes 560,\d\d\d characters; .*UNFORGOTTEN_MAX_CHARACTERS"):
+        encode_rows(chat, rows)
+    assert time.process_time() - start < 5
+    monkeypatch.setenv("UNFORGOTTEN_MAX_CHARACTERS", "50")
+    bounds.fresh()
+    with pytest.raises(TemplateError, match="limit is 50"):
+        encode_rows(chat, rows[:1])
+    monkeypatch.undo()
+    bounds.fresh()
 
 
 def test_the_error_names_the_row_and_the_limit_and_the_next_row_is_rendered() -> None:

@@ -155,7 +155,20 @@ def _rendered(template: Any, room: int, marked: bool, given: dict[str, Any]) -> 
             template.environment.written += len(block)
             if template.environment.written > room:
                 raise OverLimit
-    return "".join(blocks), spans
+    text = "".join(blocks)
+    if not text.isascii():
+        _refuse_halves(text)
+    return text, spans
+
+
+def _refuse_halves(text: str) -> None:
+    """No tokenizer takes half a character, which a template can write as an escape."""
+    import jinja2
+
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise jinja2.TemplateError("it writes half a character (a lone surrogate)") from None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from unforgotten.bounds import bounds, over
 from unforgotten.chat import calls, jinja_process
 from unforgotten.chat.boundaries import by_marks, spans_between
 from unforgotten.chat.jinja_process import Rendering
@@ -135,6 +136,10 @@ class Renderer:
             if "system" in roles and "system" in each.lower():
                 raise TemplateError(f"{talk.name}: this chat template has no system role (it says: {each}).")
             raise TemplateError(f"{talk.name}: the chat template refuses {_few(roles)}: {each}")
+        if len(each[0]) > (most := bounds().characters):
+            raise TemplateError(
+                f"{talk.name}: the chat template writes {len(each[0]):,} characters; {over('characters', most)}."
+            )
         if talk.controls and f"\\u{ord(BREAK):x}" in each[0]:
             raise TemplateError(
                 f"{talk.name}: a text holds a control token, and this chat template writes it in ASCII escapes, in "

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Source = Literal["model", "file", "alpaca"]
 ALPACA = Path(__file__).with_name("alpaca.jinja")
 SET_BY_US = {"messages", "tools", "add_generation_prompt", "strftime_now", "raise_exception", "namespace"}
+_HALF = re.compile("[\ud800-\udfff]")
 MARKS = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 
 
@@ -82,7 +83,7 @@ def _template(
         date = date or Date.today().isoformat()
     if not uses_date:
         date = None
-    formats = [constant for constant in constants if "%" in constant]
+    formats = [each for each in constants if "%" in each and not _HALF.search(each)]
     read_here = {name: value for name, value in variables.items() if name in names}
     return Template(
         text=_pin(text, names, formats, date, read_here) if date or read_here else text,
