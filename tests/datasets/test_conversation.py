@@ -245,3 +245,46 @@ def test_the_trainer_is_handed_what_arrow_did_not_add() -> None:
     with pytest.raises(DataError):
         encode.encoded(None, datasets.Dataset.from_list(records_with_calls()), None, "train_dataset", Seen())
     assert seen[0].messages[1]["tool_calls"][0]["function"]["arguments"] == {"city": "Oslo"}
+
+
+def test_what_a_call_holds_beside_name_and_arguments_is_never_lost() -> None:
+    def called(function: dict, **more) -> dict:
+        return {
+            "messages": [ASKED, {"role": "assistant", "tool_calls": [{"function": {"name": "f", **function}, **more}]}]
+        }
+
+    for record, key in (
+        (called({"parameters": {"a": 1}}), "'parameters'"),
+        (called({"arguments": {}, "thought": "x"}), "'thought'"),
+        (called({"arguments": {}}, input={"a": 1}), "'input'"),
+    ):
+        with pytest.raises(DataError, match=f"turn 2: the call of 'f' holds {key}, which nothing reads"):
+            rows_of([record])
+        [row] = rows_of([record], ignore_keys=(key.strip("'"),))
+        assert row.messages[1]["tool_calls"] == [{"function": {"name": "f", "arguments": {}}}]
+    assert rows_of([called({"arguments": {}, "thought": None}, id="x", index=0)])
+
+
+@pytest.mark.parametrize(
+    "tool", [{}, {"type": "web_search"}, {"name": 3}, {"function": {"description": "x"}}, {"function": 7}]
+)
+def test_a_tool_without_a_name_is_refused(tool) -> None:
+    with pytest.raises(DataError, match="tool 1 has no name"):
+        rows_of([{"messages": [ASKED, {"role": "assistant", "content": "b"}], "tools": [tool]}])
+
+
+def test_half_a_character_in_the_text_of_arguments_is_refused() -> None:
+    for text in ('{"a": "\\ud83d"}', '{"\\udfff": 1}', '{"a": "\\u0000"}'):
+        call = {"function": {"name": "f", "arguments": text}}
+        with pytest.raises(DataError, match="the arguments of 'f': holds"):
+            rows_of([{"messages": [ASKED, {"role": "assistant", "tool_calls": [call]}]}])
+
+
+def test_a_speaker_under_two_names_that_differ_is_refused() -> None:
+    for turn in ({"role": "user", "from": "gpt", "content": "a"}, {"role": "user", "from": "who", "content": "a"}):
+        with pytest.raises(DataError, match="has both from, .* and role, 'user', which differ"):
+            rows_of([{"messages": [turn, {"role": "assistant", "content": "b"}]}])
+    [row] = rows_of(
+        [{"messages": [{"role": "user", "from": "human", "value": "a"}, {"role": "assistant", "content": "b"}]}]
+    )
+    assert row.messages[0] == {"role": "user", "content": "a"}

@@ -178,3 +178,47 @@ def test_two_answers_in_one_safety_row_are_refused_unless_one_is_ignored(tmp_pat
         Refusals(path=str(tmp_path / "a.jsonl")).rows()
     [row] = Refusals(path=str(tmp_path / "a.jsonl"), ignore_keys=["response"]).rows()
     assert row.response == "No."
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"Loss-Weight": 0}, {"lossWeight": 0}, {"loss weight": 0}, {"ｗeight": 0}, {"weight\u200b": 0},
+        {"_weight_": 0}, {"LossMask": False},
+    ],
+)  # fmt: skip
+def test_a_mark_is_known_however_it_is_spelt(mark) -> None:
+    [row] = rows_of([{"messages": [ASKED, {**DRAFT, **mark}, AGAIN, FINAL]}])
+    assert row.context_turns == {1} and row.messages == (ASKED, DRAFT, AGAIN, FINAL)
+    assert "marks the row as not to be learnt" in wrong({"messages": [ASKED, DRAFT], **mark})
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *({key: False} for key in ("train_turn", "trainOnTurn2", "use_loss", "learnable", "compute-loss", "no_mask")),
+        {"do_not_train": True}, {"no_train": 1}, {"is_masked": [1, 0]}, {"loss_factor": 0.0},
+        *({key: "x"} for key in ("messages_rejected", "rejected_output", "score_chosen", "kto_label", "undesirable")),
+        {"conversationsRejected": ["x"]},
+    ],
+)  # fmt: skip
+def test_what_is_named_like_a_mark_is_refused_by_name_unless_it_is_ignored(keys) -> None:
+    [key] = keys
+    for record in ({"messages": [ASKED, {**DRAFT, **keys}, AGAIN, FINAL]}, {"messages": [ASKED, DRAFT], **keys}):
+        what = wrong(record)
+        assert f"`{key}: " in what and "may mark what must not be learnt" in what and "ignore_keys" in what
+    [row] = rows_of([{"messages": [ASKED, {**DRAFT, **keys}], **keys}], ignore_keys=(key,))
+    assert row.messages == (ASKED, DRAFT) and not row.context_turns
+
+
+def test_keys_of_turns_that_are_no_text_are_told_once_with_their_counts() -> None:
+    said: list[str] = []
+    more = {"skip": True, "meta": {"weight": 0, "by": "x"}, "score": 0.5, "note": "a text", "wеight": 0}
+    rows_of(
+        [{"messages": [ASKED, {**DRAFT, **more}]}, {"messages": [ASKED, {**DRAFT, "skip": False}]}], say=said.append
+    )
+    assert len(said) == 1 and "4 keys of turns in rows hold no text: `skip` (2 turns), " in said[0]
+    assert "`meta` (1 turn)" in said[0] and "note" not in said[0]
+    said.clear()
+    rows_of([{"messages": [ASKED, {**DRAFT, "skip": True}]}], say=said.append, ignore_keys=("skip",))
+    assert not said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from unforgotten import files, strict_json
@@ -11,8 +11,15 @@ from unforgotten.datasets.reading.marks import Wrong
 Call = dict[str, Any]
 
 
-def calls(turn: Mapping[str, Any], role: str, n: int) -> list[Call]:
-    """The calls of a turn, `function_call` among them; every call has arguments, an object or the text of one."""
+_CALL_KEYS = ("id", "type", "function", "index")
+_FUNCTION_KEYS = ("name", "arguments")
+
+
+def calls(turn: Mapping[str, Any], role: str, n: int, ignored: Collection[str] = ()) -> list[Call]:
+    """The calls of a turn, `function_call` among them; every call has arguments, an object or the text of one.
+
+    Any other key of a call would be lost: it is refused, unless it is among those ignored, which are left out.
+    """
     given, legacy = turn.get("tool_calls"), turn.get("function_call")
     if given in (None, []) and legacy is None:
         return []
@@ -24,7 +31,12 @@ def calls(turn: Mapping[str, Any], role: str, n: int) -> list[Call]:
         given = [{"type": "function", "function": legacy}]
     if not isinstance(given, list) or not all(_is_call(call) for call in given):
         raise Wrong(f"turn {n}: tool_calls must be a list of {{type: function, function: {{name, arguments}}}}")
-    return [_call(call, n) for call in given]
+    return [_call(_without(call, ignored), n) for call in given]
+
+
+def _without(call: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    function = {k: v for k, v in call["function"].items() if k in _FUNCTION_KEYS or k not in ignored}
+    return {k: v for k, v in call.items() if k in _CALL_KEYS or k not in ignored} | {"function": function}
 
 
 def named_calls(text: str, n: int) -> list[Call]:
@@ -46,6 +58,11 @@ def tools(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         if found and found != functions:
             raise Wrong("has both tools and functions, which is the older name of the same. Keep one")
         found = functions
+    for n, tool in enumerate(found, 1):
+        function = tool.get("function", tool)
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not name.strip():
+            raise Wrong(f"tool {n} has no name: a tool is {{type: function, function: {{name, parameters}}}}")
     return tuple(found)
 
 
@@ -94,10 +111,18 @@ def _call(call: Mapping[str, Any], n: int) -> Call:
     function = {key: value for key, value in call["function"].items() if value is not None}
     given = function.get("arguments")
     name = function["name"]
+    other = [key for key in function if key not in _FUNCTION_KEYS]
+    if other := [*other, *(key for key, value in call.items() if value is not None and key not in _CALL_KEYS)]:
+        raise Wrong(
+            f"turn {n}: the call of {name!r} holds {', '.join(repr(key)[:60] for key in other[:5])}, which nothing "
+            "reads: what is called stands under name and arguments. Leave it out, or name it in `ignore_keys`"
+        )
     if isinstance(given, str) and given.strip():
         found = _parsed(given, f"turn {n}: the arguments of {name!r} must be an object or the text of one")
         if not isinstance(found, dict):
             raise Wrong(f"turn {n}: the arguments of {name!r} are the text of {files.kind_of(found)}, not of an object")
+        if problem := strict_json.unfit(found):
+            raise Wrong(f"turn {n}: the arguments of {name!r}: {problem}")
     elif given is None or isinstance(given, str):
         function["arguments"] = {}
     elif not isinstance(given, Mapping):

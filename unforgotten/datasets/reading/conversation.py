@@ -31,6 +31,7 @@ _OWN = {
     "prompt/completion": ("prompt", "completion"),
     "Alpaca": ("instruction", "input", "output"),
 }
+_TEXT_OR_NONE = frozenset(("role", "content", "tool_calls", "index"))
 _MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 
 
@@ -46,6 +47,8 @@ class Conversation:
     difficulty: str = ""
     unread: tuple[str, ...] = ()
     """Keys of the row that nothing reads."""
+    further: tuple[str, ...] = ()
+    """Keys of turns whose values are no text: only a template that asks for them reads them."""
     opened: bool = False
     """The assistant speaks before any user: those turns are context."""
     nulls: int = 0
@@ -59,6 +62,8 @@ class _Turn:
     message: Message
     learnt: bool | None
     """What its marks say; None where it has none."""
+    further: tuple[str, ...] = ()
+    """Keys of which a value is no text: nothing but a template can read them."""
 
 
 def form_of(record: Any) -> str:
@@ -95,6 +100,7 @@ def conversation(record: Any, answers: Answers, ignored: Collection[str] = ()) -
             message["tool_calls"], n = calls.without_undeclared_nulls(message["tool_calls"], found.tools)
             found.nulls += n
     found.context_turns, found.opened = _context(turns)
+    found.further = tuple(key for turn in turns for key in turn.further)
     for name in ("category", "difficulty"):
         if isinstance(value := record.get(name), str):
             setattr(found, name, value)
@@ -105,7 +111,7 @@ def conversation(record: Any, answers: Answers, ignored: Collection[str] = ()) -
     found.unread = tuple(
         str(key)
         for key, value in record.items()
-        if value is not None and key not in read and str(key).strip().lower() not in marked
+        if value is not None and key not in read and marks.name_of(key) not in marked
     )
     _note_changes(record, found)
     return found
@@ -183,9 +189,11 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
     # None is what Arrow puts where a turn has no such key.
     given = {key: value for key, value in turn.items() if value is not None and key not in ignored}
     speaker, role = "", given.get("role")
-    if role is None and isinstance(given.get("from"), str):
+    if isinstance(given.get("from"), str):
         speaker = given["from"].strip().lower()
-        role, given = _SPEAKERS.get(speaker), _as_message(given, n)
+        if role is not None and _SPEAKERS.get(speaker) != _ROLES.get(str(role)):
+            raise Wrong(f"turn {n}: has both from, {speaker[:60]!r}, and role, {repr(role)[:60]}, which differ")
+        role, given = role or _SPEAKERS.get(speaker), _as_message(given, n)
         if role is None:
             raise Wrong(f"turn {n}: unknown speaker {speaker[:60]!r}; those known are {', '.join(_SPEAKERS)}")
     if not isinstance(role, str) or role not in _ROLES:
@@ -199,7 +207,7 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
     message |= {"role": _ROLES[role], "content": content_of(given, message.get("content"), _ROLES[role], n)}
     if speaker == "function_call":
         message |= {"content": "", "tool_calls": calls.named_calls(message["content"], n)}
-    elif made := calls.calls(given, _ROLES[role], n):
+    elif made := calls.calls(given, _ROLES[role], n, ignored):
         message["tool_calls"] = made
     if not message["content"].strip() and "tool_calls" not in message and _ROLES[role] != "tool":
         raise Wrong(f"turn {n}: the {role} turn is empty")
@@ -212,7 +220,15 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
     changes += ["the parts of a content became one text"] if isinstance(given.get("content"), list) else []
     changes += ["empty tool_calls were left out"] if given.get("tool_calls") == [] else []
     changes += [f"the mark `{key}` is written as weight" for key in sorted(keys) if key != "weight"]
-    return _Turn(message, learnt)
+    further = tuple(k for k, v in message.items() if k not in _TEXT_OR_NONE and not _all_text(v))
+    return _Turn(message, learnt, further)
+
+
+def _all_text(value: Any) -> bool:
+    """Is every leaf of a value a text? What a template leaves out of texts is counted where it is rendered."""
+    if isinstance(value, Mapping):
+        return all(map(_all_text, value.values()))
+    return all(map(_all_text, value)) if isinstance(value, (list, tuple)) else value is None or isinstance(value, str)
 
 
 def _as_message(given: dict[str, Any], n: int) -> dict[str, Any]:

@@ -94,10 +94,10 @@ def _without_preference(record: Any) -> tuple[Any, list[str]]:
     if not isinstance(record, Mapping):
         return record, []
     given = {key: value for key, value in record.items() if value not in (None, "")}
-    lower = [key.strip().lower() for key in given if isinstance(key, str)]
+    lower = [marks.name_of(key) for key in given if isinstance(key, str)]
     if twice := next((name for name in lower if name in marks.MARKS and lower.count(name) > 1), None):
         raise Wrong(f"`{twice}` stands there more than once, in other cases")
-    names = {key.strip().lower(): key for key in given if isinstance(key, str)}
+    names = {marks.name_of(key): key for key in given if isinstance(key, str)}
     changes: list[str] = []
     for name in ("label", "kto_tag"):
         if name in names and marks.is_verdict(value := given[names[name]]):
@@ -139,8 +139,8 @@ def _without_mark(turn: Any, changes: list[str]) -> Any:
     role = str(turn.get("role") or turn.get("from")).lower() if isinstance(turn, Mapping) else ""
     if not isinstance(turn, Mapping) or role in ("assistant", "gpt", "chatgpt", "bot", "model", "function_call"):
         return turn
-    asked = [k for k, v in turn.items() if str(k).strip().lower() in marks.LEARNT and v in (1, True)]
-    asked += [k for k, v in turn.items() if str(k).strip().lower() in marks.HIDDEN and v is False]
+    asked = [k for k, v in turn.items() if marks.name_of(k) in marks.LEARNT and v in (1, True)]
+    asked += [k for k, v in turn.items() if marks.name_of(k) in marks.HIDDEN and v is False]
     changes += [f"`{key}` on a {role} turn was left out: only the assistant's turns are learnt" for key in asked]
     return {key: value for key, value in turn.items() if key not in asked}
 

@@ -6,7 +6,9 @@ Per turn: `weight` (OpenAI, Mistral, Together), `train` and `training` (axolotl)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
 from typing import Any
 
 LEARNT = ("weight", "loss_weight", "loss_scale", "loss", "loss_mask", "train", "training", "trainable")
@@ -31,15 +33,48 @@ class Wrong(Exception):
     """What is wrong with one row."""
 
 
+_LIKE = frozenset("train training trainable trained learn learnable learnt learned loss mask masked masks".split())
+_LIKE_PREFERENCE = frozenset("chosen rejected rejects dispreferred undesirable desirable kto".split())
+"""Words in the names of marks, and of the keys of preference data, that other programs make up."""
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def name_of(key: Any) -> str:
+    """A key as marks are spelt here: `Loss-Weight`, `lossWeight` and `loss weight` are `loss_weight`."""
+    if not isinstance(key, str):
+        return ""
+    seen = "".join(c for c in unicodedata.normalize("NFKC", key) if unicodedata.category(c) not in ("Cf", "Cc", "Mn"))
+    return re.sub(r"[\W_]+", "_", _CAMEL.sub("_", seen)).strip("_").lower()
+
+
 def is_mark(key: str) -> bool:
     """Whether a key could say that something is not to be learnt."""
-    return key.strip().lower() in MARKS
+    return name_of(key) in MARKS
+
+
+def refuse_alike(given: Mapping[str, Any], where: str, marked: Collection[str] = MARKS) -> None:
+    """Raises Wrong where a key that is none of the marks known here has the name and the value of one."""
+    for key, value in given.items():
+        parts = set((name := name_of(key)).split("_"))
+        if name in marked or value in (None, "", [], {}):
+            continue
+        if parts & _LIKE_PREFERENCE or (parts & _LIKE and _says_yes_or_no(value)):
+            raise Wrong(
+                f"{where}`{key[:60]}: {_shown(value)}` may mark what must not be learnt, and nothing here reads it. "
+                "Name it in `ignore_keys` if it does not, or drop the row"
+            )
+
+
+def _says_yes_or_no(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_says_yes_or_no, value))
+    return isinstance(value, (bool, int, float))
 
 
 def refuse_row(record: Mapping[str, Any]) -> None:
     """Raises Wrong where a key of the row says that it, or a part of it, is not to be learnt."""
     for key, value in record.items():
-        name = key.strip().lower() if isinstance(key, str) else ""
+        name = name_of(key)
         if name not in MARKS or value in (None, ""):
             continue
         if name in PREFERENCE:
@@ -55,6 +90,7 @@ def refuse_row(record: Mapping[str, Any]) -> None:
                 raise Wrong(f"`{key}` marks steps as right or wrong, and only answers to learn can be read. {FIX} them")
         elif learnt(name, value, f"`{key}` of the row") is False:
             raise Wrong(f"`{key}: {_shown(value)}` marks the row as not to be learnt: drop it. {FIX} it")
+    refuse_alike(record, "")
 
 
 def is_verdict(label: Any) -> bool:
@@ -77,7 +113,7 @@ def of_turn(turn: Mapping[str, Any], n: int) -> tuple[bool | None, set[str]]:
     said: dict[str, bool] = {}
     keys: set[str] = set()
     for key, value in turn.items():
-        name = key.strip().lower() if isinstance(key, str) else ""
+        name = name_of(key)
         if value is None or name not in (*LEARNT, *HIDDEN, *UNCLEAR, "label", "kto_tag"):
             continue
         if name in ("label", "kto_tag"):
@@ -86,6 +122,7 @@ def of_turn(turn: Mapping[str, Any], n: int) -> tuple[bool | None, set[str]]:
             continue
         said[key] = learnt(name, value, f"turn {n}: `{key}`")
         keys.add(key)
+    refuse_alike(turn, f"turn {n}: ", {*LEARNT, *HIDDEN, *UNCLEAR, "label", "kto_tag"})
     if len(set(said.values())) > 1:
         raise Wrong(f"turn {n}: its marks {', '.join(f'`{key}`' for key in said)} say different things")
     return next(iter(said.values()), None), keys

@@ -33,6 +33,7 @@ class Notes:
     def __init__(self, name: str) -> None:
         self.name = name
         self._unread: Counter[str] = Counter()
+        self._of_turns: Counter[str] = Counter()
         self._further = self._opened = self._nulls = self._context = 0
 
     def add(self, found: Conversation) -> None:
@@ -42,6 +43,9 @@ class Notes:
                 self._unread[key] += 1
             else:
                 self._further += 1
+        for key in found.further:
+            if key in self._of_turns or len(self._of_turns) < _MOST_NAMES:
+                self._of_turns[key] += 1
         self._opened += found.opened
         self._nulls += found.nulls
         self._context += len(found.context_turns)
@@ -58,6 +62,18 @@ class Notes:
             said.append(
                 f"{are} of {self.name} {'is' if n == 1 else 'are'} not read: {', '.join(keys)}{more}. "
                 "Name them in `ignore_keys` to accept that."
+            )
+        if self._of_turns:
+            keys = [
+                f"`{shown(key)}` ({n:,} {'turn' if n == 1 else 'turns'})"
+                for key, n in self._of_turns.most_common(SHOWN)
+            ]
+            n = len(self._of_turns)
+            more = f" and {n - SHOWN:,} more" if n > SHOWN else ""
+            said.append(
+                f"{'1 key' if n == 1 else f'{n:,} keys'} of turns in {self.name} hold no text: "
+                f"{', '.join(keys)}{more}. "
+                "Nothing but a template that asks for them reads them. Name them in `ignore_keys` to accept that."
             )
         if self._context:
             turns = "1 assistant turn" if self._context == 1 else f"{self._context:,} assistant turns"
