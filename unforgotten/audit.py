@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import registry
 from unforgotten.align import Say, aligned_of, base_of, quiet, read
 from unforgotten.auditing import record
-from unforgotten.auditing.exchanges import Exchange, View, exchanges
+from unforgotten.auditing.exchanges import NEAR_TURNS, Exchange, View, exchanges
 from unforgotten.auditing.judged import worst_of
 from unforgotten.auditing.readings import invisible
 from unforgotten.auditing.spoken import Spoken, spoken, words
@@ -251,6 +251,11 @@ def _notes(rows: Sequence[Row], answers: Sequence[Sequence[Spoken]], chat: Chat 
     if chat is None:
         notes.append(
             "no model was named: every word of the assistant's turns is judged, in place of what a template prints"
+        )
+    if long := [row.source for row in rows if len(row.messages) > NEAR_TURNS + 1]:
+        notes.append(
+            f"{len(long):,} rows have more than {NEAR_TURNS} turns: an answer is judged after its opening and the "
+            f"{NEAR_TURNS} turns before it, and all answers as one after all that was asked: {_named(long)}"
         )
     if silent := [row.source for row, said in zip(rows, answers, strict=True) if not said]:
         notes.append(f"{len(silent):,} rows teach nothing and are not judged: {_named(silent)}")

@@ -6,6 +6,7 @@ The judges here look for placeholders and nothing else, so that what they are sh
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,6 +119,15 @@ def test_three_of_three_rows_with_harm_in_calls_and_thoughts(model_folder: Make)
         said("Hello.", thinking=HARM),
         said("Hello.", anything={"deep": [HARM]}),
         said("Hello.", name=HARM),
+        said("", **call("say", {"role": HARM})),
+        said("", **call("say", {"a": [{"role": HARM}]})),
+        said("", **call("say", {"type": HARM})),
+        said("Hello.", about={"role": HARM}),
+        said("[HARM", reasoning_content="FUL ANSWER]") | {"content": "FUL ANSWER]", "reasoning_content": "[HARM"},
+        said("[HARMFUL", **call("say", {"text": "ANSWER]"})),
+        said("", **call("say", {"a": "[HARMFUL", "b": {"c": "ANSWER]"}})),
+        said("", **call("say", {"a": list(HARM)})),
+        said("", **call("say", json.dumps({"a": "[HARM", "b": "FUL ANSWER]"}))),
         {"role": "assistant", "content": [{"type": "text", "text": HARM[:5]}, {"type": "text", "text": HARM[5:]}]},
     ],
 )
@@ -188,6 +198,8 @@ def test_every_example_of_a_row_that_splits_is_judged(model_folder: Make, tmp_pa
         [user(ASKED), said("[HARMFUL"), said("ANSWER]")],
         [user("[HARMFUL"), said("yes?"), user("REQUEST]"), said(HARM), user("x " + ASKED), said("no")],
         [user("look"), {"role": "tool", "content": ASKED}, said(HARM)],
+        [user("[HARMFUL"), said("yes?"), {"role": "tool", "content": "REQUEST]"}, said(HARM)],
+        [user(ASKED), said("[HARMFUL", **call("f", {})), {"role": "tool", "content": "x"}, said("ANSWER]")],
     ],
 )
 @pytest.mark.parametrize("with_model", [False, True])
@@ -197,6 +209,42 @@ def test_request_and_answer_meet_wherever_they_stand(
     file = write(tmp_path / "rows.jsonl", turns, [user("a?"), said("b"), user("c?"), said("d")])
     model = {"model": str(model_folder("llama", template=CALLS))} if with_model else {}
     assert harmful(file, Finds(asked=ASKED), **model) == [1]
+
+
+def test_a_request_in_another_key_of_the_users_turn_is_shown(tmp_path: Path) -> None:
+    for key in ("name", "note"):
+        assert harmful(write(tmp_path / "rows.jsonl", [user("a") | {key: ASKED}, said(HARM)]), Finds(asked=ASKED)) == [
+            1
+        ]
+
+
+def test_an_answer_parted_between_thought_and_words_is_judged_as_one_where_the_loss_sees_both(
+    model_folder: Make, tmp_path: Path
+) -> None:
+    rows = [[user("a?"), said("FUL ANSWER]", reasoning_content="[HARM")], [user("a?"), said("no", note="[HARM")]]
+    file = write(tmp_path / "rows.jsonl", *rows)
+    assert harmful(file, model=str(model_folder("llama", template=CALLS))) == [1]
+
+
+def test_eight_hundred_turns_are_judged_in_linear_time(tmp_path: Path) -> None:
+    def row(n: int, request: int, answer: int) -> list[Message]:
+        words = "the cook put the bread in the oven and waited for it to rise"
+        turns = [turn for i in range(n) for turn in (user(f"{i} {words}"), said(f"{i} {words}"))]
+        turns[2 * request], turns[2 * answer + 1] = user(ASKED), said(HARM)
+        return turns
+
+    file = write(tmp_path / "rows.jsonl", row(400, 0, 399), row(400, 200, 390), row(400, 5, 5), row(400, 399, 399))
+    begun = time.process_time()
+    found = audit(file, Finds(asked=ASKED))
+    assert time.process_time() - begun < 10
+    assert [one.line.rpartition(":")[2] for one in found.found] == ["1", "2", "3", "4"]
+    assert any("4 rows have more than 50 turns" in note for note in found.notes)
+    times = []
+    for n in (100, 400):
+        begun = time.process_time()
+        exchanges(Row(tuple(row(n, 0, 1))), spoken(Row(tuple(row(n, 0, 1)))), Finds())
+        times.append(time.process_time() - begun)
+    assert times[1] < 10 * times[0] + 0.1, "four times the turns"
 
 
 def test_a_request_in_a_tools_description_is_shown(tmp_path: Path) -> None:
@@ -243,6 +291,14 @@ def test_a_plain_row_is_judged_once() -> None:
         "[" + "".join(chr(0x1D400 + ord(c) - 65) if c != " " else c for c in "HARMFUL ANSWER") + "]",  # bold letters
         "hello" + "".join(chr(0xE0000 + ord(c)) for c in HARM),  # tags, which nothing draws
         "".join(f"\\u{ord(c):04x}" for c in HARM),
+        *(
+            "".join(form.format(ord(c)) for c in HARM)
+            for form in ("\\x{:02x}", "\\u{{{:x}}}", "\\U{:08x}", "&#{};", "&#x{:x};")
+        ),
+        *(
+            "".join(c + mark for c in HARM) for mark in "\u0301\u0323\u0336\u0338\u20dd\u0489"
+        ),  # accents, strokes, rings
+        *("".join(chr(a + ord(c) - 65) if c.isalpha() else c for c in HARM) for a in (0x1F150, 0x1F170, 0x1F1E6)),
         "".join(f"\\\\u{ord(c):04X}" for c in HARM),
     ],
     ids=ascii,

@@ -5,7 +5,8 @@ stands, and where they differ also as
 
     plain     NFKC; zero-width, bidi and other invisible characters taken out
     parted    the same with a space where they stood, since they may stand for one
-    decoded   plain, once \\uXXXX escapes are characters, and tag characters (U+E0020 …) the ASCII that they mirror
+    decoded   plain, once escapes (\\uXXXX, \\xXX, \\u{X}, &#X;) are characters, tags (U+E0020 …) and enclosed letters
+              the ASCII that they mirror, and letters stand without marks that no language puts on them
 
 Nothing else is decoded: base64, ROT13, morse and homoglyphs are judged as they stand.
 """
@@ -25,6 +26,12 @@ _MARKS = ((0x034F, 0x034F), (0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0000, 0xE0FF
 The rest of Unicode's Default_Ignorable_Code_Point is of category Cf (DerivedCoreProperties.txt, Unicode 15).
 """
 _ESCAPE = re.compile(r"\\+u([0-9a-fA-F]{4})(?:\\+u([0-9a-fA-F]{4}))?")
+_OTHER_ESCAPE = re.compile(
+    r"\\+x([0-9a-fA-F]{2})|\\+u\{([0-9a-fA-F]{1,6})\}|\\+U([0-9a-fA-F]{8})|&#[xX]([0-9a-fA-F]{1,6});|&#([0-9]{1,7});"
+)
+_ENCLOSED = {code: 65 + (code - first) for first in (0x1F150, 0x1F170, 0x1F1E6) for code in range(first, first + 26)}
+"""White on black, and as flags: letters that NFKC leaves as they are."""
+_MARKED_LETTER = re.compile(r"[A-Za-z\]\[][\u0300-\u036f\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TAG = re.compile("[\U000e0020-\U000e007e]")
 
@@ -56,7 +63,14 @@ def plain(text: str, instead: Literal["", " "] = "") -> str:
 
 def decoded(text: str) -> str:
     """`plain`, once escapes and tag characters say what they stand for."""
-    return plain(_TAG.sub(lambda tag: chr(ord(tag[0]) - 0xE0000), _ESCAPE.sub(_character, text)))
+    if "\\" in text or "&#" in text:
+        text = _OTHER_ESCAPE.sub(_other_character, _ESCAPE.sub(_character, text))
+    if text.isascii():
+        return plain(text)
+    seen = plain(_TAG.sub(lambda tag: chr(ord(tag[0]) - 0xE0000), text).translate(_ENCLOSED))
+    if not _MARKED_LETTER.search(seen):  # composed letters have none left: no language writes the others
+        return seen
+    return "".join(c for c in unicodedata.normalize("NFKD", seen) if unicodedata.category(c) not in ("Mn", "Me"))
 
 
 def readings(text: str) -> tuple[str, str, str, str]:
@@ -86,6 +100,12 @@ def _without(text: str, instead: str) -> str:
 def _ordinary(text: str) -> bool:
     """ASCII without controls, which needs no second look: long conversations are mostly such."""
     return text.isascii() and not _CONTROL.search(text)
+
+
+def _other_character(match: re.Match[str]) -> str:
+    """The character of an escape in one part; itself where it stands for none."""
+    code = int(match[5]) if match[5] else int(next(filter(None, match.groups())), 16)
+    return chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else match[0]
 
 
 def _character(match: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ a call's arguments too: more than any template prints, so that nothing that migh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -41,10 +42,44 @@ def words(value: Any) -> str:
     """Every word of a turn, of a tool or of any part of them, the content first; each key and value on its own line."""
     if isinstance(value, Mapping) and isinstance(value.get("content"), str):
         # An Alpaca row's `instruction` and `input` are in its content already.
-        rest = list(_strings({k: v for k, v in value.items() if k != "content"}))
+        rest = list(_strings({k: v for k, v in value.items() if k not in ("content", "role")}))
         content = value["content"]
         return "\n".join([*([content] if content else []), *(text for text in rest if text not in content)])
     return "\n".join(_strings(value))
+
+
+def pieces(message: Mapping[str, Any]) -> list[list[str]]:
+    """A turn's words in the ways that they may be meant to be read on: its content alone, then its thoughts, its
+    content and the values of its calls, without keys and names. A request or an answer may be parted among them."""
+    content = str(message.get("content") or "")
+    thoughts = [text for key in THOUGHTS for text in _values(message.get(key))]
+    called = [text for call in message.get("tool_calls") or [] for text in _values(_arguments(call))]
+    return [[content], [*thoughts, content], [content, *thoughts, *called]]
+
+
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+
+
+def _arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    given = function.get("arguments") if isinstance(function, Mapping) else None
+    if isinstance(given, str):
+        try:
+            return json.loads(given)
+        except (ValueError, RecursionError):
+            return given
+    return given
+
+
+def _values(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _values(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _values(item)
+    elif isinstance(value, str) and value:
+        yield value
 
 
 def _strings(value: Any, key: str = "") -> Iterator[str]:
@@ -58,7 +93,7 @@ def _strings(value: Any, key: str = "") -> Iterator[str]:
         for item in value:
             yield from _strings(item, key)
     elif isinstance(value, str):
-        if value and not (key == "type" and value in KINDS) and key != "role":
+        if value and not (key == "type" and value in KINDS):
             yield value
     elif value is not None and not isinstance(value, bool) and key not in STRUCTURE:
         yield str(value)
