@@ -35,3 +35,10 @@ def text_of(value: Any, what: str) -> str:
     if value is not None and not isinstance(value, str):
         raise Wrong(f"{what} must be a text, not {files.kind_of(value)}")
     return value or ""
+
+
+def all_text(value: Any) -> bool:
+    """Is every leaf of a value a text? What a template leaves out of texts is counted where it is rendered."""
+    if isinstance(value, Mapping):
+        return all(map(all_text, value.values()))
+    return all(map(all_text, value)) if isinstance(value, (list, tuple)) else value is None or isinstance(value, str)

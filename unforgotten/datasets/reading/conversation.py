@@ -10,7 +10,7 @@ from unforgotten import files, strict_json
 from unforgotten.bounds import bounds, over
 from unforgotten.datasets.base import Message
 from unforgotten.datasets.reading import calls, marks
-from unforgotten.datasets.reading.content import content_of, text_of
+from unforgotten.datasets.reading.content import all_text, content_of, text_of
 from unforgotten.datasets.reading.marks import Wrong as Wrong
 
 Answers = Literal["required", "optional"]
@@ -220,15 +220,8 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
     changes += ["the parts of a content became one text"] if isinstance(given.get("content"), list) else []
     changes += ["empty tool_calls were left out"] if given.get("tool_calls") == [] else []
     changes += [f"the mark `{key}` is written as weight" for key in sorted(keys) if key != "weight"]
-    further = tuple(k for k, v in message.items() if k not in _TEXT_OR_NONE and not _all_text(v))
+    further = tuple(k for k, v in message.items() if k not in _TEXT_OR_NONE and not all_text(v))
     return _Turn(message, learnt, further)
-
-
-def _all_text(value: Any) -> bool:
-    """Is every leaf of a value a text? What a template leaves out of texts is counted where it is rendered."""
-    if isinstance(value, Mapping):
-        return all(map(_all_text, value.values()))
-    return all(map(_all_text, value)) if isinstance(value, (list, tuple)) else value is None or isinstance(value, str)
 
 
 def _as_message(given: dict[str, Any], n: int) -> dict[str, Any]:
