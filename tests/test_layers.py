@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
 FLOORS = (
     (
-        *("bounds", "unpack", "strict_json"),
+        *("bounds", "unpack", "strict_json", "strict_read", "keys"),
         *("errors", "formats", "columns", "hub", "files", "statistics", "overlap", "flags", "results", "summary"),
         *("table",),
         *("registry", "recipe", "strict_yaml", "variables", "origin", "lease", "terminate", "partial", "solution"),

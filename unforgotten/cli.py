@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from unforgotten import __version__, display, origin, registry, terminate, variables
-from unforgotten.errors import plain
+from unforgotten.errors import of_user, plain
 
 
 def _set(variable: str) -> Any:
@@ -109,7 +109,9 @@ class Commands(Trusting):
             print(f"\n{stop}", file=sys.stderr)
             raise typer.Exit(terminate.CODE) from None
         except BaseException as error:
-            if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            # An error of a user's own class first: it may be one that the lines below take for something else.
+            closed = isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
+            if closed and of_user(error) is None:
                 # Whoever read what we print has heard enough, such as `head`; Rich makes a SystemExit of it.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 raise typer.Exit(2) from None
@@ -133,6 +135,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console entry point."""
+    terminate.from_the_start()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot write a letter gets its escape, not an error
             stream.reconfigure(errors="backslashreplace")

@@ -21,8 +21,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+USER_MODULE = "unforgotten_user_"
+"""How the modules of users' own files begin (registry)."""
 
 
 class UnforgottenError(Exception):
@@ -138,9 +142,11 @@ def plain(error: BaseException) -> str | None:
     if isinstance(error, UnforgottenError):
         return str(error)
     names = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(error).__mro__}
-    text = str(error).strip()
+    text = _text(error)
     if isinstance(error, MemoryError) or "torch.OutOfMemoryError" in names or _says(error, _WITHOUT_MEMORY):
         return _MEMORY
+    if (theirs := of_user(error)) is not None:
+        return theirs
     if isinstance(error, RuntimeError) and _says(error, _FULL):
         return f"A file could not be written: {text.partition(chr(10))[0]}. {_MENDS[errno.ENOSPC]}"
     if isinstance(error, OSError) and error.errno is not None and error.errno in _MENDS:
@@ -167,6 +173,34 @@ def plain(error: BaseException) -> str | None:
     return (text or type(error).__name__) if isinstance(error, OSError) else None
 
 
+def of_user(error: BaseException) -> str | None:
+    """The line for an error that a class of the user's own raised, with its place; None where it is not theirs.
+
+    It is theirs where the innermost frame of theirs and ours is theirs: whatever they call by themselves may raise.
+    An exit of the command line's own is one as well: raised in their code it would leave with a code of their choice.
+    """
+    place, is_theirs = None, False
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith(USER_MODULE):
+            place, is_theirs = f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_qualname}", True
+        elif module.partition(".")[0] == "unforgotten":
+            is_theirs = False
+    if not is_theirs:
+        return None
+    name, said = type(error).__name__, _text(error)
+    if not isinstance(error, Exception):
+        return f"{place}: your code ended the program ({name}{f' {said}' if said else ''}); it must not. Mend it there."
+    return f"{place}: your code raised {name}{f': {said}' if said else ''}. Mend it there."
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # the class of an error may be a user's own, too
+        return "its own text cannot be had"
+
+
 def _says(error: BaseException, words: Sequence[str]) -> bool:
-    text = str(error).lower()
+    text = _text(error).lower()
     return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from unforgotten import strict_yaml
+from unforgotten import strict_read, strict_yaml
 from unforgotten.errors import RecipeError
 
 Origin = Literal["operator", "foreign"]
@@ -63,8 +63,7 @@ def own(folder: Path) -> None:
 
 
 def _entry(recipe: Path) -> Path:
-    with recipe.open("rb") as file:  # one that is longer than any recipe of ours is none
-        head = file.read(strict_yaml.bound("bytes") + 1)
+    head = strict_read.content(recipe, strict_yaml.bound("bytes") + 1)  # a longer one is no recipe of ours
     return cache_folder() / "ours" / hashlib.sha256(head).hexdigest()
 
 
@@ -97,8 +96,9 @@ def _faults(tree: Mapping[str, Any], folder: Path, opens: bool) -> Iterator[tupl
 
 
 def is_code(name: str) -> bool:
-    """Whether a component's name would be a class in a file."""
-    return re.fullmatch(r"\S+:\w+", name) is not None
+    """Whether a component's name would be a class in a file, as the registry reads names."""
+    path, colon, wanted = name.rpartition(":")
+    return bool(path and colon) and wanted.strip().isidentifier()
 
 
 def _is_place(value: str, keys: list[str]) -> bool:

@@ -23,7 +23,6 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -36,8 +35,8 @@ from pydantic import (
     model_validator,
 )
 
+from unforgotten import keys, registry, strict_yaml, variables
 from unforgotten import origin as origins
-from unforgotten import registry, strict_yaml, variables
 from unforgotten.errors import RecipeError, UnknownName
 
 Spec = str | dict[str, Any]
@@ -188,9 +187,7 @@ class Served(_Strict):
 
     @model_validator(mode="after")
     def _address(self) -> Served:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError("url is an address such as http://localhost:8000/v1, without any key in it")
+        keys.check(self.url, self.key_variable, self.extra)
         return self
 
 

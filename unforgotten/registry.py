@@ -6,6 +6,8 @@ A component is a dataclass: its fields are its settings, in YAML, flags and docu
 same from YAML and from Python: `Component` checks each field that is set, in `__init__` and afterwards.
 """
 
+# Long because names, settings and their checks are told apart nowhere else: together they are what a component is.
+
 from __future__ import annotations
 
 import dataclasses
@@ -26,7 +28,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from unforgotten.errors import RecipeError, UnforgottenError, UnknownName
+from unforgotten.errors import USER_MODULE, RecipeError, UnforgottenError, UnknownName
 from unforgotten.terminate import Terminated
 
 NO_CODE = "UNFORGOTTEN_NO_USER_CODE"
@@ -51,14 +53,27 @@ class Component:
         if name not in settings_of(cls) or value is getattr(cls, name, dataclasses.MISSING):
             super().__setattr__(name, value)
             return
-        from pydantic import ValidationError
+        super().__setattr__(name, _fit(cls, name, value))
 
-        _refuse_truths(cls, {name: value}, what := title(cls))
-        try:
-            super().__setattr__(name, _field(cls, name).validate_python(value))
-        except ValidationError as error:
-            told = [{**e, "loc": (name, *e["loc"])} for e in error.errors()]
-            raise RecipeError(_wrong(told, what)) from None
+
+def check(made: Any) -> None:
+    """The same for a frozen dataclass, which calls this first in its `__post_init__`."""
+    cls = type(made)
+    for field in dataclasses.fields(cls):
+        if (value := getattr(made, field.name)) is not field.default:
+            object.__setattr__(made, field.name, _fit(cls, field.name, value))
+
+
+def _fit(cls: type, name: str, value: Any) -> Any:
+    """The value as a field's annotation has it; numbers given as text become numbers as in a recipe."""
+    from pydantic import ValidationError
+
+    _refuse_truths(cls, {name: value}, what := title(cls))
+    try:
+        return _field(cls, name).validate_python(value)
+    except ValidationError as error:
+        told = [{**e, "loc": (name, *e["loc"])} for e in error.errors()]
+        raise RecipeError(_wrong(told, what)) from None
 
 
 def names(room: str) -> list[str]:
@@ -268,10 +283,12 @@ def _from_file(room: str, name: str) -> type:
         raise RecipeError(f"{name!r} is code in a file, and --no-user-code ({NO_CODE}) loads none.")
     path, _, wanted = name.rpartition(":")
     file = Path(path).expanduser()
+    if not wanted.isidentifier():
+        raise RecipeError(f"{name!r}: {wanted!r} is no name of a class. Write ./file.py:ClassName.")
     if not file.is_file():
         raise RecipeError(f"{name!r}: no file {file}. Write ./file.py:ClassName, relative to the current folder.")
     # One module for one file: loading it twice must give the same class, and two files of one name must not collide.
-    title = f"unforgotten_user_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}_{file.stem}"
+    title = f"{USER_MODULE}{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}_{file.stem}"
     module = sys.modules.get(title)
     if module is None:
         spec = importlib.util.spec_from_file_location(title, file)
@@ -297,4 +314,8 @@ def _of_user(error: BaseException, file: Path) -> str:
     """An error of a user's own code, with the line of their file."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-    return type(error).__name__ + (f" in line {lines[-1]}" if lines else "") + (f": {error}" if str(error) else "")
+    try:
+        said = str(error)
+    except Exception:  # the class of an error may be a user's own, too
+        said = "its own text cannot be had"
+    return type(error).__name__ + (f" in line {lines[-1]}" if lines else "") + (f": {said}" if said else "")

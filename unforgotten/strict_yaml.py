@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
+from unforgotten import strict_read
 from unforgotten.errors import RecipeError
 
 BOUNDS = {"bytes": 262_144, "values": 100_000, "depth": 40}
@@ -40,12 +41,11 @@ def load(text: str, where: str) -> Any:
 def load_file(path: Path) -> Any:
     """The same of a file, of which no more is read than may be."""
     try:
-        with path.open("rb") as file:
-            text = file.read(bound("bytes") + 1).decode("utf-8")
+        text = strict_read.content(path, bound("bytes") + 1).decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     except OSError as error:
-        raise RecipeError(f"{path} cannot be read: {error.strerror}.") from None
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}.") from None
     return load(text, str(path))
 
 

@@ -14,15 +14,15 @@ repetition_penalty are always sent; a server that does not know the last one is 
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
+from unforgotten import keys, registry, variables
 from unforgotten.chat.thinking import begun_by, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import EndpointError, RecipeError
@@ -58,14 +58,8 @@ class Endpoint:
     """Fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}; null takes one of ours out."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RecipeError("An endpoint is an address such as http://localhost:8000/v1.")
-        if parts.username or parts.password or parts.query:
-            raise RecipeError("An endpoint's address holds no key: name the environment variable by `key_variable`.")
-        if self.key_variable and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_variable):
-            # What was given is not repeated, since it may be the key.
-            raise RecipeError("`key_variable` is the name of an environment variable, in capitals, and not the key.")
+        keys.check(self.url, self.key_variable, self.extra)  # first: the errors of `registry` repeat what was given
+        registry.check(self)
         if self.concurrent_requests < 1 or self.retries < 0 or self.timeout_seconds <= 0:
             raise RecipeError("An endpoint needs concurrent_requests ≥ 1, retries ≥ 0 and timeout_seconds > 0.")
 
@@ -166,7 +160,8 @@ def decoding(
     facts: dict[str, Any] = {"strategy": "sampling" if temperature > 0 else "greedy", "max_new_tokens": max_new_tokens}
     if temperature > 0:
         facts |= {"temperature": temperature, "top_p": top_p, "seed": seed}
-    return facts | {"engine": "endpoint", "model": endpoint.model, "extra": dict(endpoint.extra)}
+    extra = json.loads(variables.hidden(json.dumps(dict(endpoint.extra), ensure_ascii=False)))
+    return facts | {"engine": "endpoint", "model": endpoint.model, "extra": extra}
 
 
 def _ask(

@@ -31,6 +31,8 @@ from unforgotten.generation.unread import Unread, of_error
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60.0
 AGAIN = (408, 425, 429)
+LONGEST_ANSWER = 64 << 20
+"""Bytes of one answer; a reply of 100,000 tokens with their likeliest alternatives has some 50 MB."""
 NOBODY_THERE = 3
 """Attempts at a host that nobody answers at, as long as it has never been reached: mostly a mistyped address."""
 
@@ -63,7 +65,7 @@ class Server:
             try:
                 with self._opener.open(request, timeout=self.timeout_seconds) as answer:
                     self._reached = True
-                    found = json.loads(answer.read())
+                    found = json.loads(self._whole(answer))
                 if isinstance(found, dict):
                     return found
                 fault = "the answer is no JSON object"
@@ -78,7 +80,7 @@ class Server:
                 least = _retry_after(error.headers.get("Retry-After"))
                 if least > self.timeout_seconds:
                     raise EndpointError(f"{where} asks to wait {least:.0f} seconds. {fault}") from None
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 reason = error.reason if isinstance(error, urllib.error.URLError) else error
                 fault = self._plain(f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__)
                 if isinstance(reason, ssl.SSLCertVerificationError):
@@ -95,9 +97,16 @@ class Server:
     @staticmethod
     def _said(error: urllib.error.HTTPError) -> str:
         try:
-            return error.read().decode("utf-8", "replace")
+            return error.read(1 << 16).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
             return ""
+
+    @staticmethod
+    def _whole(answer: Any) -> bytes:
+        """The answer's bytes; no more of them than any reply has, since whatever answers may be no such server."""
+        if len(data := answer.read(LONGEST_ANSWER + 1)) > LONGEST_ANSWER:
+            raise ValueError(f"the answer has more than {LONGEST_ANSWER >> 20} MB")
+        return bytes(data)
 
     def _words(self, text: str, reason: str) -> str:
         """The server's own message, wherever its kind of server puts it."""

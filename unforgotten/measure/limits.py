@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 
+from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
 
 
@@ -23,8 +24,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, limit in asdict(self).items():
-            if limit is not None and not 0 <= limit <= 100:
+            if isinstance(limit, (int, float)) and not 0 <= limit <= 100:
                 raise RecipeError(f"{name} is {limit:g}: give percent, from 0 to 100.")
+        registry.check(self)
 
     def check(self, reference: bool, kinds: Collection[str] = ("harm", "refusal", "utility"), samples: int = 1) -> None:
         """Raises RecipeError where a limit is a change and there is no reference to count it from, or where nothing is
