@@ -1,6 +1,17 @@
-"""`python -m unforgotten` is the command line."""
+"""`python -m unforgotten`, and the console's `unforgotten`, are the command line."""
 
-from unforgotten.cli import main
+from __future__ import annotations
+
+from unforgotten import terminate
+
+
+def main() -> None:
+    """Hears SIGTERM before anything else is loaded, which takes a second."""
+    terminate.from_the_start()
+    from unforgotten.cli import main as command_line
+
+    command_line()
+
 
 if __name__ == "__main__":
     main()

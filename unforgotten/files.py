@@ -6,7 +6,6 @@ stands on the Hub.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -16,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unforgotten import display, formats, hub, unpack, variables
+from unforgotten import display, formats, hub, strict_read, unpack, variables
 from unforgotten.columns import choose, header_of
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.formats import Problem as Problem
@@ -215,10 +214,10 @@ def record(path: Path, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
     wanted: keys that must be there, and of what type.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = strict_read.value(path)
     except FileNotFoundError:
         raise DataError(f"There is no {path}: the folder is not whole. Put it back, or make the run anew.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}). Put back the file as it was written.") from None
     if not isinstance(tree, dict):
         raise DataError(f"{path} must hold an object, and holds {kind_of(tree)}.")

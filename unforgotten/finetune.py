@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unforgotten import files, identity, model_card, origin, partial, registry, strict_yaml, terminate
+from unforgotten import files, identity, model_card, origin, partial, registry, strict_read, strict_yaml, terminate
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, read, safety_rows
 from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError
@@ -418,7 +418,7 @@ def answers(
         with alone(file, say):  # other runs of this θ_safe want them too
             if not file.exists():
                 _ask(file, bare, model, chat, tokens, recipe, say)
-    told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    told = strict_read.lines(file)
     filled = iter(told)
     rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
     empty = sum(not row.response for row in rows)

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unforgotten import files
+from unforgotten import files, strict_read
 from unforgotten.errors import DataError
 from unforgotten.result_shape import problems
 from unforgotten.statistics import rates
@@ -121,12 +121,12 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def read(path: Path) -> list[Row]:
     """The rows. Raises DataError where the file is missing, is of another schema, or lacks fields."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = strict_read.value(path)
     except FileNotFoundError:
         raise DataError(f"There is no {path}. `unforgotten evaluate` or `compare` writes it.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or not isinstance(tree.get("rows"), list):
         found = tree.get("schema") if isinstance(tree, dict) else None

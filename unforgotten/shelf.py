@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +152,7 @@ def check_gated(run: Path, recipe: Recipe) -> None:
     file = run / "gate.json"
     if not file.is_file():
         return
-    judged = json.loads(file.read_text(encoding="utf-8")).get("model", {}).get("weights")
+    judged = files.record(file, model=dict)["model"].get("weights")
     with identity.in_full():
         now = weights_of(str(part_of(run)), recipe)
     if judged and judged != now:

@@ -54,6 +54,15 @@ def handled(*, forgives: bool = False) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
+def from_the_start() -> None:
+    """Ends this process with 143 on a SIGTERM that comes outside of `handled()`.
+
+    Without it, process 1 of a container would not hear it. A handler that somebody set stays.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(CODE))  # nothing is begun yet that there would be to end
+
+
 def asked() -> bool:
     """Whether SIGTERM has come."""
     return _asked

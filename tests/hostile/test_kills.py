@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -215,3 +216,18 @@ def test_a_program_of_ones_own_keeps_its_handlers() -> None:
         assert signal.getsignal(signal.SIGTERM) is own and not terminate.is_handled()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_before_the_command_line_is_loaded_exits_143() -> None:
+    """As process 1 it was not heard in that second, and elsewhere it ended the process by a signal, not by a code."""
+    program = (
+        "import os, signal, sys, types\n"
+        "cli = types.ModuleType('unforgotten.cli')\n"
+        "cli.main = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.modules['unforgotten.cli'] = cli\n"
+        "from unforgotten.__main__ import main\n"
+        "main()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 143
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"unforgotten": "unforgotten.__main__:main"}

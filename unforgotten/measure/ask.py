@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity
+from unforgotten import files, identity, strict_read
 from unforgotten.errors import DataError
 from unforgotten.measure import lines
 from unforgotten.measure.models import Model
@@ -140,7 +140,7 @@ def _template(chat: Chat | None) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = strict_read.value(file)
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

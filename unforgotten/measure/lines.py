@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unforgotten import files
+from unforgotten import files, strict_read
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError
 from unforgotten.judges.base import Reply, Verdict
@@ -26,7 +26,9 @@ Line = dict[str, Any]
 
 
 def path(folder: Path, suite: Suite) -> Path:
-    """Where a suite's replies are."""
+    """Where a suite's replies are. Raises DataError for a name that leads out of their folder."""
+    if "/" in suite.file or "\0" in suite.file:
+        raise DataError(f"{folder} names {suite.file[:80]!r} as a file of replies, which is none. Evaluate it again.")
     return folder / "replies" / f"{suite.file}.jsonl"
 
 
@@ -70,7 +72,7 @@ def replies(file: Path, suite: Suite) -> list[Reply] | None:
         if len(found) != len(suite.rows) or any(line["key"] != suite.key for line in found):
             return None
         return [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -81,7 +83,7 @@ def restore(folder: Path, suite: Suite) -> None:
         fill(suite, read(file))
     except FileNotFoundError:
         raise DataError(f"There is no {file}. `unforgotten evaluate` makes the replies that judges read.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{file} is no file of replies that were measured ({type(error).__name__}: {error}). "
             "`unforgotten evaluate` of its run writes it anew, and generates only what is missing."
@@ -100,16 +102,25 @@ def fill(suite: Suite, found: list[Line]) -> None:
     suite.contacts = [line["overlap"] for line in found]
     for name in (found[0].get("verdicts") or {}) if found else {}:
         suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in found]
+        if not all(type(told) in (bool, type(None)) for v in suite.verdicts[name] for told in (v.harmful, v.refused)):
+            raise TypeError("a verdict is neither true, false nor null")
 
 
 def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
+    for name in ("text", "finish", "source", "request", "kind", "thought", "unread"):
+        if not isinstance(line.get(name, ""), str):
+            raise TypeError(f"{name} is {files.kind_of(line[name])}")
     thought = line.get("thought", ""), line.get("unclosed", False)
     return Reply(row, line["text"], line["finish"], line["tokens"], *thought, line.get("unread", ""))
 
 
 def read(file: Path) -> list[Line]:
-    """The lines of a file. Only a line feed ends one: a reply may hold U+2028 and the like, where `splitlines` cuts."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    """The lines of a file, each an object. Raises ValueError for any other."""
+    found = strict_read.lines(file)
+    for line in found:
+        if not isinstance(line, dict):
+            raise ValueError(f"a line is {files.kind_of(line)}, and not an object")
+    return found
 
 
 def write(file: Path, told: Iterable[Mapping[str, Any]]) -> None:

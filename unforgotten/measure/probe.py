@@ -144,7 +144,10 @@ class Probe:
 def told_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's probe.jsonl, by step; none where it was not probed."""
     try:
-        return sorted(lines.read(_book(folder)), key=lambda line: line["step"])
+        found = lines.read(_book(folder))
+        if not all(type(line["step"]) is int and set(TOLD) <= set(line) for line in found):
+            raise ValueError("a step is a whole number, with figures")  # it names a file, too
+        return sorted(found, key=lambda line: int(line["step"]))
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):
@@ -203,7 +206,7 @@ def _kept(folder: Path, step: int) -> list[Suite]:
         found = [Suite(kind, label, None, []) for kind, label in each]  # type: ignore[arg-type]
         for suite, own in zip(found, each.values(), strict=True):
             lines.fill(suite, own)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(
             f"{file} does not hold the replies of a probe. Put it back, or take probe.jsonl away: the run can do "
             "without."

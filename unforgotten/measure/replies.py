@@ -11,13 +11,12 @@ replies/<suite>@<condition>.jsonl.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unforgotten import results
+from unforgotten import results, strict_read
 from unforgotten.errors import DataError
 from unforgotten.statistics import rates
 from unforgotten.statistics.paired import Verdicts
@@ -142,13 +141,13 @@ def _suite(folder: Path, suite: str, hit: Callable[[Line], bool | None], rate: M
     path = folder / "replies" / f"{suite}.jsonl"
     try:
         # Only \n ends a line: a reply may hold U+2028 and the like, where splitlines() would cut.
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = strict_read.lines(path)
         prompts = tuple((str(line["source"]), str(line["request"])) for line in lines)
         keys = {line["key"] for line in lines}
         verdicts = tuple(hit(line) for line in lines)
     except FileNotFoundError:
         raise DataError(f"There is no {path}: models are compared reply by reply. Measure the model again.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds a line that is no judged reply ({error}). Measure the model again.") from None
     if not lines:
         raise DataError(f"{path} is empty: there is nothing to decide on.")

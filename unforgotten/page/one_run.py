@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from unforgotten import results
+from unforgotten import results, strict_read
 from unforgotten.errors import DataError
 from unforgotten.page.drawing import text
 
@@ -87,7 +86,7 @@ def _side(folder: Path, name: str, side: str) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = strict_read.value(file)
     except (OSError, ValueError):
         return {}
     return tree if isinstance(tree, dict) else {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from unforgotten import identity, results, strict_yaml
+from unforgotten import identity, results, strict_read, strict_yaml
 from unforgotten.errors import RecipeError
 from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import text
@@ -55,8 +54,8 @@ def recipe(folder: Path) -> str:
 def environment(folder: Path) -> str:
     """Versions, commit and hardware of a run; empty where they are not known."""
     try:
-        tree = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        tree = strict_read.value(folder / "environment.json")
+    except (OSError, ValueError):
         return ""
     if not isinstance(tree, dict):
         return ""
