@@ -97,7 +97,7 @@ def in_context(
             if part.message not in rewritten:
                 bad.append(f"the {role} turn's words (message {part.message + 1})")
         elif part.kind not in ("instruction", "input"):
-            counted.append(f"keys {part.kind!r} of {role} turns")
+            counted.append(f"keys {(part.name or part.kind)!r} of {role} turns")
     return list(dict.fromkeys(bad)), counted
 
 

@@ -21,6 +21,8 @@ _ESCAPED = re.compile(r"\\u(fd[de][0-9a-f])", re.IGNORECASE)
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 _NO_WORDS = {"role", "type", "id", "tool_call_id", "index"}
 """Keys that hold no words of anybody."""
+_OF_SCHEMAS = {"type", "format", "$ref", "$schema", "$id", "required", "name", "description"}
+"""Keys of a tool's schema whose texts are the format's own, or are marked."""
 TOOLS = -1
 """The place of what is declared beside the messages."""
 
@@ -32,7 +34,7 @@ class Part:
     message: int
     """Which message it stands in; TOOLS for the tools that are declared."""
     kind: str
-    """content, thought, call, argument; tool, description; else the message's own key."""
+    """content, thought, call, argument; tool, description, parameter, value; else the message's own key."""
     text: str
     call: int = 0
     """Which of the message's calls, or of the declared tools, it belongs to."""
@@ -75,7 +77,16 @@ class Marker:
         if not isinstance(function, dict):
             return call
         name = str(function.get("name", ""))
-        found = {key: value for key, value in function.items() if key not in ("name", "arguments")}
+        found = {
+            key: self._texts(value, place, "argument", n, key)
+            for key, value in function.items()
+            if key not in ("name", "arguments")
+        }
+        beside = {
+            key: value if key in _NO_WORDS else self._texts(value, place, "argument", n, key)
+            for key, value in call.items()
+            if key != "function"
+        }
         marked = {"name": self._mark(name, place, "call", n, name), **found}
         arguments = function.get("arguments")
         if isinstance(arguments, dict):
@@ -85,7 +96,8 @@ class Marker:
             }
         elif "arguments" in function:
             marked["arguments"] = self._texts(arguments, place, "argument", n, "arguments")
-        return {**call, "function": {key: marked[key] for key in function}}
+        whole = {**beside, "function": {key: marked[key] for key in function}}
+        return {key: whole[key] for key in call}
 
     def _texts(self, value: Any, place: int, kind: str, n: int, name: str) -> Any:
         if isinstance(value, str):
@@ -107,25 +119,29 @@ class Marker:
         if isinstance(function, dict):
             return {**tool, "function": self._tool(n, function)}
         name = str(tool.get("name", ""))
-        found = {key: self._described(value, n, name) for key, value in tool.items()}
+        if "name" not in tool:  # a tool of some server's own, which no template writes out
+            self.parts.append(Part(TOOLS, "tool", str(tool.get("type", "")), n, str(tool.get("type", "")), alone=True))
+        found = {key: self._described(value, n, name, key) for key, value in tool.items()}
         if isinstance(tool.get("name"), str):
             found["name"] = self._mark(name, TOOLS, "tool", n, name)
         if isinstance(tool.get("description"), str):
             found["description"] = self._mark(tool["description"], TOOLS, "description", n, name)
         return found
 
-    def _described(self, value: Any, n: int, name: str) -> Any:
-        """A tool's parameters: their descriptions are marked, and their names are looked for as they are."""
+    def _described(self, value: Any, n: int, name: str, under: str = "") -> Any:
+        """A tool's parameters: their descriptions are marked, and names and values are looked for as they are."""
+        if isinstance(value, str) and under not in _OF_SCHEMAS:
+            self.parts.append(Part(TOOLS, "value", value, n, name, alone=True))
         if isinstance(value, dict):
             if isinstance(properties := value.get("properties"), dict):
                 self.parts += [Part(TOOLS, "parameter", key, n, name, alone=True) for key in properties]
             return {
                 key: self._mark(item, TOOLS, "description", n, name)
                 if key == "description" and isinstance(item, str)
-                else self._described(item, n, name)
+                else self._described(item, n, name, key)
                 for key, item in value.items()
             }
-        return [self._described(item, n, name) for item in value] if isinstance(value, list) else value
+        return [self._described(item, n, name, under) for item in value] if isinstance(value, list) else value
 
 
 def has_marks(*texts: str) -> bool:
