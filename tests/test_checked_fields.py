@@ -20,7 +20,9 @@ from unforgotten.training.memory import Memory
 
 NEGATIVE_IS_RIGHT = {("safelora", "threshold")}
 """A cosine: −1 to 1."""
-REQUIRED: dict[str, dict[str, Any]] = {name: {"path": "x"} for name in ("jsonl", "refusals", "medsafetybench")}
+REQUIRED: dict[str, dict[str, Any]] = {name: {"path": "x"} for name in ("jsonl", "refusals", "medsafetybench")} | {
+    "instructed": {"model": "x"}
+}
 
 
 def classes() -> list[tuple[str, type]]:

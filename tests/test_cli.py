@@ -130,7 +130,7 @@ def test_a_memory_smaller_than_a_batch_works_and_says_that_rows_repeat(write: An
 
 
 def test_a_whole_model_in_place_of_an_adapter_is_told(write: Any, model_folder: Make) -> None:
-    base = model_folder("llama", name="base")
+    base = model_folder("llama", name="base", initializer_range=0.05)
     found = run("finetune", write(method="magmax", base=str(base)))
     assert found.exit_code == 0 and "--as-lora R" in " ".join(found.output.split()), found.output
 

@@ -7,8 +7,10 @@ Nothing heavy is imported at the top: `--help` and `list` answer without loading
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -103,6 +105,7 @@ class Commands(Trusting):
             with terminate.handled():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # a second one, while this one ends, does not wait
             print("\nStopped. Give the same command again: it goes on from where it was.", file=sys.stderr)
             raise typer.Exit(130) from None
         except terminate.Terminated as stop:
@@ -138,7 +141,8 @@ def main() -> None:
     terminate.from_the_start()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot write a letter gets its escape, not an error
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # a pipe in the place of a file cannot be asked where it is
+                stream.reconfigure(errors="backslashreplace")
     app()
 
 

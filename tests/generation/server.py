@@ -50,7 +50,10 @@ class Talker:
 @contextmanager
 def serving(talker: Talker) -> Iterator[Talker]:
     class Handler(BaseHTTPRequestHandler):
+        gone = False
+
         def do_POST(self) -> None:
+            self.gone = False
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             key = talker.key_of(body)
             with talker.lock:
@@ -74,8 +77,13 @@ def serving(talker: Talker) -> Iterator[Talker]:
             except (BrokenPipeError, ConnectionResetError):
                 pass
             finally:
-                with talker.lock:
-                    talker.here -= 1
+                self.leave()
+
+        def leave(self) -> None:
+            """Is no longer under way: said before the answer is sent, for whoever has it may ask again at once."""
+            with talker.lock:
+                talker.here -= not self.gone
+            self.gone = True
 
         def answer(self, key: str, body: Any) -> None:
             """Counted before it is sent, so that who has it finds it counted; and not if nobody takes it."""
@@ -95,6 +103,7 @@ def serving(talker: Talker) -> Iterator[Talker]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
+            self.leave()
             self.wfile.write(raw)
 
         def fail(self, how: str) -> None:

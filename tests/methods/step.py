@@ -102,7 +102,7 @@ def one_step(
         args=arguments(folder, **{"max_steps": 1, **more}),
         train_dataset=user,
         safety_dataset=safety,
-        memory=Memory(n_rows=len(safety)),
+        memory=Memory(n_rows=len(safety) or None),
         method=method,
         callbacks=[caught],
         compute_loss_func=exact,
