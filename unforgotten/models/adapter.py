@@ -20,6 +20,8 @@ LITERAL = re.compile(r"[\w.-]{1,300}")
 SIMPLE = re.compile(r"(?:\.\*\\?\.)?(?:[\w-]|\\?\.){1,300}")
 """A name, with its dots escaped or not, below anything or not: as PEFT itself writes keys. It cannot backtrack far."""
 MOST = 1 << 20
+MOST_ROUNDS, MOST_OTHER, MOST_VALUES = 64, 256, 50_000
+"""Rounds of an initialisation by SVD; a number of another adapter than LoRA, where its tensors are no wider; values."""
 IMPORTS = ("megatron_config", "corda_config", "eva_config", "lora_ga_config", "arrow_config", "kasa_config")
 """Fields that import modules or read files of their own, or belong to training alone."""
 _FACTOR = re.compile(r"^base_model\.model\.(.+)\.(?:lora_A|lora_embedding_A)(?:\.weight)?$")
@@ -32,6 +34,7 @@ def checked(config: dict[str, Any], tensors: Shapes, called: str) -> dict[str, A
         if config.get(field):
             raise ModelError(f"{where}: {field} is for training by other tools. Remove it.")
     _numbers(config, where)
+    _within_file(config, tensors, where)
     for field in ("modules_to_save", "target_parameters"):
         _literals(config.get(field) or [], field, where)
     modules = {match[1]: shape[0] for name, shape in tensors.items() if (match := _FACTOR.match(name))}
@@ -58,6 +61,8 @@ def base_of(config: dict[str, Any], called: str, named: Iterable[str | None] = (
     """
     base = config.get("base_model_name_or_path")
     operator = [str(name) for name in named if name]
+    if isinstance(base, str) and (len(base) > 4096 or "\0" in base or max(map(len, base.split("/"))) > 255):
+        raise ModelError(f"The adapter {called} names {base[:60]!r} … as its base, which is no model.")
     if isinstance(base, str) and base:
         for name in operator:
             if Path(name).expanduser().is_dir() and _same(base, name):
@@ -83,12 +88,17 @@ def _same(one: str, other: str) -> bool:
 
 def _numbers(config: dict[str, Any], where: str) -> None:
     todo: list[tuple[str, Any]] = list(config.items())
+    values = 0
     while todo:
+        values += 1
+        if values + len(todo) > MOST_VALUES:
+            raise ModelError(f"{where} holds more than {MOST_VALUES:,} values.")
         field, value = todo.pop()
         if isinstance(value, dict):
             todo += [(field, v) for v in value.values()]
         elif isinstance(value, list):
-            todo += [(field, v) for v in value if not isinstance(v, str)]
+            values += len(value)
+            todo += [(field, v) for v in value if not isinstance(v, str)] if values <= MOST_VALUES else []
         elif type(value) in (int, float) and abs(value) > MOST:
             raise ModelError(f"{where}: {field} is {value}, more than {MOST:,}.")
     if config.get("peft_type") == "LORA":
@@ -101,6 +111,27 @@ def _numbers(config: dict[str, Any], where: str) -> None:
             values = config.get(field) or {}
             if not isinstance(values, dict) or any(type(v) not in (int, float) or v <= 0 for v in values.values()):
                 raise ModelError(f"{where}: {field} maps names to numbers above 0; it holds something else.")
+
+
+def _within_file(config: dict[str, Any], tensors: Shapes, where: str) -> None:
+    """Raises ModelError where building the adapter would take far more than its file holds."""
+    widest = max((n for shape in tensors.values() for n in shape), default=1)
+    replicated = config.get("layer_replication") or []
+    try:
+        layers = sum(max(0, int(end) - int(start)) for start, end in replicated)
+    except (TypeError, ValueError):
+        raise ModelError(f"{where}: layer_replication is no list of pairs of layers.") from None
+    if layers > len(tensors):
+        raise ModelError(f"{where}: layer_replication asks for {layers} layers; its file has {len(tensors)} tensors.")
+    init = re.search(r"_niter_(\d+)$", str(config.get("init_lora_weights")))
+    if init and int(init[1]) > MOST_ROUNDS:
+        raise ModelError(f"{where}: init_lora_weights asks for {init[1][:20]} rounds, more than {MOST_ROUNDS}.")
+    if config.get("peft_type") == "LORA" and not config.get("target_parameters"):
+        return  # held against each module's factors
+    most = max(MOST_OTHER, 2 * widest)
+    for field, value in config.items():
+        if type(value) is int and value > most and not field.endswith(("_id", "seed", "alpha", "_steps", "_step")):
+            raise ModelError(f"{where}: {field} is {value}; the widest tensor of its file has {widest:,} rows.")
 
 
 def _literals(values: Any, field: str, where: str) -> None:

@@ -37,11 +37,18 @@ MOST = 1 << 24
 FREE = re.compile(r"theta|seed|base|param|flos|token_id|tokens_seen|scale|total", re.I)
 LAYERS = re.compile(r"(^|_)(layers?|blocks|depth|n_layer)$")
 IMPLEMENTATION = re.compile(r"[a-z0-9_|]*")
+MOST_VALUES = 50_000
+"""Values of a configuration in all: lists of modules that a quantiser left alone are the longest there are."""
+MOST_LABELS = 30_000
+"""Of a classifier; Transformers names each of them."""
+MOST_NESTED = 1 << 16
+"""The largest whole number in a list of lists, such as a size of images."""
 
 
 def check(config: dict[str, Any], called: str, tensors: Shapes | None = None) -> None:
     """Raises ModelError for a number, type or name that no model has. tensors: what the files hold, where known."""
     count = len(tensors) if tensors else 0
+    _few(config, called)
     widest = max((n for shape in (tensors or {}).values() for n in shape), default=0)
     layers = experts = 1
     for key, value, where in _walk(config):
@@ -72,6 +79,36 @@ def check(config: dict[str, Any], called: str, tensors: Shapes | None = None) ->
     fused = sum(shape[0] for shape in (tensors or {}).values() if len(shape) == 3)
     if tensors is not None and layers * experts > 4 * (count + fused) + 20_000:
         raise ModelError(f"{called}: config.json asks for {layers} layers of {experts} experts; its files hold fewer.")
+
+
+def _few(config: dict[str, Any], called: str) -> None:
+    """Raises ModelError for tables so long, or repeats so many, that reading them alone would hang or fill memory."""
+    values = 0
+    for key, value, where in _walk(config):
+        refuse = f"{called}: config.json: {where} is {str(value)[:60]!r}"
+        nested = _nested(value) if isinstance(value, list) else []
+        values += 1 + len(nested)
+        if values > MOST_VALUES:
+            raise ModelError(f"{called}: config.json holds more than {MOST_VALUES:,} values.")
+        if key == "num_labels" and (type(value) is not int or not 0 < value <= MOST_LABELS):
+            raise ModelError(f"{refuse}; a whole number from 1 to {MOST_LABELS:,} is wanted.")
+        if isinstance(value, list) and any(isinstance(v, list) for v in value):
+            most = MOST_LAYERS if LAYERS.search(key) or key == "attention_types" else MOST_NESTED
+            if any(type(n) is int and abs(n) > most for n in nested):
+                raise ModelError(f"{refuse}, a list of lists with numbers beyond {most:,}.")
+            if key == "attention_types" and len(nested) > MOST_LAYERS:  # each pattern is repeated as often as it says
+                raise ModelError(f"{refuse}, which names more than {MOST_LAYERS} kinds of attention.")
+
+
+def _nested(value: Any) -> list[Any]:
+    """What lists within lists hold; what objects hold is walked by itself."""
+    found: list[Any] = []
+    todo = [value]
+    while todo:
+        inner = todo.pop()
+        todo += [v for v in inner if isinstance(v, list)]
+        found += [v for v in inner if not isinstance(v, (list, dict))]
+    return found
 
 
 def weights_file(config: dict[str, Any], called: str) -> str | None:

@@ -249,8 +249,12 @@ class _Opening:
                 facts = self._json(name)
                 if name == "tokenizer_config.json" and facts is not None:
                     self._tokenizer_config(facts)
-            else:
-                self._small(name)
+                elif name in ("special_tokens_map.json", "added_tokens.json") and facts is not None:
+                    tokenizer.tokens_of(facts, name, self.called)
+                elif name == "vocab.json" and len(facts or ()) > tokenizer.MOST_LINES:
+                    raise ModelError(f"{self.called}: {name} has more than {tokenizer.MOST_LINES:,} tokens.")
+            elif (content := self._small(name)) is not None and name.endswith(".txt"):
+                tokenizer.lines_of(content, name, self.called)
         for name in beneath.names(self.top, self.prefix + TEMPLATES, self.called):
             if name.endswith(".jinja"):
                 self._small(f"{TEMPLATES}/{name}")

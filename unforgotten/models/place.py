@@ -48,7 +48,17 @@ def is_ours(folder: Path) -> bool:
             return True
     above = [folder, *folder.parents[:2]]
     runs = [f for f in above if (f / "environment.json").is_file() or (f / "aligned.json").is_file()]
-    return bool(runs) and all(_is_private(f) for f in (runs[0], folder, *_content(folder)))
+    return (
+        bool(runs)
+        and all(_is_private(f) for f in (runs[0], folder, *_content(folder)))
+        and not any(_is_open_to_all(f) for f in folder.parents)
+    )
+
+
+def _is_open_to_all(path: Path) -> bool:
+    """May others rename what lies in this folder, so that a name in it means another folder a moment later?"""
+    facts = path.stat()
+    return bool(facts.st_mode & 0o022) and not facts.st_mode & stat.S_ISVTX
 
 
 def _content(folder: Path) -> list[Path]:

@@ -58,13 +58,17 @@ def _model(kind: Any, place: Opened, unused: tuple[str, ...] = (), **more: Any) 
 def tokenizer(model: str, revision: str | None = None) -> tuple[Any, list[int]]:
     """Tokenizer of a folder or Hub id, and the end tokens of its generation config. Raises ModelError."""
     from transformers import AutoTokenizer, GenerationConfig
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     place = opened(model, revision, "chat")
     try:
         found = AutoTokenizer.from_pretrained(str(place.path), **_ALONE)
+        if not isinstance(found, PreTrainedTokenizerBase):
+            raise TypeError(f"{type(found).__name__} is no tokenizer of one model.")
+        found("a \u2603 \U0001f600")  # one whose unknown token is not in its vocabulary fails here, not in mid-run
     except BaseException as error:  # a panic of tokenizers is no Exception
-        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-            raise
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # the user's Ctrl-C, or SIGTERM
         raise _refused("tokenizer", place, error) from error
     found.name_or_path = model
     try:

@@ -4,6 +4,7 @@ Arguments: site-packages, tokenizer.json, seconds of processor time, bytes of ad
 `ok`, or what is wrong. Nothing of unforgotten is imported.
 """
 
+import base64
 import contextlib
 import json
 import re
@@ -12,6 +13,15 @@ import sys
 
 RUN = 3_000
 """Characters of each probe: a cubic pattern does not end in time on them, a quadratic one does."""
+GROWTH = 1_000
+"""Times as long as it was that a text may become: a mark of one character is spelt with 18 at most [Unicode, NFKC]."""
+WORD = 1_000
+"""Characters of a word that WordPiece reads; published tokenizers have 100."""
+LITERALS = 400
+"""Characters that patterns name: those of published tokenizers name fewer than 100."""
+OPTIONAL = 16
+"""Parts of a pattern that may be there or not: each doubles what a match may try. Published ones have 10 at most."""
+SYNTAX = frozenset("\\()[]{}|?*+.^$")
 QUANTIFIER = re.compile(r"\*|\+|\{\d+,\}|\{,?\d{3,}(?:,\d*)?\}|\{\d+,\d{3,}\}")
 
 
@@ -32,14 +42,70 @@ def main() -> None:
     found: list[str] = []
     for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.post_processor, tokenizer.decoder):
         if part is not None:
-            patterns(json.loads(part.__getstate__()), found)
+            facts = json.loads(part.__getstate__())
+            patterns(facts, found)
+            if (times := growth(facts)) > GROWTH:
+                print(f"it may make a text {times:.0e} times as long, more than {GROWTH}")
+                return
+    if getattr(tokenizer.model, "dropout", None):
+        print("it leaves out merges at random (model.dropout), so that no two readings of a text agree")
+        return
+    if (longest := getattr(tokenizer.model, "max_input_chars_per_word", 0)) > WORD:
+        print(f"it reads words of up to {longest} characters, in time that grows as their square; more than {WORD}")
+        return
     for pattern in found:
         if why := refused(pattern):
             print(f"its pattern {pattern[:80]!r} {why}")
             return
+    named = literals(found)
+    if len(named) > LITERALS:
+        print(f"its patterns name {len(named)} characters, more than {LITERALS}")
+        return
+    for char in named:  # through what the patterns are of, since encoding each would take long
+        for end in ("", "\x00", "x"):
+            text = char * RUN + end
+            if tokenizer.normalizer is not None:
+                text = tokenizer.normalizer.normalize_str(text)
+            if tokenizer.pre_tokenizer is not None:
+                tokenizer.pre_tokenizer.pre_tokenize_str(text)
     for text in probes(found):
         tokenizer.encode(text)
     print("ok")
+
+
+def growth(value: object) -> float:
+    """How many times as long a text may become, by replacements and tables that follow one another."""
+    times = 1.0
+    if isinstance(value, dict):
+        if value.get("type") == "Replace":
+            pattern = value.get("pattern") or {}
+            least = len(pattern["String"]) if isinstance(pattern.get("String"), str) else 1
+            times = max(1.0, len(value.get("content") or "") / max(1, least))
+        elif value.get("type") == "Precompiled":
+            table = base64.b64decode(value.get("precompiled_charsmap") or "")
+            pieces = table[4 + int.from_bytes(table[:4], "little") :].split(b"\x00")
+            times = max(1.0, *(float(len(piece)) for piece in pieces))
+        for inner in value.values():
+            times = min(times * growth(inner), 1e300)
+    elif isinstance(value, list):
+        for inner in value:
+            times = min(times * growth(inner), 1e300)
+    return times
+
+
+def literals(found: list[str]) -> list[str]:
+    """Characters that patterns name, also by number and as the ends of ranges; letters and digits are probed anyway."""
+    names: set[str] = set()
+    for pattern in found:
+        for code in re.findall(r"\\(?:x\{|u\{?|x|U)([0-9A-Fa-f]{2,8})", pattern):
+            names |= {chr(number) for number in (int(code, 16), int(code[:4], 16)) if valid(number)}
+        names |= {char for char in pattern if char not in SYNTAX}
+    return sorted(names)
+
+
+def valid(number: int) -> bool:
+    """Is it a character's number?"""
+    return number < 0x110000 and not 0xD800 <= number < 0xE000
 
 
 def patterns(value: object, found: list[str]) -> None:
@@ -60,6 +126,9 @@ def refused(pattern: str) -> str:
         return f"has {len(pattern)} characters"
     if re.search(r"\\[1-9]|\\k[<'{]|\\g[<'{]|\(\?[&R(]|\(\?P=", re.sub(r"\\\\", "", pattern)):
         return "refers to its own groups"
+    bare = re.sub(r"\\.|\[[^\]]*\]", "c", pattern)
+    if len(re.findall(r"(?<![*+?}(])\?|\{\d*,\d+\}", bare)) > OPTIONAL:
+        return f"has more than {OPTIONAL} optional parts"
     stack = [[0, 0]]  # of each open group: repeats of its present alternative, the most of any
     at, last = 0, 0
     while at < len(pattern):

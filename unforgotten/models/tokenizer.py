@@ -17,8 +17,11 @@ from unforgotten.models import store
 from unforgotten.models.config import inside
 from unforgotten.models.limits import limit
 
-VERSION = 1
+VERSION = 2
 """Of the probe: what passed an older one is asked again."""
+
+MOST_SPECIAL, MOST_TOKEN, MOST_LINES = 5_000, 1_000, 600_000
+"""Special tokens that a configuration lists, characters of one, lines of vocab.txt and merges.txt."""
 
 
 def check(content: bytes, called: str) -> None:
@@ -71,10 +74,7 @@ def probe_tokenizer_file() -> str:
 
 def configured(config: dict[str, Any], called: str) -> dict[str, Any]:
     """tokenizer_config.json as it is to be read: without the files that it names itself. Raises ModelError."""
-    most = int(limit("UNFORGOTTEN_MAX_ADDED_TOKENS"))
-    for field in ("added_tokens_decoder", "extra_special_tokens", "additional_special_tokens"):
-        if len(config.get(field) or ()) > most:
-            raise ModelError(f"{called}: tokenizer_config.json: {field} has more than {most} entries.")
+    tokens_of(config, "tokenizer_config.json", called)
     for index in config.get("added_tokens_decoder") or {}:
         if not re.fullmatch(r"\d{1,8}", str(index)):
             raise ModelError(f"{called}: tokenizer_config.json: {str(index)[:40]!r} is no token's number.")
@@ -83,6 +83,31 @@ def configured(config: dict[str, Any], called: str) -> dict[str, Any]:
         raise ModelError(f"{called}: tokenizer_config.json: model_max_length is {str(length)[:40]!r}, no length.")
     dropped = {k for k, v in config.items() if (k.endswith("_file") and v is not None) or (k == "init_inputs" and v)}
     return {key: value for key, value in config.items() if key not in dropped} if dropped else config
+
+
+def tokens_of(config: dict[str, Any], file: str, called: str) -> None:
+    """Raises ModelError for more or longer tokens than Transformers adds in a few seconds; it adds them one by one."""
+    most = int(limit("UNFORGOTTEN_MAX_ADDED_TOKENS"))
+    if file == "added_tokens.json" and len(config) > most:
+        raise ModelError(f"{called}: {file} has {len(config)} tokens, more than {most} (UNFORGOTTEN_MAX_ADDED_TOKENS).")
+    for field, value in config.items():
+        if field == "added_tokens_decoder" and isinstance(value, dict):
+            if len(value) > most:
+                raise ModelError(
+                    f"{called}: {file}: {field} has {len(value)} entries, more than {most} "
+                    "(UNFORGOTTEN_MAX_ADDED_TOKENS)."
+                )
+        elif isinstance(value, (dict, list)) and len(value) > MOST_SPECIAL and field != "chat_template":
+            raise ModelError(f"{called}: {file}: {field} has {len(value)} entries, more than {MOST_SPECIAL:,}.")
+        text = value.get("content") if isinstance(value, dict) else value
+        if field.endswith("_token") and isinstance(text, str) and len(text) > MOST_TOKEN:
+            raise ModelError(f"{called}: {file}: {field} has {len(text)} characters, more than {MOST_TOKEN:,}.")
+
+
+def lines_of(content: bytes, file: str, called: str) -> None:
+    """Raises ModelError for a vocabulary or merges that Transformers would read for minutes, line by line."""
+    if (count := content.count(b"\n")) > MOST_LINES:
+        raise ModelError(f"{called}: {file} has {count} lines, more than {MOST_LINES:,}.")
 
 
 def versions(config: dict[str, Any], called: str) -> list[str]:

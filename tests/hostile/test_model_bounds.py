@@ -1,0 +1,175 @@
+"""Tables, repeats and replacements of a stranger's model that would hang or fill memory; names that mean two things."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.hostile.test_model_folders import cache, edit, lora  # noqa: F401
+from unforgotten.errors import DataError, ModelError
+from unforgotten.models import place, probe_tokenizer
+from unforgotten.models.adapter import base_of
+from unforgotten.models.folder import opened
+from unforgotten.recipe import Recipe
+from unforgotten.shelf import check_gated
+from unforgotten.training import load
+
+Make = Callable[..., Path]
+
+CONFIGS: list[dict[str, Any]] = [
+    {"num_labels": 16_000_000},
+    {"num_labels": "3"},
+    {"id2label": {str(i): "x" for i in range(60_000)}},
+    {"pruned_heads": {str(i): [1] for i in range(60_000)}},
+    {"rope_parameters": {"rope_type": "longrope", "short_factor": [1] * 60_000}},
+    {"model_type": "gpt_neo", "num_layers": 2, "attention_types": [[["global", "local"], 10**9]]},
+    {"model_type": "gpt_neo", "num_layers": 2, "attention_types": [[["global"] * 20_000, 250]]},
+    {"sizes": [[[1 << 40]]]},
+]
+
+
+@pytest.mark.parametrize("numbers", CONFIGS, ids=lambda n: json.dumps(n)[:50])
+def test_a_config_whose_tables_or_repeats_are_too_long_is_refused_at_once(
+    numbers: dict[str, Any], model_folder: Make
+) -> None:
+    base = model_folder("llama")
+    edit(base / "config.json", **numbers)
+    start = time.process_time()
+    with pytest.raises(ModelError, match=r"config\.json"):
+        opened(base)
+    assert time.process_time() - start < 2
+
+
+ADAPTERS: list[dict[str, Any]] = [
+    {"peft_type": "LOHA", "r": 1 << 20},
+    {"peft_type": "POLY", "r": 1 << 16},
+    {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 1 << 20, "task_type": "CAUSAL_LM"},
+    {"target_parameters": ["weight"], "r": 1 << 20},
+    {"layer_replication": [[0, 2]] * 500},
+    {"layer_replication": [[0, 10**6]]},
+    {"layer_replication": 5},
+    {"init_lora_weights": "pissa_niter_1000000"},
+    {"trainable_token_indices": list(range(60_000))},
+    {"layers_to_transform": list(range(60_000))},
+    {"anything": [[]] * 60_000},
+]
+
+
+@pytest.mark.parametrize("more", ADAPTERS, ids=lambda m: json.dumps(m)[:50])
+def test_an_adapter_that_its_file_does_not_bear_is_refused_at_once(more: dict[str, Any], model_folder: Make) -> None:
+    adapter = lora(model_folder("llama"))
+    edit(adapter / "adapter_config.json", **more)
+    start = time.process_time()
+    with pytest.raises(ModelError, match=r"adapter_config\.json"):
+        opened(adapter)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("base", ["x" * 300, "a/" + "b" * 300, "a\0b", "a/" * 3000])
+def test_a_base_that_no_file_system_has_is_an_error_and_no_fault(base: str) -> None:
+    with pytest.raises(ModelError, match="which is no model"):
+        base_of({"base_model_name_or_path": base}, "adapter")
+
+
+TIMES = {"type": "Replace", "pattern": {"String": "☃"}, "content": "☃☃"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Sequence", "normalizers": [TIMES] * 30}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{**TIMES, "pattern": {"Regex": "[☀-☄]"}}] * 30}},
+        {"decoder": {"type": "Sequence", "decoders": [TIMES] * 30}},
+        {"normalizer": {**TIMES, "content": "ab " * 2000}},
+    ],
+    ids=["strings", "ranges", "decoder", "one"],
+)
+def test_a_rare_character_cannot_grow_into_gigabytes(part: dict[str, Any], model_folder: Make) -> None:
+    base = model_folder("llama")
+    edit(base / "tokenizer.json", **part)
+    with pytest.raises(ModelError, match="times as long"):
+        load.load_chat(str(base))
+
+
+def test_a_tokenizer_that_reads_a_text_in_two_ways_is_refused(model_folder: Make) -> None:
+    base = model_folder("llama")
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    edit(base / "tokenizer.json", model=model | {"dropout": 0.5})
+    with pytest.raises(ModelError, match="at random"):
+        load.load_chat(str(base))
+
+
+def test_rare_characters_of_a_pattern_are_probed() -> None:
+    for pattern in ("(?=(☃+))☃*☃*x", r"\x{2603}+", r"\u2603+", "[☀-☃]+"):
+        assert "☃" in probe_tokenizer.literals([pattern])
+    assert probe_tokenizer.refused("☃?" * 30 + "☃" * 30)
+    assert probe_tokenizer.refused("(?:☃{1,99})" * 30)
+
+
+SPECIAL: list[tuple[str, dict[str, Any]]] = [
+    ("tokenizer_config.json", {"extra_special_tokens": {f"k{i}": f"<{i}>" for i in range(6000)}}),
+    ("tokenizer_config.json", {"model_specific_special_tokens": {f"k{i}": f"<{i}>" for i in range(6000)}}),
+    ("tokenizer_config.json", {"pad_token": "x" * 5000}),
+    ("tokenizer_config.json", {"pad_token": {"content": "x" * 5000}}),
+    ("special_tokens_map.json", {"additional_special_tokens": [f"<{i}>" for i in range(6000)]}),
+    ("added_tokens.json", {f"<{i}>": 400 + i for i in range(100_001)}),
+]
+
+
+@pytest.mark.parametrize(("file", "facts"), SPECIAL, ids=lambda v: v if isinstance(v, str) else next(iter(v)))
+def test_special_tokens_are_few_and_short(file: str, facts: dict[str, Any], model_folder: Make) -> None:
+    base = model_folder("llama")
+    (base / file).write_text(
+        json.dumps((json.loads((base / file).read_text()) if (base / file).exists() else {}) | facts)
+    )
+    with pytest.raises(ModelError, match=file):
+        opened(base, part="chat")
+
+
+def test_merges_of_millions_of_lines_are_refused(model_folder: Make) -> None:
+    base = model_folder("llama")
+    (base / "merges.txt").write_text("a b\n" * 700_000)
+    with pytest.raises(ModelError, match=r"merges\.txt has 700000 lines"):
+        opened(base, part="chat")
+
+
+@pytest.mark.parametrize("name", ["RagTokenizer", "BertTokenizer"])
+def test_a_tokenizer_class_that_does_not_fit_its_files_is_refused(name: str, model_folder: Make) -> None:
+    base = model_folder("llama")
+    edit(base / "tokenizer_config.json", tokenizer_class=name)
+    with pytest.raises(ModelError, match="Cannot load the tokenizer"):
+        load.load_chat(str(base))
+
+
+def test_two_values_of_one_weight_are_refused(model_folder: Make) -> None:
+    base = model_folder("llama")
+    tensors = load_file(base / "model.safetensors")
+    tensors |= {name.removeprefix("model."): t + 9 for name, t in tensors.items() if "layers.0" in name}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="two values of one weight"):
+        load.load_model(str(base))
+
+
+def test_a_run_in_a_folder_where_others_may_rename_is_copied(model_folder: Make, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "environment.json").write_text("{}")
+    model_folder("llama").rename(run / "model")
+    assert place.is_ours(run / "model")
+    run.parent.chmod(0o777)
+    assert not place.is_ours(run / "model")
+    run.parent.chmod(0o1777)
+    assert place.is_ours(run / "model")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"model": []}', '{"model": 5}', "x", "{}"])
+def test_a_gate_file_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "gate.json").write_text(text)
+    with pytest.raises(DataError, match=r"gate\.json"):
+        check_gated(tmp_path, Recipe(name="x", model="m"))
