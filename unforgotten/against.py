@@ -126,7 +126,9 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
             read(folder / "recipe.yaml", origin=origins.of_run(folder)).model_copy(update=changes),
             system=one.system,
         )
-        if found.row is None and (folder / "results.json").is_file():
+        if origins.of_run(folder) == "foreign":
+            found.distrust()
+        elif found.row is None and (folder / "results.json").is_file():
             found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
         return found
     called = identity.public_name(name)

@@ -92,7 +92,12 @@ def measurement(
             say(f"{error} It is measured as a model of unknown training.")
             return of_stage(another(recipe, str(part_of(folder))), "base", say, system=_system(recipe))
         settings = (recipe or own).evaluate
-        return of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
+        found = of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
+        if whose == "foreign":
+            if found.row is not None or (folder / "replies").exists():
+                say(f"{folder} was not trained here: its replies and figures are put aside, and it is asked anew.")
+            found.distrust()
+        return found
     if recipe is None and not folder.is_dir():
         if files.is_hub_id(target) and not folder.exists():
             raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         self.digest = settings_digest(self.settings, self.found, self.system)
-        self._moved = False
+        self._moved = self._distrusted = False
         self._judges = judges_of(self.settings)
         Panel(self.settings.judges).check(s.kind for s in self.found)
         if any(s.kind != "utility" for s in self.found):
@@ -76,8 +77,14 @@ class Measurement:
         self.folder, self.card, self._moved = folder, None, True
         self._look()
 
+    def distrust(self) -> None:
+        """Nothing that lies in the folder counts: its replies, verdicts and figures may be whatever its maker wrote."""
+        self.row, self._distrusted = None, True
+
     def _look(self) -> None:
         """Reads the row, where this very measurement is finished already."""
+        if self._distrusted:
+            return
         try:
             [row] = results.read(self.folder / "results.json")
             ours = (row["digests"]["settings"], row["digests"]["weights"], row["judges"])
@@ -104,6 +111,8 @@ class Measurement:
                 # A judge that is missing is told now, and not when all is generated.
                 Panel(self.settings.judges).prepare([row for s in self.found if s.kind != "utility" for row in s.rows])
                 model = self.model(shelf or Shelf(), say)
+                if self._distrusted:
+                    forget(self.folder)
                 with progress_bar() as bar:
 
                     def told(what: str, done: int, n: int) -> None:
@@ -175,6 +184,14 @@ class Measurement:
 def _of_files(found: Sequence[Suite]) -> list[str]:
     """How the suites' files were read, where that could surprise."""
     return list(dict.fromkeys(note for suite in found if suite.dataset for note in suite.dataset.notes))
+
+
+def forget(folder: Path) -> None:
+    """Puts aside replies that somebody else left, so that the model is asked anew, and takes away their figures."""
+    there = folder / "replies"
+    if there.is_symlink() or there.exists():
+        there.rename(folder / f"replies-of-others-{uuid.uuid4().hex[:12]}")
+    (folder / "results.json").unlink(missing_ok=True)
 
 
 def forget_comparisons(folder: Path) -> None:
