@@ -128,7 +128,7 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
         )
         if origins.of_run(folder) == "foreign":
             found.distrust()
-        elif found.row is None and (folder / "results.json").is_file():
+        if found.row is None and (folder / "results.json").is_file():
             found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
         return found
     called = identity.public_name(name)
