@@ -88,17 +88,17 @@ def _same(one: str, other: str) -> bool:
 
 def _numbers(config: dict[str, Any], where: str) -> None:
     todo: list[tuple[str, Any]] = list(config.items())
-    values = 0
+    count = 0
     while todo:
-        values += 1
-        if values + len(todo) > MOST_VALUES:
+        count += 1
+        if count + len(todo) > MOST_VALUES:
             raise ModelError(f"{where} holds more than {MOST_VALUES:,} values.")
         field, value = todo.pop()
         if isinstance(value, dict):
             todo += [(field, v) for v in value.values()]
         elif isinstance(value, list):
-            values += len(value)
-            todo += [(field, v) for v in value if not isinstance(v, str)] if values <= MOST_VALUES else []
+            count += len(value)
+            todo += [(field, v) for v in value if not isinstance(v, str)] if count <= MOST_VALUES else []
         elif type(value) in (int, float) and abs(value) > MOST:
             raise ModelError(f"{where}: {field} is {value}, more than {MOST:,}.")
     if config.get("peft_type") == "LORA":
