@@ -29,6 +29,8 @@ class Bounds:
     """Objects and lists inside one another, in one row."""
     turns: int = 1_000
     """Turns of one conversation."""
+    values: int = 20_000
+    """Texts, numbers and the like that the turns and tools of one row hold."""
     characters: int = 1 << 19
     """What a chat template writes for one row (524,288): its tokens take a kilobyte each while they are counted."""
 

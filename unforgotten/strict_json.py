@@ -82,6 +82,20 @@ def _inside(value: Any) -> Any:
     return value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
 
 
+def more_values(value: Any, most: int) -> bool:
+    """Does a value hold more than so many texts, numbers, truths and nulls?"""
+    todo, n = [value], 0
+    while todo and n <= most:
+        each = todo.pop()
+        if isinstance(each, Mapping):
+            todo += each.values()
+        elif isinstance(each, (list, tuple)):
+            todo += each
+        else:
+            n += 1
+    return n > most
+
+
 def unfit(value: Any) -> str:
     """Why a value cannot stand in JSON, or in a text to train on; empty where it can. Keys are looked at too.
 

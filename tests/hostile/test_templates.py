@@ -105,6 +105,21 @@ def test_a_row_of_more_text_than_is_counted_in_a_gigabyte_is_refused_by_name(mon
     bounds.fresh()
 
 
+def test_a_row_of_many_parts_that_are_not_written_costs_seconds_and_is_told_in_a_line() -> None:
+    keys = {f"k{i}": "x" for i in range(3_000)}
+    arguments = {"function": {"name": "f", "arguments": {f"k{i}": i + 10**6 for i in range(3_000)}}}
+    words = "the " * 20_000
+    asked, said = {"role": "user", "content": words}, {"role": "assistant", "content": "b"}
+    chat = Chat(tiny_tokenizer(CHATML))
+    start = time.process_time()
+    _, counts = encode_rows(chat, [Row((asked, {**said, **keys}))])
+    assert len(counts.lost) == 3_000 and all(len(line) < 3_000 for line in counts.lines())
+    assert "and 2,960 more of 2,960 kinds" in counts.lines()[-1]
+    with pytest.raises(TemplateError, match="leaves out of what is trained"):
+        chat.encode(Row((asked, {**said, "tool_calls": [arguments]})))
+    assert time.process_time() - start < 5
+
+
 def test_the_error_names_the_row_and_the_limit_and_the_next_row_is_rendered() -> None:
     slow = "{% if 'slowly' in messages[0].content %}{% for i in range(99999) %}{% for j in range(99999) %}"
     chat = Chat(tiny_tokenizer(slow + "{% endfor %}{% endfor %}{% endif %}" + CHATML))

@@ -74,6 +74,28 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: json.dumps({f"k{i}": i for i in range(300_000)}).encode(),
         "neither `messages`",
     ),
+    "arguments without end": (
+        "a.jsonl",
+        lambda: json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"function": {"name": "f", "arguments": {f"k{i}": 1 for i in range(300_000)}}}],
+                    },
+                ]
+            }
+        ).encode(),
+        "too many values; the limit is 20,000",
+    ),
+    "tools without end": (
+        "a.jsonl",
+        lambda: json.dumps(
+            {"prompt": "a", "completion": "b", "tools": [{"name": f"f{i}"} for i in range(200_000)]}
+        ).encode(),
+        "too many values; the limit is 20,000",
+    ),
     "turns without end": (
         "a.jsonl",
         lambda: json.dumps(
@@ -160,7 +182,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path,
         (b'{"prompt": "a\0", "completion": "b"}', "NUL bytes"),
         (b'{"prompt": "a", "completion": "\\ud83d"}', "half a character"),
         (b'{"prompt": [{"role": "user", "content": "a", "\\ud83d": "x"}], "completion": "b"}', "half a character"),
-        (b'{"prompt": "a", "completion": "b", "tools": [{"\\udc00": 1}]}', "half a character"),
+        (b'{"prompt": "a", "completion": "b", "tools": [{"name": "f", "\\udc00": 1}]}', "half a character"),
         (b'{"prompt": "a", "completion": "b", "category": "\\ud83d"}', "half a character"),
         (b'{"prompt": "a", "completion": "\xe9"}', "not UTF-8"),
         (b"\xef\xbb\xbf\xef\xbb\xbf" + ROW, "BOM"),

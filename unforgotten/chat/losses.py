@@ -15,6 +15,9 @@ from unforgotten.chat.marks import Part
 from unforgotten.datasets.base import Message
 
 _THOUGHT_MARKS = re.compile(r"</?think>|\[/?THINK\]|</?seed:think>")
+SHOWN_KINDS = 40
+SEARCHED_CHARACTERS = 2 * 10**9
+"""Looked through for the parts of one rendering; what is not read by then counts as not written."""
 _REFUSED = {"content", "thought", "call", "argument", "function_call", "refusal"}
 """What an assistant's turn in the loss may not lack."""
 
@@ -24,6 +27,8 @@ class Written:
 
     def __init__(self, text: str, marked: str | None) -> None:
         self.text = text
+        self._regions: dict[tuple[tuple[int, int], ...] | None, tuple[str, str]] = {}
+        self._left = SEARCHED_CHARACTERS
         self.ends = marks.ends(marked, text) if marked is not None else None
         """Where each part ends; None where the template writes a marked row in another way."""
 
@@ -40,12 +45,23 @@ class Written:
 
     def _holds(self, text: str, spans: Sequence[tuple[int, int]] | None) -> bool:
         """Does every piece of `text` stand in the text or its spans, however it is laid out or escaped?"""
-        region = self.text if spans is None else "".join(self.text[a:b] for a, b in spans)
+        region, bare = self._region(spans)
+        self._left -= len(region)
+        if self._left < 0:
+            return False
         if text.strip() in region:
             return True
-        region = marks.squeezed(region)
+        self._left -= 6 * len(bare)
         pieces = [piece for piece in _THOUGHT_MARKS.split(text) if piece.strip()]
-        return all(any(marks.squeezed(form) in region for form in marks.variants(piece)) for piece in pieces)
+        return all(any(marks.squeezed(form) in bare for form in marks.variants(piece)) for piece in pieces)
+
+    def _region(self, spans: Sequence[tuple[int, int]] | None) -> tuple[str, str]:
+        """The text within the spans, and the same without white space."""
+        key = None if spans is None else tuple(spans)
+        if key not in self._regions:
+            region = self.text if spans is None else "".join(self.text[a:b] for a, b in spans)
+            self._regions[key] = region, marks.squeezed(region)
+        return self._regions[key]
 
 
 def refused(parts: Sequence[Part], written: Written, turn: int, spans: Sequence[tuple[int, int]]) -> list[str]:
@@ -122,7 +138,10 @@ def _given_apart(parts: Sequence[Part], written: Written) -> set[int]:
 
 def said(lost: Mapping[str, int]) -> str:
     """Counts of what was left out, as one sentence; empty where nothing was."""
-    told = ", ".join(f"{count:,} {what}" for what, count in sorted(lost.items()))
+    shown = sorted(lost, key=lambda what: (-lost[what], what))[:SHOWN_KINDS]
+    told = ", ".join(f"{lost[what]:,} {what}" for what in sorted(shown))
+    more = len(lost) - len(shown)
+    told += f" and {sum(lost.values()) - sum(lost[what] for what in shown):,} more of {more:,} kinds" if more else ""
     return f"left out by the template: {told}" if told else ""
 
 

@@ -136,9 +136,10 @@ class Renderer:
             if "system" in roles and "system" in each.lower():
                 raise TemplateError(f"{talk.name}: this chat template has no system role (it says: {each}).")
             raise TemplateError(f"{talk.name}: the chat template refuses {_few(roles)}: {each}")
-        if len(each[0]) > (most := bounds().characters):
+        size = max(len(each[0]), len(each[0].encode()) // 2)  # an emoji may be four tokens
+        if size > (most := bounds().characters):
             raise TemplateError(
-                f"{talk.name}: the chat template writes {len(each[0]):,} characters; {over('characters', most)}."
+                f"{talk.name}: the chat template writes {size:,} characters; {over('characters', most)}."
             )
         if talk.controls and f"\\u{ord(BREAK):x}" in each[0]:
             raise TemplateError(

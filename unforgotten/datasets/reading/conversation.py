@@ -106,6 +106,8 @@ def conversation(record: Any, answers: Answers, ignored: Collection[str] = ()) -
             setattr(found, name, value)
     if problem := strict_json.unfit([found.messages, list(found.tools), found.category, found.difficulty]):
         raise Wrong(problem)
+    if strict_json.more_values([found.messages, list(found.tools)], most := bounds().values):
+        raise Wrong(f"its turns and tools hold too many values; {over('values', most)}")
     read = {*_ASIDE, *_OWN[form], *(n for n in ("category", "difficulty") if isinstance(record.get(n), str))}
     marked = {*marks.LEARNT, *marks.HIDDEN}
     found.unread = tuple(
