@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity, origin, registry, results
+from unforgotten import files, identity, origin, registry, results, strict_read
 from unforgotten.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.measure.measurement import Measurement, Trained, measure_all
@@ -132,6 +132,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
     from unforgotten.finetune import user_rows
 
     settings = _settings(recipe)
+    strict_read.no_links(folder)
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
     done = files.record(folder / "trained.json", memory_rows=int, notes=list)

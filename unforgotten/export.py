@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from unforgotten import files, parity, partial, push, registry, serving
+from unforgotten import files, parity, partial, push, registry, serving, strict_read
 from unforgotten import origin as origins
 from unforgotten.align import Aligned, Say, quiet
 from unforgotten.card import card
@@ -137,6 +137,7 @@ def _left(run: str) -> Left:
         folder = run_folder(read(run))
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
+    strict_read.no_links(folder)
     recipe = read(folder / "recipe.yaml", origin=(whose := origins.of_run(folder)), opens=False)
     recipe = recipe.model_copy(update={"out": str(folder.parent)})
     recorded = files.record(folder / "environment.json", aligned=dict)

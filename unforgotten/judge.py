@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, results
+from unforgotten import files, results, strict_read
 from unforgotten import origin as origins
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError, RecipeError
@@ -75,6 +75,7 @@ def _runs(folder: Path, say: Say) -> list[Path]:
 
 def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
     """A run's row and its suites, filled from their files."""
+    strict_read.no_links(folder)
     rows = results.read(folder / "results.json")
     if len(rows) != 1:
         raise DataError(f"{folder / 'results.json'} has {len(rows)} rows; that of a run has one. Evaluate it again.")

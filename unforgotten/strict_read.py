@@ -12,11 +12,15 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from unforgotten.errors import RecipeError
+from unforgotten.errors import DataError, RecipeError
 
 VARIABLE = "UNFORGOTTEN_MAX_RECORD_MB"
 MEGABYTES = 128
 """The longest file of a run folder that is read whole, where the variable says nothing else."""
+
+
+WRITTEN = ("replies", "probe", "figures", "tables", "exports")
+"""Folders of a run or a comparison that verbs write in, or clear."""
 
 
 def content(path: Path, most: int | None = None) -> bytes:
@@ -49,6 +53,15 @@ def value(path: Path) -> Any:
 def lines(path: Path) -> list[Any]:
     """The values of JSON Lines. Only a line feed ends one: text may hold U+2028 and the like, where splitlines cuts."""
     return [loads(line) for line in text(path).split("\n") if line.strip()]
+
+
+def no_links(folder: Path) -> None:
+    """Raises DataError where a folder that we write in, within that of a run or a comparison, is a link."""
+    for place in (*(folder / name for name in WRITTEN), *folder.glob("served-*")):
+        if place.is_symlink():
+            raise DataError(
+                f"{place} is a link, and what is written there would land elsewhere: put a folder in its place."
+            )
 
 
 def loads(words: str) -> Any:

@@ -133,3 +133,27 @@ def test_a_strangers_code_is_known_by_what_loads_it(
         with pytest.raises(RecipeError, match="names code"):
             read(run / "recipe.yaml")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["replies", "probe", "figures", "tables", "exports", "served-0123"])
+def test_nothing_is_written_or_cleared_through_a_link(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's run with `replies` as a link wrote over files of that place; `figures` cleared its pictures."""
+    monkeypatch.setenv("UNFORGOTTEN_CACHE", str(tmp_path / "cache"))
+    (theirs := tmp_path / "theirs").mkdir()
+    for file in ("advbench.jsonl", "x.svg", "table.csv"):
+        (theirs / file).write_text("precious")
+    (run := tmp_path / "runs" / "run-0123456789ab").mkdir(parents=True)
+    (run / name).symlink_to("../../theirs")
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"model": "owner/name", "evaluate": {"harm": "advbench"}}))
+    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "policy": "merged"}))
+    (run / "environment.json").write_text(json.dumps({"digests": {}, "aligned": {}}))
+    (run / "results.json").write_text(json.dumps({"schema": 1, "rows": []}))
+    (run / "adapter").mkdir()
+    for words in (["evaluate"], ["report"], ["judge", "--judge", "keywords"], ["export", "--as", "adapter"]):
+        if words[0] == "judge" and name != "replies":
+            continue  # without replies there is nothing to judge
+        done = CliRunner().invoke(app, [words[0], str(run), *words[1:]])
+        assert done.exit_code == 2 and "is a link" in done.output.replace("\n", " "), done.output
+    assert all(file.read_text() == "precious" for file in theirs.iterdir())

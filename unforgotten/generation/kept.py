@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten import identity
+from unforgotten import identity, strict_read
 from unforgotten.files import private_folder
 
 
@@ -59,7 +59,7 @@ class Kept:
 def _whole_lines(path: Path) -> list[Any]:
     """The file's lines; one without an end is cut off, so that the next one does not continue it."""
     try:
-        raw = path.read_bytes()
+        raw = strict_read.content(path)
     except FileNotFoundError:
         return []
     whole = raw[: raw.rfind(b"\n") + 1]

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from unforgotten import __version__, files, report, results
+from unforgotten import __version__, files, report, results, strict_read
 from unforgotten.errors import DataError
 from unforgotten.page import (
     categories,
@@ -47,6 +47,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
     if png:
         picture.check()
     file = folder / "results.json" if folder.is_dir() else folder
+    strict_read.no_links(file.parent)
     rows, lead = results.read(file), ""
     if one_run.is_run(file.parent) and len(rows) == 1:
         beside = one_run.before(file.parent, rows[0])
@@ -71,7 +72,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
         written.write(out.parent / "tables", tested, found, name)
         files.put(out, html(name, rows, found, tested, figures, root, lead))
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}.") from None
+        raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
     return out
 
 
