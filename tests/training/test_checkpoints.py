@@ -153,6 +153,17 @@ def test_a_checkpoint_without_digests_is_taken_with_a_note(copy: Path, through: 
     assert testing.distance(through[1], again.run.snapshot()) == 0.0
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "trainer_state.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x93garbage" * 100], ids=["empty", "garbage"])
+def test_a_file_that_nothing_reads_damages_a_checkpoint_without_digests(name: str, content: bytes, copy: Path) -> None:
+    for step in (2, 4, 6):
+        (copy / f"checkpoint-{step}" / "unforgotten" / "complete.json").write_text('{"methods": ["der"]}')
+    (copy / "checkpoint-6" / name).write_bytes(content)
+    found, damaged = checkpoint.newest_whole(copy)
+    assert found == copy / "checkpoint-4" and [d.folder.name for d in damaged] == ["checkpoint-6"]
+    assert name in damaged[0].why
+
+
 def test_other_rows_a_step_are_refused(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoint-6")
     with pytest.raises(TrainingError, match="trained with 2 rows a step, and this run has 4"):

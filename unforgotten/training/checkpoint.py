@@ -118,7 +118,7 @@ def fault(checkpoint: Path) -> str | None:
     except TrainingError:
         return f"{FOLDER}/{MARK} cannot be read"
     if set(found) == {"methods"}:
-        return None
+        return _unreadable(checkpoint)
     rest = {name: value for name, value in found.items() if name != "digest"}
     listed = found.get("files")
     if found.get("digest") != _digest(rest) or not isinstance(listed, dict):
@@ -136,6 +136,25 @@ def fault(checkpoint: Path) -> str | None:
             return f"{name} is not as it was written (its sha256 differs)"
     more = [name for name in there if name not in listed and READ_BY_THE_TRAINER.fullmatch(Path(name).name)]
     return f"{more[0]} was not written with it" if more else None
+
+
+def _unreadable(checkpoint: Path) -> str | None:
+    """The first file of an older checkpoint that nothing could read; whether the others are right, none can tell."""
+    import torch
+    from safetensors import safe_open
+
+    for path in sorted(checkpoint.rglob("*")):
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.name in ("optimizer.pt", "scheduler.pt"):
+                torch.load(path, map_location="cpu", weights_only=True)  # a pickle of anything else is not run
+            elif path.suffix == ".safetensors":
+                with safe_open(str(path), "pt"):
+                    pass
+        except Exception as error:  # cut and damaged files fail in as many ways as there are formats
+            return f"{path.relative_to(checkpoint)} cannot be read ({type(error).__name__})"
+    return None
 
 
 def marked(output: Path) -> list[Path]:
