@@ -7,6 +7,7 @@ Nothing heavy is imported at the top: `--help` and `list` answer without loading
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -105,7 +106,9 @@ class Commands(Trusting):
             with terminate.handled():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # a second one, while this one ends, does not wait
+            # A second one does not wait; and while Python itself ends, it would end the process by the signal.
+            signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
             print("\nStopped. Give the same command again: it goes on from where it was.", file=sys.stderr)
             raise typer.Exit(130) from None
         except terminate.Terminated as stop:
