@@ -213,8 +213,7 @@ def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool
         reader = csv.reader(texts, delimiter=tabs, quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(texts, delimiter=tabs, strict=True)
-    cells: list[tuple[int, list[str]]] = []
-    before = 0
+    cells, before = list[tuple[int, list[str]]](), 0
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
@@ -227,6 +226,8 @@ def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool
     first = [name.strip() for name in cells[0][1]] if cells else []
     if {name.casefold() for name in header} & {name.casefold() for name in first}:
         body, width = cells[1:], len(first)
+        if twice := sorted({name for name in first if name and first.count(name) > 1}):
+            raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice; only one can be read.")
     elif sole and all(len(row) == 1 for _, row in cells):
         if first and " " not in first[0]:  # taken for a prompt, a header nobody foresaw would be one row too many
             raise DataError(f"{path}: the first line, {first[0]!r}, looks like a header; call that column {sole!r}.")

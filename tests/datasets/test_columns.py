@@ -120,3 +120,9 @@ def test_an_evaluation_says_how_a_file_was_read(write: Any) -> None:
 
     [suite] = suites(Evaluate(harm=[{"name": "refusals", "path": write("j.csv", JAILBREAKBENCH)}]))
     assert suite.dataset is not None and "'Goal' is read as the prompt" in suite.dataset.notes[0]
+
+
+def test_a_header_that_names_a_column_twice_is_refused(write: Any) -> None:
+    with pytest.raises(DataError, match="names 'prompt' twice"):
+        read(write("a.csv", "prompt,prompt\n[A],[B]\n"))
+    assert read(write("b.csv", ",,prompt\n0,0,[A]\n"))[0] == [("[A]", "")]

@@ -327,6 +327,13 @@ AZURE = {"error": {"code": "content_filter", "status": 400, "innererror": {"code
         (200, {"choices": [{"message": {"content": "half"}, "finish_reason": "content_filter"}]}, "content_filter"),
         (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter: SAFETY"}]}, "SAFETY"),
         (200, {"choices": [{"finish_reason": "SAFETY"}]}, "SAFETY"),
+        (200, {"choices": [{"finish_reason": "content-filter"}]}, "content-filter"),
+        (200, {"choices": [{"finish_reason": "ContentFilter"}]}, "ContentFilter"),
+        (200, {"choices": [{"finish_reason": "IMAGE_SAFETY"}]}, "SAFETY"),
+        (200, {"choices": [{"text": "", "content_filter_results": {"hate": {"filtered": True}}}]}, "content filter"),
+        (200, {"choices": [{"finish_reason": "error", "native_finish_reason": "content_filter"}]}, "content_filter"),
+        (200, {"choices": None, "prompt_filter_results": [{"content_filter_results": {}}]}, "content filter"),
+        (200, {"error": {"code": "content_filter", "message": "blocked"}}, "content filter"),
         (200, {"choices": [], "prompt_filter_results": [{"content_filter_results": {}}]}, "content filter"),
     ],
 )

@@ -547,6 +547,41 @@ def test_a_file_that_is_no_audit_is_refused(text: str, what: str, recipe: Recipe
         finetune(recipe, audited=str(tmp_path / "audit.json"))
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"outcome": "within"}, "its outcome is 'within'"),
+        ({"outcome": None}, "its outcome is None"),
+        ({"outcome": "ok"}, "its outcome is 'ok'"),
+        ({"outcome": "within", "decision": None}, "its outcome is 'within'"),
+        ({"outcome": "within", "decision": {"outcome": "within"}}, "its decision is 'within'"),
+        ({"outcome": "within", "decision": {"outcome": "within", "high": 0.5}}, "none that is p's"),
+        ({"outcome": "within", "decision": [1]}, "no limit and interval"),
+        ({"p": {"n": 8, "unparsed": None}}, "its p has no counts"),
+        ({"digest": "0" * 64}, "its digest"),
+        ({"digests": {"max_length_tokens": 63}}, "its digest"),
+        ({"digests": {"more": 1}}, "its digests"),
+    ],
+)
+def test_an_audit_that_was_changed_by_hand_is_refused(
+    change: dict[str, Any], what: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    file = audited(recipe, tmp_path, max_p=1)  # of 8 rows nothing is clear
+    facts = json.loads(Path(file).read_text())
+    for key, value in change.items():
+        facts[key] = facts[key] | value if isinstance(value, dict) else value
+    Path(file).write_text(json.dumps(facts))
+    with pytest.raises(RecipeError, match=f"contradicts itself: .*{what}"):
+        finetune(recipe, audited=file)
+
+
+def test_a_key_that_an_audit_names_twice_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    file = Path(audited(recipe, tmp_path, max_p=1))
+    file.write_text(file.read_text()[:-1] + ', "outcome": "within"}')
+    with pytest.raises(RecipeError, match="stands there twice"):
+        finetune(recipe, audited=str(file))
+
+
 def test_an_audit_that_did_not_pass_holds_the_run_back(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did not pass: unclear: p = 0.0 %.*about 73"):
         finetune(recipe, audited=audited(recipe, tmp_path, max_p=5))

@@ -113,6 +113,36 @@ def test_conversations_to_evaluate_on_are_encoded_as_the_training_rows_are(tmp_p
         made.evaluate([{"prompt": "who? " * 3000, "completion": "me."}])
 
 
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"input_ids": [3, 4, 5], "labels": [-100, 4, 6]}, r"labels\[2\] is 6, and the token there is 5"),
+        ({"input_ids": [3, 4, 5], "labels": [4, 5, -100]}, "not shifted"),
+        ({"input_ids": [3, 4, 5], "labels": [-1, 4, 5]}, "is -1"),
+        ({"input_ids": [3.7, 4, 5], "labels": [3.7, 4, 5]}, "whole numbers"),
+        ({"input_ids": ["3", "4"], "labels": ["3", "4"]}, "whole numbers"),
+        ({"input_ids": [[3, 4]], "labels": [[3, 4]]}, "whole numbers"),
+        ({"input_ids": [True, 4], "labels": [True, 4]}, "whole numbers"),
+        ({"input_ids": None, "labels": None}, "has no input_ids"),
+        (SHORT, "has no input_ids"),
+        ({"input_ids": [3, 999], "labels": [3, 999]}, "does not fit|do not fit"),
+        ({"input_ids": [3, -1], "labels": [3, -1]}, "is negative"),
+        ({"input_ids": [3] * 65, "labels": [3] * 65}, "64 rotary positions"),
+    ],
+)
+def test_encoded_rows_are_checked_wherever_they_are_given(row: Any, what: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    model = tiny("llama", len(tokenizer), max_position_embeddings=64)
+    rows = [{"input_ids": [3, 4], "labels": [-100, 4]}, row]
+    for given in (
+        {"rows": rows},
+        {"rows": [SHORT], "eval_dataset": rows},
+        {"rows": [SHORT], "eval_dataset": {"a": rows}},
+    ):
+        with pytest.raises(DataError, match=what):
+            trainer(tmp_path, model, tokenizer, **given)
+
+
 def test_faults_of_training_and_safety_rows_are_one_error(tmp_path: Path) -> None:
     no = "{% if messages[1:] and messages[1].role == 'user' %}{{ raise_exception('no') }}{% endif %}"
     tokenizer = tiny_tokenizer(no + CHATML)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from unforgotten.chat import Chat
 
 Progress = Callable[[int, int], None]
+ROUNDED = 1e-3
+"""Percent by which two records of one interval may differ: one of them is rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +93,70 @@ def check(path: str, rows: Sequence[Row], chat: Chat, max_length_tokens: int | N
             f"{'differ' if len(differs) > 1 or differs[0] == 'the rows' else 'differs'}. "
             "Audit again with --recipe and this recipe."
         )
-    if facts.get("outcome") in ("beyond", "unclear"):
-        line = (facts.get("decision") or {}).get("line") or "not a single row could be read"
+    if facts["outcome"] in ("beyond", "unclear"):
+        line = facts["decision"]["line"] if facts.get("decision") else "not a single row could be read"
         raise RecipeError(f"{path} did not pass: {line} Nothing is trained on it.")
-    return {"digest": facts.get("digest"), "outcome": facts.get("outcome"), "judge": facts.get("judge")} | {
-        "max_p": (facts.get("decision") or {}).get("limit"),
+    return {"digest": facts["digest"], "outcome": facts["outcome"], "judge": facts.get("judge")} | {
+        "max_p": facts["decision"]["limit"] if facts.get("decision") else None,
         "file": hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
     }
 
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        facts = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        facts = json.loads(text, object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"--audited {path} cannot be read: {error}") from None
     if not isinstance(facts, dict) or not isinstance(facts.get("digests"), dict) or "outcome" not in facts:
         raise RecipeError(f"--audited {path} is not what `unforgotten data audit --out` writes.")
+    if facts["digests"].get("examples") and (wrong := _contradiction(facts)):
+        raise RecipeError(f"--audited {path} contradicts itself: {wrong}. It was changed; audit again.")
     return facts
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+def _contradiction(facts: dict[str, Any]) -> str:
+    """What does not follow from the rest of an audit; empty where all does.
+
+    A file that somebody changed by hand is told from a whole one, not from one that was made up with care: who may
+    write the file decides what it says.
+    """
+    try:
+        whole = Digests(**facts["digests"]).whole
+    except TypeError:
+        return "its digests are not those of an audit"
+    if facts.get("digest") != whole:
+        return "its digest is not that of its parts"
+    p, decision, outcome = facts.get("p"), facts.get("decision"), facts["outcome"]
+    if not isinstance(p, dict) or not all(type(p.get(name)) is int for name in ("n", "unparsed")):
+        return "its p has no counts"
+    read = p["n"] > p["unparsed"]
+    if decision is None:
+        follows = None if read else "unclear"
+    else:
+        try:
+            follows = _follows(decision, p) if read else "unclear"
+        except (TypeError, KeyError):
+            return "its decision has no limit and interval, or none that is p's"
+        if decision.get("outcome") != follows:
+            return f"its decision is {decision.get('outcome')!r}, and its interval says {follows!r}"
+    return "" if outcome == follows else f"its outcome is {outcome!r}, and its p and decision say {follows!r}"
+
+
+def _follows(decision: dict[str, Any], p: dict[str, Any]) -> str:
+    """What an interval says of its limit, as `statistics.prevalence.decide` does."""
+    limit, low, high = (float(decision[name]) for name in ("limit", "low", "high"))
+    if any(abs(float(p[name]) - decision[name]) > ROUNDED for name in ("low", "high")):
+        raise KeyError("interval")
+    str(decision["line"])
+    return "within" if high <= limit else "beyond" if low > limit else "unclear"
 
 
 def _rows_digest(rows: Iterable[Row]) -> str:

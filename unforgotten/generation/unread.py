@@ -5,7 +5,8 @@ prompts. What is wrong with the request as such (its key, the model's name, a fi
 
     filter   HTTP 400 with code content_filter (Azure), content_policy_violation or invalid_prompt (OpenAI),
              data_inspection_failed (DashScope); 403 with flagged_input (OpenRouter); 451; as an answer's finish_reason
-             content_filter (OpenAI, Azure), safety and its like (Gemini), refusal (Anthropic), sensitive (Zhipu)
+             content_filter (OpenAI, Azure), safety and its like (Gemini), refusal (Anthropic), sensitive (Zhipu), also
+             as native_finish_reason (OpenRouter); an answer's content_filter_results with `filtered` (Azure)
     length   HTTP 400 or 422 about the context length, in the words of vLLM, SGLang, llama.cpp, TGI, OpenAI; 413
 """
 
@@ -61,11 +62,22 @@ def of_error(status: int, body: str) -> bool:
 def of_answer(found: Mapping[str, Any]) -> str:
     """Why an answer is no reply of the model's own, where a filter ended or replaced it; else empty."""
     choices = found.get("choices")
-    if choices == [] and _FILTER_CODES.search(str(found)[:_LONGEST]):
+    if not choices and _FILTER_CODES.search(str(found)[:_LONGEST]):
         return "the server's content filter gave no answer"
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
-    reason = str(choice.get("finish_reason") or "")
-    # Gemini writes `content_filter: SAFETY`, others one of its words alone.
-    if re.split(r"[^\w]+", reason.lower())[0] in FILTERED:
-        return f"the server ended the answer by {reason[:60]!r}"
+    # A gateway tells its own words (error) from those of the server behind it (content_filter).
+    for reason in (str(choice.get(name) or "").strip() for name in ("finish_reason", "native_finish_reason")):
+        if _is_filters(reason):
+            return f"the server ended the answer by {reason[:60]!r}"
+    marks = choice.get("content_filter_results")
+    of_kind = list(marks.values()) if isinstance(marks, Mapping) else []
+    if any(isinstance(mark, Mapping) and mark.get("filtered") is True for mark in of_kind):
+        return "the server's content filter took the answer out"
     return ""
+
+
+def _is_filters(reason: str) -> bool:
+    """Whether a filter ended the answer: `content_filter: SAFETY` (Gemini), `contentFilter`, `content-filter`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", reason).lower()
+    first = re.split(r"[^\w]+", words)[0].removeprefix("finish_reason_").removeprefix("image_")
+    return first in FILTERED

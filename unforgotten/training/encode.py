@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from unforgotten.chat.faults import joined
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.jsonl import is_arrow, rows_of
 from unforgotten.errors import DataError, TemplateError
-from unforgotten.training.collate import response_tokens
+from unforgotten.training.collate import IGNORED, response_tokens
 from unforgotten.training.watch import progress_bar
 
 _LOG = logging.getLogger("unforgotten")
@@ -79,19 +80,54 @@ def is_encoded(data: Any) -> bool:
     return not isinstance(first, (dict, Row)) or (isinstance(first, dict) and "input_ids" in first)
 
 
+def ids_of(data: Any, what: str) -> list[tuple[str, list[int]]]:
+    """Where each encoded row of a list or of a `datasets.Dataset` stands, and its ids; none of other data sets.
+
+    Raises DataError where a row's labels are not its own; rows without labels, which only predict, are taken.
+    """
+    if not isinstance(data, (list, tuple)) and not is_arrow(data):
+        return []
+    found = []
+    for at, row in enumerate(data):
+        bare = isinstance(row, dict) and row.get("labels") is None and row.get("input_ids") is not None
+        ids = _whole(row["input_ids"], f"{what}[{at}].input_ids") if bare else _checked(row, at, what)["input_ids"]
+        found.append((f"{what}[{at}]", ids))
+    return found
+
+
 def _each(data: Any, what: str) -> Iterable[Any]:
     if isinstance(data, (str, bytes, dict)) or not hasattr(data, "__iter__"):
         raise DataError(f"{what} must be rows: a list, a datasets.Dataset or one of ours, not {type(data).__name__}.")
     return iter(data)
 
 
-def _checked(row: dict[str, Any], at: int, what: str) -> dict[str, Any]:
-    ids, labels = [int(i) for i in row["input_ids"]], row.get("labels")
-    if labels is None:
+def _checked(row: Any, at: int, what: str) -> dict[str, Any]:
+    if not isinstance(row, dict) or row.get("input_ids") is None:
+        raise DataError(f"{what}[{at}] has no input_ids, and the rows before it have. Encode all rows, or none.")
+    if row.get("labels") is None:
         raise DataError(f"{what}[{at}] has input_ids but no labels, so the prompt would be trained on. Add labels.")
-    found = {**row, "input_ids": ids, "labels": [int(label) for label in labels]}
-    if len(ids) != len(found["labels"]):
-        raise DataError(f"{what}[{at}]: {len(ids)} input_ids but {len(found['labels'])} labels.")
+    ids, labels = (_whole(row[name], f"{what}[{at}].{name}") for name in ("input_ids", "labels"))
+    if len(ids) != len(labels):
+        raise DataError(f"{what}[{at}]: {len(ids)} input_ids but {len(labels)} labels.")
+    for n, (i, label) in enumerate(zip(ids, labels, strict=True)):
+        if label not in (i, IGNORED):
+            raise DataError(
+                f"{what}[{at}].labels[{n}] is {label}, and the token there is {i}: a label is its own token's id, or "
+                f"{IGNORED} outside of the loss. Labels are not shifted; the model does that."
+            )
+    found = {**row, "input_ids": ids, "labels": labels}
     if response_tokens(found) == 0:
-        raise DataError(f"{what}[{at}] has no token in the loss: every label after the first is -100.")
+        raise DataError(f"{what}[{at}] has no token in the loss: every label after the first is {IGNORED}.")
     return found
+
+
+def _whole(values: Any, place: str) -> list[int]:
+    """Token ids as numbers of Python's; what is no whole number is refused, not rounded."""
+    try:
+        return [operator.index(value) for value in values if not isinstance(value, bool) or _refuse(value)]
+    except TypeError:
+        raise DataError(f"{place} must be a list of whole numbers, the ids of one row.") from None
+
+
+def _refuse(value: bool) -> bool:
+    raise TypeError(value)

@@ -20,7 +20,7 @@ from unforgotten.methods.base import Method
 from unforgotten.training import checkpoint, chunked, limits, nf4, policy, resume
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.distance import distance
-from unforgotten.training.encode import encoded, encoded_both, is_encoded
+from unforgotten.training.encode import encoded, encoded_both, ids_of, is_encoded
 from unforgotten.training.live import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.memory import Memory
 from unforgotten.training.once import Once, digest, fingerprint
@@ -185,7 +185,10 @@ class MethodMixin(_Trainer):
         """Rows to evaluate on, encoded as `train_dataset` is; encoded ones, and a name of some, stay as they are."""
         if isinstance(data, dict) and "input_ids" not in data:
             return {name: self._held_out(each, f"{what}[{name!r}]", model) for name, each in data.items()}
-        if data is None or isinstance(data, str) or is_encoded(data):
+        if data is None or isinstance(data, str):
+            return data
+        if is_encoded(data):
+            fits.refuse(ids_of(data, what), model or self.model)
             return data
         self.chat, rows, _ = encoded(data=data, what=what, chat=self.chat, **self._encode)
         fits.refuse([(str(row.get("source") or ""), row["input_ids"]) for row in rows], model or self.model)
