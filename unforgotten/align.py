@@ -205,6 +205,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         save_on_sigterm=True,
         callbacks=[watch.Claimed(lease), bar, metrics],
     )
+    trainer.run.of = where.digest
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -130,8 +131,17 @@ _MEMORY = (
     "There is not enough memory. Lower training.batch_size (with a higher training.accumulation the result is nearly "
     "the same), training.max_length_tokens or evaluate.batch_size; or set training.gradient_checkpointing: true."
 )
-_WITHOUT_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_WITHOUT_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "can't start new thread",  # its stack does not fit
+    "failed to map segment",  # a library does not
+)
 _FULL = ("no space left", "disk full", "file write failed", "unexpected pos", "inline_container")
+_CUT = r"\d+ requested and \d+ written"
+"""What ndarray.tofile raises on a full disk, without a number."""
 
 
 def plain(error: BaseException) -> str | None:
@@ -147,7 +157,8 @@ def plain(error: BaseException) -> str | None:
         return _MEMORY
     if (theirs := of_user(error)) is not None:
         return theirs
-    if isinstance(error, RuntimeError) and _says(error, _FULL):
+    numpys = isinstance(error, OSError) and error.errno is None and re.fullmatch(_CUT, text)
+    if numpys or (isinstance(error, RuntimeError) and _says(error, _FULL)):
         return f"A file could not be written: {text.partition(chr(10))[0]}. {_MENDS[errno.ENOSPC]}"
     if isinstance(error, OSError) and error.errno is not None and error.errno in _MENDS:
         place = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
@@ -203,4 +214,4 @@ def _text(error: BaseException) -> str:
 
 def _says(error: BaseException, words: Sequence[str]) -> bool:
     text = _text(error).lower()
-    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
+    return isinstance(error, (RuntimeError, OSError, ImportError)) and any(word in text for word in words)

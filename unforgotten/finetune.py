@@ -309,6 +309,7 @@ def _train(
         save_on_sigterm=True,
         callbacks=[watch.Claimed(lease), bar, metrics, *_tensorboard(recipe, folder)],
     )
+    trainer.run.of = folder.name.rpartition("-")[2]
     for line in trainer.counts.lines()[1:] if trainer.counts else []:
         say(f"User rows: {line}.")
     trainer.remove_callback(PrinterCallback)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity
+from unforgotten import files, identity, variables
 from unforgotten.align import Aligned
 from unforgotten.errors import DataError, ModelError
 from unforgotten.models.adapter import base_of
@@ -167,7 +167,7 @@ def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) ->
     from unforgotten.align import base_of as model_of
 
     try:
-        where = Aligned(**recorded)
+        where = Aligned(**{key: _filled(key, value) for key, value in recorded.items()})
     except TypeError as error:
         raise DataError(f"{folder / 'environment.json'}: aligned is not as we write it ({error}).") from None
     named = [recipe.model, recipe.base, model_of(recipe, build=False)]
@@ -184,6 +184,15 @@ def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) ->
                 f"{folder}: environment.json names {path!r}, which its recipe does not name. It is not followed."
             )
     return where
+
+
+def _filled(key: str, value: Any) -> Any:
+    """A field of the record, with the variables that `--allow-env` kept out of it. Raises TypeError for other types."""
+    if key == "made" and isinstance(value, bool):
+        return value
+    if not isinstance(value, str) and not (value is None and key not in ("made", "base", "digest", "chat")):
+        raise TypeError(f"{key} is {value!r:.40}")
+    return value if value is None else variables.expand(value)
 
 
 def _elsewhere(where: Aligned, path: str) -> bool:

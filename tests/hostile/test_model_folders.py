@@ -222,6 +222,35 @@ def test_an_adapter_on_the_hub_id_of_a_public_model_names_it(tmp_path: Path, mon
 # Hub snapshots
 
 
+@pytest.mark.parametrize("leads", ["models--x--victim/snapshots/a", "victim", "models--y--evil/a"])
+def test_a_snapshot_that_is_another_models_is_refused(leads: str, tmp_path: Path) -> None:
+    """A ref such as ../../models--x--victim/snapshots/a, or a link in the place of a snapshot, led there."""
+    with pytest.raises(ModelError, match="leads to .*, which is not in models--y--evil"):
+        place._refuse_another(tmp_path / leads, "y/evil")
+    place._refuse_another(tmp_path / "models--y--evil/snapshots/a", "y/evil")
+
+
+@pytest.mark.parametrize("how", ["link", "ref"])
+def test_the_hubs_cache_gives_no_other_models_files(
+    how: str, tmp_path: Path, model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    hub, at = tmp_path / "hub", "a" * 40
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    victim, evil = hub / "models--x--victim" / "snapshots" / at, hub / "models--y--evil" / "snapshots" / at
+    shutil.copytree(model_folder("llama"), victim)
+    evil.parent.mkdir(parents=True)
+    (evil.parents[1] / "refs").mkdir()
+    ref = at if how == "link" else f"../../models--x--victim/snapshots/{at}"
+    (evil.parents[1] / "refs" / "main").write_text(ref)
+    if how == "link":
+        evil.symlink_to(victim)
+    with pytest.raises(ModelError, match="not in models--y--evil"):
+        opened("y/evil")
+
+
 def snapshot(base: Path, home: Path) -> Path:
     """The folder as the Hub's cache keeps it: links of a revision to blobs."""
     revision = "0123456789" * 4

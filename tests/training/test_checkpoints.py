@@ -173,6 +173,33 @@ def test_other_rows_a_step_are_refused(copy: Path) -> None:
     assert same._resumed_from == copy / "checkpoint-4"
 
 
+@pytest.mark.parametrize(("owner", "goes_on"), [("b" * 12, False), ("a" * 12, True)])
+def test_a_checkpoint_of_another_run_is_refused(owner: str, goes_on: bool, tmp_path: Path) -> None:
+    """Same method, same batch, other rows: nothing else in it would tell."""
+    first = trainer(tmp_path / "run", method="sft", max_steps=2)
+    first.run.of = "a" * 12
+    first.train()
+    second = trainer(tmp_path / "run", method="sft", max_steps=2)
+    second.run.of = owner
+    if goes_on:
+        second.train(resume_from_checkpoint=True)
+        assert second._resumed_from == tmp_path / "run" / "checkpoint-2"
+    else:
+        with pytest.raises(TrainingError, match=f"is of another run .{'a' * 12}, this is {owner}"):
+            second.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(("key", "value"), [("ratios", ["x"]), ("notes", 5), ("methods", "der")])
+def test_a_mark_of_other_types_is_damaged(key: str, value: object, copy: Path) -> None:
+    """Its digest is right, so that only the types tell."""
+    file = copy / "checkpoint-6" / "unforgotten" / "complete.json"
+    facts = {**json.loads(file.read_text()), key: value}
+    del facts["digest"]
+    file.write_text(json.dumps(facts | {"digest": checkpoint._digest(facts)}))
+    found, damaged = checkpoint.newest_whole(copy)
+    assert found == copy / "checkpoint-4" and "is not as it was written" in damaged[0].why
+
+
 @pytest.mark.parametrize("harm", [flip, cut, swap])
 def test_a_damaged_store_is_made_again_or_named(harm: Callable[[Path], None], copy: Path, through: Any) -> None:
     [states] = (copy / "aligned-states").glob("states-*")

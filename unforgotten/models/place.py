@@ -33,7 +33,19 @@ def folder_of(called: str, revision: str | None, part: Part) -> Path:
         return folder.resolve()
     if called.startswith((".", "/", "~")) or called.count("/") > 1 or "\\" in called or not called:
         raise ModelError(f"There is no model folder {called}. Give a folder, or a Hub id such as owner/name.")
-    return _downloaded(called, revision, part).resolve()
+    folder = _downloaded(called, revision, part).resolve()
+    _refuse_another(folder, called)
+    return folder
+
+
+def _refuse_another(snapshot: Path, called: str) -> None:
+    """Raises ModelError where a link or a ref in the Hub's cache leads to another model's snapshot, or out of it."""
+    wanted = f"models--{called.replace('/', '--')}"
+    if snapshot.parent.name != "snapshots" or snapshot.parent.parent.name != wanted:
+        raise ModelError(
+            f"{called}: its snapshot in the Hub's cache leads to {snapshot}, which is not in {wanted}. Remove {wanted} "
+            "from the cache and download it again."
+        )
 
 
 def is_ours(folder: Path) -> bool:

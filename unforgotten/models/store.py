@@ -49,7 +49,7 @@ def home() -> Path:
     """The store's folder. Raises ModelError where it cannot be this user's alone."""
     folder = identity.cache_folder() / "models"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        files.private_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         facts = folder.lstat()

@@ -42,7 +42,7 @@ def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
         pass  # not there, or a file of another form: computed anew
     found = compute()
     if found.passed:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.private_folder(path.parent)
         part = files.part_of(path)
         part.write_bytes(gzip.compress(json.dumps(asdict(found)).encode(), mtime=0))
         os.replace(part, path)

@@ -38,6 +38,9 @@ READ_BY_THE_TRAINER = re.compile(
 )
 """A file of such a name that the mark does not list would be read in place of, or beside, those that it lists."""
 
+TYPES: dict[str, type] = {"methods": list, "notes": list, "ratios": dict}
+"""What a mark holds of these."""
+
 
 @dataclass(frozen=True)
 class Damaged:
@@ -121,7 +124,8 @@ def fault(checkpoint: Path) -> str | None:
         return _unreadable(checkpoint)
     rest = {name: value for name, value in found.items() if name != "digest"}
     listed = found.get("files")
-    if found.get("digest") != _digest(rest) or not isinstance(listed, dict):
+    typed = all(isinstance(found.get(key, kind()), kind) for key, kind in TYPES.items())
+    if found.get("digest") != _digest(rest) or not isinstance(listed, dict) or not typed:
         return f"{FOLDER}/{MARK} is not as it was written"
     if _step(checkpoint) not in (None, found.get("step")):
         return f"it is the checkpoint of step {found.get('step')}, under another name"

@@ -96,6 +96,11 @@ def _check(trainer: Any, chosen: Path) -> None:
     mark = checkpoint.mark(chosen)
     if not checkpoint.is_verified(chosen):
         trainer.run.warn(f"{chosen} is from a version that wrote no digests: it is resumed from unverified")
+    if mark.get("of") not in (None, trainer.run.of):
+        raise TrainingError(
+            f"{chosen} is of another run ({mark['of']!s:.80}, this is {trainer.run.of}): it saw other rows, or in "
+            "another order. Remove it, and the same command goes on without it."
+        )
     rows, now = mark.get("rows_a_step"), trainer.run.batch_rows
     if rows not in (None, now):
         raise TrainingError(

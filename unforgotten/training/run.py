@@ -52,6 +52,8 @@ class Run:
         self.memory = memory
         self.policy: Policy = policy
         self.seed = int(args.seed)
+        self.of: str | None = None
+        """Digest of the run in whose checkpoints it stands; None outside of a recipe."""
         self.notes: list[str] = []
         self.ratios: dict[str, tuple[float, int]] = {}
         """By method: the largest ‖gradient of its term‖ / ‖gradient of the user's loss‖ so far, and its step."""

@@ -693,7 +693,7 @@ class _Turns(TrainerCallback):
                     "the ranks have no disk in common, so that this training cannot be resumed from its checkpoints: "
                     "use an output_dir that all ranks see"
                 )
-            facts = {"rows_a_step": t.run.batch_rows, "notes": t.run.notes, "ratios": t.run.ratios}
+            facts = {"of": t.run.of, "rows_a_step": t.run.batch_rows, "notes": t.run.notes, "ratios": t.run.ratios}
             checkpoint.save(folder, t.methods, facts)
         t.accelerator.wait_for_everyone()
 
