@@ -53,9 +53,10 @@ def test_gradients_of_a_step_are_projected_against_the_memory(tmp_path: Path) ->
     model = testing.tiny_model("full", dtype=torch.float64)
     user = testing.ragged_rows(16, 1)
     # Safety rows that contradict the user's: the same prompts with other answers, so that gradients conflict.
-    safety = [
-        {**r, "labels": [x if x == -100 else (x + 7) % 64 for x in r["labels"]]} for r in testing.ragged_rows(8, 1)
-    ]
+    safety = testing.ragged_rows(8, 1)
+    for r in safety:
+        r["labels"] = [x if x == -100 else (x + 7) % 64 for x in r["labels"]]
+        r["input_ids"] = [i if x == -100 else x for i, x in zip(r["input_ids"], r["labels"], strict=True)]
     args = TrainingArguments(
         str(tmp_path), per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=6, report_to=[],
         learning_rate=0.05, optim="sgd", use_cpu=True, disable_tqdm=True, save_strategy="no", logging_strategy="no",
