@@ -19,6 +19,7 @@ def embedding_rows(model: Any) -> int | None:
     """How many token ids the model has a vector for, at its input and its output."""
     counts = []
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        module = getattr(module, "base_layer", module)  # a wrapper's out_features is the width
         weight = getattr(module, "weight", None)
         rows = getattr(module, "num_embeddings", None) or getattr(module, "out_features", None)
         rows = rows or (weight.shape[0] if weight is not None and len(weight.shape) == 2 else None)
