@@ -230,8 +230,8 @@ made = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", pad_toke
 chat = Chat(made, template=TEMPLATE)
 wide = {{"hidden_size": 64, "head_dim": 16, "intermediate_size": 16384, "max_position_embeddings": 2048}}
 model = random_model("llama", len(chat.tokenizer), **wide).float()
-rows = [ask(" ".join(WORDS * 8))] * {n}
-generate(model, chat, rows[:2], max_new_tokens=2)  # all that is loaded at first use
+rows = [ask(" ".join(WORDS * {times}))] * {n}
+generate(model, chat, [ask(" ".join(WORDS * 8))] * 2, max_new_tokens=2)  # all that is loaded at first use
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20,) * 2)
 noted = []
@@ -240,8 +240,9 @@ print(len(replies), len({{reply.text for reply in replies}}), *noted, sep="|")
 """
 
 
-def starved(n, megabytes):
-    script = OUT_OF_MEMORY.format(tests=str(Path(__file__).parent), root=str(ROOT), n=n, megabytes=megabytes)
+def starved(n, megabytes, times=8):
+    here = str(Path(__file__).parent)
+    script = OUT_OF_MEMORY.format(tests=here, root=str(ROOT), n=n, megabytes=megabytes, times=times)
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -254,5 +255,6 @@ def test_where_memory_does_not_suffice_for_a_batch_it_is_halved_and_said():
     assert (n, texts) == ("128", "1")
     assert notes[0].startswith("Memory did not suffice for 128 prompts at once, so 64 were generated together.")
     assert len(notes) <= 4
-    told = starved(2, 5)
+    # One prompt of 1,600 tokens takes 100 MB at its widest: more than any rest of what was held before.
+    told = starved(2, 40, times=100)
     assert "ModelError: Memory does not suffice for one prompt of" in told.stderr
