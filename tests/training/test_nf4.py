@@ -341,7 +341,8 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
 def test_results_say_that_the_base_was_in_4_bits(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     from unforgotten.evaluate import evaluate_run, evaluate_stage
 
-    harm = {"name": "jsonl", "path": str(rows_file("harm.jsonl", 3, answered=False)), "answers": "optional"}
+    asked = rows_file("harm.jsonl", 3, answered=False)
+    harm = {"name": "jsonl", "path": str(asked), "answers": "optional", "kind": "harmful"}
     recipe = recipe_of(
         tmp_path,
         model_folder("llama", **SIZES),
