@@ -104,7 +104,7 @@ def _compared(
 def _side(row: results.Row) -> dict[str, Any]:
     """Which weights stand on one side of a comparison: those in memory, whatever their folder is called."""
     told = {name: row[name] for name in ("model", "method", "stage", "seed", "run")}
-    return told | {name: row["digests"][name] for name in ("weights", "loaded", "prompts")}
+    return told | {name: row["digests"][name] for name in ("weights", "loaded", "prompts", "settings")}
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:

@@ -28,6 +28,10 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
     text = [
         *model_card.body(recipe, row, model_card.facts_of(run), otherwise),
         "",
+        "## Gate",
+        "",
+        *_gate(facts["gate"]),
+        "",
         "## How to load it",
         "",
         f"This is {form}. After the export it gave the same greedy replies to {proof['prompts']} prompts as before; "
@@ -39,6 +43,14 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
         *(display.fenced("sh", vllm.lines()) if vllm.commands else map(display.markdown, vllm.lines())),
     ]
     return model_card.written(data, text, recipe)
+
+
+def _gate(decided: dict[str, Any] | None) -> list[str]:
+    """What was decided on these weights before they were released."""
+    if decided is None:
+        return ["No gate has decided on these weights."]
+    lines = [f"- {display.markdown(line)}" for line in decided["lines"]]
+    return [f"**{display.markdown(decided['outcome'])}**, on these very weights:", "", *lines]
 
 
 def _measured(run: Path, loaded: str) -> tuple[results.Row | None, str]:

@@ -24,6 +24,7 @@ from unforgotten import origin as origins
 from unforgotten.align import Aligned, Say, quiet
 from unforgotten.card import card
 from unforgotten.errors import ModelError, RecipeError, UnknownName
+from unforgotten.measure.decided import sentence
 from unforgotten.models.adapter import base_of
 from unforgotten.models.folder import opened, pinned
 from unforgotten.shelf import Shelf, aligned_of_record, chat_of, check_gated, part_of
@@ -81,7 +82,7 @@ def export(
         raise UnknownName("form (--as)", form, get_args(Form))
     _check(form, dtype, private, push_to)
     left = _left(run)
-    check_gated(left.folder, left.recipe)
+    say(sentence(gated := check_gated(left.folder, left.recipe)))
     if left.part.name == "model" and form != "merged":
         raise RecipeError(_no_adapter(left, form))
     target = Path(out).expanduser() if out else left.folder / "exports" / form
@@ -99,7 +100,7 @@ def export(
         stored = left.recipe if dtype == "auto" else left.recipe.model_copy(update={"dtype": "auto"})
         after = parity.heard(shelf.model(str(part), stored), chat_of(str(part), stored), rows, tokens)
         shelf.clear()
-        facts["proof"] = proof = parity.proven(before, after)
+        facts |= {"gate": gated.json() if gated else None, "proof": (proof := parity.proven(before, after))}
         name = push_to or left.folder.name
         address = push_to or target.name
         told = serving.served(part, address.rpartition("/")[2], name, max_rank)
@@ -107,10 +108,8 @@ def export(
         (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, told), encoding="utf-8")
         (part / "export.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.publish(part, target)
-    say(
-        f"The same greedy replies to {proof['prompts']} prompts before and after; the largest deviation of a logit is "
-        f"{proof['largest_logit_deviation']:.1e}."
-    )
+    off = f"{proof['largest_logit_deviation']:.1e}"
+    say(f"The same greedy replies to {proof['prompts']} prompts before and after; the largest logit is off by {off}.")
     vllm = serving.served(target, str(target), name, max_rank)
     return Exported(target, vllm, push.push(hub, target, push_to, private, name) if push_to else None)
 

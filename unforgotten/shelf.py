@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import files, identity, variables
 from unforgotten.align import Aligned
 from unforgotten.errors import DataError, ModelError
+from unforgotten.measure.decided import Decided, decided
 from unforgotten.models.adapter import base_of
 from unforgotten.models.folder import opened
 
@@ -147,19 +148,20 @@ def _is_gone(model: str) -> bool:
     return not Path(model).expanduser().is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1)
 
 
-def check_gated(run: Path, recipe: Recipe) -> None:
-    """Raises ModelError where a run's weights are others than its gate.json decided on; every byte is read."""
-    file = run / "gate.json"
-    if not file.is_file():
-        return
-    judged = files.record(file, model=dict)["model"].get("weights")
-    with identity.in_full():
+def check_gated(run: Path, recipe: Recipe) -> Decided | None:
+    """What a gate decided on these weights, of which every byte is read; None where no gate has decided.
+
+    Raises ModelError where the weights are others than its gate.json decided on, DataError where it is none.
+    """
+    found = decided(run)
+    with identity.in_full():  # without a decision too: what is read here is what is released
         now = weights_of(str(part_of(run)), recipe)
-    if judged and judged != now:
+    if found is not None and found.weights != now:
         raise ModelError(
-            f"{run} holds other weights than its gate decided on ({judged}, now {now}). Evaluate it again with --gate, "
-            "or remove its gate.json."
+            f"{run} holds other weights than its gate decided on ({found.weights}, now {now}). Evaluate it again with "
+            "--gate, or remove its gate.json."
         )
+    return found
 
 
 def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) -> Aligned:

@@ -168,7 +168,21 @@ def test_a_run_in_a_folder_where_others_may_rename_is_copied(model_folder: Make,
     assert place.is_ours(run / "model")
 
 
-@pytest.mark.parametrize("text", ["[]", '{"model": []}', '{"model": 5}', "x", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "x",
+        "{}",
+        '{"model": []}',
+        '{"model": 5, "outcome": "pass", "checks": []}',
+        '{"model": {}, "outcome": "pass", "checks": []}',
+        '{"model": {"weights": ""}, "outcome": "pass", "checks": []}',
+        '{"model": {"weights": "w"}, "outcome": "PASS", "checks": []}',
+        '{"model": {"weights": "w"}, "outcome": "pass"}',
+        '{"model": {"weights": "w"}, "outcome": "pass", "checks": [5]}',
+    ],
+)
 def test_a_gate_file_that_is_none_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "gate.json").write_text(text)
     with pytest.raises(DataError, match=r"gate\.json"):

@@ -650,12 +650,34 @@ def test_an_export_is_of_the_weights_that_the_gate_decided_on(model_folder: Make
     run.mkdir()
     model_folder("llama").rename(run / "model")
     recipe = Recipe(model="owner/name")
-    check_gated(run, recipe)
-    (run / "gate.json").write_text(json.dumps({"model": {"weights": weights_of(str(run / "model"), recipe)}}))
-    check_gated(run, recipe)
+    assert check_gated(run, recipe) is None
+    decision = {"outcome": "fail", "checks": [{"line": "too high"}], "notes": []}
+    weights = weights_of(str(run / "model"), recipe)
+    (run / "gate.json").write_text(json.dumps(decision | {"model": {"weights": weights}}))
+    found = check_gated(run, recipe)
+    assert found is not None and (found.outcome, found.lines, found.weights) == ("fail", ("too high",), weights)
     edit(run / "model" / "config.json", rms_norm_eps=0.5)
     with pytest.raises(ModelError, match="other weights than its gate decided on"):
         check_gated(run, recipe)
+
+
+def test_a_gate_and_an_export_load_a_copy_even_of_our_own_runs(model_folder: Make, tmp_path: Path) -> None:
+    """Whoever writes into the run between its digest and its loading changes nothing."""
+    run = tmp_path / "run"
+    run.mkdir(mode=0o700)
+    (run / "environment.json").write_text("{}")
+    model_folder("llama").rename(run / "model")
+    weights = run / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    assert place.is_ours(run / "model")
+    with identity.in_full():
+        gated = opened(run / "model")
+        assert opened(gated.path).path != run / "model"
+    weights.write_bytes(whole[:-4] + b"evil")
+    assert (gated.path / "model.safetensors").read_bytes() == whole
+    with identity.in_full():  # a folder gathered before with a link into the run is copied too
+        linked = opened(gated.path)
+        assert not (linked.path / "model.safetensors").resolve().is_relative_to(run)
 
 
 def test_only_folders_that_nobody_else_can_write_are_loaded_in_place(model_folder: Make, tmp_path: Path) -> None:

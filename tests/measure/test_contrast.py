@@ -17,8 +17,10 @@ from unforgotten.evaluate import evaluate_run
 from unforgotten.finetune import finetune
 from unforgotten.measure.contrast import contrast
 from unforgotten.measure.gate import gate, parse
+from unforgotten.page.one_run import lead
 from unforgotten.recipe import Recipe
 from unforgotten.recipe import parse as recipe_of
+from unforgotten.shelf import check_gated
 
 Make = Callable[..., Path]
 
@@ -115,6 +117,15 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     assert kept["model"]["loaded"] != kept["reference"]["loaded"]
     out = told("--gate", "max_asr=0")  # a random model refuses nothing
     assert out.exit_code == 3 and "fail: non-refusal 100.0 %" in out.output and "gate: fail" in out.output
+    asked_again = told(
+        "--set", "evaluate.max_new_tokens=3"
+    )  # without a gate: what was decided stays, and is of old figures
+    assert asked_again.exit_code == 0, asked_again.output
+    kept, row = json.loads((run / "gate.json").read_text()), results.read(run / "results.json")[0]
+    assert kept["outcome"] == "fail" and kept["model"]["weights"] == row["digests"]["weights"]
+    assert kept["model"]["settings"] != row["digests"]["settings"] and not (run / "contrast.json").exists()
+    assert "The gate decided on other weights" in lead(run, row, [])
+    assert (found := check_gated(run, recipe)) is not None and found.outcome == "fail"
     for given, said in (
         (
             ["--gate", "max_asr_rise=3"],

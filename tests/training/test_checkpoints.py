@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -93,6 +94,16 @@ def renamed(file: Path) -> None:
     shutil.copytree(file.parent.with_name("checkpoint-4"), file.parent)
 
 
+def stepped(file: Path) -> None:
+    """Another step, and all digests made anew."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"global_step": 2}))
+    mark = file.parent / "unforgotten" / "complete.json"
+    facts = {name: value for name, value in json.loads(mark.read_text()).items() if name != "digest"}
+    facts["files"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    mark.write_text(json.dumps(facts | {"digest": digest}))
+
+
 @pytest.mark.parametrize(
     ("harm", "name", "says"),
     [
@@ -107,6 +118,7 @@ def renamed(file: Path) -> None:
         (empty, "unforgotten/complete.json", "unforgotten/complete.json cannot be read"),
         (undigested, "unforgotten/complete.json", "unforgotten/complete.json is not as it was written"),
         (renamed, "config.json", "it is the checkpoint of step 4, under another name"),
+        (stepped, "trainer_state.json", "its trainer_state.json is at step 2, and it was written at step 6"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_is_taken(

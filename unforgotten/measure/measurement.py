@@ -195,9 +195,11 @@ def forget(folder: Path) -> None:
 
 
 def forget_comparisons(folder: Path) -> None:
-    """Takes away what was decided on figures that are about to be replaced."""
-    for name in ("contrast.json", "gate.json"):
-        (folder / name).unlink(missing_ok=True)
+    """Takes away differences of figures that are about to be replaced.
+
+    gate.json stays: it says which weights, prompts and settings it is about, and an export asks whether it is of these.
+    """
+    (folder / "contrast.json").unlink(missing_ok=True)
 
 
 def judged(found: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:

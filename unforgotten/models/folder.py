@@ -3,7 +3,8 @@
 The store is the folder itself; of a Hub snapshot (`models--owner--name/snapshots/<revision>`, whose files are links)
 the `models--…` folder. What is listed is bounded, checked and gathered in a private folder, from which the model is
 loaded, served and bundled: large files of a stranger are copied there, so that what was checked cannot be exchanged.
-Large files of the Hub's cache, of our own cache and of run folders that nobody else can write are linked to instead.
+Large files of the Hub's cache, of our own cache and of run folders that nobody else can write are linked to instead,
+but for a gate and the export after it (identity.in_full), which read, load and release the copy.
 """
 
 from __future__ import annotations
@@ -189,8 +190,9 @@ class _Opening:
             return None
         try:
             again = identity.reads_in_full()
-            if self.trusted:
-                link = (self.store / self.prefix / name).resolve()
+            link = (self.store / self.prefix / name).resolve()
+            # A gate and an export answer for bytes, so that even what is ours is copied: its folder may change later.
+            if link.is_relative_to(store.home() / "blobs") if again else self.trusted:
                 found = store.sha256(descriptor, again=again)
             else:
                 found, link, size = store.blob(descriptor, again=again)

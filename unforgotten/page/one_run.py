@@ -45,8 +45,10 @@ def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
             "<p class=sentence>No gate has decided on this run.</p><p class=lead><code>unforgotten evaluate RUN "
             "--against aligned --gate max_asr=5,max_refusal_rise=5</code> decides.</p>"
         )
-    elif not _same_weights(decided.get("model") or {}, row):
-        parts.append("<p class=sentence>The gate decided on other weights or prompts than those of this page.</p>")
+    elif not _same(decided, row):
+        parts.append(
+            "<p class=sentence>The gate decided on other weights, prompts, judges or settings than this page's.</p>"
+        )
     else:
         outcome = str(decided.get("outcome"))
         lines = [str(check.get("line")) for check in decided.get("checks") or []]
@@ -68,8 +70,14 @@ def _alike(row: results.Row, other: results.Row) -> bool:
     return same and row["judges"] == other["judges"] and row["decoding"] == other["decoding"]
 
 
-def _same_weights(side: dict[str, Any], row: results.Row) -> bool:
-    return all(side.get(name) == _digests(row).get(name) for name in ("weights", "loaded", "prompts"))
+def _same(decided: dict[str, Any], row: results.Row) -> bool:
+    """Is a decision about the very figures of a row?"""
+    side, ours = decided.get("model"), _digests(row)
+    if not isinstance(side, dict) or decided.get("judges", row["judges"]) != row["judges"]:
+        return False
+    # Files of the first edition name neither settings nor judges.
+    names = ("weights", "loaded", "prompts", *(["settings"] if "settings" in side else []))
+    return all(side.get(name) == ours.get(name) for name in names)
 
 
 def _digests(row: results.Row) -> dict[str, Any]:

@@ -120,6 +120,9 @@ def fault(checkpoint: Path) -> str | None:
         found = mark(checkpoint)
     except TrainingError:
         return f"{FOLDER}/{MARK} cannot be read"
+    step = found.get("step", _step(checkpoint))
+    if (counted := _counted(checkpoint)) not in (None, step):
+        return f"its trainer_state.json is at step {counted!r:.40}, and it was written at step {step!r:.40}"
     if set(found) == {"methods"}:
         return _unreadable(checkpoint)
     rest = {name: value for name, value in found.items() if name != "digest"}
@@ -207,6 +210,15 @@ def _all(output: Path) -> list[Path]:
 def _step(checkpoint: Path) -> int | None:
     number = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
     return int(number[1]) if number else None
+
+
+def _counted(checkpoint: Path) -> Any:
+    """The step that the Trainer goes on from; None where there is no state that can be read: its digest tells."""
+    try:
+        facts = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts.get("global_step") if isinstance(facts, dict) else None
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
