@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Tests reach for no network, and two workers share the cores, so each computes on one thread.
 TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install demo test lint types tests test-slow test-families bench format docs clean
+.PHONY: help install demo test lint types tests test-all test-slow test-families bench format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make demo      the whole story on two CPU cores: align, fine-tune, evaluate, compare"
 	@echo "make test      lint, types, then layers and tests"
 	@echo "make lint      ruff          make types   mypy          make tests   pytest alone"
+	@echo "make test-all  all tests, the contract under every policy too (an hour): before a release"
 	@echo "make test-slow the tests that take minutes: comparisons killed at random moments"
 	@echo "make test-families  every method on tiny models of every family: docs/families.md (minutes)"
 	@echo "make bench     speed and memory as ratios (minutes): benchmarks/latest.json, docs/performance.md"
@@ -54,6 +55,9 @@ types: install
 
 tests: install
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-all: install
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow or not slow" $(ARGS)
 
 test-slow: install
 	@$(TEST_ENV) $(BIN)/python -m pytest -m slow -q -s $(ARGS)
