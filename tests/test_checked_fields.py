@@ -16,6 +16,8 @@ from unforgotten.errors import RecipeError
 from unforgotten.judges.base import Judge
 from unforgotten.methods.base import Method
 from unforgotten.methods.der import DER
+from unforgotten.pretrain import Training
+from unforgotten.sandbox.base import Program
 from unforgotten.training.memory import Memory
 
 NEGATIVE_IS_RIGHT = {("safelora", "threshold")}
@@ -76,6 +78,24 @@ def test_python_and_yaml_say_the_same(settings: dict[str, Any], said: str) -> No
     with pytest.raises(RecipeError) as yaml:
         registry.build("methods", {"name": "der", **settings})
     assert str(python.value) == str(yaml.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "field"),
+    [
+        (cls, field.name)
+        for cls in (Training, Program)
+        for field in dataclasses.fields(cls)
+        if "float" in str(field.type) or "int" in str(field.type) or field.type == "Count"
+    ],
+    ids=lambda value: str(getattr(value, "__name__", value)),
+)
+def test_a_number_of_an_inner_dataclass_is_checked_too(cls: Any, field: str) -> None:
+    given = {"text": ""} if cls is Program else {}
+    for value in (math.nan, math.inf, "much", True, [1], 1j, -1):
+        with pytest.raises(RecipeError, match=f"{cls.__name__}: {field}: "):
+            cls(**given | {field: value})
+    assert dataclasses.replace(cls(**given)) == cls(**given)
 
 
 def test_text_that_is_a_number_becomes_one_as_in_a_recipe() -> None:

@@ -16,12 +16,15 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from unforgotten import display
+from annotated_types import Ge, Gt
+
+from unforgotten import display, registry
 from unforgotten.errors import TrainingError, UnknownName
 from unforgotten.identity import cache_folder
 from unforgotten.lease import alone
+from unforgotten.registry import Count
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +35,14 @@ if TYPE_CHECKING:
 class Training:
     """How the base is trained: AdamW, cosine with warm-up, loss on all tokens so that it also learns to ask."""
 
-    steps: int = 1000
-    batch_rows: int = 32
-    learning_rate: float = 3e-3
-    warmup_steps: int = 40
-    weight_decay: float = 0.01
+    steps: Count = 1000
+    batch_rows: Count = 32
+    learning_rate: Annotated[float, Gt(0)] = 3e-3
+    warmup_steps: Annotated[int, Ge(0)] = 40
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+
+    def __post_init__(self) -> None:
+        registry.check(self)
 
 
 TRAINING = Training()

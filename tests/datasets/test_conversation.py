@@ -231,6 +231,42 @@ def test_a_null_that_the_user_wrote_stays() -> None:
     assert row.messages[1]["tool_calls"] == [call] and row.tools == (tool,)
 
 
+@pytest.mark.parametrize("with_tools", [True, False])
+def test_nulls_of_arrow_are_known_from_all_calls_together(with_tools, tmp_path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from unforgotten.datasets.jsonl import Jsonl
+
+    records = records_with_calls() + records_with_calls()[:1]
+    for record in [] if with_tools else records:
+        record.pop("tools", None)
+    data, plain = datasets.Dataset.from_list(records), rows_of(records)
+    data.to_json(tmp_path / "a.jsonl")
+    said: list[str] = []
+    for rows in (
+        rows_of(list(data), say=said.append),
+        rows_of(iter(data), say=said.append),
+        rows_of((row for row in data), say=said.append),
+        Jsonl(path=str(tmp_path / "a.jsonl")).rows(),
+    ):
+        assert [(row.messages, row.tools) for row in rows] == [(row.messages, row.tools) for row in plain]
+    assert len(said) == 3 and all("5 arguments of tool calls are null and not the called tool's" in s for s in said)
+
+
+def test_nulls_that_may_be_of_arrow_or_the_users_own_are_said() -> None:
+    def record(arguments: dict) -> dict:
+        call = {"type": "function", "function": {"name": "add", "arguments": arguments}}
+        return {"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+
+    given = [record({"a": 1, "b": None}), record({"a": 2, "b": 3})]
+    said: list[str] = []
+    rows = rows_of(given, say=said.append)
+    assert rows[0].messages[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1, "b": None}
+    assert len(said) == 1 and "1 arguments of tool calls are null (`b`) and will be learnt so" in said[0]
+    for quiet in ([record({"a": 1, "b": None}), record({"a": 2})], [record({"a": None}), record({"a": None})]):
+        rows_of(quiet, say=said.append)  # keys of their own; null throughout
+    assert len(said) == 1
+
+
 def test_the_trainer_is_handed_what_arrow_did_not_add() -> None:
     datasets = pytest.importorskip("datasets")
     from unforgotten.training import encode

@@ -23,9 +23,10 @@ from tests.training.shapes import tiny, tiny_tokenizer
 from unforgotten.chat import Chat, fits
 from unforgotten.datasets.base import ask
 from unforgotten.datasets.jsonl import Jsonl
-from unforgotten.errors import DataError, TemplateError
+from unforgotten.errors import DataError, RecipeError, TemplateError
 from unforgotten.generation.local import generate
 from unforgotten.training.encode import encoded
+from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 SHORT = {"messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me."}]}
@@ -111,6 +112,50 @@ def test_conversations_to_evaluate_on_are_encoded_as_the_training_rows_are(tmp_p
         made.evaluate([{"messages": [{"role": "user", "content": "who?"}]}])
     with pytest.raises(DataError, match="do not fit"):
         made.evaluate([{"prompt": "who? " * 3000, "completion": "me."}])
+
+
+def test_rows_without_labels_are_predicted_on_and_evaluated_nowhere(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    bare = [{"input_ids": [3, 4, 5]}, {"input_ids": [6, 7, 8]}, {"input_ids": [9, 10]}]
+    sets = (bare, Dataset.from_list(bare), [row | {"labels": None} for row in bare])
+    for rows in sets:
+        for given in ({"eval_dataset": rows}, {"eval_dataset": {"a": rows}}):
+            with pytest.raises(DataError, match=r"eval_dataset(\['a'\])?\[0\] has input_ids but no labels"):
+                trainer(tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT], **given)
+    made = trainer(tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT])
+    with torch.no_grad():
+        alone = made.model.eval()(input_ids=torch.tensor([[3, 4, 5]])).logits[0]
+    for rows in sets:
+        found = made.predict(rows)
+        assert found.predictions.shape[0] == 3 and "test_loss" not in found.metrics
+        torch.testing.assert_close(torch.tensor(found.predictions[0]), alone, rtol=1e-4, atol=1e-5)
+        with pytest.raises(DataError, match=r"eval_dataset\[0\] has input_ids but no labels"):
+            made.evaluate(rows)
+    with pytest.raises(DataError, match=r"test_dataset\[0\] has input_ids but no labels"):
+        made.predict([*bare, {"input_ids": [3, 4], "labels": [-100, 4]}])
+
+
+def test_the_kind_of_safety_rows_is_read_and_checked(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    file = tmp_path / "safe.jsonl"
+    file.write_text('{"prompt": "who?", "completion": "me."}\n')
+
+    def kinds(safety: Any, **more: Any) -> list[str]:
+        made = trainer(tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT], safety_dataset=safety, **more)
+        return [row["kind"] for row in made.run.memory]
+
+    some: list[Any] = [SHORT | {"kind": "harmful"}, SHORT | {"kind": "benign"}, SHORT]
+    assert kinds(some) == kinds(Dataset.from_list(some)) == ["harmful", "benign", "task"]
+    assert sorted(kinds(some, memory=Memory(n_rows=2, refusals=0.5)))[1] == "harmful"
+    assert kinds(Jsonl(path=str(file), kind="benign")) == ["benign"]
+    with pytest.raises(RecipeError, match="safety_dataset: 'safe' .jsonl. holds 1 rows of a task.*`kind: harmful`"):
+        kinds(Jsonl(path=str(file)))
+    ready = {"input_ids": [3, 4], "labels": [-100, 4]}
+    assert kinds([ready | {"kind": "harmful"}, ready | {"kind": "benign"}]) == ["harmful", "benign"]
+    for wrong in ([some[0], SHORT | {"kind": "Harmful"}], [ready, ready | {"kind": "refusal"}]):
+        with pytest.raises(DataError, match=r"`kind` tells refusals(?s:.*)kind: (Harmful|refusal)") as found:
+            kinds(wrong)
+        assert [line for line, _ in found.value.problems] == [2]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from unforgotten import files, formats
 from unforgotten.bounds import fresh
 from unforgotten.datasets.base import Dataset, Row
-from unforgotten.datasets.reading import unread
+from unforgotten.datasets.reading import nulls, unread
 from unforgotten.datasets.reading.calls import without_nulls
 from unforgotten.datasets.reading.conversation import Answers, Conversation, Wrong, conversation, form_of
 from unforgotten.errors import DataError
@@ -89,8 +89,8 @@ def rows_of(
     """Rows of a list of dicts or of a `datasets.Dataset`, checked like a file; places count from 1.
 
     A `datasets.Dataset` fills keys that a row lacks with None: those are left out, as are those of a list that is said
-    to come from one (`arrow=True`). `say` is handed what is to be known
-    of the whole, such as keys that nothing reads.
+    to come from one (`arrow=True`) or shows it: all calls of all functions have one another's arguments. `say` is
+    handed what is to be known of the whole, such as keys that nothing reads.
     """
     if isinstance(records, (Mapping, str)):
         raise DataError(f"{source}: pass a list of rows or one split of a dataset, not {type(records).__name__}.")
@@ -126,6 +126,8 @@ def checked(
     most = fresh().problems
     rows: list[Row] = []
     notes = unread.Notes(name)
+    if not arrow:
+        arrow = notes.arrow(nulls.read(record.value for record in records))
     first: tuple[int, str] | None = None
     for line, source, record in records:
         if len(problems) >= most:

@@ -39,8 +39,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+from annotated_types import Ge, Gt
+
+from unforgotten import registry
+from unforgotten.registry import Count
 from unforgotten.sandbox import python
 from unforgotten.sandbox.inside import kernel
 
@@ -81,15 +85,18 @@ class Program:
     """The name of the program's function, which the check calls."""
     data: Any = None
     """What the check finds as `data`: anything that JSON can write."""
-    timeout_s: float = 4.0
-    memory_bytes: int = 1 << 30
+    timeout_s: Annotated[float, Gt(0)] = 4.0
+    memory_bytes: Count = 1 << 30
     """Address space of the program's process (RLIMIT_AS), Python itself included."""
-    scratch_bytes: int = 16 << 20
+    scratch_bytes: Annotated[int, Ge(0)] = 16 << 20
     """All files in the scratch folder together, and each of them."""
-    output_bytes: int = 16 << 20
+    output_bytes: Annotated[int, Ge(0)] = 16 << 20
     """More than this printed ends the program."""
-    threads: int = 32
+    threads: Count = 32
     """Threads at a time; other processes there may be none."""
+
+    def __post_init__(self) -> None:
+        registry.check(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +148,8 @@ class Sandbox(ABC):
 
         remember: the outcome is a function of program, check and data (a reference solution's answers), so one that
         passed is kept under the user's cache and not computed again.
-        Raises SandboxError where the sandbox itself cannot be set up: that is no verdict on the program.
+        Raises SandboxError where the sandbox itself cannot be set up: that is no verdict on the program. Raises
+        RecipeError for a setting that Program does not allow.
         """
         from unforgotten.sandbox import conduct, remembered
 

@@ -30,11 +30,12 @@ class Collator:
 
         batch = {
             "input_ids": padded("input_ids", self.pad_id),  # (B, T)
-            "labels": padded("labels", IGNORED),  # (B, T)
             "attention_mask": torch.tensor(
                 [[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows]
             ),  # (B, T)
         }
+        if any(row.get("labels") is not None for row in rows):  # rows that are only predicted on have none
+            batch["labels"] = padded("labels", IGNORED)  # (B, T)
         if all("row_id" in row for row in rows):
             batch["row_id"] = torch.tensor([row["row_id"] for row in rows])  # (B,)
         return batch

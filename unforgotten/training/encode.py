@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from unforgotten.chat import Chat, Counts, encode_rows
 from unforgotten.chat.faults import joined
-from unforgotten.datasets.base import Dataset, Row
+from unforgotten.datasets.base import KINDS, Dataset, Row, check_kind
 from unforgotten.datasets.jsonl import is_arrow, rows_of
 from unforgotten.errors import DataError, TemplateError
 from unforgotten.training.collate import IGNORED, response_tokens
 from unforgotten.training.watch import progress_bar
 
 _LOG = logging.getLogger("unforgotten")
+SAFETY = "safety_dataset"
 SILENT_ROWS = 2000
 """Fewer rows are encoded in about a second, without a bar."""
 
@@ -33,6 +35,12 @@ def encoded(
         _LOG.warning(note)
     if not rows:
         return chat, [], None
+    kinds: list[Any] = []
+    if what == SAFETY:
+        if isinstance(data, Dataset):
+            # Rows of a task would be taken for answered look-alikes, refusals among them too.
+            check_kind(data, rows, what, ["harmful", "benign"])
+        kinds = _kinds(rows)
     if isinstance(rows[0], dict) and "input_ids" in rows[0]:
         return chat, [_checked(row, i, what) for i, row in enumerate(rows)], None
     if chat is None:
@@ -42,7 +50,11 @@ def encoded(
             )
         chat = Chat(processing_class)
     if not isinstance(rows[0], Row):
-        rows = rows_of(rows, source=what, arrow=is_arrow(data), say=_LOG.warning)
+        if kinds:
+            rows = [{k: v for k, v in row.items() if k != "kind"} if isinstance(row, Mapping) else row for row in rows]
+        rows = rows_of(rows, source=what, arrow=True if is_arrow(data) else None, say=_LOG.warning)
+        if kinds:
+            rows = [replace(row, kind=kind or row.kind) for row, kind in zip(rows, kinds, strict=True)]
     with progress_bar(len(rows) > SILENT_ROWS) as told:
         found, counts = encode_rows(chat, rows, max_length_tokens, lambda done, n: told(f"encoding {what}", done, n))
     for example, at in zip(found, counts.row_of, strict=True):
@@ -52,13 +64,28 @@ def encoded(
     return chat, found, counts
 
 
+def _kinds(rows: list[Any]) -> list[Any]:
+    """What safety rows that are dicts say of their kind, None where they say nothing; empty where none says anything.
+
+    Raises DataError for another word: it would count as a look-alike without one.
+    """
+    kinds = [row.get("kind") if isinstance(row, Mapping) else None for row in rows]
+    if wrong := [(n, kind) for n, kind in enumerate(kinds, 1) if kind is not None and kind not in [*KINDS]]:
+        raise DataError(
+            f"{SAFETY}: `kind` tells refusals (harmful) from look-alikes (benign), and some rows have another word "
+            "there. Give one of the two, or leave the key out:",
+            [(n, f"`kind: {str(kind)[:60]}`") for n, kind in wrong],
+        )
+    return kinds if any(kinds) else []
+
+
 def encoded_both(
     train: Any, safety: Any, chat: Chat | None, *, processing_class: Any, max_length_tokens: int | None
 ) -> tuple[Chat | None, tuple[list[dict[str, Any]], Counts | None], tuple[list[dict[str, Any]], Counts | None]]:
     """The user's rows and the safety rows (or None); what is wrong in either is one error."""
     found: list[tuple[list[dict[str, Any]], Counts | None]] = []
     faults: list[DataError | TemplateError] = []
-    for data, what in ((train, "train_dataset"), ([] if safety is None else safety, "safety_dataset")):
+    for data, what in ((train, "train_dataset"), ([] if safety is None else safety, SAFETY)):
         try:
             chat, rows, counts = encoded(processing_class, data, max_length_tokens, what, chat)
             found.append((rows, counts))
@@ -80,16 +107,18 @@ def is_encoded(data: Any) -> bool:
     return not isinstance(first, (dict, Row)) or (isinstance(first, dict) and "input_ids" in first)
 
 
-def ids_of(data: Any, what: str) -> list[tuple[str, list[int]]]:
+def ids_of(data: Any, what: str, predicts: bool = False) -> list[tuple[str, list[int]]]:
     """Where each encoded row of a list or of a `datasets.Dataset` stands, and its ids; none of other data sets.
 
-    Raises DataError where a row's labels are not its own; rows without labels, which only predict, are taken.
+    predicts: no row need have labels, but all of them or none. Raises DataError where a row's labels are not its own,
+    or where there are none to reckon a loss by.
     """
     if not isinstance(data, (list, tuple)) and not is_arrow(data):
         return []
     found = []
+    bare = predicts and not any(isinstance(row, dict) and row.get("labels") is not None for row in data)
     for at, row in enumerate(data):
-        bare = isinstance(row, dict) and row.get("labels") is None and row.get("input_ids") is not None
+        bare = bare and isinstance(row, dict) and row.get("input_ids") is not None
         ids = _whole(row["input_ids"], f"{what}[{at}].input_ids") if bare else _checked(row, at, what)["input_ids"]
         found.append((f"{what}[{at}]", ids))
     return found
@@ -105,7 +134,7 @@ def _checked(row: Any, at: int, what: str) -> dict[str, Any]:
     if not isinstance(row, dict) or row.get("input_ids") is None:
         raise DataError(f"{what}[{at}] has no input_ids, and the rows before it have. Encode all rows, or none.")
     if row.get("labels") is None:
-        raise DataError(f"{what}[{at}] has input_ids but no labels, so the prompt would be trained on. Add labels.")
+        raise DataError(f"{what}[{at}] has input_ids but no labels, which say what is in the loss. Add labels.")
     ids, labels = (_whole(row[name], f"{what}[{at}].{name}") for name in ("input_ids", "labels"))
     if len(ids) != len(labels):
         raise DataError(f"{what}[{at}]: {len(ids)} input_ids but {len(labels)} labels.")

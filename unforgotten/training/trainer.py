@@ -181,14 +181,14 @@ class MethodMixin(_Trainer):
         self._term_grads: dict[str, Tensors] | None = None
         """Their gradients by method, on a step that is logged."""
 
-    def _held_out(self, data: Any, what: str, model: Any = None) -> Any:
+    def _held_out(self, data: Any, what: str, model: Any = None, predicts: bool = False) -> Any:
         """Rows to evaluate on, encoded as `train_dataset` is; encoded ones, and a name of some, stay as they are."""
         if isinstance(data, dict) and "input_ids" not in data:
-            return {name: self._held_out(each, f"{what}[{name!r}]", model) for name, each in data.items()}
+            return {name: self._held_out(each, f"{what}[{name!r}]", model, predicts) for name, each in data.items()}
         if data is None or isinstance(data, str):
             return data
         if is_encoded(data):
-            fits.refuse(ids_of(data, what), model or self.model)
+            fits.refuse(ids_of(data, what, predicts), model or self.model)
             return data
         self.chat, rows, _ = encoded(data=data, what=what, chat=self.chat, **self._encode)
         fits.refuse([(str(row.get("source") or ""), row["input_ids"]) for row in rows], model or self.model)
@@ -199,8 +199,8 @@ class MethodMixin(_Trainer):
         return super().evaluate(self._held_out(eval_dataset, "eval_dataset"), *args, **kwargs)
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's own, on rows in any format that `train_dataset` may have."""
-        return super().predict(self._held_out(test_dataset, "test_dataset"), *args, **kwargs)
+        """The Trainer's own, on rows in any format that `train_dataset` may have; encoded ones need no labels."""
+        return super().predict(self._held_out(test_dataset, "test_dataset", predicts=True), *args, **kwargs)
 
     @property
     def probe_ids(self) -> list[int]:

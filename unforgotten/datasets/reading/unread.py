@@ -8,6 +8,7 @@ from collections.abc import Collection
 from unforgotten import display
 from unforgotten.datasets.reading import marks
 from unforgotten.datasets.reading.conversation import Conversation
+from unforgotten.datasets.reading.nulls import Nulls
 from unforgotten.errors import RecipeError
 
 SHOWN = 20
@@ -34,7 +35,16 @@ class Notes:
         self.name = name
         self._unread: Counter[str] = Counter()
         self._of_turns: Counter[str] = Counter()
+        self._doubtful: Counter[str] = Counter()
         self._further = self._opened = self._nulls = self._context = 0
+
+    def arrow(self, nulls: Nulls) -> bool:
+        """Takes note of the nulls of all calls; returns whether they are Arrow's, and to be left out."""
+        if nulls.filled():
+            self._nulls += nulls.absent.total()
+            return True
+        self._doubtful = nulls.doubtful()
+        return False
 
     def add(self, found: Conversation) -> None:
         """Counts one row."""
@@ -82,6 +92,13 @@ class Notes:
         if self._nulls:
             said.append(
                 f"{self.name}: {self._nulls:,} arguments of tool calls are null and not the called tool's: left out."
+            )
+        if self._doubtful:
+            n = self._doubtful.total()
+            keys = [f"`{shown(key)}`" for key, _ in self._doubtful.most_common(SHOWN)]
+            said.append(
+                f"{self.name}: {n:,} arguments of tool calls are null ({', '.join(keys)}) and will be learnt so. If "
+                "they come of a datasets.Dataset, pass it itself, or write the rows without them."
             )
         return tuple(said)
 
