@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
 
 from tests.training.test_trainer import arguments
 from unforgotten import registry, testing
-from unforgotten.errors import UnsupportedError
+from unforgotten.errors import RecipeError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.methods.sft import SFT
+from unforgotten.training import limits
 from unforgotten.training.trainer import MethodTrainer
 
 ALLOWED = {"sft", "safeinstr", "lisa"}
@@ -91,8 +93,6 @@ def test_fsdp2_is_refused_at_construction_for_all_methods_but_three(
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
         monkeypatch.setenv("FSDP_VERSION", "2")
     args = arguments(tmp_path, **more)
-    from unforgotten.training import limits
-
     methods = [registry.build("methods", name)]
     if name in ALLOWED:
         limits.refuse_shards(methods, args)
@@ -101,6 +101,68 @@ def test_fsdp2_is_refused_at_construction_for_all_methods_but_three(
         trainer(args, name)
     with pytest.raises(UnsupportedError, match="under FSDP2"):
         trainer(args, ["sft", name])
+
+
+WORKING = [name for name in registry.names("methods") if limits._working([registry.build("methods", name)])]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ACCELERATE_USE_FSDP": "yes"}, "under FSDP1"),
+        ({"ACCELERATE_USE_FSDP": "on", "FSDP_VERSION": "2"}, "under FSDP2|under FSDP1"),
+        ({"ACCELERATE_USE_FSDP": "T"}, "under FSDP1"),
+        ({"ACCELERATE_USE_DEEPSPEED": "y"}, "under DeepSpeed"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "parallelism_config or Megatron"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "parallelism_config or Megatron"),
+    ],
+    ids=str,
+)
+def test_what_the_launcher_asks_for_is_refused_as_arguments_are(
+    variables: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = arguments(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for name in sorted({*WORKING} - ALLOWED):
+        with pytest.raises(UnsupportedError, match=said):
+            trainer(args, name)
+    assert len(WORKING) > 9
+
+
+def test_fp16_by_the_launcher_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    AcceleratorState._reset_state(True)
+    try:
+        with pytest.raises(UnsupportedError, match="DER with fp16"):
+            trainer(arguments(tmp_path))
+    finally:
+        AcceleratorState._reset_state(True)
+
+
+def test_a_version_of_fsdp_that_is_no_number_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "two")
+    with pytest.raises(RecipeError, match="FSDP's version is 'two'"):
+        trainer(arguments(tmp_path))
+
+
+@pytest.mark.parametrize("optim", ["galore_adamw_layerwise", "apollo_adamw_layerwise", "lomo"])
+def test_optimizers_that_step_within_the_backward_are_refused(optim: str, tmp_path: Path) -> None:
+    args = arguments(tmp_path, optim=optim, optim_target_modules=["q_proj"])
+    with pytest.raises(UnsupportedError, match="AGEM with optim=.*within the backward"):
+        trainer(args, "agem")
+    limits.refuse_early_steps([SFT()], args)
+
+
+def test_a_model_in_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed.tensor
+
+    model = testing.tiny_model("merged")
+    monkeypatch.setattr(torch.distributed.tensor, "DTensor", torch.nn.Parameter)  # making a real one needs ranks
+    with pytest.raises(UnsupportedError, match="DER on a model in parts.*DDP"):
+        limits.refuse_parts([registry.build("methods", "der")], model)
+    limits.refuse_parts([SFT()], model)
 
 
 def test_a_method_of_ones_own_is_not_right_under_fsdp2_for_being_an_sft(tmp_path: Path) -> None:

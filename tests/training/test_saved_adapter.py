@@ -165,6 +165,39 @@ def test_an_adapter_without_a_merged_form_is_refused_by_name() -> None:
         load.merged(model, IDS[0].tolist())
 
 
+@pytest.mark.parametrize("how", ["stacked", "continue", "merged"])
+def test_an_aligned_adapter_that_once_began_at_random_is_right_and_a_fresh_one_is_not(how: str, tmp_path: Path) -> None:
+    aligned = get_peft_model(family("llama"), LoraConfig(r=2, target_modules=Q_V, init_lora_weights=False))
+    aligned.save_pretrained(tmp_path)
+    safe = logits(aligned)
+    name = policy.ALIGNED if how == "stacked" else "default"
+    model = load.put_adapter(family("llama"), str(tmp_path), name, trainable=how == "continue")
+    wild = LoraConfig(r=2, target_modules=Q_V, init_lora_weights=False)
+    if how == "merged":
+        model = load.merged(model, IDS[0].tolist())[0]
+    if how != "continue":
+        put = policy.stack if how == "stacked" else policy.fresh
+        with pytest.raises(ModelError, match="init_lora_weights=False"):
+            put(model, wild)
+        model = put(model, LoraConfig(r=3, target_modules=Q_V))
+    assert policy.policy_of(model) == how
+    moved(model, 1) if how != "continue" else None
+    with policy.aligned_only(model, how):  # type: ignore[arg-type]
+        torch.testing.assert_close(logits(model), safe, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_an_embedding_that_the_head_shares_are_refused_before_they_are_trained_on(tmp_path: Path) -> None:
+    for shape, shares in (("gemma2", True), ("llama", False)):
+        made = get_peft_model(family(shape), LoraConfig(r=2, target_modules=Q_V, trainable_token_indices=[3, 5]))
+        made.save_pretrained(tmp_path / shape)
+        load.put_adapter(family(shape), str(tmp_path / shape), "default", trainable=False)
+        if not shares:
+            load.put_adapter(family(shape), str(tmp_path / shape), "default", trainable=True)
+            continue
+        with pytest.raises(UnsupportedError, match=r"single rows.*the head shares.*policy: merged"):
+            load.put_adapter(family(shape), str(tmp_path / shape), "default", trainable=True)
+
+
 ROOM = [True, False]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unforgotten.errors import UnsupportedError
+from unforgotten.errors import RecipeError, UnsupportedError
 from unforgotten.methods.base import TURNS, Method
 from unforgotten.training import nf4
 
@@ -59,10 +59,56 @@ def refuse_shards(methods: Iterable[Method], args: Any) -> None:
 
     Asked, not given: on the CPU accelerate drops FSDP without a word.
     """
-    if getattr(args, "fsdp", None) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
+    methods = list(methods)
+    if getattr(args, "fsdp", None) or _asked_of_launcher("ACCELERATE_USE_FSDP"):
         config = getattr(args, "fsdp_config", None)
         own = config.get("version") if isinstance(config, dict) else None
-        _refuse_fsdp(list(methods), int(own or os.environ.get("FSDP_VERSION") or 1))
+        version = str(own or os.environ.get("FSDP_VERSION") or 1)
+        if not version.isdecimal():
+            raise RecipeError(f"FSDP's version is {version!r}: it is 1 or 2 (fsdp_config, or FSDP_VERSION).")
+        _refuse_fsdp(methods, int(version))
+    working = ", ".join(_names(_working(methods)))
+    if working and (getattr(args, "deepspeed", None) or _asked_of_launcher("ACCELERATE_USE_DEEPSPEED")):
+        raise UnsupportedError(f"{working} under DeepSpeed: its engine owns gradients and steps. {USE_DDP}")
+    parts = getattr(args, "parallelism_config", None) is not None or any(map(_asked_of_launcher, PARTS))
+    if parts and (unsure := ", ".join(_names(m for m in methods if not vars(type(m)).get("fsdp2", False)))):
+        raise UnsupportedError(
+            f"{unsure} with parallelism_config or Megatron: each rank has a part of a tensor or of a row. {USE_DDP}"
+        )
+
+
+def refuse_early_steps(methods: Iterable[Method], args: Any) -> None:
+    """Raises UnsupportedError for optimizers that step within the backward, where no method sees a gradient."""
+    name = str(getattr(args.optim, "value", args.optim))
+    if name.endswith("layerwise"):
+        seen = _working(list(methods))
+    elif name in ("lomo", "adalomo"):
+        seen = [m for m in methods if takes(m, "gradients")]
+    else:
+        return
+    if names := ", ".join(_names(seen)):
+        raise UnsupportedError(
+            f"{names} with optim={name!r}, which steps within the backward: gradients are gone before the method has "
+            "its turn. Use another optimizer, such as adamw_torch."
+        )
+
+
+def refuse_parts(methods: Iterable[Method], model: Any) -> None:
+    """Raises UnsupportedError for a model that was loaded in parts over ranks (tp_plan, a device mesh)."""
+    from torch.distributed.tensor import DTensor
+
+    split = next((n for n, p in model.named_parameters() if isinstance(p, DTensor)), None)
+    if split and (names := ", ".join(_names(_working(list(methods))))):
+        raise UnsupportedError(f"{names} on a model in parts: this rank has a part of {split!r} alone. {USE_DDP}")
+
+
+PARTS = ("ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_MEGATRON_LM")
+"""By which accelerate's launcher asks for tensors or rows in parts."""
+
+
+def _asked_of_launcher(variable: str) -> bool:
+    """Whether accelerate's launcher has set a variable; every word that accelerate takes for yes."""
+    return os.environ.get(variable, "").strip().lower() in ("y", "yes", "t", "true", "on", "1")
 
 
 def refuse(methods: Iterable[Method], args: Any, trainer: Any) -> None:
@@ -77,7 +123,7 @@ def refuse(methods: Iterable[Method], args: Any, trainer: Any) -> None:
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None) if trainer.is_fsdp_enabled else None
     if plugin is not None:
         _refuse_fsdp(methods, int(getattr(plugin, "fsdp_version", 1)))
-    if names and args.fp16:
+    if names and (args.fp16 or trainer.accelerator.mixed_precision == "fp16"):  # its launcher may ask for it, too
         raise UnsupportedError(
             f"{names} with fp16: the loss scaler changes the gradients a method sees and skips steps. Use bf16=True."
         )

@@ -111,7 +111,9 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool, keeps_base:
     found = pretrained.adapted(model, folder, name, trainable)
     _all_read(found, opened(folder, part="adapter").path, name)
     if keeps_base:
-        policies.check_init(found.peft_config[name])
+        policies.check_init(found.peft_config[name], fresh=False)
+    if trainable:
+        policies.refuse_shared_rows(found)
     return found
 
 

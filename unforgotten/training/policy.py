@@ -30,10 +30,13 @@ ALIGNED = "aligned"
 """The name of the frozen adapter that makes θ_safe under `stacked`."""
 
 
-def check_init(config: Any) -> None:
-    """Refuses an adapter whose init would change the base or the first step: then no teacher would be θ_safe."""
+def check_init(config: Any, fresh: bool = True) -> None:
+    """Refuses an adapter whose init would change the base or the first step: then no teacher would be θ_safe.
+
+    fresh: it is to start from its init. One that has its values already may have had random ones before.
+    """
     init = getattr(config, "init_lora_weights", True)
-    if init not in KEEPS_BASE:
+    if init not in KEEPS_BASE and (fresh or init is not False):
         raise ModelError(
             f"init_lora_weights={init!r} changes the base weights or starts away from θ_safe, so the model with its "
             "adapter off is no longer the aligned one. Use init_lora_weights=True (or 'gaussian')."
@@ -97,8 +100,8 @@ def policy_of(model: Any) -> Policy:
     configs = getattr(model, "peft_config", None)
     if not configs:
         return "full"
-    for config in configs.values():
-        check_init(config)
+    for name, config in configs.items():
+        check_init(config, fresh=len(configs) > 1 and name == TRAINED)
     if len(configs) > 1:
         trained = {n for n in configs if any(p.requires_grad and belongs(k, n) for k, p in model.named_parameters())}
         if trained != {TRAINED} or set(configs) != {TRAINED, ALIGNED}:
@@ -110,6 +113,21 @@ def policy_of(model: Any) -> Policy:
         return "stacked"
     ups = [p for n, p in model.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
     return "merged" if ups and all(not p.any() for p in ups) else "continue"
+
+
+def refuse_shared_rows(model: Any) -> None:
+    """Raises UnsupportedError for single rows trained of an embedding that the head shares.
+
+    The file has them once, and Transformers asks for the head's as well when it opens an adapter beside its base.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    head = model.get_base_model().get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper):
+        raise UnsupportedError(
+            "The adapter trains single rows (trainable_token_indices) of an embedding that the head shares, and the "
+            "file of such an adapter does not open in Transformers. Use policy: merged."
+        )
 
 
 def trained_adapter(model: Any) -> str | None:

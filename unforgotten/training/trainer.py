@@ -124,6 +124,8 @@ class MethodMixin(_Trainer):
         args = self._settled(args)
         limits.refuse_packing(args)
         limits.refuse_shards(self.methods.values(), args)
+        limits.refuse_early_steps(self.methods.values(), args)
+        limits.refuse_parts(self.methods.values(), model)
         limits.refuse_replicas(model)
         one_device = limits.one_device(args)
         limits.refuse_4_bits(self.methods.values(), model)
