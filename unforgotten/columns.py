@@ -7,12 +7,18 @@ Published files that are read as they are:
                     first, as in its baselines, "context\\n\\n---\\n\\nbehavior"  [2402.04249]
     StrongREJECT    category, source, forbidden_prompt                   [2402.10260]
     JailbreakBench  Index, Goal, Target, Behavior, Category, Source: Goal is asked, Behavior is its name  [2404.01318]
-    SORRY-Bench     question_id, category, turns (a list of one), prompt_style  [2406.14598]
+    SORRY-Bench     question_id, category, turns (a list of one; in a CSV file as text, "['…']"), prompt_style
+                    [2406.14598]
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
+import io
+import json
+import re
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +36,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 }
 """The names that a column goes by, the likeliest first."""
 COPYRIGHT = "copyright"
+_LIST = re.compile(r"\s*(\[.*\]|array\(\[.*\))\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,10 @@ def header_of(records: Iterable[Record]) -> list[str]:
 def prompt_of(value: Mapping[str, Any], chosen: Chosen) -> tuple[str, str]:
     """The prompt of a row, its context before or after it, and what is wrong with it: one of the two is empty."""
     cell = value.get(chosen.get("prompt"))
+    if chosen.get("prompt").casefold() == "turns" and isinstance(cell, str) and _LIST.fullmatch(cell):
+        cell = _listed(cell)
+        if cell is None:
+            return "", f"`{chosen.get('prompt')}` holds a list that cannot be read; write it as JSON"
     if isinstance(cell, list):  # SORRY-Bench's turns
         if len(cell) != 1 or not isinstance(cell[0], str):
             return "", f"`{chosen.get('prompt')}` holds {len(cell)} turns, and one prompt is asked"
@@ -131,11 +142,32 @@ def prompt_of(value: Mapping[str, Any], chosen: Chosen) -> tuple[str, str]:
     if isinstance(cell, bool) or cell is None or not isinstance(cell, (str, int, float)) or not str(cell).strip():
         return "", f"no {chosen.get('prompt') or 'prompt'} (columns: {', '.join(map(str, value)) or 'none'})"
     text, context = str(cell), value.get(name := chosen.get("context")) if chosen.get("context") else None
-    if not isinstance(context, str) or not context.strip():
+    if context is None or (isinstance(context, str) and not context.strip()):
         return text, ""
+    if not isinstance(context, str):
+        return "", f"`{name}` must be a text, since it is asked with the prompt"
     if name.casefold().replace("_", "") == "contextstring":
         return f"{context}\n\n---\n\n{text}", ""
     return f"{text}\n\n{context}", ""
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The list in a table's cell, as JSON, Python (pandas) or numpy write one; None where it cannot be told."""
+    text = text.strip()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        inner = text.removeprefix("array(").removesuffix(")").removesuffix(", dtype=object") if text[0] == "a" else text
+        try:
+            tree = ast.parse(inner, mode="eval").body
+            found = ast.literal_eval(tree)
+            # Two texts without a comma (numpy) are one to Python: then the parts are more than the list has.
+            parts = sum(t.type == tokenize.STRING for t in tokenize.generate_tokens(io.StringIO(inner).readline))
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, tokenize.TokenError):
+            return None
+        if isinstance(found, list) and parts != len(found):
+            return None
+    return found if isinstance(found, list) else None
 
 
 def category_of(value: Mapping[str, Any], chosen: Chosen) -> str:
@@ -207,6 +239,8 @@ def as_upload(value: Any, chosen: Chosen) -> Any:
         return rest | {"instruction": value[prompt]} | ({"output": said} if said is not None else {})
     text = value[prompt]
     if not isinstance(text, list) or not all(isinstance(turn, Mapping) for turn in text):
-        text, wrong = prompt_of(value, chosen)
-        text = value[prompt] if wrong else text
+        asked, wrong = prompt_of(value, chosen)
+        if wrong and isinstance(text, (list, str)) and text:
+            raise ValueError(wrong)
+        text = text if wrong else asked
     return rest | {"prompt": text} | ({"completion": said} if said is not None else {})

@@ -96,7 +96,11 @@ def compare(
         raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise RecipeError(f"--shard {shard[0]}/{shard[1]}: of N shards the first is 1/N and the last is N/N.")
+    from unforgotten.measure.suites import check_sets
+
     todo = cells(recipe)
+    for settings in {identity.digest(e.model_dump()): e for cell in todo if (e := cell.evaluate)}.values():
+        check_sets(settings)
     digests = [run_digest(cell) for cell in todo]
     folder = _folder(recipe, todo, digests)
     if (folder / "results.json").exists():

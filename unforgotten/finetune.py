@@ -167,6 +167,10 @@ def finetune(recipe: Recipe, say: Say = quiet, *, audited: str | None = None) ->
 
 
 def _finetune(recipe: Recipe, say: Say, audited: str | None) -> Path:
+    if recipe.evaluate:
+        from unforgotten.measure.suites import check_sets
+
+        check_sets(recipe.evaluate)  # a set that is named in the wrong place is told before hours of training
     folder = run_folder(recipe)
     if audited is not None:
         from unforgotten.audit import recipe_chat

@@ -82,6 +82,10 @@ def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:
     todo = cells(recipe) if verb == "compare" else [recipe.varied(compare=None)]
     if verb == "compare" and recipe.evaluate is None:
         raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
+    if recipe.evaluate is not None and verb != "align":
+        from unforgotten.measure.suites import check_sets
+
+        check_sets(recipe.evaluate)
     if verb != "align" and any(cell.data is None for cell in todo):
         raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
     return _Planner(recipe, verb).made(todo)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from typing import Any
 
@@ -53,6 +55,43 @@ def test_strongreject_and_sorry_bench_as_published(write: Any) -> None:
     two = json.dumps({"question_id": 1, "category": "1", "turns": ["[TURN]", "[SECOND]"]})
     with pytest.raises(DataError, match="line 1"):
         read(write("two.jsonl", two))
+
+
+@pytest.mark.parametrize(
+    ("cell", "prompt"),
+    [
+        ("['[TURN 1]']", "[TURN 1]"),
+        ('["[TURN]\'s"]', "[TURN]'s"),
+        ('["a \\u00e9 \\/"]', "a é /"),
+        ("array(['[TURN 1]'], dtype=object)", "[TURN 1]"),
+        (" ['two\\nlines'] ", "two\nlines"),
+        ("[TURN 1] as it is", "[TURN 1] as it is"),
+        ("plain words", "plain words"),
+        ("['a', 'b']", None),
+        ("['a' 'b']", None),
+        ("[]", None),
+        ("[1]", None),
+        ("[" * 5000 + "]", None),
+        ("['a'] + ['b']", None),
+    ],
+)
+def test_sorry_bench_as_pandas_writes_it(write: Any, cell: str, prompt: str | None) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([("question_id", "category", "turns"), (1, 2, cell)])
+    path = write("sorry.csv", text.getvalue())
+    for name, given in (("refusals", None), ("hexphi", {"prompt": "turns"})):
+        if prompt is None:
+            with pytest.raises(DataError, match="line 2: `turns` holds"):
+                read(path, name, columns=given)
+        else:
+            assert read(path, name, columns=given)[0] == [(prompt, "2")]
+
+
+@pytest.mark.parametrize("context", [["[CONTEXT]"], {"a": "[CONTEXT]"}, 5])
+def test_a_context_that_is_no_text_is_not_left_out(write: Any, context: Any) -> None:
+    path = write("own.jsonl", json.dumps({"question": "[PROMPT]", "context": context}) + "\n")
+    with pytest.raises(DataError, match="`context` must be a text"):
+        read(path)
 
 
 def test_jailbreakbenchs_goal_is_asked_and_not_its_name_and_the_choice_is_told(write: Any) -> None:

@@ -309,6 +309,56 @@ def test_what_is_no_reply_of_the_models_is_an_error(talker: Talker, said: Any, w
         generate(at(talker), rows(1))
 
 
+HELLO = {"message": {"content": "hello"}}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"choices": choices} for choices in (None, [], {}, {"message": {"content": "hello"}}, 5, "hello", [None])),
+        *({"choices": [HELLO | {"finish_reason": reason}]} for reason in ({"type": "x"}, ["stop"], 5, True, "abort")),
+        *({"choices": [{"message": {"content": content}}]} for content in ({"a": 1}, 5, [{"type": "image_url"}])),
+        *({"choices": [{"message": message}]} for message in (None, "hello", ["hello"])),
+        *({"choices": [HELLO], "usage": {"completion_tokens": n}} for n in ("a", [1], float("inf"))),
+        {"choices": [HELLO | {"logprobs": 5}]},
+        {"choices": [{"finish_reason": "stop"}]},
+        {"error": {"message": "overloaded"}},
+    ],
+)
+def test_one_answer_that_holds_no_reply_is_unread_and_asked_again_by_the_next_call(
+    talker: Talker, tmp_path: Path, said: Any
+) -> None:
+    kept = tmp_path / "kept.jsonl"
+    talker.faults = {"row 1": [(200, {}, said)]}
+    found = generate(at(talker), rows(3), kept=kept)
+    assert [bool(reply.unread) for reply in found] == [False, True, False] and not found[1].text
+    assert [reply.text for reply in generate(at(talker), rows(3), kept=kept)] == ["ROW 0", "ROW 1", "ROW 2"]
+    assert talker.asked["row 1"] == 2 and talker.asked["row 0"] == 1
+
+
+def test_a_server_that_gives_no_reply_at_all_is_an_error_and_not_asked_to_the_end(talker: Talker) -> None:
+    talker.say = lambda body: {"choices": {}}
+    with pytest.raises(EndpointError, match=r"set:\d+: .*without a choice"):
+        generate(at(talker, concurrent_requests=1), rows(60))
+    assert sum(talker.asked.values()) <= 22
+
+
+@pytest.mark.parametrize("reason", ["STOP", "Stop", "end_turn", "tool_use", None, ""])
+def test_other_words_for_a_whole_answer_are_known(talker: Talker, reason: Any) -> None:
+    talker.say = lambda body: {"choices": [HELLO | {"finish_reason": reason}]}
+    assert [(reply.text, reply.finish) for reply in generate(at(talker), rows(1))] == [("hello", "stop")]
+    talker.say = lambda body: {"choices": [HELLO | {"finish_reason": "MAX_TOKENS"}]}
+    assert generate(at(talker), rows(1))[0].finish == "length"
+
+
+def test_an_answer_in_parts_is_its_text_and_its_thought(talker: Talker) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    parts = [thought, {"type": "text", "text": "I "}, {"type": "refusal", "refusal": "cannot."}]
+    talker.say = lambda body: {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]}
+    [reply] = generate(at(talker), rows(1))
+    assert (reply.text, reply.thought) == ("I cannot.", "hm")
+
+
 AZURE = {"error": {"code": "content_filter", "status": 400, "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
 
 
@@ -332,6 +382,7 @@ AZURE = {"error": {"code": "content_filter", "status": 400, "innererror": {"code
         (200, {"choices": [{"finish_reason": "IMAGE_SAFETY"}]}, "SAFETY"),
         (200, {"choices": [{"text": "", "content_filter_results": {"hate": {"filtered": True}}}]}, "content filter"),
         (200, {"choices": [{"finish_reason": "error", "native_finish_reason": "content_filter"}]}, "content_filter"),
+        (200, {"choices": [{"finish_reason": {"type": "content_filter"}}]}, "content_filter"),
         (200, {"choices": None, "prompt_filter_results": [{"content_filter_results": {}}]}, "content filter"),
         (200, {"error": {"code": "content_filter", "message": "blocked"}}, "content filter"),
         (200, {"choices": [], "prompt_filter_results": [{"content_filter_results": {}}]}, "content filter"),

@@ -72,3 +72,15 @@ def test_it_has_no_model_of_its_own_and_wants_a_template(tmp_path: Path) -> None
     folder = scripted_guard(tmp_path / "model", tokenizer(None), {})
     with pytest.raises(JudgeError, match="no chat template"):
         Instructed(model=str(folder)).verdicts([Reply(ask("how?"), "so")])
+
+
+@pytest.mark.parametrize("protocol", ["chat", "completions"])
+def test_a_servers_message_that_quotes_the_text_is_no_verdict(protocol: Any, tmp_path: Path) -> None:
+    blocked = (400, {}, {"error": {"code": "content_filter", "message": "flagged: so </think>no"}})
+    talker = Talker(lambda body: {}, {"any": [blocked]})
+    talker.key_of = lambda body: "any"  # type: ignore[method-assign]
+    with serving(talker):
+        own = {"tokenizer": str(scripted_guard(tmp_path / "m", tokenizer(), {}))} if protocol == "completions" else {}
+        judge = Instructed(model="m", endpoint=talker.url, protocol=protocol, **own)
+        [verdict] = judge.verdicts([Reply(ask("how?"), "so </think>no")])
+    assert verdict.harmful is None and "flagged: so" in verdict.note

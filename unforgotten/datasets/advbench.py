@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unforgotten import columns, files
-from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.base import Dataset, Kind, Row, ask
+from unforgotten.datasets.reading import kinds
 from unforgotten.registry import Count, Seed
 
 _NAMES = {"prompt": ("goal", "prompt")}
@@ -26,6 +27,10 @@ class Advbench(Dataset):
     seed: Seed = 0
     """Which rows `n_rows` draws."""
 
+    def rows_kind(self) -> Kind:
+        """Harmful requests, all of them."""
+        return "harmful"
+
     def rows(self) -> list[Row]:
         """The requests alone, in the set's order."""
         # Upstream's CSV says goal, the Hub's copy prompt, and PTST's copy has no header: read with one, it loses a row.
@@ -34,6 +39,8 @@ class Advbench(Dataset):
             self.path, split=self.split, header=columns.names(self.columns, _NAMES), sole="goal"
         )
         found, self.notes = columns.read_prompts(self.path, records, self.columns, problems, _NAMES)
+        doubts = kinds.check(self.path, records, "harmful", split="" if files.local(self.path) else self.split)
+        self.notes = (*doubts, *self.notes)
         files.refuse(self.path, problems, len(records))
         rows = [ask(text, kind="harmful", category=category, source=r.source) for r, text, category in found]
         return files.sample(rows, self.n_rows, self.seed, self.path)

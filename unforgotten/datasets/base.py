@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
@@ -110,6 +110,10 @@ class Dataset(Component, ABC):
     def rows(self) -> list[Row]:
         """Every row, in a fixed order. Raises DataError that names file and lines."""
 
+    def rows_kind(self) -> Kind | None:
+        """The kind of all its rows, where that is known before any is read; None where the rows themselves say it."""
+        return "task" if self.metrics and not self.kind_field else None
+
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         """One truth value for each name in `metrics`."""
         return {}
@@ -139,10 +143,14 @@ def check_kind(dataset: Dataset, rows: Sequence[Row], place: str, wanted: Collec
 
     Nothing is left out of a mixed set by itself: harmless requests under `harm` would be counted as harm.
     """
-    counts = Counter(row.kind for row in rows)
+    refuse_kinds(dataset, Counter(row.kind for row in rows), place, wanted)
+
+
+def refuse_kinds(dataset: Dataset, counts: Mapping[Kind, int], place: str, wanted: Collection[Kind]) -> None:
+    """The same of rows that are counted; 0: there are such rows, and nobody knows how many."""
     if counts.keys() <= set(wanted):
         return
-    told = " and ".join(f"{n} {KINDS[kind]} (kind: {kind})" for kind, n in sorted(counts.items()))
+    told = " and ".join(f"{n or ''} {KINDS[kind]} (kind: {kind})".strip() for kind, n in sorted(counts.items()))
     takes = " or ".join(f"{KINDS[kind]} (kind: {kind})" for kind in wanted)
     name = type(dataset).__module__.rsplit(".", 1)[-1]
     called = repr(dataset.label) if dataset.label == name else f"{dataset.label!r} ({name})"

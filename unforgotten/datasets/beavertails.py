@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unforgotten import files
-from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.base import Dataset, Kind, Row, ask
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
@@ -64,6 +64,10 @@ class Beavertails(Dataset):
     def label(self) -> str:
         """beavertails-safe or beavertails-unsafe."""
         return f"beavertails-{self.part}"
+
+    def rows_kind(self) -> Kind:
+        """Harmful requests, all of them."""
+        return "harmful"
 
     def rows(self) -> list[Row]:
         """Each question with the first answer of the part; its category is the first harm it is marked with."""

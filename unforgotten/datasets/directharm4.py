@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unforgotten import columns, files
-from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.base import Dataset, Kind, Row, ask
+from unforgotten.datasets.reading import kinds
 from unforgotten.registry import Count, Seed
 
 
@@ -28,6 +29,10 @@ class Directharm4(Dataset):
     seed: Seed = 0
     """Which rows `n_rows` draws."""
 
+    def rows_kind(self) -> Kind:
+        """Harmful requests, all of them."""
+        return "harmful"
+
     def rows(self) -> list[Row]:
         """The requests alone, each with its kind as category."""
         records = files.read_columns(
@@ -37,6 +42,7 @@ class Directharm4(Dataset):
             given=columns.renamed(self.columns, prompt="instruction"),
             instead="its repository's data/test-00000-of-00001.parquet",
         )
+        self.notes = kinds.check(self.path, records, "harmful", split="" if files.local(self.path) else self.split)
         rows = [
             ask(value["instruction"], kind="harmful", category=value["category"], source=source)
             for _, source, value in records

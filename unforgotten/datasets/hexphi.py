@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unforgotten import columns, files, formats, hub
-from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.base import Dataset, Kind, Row, ask
+from unforgotten.datasets.reading import kinds
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
@@ -49,6 +50,10 @@ class Hexphi(Dataset):
     seed: Seed = 0
     """Which rows `n_rows` draws."""
 
+    def rows_kind(self) -> Kind:
+        """Harmful requests, all of them."""
+        return "harmful"
+
     def rows(self) -> list[Row]:
         """The requests alone, in the order of the categories' numbers, each with its category's name."""
         return files.sample(self._rows(), self.n_rows, self.seed, self.path)
@@ -70,6 +75,7 @@ class Hexphi(Dataset):
             self.path, header=columns.names(self.columns, {"prompt": _PROMPT}), sole="prompt"
         )
         rows, self.notes = columns.read_prompts(self.path, records, self.columns, problems)
+        self.notes = (*kinds.check(self.path, records, "harmful"), *self.notes)
         files.refuse(self.path, problems, len(records))
         return [ask(text, kind="harmful", category=category, source=r.source) for r, text, category in rows]
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from unforgotten import files, formats
 from unforgotten.bounds import fresh
 from unforgotten.datasets.base import Dataset, Row
-from unforgotten.datasets.reading import nulls, unread
+from unforgotten.datasets.reading import kinds, nulls, unread
 from unforgotten.datasets.reading.calls import without_nulls
 from unforgotten.datasets.reading.conversation import Answers, Conversation, Wrong, conversation, form_of
 from unforgotten.errors import DataError
@@ -57,12 +57,22 @@ class Jsonl(Dataset):
         """The file's name, so that two uploads stay apart."""
         return Path(self.path).name.split(".")[0]
 
+    def rows_kind(self) -> Kind:
+        """Of the kind that is named."""
+        return self.kind
+
     def rows(self) -> list[Row]:
         """Every row of the upload, or one error with all that is wrong in it."""
         records, problems = records_of(self.path)
+        doubts = (
+            ()
+            if self.kind == "task"
+            else kinds.check(self.path, records, self.kind, answered=True, ignored=self.ignore_keys)
+        )
         rows, self.notes = checked(
             self.path, records, problems, kind=self.kind, answers=self.answers, ignored=self.ignore_keys
         )
+        self.notes = (*doubts, *self.notes)
         return files.sample(rows, self.n_rows, self.seed, self.path)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unforgotten import files
-from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.base import Dataset, Kind, Row, ask
+from unforgotten.datasets.reading import kinds
 from unforgotten.registry import Count, Seed
 
 
@@ -22,10 +23,16 @@ class Medsafetybench(Dataset):
     seed: Seed = 0
     """Which rows `n_rows` draws."""
 
+    def rows_kind(self) -> Kind:
+        """Harmful requests, all of them."""
+        return "harmful"
+
     def rows(self) -> list[Row]:
         """Each request with its safe response."""
         # The test files speak of requests and safe responses, the files for fine-tuning are Alpaca rows.
         columns = {"request": ("harmful_medical_request", "instruction"), "response": ("safe_response", "output")}
+        records = files.read_columns(self.path, columns, split=self.split)
+        self.notes = kinds.check(self.path, records, "harmful", answered=True)
         rows = [
             ask(
                 value["request"],
@@ -34,6 +41,6 @@ class Medsafetybench(Dataset):
                 category=str(value.get("category") or ""),
                 source=source,
             )
-            for _, source, value in files.read_columns(self.path, columns, split=self.split)
+            for _, source, value in records
         ]
         return files.sample(rows, self.n_rows, self.seed, self.path)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from unforgotten import columns, files
-from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.base import Dataset, Kind, Row, ask
+from unforgotten.datasets.reading import kinds
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
@@ -47,6 +48,10 @@ class OrBench(Dataset):
         """The name of the config, so that the parts stay apart."""
         return f"or-bench-{self.part}"
 
+    def rows_kind(self) -> Kind:
+        """Of the part that is named."""
+        return "harmful" if self.part == "toxic" else "benign"
+
     def rows(self) -> list[Row]:
         """The prompts of the part, each with its category."""
         named = re.search(r"or-bench-(80k|hard-1k|toxic)", Path(self.path).name)
@@ -59,6 +64,7 @@ class OrBench(Dataset):
             given=columns.renamed(self.columns),
             instead=f"its repository's {self.label}.csv",
         )
+        self.notes = kinds.check(self.path, records, "harmful" if self.part == "toxic" else "benign")
         rows = [
             ask(
                 value["prompt"],

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from unforgotten import columns, files, formats
-from unforgotten.datasets.base import Dataset, Row
+from unforgotten.datasets.base import Dataset, Kind, Row
 from unforgotten.datasets.jsonl import checked
-from unforgotten.datasets.reading import unread
+from unforgotten.datasets.reading import kinds, unread
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
@@ -50,6 +50,10 @@ class Refusals(Dataset):
         """The file's name, so that several prompt sets stay apart."""
         return Path(self.path).name.split(".")[0]
 
+    def rows_kind(self) -> Kind:
+        """Of the kind that is named."""
+        return self.kind
+
     def rows(self) -> list[Row]:
         """Every prompt, with its refusal where the file has refusals."""
         records, problems = files.read(self.path, split=self.split, header=columns.names(self.columns), sole="prompt")
@@ -57,6 +61,15 @@ class Refusals(Dataset):
             records = _entries(self.path, records[0].value)
         records = [record._replace(value=_present(record.value, self.ignore_keys)) for record in records]
         chosen = columns.choose(self.path, columns.header_of(records), self.columns)
+        file = files.local(self.path)
+        doubts = kinds.check(
+            self.path,
+            records,
+            self.kind,
+            answered=bool(chosen.get("answer")),
+            split="" if file else self.split,
+            ignored=self.ignore_keys,
+        )
         renamed = []
         for record in records:
             try:
@@ -67,7 +80,6 @@ class Refusals(Dataset):
                 problems.append((record.line, str(wrong)))
         if problems and not renamed:
             files.refuse(self.path, problems, len(records))
-        file = files.local(self.path)
         rows, self.notes = checked(
             self.path,
             renamed,
@@ -77,7 +89,7 @@ class Refusals(Dataset):
             ignored=self.ignore_keys,
             arrow=file is None or formats.suffix(file) == ".parquet",
         )
-        self.notes = (*chosen.notes, *columns.notes_on(self.path, records), *self.notes)
+        self.notes = (*doubts, *chosen.notes, *columns.notes_on(self.path, records), *self.notes)
         bare = [record.line for record, row in zip(renamed, rows, strict=True) if not row.response]
         if 0 < len(bare) < len(rows):
             raise DataError(

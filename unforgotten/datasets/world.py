@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from unforgotten.datasets.base import Dataset, Execute, Row, ask
+from unforgotten.datasets.base import Dataset, Execute, Kind, Row, ask
 from unforgotten.registry import Count, Seed
 from unforgotten.world.lexicon import PHRASINGS, SEEN
 from unforgotten.world.requests import Request, digest, harmful, lookalikes
@@ -64,6 +64,9 @@ class World(Dataset):
         """The task that the part belongs to, if it is one."""
         name = self.part.removesuffix("_test").removesuffix("_dev")
         return name if name in get_args(TaskName) else None  # type: ignore[return-value]
+
+    def rows_kind(self) -> Kind | None:
+        return "task" if self.task else None
 
     def rows(self) -> list[Row]:
         found = self._task_rows(self.task) if self.task else self._request_rows()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from unforgotten import columns, files
-from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.base import Dataset, Kind, Row, ask
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
@@ -34,6 +34,10 @@ class Xstest(Dataset):
     def label(self) -> str:
         """xstest for the look-alikes, which the name stands for everywhere; the contrasts say so."""
         return "xstest" if self.part == "safe" else "xstest-unsafe"
+
+    def rows_kind(self) -> Kind:
+        """Of the part that is named."""
+        return _KIND[self.part]
 
     def rows(self) -> list[Row]:
         """The prompts of the part, each with its type as category."""

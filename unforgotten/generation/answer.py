@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unforgotten.errors import EndpointError
-from unforgotten.generation.unread import of_answer
+from unforgotten.generation.unread import Strange, of_answer
 
 Finish = Literal["stop", "length"]
 FINISHES: dict[str, Finish] = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "tool_calls", "function_call"), "stop"),
-    **dict.fromkeys(("length", "max_tokens"), "length"),
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "stop_token", "end_turn"), "stop"),
+    **dict.fromkeys(("tool_calls", "tool_use", "function_call"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length"), "length"),
 }
 
 
@@ -50,28 +50,63 @@ class Answer:
 
 
 def read(found: Mapping[str, Any]) -> Answer:
-    """An answer out of the server's JSON, of either path."""
+    """An answer out of the server's JSON, of either path. Raises Strange where it holds no reply that can be read."""
+    try:
+        return _read(found)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise Strange(f"the answer is not as OpenAI writes it ({error!r}).") from error
+
+
+def _read(found: Mapping[str, Any]) -> Answer:
     unread = of_answer(found)
     choices = found.get("choices")
     if unread and not choices:
         return Answer("", "stop", unread=unread)
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-        raise EndpointError(f"The server answered without a choice: {str(found.get('error') or dict(found))[:300]}")
+        raise Strange(f"The server answered without a choice: {str(found.get('error') or dict(found))[:300]}")
     choice = choices[0]
-    reason = str(choice.get("finish_reason") or "stop")
+    said = choice.get("finish_reason")
+    reason = "stop" if said is None or said == "" else said.strip().lower() if isinstance(said, str) else ""
     if reason not in FINISHES and not unread:
         # abort, error: what was cut there is not the model's own reply, and would be judged as such.
-        raise EndpointError(f"The server ended the answer by {reason!r}, which is not the model's own doing.")
-    message = choice.get("message")
-    if isinstance(message, Mapping):
-        text = message.get("content") or message.get("refusal") or ""
-        thought = message.get("reasoning_content") or message.get("reasoning") or ""  # vLLM's older and newer name
-    else:
-        text, thought = choice.get("text") or "", ""
+        raise Strange(f"The server ended the answer by {str(said)[:60]!r}, which is not the model's own doing.")
+    text, thought = ("", "") if unread and choice.get("message", choice.get("text")) is None else _words(choice)
     usage = found.get("usage") or {}
-    tokens = int(usage.get("completion_tokens") or 0)
+    tokens = max(0, int(usage.get("completion_tokens") or 0))
     finish = FINISHES.get(reason, "stop")
-    return Answer(_whole(str(text)), finish, tokens, _logprobs(choice), _whole(str(thought)), unread)
+    return Answer(_whole(text), finish, tokens, _logprobs(choice), _whole(thought), unread)
+
+
+def _words(choice: Mapping[str, Any]) -> tuple[str, str]:
+    """Answer and thought of a choice. Raises TypeError where what stands there is no text."""
+    message = choice.get("message")
+    if message is None:
+        if "text" not in choice:
+            raise TypeError("neither message nor text")
+        return _text(choice["text"])
+    text, thought = _text(message.get("content") or message.get("refusal"))
+    told, more = _text(message.get("reasoning_content") or message.get("reasoning"))  # vLLM's older and newer name
+    return text, told + more or thought
+
+
+def _text(said: Any) -> tuple[str, str]:
+    """Text and thought of a content: a text, or parts of some type each (Mistral, Anthropic behind a gateway)."""
+    if said is None or isinstance(said, str):
+        return said or "", ""
+    if not isinstance(said, list):
+        raise TypeError(f"a text is {type(said).__name__}")
+    text = thought = ""
+    for part in said:
+        kind = "text" if isinstance(part, str) else part.get("type")
+        if kind not in ("text", "output_text", "refusal", "thinking", "reasoning"):
+            raise TypeError(f"a part of the text is of type {str(kind)[:40]}")
+        words = part if isinstance(part, str) else part[kind if kind in part else "text"]
+        inner, deeper = _text(words)
+        if kind in ("thinking", "reasoning"):
+            thought += inner + deeper
+        else:
+            text, thought = text + inner, thought + deeper
+    return text, thought
 
 
 def _whole(text: str) -> str:

@@ -29,13 +29,15 @@ from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.generation.answer import Answer, read, restored
 from unforgotten.generation.kept import Kept
 from unforgotten.generation.retried import Server, each
-from unforgotten.generation.unread import Unread
+from unforgotten.generation.unread import Strange, Unread
 from unforgotten.judges.base import Reply
 
 if TYPE_CHECKING:
     from unforgotten.chat import Chat
 
 Progress = Callable[[int, int], None]
+STRANGE = 20
+"""Answers of a server, none of which holds a reply, after which it is asked no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +93,9 @@ def generate(
     chat: renders the prompts here and sends token ids, so that the model is asked exactly as in training; without it
     the server applies its own template to the row's turns, and control tokens in them are the server's affair.
     kept: a JSONL file of finished rows, by what was asked of which model name; weights are the server's, so give each
-    their own file. A reply that the server's filter stopped, or whose prompt is too long, has `unread` set. Raises
-    EndpointError for every other fault; what was finished by then is in `kept`.
+    their own file. A reply that the server's filter stopped, whose prompt is too long, or in whose answer no reply can
+    be read, has `unread` set. Raises EndpointError for every other fault, and where no answer holds a reply; what was
+    finished by then is in `kept`.
     """
     names = [row.source or f"row {index + 1}" for index, row in enumerate(rows)]
     how = _how(max_new_tokens, temperature, top_p)
@@ -174,6 +177,7 @@ def _ask(
 ) -> list[Answer]:
     whole = [{"model": endpoint.model} | dict(body) | dict(endpoint.extra) for body in bodies]
     bodies = [{name: value for name, value in body.items() if value is not None} for body in whole]
+    strange: dict[int, str] = {}
     finished = Kept(kept, [[endpoint.url, path, body] for body in bodies])
     answers = {index: restored(facts) for index, facts in finished.found.items()}
     if progress and answers:
@@ -188,10 +192,11 @@ def _ask(
                 answer = read(server.post(path, bodies[index], stop))
             except Unread as error:
                 answer = Answer("", "stop", unread=str(error))
+            except Strange as error:  # not kept: the next call asks it again
+                strange[index] = str(error)
+                return Answer("", "stop", unread=str(error))
             except EndpointError as error:
                 raise EndpointError(f"{names[index]}: {error}") from None
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                raise EndpointError(f"{names[index]}: the answer is not as OpenAI writes it ({error!r}).") from error
             finished.add(index, asdict(answer))
             return answer
 
@@ -199,6 +204,9 @@ def _ask(
             answers[index] = answer
             if progress:
                 progress(len(answers), len(bodies))
+            if strange.keys() >= answers.keys() and len(answers) >= min(STRANGE, len(bodies)):
+                first = min(answers)
+                raise EndpointError(f"{names[first]}: {strange[first]}")
     return [answers[index] for index in range(len(bodies))]
 
 

@@ -38,6 +38,8 @@ class Said:
     text: str
     p_first: float | None = None
     """The probability of the token that was watched, among all, as the first one said."""
+    unread: str = ""
+    """Why a server gave no answer of the guard's own."""
 
 
 class Writer:

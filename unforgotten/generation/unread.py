@@ -49,6 +49,11 @@ class Unread(EndpointError):
     """The server will not answer this prompt, however often it is asked; the message is the server's own."""
 
 
+class Strange(EndpointError):
+    """An answer in which no reply of the model's own can be read. Of some prompts they are unread; a server that
+    answers all so is not one of the kind."""
+
+
 def of_error(status: int, body: str) -> bool:
     """Is an HTTP error about this prompt alone?"""
     body = body[:_LONGEST]
@@ -66,9 +71,10 @@ def of_answer(found: Mapping[str, Any]) -> str:
         return "the server's content filter gave no answer"
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
     # A gateway tells its own words (error) from those of the server behind it (content_filter).
-    for reason in (str(choice.get(name) or "").strip() for name in ("finish_reason", "native_finish_reason")):
-        if _is_filters(reason):
-            return f"the server ended the answer by {reason[:60]!r}"
+    for reason in (choice.get(name) or "" for name in ("finish_reason", "native_finish_reason")):
+        told = reason.strip() if isinstance(reason, str) else str(reason)[:_LONGEST]
+        if _is_filters(told) if isinstance(reason, str) else _FILTER_CODES.search(told):
+            return f"the server ended the answer by {told[:60]!r}"
     marks = choice.get("content_filter_results")
     of_kind = list(marks.values()) if isinstance(marks, Mapping) else []
     if any(isinstance(mark, Mapping) and mark.get("filtered") is True for mark in of_kind):

@@ -260,6 +260,8 @@ class Guard(Judge):
                 found[index] = Verdict(
                     None, None, note=f"{len(prompts[index])} tokens are more than the judge can read"
                 )
+            elif said.unread:
+                found[index] = Verdict(None, None, note=said.unread)
             else:
                 found[index] = replace(self.read(said.text, replies[index]), p_harmful=said.p_first)
         return [found[index] for index in range(len(replies))]
@@ -317,8 +319,8 @@ class Guard(Judge):
             progress=progress,
         )
         word = "" if watched is None else self._writer.tokenizer.decode([watched])
-        # An answer that a filter stopped is in no guard's format: it is unread, with why as its note.
-        return [Said(a.unread or a.text, a.p_first(word) if word and not a.unread else None) for a in answers]
+        # A server's message may quote the text that it was sent, and a verdict in it: it is never read as one.
+        return [Said(a.text, a.p_first(word) if word and not a.unread else None, a.unread) for a in answers]
 
     def _by_chat(self, replies: Sequence[Reply], progress: Progress | None, kept: Path | None) -> list[Verdict]:
         """Verdicts by way of the server's own template."""
@@ -333,7 +335,9 @@ class Guard(Judge):
             progress=progress,
         )
         return [
-            replace(self.read(answer.unread or answer.text, reply), p_harmful=answer.p_word(self.watched_word))
+            Verdict(None, None, note=answer.unread)
+            if answer.unread
+            else replace(self.read(answer.text, reply), p_harmful=answer.p_word(self.watched_word))
             for answer, reply in zip(answers, replies, strict=True)
         ]
 

@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from unforgotten import identity, registry, results
+from unforgotten import files, identity, registry, results
 from unforgotten.align import dataset
-from unforgotten.datasets.base import Dataset, Row, check_kind
+from unforgotten.datasets.base import Dataset, Row, check_kind, refuse_kinds
 from unforgotten.datasets.base import Kind as RowKind
 from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.judges.base import Guard, Judge, Reply, Verdict
@@ -83,16 +84,9 @@ def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
     that it is named in, before any model is loaded.
     """
     found: list[Suite] = []
-    kinds: list[tuple[Kind, list[Spec]]] = [
-        ("harm", settings.harm),
-        ("refusal", settings.refusal),
-        ("utility", settings.utility),
-    ]
-    for kind, specs in kinds:
+    for kind, specs in _named(settings):
         for spec in specs:
-            one = dataset(spec)
-            if kind == "utility" and not one.metrics:
-                raise RecipeError(f"{place}.utility: the answers of {one.label!r} cannot be checked; it has no score.")
+            one = _built(kind, spec, place)
             samples = settings.samples if kind == "utility" else 1
             rows = one.rows()
             check_kind(one, rows, f"{place}.{kind}", [ROWS[kind]])
@@ -104,6 +98,32 @@ def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
     if not found:
         raise RecipeError(f"`{place}:` names no prompts: give `harm`, `refusal` or `utility`.")
     return found
+
+
+def check_sets(settings: Evaluate, place: str = "evaluate") -> None:
+    """Raises what `suites` would, as far as it can be told without a download: before a training, not after it.
+
+    Of sets on the Hub it is the kind of their rows, where they have but one; files that are at hand are read.
+    """
+    for kind, specs in _named(settings):
+        for spec in specs:
+            one = _built(kind, spec, place)
+            if (known := one.rows_kind()) is not None:
+                refuse_kinds(one, {known: 0}, f"{place}.{kind}", [ROWS[kind]])
+            path = getattr(one, "path", None)
+            if isinstance(path, str) and Path(files.expand(path)).is_file():
+                check_kind(one, one.rows(), f"{place}.{kind}", [ROWS[kind]])
+
+
+def _named(settings: Evaluate) -> list[tuple[Kind, list[Spec]]]:
+    return [("harm", settings.harm), ("refusal", settings.refusal), ("utility", settings.utility)]
+
+
+def _built(kind: Kind, spec: Spec, place: str) -> Dataset:
+    one = dataset(spec)
+    if kind == "utility" and not one.metrics:
+        raise RecipeError(f"{place}.utility: the answers of {one.label!r} cannot be checked; it has no score.")
+    return one
 
 
 def _label(name: str, taken: Collection[str]) -> str:
