@@ -36,7 +36,7 @@ class Line:
     def flagged(self, flag: str) -> Rate:
         """Replies flagged so (off_task, degenerate …) among those to harmful requests."""
         counts = [
-            (sum(row["flags"][s].get(flag, 0) for s in harm), sum(row["asr"][s]["n"] for s in harm))
+            (sum((row["flags"] or {}).get(s, {}).get(flag, 0) for s in harm), sum(row["asr"][s]["n"] for s in harm))
             for row in self.rows
             if (harm := [s for s in row["asr"] or {} if s != "mean"])
         ]

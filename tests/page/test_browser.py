@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.page.conftest import STORY
+from unforgotten import results
 from unforgotten.page.page import page
 from unforgotten.statistics import rates
 
@@ -94,7 +95,11 @@ def test_nothing_leaves_even_where_a_reply_would_have_it(
 LOOK = """<script>
 const found = [];
 const wide = document.documentElement.scrollWidth;
-if (wide > innerWidth) found.push("the page is " + wide + " wide");
+if (wide > innerWidth) {
+  const out = [...document.querySelectorAll("body *")].filter(e => !e.parentElement.closest(".scroll,.panel,pre") &&
+    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + "." + e.className);
+  found.push("the page is " + wide + " wide: " + [...new Set(out)].slice(0, 6));
+}
 for (const svg of document.querySelectorAll("svg.figure")) {
   const frame = svg.getBoundingClientRect(), name = svg.querySelector("title").textContent;
   const words = [...svg.querySelectorAll("text:not([transform])")].map(e => [e.textContent, e.getBoundingClientRect()]);
@@ -122,10 +127,27 @@ def test_no_word_is_cut_or_covered_and_the_page_does_not_scroll_sideways(
         {"step": at, "asr": rates.rate(at // 10, 40).json(), "refusal": None, "utility": None, "metric": None}
         for at in range(0, 401, 25)
     ]
-    text = page(comparison(story, probe=probe)).read_text(encoding="utf-8")
+    looks(page(comparison(story, probe=probe)), tmp_path, width)
+
+
+def looks(file: Path, tmp_path: Path, width: int) -> None:
+    text = file.read_text(encoding="utf-8")
     looked = tmp_path / "looked.html"
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     looked.write_text(text.replace("</body>", LOOK), encoding="utf-8")
     printed, _ = opened(looked, tmp_path, width, "--dump-dom")
     [title] = re.findall(r"<title>looked (.*?)</title>", printed)
     assert title == "[]", title
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_of_any_length_are_cut_in_pictures_and_wrapped_in_words(
+    comparison: Make, tmp_path: Path, width: int
+) -> None:
+    long, odd = "m" * 60, "\u202e<b>$x_1|=cmd'A1&#x`x`"
+    story = {**STORY, **{(name, 0): STORY["der", 0] for name in (long, odd)}}
+    folder = comparison(story, model="M" * 90 + odd, task="t" * 90)
+    rows = results.read(folder / "results.json")
+    told = {"q" * 40: rates.rate(3, 10).json(), odd * 3: rates.rate(2, 10).json()}
+    results.write(folder / "results.json", [row | {"categories": {"question": told}} for row in rows])
+    looks(page(folder), tmp_path, width)

@@ -267,3 +267,45 @@ def test_a_verdict_on_other_weights_is_not_shown_as_this_runs(comparison: Make) 
     (run / "environment.json").write_text("[]")
     words = told_in(page(run).read_text(encoding="utf-8"))
     assert "No gate has decided" in words and "The aligned model was not asked the same prompts" in words
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["{", "[]", {"checks": [5]}, {"checks": {"a": 1}}, {"notes": {"a": 1}}, {"notes": "ab"}, {"outcome": "good"}],
+)
+def test_a_gate_file_that_no_gate_has_written_is_named_and_not_read_as_none(tmp_path: Path, wrong: Any) -> None:
+    """The page said that no gate has decided."""
+    run = a_run(tmp_path)
+    sides = {"weights": "W", "loaded": "L", "prompts": "P"}
+    whole = {"outcome": "fail", "checks": [{"line": "too high"}], "notes": ["a server replied"], "model": sides}
+    (run / "gate.json").write_text(wrong if isinstance(wrong, str) else json.dumps(whole | wrong))
+    with pytest.raises(DataError, match=r"gate\.json"):
+        page(run)
+    (run / "gate.json").write_text(json.dumps(whole))
+    text = page(run).read_text(encoding="utf-8")
+    assert ">fail<" in text and "too high" in text and "a server replied" in text
+    assert "one run" in text and "clearly better than sft" not in text, "there is no sft beside it"
+
+
+@pytest.mark.parametrize("flags", [None, {}, {"other": {}}])
+def test_a_page_of_rows_without_flags(tmp_path: Path, flags: Any) -> None:
+    assert page(a_run(tmp_path, flags=flags)).is_file()
+
+
+def a_run(root: Path, **more: Any) -> Path:
+    run = root / "der-0123456789ab"
+    run.mkdir()
+    for name, text in (("trained.json", "{}"), ("recipe.yaml", "model: x\n"), ("environment.json", "{}")):
+        (run / name).write_text(text)
+    digests = {"weights": "W", "loaded": "L", "prompts": "P", "settings": "S"}
+    results.write(run / "results.json", [simple("der", 20, 90, run=run.name, digests=digests) | more])
+    return run
+
+
+def test_settings_whose_names_differ_in_signs_alone_have_pictures_of_their_own(tmp_path: Path) -> None:
+    """One was written over the other, and both had one id."""
+    rows = [simple(name, asr, 90, task=task) for task in ("a/b", "a-b") for name, asr in (("sft", 50), ("der", 5))]
+    results.write(tmp_path / "c" / "results.json", rows)
+    text = page(tmp_path / "c").read_text(encoding="utf-8")
+    ids = re.findall(r'id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) and len(list((tmp_path / "c" / "figures").glob("tradeoff*.svg"))) == 2

@@ -46,7 +46,8 @@ def decided(run: Path) -> Decided | None:
     if outcome not in OUTCOMES:
         raise DataError(f"{file}: outcome is {outcome[:40]!r}, which is none of {', '.join(OUTCOMES)}.")
     lines = [check.get("line") if isinstance(check, dict) else None for check in facts["checks"]]
-    lines += facts.get("notes") or []
+    notes = facts.get("notes") or []
+    lines += notes if isinstance(notes, list) else [None]
     if not all(isinstance(line, str) for line in lines):
         raise DataError(f"{file}: checks and notes are not as a gate writes them. Evaluate the run again with --gate.")
     return Decided(outcome, tuple(map(str, lines)), weights)

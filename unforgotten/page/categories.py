@@ -5,11 +5,13 @@ from __future__ import annotations
 from unforgotten import results
 from unforgotten.page import drawing
 from unforgotten.page.cells import Cell
-from unforgotten.page.drawing import LETTER, WIDTH, Figure, at, text
+from unforgotten.page.drawing import HEAD, LETTER, WIDTH, Figure, at, cut, text
 from unforgotten.statistics import rates
 from unforgotten.statistics.rates import Rate
 from unforgotten.summary import Line, words
 
+NAME = 19
+"""Letters of a category beside its row."""
 ROW, LEAST = 26.0, 34.0
 """Height of a row, and width of the narrowest column that holds `100`."""
 
@@ -38,14 +40,14 @@ def heat(cell: Cell) -> Figure | None:
     known = sorted(dict.fromkeys(name for _, found in columns for name in found))
     if len(known) < 2 or not any(line.stage == "tuned" for line, _ in columns):
         return None
-    left = min(150.0, LETTER * max(len(name) for name in known) + 10)
+    left = min(166.0, 1.1 * LETTER * max(len(cut(name, NAME)) for name in known) + 12)
     wide = max(LEAST, (WIDTH - left - 4) / len(columns))
     # Names stand upright where they fit their column, and lean where they do not.
-    longest = max(LETTER * len(line.name) for line, _ in columns)
+    longest = max(LETTER * len(cut(line.name)) for line, _ in columns)
     leaning = longest > wide
     top = 24 + (0.72 * longest + 8 if leaning else 18)
     width = max(WIDTH, left + wide * len(columns) + (0.72 * longest if leaning else 4))
-    body = [f'<text class="head" x="4" y="14">{text(cell.title)}</text>']
+    body = [f'<text class="head" x="4" y="14">{text(cut(cell.title, HEAD))}</text>']
     for i, (line, _) in enumerate(columns):
         x, quiet = left + wide * (i + 0.5), "" if line.stage == "tuned" else " quiet"
         how = (
@@ -53,11 +55,11 @@ def heat(cell: Cell) -> Figure | None:
             if leaning
             else ' text-anchor="middle"'
         )
-        body.append(f'<text class="label{quiet}" x="{at(x)}" y="{at(top - 6)}"{how}>{text(line.name)}</text>')
+        body.append(f'<text class="label{quiet}" x="{at(x)}" y="{at(top - 6)}"{how}>{text(cut(line.name))}</text>')
     for j, name in enumerate(known):
         y = top + ROW * j
         body.append(
-            f'<text class="label" x="{at(left - 8)}" y="{at(y + 16)}" text-anchor="end">{text(_cut(name))}</text>'
+            f'<text class="label" x="{at(left - 8)}" y="{at(y + 16)}" text-anchor="end">{text(cut(name, NAME))}</text>'
         )
         for i, (line, found) in enumerate(columns):
             body.append(_square(left + wide * i, y, wide, found.get(name), f"{line.name}, {name}"))
@@ -67,10 +69,6 @@ def heat(cell: Cell) -> Figure | None:
     )
     title = f"{words(cell.all).short} by category: {cell.title}"
     return Figure(drawing.slug(f"categories {cell.title}"), title, told, body, top + ROW * len(known) + 6, width)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= 22 else name[:21] + "…"
 
 
 def _square(x: float, y: float, wide: float, rate: Rate | None, what: str) -> str:

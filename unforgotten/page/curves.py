@@ -10,13 +10,15 @@ from typing import Any, Literal
 from unforgotten import results
 from unforgotten.page import drawing
 from unforgotten.page.cells import Cell, headline
-from unforgotten.page.drawing import LETTER, LINE, WIDTH, Figure, at, start_of, text
+from unforgotten.page.drawing import HEAD, LETTER, LINE, WIDTH, Figure, at, cut, start_of, text
 from unforgotten.statistics import rates
 from unforgotten.statistics.rates import Rate
 from unforgotten.summary import Line, words
 
 HEIGHT = 270
 TITLES = {"asr": "{asr}, %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
+NAME = 18
+"""Letters of a name at the end of its line."""
 Over = Literal["poison", "memory", "step"]
 AXES: dict[Over, tuple[str, str]] = {
     "poison": ("poison", "poison, % of the user's rows"),
@@ -116,7 +118,7 @@ def _picture(
 ) -> Figure:
     level = headline(start, field) if start is not None else None
     labels = [c.name for c in found] + (["aligned"] if level is not None and level.value is not None else [])
-    gutter = min(120.0, max(LETTER * len(name) for name in labels) + 16)
+    gutter = min(120.0, max(LETTER * len(cut(name, NAME)) for name in labels) + 16)
     left, top, right, bottom = box = (40.0, 36.0, WIDTH - gutter, HEIGHT - 44.0)
     places = sorted({where for course in found for where in course.at})
     every = [rate for course in found for rate in course.rates] + ([level] if level is not None else [])
@@ -126,7 +128,7 @@ def _picture(
     scaled = 100 if over == "poison" else 1
     word, below = AXES[over]
     body = [
-        f'<text class="head" x="4" y="14">{text(what)}</text>' if what else "",
+        f'<text class="head" x="4" y="14">{text(cut(what, HEAD))}</text>' if what else "",
         f'<text class="axis" x="4" y="{29 if what else 22}">{called}{start_of(low)}</text>',
         *drawing.frame(x, y, box, [], drawing.ticks(low, high)),
         f'<text class="axis" text-anchor="middle" x="{at((left + right) / 2)}" y="{HEIGHT - 8}">{below}</text>',
@@ -156,7 +158,7 @@ def _picture(
         quiet = " quiet" if name == "aligned" else ""
         if abs(was - now) > 3 or stop < right - 14:
             body.append(f'<path class="leader" d="M{at(stop)} {at(was)}L{at(right + 3)} {at(now)}"/>')
-        body.append(f'<text class="label{quiet}" x="{at(right + 5)}" y="{at(now + 4)}">{text(name)}</text>')
+        body.append(f'<text class="label{quiet}" x="{at(right + 5)}" y="{at(now + 4)}">{text(cut(name, NAME))}</text>')
     told = "; ".join(
         f"{course.name}: "
         + ", ".join(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,6 +22,10 @@ LINE = 13.5
 """Between the baselines of two labels."""
 LETTER = 7.0
 """About the width of a letter of a label, which nothing here can measure; rather too much than too little."""
+LONGEST = 24
+"""Letters of a name beside its mark; a panel is about twice as wide."""
+HEAD = 46
+"""Letters of a panel's heading."""
 COLOURS = 6
 """Methods that have a colour of their own, after sft; labels name all of them, so that no colour has to be told."""
 
@@ -66,6 +71,19 @@ def css(name: str) -> str:
 def text(words: object) -> str:
     """Anyone's words as text of a page or a picture: no mark-up comes of them, nor what XML cannot hold."""
     return html.escape(_UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", display.block(words)), quote=True)
+
+
+def cut(words: object, most: int = LONGEST) -> str:
+    """A name as a picture has room for it, on one line; the picture's own words for the blind have it whole."""
+    plain = " ".join(display.line(words).split())
+    room, fits = float(most), 0
+    for letter in plain:
+        wide = letter in "mwMWQO@%" or unicodedata.east_asian_width(letter) in "WF"
+        room -= 1.7 if wide else 1.15 if letter.isupper() else 1.0
+        if room < 0:
+            return f"{plain[: max(1, fits - 1)]}…"
+        fits += 1
+    return plain
 
 
 def at(number: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from unforgotten import results, strict_read
 from unforgotten.errors import DataError
+from unforgotten.measure.decided import FILE, decided
 from unforgotten.page.drawing import text
 
 COLOURS = {"pass": "good", "fail": "bad", "unclear": "unsure"}
@@ -37,24 +38,25 @@ def before(folder: Path, row: results.Row) -> list[results.Row]:
 
 
 def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
-    """What a page of one run begins with, as HTML: the gate's verdict, and what is missing for one."""
+    """What a page of one run begins with, as HTML: the gate's verdict, and what is missing for one.
+
+    Raises DataError for a gate.json that no gate has written: the page of it would say that none has decided.
+    """
     parts = []
-    decided = _read(folder / "gate.json")
-    if not decided:
+    found = decided(folder)
+    if found is None:
         parts.append(
             "<p class=sentence>No gate has decided on this run.</p><p class=lead><code>unforgotten evaluate RUN "
             "--against aligned --gate max_asr=5,max_refusal_rise=5</code> decides.</p>"
         )
-    elif not _same(decided, row):
+    elif not _same(_read(folder / FILE), row):
         parts.append(
             "<p class=sentence>The gate decided on other weights, prompts, judges or settings than this page's.</p>"
         )
     else:
-        outcome = str(decided.get("outcome"))
-        lines = [str(check.get("line")) for check in decided.get("checks") or []]
         parts.append(
-            f'<p class=sentence>Gate: <b class="{COLOURS.get(outcome, "unsure")}">{text(outcome)}</b></p>'
-            f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in lines)}</ul>"
+            f'<p class=sentence>Gate: <b class="{COLOURS.get(found.outcome, "unsure")}">{text(found.outcome)}</b></p>'
+            f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in found.lines)}</ul>"
         )
     if not any(other["stage"] == "aligned" for other in beside):
         parts.append(
@@ -70,10 +72,10 @@ def _alike(row: results.Row, other: results.Row) -> bool:
     return same and row["judges"] == other["judges"] and row["decoding"] == other["decoding"]
 
 
-def _same(decided: dict[str, Any], row: results.Row) -> bool:
+def _same(facts: dict[str, Any], row: results.Row) -> bool:
     """Is a decision about the very figures of a row?"""
-    side, ours = decided.get("model"), _digests(row)
-    if not isinstance(side, dict) or decided.get("judges", row["judges"]) != row["judges"]:
+    side, ours = facts.get("model"), _digests(row)
+    if not isinstance(side, dict) or facts.get("judges", row["judges"]) != row["judges"]:
         return False
     # Files of the first edition name neither settings nor judges.
     names = ("weights", "loaded", "prompts", *(["settings"] if "settings" in side else []))

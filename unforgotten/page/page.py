@@ -13,6 +13,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from unforgotten import __version__, files, report, results, strict_read
@@ -84,13 +86,22 @@ def _clear(folder: Path) -> None:
 
 def _figures(found: Sequence[Cell]) -> dict[str, list[Figure]]:
     known = names(found)
-    return {
+    made: dict[str, list[Figure]] = {
         "scatter": [one for cell in found if (one := scatter.scatter(cell, known))],
         "training": curves.over_training(found, known),
         "poison": curves.curves(found, "poison", known),
         "memory": curves.curves(found, "memory", known),
         "categories": [one for cell in found if (one := categories.heat(cell))],
     }
+    taken: set[str] = set()
+    return {kind: [_apart(one, taken) for one in group] for kind, group in made.items()}
+
+
+def _apart(figure: Figure, taken: set[str]) -> Figure:
+    """The figure under a name that no other has: settings whose names differ in signs alone have one slug."""
+    name = next(name for n in count(1) if (name := figure.name if n == 1 else f"{figure.name}-{n}") not in taken)
+    taken.add(name)
+    return figure if name == figure.name else replace(figure, name=name)
 
 
 def html(
@@ -109,7 +120,7 @@ def html(
     main = "\n".join(
         [
             lead,
-            told.head(name, rows, found, tested),
+            told.head(name, rows, found, tested, "one run" if lead else "comparison"),
             _section("tradeoff", "What safety costs", _SCATTER, figures["scatter"]),
             told.tables(found, tested),
             _section("training", "While it trains", _TRAINING, figures["training"]),

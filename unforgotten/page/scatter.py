@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from unforgotten.page import drawing
 from unforgotten.page.cells import Cell, headline
-from unforgotten.page.drawing import LETTER, LINE, WIDTH, Box, Figure, at, start_of, text
+from unforgotten.page.drawing import HEAD, LETTER, LINE, WIDTH, Box, Figure, at, cut, start_of, text
 from unforgotten.statistics.rates import Rate
 from unforgotten.summary import Line, words
 
@@ -74,7 +74,7 @@ def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
     best = {id(line) for line in unbeaten(cell)}
     xs = [0, 20, 40, 60, 80, 100]
     body = [
-        f'<text class="head" x="4" y="14">{text(cell.title)}</text>',
+        f'<text class="head" x="4" y="14">{text(cut(cell.title, HEAD))}</text>',
         f'<text class="axis" x="4" y="29">↑ utility, %{start_of(low)}</text>',
         *drawing.frame(x, y, PLOT, xs, drawing.ticks(low, high)),
         f'<text class="axis" text-anchor="end" x="{right}" y="{bottom + 32}">← {words(cell.all).long}, %</text>',
@@ -171,11 +171,11 @@ def _labels(points: Sequence[Point]) -> list[str]:
 
 def _label(p: Point, x: float, y: float, anchor: str) -> str:
     quiet = "" if p.line.stage == "tuned" else " quiet"
-    return f'<text class="label{quiet}" text-anchor="{anchor}" x="{at(x)}" y="{at(y)}">{text(p.line.name)}</text>'
+    return f'<text class="label{quiet}" text-anchor="{anchor}" x="{at(x)}" y="{at(y)}">{text(cut(p.line.name))}</text>'
 
 
 def _beside(p: Point, taken: Sequence[Box]) -> tuple[Box, str, float] | None:
-    wide = LETTER * len(p.line.name)
+    wide = LETTER * len(cut(p.line.name))
     for dx, dy in BESIDE:
         anchor = "start" if dx > 0 else "end" if dx < 0 else "middle"
         x = p.x + dx
@@ -199,7 +199,7 @@ def _clusters(points: Sequence[Point]) -> list[list[Point]]:
 def _column(points: Sequence[Point], taken: list[Box]) -> list[str]:
     """A column of labels where the lines to their marks are shortest; it is then taken."""
     ordered = sorted(points, key=lambda p: (p.y, p.x))
-    wide, tall = max(LETTER * len(p.line.name) for p in ordered), LINE * len(ordered)
+    wide, tall = max(LETTER * len(cut(p.line.name)) for p in ordered), LINE * len(ordered)
     left, right = min(p.x for p in ordered), max(p.x for p in ordered)
     best: tuple[float, Box] | None = None
     # Where no place is free (many models, one corner), the least covered one has to do.

@@ -81,9 +81,10 @@ def _varied(rows: Sequence[results.Row]) -> str:
         if len(values) > 1:
             told.append(f"{what} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
     methods = ", ".join(dict.fromkeys(title(results.called(row)) for row in tuned))
+    models = "model" if len(tuned) == 1 else "models"
     return (
-        f"{len(tuned)} fine-tuned models: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough to "
-        "run it again."
+        f"{len(tuned)} fine-tuned {models}: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough "
+        "to run it again."
     )
 
 

@@ -18,8 +18,8 @@ CLAUSES = 2
 """Settings that one sentence may hold; beyond them each has its own line."""
 
 
-def head(name: str, rows: Sequence[results.Row], found: Sequence[Cell], tested: Tested) -> str:
-    """Title, what happened, and what was asked of whom."""
+def head(name: str, rows: Sequence[results.Row], found: Sequence[Cell], tested: Tested, what: str) -> str:
+    """Title, what happened, and what was asked of whom. what: a comparison, or one run."""
     clauses = [clause(cell, tested, len(found) > 1) for cell in found]
     if len(clauses) <= CLAUSES:
         sentence = "; ".join(clauses) + "."
@@ -30,7 +30,7 @@ def head(name: str, rows: Sequence[results.Row], found: Sequence[Cell], tested: 
     full = f"<details><summary>every method, in words</summary><p>{text(whole)}</p></details>" if whole else ""
     facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, found))
     return (
-        f"<header><p class=eyebrow>unforgotten · comparison</p><h1>{text(name)}</h1>{happened}{full}"
+        f"<header><p class=eyebrow>unforgotten · {what}</p><h1>{text(name)}</h1>{happened}{full}"
         f"<dl class=facts>{facts}</dl></header>"
     )
 
@@ -133,7 +133,7 @@ def _facts(rows: Sequence[results.Row], found: Sequence[Cell]) -> list[tuple[str
         ("models", ", ".join(dict.fromkeys(str(row["model"]) for row in tuned))),
         ("user data", ", ".join(dict.fromkeys(str(row["task"]) for row in tuned))),
         ("methods", str(len({line.name for cell in found for line in cell.tuned}))),
-        ("seeds", ", ".join(map(str, seeds))),
+        ("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))),
         ("prompts each", ", ".join(asked)),
         ("judge", ", ".join(str(judge["name"]) for judge in last["judges"] or [])),
     ]
@@ -146,7 +146,7 @@ def _facts(rows: Sequence[results.Row], found: Sequence[Cell]) -> list[tuple[str
 def tables(found: Sequence[Cell], tested: Tested) -> str:
     """One table for each setting, and under it every suite."""
     made = "".join(_table(cell, tested, len(found) > 1) for cell in found)
-    notes = written.notes(tested)
+    notes = written.notes(tested, whole=False)
     words = " ".join(text(note) for note in notes)
     return f'<section id="table"><h2>The figures</h2><p class=lead>{words}</p><div class=tables>{made}</div></section>'
 

@@ -20,11 +20,10 @@ from unforgotten.page.cells import Cell
 from unforgotten.page.drawing import short
 from unforgotten.page.tables import KINDS, Entry, Tested, records
 
-LEGEND = (
-    "In percent, with 95 % intervals. Bold: clearly better than sft. †: clearly better than the worst of its setting, "
-    "and not clearly apart from the best. ↓: clearly worse than sft. {asr} and refusal (of harmless look-alikes): "
-    "lower is better."
-)
+LEGEND = "In percent, with 95 % intervals. {marks}{asr} and refusal (of harmless look-alikes): lower is better."
+BOLD = "Bold: clearly better than sft. "
+LEADS = "†: clearly better than the worst of its setting, and not clearly apart from the best. "
+WORSE = "↓: clearly worse than sft. "
 PAIRED = (
     "Tests are prompt by prompt and seed by seed (McNemar and Tango for a suite, paired bootstrap for a mean); each "
     "stands for itself, without a correction for how many there are."
@@ -94,15 +93,17 @@ def as_json(found: Tested) -> str:
     return display.json_text(tree, indent=1) + "\n"
 
 
-def notes(found: Tested) -> list[str]:
-    """What the figures and marks are."""
-    return [legend(found), *([PAIRED] if found.paired else []), *found.notes]
+def notes(found: Tested, whole: bool = True) -> list[str]:
+    """What the figures and marks are; not `whole`: of the marks those that could stand there."""
+    return [legend(found, whole), *([PAIRED] if found.paired else []), *found.notes]
 
 
-def legend(found: Tested) -> str:
+def legend(found: Tested, whole: bool = True) -> str:
     """What marks and figures are, by the measure that the judge allows."""
     asr = "ASR (harmful prompts answered)" if found.words is results.MEASURES["asr"] else found.words.short.capitalize()
-    return LEGEND.format(asr=asr) + (f" {found.words.caveat}" if found.words.caveat else "")
+    against, several = (whole or any(e.sft for e in found.entries)), whole or any(e.worst for e in found.entries)
+    marks = (BOLD if against else "") + (LEADS if several else "") + (WORSE if against else "")
+    return LEGEND.format(asr=asr, marks=marks) + (f" {found.words.caveat}" if found.words.caveat else "")
 
 
 def markdown(found: Tested, cells: Sequence[Cell]) -> str:
