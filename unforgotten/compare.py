@@ -99,8 +99,7 @@ def compare(
     from unforgotten.measure.suites import check_sets
 
     todo = cells(recipe)
-    for settings in {identity.digest(e.model_dump()): e for cell in todo if (e := cell.evaluate)}.values():
-        check_sets(settings)
+    check_sets(*(cell.evaluate for cell in todo))
     digests = [run_digest(cell) for cell in todo]
     folder = _folder(recipe, todo, digests)
     if (folder / "results.json").exists():

@@ -18,6 +18,7 @@ from unforgotten.align import dataset
 from unforgotten.compare import _titles, cells
 from unforgotten.errors import RecipeError
 from unforgotten.judges.base import Guard
+from unforgotten.measure.suites import check_sets
 
 if TYPE_CHECKING:
     from unforgotten.at_hand import Rows
@@ -82,10 +83,7 @@ def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:
     todo = cells(recipe) if verb == "compare" else [recipe.varied(compare=None)]
     if verb == "compare" and recipe.evaluate is None:
         raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
-    if recipe.evaluate is not None and verb != "align":
-        from unforgotten.measure.suites import check_sets
-
-        check_sets(recipe.evaluate)
+    check_sets(*(cell.evaluate for cell in todo if verb != "align"))
     if verb != "align" and any(cell.data is None for cell in todo):
         raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
     return _Planner(recipe, verb).made(todo)
@@ -119,9 +117,8 @@ class _Planner:
             self.train(cell, title)
             if self.verb == "compare":
                 self.ask(cell, title)
-        self.plan.count = {"runs": len(todo) if self.verb != "align" else 0, "alignments": len(aligned)}
-        if not any(cell.align for cell in todo):
-            self.plan.count["alignments"] = 0
+        alignments = len(aligned) if any(cell.align for cell in todo) else 0
+        self.plan.count = {"runs": len(todo) if self.verb != "align" else 0, "alignments": alignments}
         self.plan.sets = list(self.read.values())
         self.notes(todo)
         return self.plan
@@ -141,12 +138,11 @@ class _Planner:
     def align(self, cell: Recipe) -> None:
         assert cell.align is not None
         sets = [self.rows(spec, cell, cell.seed) for spec in cell.safety]
-        found, b = self.shape(cell.model), costs.BYTES
-        stage = self.training(f"align {identity.public_name(cell.model)}", cell, cell.align, sets, cell.align.lora, [])
+        found, b, lora = self.shape(cell.model), costs.BYTES, cell.align.lora
+        stage = self.training(f"align {identity.public_name(cell.model)}", cell, cell.align, sets, lora, [])
         disk = None
         if found:
-            adapter = 4 * found.adapter(cell.align.lora.r, cell.align.lora.targets)
-            disk = found.parameters * b.get(_dtype(cell, found), 4) + adapter
+            disk = found.parameters * b.get(_dtype(cell, found), 4) + 4 * found.adapter(lora.r, lora.targets)
         self.plan.stages.append(replace(stage, disk=disk))
 
     def train(self, cell: Recipe, title: str) -> None:

@@ -100,19 +100,25 @@ def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
     return found
 
 
-def check_sets(settings: Evaluate, place: str = "evaluate") -> None:
+def check_sets(*every: Evaluate | None) -> None:
     """Raises what `suites` would, as far as it can be told without a download: before a training, not after it.
 
     Of sets on the Hub it is the kind of their rows, where they have but one; files that are at hand are read.
     """
-    for kind, specs in _named(settings):
-        for spec in specs:
-            one = _built(kind, spec, place)
-            if (known := one.rows_kind()) is not None:
-                refuse_kinds(one, {known: 0}, f"{place}.{kind}", [ROWS[kind]])
-            path = getattr(one, "path", None)
-            if isinstance(path, str) and Path(files.expand(path)).is_file():
-                check_kind(one, one.rows(), f"{place}.{kind}", [ROWS[kind]])
+    named = {
+        identity.digest(kind, spec): (kind, spec)
+        for settings in every
+        if settings is not None
+        for kind, specs in _named(settings)
+        for spec in specs
+    }
+    for kind, spec in named.values():
+        one = _built(kind, spec, "evaluate")
+        if (known := one.rows_kind()) is not None:
+            refuse_kinds(one, {known: 0}, f"evaluate.{kind}", [ROWS[kind]])
+        path = getattr(one, "path", None)
+        if isinstance(path, str) and Path(files.expand(path)).is_file():
+            check_kind(one, one.rows(), f"evaluate.{kind}", [ROWS[kind]])
 
 
 def _named(settings: Evaluate) -> list[tuple[Kind, list[Spec]]]:
