@@ -212,7 +212,10 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @quantises
-@pytest.mark.parametrize("how", ["stacked", "merged", "continue"])
+# Stacked is what a recipe takes in 4 bits by itself.
+@pytest.mark.parametrize(
+    "how", ["stacked", *(pytest.param(how, marks=pytest.mark.slow) for how in ("merged", "continue"))]
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_as_on_the_unpacked_weights(method: str, how: str, tmp_path: Path) -> None:
     plain = AutoModelForCausalLM.from_pretrained(folder_of(tmp_path))
