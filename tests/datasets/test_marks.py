@@ -200,6 +200,8 @@ def test_a_mark_is_known_however_it_is_spelt(mark) -> None:
         {"do_not_train": True}, {"no_train": 1}, {"is_masked": [1, 0]}, {"loss_factor": 0.0},
         *({key: "x"} for key in ("messages_rejected", "rejected_output", "score_chosen", "kto_label", "undesirable")),
         {"conversationsRejected": ["x"]},
+        *({key: True} for key in ("exclude", "skip", "ignoreTurn", "is_deleted")),
+        *({key: False} for key in ("keep", "include_in_data", "approved", "isAccepted")),
     ],
 )  # fmt: skip
 def test_what_is_named_like_a_mark_is_refused_by_name_unless_it_is_ignored(keys) -> None:
@@ -211,14 +213,31 @@ def test_what_is_named_like_a_mark_is_refused_by_name_unless_it_is_ignored(keys)
     assert row.messages == (ASKED, DRAFT) and not row.context_turns
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"weight": 0}, {"train": False}, {"label": False}, {"masked": True}, {"skip": True}, {"keep": False},
+        {"a": {"b": {"Loss-Mask": 0}}},
+    ],
+)  # fmt: skip
+def test_marks_within_objects_beside_the_turns_are_refused_unless_ignored(facts) -> None:
+    for record in ({"messages": [ASKED, {**DRAFT, "meta": facts}]}, {"messages": [ASKED, DRAFT], "meta": facts}):
+        what = wrong(record)
+        assert "`meta` holds `" in what and "marks what must not be learnt" in what and "ignore_keys" in what
+        [row] = rows_of([record], ignore_keys=("meta",))
+        assert row.messages == (ASKED, DRAFT)
+    plain = {"loss": 2.31, "weight": 0.7, "label": "toxic", "masked": False, "skip": False, "score": 0, "keep": True}
+    rows_of([{"messages": [ASKED, {**DRAFT, "meta": plain}], "meta": plain}])
+
+
 def test_keys_of_turns_that_are_no_text_are_told_once_with_their_counts() -> None:
     said: list[str] = []
-    more = {"skip": True, "meta": {"weight": 0, "by": "x"}, "score": 0.5, "note": "a text", "wеight": 0}
+    more = {"flag": True, "meta": {"weight": 0.7, "by": "x"}, "score": 0.5, "note": "a text", "wеight": 0}
     rows_of(
-        [{"messages": [ASKED, {**DRAFT, **more}]}, {"messages": [ASKED, {**DRAFT, "skip": False}]}], say=said.append
+        [{"messages": [ASKED, {**DRAFT, **more}]}, {"messages": [ASKED, {**DRAFT, "flag": False}]}], say=said.append
     )
-    assert len(said) == 1 and "4 keys of turns in rows hold no text: `skip` (2 turns), " in said[0]
+    assert len(said) == 1 and "4 keys of turns in rows hold no text: `flag` (2 turns), " in said[0]
     assert "`meta` (1 turn)" in said[0] and "note" not in said[0]
     said.clear()
-    rows_of([{"messages": [ASKED, {**DRAFT, "skip": True}]}], say=said.append, ignore_keys=("skip",))
+    rows_of([{"messages": [ASKED, {**DRAFT, "flag": True}]}], say=said.append, ignore_keys=("flag",))
     assert not said

@@ -36,6 +36,13 @@ class Wrong(Exception):
 _LIKE = frozenset("train training trainable trained learn learnable learnt learned loss mask masked masks".split())
 _LIKE_PREFERENCE = frozenset("chosen rejected rejects dispreferred undesirable desirable kto".split())
 """Words in the names of marks, and of the keys of preference data, that other programs make up."""
+_LEFT_OUT = frozenset("exclude excluded skip skipped ignore ignored deleted discard discarded drop dropped".split())
+_TAKEN = frozenset("include included keep kept accept accepted approve approved".split())
+"""Words that leave a row or turn out where they are true, and where they are false."""
+_NESTED = 4
+"""Objects in one another that are searched for marks."""
+_NO_FACTS = frozenset(("function", "function_call", "arguments", "tools", "functions", "content"))
+"""Objects that are no facts about a turn, but what it says."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -58,11 +65,35 @@ def refuse_alike(given: Mapping[str, Any], where: str, marked: Collection[str] =
         parts = set((name := name_of(key)).split("_"))
         if name in marked or value in (None, "", [], {}):
             continue
-        if parts & _LIKE_PREFERENCE or (parts & _LIKE and _says_yes_or_no(value)):
+        alike = parts & _LIKE_PREFERENCE or (parts & _LIKE and _says_yes_or_no(value))
+        if alike or (parts & _LEFT_OUT and value is True) or (parts & _TAKEN and value is False):
             raise Wrong(
                 f"{where}`{key[:60]}: {_shown(value)}` may mark what must not be learnt, and nothing here reads it. "
                 "Name it in `ignore_keys` if it does not, or drop the row"
             )
+        if isinstance(value, Mapping) and key not in _NO_FACTS and (inner := _hidden_in(value, _NESTED)):
+            raise Wrong(
+                f"{where}`{key[:60]}` holds `{inner}`, which marks what must not be learnt, and nothing here reads it. "
+                f"Name `{key[:60]}` in `ignore_keys` if it does not, or drop the row"
+            )
+
+
+def _hidden_in(facts: Mapping[str, Any], depth: int) -> str:
+    """The first mark in an object beside the turns that says not to learn, as text; empty where there is none.
+
+    What else stands there, such as a loss that was measured, marks nothing.
+    """
+    for key, value in facts.items():
+        name = name_of(key)
+        parts = set(name.split("_"))
+        no = value is False or (name in LEARNT and type(value) in (int, float) and value == 0)
+        if (no and (name in (*LEARNT, "label") or parts & _TAKEN)) or (
+            value is True and (name in HIDDEN or parts & _LEFT_OUT)
+        ):
+            return f"{str(key)[:60]}: {_shown(value)}"
+        if isinstance(value, Mapping) and depth > 1 and (inner := _hidden_in(value, depth - 1)):
+            return inner
+    return ""
 
 
 def _says_yes_or_no(value: Any) -> bool:
