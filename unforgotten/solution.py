@@ -51,7 +51,9 @@ def program(reply: str, entry_point: str, prompt: str) -> str | None:
     reply itself as a script with prose around it; a block, or the reply, as what comes after the prompt's last line.
     Takes time in proportion to the reply; what is longer than LONGEST, or looked at too often, has no program.
     """
-    reply = reply.rpartition("</think>")[2].replace("\r\n", "\n")[:LONGEST]
+    # A return by itself ends a line in Python, too: unless it is one here, lines are counted otherwise than it does.
+    reply, prompt = (t.replace("\r\n", "\n").replace("\r", "\n") for t in (reply.rpartition("</think>")[2], prompt))
+    reply = reply[:LONGEST]
     try:
         return _program(reply, entry_point, prompt, _Parser(reply, prompt))
     except _Spent:

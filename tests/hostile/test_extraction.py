@@ -90,3 +90,12 @@ def test_blocks_are_those_that_fences_made_before() -> None:
     reply = "Text\n```python\nimport math\n```\nand\n~~~\n```\n~~~\n  ````\ndef f(x):\n    return 1\n  ````\n```\nopen"
     assert solution._blocks(reply) == ["import math\n", "```\n", "def f(x):\n    return 1\n", "open"]
     assert solution._blocks("```") == [] and solution._blocks("``` \n```") == [""]
+
+
+@pytest.mark.parametrize("reply", ["def f(a):\r    return 1\r", "\r" * 50 + "def f(a):\n    return 1\n", "x\ry\r\n\rz"])
+def test_a_return_by_itself_ends_a_line_and_not_an_evaluation(reply: str) -> None:
+    """Python counts it as a line and `split` did not: a reply of many was an IndexError."""
+    prompt = 'def f(a):\r    """Doc."""\r'
+    found = solution.program(reply, "f", prompt)
+    assert found is None or "return 1" in found or "Doc" in found
+    assert solution.program("def f(a):\n    return 1\n" + "\r" * 1000, "f", prompt) == "def f(a):\n    return 1\n"

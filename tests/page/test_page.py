@@ -309,3 +309,11 @@ def test_settings_whose_names_differ_in_signs_alone_have_pictures_of_their_own(t
     text = page(tmp_path / "c").read_text(encoding="utf-8")
     ids = re.findall(r'id="([^"]+)"', text)
     assert len(ids) == len(set(ids)) and len(list((tmp_path / "c" / "figures").glob("tradeoff*.svg"))) == 2
+
+
+@pytest.mark.parametrize(("other", "says"), [(22, "none of 2 methods gives clearly fewer"), (95, "has the fewest")])
+def test_without_sft_a_method_has_the_fewest_only_where_an_interval_tells(
+    tmp_path: Path, other: int, says: str
+) -> None:
+    results.write(tmp_path / "c" / "results.json", [simple("der", 20, 90), simple("ema", other, 90)])
+    assert says in page(tmp_path / "c").read_text(encoding="utf-8").replace("None", "none")

@@ -191,3 +191,12 @@ def test_a_lone_method_leads_nothing(comparison: Make) -> None:
     tested, _ = read(comparison({("der", 0): {"question": "r" * 12}}))
     told = written.told(entry(tested, "der", "asr"))
     assert told and told.marks == "" and not told.bold
+
+
+def test_latex_takes_no_name_for_the_end_of_its_line(tmp_path: Path) -> None:
+    r"""After `\\` and `\midrule` a `[` or `*` is theirs, whatever white space is between."""
+    rows = [simple(name, asr, 90, task=task) for task in ("[1cm] x", "*y") for name, asr in (("sft", 70), ("[z]", 5))]
+    results.write(tmp_path / "c" / "results.json", rows)
+    tex = written.latex(*read(tmp_path / "c"))
+    assert "{}[1cm] x" in tex and "{}*y" in tex and "{}[z]" in tex
+    assert not re.search(r"(\\\\|\\midrule)\s*[\[*]", tex)

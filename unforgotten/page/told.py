@@ -53,6 +53,10 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
         aside = _aside(lowest, None, tested)
         if len(entries) == 1:
             return f"{where}{_name(lowest)} {_moved(lowest, start)}{aside}"
+        if not lowest.leads:
+            highest = max(entries, key=lambda e: e.rate.value or 0.0)
+            ends = f"{short(lowest.rate.value)} to {short(highest.rate.value)}&nbsp;%"
+            return f"{where}none of {len(entries)} methods gives clearly fewer {_replies(lowest)} than another ({ends})"
         return f"{where}{_name(lowest)} has the fewest {_replies(lowest)} of {len(entries)}: {_share(lowest)}{aside}"
     said = f"{where}plain fine-tuning (sft) {_moved(plain, start)}"
     others = [e for e in entries if e is not plain]

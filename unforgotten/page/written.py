@@ -158,7 +158,9 @@ def _p_value(one: Entry | None) -> str:
 
 def escaped(words: str) -> str:
     """Anyone's words as LaTeX text."""
-    return "".join(_LATEX.get(c, c) for c in display.line(" ".join(words.split())))
+    plain = display.line(" ".join(words.split()))
+    # After a line's end LaTeX takes these for its own: \\[width], \\*, \midrule[width].
+    return ("{}" if plain[:1] in ("[", "*") else "") + "".join(_LATEX.get(c, c) for c in plain)
 
 
 def _kinds(found: Tested) -> list[str]:
