@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.hostile.test_model_folders import cache, edit, lora  # noqa: F401
+from tests.training.shapes import tiny
 from unforgotten.errors import DataError, ModelError
 from unforgotten.models import place, probe_tokenizer
 from unforgotten.models.adapter import base_of
@@ -187,3 +189,42 @@ def test_a_gate_file_that_is_none_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "gate.json").write_text(text)
     with pytest.raises(DataError, match=r"gate\.json"):
         check_gated(tmp_path, Recipe(name="x", model="m"))
+
+
+def _with(tmp_path: Path, config: dict[str, Any] | None = None, **more: torch.Tensor) -> str:
+    tiny("llama").save_pretrained(tmp_path)
+    file, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    file.write_text(json.dumps(json.loads(file.read_text()) | (config or {})))
+    save_file(load_file(weights) | more, weights, metadata={"format": "pt"})
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"quantization_config": {"quant_method": "madeup", "bits": 4}},
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}},
+        {"quantization_config": {"bits": 4}},
+        {"quantization": {"bits": 4, "group_size": 64}},
+        {"compression_config": {"format": "pack-quantized"}},
+    ],
+    ids=str,
+)
+def test_packed_weights_that_nothing_unpacks_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="quant_method|does not know|in a form that is not read"):
+        load.load_model(_with(tmp_path, config))
+
+
+@pytest.mark.parametrize("part", ["bias", "lora_A.weight", "lora_B.default.weight", "weight_scale_inv", "g_idx"])
+def test_weights_of_a_layer_that_it_does_not_have_are_refused(part: str, tmp_path: Path) -> None:
+    name = f"model.layers.1.mlp.up_proj.{part}"
+    with pytest.raises(ModelError, match=f"1 weights of its files belong to layers.*{name}"):
+        load.load_model(_with(tmp_path, **{name: torch.ones(2, 2)}))
+
+
+def test_weights_of_another_part_of_a_larger_model_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ignored = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    load.load_model(_with(tmp_path / "a", **ignored))
+    assert "left out" not in caplog.text
+    load.load_model(_with(tmp_path / "b", **{"vision.x.weight": torch.ones(2), "mtp.0.w": torch.ones(2)}))
+    assert "2 weights of its files are of no layer of this model and are left out, such as mtp.0.w" in caplog.text

@@ -50,7 +50,7 @@ def _model(kind: Any, place: Opened, unused: tuple[str, ...] = (), **more: Any) 
     except Exception as error:  # files of strangers fail in as many ways as there are architectures
         raise _refused("model", place, error) from error
     told = told | {"missing_keys": [k for k in told.get("missing_keys") or () if not k.startswith(unused or "\0")]}
-    skeleton.check_loaded(told, place.called)
+    skeleton.check_loaded(told, place.called, None if unused else found)
     found.name_or_path = found.config.name_or_path = place.called
     return found
 
