@@ -57,8 +57,12 @@ def _apart(names: Sequence[str | None], targets: Sequence[str]) -> list[str | No
     """Names of models asked by themselves; folders that end alike are named from where their paths part."""
     told = list(names)
     for i, name in enumerate(names):
-        alike = [t for n, t in zip(names, targets, strict=True) if n == name and t != targets[i]]
         parts = Path(targets[i]).expanduser().resolve().parts
+        alike = [  # the same folder, written twice, has no name that would tell it apart
+            t
+            for n, t in zip(names, targets, strict=True)
+            if n == name and Path(t).expanduser().resolve().parts != parts
+        ]
         if name is not None and alike and Path(targets[i]).expanduser().is_dir():
             others = [Path(t).expanduser().resolve().parts for t in alike]
             length = next((k for k in range(1, len(parts)) if all(o[-k:] != parts[-k:] for o in others)), len(parts))

@@ -111,6 +111,7 @@ def test_two_recipes_of_one_model_are_each_measured_by_their_own(tmp_path: Path,
 
 
 def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, model_folder: Make) -> None:
+    from unforgotten.evaluate import _apart
     from unforgotten.summary import lines
 
     one, other = model_folder("llama", name="a/model"), model_folder("qwen2", name="b/model")
@@ -119,6 +120,9 @@ def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, mode
     assert rows[0]["digests"]["loaded"] != rows[1]["digests"]["loaded"]
     found = lines(rows)
     assert len(found) == 2 and len({line.name for line in found}) == 2 and all(len(line.rows) == 1 for line in found)
+    (tmp_path / "link").symlink_to(one)
+    twice = [str(one), f"{one}/", str(tmp_path / "link"), str(other)]
+    assert _apart(["model"] * 4, twice) == ["a/model", "a/model", "a/model", "b/model"], "no path of this machine"
 
 
 def test_a_run_that_others_are_compared_with_keeps_its_own_figures(tmp_path: Path, model_folder: Make) -> None:

@@ -115,6 +115,9 @@ def test_settings_are_read_from_a_flag() -> None:
         ("max_utility_loss=-3", "max_utility_loss is -3: give percent, from 0 to 100"),
         ("max_asr=nan", "from 0 to 100"),
         ("max_asr=500", "from 0 to 100"),
+        ("max_asr=100.0001", "max_asr is 100.0001"),
+        ("max_asr=1_0", "is no number"),
+        ("max_asr=\u0665", "is no number"),
     ],
 )
 def test_wrong_settings_say_what_to_do(text: str, said: str) -> None:

@@ -25,7 +25,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, limit in asdict(self).items():
             if isinstance(limit, (int, float)) and not 0 <= limit <= 100:
-                raise RecipeError(f"{name} is {limit:g}: give percent, from 0 to 100.")
+                raise RecipeError(f"{name} is {limit:.9g}: give percent, from 0 to 100.")
         registry.check(self)
 
     def check(self, reference: bool, kinds: Collection[str] = ("harm", "refusal", "utility"), samples: int = 1) -> None:
@@ -56,6 +56,8 @@ def parse(text: str) -> Limits:
         if name in found:
             raise RecipeError(f"The gate has {name} twice.")
         try:
+            if not given.isascii() or "_" in given:  # 1_0 is ten to Python, and a slip to everybody else
+                raise ValueError
             found[name] = float(given.removesuffix("%"))
         except ValueError:
             raise RecipeError(f"{name}={given}: {given!r} is no number.") from None
