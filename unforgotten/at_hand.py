@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from unforgotten import costs, files, published
 from unforgotten.align import base_of, dataset
 from unforgotten.datasets.jsonl import Jsonl
-from unforgotten.errors import ModelError, RecipeError
+from unforgotten.errors import DataError, ModelError, RecipeError
 from unforgotten.models.folder import opened
 
 if TYPE_CHECKING:
@@ -118,7 +118,14 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
 
 
 def _counted(one: Dataset, recipe: Recipe) -> Rows:
-    found = one.rows()
+    try:
+        found = one.rows()
+    except DataError as error:
+        if error.rows and isinstance(one, Jsonl) and (chat := _chat_here(recipe)):
+            from unforgotten.chat.faults import with_rendering
+
+            raise with_rendering(error, chat) from None
+        raise
     lengths, how = _measure(recipe)
     if isinstance(one, Jsonl) and (chat := _chat_here(recipe)):
         _check(chat, found)

@@ -500,12 +500,21 @@ def data_show(
 ) -> None:
     """Print rows as the model will be trained on them, the trained tokens in colour, and what was cut or dropped."""
     from unforgotten import align as stage
+    from unforgotten.chat.faults import with_rendering
     from unforgotten.chat.show import show
+    from unforgotten.errors import DataError
     from unforgotten.recipe import parse
     from unforgotten.training.load import load_chat
 
-    found = stage.read({"name": "jsonl", "path": file}, say=_say)
+    try:
+        found, unread = stage.read({"name": "jsonl", "path": file}, say=_say), None
+    except DataError as error:
+        if not error.rows:
+            raise
+        found, unread = [], error
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
+    if unread:
+        raise with_rendering(unread, chat)
     show(chat, found, display.console(), rows, max_length_tokens)
 
 

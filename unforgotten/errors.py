@@ -56,9 +56,13 @@ def _with_problems(message: str, problems: Sequence[tuple[int, str]], shown: int
 
 
 class DataError(UnforgottenError):
-    """A data file or its rows. `problems` holds (line number, what is wrong), of which 20 are printed."""
+    """A data file or its rows. `problems` holds (line number, what is wrong), of which 20 are printed.
+
+    `rows` are those that could be read where others could not, for whoever looks for more that is wrong in them.
+    """
 
     shown_rows = 20
+    rows: Sequence[Any] = ()
 
     def __init__(self, message: str, problems: Sequence[tuple[int, str]] = ()) -> None:
         self.problems = list(problems)

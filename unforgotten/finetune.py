@@ -27,7 +27,7 @@ import yaml
 from unforgotten import files, identity, model_card, origin, partial, registry, strict_read, strict_yaml, terminate
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, read, safety_rows
 from unforgotten.datasets.base import Row, check_kind
-from unforgotten.errors import DataError, RecipeError
+from unforgotten.errors import DataError, RecipeError, UnforgottenError
 from unforgotten.lease import Lease, alone
 
 if TYPE_CHECKING:
@@ -171,7 +171,10 @@ def _finetune(recipe: Recipe, say: Say, audited: str | None) -> Path:
         from unforgotten.measure.suites import check_sets
 
         check_sets(recipe.evaluate)  # a set that is named in the wrong place is told before hours of training
-    folder = run_folder(recipe)
+    try:
+        folder = run_folder(recipe)
+    except DataError as error:
+        raise _with_rendering(recipe, error) from None
     if audited is not None:
         from unforgotten.audit import recipe_chat
 
@@ -200,6 +203,17 @@ def _finetune(recipe: Recipe, say: Say, audited: str | None) -> Path:
         if not (folder / "trained.json").exists():
             _train(recipe, folder, where, user, harmful, safety, lease, say, audited)
     return folder
+
+
+def _with_rendering(recipe: Recipe, error: DataError) -> UnforgottenError:
+    """What is wrong with the rows, with what the template refuses of the others."""
+    from unforgotten.audit import recipe_chat
+    from unforgotten.chat.faults import with_rendering
+
+    try:
+        return with_rendering(error, recipe_chat(recipe)) if error.rows else error
+    except UnforgottenError:  # the rows are what is told first
+        return error
 
 
 def _held(recipe: Recipe, user: Sequence[Row], chat: Chat, audited: str | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from transformers import (
     OPTForCausalLM,
     TrainingArguments,
 )
+from typer.testing import CliRunner
 
 from tests.conftest import CHATML
 from tests.training.shapes import tiny, tiny_tokenizer
 from unforgotten.chat import Chat, fits
+from unforgotten.cli import app
 from unforgotten.datasets.base import ask
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import DataError, RecipeError, TemplateError
+from unforgotten.finetune import finetune
 from unforgotten.generation.local import generate
+from unforgotten.recipe import Recipe
 from unforgotten.training.encode import encoded
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
@@ -197,3 +202,30 @@ def test_faults_of_training_and_safety_rows_are_one_error(tmp_path: Path) -> Non
             tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT, twice], safety_dataset=[twice, SHORT, twice]
         )
     assert [line for line, _ in found.value.problems] == [2, 1, 3]
+
+
+def test_faults_of_the_file_and_of_the_template_are_told_in_one_run(tmp_path: Path, model_folder: Any) -> None:
+    alternate = "{% if messages[1:] and messages[1].role == 'user' %}{{ raise_exception('must alternate') }}{% endif %}"
+    twice = {"messages": [SHORT["messages"][0], *SHORT["messages"]]}
+    bad = {"messages": [SHORT["messages"][0], {"role": "assistant", "content": ""}]}
+    file, template, base = tmp_path / "user.jsonl", tmp_path / "t.jinja", str(model_folder("llama"))
+    file.write_text("".join(json.dumps(row) + "\n" for row in (SHORT, bad, SHORT, twice, twice)))
+    template.write_text(alternate + CHATML)
+    recipe = Recipe.model_validate(
+        {
+            "model": base, "data": {"name": "jsonl", "path": str(file)}, "method": "sft", "out": str(tmp_path / "runs"),
+            "template": str(template),
+        }
+    )  # fmt: skip
+    tokenizer = tiny_tokenizer(alternate + CHATML)
+    model = tiny("llama", len(tokenizer))
+    for run in (
+        lambda: trainer(tmp_path, model, tokenizer, Jsonl(path=str(file))),
+        lambda: trainer(tmp_path, model, tokenizer, [SHORT, bad, SHORT, twice, twice]),
+        lambda: finetune(recipe),
+    ):
+        with pytest.raises(DataError, match="turn is empty(?s:.*)must alternate") as found:
+            run()
+        assert [line for line, _ in found.value.problems] == [2, 4, 5]
+    told = CliRunner().invoke(app, ["data", "show", str(file), "--model", base, "--template", str(template)])
+    assert told.exit_code == 2 and all(f"line {n}: " in told.output for n in (2, 4, 5)), told.output

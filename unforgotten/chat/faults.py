@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from unforgotten.chat.jinja_process import OverLimit
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, TemplateError
 
+if TYPE_CHECKING:
+    from unforgotten.chat.chat import Chat
+
+LOOKED_AT = 5_000
+"""Rows of a file with faults that are rendered to look for more."""
 _PLACE = re.compile(r"^(.*):(\d+)$", re.DOTALL)
 
 
@@ -48,6 +54,20 @@ class Faults:
         ]
         where = f"{next(iter(files))}: " if len(files) == 1 and files != {""} else ""
         raise kind(f"{where}{len(problems):,} of {self._rows:,} rows cannot be trained on:", problems)
+
+
+def with_rendering(error: DataError, chat: Chat) -> DataError | TemplateError:
+    """The error, and what the template refuses of the rows that could be read: one run tells both."""
+    faults = Faults(len(error.rows))
+    try:
+        for index, row in enumerate(error.rows[:LOOKED_AT]):
+            with faults.of(row, index):
+                if row.messages[-1]["role"] == "assistant":
+                    chat.examples(row, index)
+        faults.refuse()
+    except (DataError, TemplateError) as more:
+        return joined([error, more])
+    return error
 
 
 def joined(errors: Sequence[DataError | TemplateError]) -> DataError | TemplateError:

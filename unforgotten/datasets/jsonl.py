@@ -153,7 +153,11 @@ def checked(
             continue
         notes.add(found)
         rows.append(_row(found, kind, source))
-    files.refuse(name, problems, len(records))
+    try:
+        files.refuse(name, problems, len(records))
+    except DataError as error:
+        error.rows = rows
+        raise
     return rows, notes.sentences()
 
 

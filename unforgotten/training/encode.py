@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from unforgotten.chat import Chat, Counts, encode_rows
-from unforgotten.chat.faults import joined
+from unforgotten.chat.faults import joined, with_rendering
 from unforgotten.datasets.base import KINDS, Dataset, Row, check_kind
 from unforgotten.datasets.jsonl import is_arrow, rows_of
 from unforgotten.errors import DataError, TemplateError
@@ -30,7 +30,10 @@ def encoded(
     data: a Dataset of ours, Rows, a datasets.Dataset, or any iterable of dicts in one of the formats of
     `datasets/jsonl.py`, or of dicts with `input_ids` and `labels`. Raises DataError that names the row.
     """
-    rows: list[Any] = list(data.rows()) if isinstance(data, Dataset) else list(_each(data, what))
+    try:
+        rows: list[Any] = list(data.rows()) if isinstance(data, Dataset) else list(_each(data, what))
+    except DataError as error:
+        raise _told_both(error, chat, processing_class) from None
     for note in data.notes if isinstance(data, Dataset) else ():
         _LOG.warning(note)
     if not rows:
@@ -52,7 +55,10 @@ def encoded(
     if not isinstance(rows[0], Row):
         if kinds:
             rows = [{k: v for k, v in row.items() if k != "kind"} if isinstance(row, Mapping) else row for row in rows]
-        rows = rows_of(rows, source=what, arrow=True if is_arrow(data) else None, say=_LOG.warning)
+        try:
+            rows = rows_of(rows, source=what, arrow=True if is_arrow(data) else None, say=_LOG.warning)
+        except DataError as error:
+            raise with_rendering(error, chat) from None
         if kinds:
             rows = [replace(row, kind=kind or row.kind) for row, kind in zip(rows, kinds, strict=True)]
     with progress_bar(len(rows) > SILENT_ROWS) as told:
@@ -62,6 +68,17 @@ def encoded(
         if rows[at].difficulty:
             example["difficulty"] = rows[at].difficulty
     return chat, found, counts
+
+
+def _told_both(error: DataError, chat: Chat | None, processing_class: Any) -> DataError | TemplateError:
+    """The error, and what the template refuses of the other rows, where there is a template."""
+    if not error.rows or (chat is None and processing_class is None):
+        return error
+    try:
+        chat = chat or Chat(processing_class)
+    except (DataError, TemplateError) as more:
+        return joined([error, more])
+    return with_rendering(error, chat)
 
 
 def _kinds(rows: list[Any]) -> list[Any]:
