@@ -134,6 +134,10 @@ def test_tests_that_import_numpy_pass_perfect_replies(tmp_path: Path, monkeypatc
         ({"canonical_solution": "    import scipy.linalg\n    return 2 * x\n"}, ["scipy cannot be imported"]),
         ({"canonical_solution": "    return 3 * x\n"}, ["not eight", "Take these tasks out of the file, or mend"]),
         ({"test": "def check(f):\n    assert f(4) == 8\n    undefined\n"}, ["NameError: name 'undefined'"]),
+        # Every reply would pass these.
+        ({"test": "def check(f):\n    pass\n"}, ["they check nothing"]),
+        ({"test": "def check(f):\n    f(4) == 8\n"}, ["they check nothing"]),
+        ({"test": "async def check(f):\n    assert f(4) == 9\n"}, ["they check nothing"]),
     ],
 )
 def test_a_reference_that_fails_here_is_an_error_and_no_score(

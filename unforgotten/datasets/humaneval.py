@@ -19,6 +19,16 @@ from unforgotten.registry import Count, Seed
 
 REFERENCE_SECONDS = 60.0
 """What a reference solution may take before it is called broken; a reply has `timeout_seconds`."""
+MUST_FAIL = """
+{name} = lambda *_, **__: None
+try:
+    check({name})
+except BaseException:
+    pass
+else:
+    raise AssertionError("its tests hold for a function that returns nothing, too, so that they check nothing")
+"""
+"""What follows the tests of a reference solution: tests without an assert, or an `async` one, hold for every reply."""
 COLUMNS = {name: (name,) for name in ("task_id", "prompt", "entry_point", "canonical_solution", "test")}
 
 # evalplus, codegen.py and provider/utility.py. evalplus also opens the model's answer for it ("Below is a Python script
@@ -66,12 +76,15 @@ class HumanEval(Dataset):
 
 
 def reference_fault(task: dict[str, Any], execute: Execute, timeout_s: float) -> str:
-    """Why a problem's own solution does not pass HumanEval's tests, with the problem's name; empty where it does."""
+    """Why a problem's own solution does not pass HumanEval's tests, with the problem's name; empty where it does.
+
+    Tests that hold for a function that returns nothing, too, are a fault: every reply would pass them.
+    """
 
     def run(remember: bool) -> Any:
         return execute(
             task["prompt"] + task["canonical_solution"],
-            check=official_check(task),
+            check=official_check(task) + MUST_FAIL.format(name=task["entry_point"]),
             entry_point=task["entry_point"],
             timeout_s=max(timeout_s, REFERENCE_SECONDS),
             remember=remember,
