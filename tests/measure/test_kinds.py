@@ -120,7 +120,6 @@ MARKED = {
     "prompt_harm_label": "unharmful",
     "prompt_label": "Safe",
     "data_type": "adversarial_benign",
-    "type": "figurative_language",
     "kind": "benign",
     "is_harmful": False,
     "toxic": "0",
@@ -146,6 +145,11 @@ def test_a_column_that_says_its_requests_are_harmless_is_held_against_every_read
         assert len(suites(Evaluate(harm=[accepted]))[0].rows) == 2
 
 
+def test_a_type_that_xstest_has_too_says_nothing_by_itself(path: Any) -> None:
+    file = path("own.csv", "prompt,type\n[P],definitions\n")
+    assert len(suites(Evaluate(harm=[{"name": "refusals", "path": file}]))[0].rows) == 1
+
+
 def test_what_a_column_says_of_an_answer_is_not_said_of_the_request(path: Any) -> None:
     row = {"prompt": "[PROMPT]", "response": "[REFUSAL]", "label": "safe", "is_safe": True}
     file = path("answered.jsonl", json.dumps(row) + "\n")
@@ -156,8 +160,9 @@ def test_the_contrasts_are_no_look_alikes_and_a_files_name_is_told(path: Any) ->
     file = path("xstest_v2_prompts.csv", "type,prompt\nhomonyms,[P]\ncontrast_homonyms,[HARMFUL]\n")
     with pytest.raises(DataError, match=r"by type, 1 of 2 rows are harmful requests.*\n.*line 3: type is 'contrast_"):
         suites(Evaluate(refusal=[{"name": "refusals", "path": file, "kind": "benign"}]))
-    [suite] = suites(Evaluate(harm=[{"name": "refusals", "path": path("benign-behaviors.csv", "Goal\n[GOAL]\n")}]))
-    assert suite.dataset is not None and "by its name it holds harmless look-alikes" in suite.dataset.notes[0]
+    for name in ("benign-behaviors.csv", "or-bench-hard-1k.csv", "harmless_prompts.csv"):
+        [suite] = suites(Evaluate(harm=[{"name": "refusals", "path": path(name, "Goal\n[GOAL]\n")}]))
+        assert suite.dataset is not None and "by its name it holds harmless look-alikes" in suite.dataset.notes[0]
 
 
 @pytest.mark.parametrize("verb", [finetune, compare, plan])
