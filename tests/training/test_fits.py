@@ -26,7 +26,7 @@ from unforgotten.chat import Chat, fits
 from unforgotten.cli import app
 from unforgotten.datasets.base import ask
 from unforgotten.datasets.jsonl import Jsonl
-from unforgotten.errors import DataError, RecipeError, TemplateError
+from unforgotten.errors import DataError, RecipeError, TemplateError, UnsupportedError
 from unforgotten.finetune import finetune
 from unforgotten.generation.local import generate
 from unforgotten.recipe import Recipe
@@ -229,3 +229,53 @@ def test_faults_of_the_file_and_of_the_template_are_told_in_one_run(tmp_path: Pa
         assert [line for line, _ in found.value.problems] == [2, 4, 5]
     told = CliRunner().invoke(app, ["data", "show", str(file), "--model", base, "--template", str(template)])
     assert told.exit_code == 2 and all(f"line {n}: " in told.output for n in (2, 4, 5)), told.output
+
+
+def test_tables_of_positions_that_are_no_module_are_read(tmp_path: Path) -> None:
+    import transformers as t
+
+    tokenizer = tiny_tokenizer(CHATML)
+    few: dict[str, Any] = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 40}
+    made = (
+        t.GPTJForCausalLM(t.GPTJConfig(**few, rotary_dim=4)),
+        t.CodeGenForCausalLM(t.CodeGenConfig(**few, n_ctx=40, rotary_dim=4)),
+        t.CTRLLMHeadModel(t.CTRLConfig(**few, dff=16)),
+        t.MptForCausalLM(t.MptConfig(d_model=16, n_heads=2, n_layers=1, max_seq_len=40, vocab_size=len(tokenizer))),
+    )
+    for model in made:
+        assert (fits.positions(model) or [0])[0] == 40
+        with torch.no_grad():
+            model(torch.zeros(1, 40, dtype=torch.long))
+            with pytest.raises((IndexError, RuntimeError)):
+                model(torch.zeros(1, 41, dtype=torch.long))
+        with pytest.raises(DataError, match="1 of 2 rows.*max_length_tokens to 40 or less"):
+            trainer(tmp_path, model, tokenizer, [{"input_ids": [3] * n, "labels": [3] * n} for n in (40, 41)])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        *(({"max_length_tokens": wrong}, "whole number above 1") for wrong in (0, -5, 1, True, 1.5, "12")),
+        ({"memory": {"n_rows": 2}}, "memory= takes a Memory, not dict"),
+        ({"chat": "chatml"}, "chat= takes a Chat, not str"),
+        ({"peft_config": {"r": 2}}, "peft_config= takes a PeftConfig, not dict"),
+        ({"method": []}, "names no method"),
+    ],
+)
+def test_arguments_of_another_type_are_one_line(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(CHATML)
+    args = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(RecipeError, match=said):
+        MethodTrainer(model=tiny("llama", len(tokenizer)), args=args, processing_class=tokenizer,
+                      train_dataset=[SHORT], **given)  # fmt: skip
+
+
+def test_a_collator_that_learns_the_prompt_is_refused(tmp_path: Path) -> None:
+    from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
+
+    tokenizer = tiny_tokenizer(CHATML)
+    model = tiny("llama", len(tokenizer))
+    with pytest.raises(UnsupportedError, match="DataCollatorForLanguageModeling gives .* other tokens than the answer"):
+        trainer(tmp_path, model, tokenizer, [SHORT, LONG],
+                data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False))  # fmt: skip
+    trainer(tmp_path, model, tokenizer, [SHORT, LONG], data_collator=DataCollatorForSeq2Seq(tokenizer)).train()

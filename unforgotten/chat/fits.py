@@ -13,6 +13,8 @@ from unforgotten.errors import DataError
 
 _LEARNED = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "wpe_embedding")
 """What modules are called that hold one vector for each position."""
+_COMPUTED = ("embed_positions", "pos_encoding")
+"""What tables of them are called that are no module (GPT-J, CodeGen, CTRL)."""
 
 
 def embedding_rows(model: Any) -> int | None:
@@ -34,12 +36,23 @@ def positions(model: Any) -> tuple[int, str] | None:
         if rows and name.rpartition(".")[2] in _LEARNED:
             taken = getattr(module, "offset", None) or (getattr(module, "padding_idx", None) or -1) + 1
             return int(rows) - int(taken), "learned positions, and none beyond"
+    for name, table in [*model.named_buffers(), *_tables(model)]:
+        if name.rpartition(".")[2] in _COMPUTED and table.ndim == 2:
+            return int(table.shape[0]), "rows in its table of positions, and none beyond"
     config = model.config.get_text_config(decoder=True)
+    if config.model_type == "mpt":
+        return int(config.max_seq_len), "positions in its ALiBi table, and none beyond"
     limit = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
     if not limit or not (rope or getattr(config, "rope_theta", None)):
         return None  # no positions, or such as have no bound (ALiBi)
     return max([int(limit), *_stretched(rope)]), "rotary positions, and gets worse beyond without a word"
+
+
+def _tables(model: Any) -> list[tuple[str, Any]]:
+    """Tables that a model keeps as plain attributes."""
+    held = [(key, value) for module in model.modules() for key, value in vars(module).items() if key in _COMPUTED]
+    return [(key, value) for key, value in held if hasattr(value, "ndim")]
 
 
 def _stretched(rope: Any) -> list[int]:

@@ -45,6 +45,23 @@ def refuse_shapes(methods: Iterable[Method], run: Run) -> None:
             )
 
 
+def refuse_collator(collator: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Raises UnsupportedError for a collator of the user's that puts other labels in place of the rows' own.
+
+    DataCollatorForLanguageModeling does: every token of the prompt would be learnt. Asked on one row.
+    """
+    row = max(rows[:100], key=lambda row: len(row["input_ids"]))
+    found = collator([{name: list(row[name]) if name != "row_id" else row[name] for name in row}])
+    labels = found.get("labels") if hasattr(found, "get") else None
+    learnt = [] if labels is None else [label for label in torch.as_tensor(labels).flatten().tolist() if label != -100]
+    if learnt != [label for label in row["labels"] if label != -100]:
+        raise UnsupportedError(
+            f"data_collator={type(collator).__name__} gives {len(learnt)} labels to a row that has "
+            f"{sum(label != -100 for label in row['labels'])}: other tokens than the answer's would be learnt. Leave "
+            "it out, or use one that pads `labels` as they are, such as DataCollatorForSeq2Seq."
+        )
+
+
 def refuse_packing(args: Any) -> None:
     """Raises UnsupportedError for TRL's packing and padding-free batches."""
     if getattr(args, "packing", False) or getattr(args, "padding_free", False):

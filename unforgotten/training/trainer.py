@@ -92,6 +92,7 @@ class MethodMixin(_Trainer):
         **kwargs: Any,
     ) -> None:
         self.methods = named(method)
+        _check_types(max_length_tokens, memory, chat, peft_config)
         if loss not in get_args(chunked.Loss):
             raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
         self.loss, self._chunked = loss, _UNREAD
@@ -165,6 +166,8 @@ class MethodMixin(_Trainer):
             callbacks=[*(callbacks or []), _Turns(self)],
             **kwargs,
         )
+        if data_collator is not None:
+            limits.refuse_collator(data_collator, rows)
         limits.refuse(self.methods.values(), self.args, self)
         limits.refuse_shapes(self.methods.values(), self.run)
         if loss == "chunked" and (why := chunked.refusal(self, self._own_loss())):
@@ -705,6 +708,8 @@ def named(method: Any) -> dict[str, Method]:
     specs = method if isinstance(method, (list, tuple)) else [method]
     built = [registry.build("methods", spec) for spec in specs]
     found: dict[str, Method] = {}
+    if not built:
+        raise RecipeError("method= names no method. Plain fine-tuning is `sft`.")
     for each in built:
         if not isinstance(each, Method):
             raise RecipeError(f"method= takes methods or their names, not {type(each).__name__}.")
@@ -713,6 +718,24 @@ def named(method: Any) -> dict[str, Method]:
             raise RecipeError(f"The method {name!r} is named twice.")
         found[name] = each
     return found
+
+
+def _check_types(max_length_tokens: Any, memory: Any, chat: Any, peft_config: Any) -> None:
+    """Raises RecipeError for an argument of another type, which would fail in the midst of things."""
+    from peft import PeftConfig
+
+    from unforgotten.chat import Chat
+
+    whole = isinstance(max_length_tokens, int) and not isinstance(max_length_tokens, bool)
+    if max_length_tokens is not None and not (whole and max_length_tokens > 1):
+        raise RecipeError(f"max_length_tokens= is a whole number above 1, or None, not {max_length_tokens!r}.")
+    for name, value, kind in (
+        ("memory", memory, Memory),
+        ("chat", chat, Chat),
+        ("peft_config", peft_config, PeftConfig),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise RecipeError(f"{name}= takes a {kind.__name__}, not {type(value).__name__}.")
 
 
 def pad_token(processing_class: Any, model: Any) -> int:
