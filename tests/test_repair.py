@@ -244,6 +244,25 @@ def test_an_adapter_on_what_alignment_left_alone_is_refused(model_folder: Make, 
     assert told[0] == "Edited 0 of 21 weights." and "no safer" in told[-1], "training has moved no weight back"
 
 
+def test_an_alignment_of_the_embedding_alone_is_no_layer_and_numbers_must_be_numbers(
+    three: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    base, _, tuned = three
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.embed_tokens.weight += 0.1
+    model.save_pretrained(tmp_path / "aligned")
+    given = {"base": str(base), "aligned": str(tmp_path / "aligned"), "out": str(tmp_path / "out")}
+    with pytest.raises(ModelError, match="SafeLoRA edits what .* both changed, and that is no layer"):
+        repair("safelora", **given, tuned=str(tuned))
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[1, 1] = torch.nan
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ModelError, match="up_proj.weight holds values that are no numbers"):
+        repair("magmax", **given, tuned=str(tmp_path / "broken"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_was_edited_is_counted_and_nothing_is_said_aloud(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, aligned, tuned = map(str, three)
     told: list[str] = []

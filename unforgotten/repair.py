@@ -113,6 +113,8 @@ class Given:
         import torch
 
         stored = edited.to(tuned)
+        if not torch.isfinite(stored).all():
+            raise ModelError(f"{name} holds values that are no numbers, or infinite, in one of the models or after it.")
         if tuned.dtype in (torch.float32, torch.float64):
             bound = 4 * torch.finfo(tuned.dtype).eps
             unchanged = torch.allclose(stored, tuned, rtol=bound, atol=bound * float(tuned.abs().max()))
@@ -151,7 +153,8 @@ def _refuse_nothing(edit: Method, base: Source, aligned: Source, tuned: Source, 
             f"--tuned {named['tuned']} and --aligned {named['aligned']} hold the same weights (or the adapter changes "
             "none), so that there is nothing to repair. As --tuned name the fine-tuned model."
         )
-    layers = (name for name in tuned.names() if len(tuned.shape(name)) == 2)
+    is_layer = getattr(edit, "is_layer", lambda name, shape: len(shape) == 2)
+    layers = (name for name in tuned.names() if is_layer(name, tuned.shape(name)))
     if not edit.dense and all(same(base, aligned, [n]) or same(aligned, tuned, [n]) for n in layers):
         raise ModelError(
             f"{type(edit).__name__} edits what alignment and fine-tuning both changed, and that is no layer: alignment "

@@ -113,6 +113,11 @@ class SafeLoRA(Method):
             else:
                 yield name, weights.product(projected, down)
 
+    @staticmethod
+    def is_layer(name: str, shape: tuple[int, ...]) -> bool:
+        """Whether a weight is one that it may edit: of a linear layer, and of no embedding or head."""
+        return _is_layer(name, shape)
+
     def _projected(self, weights: Weights, name: str) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """(P · up, up, down) with ΔW = up · down, or (P ΔW, ΔW, None); None where alignment or training did nothing."""
         import torch
