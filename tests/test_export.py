@@ -76,6 +76,20 @@ def test_every_form_replies_as_the_run_and_opens_anywhere(
     torch.testing.assert_close(logits(found), tuned, rtol=0, atol=1e-4)
 
 
+def test_an_aligned_adapter_that_was_exchanged_is_not_stacked(
+    tmp_path: Path, model_folder: Make, rows_file: Make
+) -> None:
+    """What a gate read is the run's own base, in which the right one is merged: both must be the same sums."""
+    run = run_of(tmp_path, model_folder("llama"), rows_file, align=ALIGN, policy="merged")
+    [file] = (run.parent / "aligned").glob("*/adapter/adapter_model.safetensors")
+    tensors = load_file(file)
+    name = next(n for n in tensors if "lora_B" in n)
+    save_file(tensors | {name: tensors[name] * 1.01}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="is not what the aligned model's adapter makes of its base"):
+        export(str(run), "stacked")
+    assert not (run / "exports" / "stacked").exists()
+
+
 def test_a_continued_adapter_is_one_already(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     base = model_folder("llama")
     run = run_of(tmp_path, base, rows_file, align=ALIGN, policy="continue")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity, results
+from unforgotten import display, files, identity, results
 from unforgotten import origin as origins
 from unforgotten.align import Say, quiet
 from unforgotten.errors import RecipeError
 from unforgotten.evaluate import another, measurement, of_run, of_stage
 from unforgotten.measure.contrast import Contrast, contrast
+from unforgotten.measure.decided import FILE
 from unforgotten.measure.gate import Decision, Limits, gate
 from unforgotten.measure.measurement import Measurement, measure_all
 from unforgotten.models.folder import pinned
@@ -80,6 +80,9 @@ def _against(
                 "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
             )
         pairs.append((one, None if reference is None else _reference(reference, one, say)))
+    if limits is not None:
+        for each in (m for pair in pairs for m in pair if m is not None):
+            each.distrust_others(say)
     measured = iter(measure_all([m for pair in pairs for m in pair if m is not None], say))
     return [_compared(one, next(measured), other, next(measured) if other else None, limits) for one, other in pairs]
 
@@ -97,7 +100,8 @@ def _compared(
     if differ:
         _keep(one.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
     if decision is not None:
-        _keep(one.folder / "gate.json", sides | {"limits": asdict(limits) if limits else None} | decision.json())
+        _keep(one.folder / FILE, sides | {"limits": asdict(limits) if limits else None} | decision.json())
+        origins.seal(one.folder, FILE)
     return rows, differ, decision
 
 
@@ -108,7 +112,7 @@ def _side(row: results.Row) -> dict[str, Any]:
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:
-    files.put(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    files.put(path, display.json_text(facts, nan=True) + "\n")
 
 
 def _reference(name: str, one: Measurement, say: Say) -> Measurement:

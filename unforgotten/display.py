@@ -59,9 +59,20 @@ def csv_cell(value: Any) -> Any:
     return _FORMULA.sub(r"\1\2'\3", block(value)) if isinstance(value, str) else value
 
 
-def json_text(value: Any, indent: int | None = 2) -> str:
-    """JSON whose strings hold no raw control or bidirectional character, so that it may be printed; NaN is refused."""
-    return _IN_A_BLOCK.sub(_json_escape, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False))
+def json_text(value: Any, indent: int | None = 2, *, nan: bool = False) -> str:
+    """JSON whose strings hold no raw control or bidirectional character, so that it may be printed.
+
+    nan: whether NaN and infinities are written, as Python reads them; otherwise they raise ValueError.
+    """
+    return _IN_A_BLOCK.sub(_json_escape, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=nan))
+
+
+def yaml_text(tree: Any) -> str:
+    """YAML of the same kind: where its text would hold such a character, all that is not ASCII is escaped."""
+    import yaml
+
+    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(tree, sort_keys=False) if _IN_A_BLOCK.search(text) else text
 
 
 def console(stderr: bool = False, **more: Any) -> Console:

@@ -19,11 +19,15 @@ A message names the place and the mend. There is no fallback behind any of them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import re
+import shutil
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 USER_MODULE = "unforgotten_user_"
@@ -157,20 +161,27 @@ def plain(error: BaseException) -> str | None:
         return str(error)
     names = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(error).__mro__}
     text = _text(error)
-    if isinstance(error, MemoryError) or "torch.OutOfMemoryError" in names or _says(error, _WITHOUT_MEMORY):
+    if (
+        isinstance(error, MemoryError)
+        or _lacked_memory(error)
+        or "torch.OutOfMemoryError" in names
+        or _says(error, _WITHOUT_MEMORY)
+    ):
         return _MEMORY
     if (theirs := of_user(error)) is not None:
         return theirs
     numpys = isinstance(error, OSError) and error.errno is None and re.fullmatch(_CUT, text)
     if numpys or (isinstance(error, RuntimeError) and _says(error, _FULL)):
-        return f"A file could not be written: {text.partition(chr(10))[0]}. {_MENDS[errno.ENOSPC]}"
+        return f"A file {_full_places()}could not be written ({text.partition(chr(10))[0]}). {_MENDS[errno.ENOSPC]}"
     if isinstance(error, OSError) and error.errno is not None and error.errno in _MENDS:
         place = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        return f"{place or 'A file'}: {error.strerror}. {_MENDS[error.errno]}"
+        if not place:
+            place = f"A file {_full_places() if error.errno == errno.ENOSPC else ''}".strip()
+        return f"{place}: {error.strerror}. {_MENDS[error.errno]}"
     if "SafetensorError" in {name.partition(".")[2] for name in names}:
-        full = "Os { code: 28" in text or _says(error, _FULL)
+        full = any(word in text.lower() for word in ("os { code: 28", "os error 28", *_FULL))
         return (
-            f"Weights cannot be written. {_MENDS[errno.ENOSPC]}"
+            f"Weights {_full_places()}cannot be written. {_MENDS[errno.ENOSPC]}"
             if full
             else (f"A safetensors file cannot be read ({text}). It is cut or damaged: download or copy it again.")
         )
@@ -186,6 +197,27 @@ def plain(error: BaseException) -> str | None:
     if isinstance(error, UnicodeDecodeError):
         return f"A file that was to be read is no text in UTF-8 ({text}). Save it as UTF-8."
     return (text or type(error).__name__) if isinstance(error, OSError) else None
+
+
+_places: dict[int, str] = {}
+"""Of each disk, the folder on it that was written in last."""
+_FULL_BYTES = 1 << 20
+
+
+def written_in(folder: Path) -> None:
+    """Remembers where is written, since libraries that meet a full disk do not always say where."""
+    with contextlib.suppress(OSError):
+        _places[folder.stat().st_dev] = str(folder)
+
+
+def _full_places() -> str:
+    """`in FOLDER ` of the disks written to that have no room; empty where all have some."""
+    found = []
+    for place in _places.values():
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(place).free < _FULL_BYTES:
+                found.append(place)
+    return f"in {' or '.join(found)} " if found else ""
 
 
 def of_user(error: BaseException) -> str | None:
@@ -214,6 +246,16 @@ def _text(error: BaseException) -> str:
         return str(error).strip()
     except Exception:  # the class of an error may be a user's own, too
         return "its own text cannot be had"
+
+
+def _lacked_memory(error: BaseException) -> bool:
+    """Did a library in C forget to raise MemoryError, in a process whose memory is limited (ulimit -v)?"""
+    if not isinstance(error, SystemError) or sys.platform == "win32":
+        return False
+    import resource
+
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return limited and re.search("without (setting an )?exception|NULL", _text(error)) is not None
 
 
 def _says(error: BaseException, words: Sequence[str]) -> bool:

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from unforgotten import files, parity, partial, push, registry, serving, strict_read
+from unforgotten import display, files, parity, partial, push, registry, serving, strict_read
 from unforgotten import origin as origins
 from unforgotten.align import Aligned, Say, quiet
 from unforgotten.card import card
 from unforgotten.errors import ModelError, RecipeError, UnknownName
-from unforgotten.measure.decided import sentence
+from unforgotten.measure.decided import recorded, sentence
 from unforgotten.models.adapter import base_of
 from unforgotten.models.folder import opened, pinned
 from unforgotten.shelf import Shelf, aligned_of_record, chat_of, check_gated, part_of
@@ -100,16 +100,15 @@ def export(
         stored = left.recipe if dtype == "auto" else left.recipe.model_copy(update={"dtype": "auto"})
         after = parity.heard(shelf.model(str(part), stored), chat_of(str(part), stored), rows, tokens)
         shelf.clear()
-        facts |= {"gate": gated.json() if gated else None, "proof": (proof := parity.proven(before, after))}
-        name = push_to or left.folder.name
-        address = push_to or target.name
+        facts |= {"gate": recorded(gated), "proof": (proof := parity.proven(before, after))}
+        name, address = push_to or left.folder.name, push_to or target.name
         told = serving.served(part, address.rpartition("/")[2], name, max_rank)
         facts["vllm"] = {"why_not": told.why_not, "commands": told.commands}
         (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, told), encoding="utf-8")
-        (part / "export.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (part / "export.json").write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")
         partial.publish(part, target)
-    off = f"{proof['largest_logit_deviation']:.1e}"
-    say(f"The same greedy replies to {proof['prompts']} prompts before and after; the largest logit is off by {off}.")
+    off, n = f"{proof['largest_logit_deviation']:.1e}", proof["prompts"]
+    say(f"The same greedy replies to {n} prompts before and after; the largest logit is off by {off}.")
     vllm = serving.served(target, str(target), name, max_rank)
     return Exported(target, vllm, push.push(hub, target, push_to, private, name) if push_to else None)
 
@@ -171,7 +170,7 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     from unforgotten.weights.adapted import Adapted
     from unforgotten.weights.base import adapter_base
     from unforgotten.weights.files import Files
-    from unforgotten.weights.join import concatenated
+    from unforgotten.weights.join import as_merged, concatenated
 
     if form == "merged":
         below = adapter_base(left.part, _operator(left)) if left.part.name == "adapter" else Files(left.part)
@@ -184,7 +183,9 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     named, revision = (None, None) if on else _named(bottom, _operator(left))
     if form == "stacked":
         below = Files(on) if on else Files(str(named), revision)
-        rank = concatenated([Adapted(below, one) for one in (lowest, left.part) if one], part)
+        # A gate has read what the lower one was merged into, and not itself.
+        lower = [as_merged(Adapted(below, lowest), adapter_base(left.part, _operator(left)))] if lowest else []
+        rank = concatenated([*lower, Adapted(below, left.part)], part)
         config = files.record(part / "adapter_config.json")
     else:
         place = opened(left.part, part="adapter")
@@ -296,4 +297,4 @@ def _beside(part: Path, chat: Chat) -> None:
 
 def _put(file: Path, facts: dict[str, Any]) -> None:
     file.unlink(missing_ok=True)
-    file.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")

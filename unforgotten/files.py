@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from unforgotten import display, formats, hub, strict_read, unpack, variables
 from unforgotten.columns import choose, header_of
-from unforgotten.errors import DataError, RecipeError
+from unforgotten.errors import DataError, RecipeError, written_in
 from unforgotten.formats import Problem as Problem
 from unforgotten.formats import Record as Record
 
@@ -205,6 +205,7 @@ def private_folder(path: Path) -> Path:
                 raise
         else:
             part.chmod(int(given, 8))
+    written_in(path)
     return path
 
 

@@ -22,9 +22,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from unforgotten import files, identity, model_card, origin, partial, registry, strict_read, strict_yaml, terminate
+from unforgotten import (
+    display,
+    files,
+    identity,
+    model_card,
+    origin,
+    partial,
+    registry,
+    strict_read,
+    strict_yaml,
+    terminate,
+)
 from unforgotten.align import Aligned, Say, align, aligned_of, dataset, quiet, read, safety_rows
 from unforgotten.datasets.base import Row, check_kind
 from unforgotten.errors import DataError, RecipeError, UnforgottenError
@@ -513,9 +522,7 @@ def _record(
     files.private_folder(folder)
     files.put(
         folder / "recipe.yaml",
-        yaml.safe_dump(
-            recipe.record(exclude_unset=False, exclude={"compare", "sweep"}), sort_keys=False, allow_unicode=True
-        ),
+        display.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
     )
     origin.own(folder)
     facts = identity.environment() | {
@@ -538,7 +545,7 @@ def _record(
 
 
 def _write(path: Path, facts: Any) -> None:
-    files.put(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    files.put(path, display.json_text(facts, nan=True) + "\n")
 
 
 def peak_memory_bytes() -> int:

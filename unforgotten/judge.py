@@ -18,7 +18,7 @@ from unforgotten.lease import alone
 from unforgotten.measure import probe
 from unforgotten.measure.ask import record
 from unforgotten.measure.lines import restore
-from unforgotten.measure.measurement import forget_comparisons, judged
+from unforgotten.measure.measurement import forget_comparisons, judged, sealed
 from unforgotten.measure.read import Panel
 from unforgotten.measure.suites import Suite
 
@@ -47,7 +47,7 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
         with progress_bar() as told:
             for folder, row, suites in found:
                 say(f"Judging {sum(len(s.rows) for s in suites)} replies of {folder.name}.")
-                with alone(folder, say) as lease:
+                with alone(folder, say) as lease, sealed(folder):
                     for suite in suites:
                         panel.read(suite, folder, told)
                     lease.check()

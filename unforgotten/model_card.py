@@ -59,7 +59,7 @@ def written(data: ModelCardData, body: Sequence[str], recipe: Recipe) -> str:
     for method in names(recipe):
         if "/" in method:  # a class in a file of the user's own, whose folder is nobody's business
             text = text.replace(method, Path(method).name)
-    return text
+    return display.block(text)
 
 
 def names(recipe: Recipe) -> list[str]:

@@ -1,7 +1,8 @@
 """Whose a recipe is: the operator's, who named it, or a stranger's, read out of a run folder that others may have made.
 
 A stranger's recipe runs no code, asks no server, names no variable and opens nothing outside its folder. Runs that were
-trained here are known by a ledger outside of them: the digest of each run's recipe.yaml, in the user's cache.
+trained here are known by a ledger outside of them: the digest of each run's recipe.yaml, in the user's cache. So are
+the replies, figures and decisions that a gate may go by.
 """
 
 from __future__ import annotations
@@ -60,6 +61,36 @@ def own(folder: Path) -> None:
     from unforgotten import files
 
     files.put(_entry(folder / "recipe.yaml"), "")
+
+
+def seal(place: Path, *names: str) -> None:
+    """Enters files of a folder, as they are now, in the ledger: this user wrote them. Folders are taken whole."""
+    from unforgotten import files
+
+    if (entry := _state(place, names)) is not None:
+        files.put(entry, "")
+
+
+def is_sealed(place: Path, *names: str) -> bool:
+    """Are these files those that this user wrote last? So are files that are not there."""
+    if os.environ.get(TRUST) == "1" or not any((place / name).exists() for name in names):
+        return True
+    entry = _state(place, names)
+    return entry is not None and entry.is_file()
+
+
+def _state(place: Path, names: tuple[str, ...]) -> Path | None:
+    """The ledger's entry for files by name and content; None where one of them is no regular file."""
+    found = []
+    for name in names:
+        top = place / name
+        for file in (top, *sorted(top.rglob("*"))) if top.is_dir() else (top,):
+            if file.is_symlink() or (file.exists() and not (file.is_file() or file.is_dir())):
+                return None
+            if file.is_file():
+                with file.open("rb") as content:
+                    found.append((str(file.relative_to(place)), hashlib.file_digest(content, "sha256").hexdigest()))
+    return cache_folder() / "ours" / hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _entry(recipe: Path) -> Path:

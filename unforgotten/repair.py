@@ -8,14 +8,13 @@ out/
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import identity, partial, registry
+from unforgotten import display, identity, partial, registry
 from unforgotten.errors import ModelError, RecipeError
 from unforgotten.models.folder import opened
 
@@ -70,7 +69,7 @@ def repair(
             }
         }
         _copy_beside(part, [tuned, aligned, base], adapter=facts["result"] == "adapter")
-        (part / "repair.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (part / "repair.json").write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")
         partial.publish(part, target)
     say(f"Edited {facts['edited']} of {facts['of']} {'modules' if facts['result'] == 'adapter' else 'weights'}.")
     for note in weights.notes:

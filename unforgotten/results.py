@@ -24,13 +24,12 @@ A Rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unforgotten import files, strict_read
+from unforgotten import display, files, strict_read
 from unforgotten.errors import DataError
 from unforgotten.result_shape import problems
 from unforgotten.statistics import rates
@@ -115,7 +114,7 @@ def row(**facts: Any) -> Row:
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file whole or not at all."""
     tree = {"schema": SCHEMA, "rows": [row(**facts) for facts in rows]}
-    files.put(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    files.put(path, display.json_text(tree) + "\n")
 
 
 def read(path: Path) -> list[Row]:

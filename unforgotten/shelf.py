@@ -140,7 +140,12 @@ def _below(model: str, recipe: Recipe) -> str:
     if place.is_bundled:  # its bytes are in the folder's digest
         return str(config.get("base_model_name_or_path"))
     base = base_of(config, model, (recipe.model, recipe.base))
-    return identity.model_digest(base, config.get("revision")) if not _is_gone(base) else base
+    if _is_gone(base):
+        return base
+    found = identity.model_digest(base, config.get("revision"))
+    if identity.reads_in_full() and not Path(base).expanduser().is_dir():  # of a Hub id that is a name alone
+        found = identity.digest([found, opened(base, config.get("revision"), part="base").digest])
+    return found
 
 
 def _is_gone(model: str) -> bool:

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity, overlap, registry
+from unforgotten import display, files, identity, overlap, registry
 from unforgotten.align import Aligned, Say, align, aligned_of, quiet
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import ModelError, RecipeError
@@ -229,7 +229,7 @@ class _Making:
         """What `make` gives, made once: read back after a kill."""
         file = self.parts / f"{name}.json"
         if not file.exists():
-            files.put(file, json.dumps(make(), ensure_ascii=False))
+            files.put(file, display.json_text(make(), None, nan=True))
         return list(json.loads(file.read_text(encoding="utf-8")))
 
     def _seed(self, *facts: Any) -> int:
@@ -240,7 +240,7 @@ class _Making:
 
     def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
         self.lease.check()
-        files.put(self.folder / "safety.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        files.put(self.folder / "safety.jsonl", "".join(display.json_text(row, None, nan=True) + "\n" for row in rows))
         left = overlap.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
         refused, asked = self.counts["refused"], self.counts["asked"]
         read_back = [Row(tuple(row["messages"]), kind="harmful", difficulty=row["difficulty"]) for row in rows]
@@ -269,7 +269,7 @@ class _Making:
             "seconds": seconds,
             "environment": identity.environment(),
         }
-        files.put(self.folder / "provenance.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        files.put(self.folder / "provenance.json", display.json_text(facts, nan=True) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
         self.say(f"{len(rows)} rows for `safety:`, to be read by the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:

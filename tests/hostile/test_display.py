@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import rich.console
+import yaml
 from rich.markdown import Markdown
 from rich.panel import Panel
 from rich.table import Table
@@ -140,6 +141,15 @@ def test_a_sheet_takes_no_formula_from_a_cell(text: str) -> None:
             for cell in row:
                 assert not cell.strip().startswith(("=", "+", "@", "-2", "＝")), cell
     assert out.getvalue().rstrip().endswith(",-1.5,")
+
+
+def test_a_recipe_may_be_printed_and_reads_back_the_same() -> None:
+    for plain in ("naïve 日本語", "a: b\nc"):
+        assert yaml.safe_load(display.yaml_text({"name": plain})) == {"name": plain}
+    assert "日本語" in display.yaml_text({"name": "日本語"})
+    for odd in ("a\u202eb.jsonl", "\u2066x", "x\x1b[31m", "\u200b", "\U000e0041"):
+        text = display.yaml_text({"name": odd, "other": "日本語"})
+        assert odd not in text and yaml.safe_load(text) == {"name": odd, "other": "日本語"}
 
 
 def test_json_may_be_printed_and_reads_back_the_same() -> None:

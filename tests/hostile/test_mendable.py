@@ -39,6 +39,7 @@ FULL = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, messa
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
         (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "disk is full"),
         (SafetensorError(FULL), "disk is full"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
         (OSError("39680 requested and 31920 written"), "disk is full"),
         (ModuleNotFoundError("No module named 'optuna'", name="optuna"), "pip install optuna"),
         (json.JSONDecodeError("Expecting value", "", 0), "not JSON"),
@@ -136,3 +137,27 @@ def test_a_reader_who_leaves_is_no_fault_of_ours() -> None:
     )
     os.close(writes)
     assert done.returncode == 2 and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("9 requested and 3 written"), OSError(errno.ENOSPC, "x"), SafetensorError(FULL)]
+)
+def test_a_full_disk_is_named_where_the_library_names_no_file(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.put(tmp_path / "runs" / "a.txt", "x")
+    monkeypatch.setattr("unforgotten.errors._FULL_BYTES", 1 << 62)
+    assert f"in {tmp_path / 'runs'} " in f"{plain(error)} ".replace(":", " ")
+    monkeypatch.setattr("unforgotten.errors._FULL_BYTES", 0)
+    assert str(tmp_path) not in str(plain(error))
+
+
+def test_a_library_that_forgets_to_say_that_memory_lacks_is_told_where_it_is_limited() -> None:
+    error = SystemError("<class 'x'> returned NULL without setting an exception")
+    assert plain(error) is None, "nothing limits this process, so it is a fault"
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))\n"
+        f"from unforgotten.errors import plain; print(plain(SystemError({str(error)!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "not enough memory" in done.stdout

@@ -138,3 +138,26 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
         assert out.exit_code == 2 and said in " ".join(out.output.split()), out.output
     out = CliRunner().invoke(app, ["evaluate", str(run), str(run), "--gate", "max_asr=3"])
     assert out.exit_code == 3 and out.output.count("fail: non-refusal") == 4, out.output
+
+
+def test_a_gate_goes_by_nothing_that_this_user_did_not_write(tmp_path: Path, recipe: Recipe) -> None:
+    """Not by replies and figures remade for other weights; and its own gate.json counts as it wrote it alone."""
+    run = finetune(recipe)
+
+    def gated() -> str:
+        few = ("evaluate.refusal=[]", "evaluate.utility=[]", "evaluate.conditions=[default]")
+        sets = [word for each in few for word in ("--set", each)]
+        done = CliRunner().invoke(app, ["evaluate", str(run), *sets, "--gate", "max_asr=100"])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    gated()
+    assert "put aside" not in gated() and not list(run.glob("replies-of-others-*")), "asked once"
+    assert (found := check_gated(run, recipe)) is not None and found.ours
+    replies = run / "replies" / "advbench.jsonl"
+    replies.write_text(replies.read_text().replace('"harmful": true', '"harmful": false'))
+    (run / "gate.json").write_text((run / "gate.json").read_text().replace('"limit": 100.0', '"limit": 5.0'))
+    assert (found := check_gated(run, recipe)) is not None and not found.ours
+    assert "no gate of this user wrote" in lead(run, results.read(run / "results.json")[0], [])
+    assert "put aside" in gated() and list(run.glob("replies-of-others-*"))
+    assert (found := check_gated(run, recipe)) is not None and found.ours

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten import identity, strict_read
+from unforgotten import display, identity, strict_read
 from unforgotten.files import private_folder
 
 
@@ -51,7 +51,7 @@ class Kept:
         if self._path is None or not found:
             return
         told = ({"key": self.keys[index], **facts} for index, facts in found.items())
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
+        text = "".join(display.json_text(line, None, nan=True) + "\n" for line in told)
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(text)
 

@@ -8,14 +8,13 @@ suite before anything is read back, its replies are those of an uninterrupted on
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity, strict_read
+from unforgotten import display, files, identity, strict_read
 from unforgotten.errors import DataError
 from unforgotten.measure import lines
 from unforgotten.measure.models import Model
@@ -90,7 +89,7 @@ def ask(
 
     def keep() -> None:
         told = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
-        files.put(here / f"asked-{digest}.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        files.put(here / f"asked-{digest}.json", display.json_text(told, nan=True) + "\n")
 
     for suite in missing:
         suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))

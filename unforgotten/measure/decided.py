@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from unforgotten import files
+from unforgotten import files, origin
 from unforgotten.errors import DataError
 
 FILE = "gate.json"
@@ -22,10 +22,8 @@ class Decided:
     """A sentence for each limit, and notes."""
     weights: str
     """Digest of the weights that replied."""
-
-    def json(self) -> dict[str, object]:
-        """For a record of what was released."""
-        return {"outcome": self.outcome, "lines": list(self.lines), "weights": self.weights}
+    ours: bool = False
+    """Did a gate of this user write it? Anybody can write such a file."""
 
 
 def decided(run: Path) -> Decided | None:
@@ -50,11 +48,23 @@ def decided(run: Path) -> Decided | None:
     lines += notes if isinstance(notes, list) else [None]
     if not all(isinstance(line, str) for line in lines):
         raise DataError(f"{file}: checks and notes are not as a gate writes them. Evaluate the run again with --gate.")
-    return Decided(outcome, tuple(map(str, lines)), weights)
+    return Decided(outcome, tuple(map(str, lines)), weights, origin.is_sealed(run, FILE))
+
+
+def recorded(found: Decided | None) -> dict[str, object] | None:
+    """For a record of what was released; None where no gate of this user has decided."""
+    if found is None or not found.ours:
+        return None
+    return {"outcome": found.outcome, "lines": list(found.lines), "weights": found.weights}
 
 
 def sentence(found: Decided | None) -> str:
     """What is said before a release."""
     if found is None:
         return "Note: no gate has decided on these weights (`unforgotten evaluate RUN --gate …` does that)."
+    if not found.ours:
+        return (
+            f"Note: {FILE} says {found.outcome}, but no gate of this user wrote it so, and it does not count: evaluate "
+            "the run with --gate, or give --trust-recipe."
+        )
     return f"Gate: {found.outcome}, on these very weights. {' '.join(found.lines)}"

@@ -10,13 +10,12 @@ system prompts, where they differ.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unforgotten import files, strict_read
+from unforgotten import display, files, strict_read
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError
 from unforgotten.judges.base import Reply, Verdict
@@ -125,4 +124,4 @@ def read(file: Path) -> list[Line]:
 
 def write(file: Path, told: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of lines whole or not at all."""
-    files.put(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told))
+    files.put(file, "".join(display.json_text(line, None, nan=True) + "\n" for line in told))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import results
+from unforgotten import origin, results
 from unforgotten.align import Say, quiet
 from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
@@ -26,6 +27,28 @@ if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
     from unforgotten.recipe import Evaluate, Recipe
     from unforgotten.sandbox import Sandbox
+
+
+KEPT = ("replies", "results.json")
+"""What a measurement leaves that a gate goes by."""
+
+
+@dataclass
+class Seal:
+    """Is all that a gate goes by in a folder this user's?"""
+
+    ours: bool
+
+
+@contextmanager
+def sealed(folder: Path) -> Iterator[Seal]:
+    """What is written within it is this user's, unless something lay there before that was not."""
+    seal = Seal(origin.is_sealed(folder, *KEPT))
+    try:
+        yield seal
+    finally:
+        if seal.ours:
+            origin.seal(folder, *KEPT)
 
 
 @dataclass
@@ -65,7 +88,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         self.digest = settings_digest(self.settings, self.found, self.system)
-        self._moved = self._distrusted = False
+        self._moved = self._distrusted = self._gated = False
         self._judges = judges_of(self.settings)
         Panel(self.settings.judges).check(s.kind for s in self.found)
         if any(s.kind != "utility" for s in self.found):
@@ -80,6 +103,13 @@ class Measurement:
     def distrust(self) -> None:
         """Nothing that lies in the folder counts: its replies, verdicts and figures may be whatever its maker wrote."""
         self.row, self._distrusted = None, True
+
+    def distrust_others(self, say: Say = quiet) -> None:
+        """For a gate: replies, verdicts and figures that this user did not write, or not so, do not count."""
+        self._gated = True
+        if not self._distrusted and not origin.is_sealed(self.folder, *KEPT):
+            say(f"{self.folder} holds replies or figures that were not written here: put aside, and it is asked anew.")
+            self.distrust()
 
     def _look(self) -> None:
         """Reads the row, where this very measurement is finished already."""
@@ -100,7 +130,7 @@ class Measurement:
         if self.row is not None:
             return
         sandbox = self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
-        with alone(self.folder, say) as lease:
+        with alone(self.folder, say) as lease, sealed(self.folder) as seal:
             self._look()  # another process may have measured it meanwhile
             if self.row is None:
                 if sandbox is not None:
@@ -113,6 +143,7 @@ class Measurement:
                 model = self.model(shelf or Shelf(), say)
                 if self._distrusted:
                     forget(self.folder)
+                    seal.ours = True
                 with progress_bar() as bar:
 
                     def told(what: str, done: int, n: int) -> None:
@@ -133,7 +164,9 @@ class Measurement:
     def read(self, panel: Panel, say: Say = quiet) -> results.Row:
         """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
         if self.row is None:
-            with alone(self.folder, say) as lease:
+            with alone(self.folder, say) as lease, sealed(self.folder) as seal:
+                if self._gated and not seal.ours:
+                    raise DataError(f"{self.folder}: its replies were changed since they were made. Evaluate again.")
                 self._look()
                 if self.row is None:
                     self.row = self._read(panel, lease)

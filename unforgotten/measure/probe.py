@@ -10,7 +10,6 @@ of them again in any case: what results.json says of a probe is always the readi
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import files, identity
+from unforgotten import display, files, identity
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
 from unforgotten.flags import task_answers_of
@@ -192,7 +191,7 @@ def _book(folder: Path) -> Path:
 
 def _write_replies(folder: Path, step: int, found: Sequence[Suite]) -> None:
     told = [{"suite": s.file, "as": s.kind, **line} for s in found for line in lines.judged(s)]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
+    text = "".join(display.json_text(line, None, nan=True) + "\n" for line in told)
     files.put(folder / "probe" / f"{step}.jsonl", text)
 
 

@@ -86,8 +86,11 @@ def opened(model: str | Path, revision: str | None = None, part: Part = "all") -
 
     Raises ModelError for what leads out of the folder, is beyond a bound, or is no model.
     """
-    called = str(model)
-    return _Opening(folder_of(called, revision, part), called, part).opened()
+    called, pins = str(model), _pins.get()
+    folder = folder_of(called, revision, part)
+    if pins is not None:  # the place is pinned too: a link put where it was, or another ref, would lead elsewhere
+        folder = pins.setdefault((f"place {revision}", os.path.abspath(Path(called).expanduser())), folder)
+    return _Opening(folder, called, part).opened()
 
 
 class _Opening:
@@ -257,9 +260,17 @@ class _Opening:
                     raise ModelError(f"{self.called}: {name} has more than {tokenizer.MOST_LINES:,} tokens.")
             elif (content := self._small(name)) is not None and name.endswith(".txt"):
                 tokenizer.lines_of(content, name, self.called)
-        for name in beneath.names(self.top, self.prefix + TEMPLATES, self.called):
+        for name in self._templates():
             if name.endswith(".jinja"):
                 self._small(f"{TEMPLATES}/{name}")
+
+    def _templates(self) -> list[str]:
+        pins, key = _pins.get(), (str(self.store), f"{self.prefix}{TEMPLATES}/")
+        if pins is None:
+            return beneath.names(self.top, self.prefix + TEMPLATES, self.called)
+        if key not in pins:
+            pins[key] = beneath.names(self.top, self.prefix + TEMPLATES, self.called)
+        return list(pins[key])
 
     def _tokenizer_config(self, facts: dict[str, Any]) -> None:
         for name in tokenizer.versions(facts, self.called):

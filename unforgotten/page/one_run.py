@@ -10,6 +10,7 @@ from unforgotten.errors import DataError
 from unforgotten.measure.decided import FILE, decided
 from unforgotten.page.drawing import text
 
+NOT_OURS = ", as somebody says: no gate of this user wrote gate.json so."
 COLOURS = {"pass": "good", "fail": "bad", "unclear": "unsure"}
 
 
@@ -54,8 +55,9 @@ def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
             "<p class=sentence>The gate decided on other weights, prompts, judges or settings than this page's.</p>"
         )
     else:
+        colour = COLOURS.get(found.outcome, "unsure") if found.ours else "unsure"
         parts.append(
-            f'<p class=sentence>Gate: <b class="{COLOURS.get(found.outcome, "unsure")}">{text(found.outcome)}</b></p>'
+            f'<p class=sentence>Gate: <b class="{colour}">{text(found.outcome)}</b>{"" if found.ours else NOT_OURS}</p>'
             f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in found.lines)}</ul>"
         )
     if not any(other["stage"] == "aligned" for other in beside):

@@ -13,14 +13,13 @@ comes again costs nothing. Plain SFT and the recipe's own setting are run beside
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from unforgotten import files, identity, results
+from unforgotten import display, files, identity, results
 from unforgotten.align import Say, align, quiet
 from unforgotten.errors import DataError, UnforgottenError
 from unforgotten.finetune import replay_rows, run_digest, run_folder
@@ -166,7 +165,7 @@ def _write(folder: Path, swept: Swept, chosen: Recipe, its_runs: Mapping[int, li
         [row for line in (*swept.references.values(), *swept.lines.values()) for row in line.rows],
     )
     results.write(folder / "held-out.json", [row for line in swept.held_out.values() for row in line.rows])
-    files.put(folder / "sweep.json", json.dumps(facts(swept, its_runs), indent=2, ensure_ascii=False) + "\n")
+    files.put(folder / "sweep.json", display.json_text(facts(swept, its_runs), nan=True) + "\n")
     if picture := told.picture(swept):
         files.put(folder / "front.svg", picture + "\n")
     files.put(folder / "README.md", told.markdown(swept, chosen, bool(picture)))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from unforgotten.errors import UnsupportedError
+from unforgotten.errors import ModelError, UnsupportedError
 from unforgotten.weights import lora
 from unforgotten.weights.adapted import Adapted
+from unforgotten.weights.base import Source
 
 
 def concatenated(adapters: Sequence[Adapted], folder: Path) -> int:
@@ -53,3 +54,22 @@ def concatenated(adapters: Sequence[Adapted], folder: Path) -> int:
         tensors[f"{stem}.lora_B.weight"] = torch.cat(ups, dim=1).contiguous()  # (out, R)
     lora.save(folder, tensors, rank, [name.removesuffix(".weight") for name in modules], turned.pop())
     return rank
+
+
+def as_merged(adapter: Adapted, merged: Source) -> Adapted:
+    """The adapter, if it makes these weights of its base, but for rounding to the type that they are stored in.
+
+    Raises ModelError where it was exchanged since it was merged: whoever judged the merged weights has not seen it.
+    """
+    for name in sorted({*adapter.adapted(), *(set(adapter.names()) & set(merged.names()))}):
+        exact, stored = adapter[name].double(), merged[name]
+        near = {"rtol": 0.0, "atol": 0.0}
+        if stored.is_floating_point():
+            most = float(exact.abs().max()) if exact.numel() else 0.0
+            near = {"rtol": torch.finfo(stored.dtype).eps, "atol": 32 * torch.finfo(torch.float32).eps * most}
+        if exact.shape != stored.shape or not torch.allclose(exact, stored.double(), **near):
+            raise ModelError(
+                f"{name} of the run is not what the aligned model's adapter makes of its base: one of them was changed "
+                "since the run was trained. Put it back, or take `--as adapter` or `--as merged`."
+            )
+    return adapter
