@@ -124,8 +124,9 @@ class Run:
 
     @property
     def bare(self) -> Any:
-        """The model without wrapping: for forwards without gradient."""
-        return self._trainer.accelerator.unwrap_model(self._trainer.model_wrapped)
+        """The model without wrapping: for forwards without gradient, and for its names, which are one model's."""
+        found = self._trainer.accelerator.unwrap_model(self._trainer.model_wrapped)
+        return getattr(found, "_orig_mod", found)  # of torch.compile, which puts a prefix before each name
 
     @contextmanager
     def teacher(self) -> Iterator[Any]:
