@@ -680,6 +680,47 @@ def test_a_gate_and_an_export_load_a_copy_even_of_our_own_runs(model_folder: Mak
         assert not (linked.path / "model.safetensors").resolve().is_relative_to(run)
 
 
+def test_a_link_put_in_a_folders_place_is_not_followed_within_one_gate(model_folder: Make, tmp_path: Path) -> None:
+    mine, other = model_folder("llama"), model_folder("llama", name="other")
+    edit(other / "config.json", rms_norm_eps=0.5)
+    with pinned(), identity.in_full():
+        before = opened(mine)
+        mine.rename(tmp_path / "away")
+        mine.symlink_to(other)
+        assert opened(mine).path == before.path
+    assert opened(mine).digest != before.digest
+
+
+def test_a_gate_reads_the_bytes_of_an_adapters_base_on_the_hub(
+    model_folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id and revision stay where the cache's bytes change."""
+    from huggingface_hub import constants
+
+    from unforgotten.recipe import Recipe
+    from unforgotten.shelf import weights_of
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = model_folder("llama")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path="owner/name")
+    cached = snapshot(base, tmp_path / "hub")
+    monkeypatch.setattr("unforgotten.models.place._downloaded", lambda *given: cached)
+
+    def gated() -> str:
+        with identity.in_full():
+            return weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
+
+    before, plain = gated(), weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
+    blob = (cached / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:-4] + b"evil")
+    assert gated() != before and weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name")) == plain
+
+
 def test_only_folders_that_nobody_else_can_write_are_loaded_in_place(model_folder: Make, tmp_path: Path) -> None:
     base = model_folder("llama")
     assert not place.is_ours(base)
