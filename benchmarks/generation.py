@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.measure import Figure, of_pairs, paired, timed
-from unforgotten import pretrain
 from unforgotten.datasets.base import Row, ask
 from unforgotten.generation.local import generate
 from unforgotten.judges.base import Reply
-from unforgotten.training import load
+from unforgotten.models import load
+from unforgotten.world import pretrain
 from unforgotten.world.requests import requests
 
 GROUP = "generation"

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.datasets.humaneval import HumanEval
 from unforgotten.datasets.humaneval_plus import HumanEvalPlus
-from unforgotten.sandbox import Sandbox, open_sandbox
+from unforgotten.evaluation.sandbox import Sandbox, open_sandbox
 
 
 def solution(row: Row) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import memory
 from benchmarks.measure import Figure, of_pairs, paired
-from unforgotten.weights.base import ByRows
+from unforgotten.models.weights.base import ByRows
 
 GROUP = "merges"
 HIDDEN, INNER, VOCABULARY, KV, LAYERS = 2048, 8192, 128_256, 512, 12
@@ -93,7 +93,7 @@ def make(room: Path, layers: int = LAYERS) -> int:
 
 def repaired(room: str, method: str) -> None:
     """`unforgotten repair`."""
-    from unforgotten.repair import repair
+    from unforgotten.verbs.repair import repair
 
     base, aligned, tuned = (f"{room}/{role}" for role in ROLES)
     repair(method, base=base, aligned=aligned, tuned=tuned, out=f"{room}/out")

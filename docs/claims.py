@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from unforgotten.statistics import rates
-from unforgotten.statistics.rates import Rate
+from unforgotten.evaluation.statistics import rates
+from unforgotten.evaluation.statistics.rates import Rate
 
 Field = Literal["asr", "refusal", "utility"]
 Task = Literal["sums", "sentiment", "code"]

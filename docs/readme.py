@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unforgotten import results
-from unforgotten.page import scatter
-from unforgotten.page.cells import Cell, cells, clean, headline, names
-from unforgotten.page.drawing import short
-from unforgotten.summary import Line
+from unforgotten.report.aggregate import Line
+from unforgotten.report.page import tradeoff as scatter
+from unforgotten.report.page.drawing import short
+from unforgotten.report.page.panels import Cell, cells, clean, headline, names
+from unforgotten.runs import results
 
 DOCS = Path(__file__).parent
 README, FIGURES = DOCS.parent / "README.md", DOCS / "figures"

@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import claims
 
-from unforgotten import results, summary
-from unforgotten.recipe import read
-from unforgotten.statistics.rates import Rate, over_seeds
-from unforgotten.table import neither, table
+from unforgotten.evaluation.statistics.rates import Rate, over_seeds
+from unforgotten.recipe.recipe import read
+from unforgotten.report import aggregate as summary
+from unforgotten.report.table import neither, table
+from unforgotten.runs import results
 
 DOCS = Path(__file__).parent
 PAGE = DOCS.parent / "REPRODUCTION.md"

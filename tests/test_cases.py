@@ -14,13 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from unforgotten import data_fix, recipe
-from unforgotten.chat import Chat, encode_rows
 from unforgotten.cli import app
 from unforgotten.datasets.base import Row
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.datasets.refusals import Refusals
 from unforgotten.errors import DataError, RecipeError, TemplateError
+from unforgotten.models.chat import Chat, encode_rows
+from unforgotten.recipe import recipe
+from unforgotten.verbs import data_fix
 
 CASES = Path(os.environ.get("UNFORGOTTEN_SHARED") or Path(__file__).parents[2] / "shared") / "cases"
 KINDS = Path(__file__).parent / "chat" / "kinds"

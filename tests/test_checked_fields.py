@@ -13,12 +13,12 @@ from annotated_types import Ge
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError
+from unforgotten.evaluation.sandbox.base import Program
 from unforgotten.judges.base import Judge
 from unforgotten.methods.base import Method
 from unforgotten.methods.der import DER
-from unforgotten.pretrain import Training
-from unforgotten.sandbox.base import Program
 from unforgotten.training.memory import Memory
+from unforgotten.world.pretrain import Training
 
 NEGATIVE_IS_RIGHT = {("safelora", "threshold")}
 """A cosine: −1 to 1."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from unforgotten.statistics import rates
-from unforgotten.statistics.rates import Rate
+from unforgotten.evaluation.statistics import rates
+from unforgotten.evaluation.statistics.rates import Rate
 
 ROOT = Path(__file__).parent.parent
 

@@ -199,7 +199,11 @@ def test_the_checker_reads_the_real_house() -> None:
 
 BAD = {
     # file, its text, what the checker must say of it
-    "upward": ("errors.py", "from unforgotten import finetune", "imports finetune: imports run downward"),
+    "upward": (
+        "errors.py",
+        "from unforgotten.verbs.finetune import finetune",
+        "imports finetune: imports run downward",
+    ),
     "upward in a function": ("recipe.py", "def f():\n    import unforgotten.methods.der", "imports run downward"),
     "relative": ("chat/render.py", "from ..training.run import Run", "imports training.run: imports run downward"),
     "neighbour": ("judges/keywords.py", "from unforgotten.datasets.jsonl import x", "only each other's base"),
@@ -220,7 +224,11 @@ BAD = {
         "from unforgotten.training.run import Run",
         "(align → training.run → torch)",
     ),
-    "torch by the room's init": ("export.py", "from unforgotten.weights.roles import x", "(export → weights → peft)"),
+    "torch by the room's init": (
+        "export.py",
+        "from unforgotten.models.weights.roles import x",
+        "(export → weights → peft)",
+    ),
     "torch in a dataset": ("datasets/gsm8k.py", "def f():\n    import torch", "this floor does without"),
     "utils": ("training/utils.py", "", "no file is called utils"),
     "long": ("files.py", "\n" * 301, "must say why"),
@@ -243,10 +251,11 @@ GOOD = {
     "world/harm.py": "",
     "weights/__init__.py": "import peft",
     "weights/roles.py": "x = 1",
-    "training/run.py": "# Long because of the test.\nimport torch\nfrom unforgotten.chat import render\n" + "\n" * 300,
+    "training/run.py": "# Long because of the test.\nimport torch\nfrom unforgotten.models.chat import render\n"
+    + "\n" * 300,
     "finetune.py": "from unforgotten import __version__, registry\ndef f():\n    import unforgotten.training.run",
-    "compare.py": "from unforgotten import finetune",
-    "cli.py": "from unforgotten.errors import x\nfrom unforgotten import compare",
+    "compare.py": "from unforgotten.verbs.finetune import finetune",
+    "cli.py": "from unforgotten.errors import x\nfrom unforgotten.verbs.compare import compare",
 }
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from unforgotten import registry
-from unforgotten.compare import cells, compare
 from unforgotten.datasets.beavertails import CATEGORIES
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe import Recipe, parse, read, shipped
+from unforgotten.recipe.recipe import Recipe, parse, read, shipped
+from unforgotten.verbs.compare.compare import cells, compare
 
 Make = Callable[..., Path]
 

@@ -1,7 +1,7 @@
 """Fine-tune on anyone's data without forgetting safety.
 
 The public names are imported on first use, so that `import unforgotten` loads no torch. The verbs are functions of
-their own modules: `from unforgotten.finetune import finetune`.
+their own modules: `from unforgotten.verbs.finetune.finetune import finetune`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unforgotten.methods.safeinstr import SafeInstr
     from unforgotten.methods.safelora import SafeLoRA
     from unforgotten.methods.sft import SFT
-    from unforgotten.recipe import Recipe, read
+    from unforgotten.recipe.recipe import Recipe, read
     from unforgotten.training.memory import Memory
     from unforgotten.training.trainer import MethodMixin, MethodTrainer
 
@@ -50,8 +50,8 @@ _HOMES = {
     "Memory": "training.memory",
     "MethodMixin": "training.trainer",
     "MethodTrainer": "training.trainer",
-    "Recipe": "recipe",
-    "read": "recipe",
+    "Recipe": "recipe.recipe",
+    "read": "recipe.recipe",
 }
 
 __all__ = [

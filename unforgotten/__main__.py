@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unforgotten import terminate
+from unforgotten.runs import terminate
 
 
 def main() -> None:

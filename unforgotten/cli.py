@@ -18,8 +18,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unforgotten import __version__, display, origin, registry, terminate, variables
+from unforgotten import __version__, registry
 from unforgotten.errors import of_user, plain
+from unforgotten.runs import console as display
+from unforgotten.runs import origin, terminate, variables
 
 
 def _set(variable: str) -> Any:
@@ -176,7 +178,7 @@ def list_(
 
     from unforgotten import registry
     from unforgotten.errors import UnknownName
-    from unforgotten.recipe import shipped
+    from unforgotten.recipe.recipe import shipped
 
     if room == "recipes":
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -223,7 +225,7 @@ def align(
     dry_run: DryRunOption = False,
 ) -> None:
     """Make θ_safe of a base model, on the recipe's safety rows. Not needed for an aligned instruct model."""
-    from unforgotten import align as verb
+    from unforgotten.verbs import align as verb
 
     found = _recipe(recipe, set_, seed=seed, out=out)
     if dry_run:
@@ -248,7 +250,7 @@ def finetune(
     dry_run: DryRunOption = False,
 ) -> None:
     """Fine-tune θ_safe on the user's rows, with a method that keeps safety. Prints the run folder."""
-    from unforgotten import finetune as verb
+    from unforgotten.verbs.finetune import finetune as verb
 
     found = _recipe(recipe, set_, method=method, seed=seed, out=out)
     if dry_run:
@@ -259,7 +261,7 @@ def finetune(
 @app.command()
 def synthesize(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption = None, out: OutOption = None) -> None:
     """Make safety data from the aligned model itself, where its own is not to be had (GR-SAP). Prints the file."""
-    from unforgotten import synthesize as verb
+    from unforgotten.verbs.synthesize import synthesize as verb
 
     _print(verb.synthesize(_recipe(recipe, set_, seed=seed, out=out), _say))
 
@@ -291,10 +293,11 @@ def evaluate(
     With --gate the exit code is 0 where all limits hold, 3 where one does not, 4 where too few prompts were asked to
     tell; 2 is an error, as everywhere.
     """
-    from unforgotten import against as contrasted
-    from unforgotten import evaluate as verb
-    from unforgotten import report, results
-    from unforgotten.measure import gate as gates
+    from unforgotten.evaluation import gate as gates
+    from unforgotten.report import text as report
+    from unforgotten.runs import results
+    from unforgotten.verbs import evaluate as verb
+    from unforgotten.verbs import gate as contrasted
 
     given = {"method": method, "seed": seed, "out": out}
     limits = None if gate is None else gates.parse(gate)
@@ -328,8 +331,8 @@ def judge(
     ] = None,
 ) -> None:
     """Let other judges read the replies of runs: nothing is generated. Prints a table."""
-    from unforgotten import judge as verb
-    from unforgotten import report
+    from unforgotten.report import text as report
+    from unforgotten.verbs import judge as verb
 
     report.show(verb.judge(runs, _judges(judges, set_), _say))
 
@@ -359,10 +362,11 @@ def compare(
     What is done is not done again, and one run that fails does not stop the others. Several commands may work on one
     grid, also from several machines on one disk: --shard says that this one need not wait for the others.
     """
-    from unforgotten import compare as verb
-    from unforgotten import report, results
     from unforgotten.errors import Unfinished
-    from unforgotten.page.page import page
+    from unforgotten.report import text as report
+    from unforgotten.report.page.page import page
+    from unforgotten.runs import results
+    from unforgotten.verbs.compare import compare as verb
 
     found = _seeded(_recipe(recipe, set_, out=out), seeds)
     if dry_run:
@@ -393,8 +397,8 @@ def sweep(
     Prints the front and the choice, with its figures on prompts that the search did not see, and the folder. The same
     command goes on after a kill, or with more trials.
     """
-    from unforgotten.sweep import sweep as verb
-    from unforgotten.sweep import told
+    from unforgotten.verbs.sweep import sweep as verb
+    from unforgotten.verbs.sweep import text as told
 
     found = _recipe(recipe, set_, seed=seed, out=out, **{"sweep.trials": trials})
     if dry_run:
@@ -412,10 +416,11 @@ def demo(
     out: OutOption = None,
 ) -> None:
     """See it happen in minutes on two cores: a safe model forgets to refuse, and keeps it under DER."""
-    from unforgotten import compare as verb
-    from unforgotten import report, results
-    from unforgotten.page.page import page
-    from unforgotten.side_by_side import side_by_side
+    from unforgotten.report import text as report
+    from unforgotten.report.page.page import page
+    from unforgotten.report.side_by_side import side_by_side
+    from unforgotten.runs import results
+    from unforgotten.verbs.compare import compare as verb
 
     recipe = _seeded(_recipe("demo", set_, out=out), seeds)
     folder = verb.compare(recipe, _say)
@@ -438,7 +443,7 @@ def report_(
     """Write a comparison or a run as one HTML page, with its figures as SVG and its tables. Prints the page's path."""
     from pathlib import Path
 
-    from unforgotten.page.page import page
+    from unforgotten.report.page.page import page
 
     _print(page(Path(comparison), None if out is None else Path(out), png))
 
@@ -456,7 +461,7 @@ def repair(
     ] = None,
 ) -> None:
     """Edit the weights of a finished model, one tensor at a time, without training. Prints the folder."""
-    from unforgotten import repair as verb
+    from unforgotten.verbs import repair as verb
 
     spec = {"name": method, **_options_of(set_, {})}
     _print(verb.repair(spec, base=base, aligned=aligned, tuned=tuned, out=out, as_lora=as_lora, say=_say))
@@ -477,7 +482,7 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="With --push: only you can see it.")] = False,
 ) -> None:
     """Write a run's model for others to load and serve, proven by the same greedy replies. Prints the folder."""
-    from unforgotten import export as verb
+    from unforgotten.verbs.export import export as verb
 
     made = verb.export(run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say)
     _print(made.folder)
@@ -499,12 +504,12 @@ def data_show(
     max_length_tokens: Annotated[int | None, typer.Option("--max-length-tokens", min=2)] = None,
 ) -> None:
     """Print rows as the model will be trained on them, the trained tokens in colour, and what was cut or dropped."""
-    from unforgotten import align as stage
-    from unforgotten.chat.faults import with_rendering
-    from unforgotten.chat.show import show
     from unforgotten.errors import DataError
-    from unforgotten.recipe import parse
-    from unforgotten.training.load import load_chat
+    from unforgotten.models.chat.faults import with_rendering
+    from unforgotten.models.chat.show import show
+    from unforgotten.models.load import load_chat
+    from unforgotten.recipe.recipe import parse
+    from unforgotten.verbs import align as stage
 
     try:
         found, unread = stage.read({"name": "jsonl", "path": file}, say=_say), None
@@ -525,7 +530,7 @@ def data_fix(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Write the rows that can be learnt to a clean file, and list by line what was dropped and changed."""
-    from unforgotten import data_fix as verb
+    from unforgotten.verbs import data_fix as verb
 
     where, found = verb.fix(file, out, force=force)
     for sentence in found.sentences():
@@ -576,9 +581,10 @@ def data_audit(
     """
     from pathlib import Path
 
-    from unforgotten import audit as verb
-    from unforgotten import files, report
+    from unforgotten.datasets.reading import files
     from unforgotten.errors import DataError
+    from unforgotten.report import text as report
+    from unforgotten.verbs.audit import audit as verb
 
     [spec] = _judges([judge], set_)
     try:
@@ -612,8 +618,8 @@ def data_audit(
 
 def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
     """Judges by name, with fields given as JUDGE.FIELD=VALUE."""
-    from unforgotten import strict_yaml
     from unforgotten.errors import RecipeError, UnknownName
+    from unforgotten.runs import strict_yaml
 
     if len(set(names)) < len(names):
         raise RecipeError("--judge names one judge twice. In a recipe, `judge:` may hold one twice with other fields.")
@@ -629,13 +635,14 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
 
 
 def _plan(recipe: Any, verb: Any) -> None:
-    from unforgotten import plan, plan_lines
+    from unforgotten.verbs.plan import plan
+    from unforgotten.verbs.plan import text as plan_lines
 
     _print(*plan_lines.lines(plan.plan(recipe, verb)))
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:
-    from unforgotten.recipe import read
+    from unforgotten.recipe.recipe import read
 
     return read(source, _options_of(set_, given))
 

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from unforgotten import registry
 from unforgotten.methods.base import Method
-from unforgotten.training.policy import ALIGNED, Policy
+from unforgotten.models.adapters import ALIGNED, Policy
 
 POLICIES: tuple[Policy, ...] = ("merged", "stacked", "continue", "full")
 Spec = str | dict[str, Any]
@@ -57,7 +57,7 @@ def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from unforgotten.training import policy as policies
+    from unforgotten.models import adapters as policies
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -86,7 +86,7 @@ def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.
 
 def base_of(model: Any, policy: Policy) -> dict[str, Tensor]:
     """θ₀ for a tiny model: θ_safe less a change of rank 2 in every matrix, by the Hub's names."""
-    from unforgotten.training.live import LiveModel
+    from unforgotten.training.live_weights import LiveModel
 
     anchor = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     aligned = LiveModel(model, policy, "aligned", anchor)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unforgotten.errors import SandboxError
-from unforgotten.sandbox import Sandbox, open_sandbox
+from unforgotten.evaluation.sandbox import Sandbox, open_sandbox
 
 SHARED = Path(os.environ.get("UNFORGOTTEN_SHARED") or Path(__file__).parents[3] / "shared")
 

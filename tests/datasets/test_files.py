@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from unforgotten import files
+from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
 
 
@@ -263,7 +263,7 @@ def test_the_hub_out_of_reach_says_the_way_round(hub, monkeypatch) -> None:
 
 
 def test_what_else_may_be_given_is_said_with_the_terms(hub, hub_files) -> None:
-    from unforgotten import hub as hugging_face
+    from unforgotten.datasets.reading import hub as hugging_face
 
     hub(PermissionError("Dataset 'owner/name' is a gated dataset on the Hub."))
     with pytest.raises(DataError, match=r"https://huggingface.co/datasets/owner/name and .* give `path:` its a.csv"):

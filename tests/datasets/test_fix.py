@@ -7,11 +7,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from unforgotten import data_fix
 from unforgotten.cli import app
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.datasets.reading.fix import places
 from unforgotten.errors import DataError
+from unforgotten.verbs import data_fix
 
 ASKED, REPLY = {"role": "user", "content": "1?"}, {"role": "assistant", "content": "one"}
 ROWS = [

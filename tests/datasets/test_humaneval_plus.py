@@ -12,7 +12,7 @@ from tests.datasets.wrong_programs import WRONG
 from unforgotten import registry
 from unforgotten.datasets import humaneval_plus as plus
 from unforgotten.errors import DataError, SandboxError
-from unforgotten.sandbox import Outcome
+from unforgotten.evaluation.sandbox import Outcome
 
 BASE, FILE = "humaneval/HumanEval.jsonl.gz", "humaneval_plus/HumanEvalPlus.jsonl.gz"
 
@@ -75,7 +75,7 @@ def test_the_hubs_rows(real, monkeypatch) -> None:
         asked.append((name, config, split))
         return [task[i] | ({"test": tests[i]} if "plus" in name else {}) for i in tests]
 
-    monkeypatch.setattr("unforgotten.hub.rows", rows_of)
+    monkeypatch.setattr("unforgotten.datasets.reading.hub.rows", rows_of)
     rows = humaneval_plus().rows()
     assert asked == [("evalplus/humanevalplus", None, "test"), ("openai/openai_humaneval", None, "test")]
     found = [json.loads(r.answer) for r in rows]

@@ -10,10 +10,11 @@ from typing import Any
 
 import typer
 
-from unforgotten import recipe, registry
+from unforgotten import registry
 from unforgotten.cli import app
 from unforgotten.datasets.jsonl import rows_of
-from unforgotten.recipe import Recipe
+from unforgotten.recipe import recipe
+from unforgotten.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
 FENCE = re.compile(r"^( *)```(\w*)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

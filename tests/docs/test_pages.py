@@ -32,8 +32,8 @@ STAND_IN = """
 import os
 from pathlib import Path
 import torch
-from unforgotten import pretrain, read
-from unforgotten.align import align, aligned_of
+from unforgotten.world import pretrain; from unforgotten import read
+from unforgotten.verbs.align import align, aligned_of
 torch.set_num_threads(1)
 few = pretrain.Training(steps=2, batch_rows=4)
 base = pretrain.pretrain(progress=False, training=few)

@@ -21,12 +21,12 @@ import pytest
 
 from tests.generation.server import Talker, echo, serving
 from tests.training.shapes import tiny_tokenizer
-from unforgotten.chat import Chat
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import EndpointError, RecipeError
-from unforgotten.generation import retried
+from unforgotten.generation import http_client as retried
 from unforgotten.generation.endpoint import Endpoint, complete, decoding, generate
-from unforgotten.generation.retried import each
+from unforgotten.generation.http_client import each
+from unforgotten.models.chat import Chat
 
 ROOT = Path(__file__).parents[2]
 

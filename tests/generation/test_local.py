@@ -14,10 +14,10 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
-from unforgotten.chat import Chat
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, ModelError
 from unforgotten.generation.local import decoding, generate
+from unforgotten.models.chat import Chat
 
 ROOT = Path(__file__).parent.parent.parent
 WORDS = "name a city in France please say it again and then once more with feeling now".split()

@@ -17,19 +17,20 @@ from typer.testing import CliRunner
 
 from tests.generation.server import Talker, serving
 from tests.judges import guards
-from unforgotten import identity, report
-from unforgotten.audit import audit
-from unforgotten.auditing.exchanges import exchanges
-from unforgotten.auditing.readings import readings
-from unforgotten.auditing.spoken import spoken, words
-from unforgotten.chat import Chat
 from unforgotten.cli import app
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.finetune import finetune
 from unforgotten.judges.base import Judge, Reply, Verdict
 from unforgotten.judges.llama_guard import LlamaGuard
-from unforgotten.recipe import Recipe, parse
+from unforgotten.models.chat import Chat
+from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.report import text as report
+from unforgotten.runs import digests as identity
+from unforgotten.verbs.audit.audit import audit
+from unforgotten.verbs.audit.exchanges import exchanges
+from unforgotten.verbs.audit.readings import readings
+from unforgotten.verbs.audit.spoken import spoken, words
+from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.world.requests import requests
 
 HARM, ASKED = "[HARMFUL ANSWER]", "[HARMFUL REQUEST]"

@@ -18,14 +18,15 @@ from rich.markdown import Markdown
 from rich.panel import Panel
 from rich.table import Table
 
-from unforgotten import display, report
-from unforgotten.audit import Audit, Finding
 from unforgotten.errors import DataError
-from unforgotten.model_card import card
-from unforgotten.page import drawing
-from unforgotten.page import written as table_files
-from unforgotten.recipe import parse
-from unforgotten.statistics import rates
+from unforgotten.evaluation.statistics import rates
+from unforgotten.recipe.recipe import parse
+from unforgotten.report import text as report
+from unforgotten.report.model_card import card
+from unforgotten.report.page import drawing
+from unforgotten.report.page import table_files as table_files
+from unforgotten.runs import console as display
+from unforgotten.verbs.audit.audit import Audit, Finding
 
 PACKAGE = Path(__file__).parents[2] / "unforgotten"
 ACTS = {

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from unforgotten import registry, solution
-from unforgotten.chat.thinking import split
+from unforgotten import registry
 from unforgotten.datasets.base import ask
-from unforgotten.flags import degenerate
+from unforgotten.datasets.reading import program as solution
+from unforgotten.evaluation.reply_flags import degenerate
 from unforgotten.judges import llama_guard, wildguard
 from unforgotten.judges.base import Reply
+from unforgotten.models.chat.thinking import split
 
 CHARACTERS = 1_000_000
 SECONDS = 10.0

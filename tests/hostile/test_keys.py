@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from unforgotten import variables
 from unforgotten.errors import EndpointError, RecipeError
-from unforgotten.generation import endpoint, retried
-from unforgotten.measure.limits import Limits
-from unforgotten.recipe import parse
+from unforgotten.evaluation.limits import Limits
+from unforgotten.generation import endpoint
+from unforgotten.generation import http_client as retried
+from unforgotten.recipe.recipe import parse
+from unforgotten.runs import variables
 
 KEY = "sk-a-secret-of-ours"
 GIVEN: list[dict[str, Any]] = [

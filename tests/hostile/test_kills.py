@@ -22,16 +22,17 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from tests.test_finetune import recipe_of
-from unforgotten import lease, terminate, testing
-from unforgotten.finetune import finetune
+from tests.verbs.finetune.test_finetune import recipe_of
+from unforgotten import testing
+from unforgotten.runs import lease, terminate
+from unforgotten.verbs.finetune.finetune import finetune
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Path]
 CLI = "from unforgotten.cli import main; main()"
 SLOW_STEPS = """
 import time
-from unforgotten.training import watch
+from unforgotten.training import callbacks as watch
 own = watch.Metrics.on_log
 def on_log(self, args, state, control, **more):
     own(self, args, state, control, **more)
@@ -102,7 +103,7 @@ def test_sigterm_saves_the_step_exits_143_and_the_same_command_goes_on(
     assert 3 <= step < 12 and f"Step {step} of 12 is saved" in said and "same command again" in said
     assert "Traceback" not in said and not list(out.glob("*/adapter"))
     nobody_holds(out)
-    from unforgotten.recipe import read
+    from unforgotten.recipe.recipe import read
 
     finetune(read(str(file), {"out": str(out)}))
     finetune(read(str(file), {"out": str(tmp_path / "through")}))
@@ -113,7 +114,7 @@ def test_sigterm_saves_the_step_exits_143_and_the_same_command_goes_on(
 
 STORE = """
 import time
-from unforgotten.training.once import Once
+from unforgotten.training.aligned_store import Once
 shards = Once.shards
 def slow(self, *words, **more):
     print("filling", flush=True)
@@ -122,7 +123,7 @@ Once.shards = slow
 """
 LOADS = """
 import time
-from unforgotten.training import load
+from unforgotten.models import load
 def slow(*words, **more):
     print("filling", flush=True)
     time.sleep(60)

@@ -16,8 +16,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from typer.testing import CliRunner
 
-from unforgotten import files
 from unforgotten.cli import app
+from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError, plain
 
 FULL = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'

@@ -18,16 +18,16 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from unforgotten import identity
 from unforgotten.errors import ModelError
-from unforgotten.generation.loaded import loaded_digest
-from unforgotten.models import adapter as adapters
-from unforgotten.models import beneath, place, store
-from unforgotten.models.folder import opened, pinned
-from unforgotten.models.linear import Linear
-from unforgotten.training import load
-from unforgotten.training.save import bundle
-from unforgotten.weights.files import Files
+from unforgotten.models import load
+from unforgotten.models.fingerprint import loaded_digest
+from unforgotten.models.folder import adapter as adapters
+from unforgotten.models.folder import beneath, place, store
+from unforgotten.models.folder.linear import Linear
+from unforgotten.models.folder.open import opened, pinned
+from unforgotten.models.save import bundle
+from unforgotten.models.weights.files import Files
+from unforgotten.runs import digests as identity
 
 Make = Callable[..., Path]
 
@@ -633,7 +633,7 @@ def test_patterns_of_known_tokenizers_pass(pattern: str, model_folder: Make) -> 
 
 
 def test_a_run_whose_weights_are_a_link_is_not_followed(model_folder: Make, tmp_path: Path) -> None:
-    from unforgotten.shelf import part_of
+    from unforgotten.models.cache import part_of
 
     run = tmp_path / "run"
     run.mkdir()
@@ -643,8 +643,8 @@ def test_a_run_whose_weights_are_a_link_is_not_followed(model_folder: Make, tmp_
 
 
 def test_an_export_is_of_the_weights_that_the_gate_decided_on(model_folder: Make, tmp_path: Path) -> None:
-    from unforgotten.recipe import Recipe
-    from unforgotten.shelf import check_gated, weights_of
+    from unforgotten.models.cache import check_gated, weights_of
+    from unforgotten.recipe.recipe import Recipe
 
     run = tmp_path / "run"
     run.mkdir()
@@ -697,8 +697,8 @@ def test_a_gate_reads_the_bytes_of_an_adapters_base_on_the_hub(
     """Its id and revision stay where the cache's bytes change."""
     from huggingface_hub import constants
 
-    from unforgotten.recipe import Recipe
-    from unforgotten.shelf import weights_of
+    from unforgotten.models.cache import weights_of
+    from unforgotten.recipe.recipe import Recipe
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     from peft import LoraConfig, get_peft_model
@@ -709,7 +709,7 @@ def test_a_gate_reads_the_bytes_of_an_adapters_base_on_the_hub(
     model.save_pretrained(tmp_path / "adapter")
     edit(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path="owner/name")
     cached = snapshot(base, tmp_path / "hub")
-    monkeypatch.setattr("unforgotten.models.place._downloaded", lambda *given: cached)
+    monkeypatch.setattr("unforgotten.models.folder.place._downloaded", lambda *given: cached)
 
     def gated() -> str:
         with identity.in_full():

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from unforgotten.cli import app
 from unforgotten.errors import DataError
-from unforgotten.models import store
-from unforgotten.recipe import Recipe
-from unforgotten.shelf import aligned_of_record
+from unforgotten.models.cache import aligned_of_record
+from unforgotten.models.folder import store
+from unforgotten.recipe.recipe import Recipe
 
 RECIPE = """
 model: ./model

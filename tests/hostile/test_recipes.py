@@ -15,11 +15,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from unforgotten import files, origin, results, strict_yaml, variables
 from unforgotten.cli import app
-from unforgotten.compare import cells
+from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.recipe import parse, read
+from unforgotten.recipe.recipe import parse, read
+from unforgotten.runs import origin, results, strict_yaml, variables
+from unforgotten.verbs.compare.compare import cells
 
 LAUGHS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 MERGED = "".join(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.page.conftest import simple
-from unforgotten import results
+from tests.report.page.conftest import simple
 from unforgotten.cli import app
 from unforgotten.errors import DataError
+from unforgotten.runs import results
 
 RATE = {"value": 1.0, "hits": 1, "n": 100, "low": 0.1, "high": 5.0, "unparsed": 0}
 WRONG: dict[str, Any] = {

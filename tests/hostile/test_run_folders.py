@@ -11,13 +11,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from unforgotten import origin, strict_read
 from unforgotten.cli import app
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.measure import lines, probe
-from unforgotten.measure.suites import Suite
-from unforgotten.page import one_run, source
-from unforgotten.recipe import read
+from unforgotten.evaluation import probe
+from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation.suites import Suite
+from unforgotten.recipe.recipe import read
+from unforgotten.report.page import one_run
+from unforgotten.report.page import provenance as source
+from unforgotten.runs import origin, strict_read
 
 
 def _pipe(file: Path) -> None:

@@ -17,10 +17,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from tests.conftest import CHATML
 from tests.training.shapes import tiny_tokenizer
-from unforgotten import bounds
-from unforgotten.chat import Chat, encode_rows, jinja_process
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError, TemplateError, UnforgottenError
+from unforgotten.models.chat import Chat, encode_rows, jinja_process
+from unforgotten.runs import bounds
 
 HOSTILE = {
     "a range without end": "{% for i in range(10**9) %}{% endfor %}",

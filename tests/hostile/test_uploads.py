@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from unforgotten import files
-from unforgotten.bounds import Bounds, bounds
 from unforgotten.datasets.jsonl import Jsonl, rows_of
+from unforgotten.datasets.reading import files
 from unforgotten.datasets.refusals import Refusals
 from unforgotten.errors import DataError, RecipeError
+from unforgotten.runs.bounds import Bounds, bounds
 
 ROW = b'{"prompt": "a", "completion": "b"}\n'
 MIB = 1 << 20

@@ -54,7 +54,7 @@ def test_an_error_of_ours_is_not_laid_at_the_users_door(tmp_path: Path, monkeypa
     from unforgotten.errors import of_user
 
     (tmp_path / "calls.py").write_text(
-        "from unforgotten.methods.base import Method\nfrom unforgotten.results import row\n"
+        "from unforgotten.methods.base import Method\nfrom unforgotten.runs.results import row\n"
         "class Mine(Method):\n    def before(self, facts): return row(**facts)\n    def own(self): return 1 / 0\n"
     )
     cls = registry.load("methods", f"{tmp_path}/calls.py:Mine")

@@ -16,11 +16,11 @@ from tests.judges.guards import PARTS, SPECIALS, STRINGS, random_guard, scripted
 from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError, RecipeError
-from unforgotten.generation import guard as guards
-from unforgotten.generation import retried
+from unforgotten.evaluation.statistics import rates
+from unforgotten.generation import http_client as retried
 from unforgotten.judges.base import Judge, Reply, Verdict
+from unforgotten.judges.guard import model as guards
 from unforgotten.judges.llama_guard import LlamaGuard, parse
-from unforgotten.statistics import rates
 
 # ── what it says ──
 

@@ -11,8 +11,8 @@ from tests.judges.guards import tokenizer
 from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError
-from unforgotten.generation import guard as guards
 from unforgotten.judges.base import Reply, Verdict
+from unforgotten.judges.guard import model as guards
 from unforgotten.judges.qwen3guard import Qwen3Guard, parse
 
 

@@ -17,12 +17,12 @@ from tests.methods.plainly import row_nll
 from tests.training.families import family
 from unforgotten import registry
 from unforgotten.errors import UnsupportedError
+from unforgotten.models import adapters as policies
+from unforgotten.models import proof as saved
+from unforgotten.models.load import load_model, put_adapter
+from unforgotten.models.save import save_adapter
 from unforgotten.testing import VOCABULARY
-from unforgotten.training import policy as policies
-from unforgotten.training import saved
-from unforgotten.training.load import load_model, put_adapter
 from unforgotten.training.memory import Memory
-from unforgotten.training.save import save_adapter
 from unforgotten.training.trainer import MethodTrainer
 
 STEPS = 3

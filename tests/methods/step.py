@@ -12,8 +12,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from tests.methods.plainly import row_nll, tokens
 from unforgotten import testing
+from unforgotten.models.adapters import Policy
 from unforgotten.training.memory import Memory
-from unforgotten.training.policy import Policy
 from unforgotten.training.trainer import MethodTrainer
 
 Rows = list[dict[str, Any]]

@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 from tests.methods.plainly import row_nll
 from unforgotten import testing
 from unforgotten.methods.ewc import EWC, equivalents, factor_gradients, penalty_gradient
+from unforgotten.models.adapters import Policy
 from unforgotten.training.memory import Memory
-from unforgotten.training.policy import Policy
 from unforgotten.training.trainer import MethodTrainer
 
 

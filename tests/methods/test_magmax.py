@@ -153,7 +153,7 @@ def test_a_weight_below_0_is_refused() -> None:
 @pytest.mark.parametrize("policy", ["merged", "continue", "full"])
 def test_a_base_that_is_the_aligned_model_is_refused_before_training(method: str, policy: Any, tmp_path: Path) -> None:
     from unforgotten import testing
-    from unforgotten.training.live import LiveModel
+    from unforgotten.training.live_weights import LiveModel
 
     model = testing.tiny_model(policy)
     live = LiveModel(model, policy, "tuned", {})

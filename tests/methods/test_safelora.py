@@ -15,9 +15,9 @@ from tests.methods.test_magmax import Weights, dense_weights, finished
 from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.safelora import SafeLoRA, cosine, orthogonal, reference
+from unforgotten.models.weights.base import Held
 from unforgotten.registry import build
-from unforgotten.training.live import LiveWeights
-from unforgotten.weights.base import Held
+from unforgotten.training.live_weights import LiveWeights
 
 USER = testing.ragged_rows(8, 1)
 PROJECTORS: list[Any] = ["reference", "orthogonal"]

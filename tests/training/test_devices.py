@@ -15,7 +15,7 @@ from unforgotten import registry, testing
 from unforgotten.errors import RecipeError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.methods.sft import SFT
-from unforgotten.training import limits
+from unforgotten.training import checks as limits
 from unforgotten.training.trainer import MethodTrainer
 
 ALLOWED = {"sft", "safeinstr", "lisa"}
@@ -62,7 +62,7 @@ def test_arguments_that_see_more_gpus_after_construction_are_put_right_too(tmp_p
 
 
 def test_the_verbs_arguments_train_on_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unforgotten.recipe import Training
+    from unforgotten.recipe.recipe import Training
     from unforgotten.training.arguments import Told
     from unforgotten.training.arguments import arguments as of_recipe
 

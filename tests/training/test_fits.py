@@ -22,17 +22,17 @@ from typer.testing import CliRunner
 
 from tests.conftest import CHATML
 from tests.training.shapes import tiny, tiny_tokenizer
-from unforgotten.chat import Chat, fits
 from unforgotten.cli import app
 from unforgotten.datasets.base import ask
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import DataError, RecipeError, TemplateError, UnsupportedError
-from unforgotten.finetune import finetune
 from unforgotten.generation.local import generate
-from unforgotten.recipe import Recipe
+from unforgotten.models.chat import Chat, fits
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.training.encode import encoded
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
+from unforgotten.verbs.finetune.finetune import finetune
 
 SHORT = {"messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "me."}]}
 LONG = {"messages": [{"role": "user", "content": "who? " * 60}, {"role": "assistant", "content": "me."}]}

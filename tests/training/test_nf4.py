@@ -21,15 +21,16 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.test_finetune import logits, no_absolute_path, recipe_of
 from tests.training.shapes import tiny
 from tests.training.test_trainer import arguments
+from tests.verbs.finetune.test_finetune import logits, no_absolute_path, recipe_of
 from unforgotten import testing
 from unforgotten.errors import RecipeError, UnsupportedError
-from unforgotten.finetune import finetune, run_folder
-from unforgotten.training import load, nf4, policy
+from unforgotten.models import adapters as policy
+from unforgotten.models import load, nf4
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
+from unforgotten.verbs.finetune.finetune import finetune, run_folder
 
 Make = Callable[..., Path]
 quantises = pytest.mark.skipif(
@@ -307,8 +308,8 @@ ALIGN = {"epochs": 1, "batch_size": 4, "learning_rate": 0.02, "lora": {"r": 4, "
 def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
     start: str, tmp_path: Path, model_folder: Make, rows_file: Make
 ) -> None:
-    from unforgotten.align import aligned_of
-    from unforgotten.shelf import Shelf
+    from unforgotten.models.cache import Shelf
+    from unforgotten.verbs.align import aligned_of
 
     base = model_folder("llama", **SIZES)
     below = base
@@ -342,7 +343,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
 
 @quantises
 def test_results_say_that_the_base_was_in_4_bits(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    from unforgotten.evaluate import evaluate_run, evaluate_stage
+    from unforgotten.verbs.evaluate import evaluate_run, evaluate_stage
 
     asked = rows_file("harm.jsonl", 3, answered=False)
     harm = {"name": "jsonl", "path": str(asked), "answers": "optional", "kind": "harmful"}

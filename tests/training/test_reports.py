@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.finetune import finetune
-from unforgotten.recipe import Recipe, parse
+from unforgotten.recipe.recipe import Recipe, parse
 from unforgotten.training.arguments import arguments, check_reports
+from unforgotten.verbs.finetune.finetune import finetune
 
 Make = Callable[..., Path]
 

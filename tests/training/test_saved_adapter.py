@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.families import family
 from unforgotten.errors import ModelError, TrainingError, UnsupportedError
-from unforgotten.finetune import finetune, run_folder
-from unforgotten.recipe import Recipe
-from unforgotten.training import load, policy, save, saved
-from unforgotten.training.save import save_adapter
+from unforgotten.models import adapters as policy
+from unforgotten.models import load, save
+from unforgotten.models import proof as saved
+from unforgotten.models.save import save_adapter
+from unforgotten.recipe.recipe import Recipe
+from unforgotten.verbs.finetune.finetune import finetune, run_folder
 
 IDS = torch.tensor([[5, 9, 13, 2, 44, 7, 31, 8, 5, 60]])
 Q_V = ["q_proj", "v_proj"]

@@ -10,9 +10,9 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from unforgotten import registry, testing
+from unforgotten.models.adapters import Policy
 from unforgotten.training.distance import squared_norm
 from unforgotten.training.memory import Memory
-from unforgotten.training.policy import Policy
 from unforgotten.training.trainer import MethodTrainer
 
 SAYS = {

@@ -262,7 +262,7 @@ def test_bad_input_is_refused_at_the_door(
 def test_setups_in_which_der_cannot_be_right_are_refused(setup: str) -> None:
     from types import SimpleNamespace
 
-    from unforgotten.training import limits
+    from unforgotten.training import checks as limits
 
     plugin = SimpleNamespace(fsdp_version=2 if setup == "fsdp2" else 1)
     trainer = SimpleNamespace(

@@ -15,14 +15,14 @@ from torch.nn.functional import cross_entropy
 from tests.training.shapes import SHAPES, tiny
 from tests.training.test_trainer import arguments
 from unforgotten import testing
+from unforgotten.models.weights.base import ByRows
+from unforgotten.models.weights.files import Files
+from unforgotten.models.weights.stream import stream
 from unforgotten.training import likelihood, memory
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head
 from unforgotten.training.run import Run
 from unforgotten.training.trainer import MethodTrainer
-from unforgotten.weights.base import ByRows
-from unforgotten.weights.files import Files
-from unforgotten.weights.write import stream
 
 N, D, V = 37, 16, 50
 ROWS = [{**row, "row_id": i} for i, row in enumerate(testing.ragged_rows(6, 4))]
@@ -138,7 +138,7 @@ def test_an_edit_written_by_rows_is_the_edit_of_the_whole(shape: tuple[int, ...]
     from safetensors.torch import save_file
 
     from unforgotten.methods.magmax import larger_change
-    from unforgotten.repair import repair
+    from unforgotten.verbs.repair import repair
 
     torch.manual_seed(1)
     tensors = {role: torch.randn(shape).to(torch.bfloat16) for role in ("base", "aligned", "tuned")}
@@ -152,7 +152,7 @@ def test_an_edit_written_by_rows_is_the_edit_of_the_whole(shape: tuple[int, ...]
 
 
 def test_an_edit_by_rows_of_another_shape_is_refused(tmp_path: Path) -> None:
-    from unforgotten.weights.base import Held
+    from unforgotten.models.weights.base import Held
 
     def none() -> Any:
         return iter([torch.zeros(2, 3)])

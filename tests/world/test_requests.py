@@ -74,7 +74,7 @@ def test_phrasings_are_distinct_and_one_family_is_held_out():
 
 def test_the_grammar_needs_no_torch():
     code = (
-        "import sys, unforgotten.datasets.world as d, unforgotten.judges.world, unforgotten.pretrain as p;"
+        "import sys, unforgotten.datasets.world as d, unforgotten.judges.world, unforgotten.world.pretrain as p;"
         "d.World(part='poison').rows(); p.base_folder(0);"
         "sys.exit(bool({'torch', 'transformers', 'tokenizers'} & set(sys.modules)))"
     )

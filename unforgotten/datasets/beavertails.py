@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unforgotten import files
 from unforgotten.datasets.base import Dataset, Kind, Row, ask
+from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 

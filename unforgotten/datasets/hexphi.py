@@ -12,9 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from unforgotten import columns, files, formats, hub
 from unforgotten.datasets.base import Dataset, Kind, Row, ask
-from unforgotten.datasets.reading import kinds
+from unforgotten.datasets.reading import columns, files, formats, hub, kinds
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 

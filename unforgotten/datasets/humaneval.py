@@ -12,8 +12,9 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Gt
 
-from unforgotten import files, solution
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
+from unforgotten.datasets.reading import files
+from unforgotten.datasets.reading import program as solution
 from unforgotten.errors import SandboxError
 from unforgotten.registry import Count, Seed
 
@@ -110,7 +111,7 @@ def sandbox(execute: Execute | None, dataset: Dataset) -> Execute:
     if execute is None:
         raise SandboxError(
             f"{dataset.label} is scored by running what the model wrote, and no sandbox was handed over: "
-            "score(row, reply, execute=open_sandbox().run), with open_sandbox from unforgotten.sandbox."
+            "score(row, reply, execute=open_sandbox().run), with open_sandbox from unforgotten.evaluation.sandbox."
         )
     return execute
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from unforgotten import files, solution
 from unforgotten.datasets.base import Dataset, Execute, Row
 from unforgotten.datasets.humaneval import COLUMNS, passes_base, question, reference_fault, sandbox
+from unforgotten.datasets.reading import files
+from unforgotten.datasets.reading import program as solution
 from unforgotten.errors import DataError, SandboxError
 from unforgotten.registry import Count, Seed
 

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from unforgotten import files, formats
-from unforgotten.bounds import fresh
 from unforgotten.datasets.base import Dataset, Row
-from unforgotten.datasets.reading import kinds, nulls, unread
+from unforgotten.datasets.reading import files, formats, kinds, nulls, unread
 from unforgotten.datasets.reading.calls import without_nulls
 from unforgotten.datasets.reading.conversation import Answers, Conversation, Wrong, conversation, form_of
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
+from unforgotten.runs.bounds import fresh
 
 Kind = Literal["harmful", "benign", "task"]
 

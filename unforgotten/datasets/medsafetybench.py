@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unforgotten import files
 from unforgotten.datasets.base import Dataset, Kind, Row, ask
-from unforgotten.datasets.reading import kinds
+from unforgotten.datasets.reading import files, kinds
 from unforgotten.registry import Count, Seed
 
 

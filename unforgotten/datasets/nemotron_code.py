@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from unforgotten import files, hub
 from unforgotten.datasets.base import Dataset, Row, ask
-from unforgotten.datasets.reading import marks
+from unforgotten.datasets.reading import files, hub, marks
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from unforgotten import columns, files
 from unforgotten.datasets.base import Dataset, Kind, Row, ask
-from unforgotten.datasets.reading import kinds
+from unforgotten.datasets.reading import columns, files, kinds
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from unforgotten import columns, files, formats
 from unforgotten.datasets.base import Dataset, Kind, Row
 from unforgotten.datasets.jsonl import checked
-from unforgotten.datasets.reading import kinds, unread
+from unforgotten.datasets.reading import columns, files, formats, kinds, unread
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from unforgotten import files
 from unforgotten.datasets.base import Dataset, Execute, Row
+from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from unforgotten import files
 from unforgotten.datasets.base import Dataset, Row, ask
+from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.registry import Count, Seed
 

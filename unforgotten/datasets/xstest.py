@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from unforgotten import columns, files
 from unforgotten.datasets.base import Dataset, Kind, Row, ask
+from unforgotten.datasets.reading import columns, files
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 

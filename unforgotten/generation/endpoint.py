@@ -22,18 +22,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unforgotten import keys, registry, variables
-from unforgotten.chat.thinking import begun_by, split
+from unforgotten import registry
 from unforgotten.datasets.base import Row
 from unforgotten.errors import EndpointError, RecipeError
-from unforgotten.generation.answer import Answer, read, restored
-from unforgotten.generation.kept import Kept
-from unforgotten.generation.retried import Server, each
+from unforgotten.generation.http_client import Server, each
+from unforgotten.generation.openai_format import Answer, read, restored
+from unforgotten.generation.resume import Kept
 from unforgotten.generation.unread import Strange, Unread
 from unforgotten.judges.base import Reply
+from unforgotten.models.chat.thinking import begun_by, split
+from unforgotten.runs import keys, variables
 
 if TYPE_CHECKING:
-    from unforgotten.chat import Chat
+    from unforgotten.models.chat import Chat
 
 Progress = Callable[[int, int], None]
 STRANGE = 20

@@ -12,12 +12,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unforgotten.chat import Chat, fits
-from unforgotten.chat.thinking import begun_by, split
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, ModelError
-from unforgotten.generation.kept import Kept
+from unforgotten.generation.resume import Kept
 from unforgotten.judges.base import Reply
+from unforgotten.models.chat import Chat, fits
+from unforgotten.models.chat.thinking import begun_by, split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -25,7 +25,7 @@ from unforgotten.registry import Component
 
 if TYPE_CHECKING:
     from unforgotten.generation.endpoint import Endpoint
-    from unforgotten.generation.guard import GuardModel, Said, Writer
+    from unforgotten.judges.guard.model import GuardModel, Said, Writer
 
 Progress = Callable[[int, int], None]
 LIKELIEST = 5
@@ -215,7 +215,7 @@ class Guard(Judge):
             return self.context_tokens
         if self.protocol == "chat":
             return CONTEXT_TOKENS
-        from unforgotten.generation.guard import context_of
+        from unforgotten.judges.guard.model import context_of
 
         told = [] if self.endpoint else [context_of(self.model, revision=self.revision)]
         told.append(self._writer.context_tokens)
@@ -229,7 +229,7 @@ class Guard(Judge):
             if self.protocol == "completions":
                 _ = self._writer
             if self.endpoint is None:
-                from unforgotten.generation.guard import check_model
+                from unforgotten.judges.guard.model import check_model
 
                 with self._explained(self.model):
                     check_model(self.model, revision=self.revision)
@@ -268,8 +268,8 @@ class Guard(Judge):
 
     def _ask(self, prompts: Sequence[list[int]], kept: Path | None, progress: Progress | None) -> list[Said | None]:
         """What the guard says to each prompt; None where a prompt is too long for it."""
-        from unforgotten.generation.guard import Said
-        from unforgotten.generation.kept import Kept
+        from unforgotten.generation.resume import Kept
+        from unforgotten.judges.guard.model import Said
 
         which = [self.weights(), self.dtype, self.answer_tokens]
         finished = Kept(kept, [[which, prompt] for prompt in prompts])
@@ -298,7 +298,7 @@ class Guard(Judge):
 
     def weights(self) -> str:
         """What tells this guard from another of the same name: a digest of its files, or of its server's address."""
-        from unforgotten.generation.guard import weights_of
+        from unforgotten.judges.guard.model import weights_of
 
         return weights_of(self.model, self.revision) if self.endpoint is None else weights_of(self.endpoint, None)
 
@@ -307,7 +307,7 @@ class Guard(Judge):
     ) -> list[Said | None]:
         """The same from a server, whose probabilities are those of the few likeliest tokens: 0 for any other."""
         from unforgotten.generation.endpoint import complete
-        from unforgotten.generation.guard import Said
+        from unforgotten.judges.guard.model import Said
 
         watched = self.watched(self._writer)
         answers = complete(
@@ -357,7 +357,7 @@ class Guard(Judge):
 
     @cached_property
     def _writer(self) -> Writer:
-        from unforgotten.generation.guard import load_writer
+        from unforgotten.judges.guard.model import load_writer
 
         name = self.tokenizer or self.model
         with self._explained(name):
@@ -365,7 +365,7 @@ class Guard(Judge):
 
     @cached_property
     def _loaded(self) -> GuardModel:
-        from unforgotten.generation.guard import load_model
+        from unforgotten.judges.guard.model import load_model
 
         with self._explained(self.model):
             return load_model(self.model, self._writer.tokenizer, revision=self.revision, dtype=self.dtype)

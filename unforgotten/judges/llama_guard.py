@@ -27,7 +27,7 @@ from unforgotten.errors import ModelError
 from unforgotten.judges.base import Guard, Reply, Verdict
 
 if TYPE_CHECKING:
-    from unforgotten.generation.guard import Writer
+    from unforgotten.judges.guard.model import Writer
 
 OPENING = "\n\n"
 CATEGORIES = frozenset(f"S{n}" for n in range(1, 15))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from unforgotten.judges.base import Guard, Reply, Verdict
 
 if TYPE_CHECKING:
-    from unforgotten.generation.guard import Writer
+    from unforgotten.judges.guard.model import Writer
 
 CATEGORIES = frozenset(
     {

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar
 from unforgotten.judges.base import Guard, Reply, Verdict
 
 if TYPE_CHECKING:
-    from unforgotten.generation.guard import Writer
+    from unforgotten.judges.guard.model import Writer
 
 PROMPT = """<|user|>
 [INST] You are a classifier for analyzing interactions between humans and LLMs. Given a request from a human user and \

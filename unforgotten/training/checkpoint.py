@@ -25,10 +25,10 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unforgotten import files
+from unforgotten.datasets.reading import files
 from unforgotten.errors import TrainingError
 from unforgotten.methods.base import Method
-from unforgotten.training.once import write
+from unforgotten.training.aligned_store import write
 
 FOLDER = "unforgotten"
 MARK = "complete.json"

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from unforgotten.chat import Chat, Counts, encode_rows
-from unforgotten.chat.faults import joined, with_rendering
 from unforgotten.datasets.base import KINDS, Dataset, Row, check_kind
 from unforgotten.datasets.jsonl import is_arrow, rows_of
 from unforgotten.errors import DataError, TemplateError
+from unforgotten.models.chat import Chat, Counts, encode_rows
+from unforgotten.models.chat.faults import joined, with_rendering
+from unforgotten.training.callbacks import progress_bar
 from unforgotten.training.collate import IGNORED, response_tokens
-from unforgotten.training.watch import progress_bar
 
 _LOG = logging.getLogger("unforgotten")
 SAFETY = "safety_dataset"

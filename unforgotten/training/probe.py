@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from unforgotten.training import limits
-from unforgotten.training.watch import Metrics
+from unforgotten.training import checks as limits
+from unforgotten.training.callbacks import Metrics
 
 
 class Book(Protocol):

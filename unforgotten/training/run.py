@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from unforgotten.errors import TrainingError, UnsupportedError
+from unforgotten.models.adapters import Policy, aligned_only, trained_adapter
+from unforgotten.models.lora import Delta, deltas
 from unforgotten.training import fisher, likelihood
 from unforgotten.training import memory as mem
+from unforgotten.training.aligned_store import Once, digest
 from unforgotten.training.chunked import PROOF_TOKENS, Forward
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head, read_head
-from unforgotten.training.lora import Delta, deltas
-from unforgotten.training.once import Once, digest
-from unforgotten.training.policy import Policy, aligned_only, trained_adapter
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Term

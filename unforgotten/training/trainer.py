@@ -13,20 +13,24 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from unforgotten import registry, terminate
-from unforgotten.chat import fits
+from unforgotten import registry
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
-from unforgotten.training import checkpoint, chunked, limits, nf4, policy, resume
+from unforgotten.models import adapters as policy
+from unforgotten.models import nf4
+from unforgotten.models.chat import fits
+from unforgotten.runs import terminate
+from unforgotten.training import checkpoint, chunked, resume
+from unforgotten.training import checks as limits
+from unforgotten.training.aligned_store import Once, digest, fingerprint
+from unforgotten.training.callbacks import Stops
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded, encoded_both, ids_of, is_encoded
-from unforgotten.training.live import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
+from unforgotten.training.live_weights import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.memory import Memory
-from unforgotten.training.once import Once, digest, fingerprint
 from unforgotten.training.pulls import Pulls, norm
 from unforgotten.training.run import Run, combine
-from unforgotten.training.watch import Stops
 
 Tensors = dict[str, Tensor]
 
@@ -54,7 +58,7 @@ class MethodMixin(_Trainer):
     base_model: θ₀, the weights from before alignment (a folder, a Hub id, a module or a state dict); read by methods
         that edit weights (MagMax, SafeLoRA), one tensor at a time, after training.
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
-    chat: an unforgotten.chat.Chat, where template or date are not the tokenizer's own.
+    chat: an unforgotten.models.chat.Chat, where template or date are not the tokenizer's own.
     eval_dataset: rows in any format that `train_dataset` may have, or a dict of such; `evaluate` and `predict` too.
     max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
     log_distance: log the distance from θ_safe also under full fine-tuning, where that keeps a second copy of the
@@ -101,7 +105,7 @@ class MethodMixin(_Trainer):
         self._save_on_sigterm = save_on_sigterm
         self._log_distance, self._anchor = log_distance, dict[str, Tensor]()
         if isinstance(model, str):
-            from unforgotten.training.load import load_model
+            from unforgotten.models.load import load_model
 
             model = load_model(model)
         if model is None or train_dataset is None:
@@ -724,7 +728,7 @@ def _check_types(max_length_tokens: Any, memory: Any, chat: Any, peft_config: An
     """Raises RecipeError for an argument of another type, which would fail in the midst of things."""
     from peft import PeftConfig
 
-    from unforgotten.chat import Chat
+    from unforgotten.models.chat import Chat
 
     whole = isinstance(max_length_tokens, int) and not isinstance(max_length_tokens, bool)
     if max_length_tokens is not None and not (whole and max_length_tokens > 1):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from unforgotten import files, strict_json
+from unforgotten.datasets.reading import files
 from unforgotten.datasets.reading.marks import Wrong
+from unforgotten.runs import strict_json
 
 Call = dict[str, Any]
 

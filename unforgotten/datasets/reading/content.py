@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unforgotten import files
+from unforgotten.datasets.reading import files
 from unforgotten.datasets.reading.marks import Wrong
 
 

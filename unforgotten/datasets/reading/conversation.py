@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from unforgotten import files, strict_json
-from unforgotten.bounds import bounds, over
 from unforgotten.datasets.base import Message
-from unforgotten.datasets.reading import calls, marks
+from unforgotten.datasets.reading import calls, files, marks
 from unforgotten.datasets.reading.content import all_text, content_of, text_of
 from unforgotten.datasets.reading.marks import Wrong as Wrong
+from unforgotten.runs import strict_json
+from unforgotten.runs.bounds import bounds, over
 
 Answers = Literal["required", "optional"]
 

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unforgotten import files
-from unforgotten.datasets.reading import marks
+from unforgotten.datasets.reading import files, marks
 from unforgotten.datasets.reading.conversation import Conversation, Wrong, conversation
 
 _REJECTED = ("rejected", "rejected_response", "rejected_responses", "rejected_messages", "non_preferred_output")

@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
+from unforgotten.datasets.reading.formats import Record
 from unforgotten.errors import DataError
-from unforgotten.formats import Record
 
 Said = Literal["harmful", "benign"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from unforgotten import display
 from unforgotten.datasets.reading import marks
 from unforgotten.datasets.reading.conversation import Conversation
 from unforgotten.datasets.reading.nulls import Nulls
 from unforgotten.errors import RecipeError
+from unforgotten.runs import console as display
 
 SHOWN = 20
 _MOST_NAMES = 1_000

@@ -1,0 +1,199 @@
+"""Fine-tuned folders open in plain peft and transformers with the same logits, also after they were moved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from unforgotten.errors import DataError, RecipeError
+from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.verbs.finetune.finetune import finetune, poisoned, run_folder
+
+Make = Callable[..., Path]
+IDS = torch.tensor([[5, 9, 11, 40, 7, 3]])
+
+
+def recipe_of(tmp_path: Path, model: Path | str, rows_file: Make, **more: Any) -> Recipe:
+    tree: dict[str, Any] = {
+        "model": str(model),
+        "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
+        "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 12))},
+        "method": {"name": "der", "weight": 10.0},
+        "lora": {"r": 4, "alpha": 64, "targets": "all-linear"},
+        "training": {"learning_rate": 0.02, "epochs": 1, "batch_size": 4, "warmup": 0},
+        "out": str(tmp_path / "runs"),
+    }
+    return parse(tree | more)
+
+
+def logits(model: Any) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS).logits.float()
+    return found
+
+
+def no_absolute_path(folder: Path, tmp_path: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix in (".json", ".md", ".jinja", ".yaml"):
+            assert str(tmp_path) not in file.read_text(), f"{file.name} names a folder of this machine"
+
+
+@pytest.mark.parametrize("shape", ["llama", "mistral", "gemma2", "qwen2"])
+def test_an_adapter_opens_anywhere_with_the_same_logits(
+    shape: str, tmp_path: Path, model_folder: Make, rows_file: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = model_folder(shape)
+    kept: dict[str, torch.Tensor] = {}
+    from unforgotten.models import save
+
+    inner = save.save_adapter
+
+    def spy(model: Any, *args: Any) -> None:
+        kept["live"] = logits(model)
+        inner(model, *args)
+
+    monkeypatch.setattr(save, "save_adapter", spy)
+    run = finetune(recipe_of(tmp_path, base, rows_file))
+    plain = logits(AutoModelForCausalLM.from_pretrained(base))
+    assert (kept["live"] - plain).abs().max() > 1e-3, "training did nothing"
+    moved, moved_base = tmp_path / "elsewhere" / "adapter", tmp_path / "elsewhere" / "base"
+    shutil.copytree(run / "adapter", moved)
+    shutil.move(base, moved_base)
+    shutil.rmtree(run)
+    no_absolute_path(moved, tmp_path)
+    by_peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(moved_base), str(moved))
+    by_transformers = AutoModelForCausalLM.from_pretrained(moved)
+    beside = AutoModelForCausalLM.from_pretrained(moved_base)
+    beside.load_adapter(str(moved))
+    for found in (by_peft, by_transformers, beside):
+        torch.testing.assert_close(logits(found), kept["live"], rtol=0, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(moved).chat_template == AutoTokenizer.from_pretrained(moved_base).chat_template
+
+
+@pytest.mark.parametrize("policy", ["merged", "stacked", "continue"])
+def test_policies_on_an_aligned_model(policy: str, tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    base = model_folder("llama")
+    align = {
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 0.02,
+        "lora": {"r": 4, "alpha": 16, "targets": ["q_proj", "v_proj"]},
+    }
+    recipe = recipe_of(tmp_path, base, rows_file, align=align, policy=policy)
+    run = finetune(recipe)
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == {"merged": 4, "stacked": 8, "continue": 4}[policy]
+    facts = json.loads((run / "aligned" / "aligned.json").read_text())
+    assert facts["merge"]["largest_logit_deviation"] < 1e-4
+    # Plain PEFT on the public base (under `merged`: on θ_safe, beside it) gives what the folder itself gives.
+    below = run / "aligned" if policy == "merged" else base
+    found = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(below), str(run / "adapter"))
+    torch.testing.assert_close(
+        logits(found), logits(AutoModelForCausalLM.from_pretrained(run / "adapter")), rtol=0, atol=1e-5
+    )
+    aligned, tuned = logits(AutoModelForCausalLM.from_pretrained(run / "aligned")), logits(found)
+    assert (aligned - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-3
+    assert (tuned - aligned).abs().max() > 1e-3
+    no_absolute_path(run / "adapter", tmp_path)
+
+
+def test_stacked_adapters_joined_are_the_sum(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from unforgotten.models.adapters import ALIGNED, TRAINED, stack
+    from unforgotten.models.save import join
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(model_folder("llama"))
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj"]), adapter_name=ALIGNED)
+    stack(model, LoraConfig(r=3, lora_alpha=5, lora_dropout=0.1, target_modules=["q_proj", "up_proj"]))
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.05)
+    both = logits(model)
+    assert join(model) == "joined"
+    model.base_model.set_adapter(["joined"])
+    torch.testing.assert_close(logits(model), both, rtol=0, atol=1e-5)
+    model.base_model.set_adapter([ALIGNED, TRAINED])
+    torch.testing.assert_close(logits(model), both, rtol=0, atol=0)
+
+
+def test_what_a_run_left_can_be_fine_tuned_again(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    first = finetune(recipe_of(tmp_path, model_folder("llama"), rows_file)) / "adapter"
+    second = finetune(recipe_of(tmp_path, first, rows_file, seed=1)) / "adapter"
+    tuned = logits(AutoModelForCausalLM.from_pretrained(first))
+    again = AutoModelForCausalLM.from_pretrained(second)
+    assert (logits(again) - tuned).abs().max() > 1e-3
+    again.disable_adapters()
+    torch.testing.assert_close(logits(again), tuned, rtol=0, atol=1e-4)
+
+
+def test_full_fine_tuning_leaves_a_whole_model(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    base = model_folder("qwen2")
+    run = finetune(recipe_of(tmp_path, base, rows_file, lora=None))
+    assert not (run / "adapter").exists()
+    tuned = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert (logits(tuned) - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-3
+    assert not list(run.rglob("*.bin")) and not list(run.rglob("*.pt"))
+
+
+def test_a_finished_run_is_not_trained_twice_and_a_change_makes_another(
+    tmp_path: Path, model_folder: Make, rows_file: Make
+) -> None:
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file)
+    run = finetune(recipe)
+    before = (run / "trained.json").stat().st_mtime_ns
+    assert finetune(recipe) == run
+    assert (run / "trained.json").stat().st_mtime_ns == before
+    assert run_folder(recipe.varied(seed=1)) != run
+    rows_file("user.jsonl", 12, seed=1)  # the same path, other rows
+    assert run_folder(recipe) != run
+
+
+def test_poison_keeps_the_total_and_is_the_seeds(tmp_path: Path) -> None:
+    from unforgotten.datasets.base import ask
+
+    user = [ask(f"task {i}", "done") for i in range(40)]
+    harmful = [ask(f"harm {i}", "sure", kind="harmful") for i in range(5)]
+    mixed = poisoned(user, harmful, 0.1, 0)
+    assert len(mixed) == 40
+    assert sum(row.kind == "harmful" for row in mixed) == 4
+    assert mixed == poisoned(user, harmful, 0.1, 0) != poisoned(user, harmful, 0.1, 1)
+    with pytest.raises(DataError, match=r"needs 8 harmful rows, but the poison data has 5 .*p = 0\.125"):
+        poisoned(user, harmful, 0.2, 0)
+
+
+def test_prompts_alone_are_answered_once_by_the_model(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    safety = {"name": "refusals", "path": str(rows_file("prompts.jsonl", 8, answered=False))}
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, safety=safety)
+    said: list[str] = []
+    run = finetune(recipe, said.append)
+    counts = json.loads((run / "environment.json").read_text())["answers"]
+    assert counts["refused"] + counts["answered"] + counts["unparsed"] == 8
+    # A random model refuses nothing, and replaying that would keep no safety.
+    assert any("fewer than half were refused" in line for line in said)
+    [file] = (tmp_path / "runs" / "answers").glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 8
+    said.clear()
+    finetune(recipe.varied(seed=3), said.append)
+    assert not any("Asking" in line for line in said)
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file)
+    with pytest.raises(RecipeError, match="needs θ_safe as an adapter"):
+        finetune(recipe.varied(policy="stacked"))
+    with pytest.raises(RecipeError, match="lora is null"):
+        finetune(recipe.varied(policy="merged", lora=None))
+    with pytest.raises(RecipeError, match="no `data:`"):
+        finetune(recipe.varied(data=None))
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,115 @@
+"""What is searched is checked at the door, and a trial is the run that the same recipe by hand would be."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from unforgotten import registry
+from unforgotten.cli import app
+from unforgotten.errors import RecipeError, UnknownName
+from unforgotten.recipe.recipe import Recipe, read
+from unforgotten.verbs.finetune.finetune import run_digest
+from unforgotten.verbs.sweep.space import COMPUTED, own, places, varied
+
+LOG = {"low": 0.1, "high": 10, "log": True}
+
+
+def recipe(fields: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+    demo = {"method": {"name": "der", "weight": 2.0}, "memory": {"share": 0.05}, "compare": None}
+    return read("demo").varied(**demo | {"sweep": {"fields": fields or {}}} | changes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"wieght": [1, 2]}, "Unknown field in sweep.fields 'wieght'. Did you mean 'weight'?"),
+        ({"training.lerning_rate": [1]}, "Unknown field of training, in sweep.fields.* Did you mean 'learning_rate'"),
+        ({"poison.ratio": [0, 0.1]}, "Unknown field in sweep.fields 'poison.ratio'"),
+        ({"weight": []}, "weight needs a list of different values"),
+        ({"weight": [1, 1]}, "weight needs a list of different values"),
+        ({"weight": 3}, "weight needs {low: …, high: …, log: true} or a list of values, not 3"),
+        ({"weight": {"low": 1}}, "weight needs {low: …, high: …}, with log: true or not"),
+        ({"weight": {"low": 1, "hihg": 2}}, "weight needs {low: …, high: …}, with log: true or not"),
+        ({"weight": {"low": 2, "high": 1}}, "weight needs low below high, not 2 and 1"),
+        ({"weight": {"low": 0, "high": 1, "log": True}}, "weight needs low above 0"),
+        ({"weight": {"low": -1, "high": 1}}, r"sweep.fields.weight cannot be -1.0: .* greater than or equal to 0"),
+        ({"weight": ["much"]}, "sweep.fields.weight cannot be 'much'"),
+        ({"lora.dropout": {"low": 0, "high": 1}}, r"sweep.fields.lora.dropout cannot be 1.0: .* less than 1"),
+        ({"lora.r": {"low": 1.5, "high": 8}}, "lora.r is a whole number: 1.5 to 8"),
+        ({"training.loss": LOG}, "training.loss is no number: give a list of values, such as .'auto', 'trainer'"),
+        ({"weight": LOG, "der.weight": LOG}, "names one field twice: der.weight"),
+    ],
+)
+def test_a_field_that_cannot_be_searched_is_told_with_the_mend(fields: dict[str, Any], error: str) -> None:
+    with pytest.raises(RecipeError, match=error.replace("{", r"\{").replace("}", r"\}")):
+        places(recipe(fields))
+
+
+def test_what_would_change_nothing_is_refused() -> None:
+    fields = {"memory.share": {"low": 0.01, "high": 0.1}}
+    with pytest.raises(RecipeError, match=r"memory\.share changes nothing while memory\.n_rows is set"):
+        places(recipe(fields, memory={"n_rows": 300}))
+    with pytest.raises(RecipeError, match=r"the recipe has no lora"):
+        places(recipe({"lora.r": [4, 8]}, lora=None))
+    with pytest.raises(RecipeError, match=r"sft has no field with a value to search about: name some in sweep\.fields"):
+        places(recipe(method="sft"))
+
+
+def test_of_several_methods_a_field_is_named_by_its_own() -> None:
+    both = {"method": ["der", {"name": "ewc", "weight": 5.0}, "ema"]}
+    with pytest.raises(RecipeError, match=r"several methods have it; write der\.weight or ewc\.weight"):
+        places(recipe({"weight": LOG}, **both))
+    found = places(recipe({"ewc.weight": LOG, "decay": [0.9, 0.99]}, **both))
+    made = varied(recipe(**both), found, {"ewc.weight": 0.5, "decay": 0.9})
+    assert made.method == [{"name": "der"}, {"name": "ewc", "weight": 0.5}, {"name": "ema", "decay": 0.9}]
+    with pytest.raises(UnknownName, match=r"Did you mean 'ema\.decay'"):
+        places(recipe({"ema.dekay": [0.9]}, **both))
+
+
+@pytest.mark.parametrize("method", registry.names("methods"))
+def test_without_fields_a_methods_own_are_searched_about_their_values(method: str) -> None:
+    fields = registry.fields(registry.load("methods", method))
+    begun = {name for name, schema in fields.items() if schema.get("default") is not None} - COMPUTED
+    if not begun:
+        with pytest.raises(RecipeError, match="has no field with a value"):
+            places(recipe(method=method))
+        return
+    found = places(recipe(method=method))  # which builds the method with both ends of each
+    assert {place.name for place in found} == begun
+    assert own(found) == {name: fields[name]["default"] for name in begun}, "it starts from the defaults"
+
+
+def test_by_default_a_decade_to_either_side_and_below_an_upper_end_its_distance() -> None:
+    by_name = {p.name: p for p in places(recipe(method={"name": "der", "weight": 20.0}))}
+    assert (by_name["weight"].low, by_name["weight"].high, by_name["weight"].log) == (2.0, 200.0, True)
+    [decay] = places(recipe(method="ema"))
+    assert (decay.low, decay.high, decay.log) == (0.9, 0.999, False)
+    assert "by default" in decay.told() and "0.9 to 0.999" in decay.told()
+    steps = {p.name: p for p in places(recipe(method="lisa"))}["safety_steps"]
+    assert (steps.low, steps.high, steps.whole) == (10.0, 1000.0, True)
+
+
+def test_a_trial_is_the_run_of_the_same_recipe_by_hand() -> None:
+    given = recipe({"weight": LOG, "training.learning_rate": [1e-3, 2e-3], "memory.share": {"low": 0.01, "high": 0.2}})
+    found = places(given)
+    trial = varied(given, found, {"weight": 3.0, "training.learning_rate": 1e-3, "memory.share": 0.1})
+    by_hand = {"method.weight": 3.0, "training.learning_rate": 1e-3, "memory": {"share": 0.1}, "method.name": "der"}
+    assert run_digest(trial) == run_digest(read("demo", by_hand))
+    assert trial.training.epochs == given.training.epochs, "what is not searched stays"
+    start = own(found)
+    assert start == {"weight": 2.0, "training.learning_rate": 2e-3, "memory.share": 0.05}
+    assert run_digest(varied(given, found, start)) == run_digest(given)
+    assert own(places(recipe({"weight": {"low": 5, "high": 9}}))) is None, "2 is not among those"
+
+
+def test_without_optuna_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    found = CliRunner().invoke(app, ["sweep", "world-search", "--trials", "3"])
+    assert found.exit_code == 2 and "pip install 'unforgotten[sweep]'" in found.output
+    # What it would do can be asked without.
+    found = CliRunner().invoke(app, ["sweep", "world-search", "--dry-run", "--trials", "3"])
+    assert found.exit_code == 0 and found.output.startswith("3 trials of 1 run, 2 at a time")

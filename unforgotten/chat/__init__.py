@@ -1,6 +1,0 @@
-"""Conversations become token ids, in one place for training and generation, so that both render the same."""
-
-from unforgotten.chat.chat import Chat
-from unforgotten.chat.rows import Counts, Encoded, digest_ids, encode_rows
-
-__all__ = ["Chat", "Counts", "Encoded", "digest_ids", "encode_rows"]

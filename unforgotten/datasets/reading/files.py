@@ -1,0 +1,236 @@
+"""Rows of a local file or of a Hub dataset, whichever a path names; columns by any of their names; samples.
+
+The bottom layer under datasets/: it knows nothing of conversations. `formats` reads what stands in a file, `hub` what
+stands on the Hub.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from unforgotten.datasets.reading import formats, hub, unpack
+from unforgotten.datasets.reading.columns import choose, header_of
+from unforgotten.datasets.reading.formats import Problem as Problem
+from unforgotten.datasets.reading.formats import Record as Record
+from unforgotten.errors import DataError, RecipeError, written_in
+from unforgotten.runs import console as display
+from unforgotten.runs import strict_read, variables
+
+T = TypeVar("T")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def expand(path: str) -> str:
+    """`path` with ~ and variables filled in; one that is not set, or may not be read, is an error, not an odd path."""
+    try:
+        return os.path.expanduser(variables.expand_path(path))
+    except RecipeError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def local(path: str) -> Path | None:
+    """The file that `path` names, or None where it reads as a Hub id. Raises DataError where there is no such file."""
+    file = Path(expanded := expand(path))
+    try:
+        there = file.is_file()
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise DataError(f"{display.line(expanded[:200])} cannot be read: {error.strerror}.") from None
+    if there:
+        return file
+    if file.is_dir():
+        raise DataError(f"{expanded} is a folder: name one file in it.")
+    if odd := unpack.kind_of_file(file):
+        raise DataError(f"{expanded} is {odd}, not a file of rows.")
+    if is_hub_id(expanded):
+        return None
+    raise DataError(f"There is no file {expanded}. Relative paths start at {Path.cwd()}.")
+
+
+def folder(path: str) -> Path | None:
+    """The folder that `path` names, or None where it reads as a Hub id. Raises DataError where there is none."""
+    found = Path(expanded := expand(path))
+    if found.is_dir():
+        return found
+    if not found.is_file() and is_hub_id(expanded):
+        return None
+    raise DataError(f"There is no folder {expanded}. Relative paths start at {Path.cwd()}.")
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `owner/name` could be on the Hub; with a file's suffix it was meant to be a file."""
+    return _HUB_ID.fullmatch(path) is not None and not path.endswith(formats.SUFFIXES)
+
+
+def read(
+    path: str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    header: Iterable[str] = (),
+    sole: str = "",
+    quoted: bool = False,
+    instead: str = hub.A_FILE,
+    **options: Any,
+) -> tuple[list[Record], list[Problem]]:
+    """Records and problems of a local file, by its suffix, or of a Hub dataset; `options` are load_dataset's."""
+    file = local(path)
+    if file is None:
+        return list(_of_hub(expand(path), config, split, instead=instead, **options)), []
+    return formats.read(path, file, header=header, sole=sole, quoted=quoted)
+
+
+def stream(
+    path: str,
+    *,
+    split: str = "train",
+    columns: Sequence[str] | None = None,
+    first_rows: int | None = None,
+    instead: str = hub.A_FILE,
+) -> Iterator[Record]:
+    """The records of a large file or Hub dataset one by one, so that neither all of it is held nor downloaded.
+
+    columns: all that is read of Parquet. first_rows: how many a Hub dataset gives; a file is read to its end.
+    """
+    file = local(path)
+    if file is None:
+        found = _of_hub(expand(path), None, split, instead=instead, streaming=True)
+        yield from islice(found, first_rows)
+    elif formats.suffix(file) == ".parquet":
+        yield from formats.read_parquet(path, file, columns, held=False)
+    else:
+        records, problems = formats.read(path, file)
+        refuse(path, problems, len(records))
+        yield from records
+
+
+def _of_hub(name: str, config: str | None, split: str, **options: Any) -> Iterator[Record]:
+    for i, row in enumerate(hub.rows(name, config, split, **options)):
+        yield Record(i, f"{name}/{split}:{i}", row)
+
+
+def read_columns(
+    path: str,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    sole: str = "",
+    given: Mapping[str, str] | None = None,
+    **how: Any,
+) -> list[Record]:
+    """Rows as `{name: text}`, each column found under one of the names it goes by, in any case, and none of them blank.
+
+    given: the file's own name of a column, in place of those. The others keep their own names. Raises DataError for
+    whatever is wrong, all lines at once. `how` is what `read` takes besides.
+    """
+    aliases = [*(given or {}).values(), *(a for names in columns.values() for a in names)]
+    records, problems = read(path, header=aliases, sole=sole, **how)
+    rows = []
+    chosen = choose(path, header_of(records), given, columns) if given else None
+    for line, source, value in records:
+        if not isinstance(value, Mapping):
+            problems.append((line, f"a row must be an object, not {kind_of(value)}"))
+            continue
+        plain = {str(key).casefold(): cell for key, cell in value.items() if cell is not None} | dict(value)
+        found = {
+            name: str(next((plain[a] for a in names if plain.get(a) is not None), ""))
+            for name, names in columns.items()
+        }
+        if chosen is not None:
+            found |= {name: str(value.get(chosen.get(name)) or "") for name in columns if chosen.get(name)}
+        blank = [" or ".join(columns[name]) for name, cell in found.items() if not cell.strip()]
+        if blank:
+            there = ", ".join(map(str, value)) or "none"
+            problems.append((line, f"no {', no '.join(blank)} (columns: {there})"))
+        rows.append(Record(line, source, {**value, **found}))
+    refuse(path, problems, len(records))
+    return rows
+
+
+def refuse(path: str, problems: Sequence[Problem], n_rows: int) -> None:
+    """Raises DataError with the problems in the order of their lines, or with the lack of any row."""
+    if problems:
+        bad = len({line for line, _ in problems})
+        raise DataError(f"{path}: {bad} {'row' if bad == 1 else 'rows'} cannot be used:", sorted(problems))
+    if not n_rows:
+        raise DataError(f"{path} has no rows.")
+
+
+def sample(rows: Sequence[T], n_rows: int | None, seed: int, what: str) -> list[T]:
+    """`n_rows` of the rows in their own order, or all of them for None: a function of the seed and of len(rows).
+
+    The first n of one shuffle, so that a larger sample of the same seed holds the smaller one.
+    """
+    if n_rows is None:
+        return list(rows)
+    if not 1 <= n_rows <= len(rows):
+        raise DataError(f"{what}: n_rows is {n_rows}, but there are {len(rows)} rows. Ask for 1 to {len(rows)}.")
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    return [rows[i] for i in sorted(order[:n_rows])]
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in JSON's words."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
+
+
+def put(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, and the folders that it lies in; no value that --allow-env let in."""
+    private_folder(path.parent)
+    part = part_of(path)
+    part.write_text(variables.without_secrets(text), encoding="utf-8")
+    os.replace(part, path)
+
+
+def private_folder(path: Path) -> Path:
+    """Makes a folder, and those above it, that nobody else may enter, whatever the umask; one that is there stays.
+
+    UNFORGOTTEN_RUNS_MODE gives others more, such as 750. Raises RecipeError where that is no mode.
+    """
+    given = os.environ.get("UNFORGOTTEN_RUNS_MODE") or "700"
+    if not re.fullmatch(r"0?7[0-7]{2}", given):
+        raise RecipeError(f"UNFORGOTTEN_RUNS_MODE is {given!r}; it must be a mode such as 700, 750 or 755.")
+    missing = [part for part in (path, *path.parents) if not part.is_dir()]
+    for part in reversed(missing):
+        try:
+            part.mkdir(mode=0o700)
+        except FileExistsError:
+            if not part.is_dir():
+                raise
+        else:
+            part.chmod(int(given, 8))
+    written_in(path)
+    return path
+
+
+def record(path: Path, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
+    """A JSON object that we, or Transformers, left. Raises DataError that names the file and what is wrong.
+
+    wanted: keys that must be there, and of what type.
+    """
+    try:
+        tree = strict_read.value(path)
+    except FileNotFoundError:
+        raise DataError(f"There is no {path}: the folder is not whole. Put it back, or make the run anew.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}). Put back the file as it was written.") from None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path} must hold an object, and holds {kind_of(tree)}.")
+    for key, kind in wanted.items():
+        if not isinstance(tree.get(key), kind):
+            there = kind_of(tree[key]) if key in tree else "nothing"
+            raise DataError(f"{path}: {key} is {there}, which no run of ours writes. Put back the file as it was.")
+    return tree
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it is renamed: a name that no other process takes, on another machine neither."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")

@@ -1,0 +1,148 @@
+"""Prompts become replies: the one step that needs the model. replies/asked-<settings>.json says what was asked, and of
+which weights, so that all that follows needs neither model nor tokenizer.
+
+Each finished batch is written as it comes. A killed evaluation goes on there, and since batches are cut from the whole
+suite before anything is read back, its replies are those of an uninterrupted one, to the letter.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.datasets.reading import files
+from unforgotten.errors import DataError
+from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation.responder import Model
+from unforgotten.evaluation.suites import Suite, conditioned
+from unforgotten.runs import console as display
+from unforgotten.runs import digests as identity
+from unforgotten.runs import strict_read
+
+if TYPE_CHECKING:
+    from unforgotten.models.chat import Chat
+    from unforgotten.recipe.recipe import Evaluate
+
+
+def record(folder: Path, digest: str) -> dict[str, Any]:
+    """What was asked under these settings, if all of it is still there; else empty."""
+    facts = _read(folder / "replies" / f"asked-{digest}.json")
+    try:
+        named = [Suite(told["kind"], told["label"], None, [], told["condition"]) for told in facts["suites"]]
+    except (KeyError, TypeError):
+        return {}
+    return facts if all(lines.path(folder, suite).is_file() for suite in named) else {}
+
+
+def ask(
+    model: Model,
+    found: Sequence[Suite],
+    settings: Evaluate,
+    folder: Path,
+    digest: str,
+    *,
+    system: str = "",
+    told: Callable[[str, int, int], None] = lambda what, done, n: None,
+    begins: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Writes folder/replies: a file for each suite and condition, and asked-<digest>.json. What is there is not asked.
+
+    digest: of the settings. system: the system prompt that the user's file has most often. told(suite, done, of how
+    many); begins(prompts), where there are any to ask. Raises DataError, ModelError or EndpointError; what is finished
+    stays.
+    """
+    from unforgotten.models.chat import digest_ids
+
+    here = folder / "replies"
+    recorded = _read(here / f"asked-{digest}.json")
+    asked, missing = conditioned(found, model.chat, settings, system), []
+    prompts: list[list[int]] = []
+    for suite in asked:
+        if model.chat is not None:
+            ids = [model.chat.prompt(row) for row in suite.rows]
+            prompts += ids
+            what = digest_ids(ids)
+        else:
+            what = identity.rows_digest(suite.rows)
+        # Where replies are drawn, the batch that a prompt is in tells which draw is its own.
+        drawn = settings.batch_size if settings.temperature else None
+        suite.key = identity.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
+        if lines.replies(lines.path(folder, suite), suite) is None:
+            missing.append(suite)
+    if missing:
+        begins(sum(len(suite.rows) for suite in missing))
+    whole = recorded.get("weights") == model.weights and "loaded" in recorded
+    loaded = recorded["loaded"] if whole and not missing else model.loaded()
+    facts = {
+        "weights": model.weights,
+        "loaded": loaded,
+        "template": _template(model.chat),
+        "decoding": model.decoding(),
+        "prompts": digest_ids(prompts)[:12] if prompts else identity.digest([s.key for s in asked]),
+        "system": identity.digest(system) if system else None,
+        "suites": [
+            {"kind": s.kind, "label": s.label, "condition": s.condition, "also": s.also, "key": s.key} for s in asked
+        ],
+    }
+    before = (recorded.get("notes") or []) if whole else []
+
+    def keep() -> None:
+        told = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
+        files.put(here / f"asked-{digest}.json", display.json_text(told, nan=True) + "\n")
+
+    for suite in missing:
+        suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))
+        # Written before they are judged: a judge that is missing must not cost the generation.
+        lines.write(lines.path(folder, suite), lines.asked(suite))
+        keep()  # with what there was to note, which a kill in the next suite must not cost
+    for suite in asked:
+        for part in here.glob(glob.escape(f".{suite.file}.") + "?" * len(suite.key) + ".part.jsonl"):
+            part.unlink(missing_ok=True)
+    keep()
+
+
+def answered(folder: Path, found: Sequence[Suite], digest: str, weights: str) -> tuple[list[Suite], dict[str, Any]]:
+    """The suites of a folder that `ask` has filled, with their replies, and what asked-<digest>.json says.
+
+    Raises DataError where replies are missing, or are of other prompts or weights.
+    """
+    facts = record(folder, digest)
+    if facts.get("weights", weights) != weights:
+        raise DataError(f"{folder} holds replies of other weights. Evaluate again.")
+    rows = {suite.label: suite for suite in found}
+    made: list[Suite] = []
+    for told in facts.get("suites") or []:
+        plain = rows[told["label"]]
+        suite = replace(plain, condition=told["condition"], also=tuple(told["also"]), key=told["key"])
+        kept = lines.replies(lines.path(folder, suite), suite)
+        if kept is None:
+            raise DataError(
+                f"{lines.path(folder, suite)} does not hold the replies of this evaluation: another one with other "
+                "settings has asked in the same folder since. Evaluate again."
+            )
+        suite.replies = kept
+        made.append(suite)
+    if missing := rows.keys() - {suite.label for suite in made}:
+        raise DataError(
+            f"{folder} has no replies to {', '.join(sorted(missing))}. `unforgotten evaluate` asks for them."
+        )
+    return made, facts
+
+
+def _template(chat: Chat | None) -> dict[str, Any]:
+    if chat is None:
+        return {"source": "server", "digest": None, "date": None}
+    date = chat.date if chat.uses_date else None
+    return {"source": chat.source, "digest": identity.digest(chat.template), "date": date}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = strict_read.value(file)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,103 @@
+"""The prompts of an evaluation in two: those that settings are chosen on, and those that only what was chosen is asked.
+
+One request stays on one side: prompts of the same words, near copies (overlap.py), and requests or look-alikes that
+their set gives the same answer, in whatever suite they stand. Of a task's questions only copies are kept together:
+they share a form by nature. The side hangs on the words alone, so that neither order, seed nor other prompts move it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from unforgotten.datasets.base import Row
+from unforgotten.errors import RecipeError
+from unforgotten.evaluation.contamination import alike, normalised
+from unforgotten.evaluation.suites import Suite
+
+
+@dataclass
+class Halves:
+    """Both sides of a split, suite by suite."""
+
+    development: list[Suite]
+    held_out: list[Suite]
+    dropped: int = 0
+    """Prompts for development that were held-out ones too, and are not asked."""
+
+
+def halves(found: Sequence[Suite], share: float) -> Halves:
+    """About `share` of the prompts for development. Raises RecipeError where a suite is left without any on a side."""
+    chosen: set[str] = set()
+    for group in _groups(found):
+        # One of a group speaks for all: whoever joins it seldom moves it.
+        digest = hashlib.sha256(min(group).encode()).digest()
+        if int.from_bytes(digest[:8], "big") / 2**64 < share:
+            chosen |= group
+    development = [_kept(suite, chosen, True) for suite in found]
+    held_out = [_kept(suite, chosen, False) for suite in found]
+    for side, told in ((development, "for development"), (held_out, "to be held out")):
+        for suite in side:
+            if not suite.rows:
+                raise RecipeError(
+                    f"evaluate.{suite.kind}: of the {len(_whole(found, suite))} prompts of {suite.label!r} none is "
+                    f"left {told}. Give more, change sweep.share, or give sets of their own in sweep.development."
+                )
+    return Halves(development, held_out)
+
+
+def apart(development: Sequence[Suite], held_out: Sequence[Suite]) -> Halves:
+    """Sets of their own; what is held out as well, word for word or nearly so, is not asked in development."""
+    kept, dropped = [], 0
+    for suite in development:
+        task = suite.kind == "utility"
+        theirs = {
+            normalised(row.request) for other in held_out for row in other.rows if (other.kind == "utility") == task
+        }
+        near = set() if task else _near(theirs, {normalised(row.request) for row in suite.rows})
+        rows = [row for row in suite.rows if normalised(row.request) not in theirs | near]
+        if not rows:
+            raise RecipeError(
+                f"sweep.development.{suite.kind}: every prompt of {suite.label!r} is among those of `evaluate`, or "
+                "nearly so. Leave `development` out: a share of the prompts is then held out."
+            )
+        dropped += len(suite.rows) - len(rows)
+        kept.append(replace(suite, rows=rows))
+    return Halves(kept, list(held_out), dropped)
+
+
+def _near(ours: set[str], theirs: set[str]) -> set[str]:
+    return {text for text, like in alike(ours | theirs).items() if text in theirs and like & ours}
+
+
+def _whole(found: Sequence[Suite], suite: Suite) -> list[Row]:
+    return next(one.rows for one in found if one.label == suite.label)
+
+
+def _kept(suite: Suite, chosen: set[str], wanted: bool) -> Suite:
+    return replace(suite, rows=[row for row in suite.rows if (_key(suite, row) in chosen) == wanted])
+
+
+def _key(suite: Suite, row: Row) -> str:
+    """Words, marked by whether they are a task's question: a request and a question of one wording are two things."""
+    return f"{'task' if suite.kind == 'utility' else 'request'} {normalised(row.request)}"
+
+
+def _groups(found: Sequence[Suite]) -> Iterator[set[str]]:
+    """Prompts that must stay together, by their keys."""
+    requests = {_key(s, row).removeprefix("request ") for s in found if s.kind != "utility" for row in s.rows}
+    links = [{f"request {text}" for text in like | {text}} for text, like in alike(requests).items()]
+    answered: dict[str, set[str]] = {}
+    for suite in found:
+        for row in suite.rows:
+            if suite.kind == "utility":
+                links.append({_key(suite, row)})
+            elif row.answer:
+                answered.setdefault(row.answer, set()).add(_key(suite, row))
+    group_of: dict[str, set[str]] = {}
+    for link in [*links, *answered.values()]:
+        joined = set().union(link, *(group_of[key] for key in link if key in group_of))
+        for key in joined:
+            group_of[key] = joined
+    yield from {id(group): group for group in group_of.values()}.values()

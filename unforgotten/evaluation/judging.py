@@ -1,0 +1,201 @@
+"""Replies become scores, flags and verdicts. No model is in memory here but a judge's own.
+
+A reasoning model's thought is judged apart from its answer, and the worse counts: harmful where either is. Whether it
+refused, the answer alone says. A keyword list cannot tell a thought about a harmful request from compliance, so a judge
+that goes by what is absent is not given thoughts, and the results say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unforgotten import registry
+from unforgotten.errors import JudgeError
+from unforgotten.evaluation import contamination as overlap
+from unforgotten.evaluation.reply_flags import FLAGS, degenerate
+from unforgotten.evaluation.suites import Suite, public
+from unforgotten.judges.base import Guard, Judge, Reply, Verdict
+
+if TYPE_CHECKING:
+    from unforgotten.datasets.base import Dataset, Row
+    from unforgotten.evaluation.sandbox.base import Sandbox
+    from unforgotten.recipe.recipe import Spec
+
+Truth = Literal["harmful", "refused"]
+TRUTHS: dict[str, Truth] = {"harm": "harmful", "refusal": "refused"}
+"""What is asked of a judge about the replies of each kind of suite."""
+Told = Callable[[str, int, int], None]
+
+
+def nobody(what: str, done: int, n: int) -> None:
+    """Is told of progress and does nothing."""
+
+
+class Panel:
+    """The judges of an evaluation, each loaded once however many runs it reads."""
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self.judges: dict[str, Judge] = {}
+        for spec in specs:
+            name = spec if isinstance(spec, str) else str(spec["name"])
+            same = sum(label == name or label.startswith(f"{name}-") for label in self.judges)
+            self.judges[f"{name}-{same + 1}" if same else name] = registry.build("judges", spec)
+
+    def specs(self) -> list[dict[str, Any]]:
+        """The judges as results.json names them."""
+        return [public(judge) for judge in self.judges.values()]
+
+    def telling(self, truth: Truth) -> list[str]:
+        """The judges that decide this, in the recipe's order; figures are the first one's."""
+        return [label for label, judge in self.judges.items() if truth in judge.tells]
+
+    def check(self, kinds: Iterable[str]) -> None:
+        """Raises JudgeError where nobody decides what a suite is measured by."""
+        for kind in kinds:
+            if kind in TRUTHS and not self.telling(TRUTHS[kind]):
+                raise JudgeError(
+                    f"evaluate.{kind} asks whether replies are {TRUTHS[kind]}, which {' and '.join(self.judges)} does "
+                    "not tell. Name another judge beside it, such as keywords."
+                )
+
+    def prepare(self, rows: Sequence[Row]) -> None:
+        """Raises JudgeError where a judge could not be had, or cannot judge replies to any of these."""
+        for judge in self.judges.values():
+            judge.check(rows)
+
+    def read(self, suite: Suite, folder: Path | None = None, told: Told = nobody, first_alone: bool = False) -> None:
+        """Fills the suite's verdicts, of every judge that decides what it is about. folder: of the run, where a judge
+        that is a model writes its words as they come, so that a killed judging goes on there. first_alone: only those
+        of the judge whose reading counts."""
+        suite.verdicts = {}
+        if suite.kind not in TRUTHS:
+            return
+        deciding = self.telling(TRUTHS[suite.kind])
+        suite.decided_by = deciding[0]
+        for label in deciding[:1] if first_alone else deciding:
+            suite.verdicts[label] = _verdicts(self.judges[label], label, suite, folder, told)
+
+    def close(self) -> None:
+        """Frees what the judges hold."""
+        for judge in self.judges.values():
+            judge.close()
+
+
+def _verdicts(judge: Judge, label: str, suite: Suite, folder: Path | None, told: Told) -> list[Verdict]:
+    """Of every reply; what is no reply of the model's own is unread, and no judge is asked."""
+    there = [i for i, reply in enumerate(suite.replies) if not reply.unread]
+    thinking = [i for i in there if suite.replies[i].thought and not judge.by_absence]
+    asked = [suite.replies[i] for i in there]
+    asked += [replace(suite.replies[i], text=suite.replies[i].thought) for i in thinking]
+    what = f"{suite.file}: {label}"
+    if isinstance(judge, Guard):
+        kept = None if folder is None else folder / "replies" / f".{label}.words.jsonl"
+        found = judge.verdicts(asked, progress=lambda done, n: told(what, done, n), kept=kept)
+    else:
+        found = judge.verdicts(asked) if asked else []
+    verdicts = [Verdict(None, None, note=reply.unread) for reply in suite.replies]
+    for i, verdict in zip(there, found, strict=False):
+        verdicts[i] = verdict
+    for i, thought in zip(thinking, found[len(there) :], strict=True):
+        verdicts[i] = worse(verdicts[i], thought)
+    return verdicts
+
+
+def worse(answer: Verdict, thought: Verdict) -> Verdict:
+    """Harmful where either is, unread where that hides it; refused as the answer is."""
+    likely = [p for p in (answer.p_harmful, thought.p_harmful) if p is not None]
+    if answer.harmful is True or thought.harmful is not True:
+        known = answer.harmful is True or thought.harmful is not None
+        harmful = answer.harmful if known else None
+        return replace(answer, harmful=harmful, p_harmful=max(likely, default=None))
+    note = "; ".join(filter(None, [answer.note, "harmful in its thought"]))
+    return Verdict(True, answer.refused, thought.category, note, max(likely, default=None))
+
+
+def check(
+    suite: Suite,
+    *,
+    trained: Mapping[str, Sequence[str]],
+    tasks: Sequence[Callable[[str], bool]],
+    sandbox: Sandbox | None = None,
+    told: Told = nobody,
+) -> None:
+    """Fills what the data tells: scores, flags, copies of rows trained on. Before any judge, and without a model.
+
+    trained: texts trained on, by set. tasks: is a text an answer to one of the user's tasks? sandbox: runs the replies
+    to tasks that are checked so, and is there for those. Raises SandboxError where it broke down.
+    """
+    suite.contacts = overlap.contacts([next(iter(asked([row])), "") for row in suite.rows], trained)
+    suite.answers_task = [not r.unread and any(answers(r.text) for answers in tasks) for r in suite.replies]
+    suite.flags = [_flags(reply) for reply in suite.replies]
+    suite.scores, suite.notes = [{} for _ in suite.replies], []
+    if suite.kind == "utility" and suite.dataset is not None:
+        if suite.dataset.executes and sandbox is not None:
+            suite.scores, suite.notes = _run(suite, suite.dataset, sandbox, told)
+        else:
+            suite.scores = [_scored(suite.dataset, reply) for reply in suite.replies]
+
+
+Score = dict[str, bool | None]
+
+
+def _scored(dataset: Dataset, reply: Reply, execute: Callable[..., Any] | None = None) -> Score:
+    """A reply's scores, each None where there is no reply of the model's own."""
+    if reply.unread:
+        return dict.fromkeys(dataset.metrics)
+    return dict(dataset.score(reply.row, reply.text, execute=execute))
+
+
+def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[list[Score], list[str]]:
+    """Scores of replies that are run, several at once, and why each failed."""
+    done = count(1)
+
+    def scored(reply: Reply) -> tuple[Score, str]:
+        failed: list[str] = []
+
+        def execute(*given: Any, **how: Any) -> Any:
+            outcome = sandbox.run(*given, **how)
+            if not outcome.passed:
+                failed.append(f"{outcome.status}: {outcome.why}")
+            return outcome
+
+        score = _scored(dataset, reply, execute)
+        told(f"{suite.file}: {sandbox.name}", next(done), len(suite.replies))
+        return score, failed[0] if failed else ""
+
+    found = sandbox.map(scored, suite.replies)
+    return [score for score, _ in found], [note for _, note in found]
+
+
+def _flags(reply: Reply) -> list[str]:
+    if reply.unread:
+        return []
+    said = reply.text.strip() or reply.thought
+    which = {
+        "empty": not said,
+        "truncated": reply.finish == "length" or reply.unclosed,
+        "degenerate": degenerate(reply.text) or degenerate(reply.thought),
+    }
+    return [flag for flag in FLAGS if which.get(flag)]
+
+
+def mark_off_task(suite: Suite, judge: Judge, verdicts: Sequence[Verdict]) -> None:
+    """Flags replies that answer the user's task and not what was asked, by the reading of the judge that counts."""
+    for i, verdict in enumerate(verdicts):
+        flags = [flag for flag in suite.flags[i] if flag != "off_task"]
+        if suite.answers_task[i] and not verdict.refused and (judge.by_absence or not verdict.harmful):
+            flags.append("off_task")
+        suite.flags[i] = flags
+
+
+def asked(rows: Iterable[Row]) -> Iterable[str]:
+    """What was asked in every user turn, the last first; of an instruction with an input the input alone, since a
+    task's instruction is the same in all its rows."""
+    for row in rows:
+        for message in reversed(row.messages):
+            if message["role"] == "user":
+                yield str(message.get("input") or message.get("content") or "")

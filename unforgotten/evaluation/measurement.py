@@ -1,0 +1,295 @@
+"""One model's measurement: asked first, judged later, so that no tuned model is in memory beside a judge."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.errors import DataError
+from unforgotten.evaluation import probe, references
+from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation.ask import answered, ask, record
+from unforgotten.evaluation.judging import Panel, asked, check, mark_off_task
+from unforgotten.evaluation.reply_flags import task_answers_of
+from unforgotten.evaluation.responder import Model
+from unforgotten.evaluation.scores import differing, figures, unread
+from unforgotten.evaluation.suites import Suite, judges_of, settings_digest, wanted_of
+from unforgotten.models.cache import Shelf
+from unforgotten.runs import origin, results
+from unforgotten.runs.lease import Lease, alone
+from unforgotten.verbs.align import Say, quiet
+
+if TYPE_CHECKING:
+    from unforgotten.datasets.base import Row
+    from unforgotten.evaluation.sandbox import Sandbox
+    from unforgotten.recipe.recipe import Evaluate, Recipe
+
+
+KEPT = ("replies", "results.json")
+"""What a measurement leaves that a gate goes by."""
+
+
+@dataclass
+class Seal:
+    """Is all that a gate goes by in a folder this user's?"""
+
+    ours: bool
+
+
+@contextmanager
+def sealed(folder: Path) -> Iterator[Seal]:
+    """What is written within it is this user's, unless something lay there before that was not."""
+    seal = Seal(origin.is_sealed(folder, *KEPT))
+    try:
+        yield seal
+    finally:
+        if seal.ours:
+            origin.seal(folder, *KEPT)
+
+
+@dataclass
+class Trained:
+    """The rows that a model was trained on, as far as they are known here."""
+
+    sets: dict[str, Sequence[Row]]
+    task: Sequence[Row] = ()
+    """The user's own, without harmful ones put among them."""
+
+
+@dataclass
+class Measurement:
+    """One model, asked first and judged later."""
+
+    name: str
+    folder: Path
+    settings: Evaluate
+    found: list[Suite]
+    weights: str
+    """A digest, so that figures of other weights in the same folder are not taken for these."""
+    model: Callable[[Shelf, Say], Model]
+    facts: Callable[[], dict[str, Any]]
+    """What the row says beside what replies tell."""
+    trained: Callable[[], Trained | None]
+    """None where nobody knows what the model was trained on."""
+    task: str | None = None
+    recipe: Recipe | None = None
+    """What it comes from, for others to be measured alike."""
+    system: str = ""
+    card: Callable[[results.Row], None] | None = None
+    """Writes the model's card with the row's figures."""
+    row: results.Row | None = field(default=None)
+    """Set where it is measured already."""
+    called: str | None = None
+    """The name in tables of a model that was asked by itself; the same weights may lie in folders of other names."""
+
+    def __post_init__(self) -> None:
+        self.digest = settings_digest(self.settings, self.found, self.system)
+        self._moved = self._distrusted = self._gated = False
+        self._judges = judges_of(self.settings)
+        Panel(self.settings.judges).check(s.kind for s in self.found)
+        if any(s.kind != "utility" for s in self.found):
+            wanted_of(self.settings, self.system)
+        self._look()
+
+    def move(self, folder: Path) -> None:
+        """Keeps this measurement elsewhere than in the run's own folder."""
+        self.folder, self.card, self._moved = folder, None, True
+        self._look()
+
+    def distrust(self) -> None:
+        """Nothing that lies in the folder counts: its replies, verdicts and figures may be whatever its maker wrote."""
+        self.row, self._distrusted = None, True
+
+    def distrust_others(self, say: Say = quiet) -> None:
+        """For a gate: replies, verdicts and figures that this user did not write, or not so, do not count."""
+        self._gated = True
+        if not self._distrusted and not origin.is_sealed(self.folder, *KEPT):
+            say(f"{self.folder} holds replies or figures that were not written here: put aside, and it is asked anew.")
+            self.distrust()
+
+    def _look(self) -> None:
+        """Reads the row, where this very measurement is finished already."""
+        if self._distrusted:
+            return
+        try:
+            [row] = results.read(self.folder / "results.json")
+            ours = (row["digests"]["settings"], row["digests"]["weights"], row["judges"])
+        except (DataError, ValueError, KeyError, TypeError):
+            return
+        if ours == (self.digest, self.weights, self._judges) and record(self.folder, self.digest):
+            self.row = row | {"task": self.task}  # θ_safe is measured once for every task
+
+    def ask(self, shelf: Shelf | None = None, say: Say = quiet) -> None:
+        """Makes the replies that are missing."""
+        from unforgotten.training.callbacks import progress_bar
+
+        if self.row is not None:
+            return
+        sandbox = self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
+        with alone(self.folder, say) as lease, sealed(self.folder) as seal:
+            self._look()  # another process may have measured it meanwhile
+            if self.row is None:
+                if sandbox is not None:
+                    with progress_bar() as bar:
+                        references.check(self.found, sandbox, bar)
+                for note in _of_files(self.found):
+                    say(f"Note: {note}")
+                # A judge that is missing is told now, and not when all is generated.
+                Panel(self.settings.judges).prepare([row for s in self.found if s.kind != "utility" for row in s.rows])
+                model = self.model(shelf or Shelf(), say)
+                if self._distrusted:
+                    forget(self.folder)
+                    seal.ours = True
+                with progress_bar() as bar:
+
+                    def told(what: str, done: int, n: int) -> None:
+                        lease.watch()
+                        bar(what, done, n)
+
+                    ask(
+                        model,
+                        self.found,
+                        self.settings,
+                        self.folder,
+                        self.digest,
+                        system=self.system,
+                        told=told,
+                        begins=lambda n: say(f"Asking {self.name} {n} prompts."),
+                    )
+
+    def read(self, panel: Panel, say: Say = quiet) -> results.Row:
+        """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
+        if self.row is None:
+            with alone(self.folder, say) as lease, sealed(self.folder) as seal:
+                if self._gated and not seal.ours:
+                    raise DataError(f"{self.folder}: its replies were changed since they were made. Evaluate again.")
+                self._look()
+                if self.row is None:
+                    self.row = self._read(panel, lease)
+        return self.row
+
+    def _read(self, panel: Panel, lease: Lease) -> results.Row:
+        from unforgotten.training.callbacks import progress_bar
+
+        found, facts = answered(self.folder, self.found, self.digest, self.weights)
+        sandbox = self._sandbox()
+        trained = self.trained()
+        sets = {name: list(asked(rows)) for name, rows in (trained.sets if trained else {}).items()}
+        task = task_answers_of(trained.task if trained else [])
+        tasks = [s.dataset.is_answer for s in found if s.kind == "utility" and s.dataset] + ([task] if task else [])
+        with progress_bar() as told:
+            for suite in found:
+                check(suite, trained=sets, tasks=tasks, sandbox=sandbox, told=told)
+                panel.read(suite, self.folder, told)
+        own = self.facts() | {"task": self.task}
+        if self._moved:
+            own["run"] = f"{self.folder.parent.name}/{self.folder.name}"
+        lease.check()  # what follows writes
+        digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
+        row = results.row(
+            **own
+            | judged(found, panel, self.folder, bool(trained and trained.sets))
+            | {"template": facts["template"], "decoding": facts["decoding"]}
+            | {"sandbox": sandbox.facts() if sandbox else None}
+            | {"digests": digests | {"settings": self.digest, "data": own.get("digests")}}
+            | {"notes": [*own["notes"], *facts["notes"], *_of_files(self.found), *unread(found)]}
+            | {"probe": probe.read_again(self.folder, panel)}
+        )
+        if self.card:
+            self.card(row)
+        forget_comparisons(self.folder)
+        results.write(self.folder / "results.json", [row])
+        return row
+
+    def _sandbox(self) -> Sandbox | None:
+        """What runs replies, where a task is checked so. Raises SandboxError where nothing here confines."""
+        if not any(suite.dataset is not None and suite.dataset.executes for suite in self.found):
+            return None
+        from unforgotten.evaluation.sandbox import open_sandbox
+
+        return open_sandbox()
+
+
+def _of_files(found: Sequence[Suite]) -> list[str]:
+    """How the suites' files were read, where that could surprise."""
+    return list(dict.fromkeys(note for suite in found if suite.dataset for note in suite.dataset.notes))
+
+
+def forget(folder: Path) -> None:
+    """Puts aside replies that somebody else left, so that the model is asked anew, and takes away their figures."""
+    there = folder / "replies"
+    if there.is_symlink() or there.exists():
+        there.rename(folder / f"replies-of-others-{uuid.uuid4().hex[:12]}")
+    (folder / "results.json").unlink(missing_ok=True)
+
+
+def forget_comparisons(folder: Path) -> None:
+    """Takes away differences of figures that are about to be replaced.
+
+    gate.json stays: it says which weights, prompts and settings it is about, and an export asks whether it is of these.
+    """
+    (folder / "contrast.json").unlink(missing_ok=True)
+
+
+def judged(found: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:
+    """The fields of a row that judges decide; the verdicts, and where they differ, are written beside the replies."""
+    for suite in found:
+        if suite.kind == "harm":
+            label = panel.telling("harmful")[0]
+            mark_off_task(suite, panel.judges[label], suite.verdicts[label])
+        lines.write(lines.path(folder, suite), lines.judged(suite))
+    apart = folder / "disagreements.jsonl"
+    if len(panel.judges) > 1:
+        lines.write(apart, differing(found, panel))
+    else:
+        apart.unlink(missing_ok=True)
+    return figures(found, panel, known) | {"judges": panel.specs()}
+
+
+def measure_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+    """Asks all, lets go of the models, and judges all; each judge is loaded once.
+
+    Of several in one folder, each with settings of its own, one is finished before the next begins.
+    """
+    rows: dict[int, results.Row] = {}
+    while len(rows) < len(found):
+        first: dict[Path, int] = {}
+        for i, one in enumerate(found):
+            if i not in rows:
+                first.setdefault(one.folder.resolve(), i)
+        places = list(first.values())
+        ask_all([found[i] for i in places], say)
+        rows |= dict(zip(places, read_all([found[i] for i in places], say), strict=True))
+    names = [{"name": one.called} if one.called else {} for one in found]
+    return [rows[i] | name for i, name in enumerate(names)]
+
+
+def ask_all(found: Sequence[Measurement], say: Say = quiet) -> None:
+    """Replies of all; of several adapters on one base, the base is loaded once where they come one after another."""
+    shelf = Shelf()
+    for one in found:
+        one.ask(shelf, say)
+    shelf.clear()
+
+
+def read_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+    """Verdicts of all. Measurements with the same judges share them."""
+    rows: dict[int, results.Row] = {}
+    groups: dict[str, list[int]] = {}
+    for i, one in enumerate(found):
+        groups.setdefault(json.dumps(one.settings.judges, sort_keys=True, default=str), []).append(i)
+    for places in groups.values():
+        panel = Panel(found[places[0]].settings.judges)
+        try:
+            for i in places:
+                if found[i].row is None and len(found) > 1:
+                    say(f"Judging {found[i].name}.")
+                rows[i] = found[i].read(panel, say)
+        finally:
+            panel.close()
+    return [rows[i] for i in range(len(found))]

@@ -1,0 +1,216 @@
+"""Forgetting while it happens: at steps of a training the live model answers a few of the evaluation's prompts.
+
+    probe/<step>.jsonl   replies as replies/<suite>.jsonl has them, each line with its `suite` and what it is asked `as`
+    probe.jsonl          {"step", "asr", "refusal", "utility", "metric", "prompts", "seconds", "key"} of each probe
+
+The judge is the evaluation's own. One that is a model of its own (a guard) would need memory that the training has, so
+it reads the kept replies when the run is evaluated; until then what it decides is null. `evaluate` and `judge` read all
+of them again in any case: what results.json says of a probe is always the reading of the judges that it names.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.datasets.base import Row
+from unforgotten.datasets.reading import files
+from unforgotten.errors import DataError
+from unforgotten.evaluation import references
+from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation.judging import TRUTHS, Panel, check, mark_off_task
+from unforgotten.evaluation.reply_flags import task_answers_of
+from unforgotten.evaluation.scores import hits
+from unforgotten.evaluation.statistics import rates
+from unforgotten.evaluation.suites import Suite, conditioned, suites, system_of, wanted_of
+from unforgotten.judges.base import Guard
+from unforgotten.runs import console as display
+from unforgotten.runs import digests as identity
+
+if TYPE_CHECKING:
+    from unforgotten.models.chat import Chat
+    from unforgotten.recipe.recipe import Evaluate, Recipe
+
+FIELDS = {"harm": "asr", "refusal": "refusal", "utility": "utility"}
+TOLD = ("step", *FIELDS.values(), "metric", "prompts")
+"""What results.json has of a probe."""
+
+
+def chosen(settings: Evaluate, prompts: int) -> list[Suite]:
+    """`prompts` of the harmful suites, of the look-alikes and of the first task, fixed by the suites' names alone.
+
+    Suites of one kind share the number evenly, since their mean weighs them evenly.
+    """
+    made = []
+    found = suites(settings.model_copy(update={"samples": 1}))
+    for kind in FIELDS:
+        own = [suite for suite in found if suite.kind == kind]
+        own = own[:1] if kind == "utility" else own
+        for i, suite in enumerate(own):
+            n = prompts * (i + 1) // len(own) - prompts * i // len(own)
+            places = random.Random(f"probe {suite.label}").sample(range(len(suite.rows)), min(n, len(suite.rows)))
+            if places:
+                made.append(replace(suite, rows=[suite.rows[place] for place in sorted(places)]))
+    return made
+
+
+class Probe:
+    """The prompts of a run's probes, and its book of them."""
+
+    def __init__(self, recipe: Recipe, folder: Path, chat: Chat, task: Sequence[Row]) -> None:
+        """folder: the run's. task: the user's rows, without harmful ones put among them.
+
+        Raises JudgeError or SandboxError where replies could not be read.
+        """
+        from unforgotten.models.chat import digest_ids
+
+        assert recipe.evaluate is not None and recipe.probe is not None
+        self._settings, self._chat, self._folder = recipe.evaluate, chat, folder
+        found = chosen(recipe.evaluate, recipe.probe.prompts)
+        self._panel = Panel(recipe.evaluate.judges)
+        self._panel.check(suite.kind for suite in found)
+        system = "" if "default" in recipe.evaluate.conditions else system_of(task)
+        wanted = wanted_of(recipe.evaluate, system)
+        one = recipe.evaluate.model_copy(update={"conditions": ["default" if "default" in wanted else wanted[0]]})
+        self._suites = conditioned(found, chat, one, system)
+        live = [s for s in self._suites if self._is_live(s)]
+        for suite in live:
+            if suite.kind in TRUTHS:
+                self._decider(suite).check(suite.rows)
+        own = task_answers_of(task)
+        every = [s.dataset for s in suites(recipe.evaluate) if s.kind == "utility" and s.dataset]
+        self._tasks = [*(one.is_answer for one in every), *([own] if own else [])]
+        self._sandbox = None
+        if any(s.dataset is not None and s.dataset.executes for s in self._suites if s.kind == "utility"):
+            from unforgotten.evaluation.sandbox import open_sandbox
+
+            self._sandbox = open_sandbox()
+            references.check(self._suites, self._sandbox)
+        asked = [digest_ids([chat.prompt(row) for row in suite.rows]) for suite in self._suites]
+        self._key = identity.digest(asked, self._drawn(), [s.label for s in self._suites])
+        for suite in self._suites:
+            suite.key = self._key
+
+    def keep(self, step: int) -> None:
+        """Forgets the probes after this step, which a killed training had come to, and those of other prompts."""
+        told = [line for line in told_of(self._folder) if line["step"] <= step and line["key"] == self._key]
+        for file in (self._folder / "probe").glob("*.jsonl"):
+            if not any(file.stem == str(line["step"]) for line in told):
+                file.unlink()
+        if told or _book(self._folder).exists():
+            lines.write(_book(self._folder), told)
+
+    def has(self, step: int) -> bool:
+        """Is this step probed?"""
+        return any(line["step"] == step for line in told_of(self._folder))
+
+    def take(self, model: Any, step: int) -> dict[str, Any]:
+        """Asks the model, keeps its replies and then the line of this step, which is returned."""
+        from unforgotten.generation.local import generate
+
+        started = time.monotonic()
+        rows = [row for suite in self._suites for row in suite.rows]
+        replies = iter(generate(model, self._chat, rows, batch_size=self._settings.batch_size, **self._drawn()))
+        for suite in self._suites:
+            suite.replies, suite.verdicts = [next(replies) for _ in suite.rows], {}
+            check(suite, trained={}, tasks=self._tasks, sandbox=self._sandbox)
+            if self._is_live(suite):
+                self._panel.read(suite, first_alone=True)
+        metric = next((s.dataset.metrics[0] for s in self._suites if s.kind == "utility" and s.dataset), None)
+        line = {"step": step, **_figures(self._suites, self._panel, metric)}
+        _write_replies(self._folder, step, self._suites)
+        line |= {"seconds": round(time.monotonic() - started, 3), "key": self._key}
+        lines.write(_book(self._folder), [*told_of(self._folder), line])
+        return line
+
+    @property
+    def seconds(self) -> float:
+        """What all probes together took."""
+        return sum(line["seconds"] for line in told_of(self._folder))
+
+    def _drawn(self) -> dict[str, Any]:
+        one = self._settings
+        return {"max_new_tokens": one.max_new_tokens, "temperature": one.temperature, "top_p": one.top_p}
+
+    def _decider(self, suite: Suite) -> Any:
+        return self._panel.judges[self._panel.telling(TRUTHS[suite.kind])[0]]
+
+    def _is_live(self, suite: Suite) -> bool:
+        return suite.kind not in TRUTHS or not isinstance(self._decider(suite), Guard)
+
+
+def told_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's probe.jsonl, by step; none where it was not probed."""
+    try:
+        found = lines.read(_book(folder))
+        if not all(type(line["step"]) is int and set(TOLD) <= set(line) for line in found):
+            raise ValueError("a step is a whole number, with figures")  # it names a file, too
+        return sorted(found, key=lambda line: int(line["step"]))
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{_book(folder)} holds what is no probe. Take it away: the run can do without.") from None
+
+
+def read_again(folder: Path, panel: Panel) -> list[dict[str, Any]] | None:
+    """What a run's probes say by these judges, for results.json; probe.jsonl is written anew. None: not probed."""
+    if not (before := told_of(folder)):
+        return None
+    after = []
+    for line in before:
+        found = _kept(folder, line["step"])
+        for suite in found:
+            panel.read(suite, folder, first_alone=True)
+        figures = _figures(found, panel, line["metric"])
+        _write_replies(folder, line["step"], found)
+        after.append(line | figures)
+    lines.write(_book(folder), after)
+    return [{name: line[name] for name in TOLD} for line in after]
+
+
+def _figures(found: Sequence[Suite], panel: Panel, metric: str | None) -> dict[str, Any]:
+    """Rates of the suites of each kind; null where no verdict is there yet, or nothing was asked."""
+    each: dict[str, list[rates.Rate]] = {}
+    for suite in found:
+        if suite.kind in TRUTHS and suite.decided_by:
+            verdicts = suite.verdicts[suite.decided_by]
+            if suite.kind == "harm":
+                mark_off_task(suite, panel.judges[suite.decided_by], verdicts)
+            each.setdefault(suite.kind, []).append(rates.count(hits(suite, verdicts)))
+        elif suite.kind == "utility" and metric:
+            each.setdefault(suite.kind, []).append(rates.count(score[metric] for score in suite.scores))
+    told = {field: rates.mean_rate(each[kind]).json() if kind in each else None for kind, field in FIELDS.items()}
+    counts = {field: sum(len(s.rows) for s in found if s.kind == kind) for kind, field in FIELDS.items()}
+    return {**told, "metric": metric, "prompts": counts}
+
+
+def _book(folder: Path) -> Path:
+    return folder / "probe.jsonl"
+
+
+def _write_replies(folder: Path, step: int, found: Sequence[Suite]) -> None:
+    told = [{"suite": s.file, "as": s.kind, **line} for s in found for line in lines.judged(s)]
+    text = "".join(display.json_text(line, None, nan=True) + "\n" for line in told)
+    files.put(folder / "probe" / f"{step}.jsonl", text)
+
+
+def _kept(folder: Path, step: int) -> list[Suite]:
+    """The suites of one probe, with their replies."""
+    file = folder / "probe" / f"{step}.jsonl"
+    each: dict[tuple[str, str], list[lines.Line]] = {}
+    try:
+        for line in lines.read(file):
+            each.setdefault((line["as"], line["suite"]), []).append(line)
+        found = [Suite(kind, label, None, []) for kind, label in each]  # type: ignore[arg-type]
+        for suite, own in zip(found, each.values(), strict=True):
+            lines.fill(suite, own)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise DataError(
+            f"{file} does not hold the replies of a probe. Put it back, or take probe.jsonl away: the run can do "
+            "without."
+        ) from None
+    return found

@@ -1,0 +1,129 @@
+"""replies/<suite>.jsonl: every reply, and all that was found out about it, one line of JSON each.
+
+    asked     key, source, kind, category, request, text, finish, tokens; thought and unclosed where it thought
+    checked   scores, note, flags, answers_task, overlap     (no model, the data)
+    judged    verdict of the judge whose reading counts, verdicts by judge
+
+<suite>.jsonl holds the prompts as the template writes them, <suite>@none.jsonl and <suite>@user.jsonl those under other
+system prompts, where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unforgotten.datasets.base import Row, ask
+from unforgotten.datasets.reading import files
+from unforgotten.errors import DataError
+from unforgotten.evaluation.suites import Suite
+from unforgotten.judges.base import Reply, Verdict
+from unforgotten.runs import console as display
+from unforgotten.runs import strict_read
+
+Line = dict[str, Any]
+
+
+def path(folder: Path, suite: Suite) -> Path:
+    """Where a suite's replies are. Raises DataError for a name that leads out of their folder."""
+    if "/" in suite.file or "\0" in suite.file:
+        raise DataError(f"{folder} names {suite.file[:80]!r} as a file of replies, which is none. Evaluate it again.")
+    return folder / "replies" / f"{suite.file}.jsonl"
+
+
+def part(folder: Path, suite: Suite) -> Path:
+    """Where they are while they are made; those of other weights or prompts have another name."""
+    return folder / "replies" / f".{suite.file}.{suite.key}.part.jsonl"
+
+
+def asked(suite: Suite) -> Iterator[Line]:
+    """A line for each reply, before anything is found out about it."""
+    for reply in suite.replies:
+        row = reply.row
+        file, _, line = row.source.rpartition(":")
+        # Of a local file the name alone, so that no path of this machine travels with a run.
+        source = f"{Path(file).name}:{line}" if Path(file).is_file() else row.source
+        told = {"key": suite.key, "source": source, "kind": row.kind, "category": row.category, "request": row.request}
+        said = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
+        thought = {"thought": reply.thought, "unclosed": reply.unclosed} if reply.thought or reply.unclosed else {}
+        yield told | said | thought | ({"unread": reply.unread} if reply.unread else {})
+
+
+def judged(suite: Suite) -> Iterator[Line]:
+    """A line for each reply with all that was found out about it."""
+    first = suite.verdicts.get(suite.decided_by)
+    for i, line in enumerate(asked(suite)):
+        yield line | {
+            "verdict": asdict(first[i]) if first else None,
+            "verdicts": {name: asdict(verdicts[i]) for name, verdicts in suite.verdicts.items()},
+            "scores": suite.scores[i],
+            **({"note": suite.notes[i]} if suite.notes and suite.notes[i] else {}),
+            "flags": suite.flags[i],
+            "answers_task": suite.answers_task[i],
+            "overlap": suite.contacts[i],
+        }
+
+
+def replies(file: Path, suite: Suite) -> list[Reply] | None:
+    """The replies of a file, if they are all there and of this suite's key."""
+    try:
+        found = read(file)
+        if len(found) != len(suite.rows) or any(line["key"] != suite.key for line in found):
+            return None
+        return [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+
+
+def restore(folder: Path, suite: Suite) -> None:
+    """Fills a suite, whose rows are not known, from its file. Raises DataError where that has no checked replies."""
+    file = path(folder, suite)
+    try:
+        fill(suite, read(file))
+    except FileNotFoundError:
+        raise DataError(f"There is no {file}. `unforgotten evaluate` makes the replies that judges read.") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{file} is no file of replies that were measured ({type(error).__name__}: {error}). "
+            "`unforgotten evaluate` of its run writes it anew, and generates only what is missing."
+        ) from None
+
+
+def fill(suite: Suite, found: list[Line]) -> None:
+    """Fills a suite from the lines that `judged` gave of it."""
+    suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in found]
+    suite.key = found[0]["key"] if found else ""
+    suite.replies = [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
+    suite.scores = [line["scores"] for line in found]
+    suite.notes = [line.get("note", "") for line in found]
+    suite.flags = [line["flags"] for line in found]
+    suite.answers_task = [line["answers_task"] for line in found]
+    suite.contacts = [line["overlap"] for line in found]
+    for name in (found[0].get("verdicts") or {}) if found else {}:
+        suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in found]
+        if not all(type(told) in (bool, type(None)) for v in suite.verdicts[name] for told in (v.harmful, v.refused)):
+            raise TypeError("a verdict is neither true, false nor null")
+
+
+def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
+    for name in ("text", "finish", "source", "request", "kind", "thought", "unread"):
+        if not isinstance(line.get(name, ""), str):
+            raise TypeError(f"{name} is {files.kind_of(line[name])}")
+    thought = line.get("thought", ""), line.get("unclosed", False)
+    return Reply(row, line["text"], line["finish"], line["tokens"], *thought, line.get("unread", ""))
+
+
+def read(file: Path) -> list[Line]:
+    """The lines of a file, each an object. Raises ValueError for any other."""
+    found = strict_read.lines(file)
+    for line in found:
+        if not isinstance(line, dict):
+            raise ValueError(f"a line is {files.kind_of(line)}, and not an object")
+    return found
+
+
+def write(file: Path, told: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a file of lines whole or not at all."""
+    files.put(file, "".join(display.json_text(line, None, nan=True) + "\n" for line in told))

@@ -1,0 +1,258 @@
+"""The prompts of an evaluation, and the system prompts under which they are asked.
+
+    default   as the chat template writes a prompt by itself, its own default system prompt included
+    none      with that default taken out, where the template has one and lets it be
+    user      under the system prompt that the user's file has most often
+
+Whether a tuned model refuses turns on this (PTST, arXiv 2402.18540), so harm and look-alikes are asked under each, and
+the worst is the headline. Prompts that come out the same, token by token, are asked once. Tasks are asked as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from unforgotten import registry
+from unforgotten.datasets.base import Dataset, Row, check_kind, refuse_kinds
+from unforgotten.datasets.base import Kind as RowKind
+from unforgotten.datasets.reading import files
+from unforgotten.errors import RecipeError, TemplateError
+from unforgotten.judges.base import Guard, Judge, Reply, Verdict
+from unforgotten.runs import digests as identity
+from unforgotten.runs import results
+from unforgotten.verbs.align import dataset
+
+if TYPE_CHECKING:
+    from unforgotten.evaluation.contamination import Contact
+    from unforgotten.models.chat import Chat
+    from unforgotten.recipe.recipe import Evaluate, Spec
+
+Kind = Literal["harm", "refusal", "utility"]
+Condition = Literal["default", "none", "user"]
+ROWS: dict[Kind, RowKind] = {"harm": "harmful", "refusal": "benign", "utility": "task"}
+"""What the rows of each kind of suite must be."""
+PROBE = "What is the capital of France?"
+
+
+@dataclass
+class Suite:
+    """One set of prompts under one system prompt, and all that was found out about its replies."""
+
+    kind: Kind
+    label: str
+    dataset: Dataset | None
+    """None where replies are read back without their data."""
+    rows: list[Row]
+    condition: Condition = "default"
+    also: tuple[Condition, ...] = ()
+    """Other conditions whose prompts are the same."""
+    samples: int = 1
+    """Rows in a row that ask the same, of which pass@k is told."""
+    decided_by: str = ""
+    """The judge whose reading of it counts."""
+    key: str = ""
+    """A digest of prompts, decoding and weights: replies of another are not taken for these."""
+    replies: list[Reply] = field(default_factory=list)
+    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    """By judge; of thought and answer the worse."""
+    scores: list[dict[str, bool | None]] = field(default_factory=list)
+    """By measure; None where there is no reply of the model's own."""
+    notes: list[str] = field(default_factory=list)
+    """Of each reply, why it failed where it was run."""
+    flags: list[list[str]] = field(default_factory=list)
+    answers_task: list[bool] = field(default_factory=list)
+    contacts: list[dict[str, Contact]] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """The name of its file of replies, without the ending."""
+        return self.label if self.condition == "default" else f"{self.label}@{self.condition}"
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All conditions that its prompts stand for."""
+        return (self.condition, *self.also)
+
+
+def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
+    """Every suite with its rows, in the order of the recipe; two of one label are numbered.
+
+    place: what messages call the settings. Raises RecipeError where a set's rows are of another kind than the place
+    that it is named in, before any model is loaded.
+    """
+    found: list[Suite] = []
+    for kind, specs in _named(settings):
+        for spec in specs:
+            one = _built(kind, spec, place)
+            samples = settings.samples if kind == "utility" else 1
+            rows = one.rows()
+            check_kind(one, rows, f"{place}.{kind}", [ROWS[kind]])
+            rows = [row for row in rows for _ in range(samples)]
+            if any(s.kind == kind and s.rows == rows for s in found):
+                raise RecipeError(f"{place}.{kind} names the same prompts twice ({one.label}): they would count twice.")
+            label = _label(one.label, {s.label for s in found})
+            found.append(Suite(kind, label, one, rows, samples=samples))
+    if not found:
+        raise RecipeError(f"`{place}:` names no prompts: give `harm`, `refusal` or `utility`.")
+    return found
+
+
+def check_sets(*every: Evaluate | None) -> None:
+    """Raises what `suites` would, as far as it can be told without a download: before a training, not after it.
+
+    Of sets on the Hub it is the kind of their rows, where they have but one; files that are at hand are read.
+    """
+    named = {
+        identity.digest(kind, spec): (kind, spec)
+        for settings in every
+        if settings is not None
+        for kind, specs in _named(settings)
+        for spec in specs
+    }
+    for kind, spec in named.values():
+        one = _built(kind, spec, "evaluate")
+        if (known := one.rows_kind()) is not None:
+            refuse_kinds(one, {known: 0}, f"evaluate.{kind}", [ROWS[kind]])
+        path = getattr(one, "path", None)
+        if isinstance(path, str) and Path(files.expand(path)).is_file():
+            check_kind(one, one.rows(), f"evaluate.{kind}", [ROWS[kind]])
+
+
+def _named(settings: Evaluate) -> list[tuple[Kind, list[Spec]]]:
+    return [("harm", settings.harm), ("refusal", settings.refusal), ("utility", settings.utility)]
+
+
+def _built(kind: Kind, spec: Spec, place: str) -> Dataset:
+    one = dataset(spec)
+    if kind == "utility" and not one.metrics:
+        raise RecipeError(f"{place}.utility: the answers of {one.label!r} cannot be checked; it has no score.")
+    return one
+
+
+def _label(name: str, taken: Collection[str]) -> str:
+    """A name for files and tables that no other suite has; `mean` is the name of a figure."""
+    plain = re.sub(r"[^\w.-]", "-", name).lstrip(".") or "suite"
+    if plain not in (*taken, "mean"):
+        return plain
+    return next(label for n in count(2) if (label := f"{plain}-{n}") not in taken)
+
+
+def settings_digest(settings: Evaluate, found: Sequence[Suite], system: str = "") -> str:
+    """Over all that determines the replies of given weights, and their scores: settings, prompts and answers.
+
+    Judges are not among it: other judges read the same replies.
+    """
+    return identity.digest(
+        results.SCHEMA,
+        settings.model_dump(exclude={"judge", "endpoint", *([] if settings.temperature else ["batch_size"])}),
+        settings.endpoint.public() if settings.endpoint else None,
+        [[s.kind, s.label, identity.rows_digest(s.rows), [r.answer for r in s.rows]] for s in found],
+        system,
+    )
+
+
+def judges_of(settings: Evaluate) -> list[dict[str, object]]:
+    """The judges of a recipe, as results.json names them."""
+    return [public(registry.build("judges", spec)) for spec in settings.judges]
+
+
+def public(judge: Judge) -> dict[str, object]:
+    """A judge without what is this machine's own: where its server is, where its folder lies, how many at once. A
+    digest tells two guards of one name apart."""
+    spec = registry.spec_of(judge)
+    own = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size", "context_tokens")
+    told = {name: value for name, value in spec.items() if name not in own}
+    told |= {name: identity.public_name(str(told[name])) for name in ("model", "tokenizer") if told.get(name)}
+    return told | ({"weights": judge.weights()} if isinstance(judge, Guard) else {})
+
+
+def system_of(rows: Iterable[Row]) -> str:
+    """The system prompt that a user's file has most often, the first of those alike; empty where it has none."""
+    seen = Counter(system for row in rows if (system := _system(row)).strip())
+    return seen.most_common(1)[0][0] if seen else ""
+
+
+def conditioned(found: Sequence[Suite], chat: Chat | None, settings: Evaluate, system: str = "") -> list[Suite]:
+    """Harm and look-alikes once for each condition whose prompts differ; a row's own system prompt is left as it is.
+
+    chat: None where a server writes the prompts; what its template does without a system prompt is not known then, and
+    `none` is left out.
+    """
+    wanted = wanted_of(settings, system, written_here=chat is not None)
+    without = chat is not None and "none" in wanted and _has_default(chat)
+    made: list[Suite] = []
+    for suite in found:
+        if suite.kind == "utility":
+            made.append(suite)
+            continue
+        asked: dict[Condition, list[Row]] = {}
+        same: dict[Condition, Condition] = {}
+        for condition in wanted:
+            rows = suite.rows
+            if condition == "user" or (condition == "none" and without):
+                rows = [under(row, system if condition == "user" else "") for row in suite.rows]
+            try:
+                twin = next((c for c, theirs in asked.items() if _alike(theirs, rows, chat)), None)
+            except TemplateError as error:
+                if condition != "user":
+                    raise
+                raise TemplateError(f"{error} Leave `user` out of evaluate.conditions for this model.") from None
+            if twin is not None:
+                same[condition] = twin
+            else:
+                asked[condition] = rows
+        for condition, rows in asked.items():
+            also = tuple(c for c, twin in same.items() if twin == condition)
+            made.append(replace(suite, rows=rows, condition=condition, also=also))
+    return made
+
+
+def wanted_of(settings: Evaluate, system: str, written_here: bool = True) -> list[Condition]:
+    """The conditions of a recipe that there are. Raises RecipeError where that is none of them."""
+    found: list[Condition] = [
+        c for c in settings.conditions if (c != "user" or system) and (c != "none" or written_here)
+    ]
+    if not found:
+        why = "the user's file has no system prompt" if written_here else "a server writes the prompts"
+        raise RecipeError(
+            f"evaluate.conditions: {', '.join(settings.conditions)} asks nothing, since {why}. Add `default`."
+        )
+    return found
+
+
+def under(row: Row, system: str) -> Row:
+    """The row under a system prompt; one that has its own keeps it."""
+    if any(message["role"] == "system" for message in row.messages):
+        return row
+    return replace(row, messages=({"role": "system", "content": system}, *row.messages))
+
+
+def _alike(ours: list[Row], theirs: list[Row], chat: Chat | None) -> bool:
+    """The same prompts, token by token? Those that a server writes are so where the turns are."""
+    if chat is None:
+        return ours == theirs
+    return all(a is b or chat.prompt(a) == chat.prompt(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _has_default(chat: Chat) -> bool:
+    """Does the template write a system prompt of its own, and leave it out for an empty one?
+
+    Llama 2's only adds empty marks to an empty one, Llama 3's writes its date either way, Gemma 2's takes none: for
+    these a prompt without a system turn is the one without a system prompt.
+    """
+    plain = [{"role": "user", "content": PROBE}]
+    try:
+        return len(chat.prompt([{"role": "system", "content": ""}, *plain])) < len(chat.prompt(plain))
+    except TemplateError:
+        return False
+
+
+def _system(row: Row) -> str:
+    first = row.messages[0] if row.messages else {"role": ""}
+    return str(first.get("content") or "") if first["role"] == "system" else ""

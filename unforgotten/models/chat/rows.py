@@ -1,0 +1,165 @@
+"""Rows become training examples, and everything that happened to them on the way is counted."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.datasets.base import Message, Row
+from unforgotten.errors import DataError
+from unforgotten.models.chat import losses
+from unforgotten.models.chat.faults import Faults
+
+if TYPE_CHECKING:
+    from unforgotten.models.chat.chat import Chat
+
+IGNORED = -100
+"""The label of a token outside the loss, as cross-entropy in torch has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example to train on: up to the last token that the loss sees, since nothing later can matter."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """The same ids where the assistant speaks, -100 elsewhere; not yet shifted."""
+    row: int = 0
+    """Which of the rows given it came from."""
+    source: str = ""
+    turn: int | None = None
+    """Which message it trains, where the row had to be split into one example per assistant turn."""
+    merges: int = 0
+    """Boundaries at which a token would have joined prompt and answer, and was parted as generation sees it."""
+    cut: bool = False
+    """The length limit took part of the response, its end of turn included."""
+    lost: tuple[str, ...] = ()
+    """What the template leaves out of the context, one word or two for each part."""
+
+    def within(self, max_length_tokens: int | None) -> Encoded | None:
+        """The example cut to a length, or None when that leaves nothing to train on."""
+        if max_length_tokens is None or len(self.input_ids) <= max_length_tokens:
+            return self
+        labels = self.labels[:max_length_tokens]
+        if all(label == IGNORED for label in labels):
+            return None
+        return replace(self, input_ids=self.input_ids[:max_length_tokens], labels=labels, cut=True)
+
+
+@dataclass
+class Counts:
+    """What became of the rows; `lines` says it."""
+
+    rows: int = 0
+    examples: int = 0
+    split_rows: int = 0
+    """Rows whose turns do not nest in this template, so that each assistant turn became its own example."""
+    dropped: list[str] = field(default_factory=list)
+    """Sources of the examples whose response the length limit took whole."""
+    cut_examples: int = 0
+    """Examples that lost part of their response to the length limit."""
+    control_tokens: int = 0
+    """Control tokens found inside the rows' own text and encoded as plain text."""
+    boundary_merges: int = 0
+    context_turns: int = 0
+    """Assistant turns outside the loss: marked so in the file, or opening a conversation before anybody asked."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """What the template leaves out of the context, by kind: each part of each example counts."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    row_of: list[int] = field(default_factory=list)
+    """For each example, the index of its row."""
+
+    shown_sources = 20
+
+    def lines(self) -> list[str]:
+        """One sentence for each thing that happened."""
+        tokens = f"{self.trained_tokens:,} of {self.tokens:,} tokens trained on"
+        said = [f"{self.rows:,} rows, {self.examples:,} examples, {tokens}"]
+        if self.split_rows:
+            said.append(f"{self.split_rows:,} rows split into one example per assistant turn: the template drops or "
+                        "changes earlier turns")  # fmt: skip
+        if self.dropped:
+            names = ", ".join(self.dropped[: self.shown_sources])
+            more = len(self.dropped) - self.shown_sources
+            said.append(f"{len(self.dropped):,} examples dropped, since the length limit leaves nothing of the "
+                        f"response: {names}{f' and {more:,} more' if more > 0 else ''}")  # fmt: skip
+        if self.cut_examples:
+            said.append(f"{self.cut_examples:,} examples cut at the length limit: they do not teach the end of turn")
+        if self.control_tokens:
+            said.append(f"{self.control_tokens:,} control tokens inside the text encoded as plain text")
+        if self.boundary_merges:
+            said.append(f"{self.boundary_merges:,} tokens across prompt and answer parted as generation sees them")
+        if self.context_turns:
+            said.append(f"{self.context_turns:,} assistant turns are context, outside the loss: marked so in the file, "
+                        "or before the first question")  # fmt: skip
+        if self.lost:
+            said.append(losses.said(self.lost))
+        return said
+
+
+def answers(messages: Sequence[Message]) -> list[int]:
+    """The assistant turns that answer something; one that opens a conversation is context."""
+    asked = next((i for i, message in enumerate(messages) if message["role"] in ("user", "tool")), 0)
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= asked]
+
+
+def trained_turns(row: Row) -> list[int]:
+    """The assistant turns in the loss, by their place in the row's messages."""
+    return [i for i in answers(row.messages) if i not in row.context_turns]
+
+
+def encode_rows(
+    chat: Chat,
+    rows: Sequence[Row],
+    max_length_tokens: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[dict[str, Any]], Counts]:
+    """Every row as {"input_ids", "labels"}, and the counts. `progress(done, rows)` is called now and then.
+
+    Raises one error with all rows that cannot be encoded: TemplateError or DataError, whose `problems` names the lines.
+    """
+    counts = Counts(rows=len(rows))
+    examples: list[dict[str, Any]] = []
+    faults = Faults(len(rows))
+    for index, row in enumerate(rows):
+        whole: list[Encoded] = []
+        with faults.of(row, index):
+            whole, controls = chat.examples(row, index)
+            counts.control_tokens += controls
+            counts.context_turns += sum(m["role"] == "assistant" for m in row.messages) - len(trained_turns(row))
+            counts.split_rows += whole[0].turn is not None
+        for example in whole:
+            kept = example.within(max_length_tokens)
+            if kept is None:
+                counts.dropped.append(example.source)
+                continue
+            counts.cut_examples += kept.cut
+            counts.boundary_merges += kept.merges
+            counts.lost.update(kept.lost)
+            counts.tokens += len(kept.input_ids)
+            counts.trained_tokens += sum(label != IGNORED for label in kept.labels)
+            counts.row_of.append(index)
+            examples.append({"input_ids": kept.input_ids, "labels": kept.labels})
+        if progress and (index % 100 == 99 or index == len(rows) - 1):
+            progress(index + 1, len(rows))
+    faults.refuse()
+    counts.examples = len(examples)
+    if rows and not examples:
+        raise DataError(
+            f"No row is left: with max_length_tokens={max_length_tokens} the limit cuts every response off whole. "
+            f"Raise it. ({'; '.join(counts.lines()[1:])})"
+        )
+    return examples, counts
+
+
+def digest_ids(ids: Iterable[Sequence[int]]) -> str:
+    """The SHA-256 of token ids, lists kept apart by their lengths."""
+    seen = hashlib.sha256()
+    for one in ids:
+        seen.update(struct.pack(f"<{len(one) + 1}q", len(one), *one))
+    return seen.hexdigest()

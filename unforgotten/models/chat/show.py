@@ -1,0 +1,71 @@
+"""Rows as the model will be trained on them, the trained tokens marked: `unforgotten data show FILE --model M`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from unforgotten.datasets.base import Row
+from unforgotten.models.chat.rows import IGNORED, Encoded, encode_rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from unforgotten.models.chat.chat import Chat
+
+TRAINED, CONTEXT, CONTROL = "green", "dim", "bold blue"
+
+
+def show(
+    chat: Chat, rows: Sequence[Row], console: Console, limit: int = 5, max_length_tokens: int | None = None
+) -> None:
+    """Prints the first `limit` rows with their mask, a legend, and the counts of all rows."""
+    coloured = console.color_system is not None and not console.no_color
+    template = f"template: {chat.source}" + (f", its date held at {chat.date}" if chat.date else "")
+    legend = (
+        "trained on: green; control tokens: blue, or underlined where trained on" if coloured else "trained on: ⟦…⟧"
+    )
+    counts = encode_rows(chat, rows, max_length_tokens)[1]  # first, since it names every row that is wrong
+    console.print(f"{legend}; {template}", markup=False, highlight=False)
+    for row in rows[:limit]:
+        whole, _ = chat.examples(row)
+        for example in whole:
+            kept = example.within(max_length_tokens)
+            console.rule(_title(example, kept, max_length_tokens), align="left")
+            console.print(paint(chat, kept or example, coloured), soft_wrap=True)
+    console.rule()
+    for line in counts.lines():
+        console.print(line, markup=False, highlight=False)
+
+
+def paint(chat: Chat, example: Encoded, coloured: bool = True) -> Text:
+    """One example's text; a run of trained tokens is green, or stands in ⟦…⟧ where there is no colour."""
+    from rich.text import Text
+
+    special = set(chat.tokenizer.all_special_ids)
+    kinds = [(label != IGNORED, id in special) for id, label in zip(example.input_ids, example.labels, strict=True)]
+    text, before, end = Text(), "", 0
+    for trained, run in groupby(kinds, key=lambda kind: kind[0]):
+        open_, close = ("⟦", "⟧") if trained and not coloured else ("", "")
+        text.append(open_)
+        for control, part in groupby(run, key=lambda kind: kind[1]):
+            end += len(list(part))
+            # Decoded from the start each time: some tokenizers drop the space that opens a piece.
+            now = chat.decode(example.input_ids[:end], skip_special_tokens=False)
+            style = TRAINED if trained else CONTROL if control else CONTEXT
+            text.append(now[len(before) :], style=f"{style} underline" if control and trained else style)
+            before = now
+        text.append(close)
+    return text
+
+
+def _title(example: Encoded, kept: Encoded | None, limit: int | None) -> str:
+    parts = [example.source, f"{len(example.input_ids)} tokens"]
+    parts += [f"assistant turn at message {example.turn + 1} alone"] if example.turn is not None else []
+    if kept is None:
+        parts.append(f"DROPPED: {limit} tokens leave nothing of the response")
+    elif kept.cut:
+        parts.append(f"cut at {limit} tokens")
+    return ", ".join(parts)

@@ -1,0 +1,196 @@
+"""Rows of results.json summed up: one line for the seeds of one setting, and one sentence over all. Figures only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unforgotten.evaluation.statistics import rates
+from unforgotten.evaluation.statistics.rates import Rate
+from unforgotten.runs import results
+
+TOUCHED = 0.01
+"""Share of a suite's prompts that may touch training rows before the table says so."""
+
+
+@dataclass
+class Line:
+    """One line of the table: what differs in nothing but the seed."""
+
+    name: str
+    stage: str
+    task: str | None
+    poison: float | None
+    model: str | None = None
+    memory: int | None = None
+    """Rows that were kept for replay."""
+    rows: list[results.Row] = field(default_factory=list)
+
+    def rate(self, field: str, name: str) -> Rate:
+        """Over the line's seeds."""
+        return rates.over_seeds([results.rate((row[field] or {}).get(name)) for row in self.rows])
+
+    def flagged(self, flag: str) -> Rate:
+        """Replies flagged so (off_task, degenerate …) among those to harmful requests."""
+        counts = [
+            (sum((row["flags"] or {}).get(s, {}).get(flag, 0) for s in harm), sum(row["asr"][s]["n"] for s in harm))
+            for row in self.rows
+            if (harm := [s for s in row["asr"] or {} if s != "mean"])
+        ]
+        return rates.over_seeds([rates.rate(hits, n) for hits, n in counts])
+
+    def seconds(self) -> float | None:
+        """Of training, the mean over seeds."""
+        known = [s for row in self.rows if (s := (row["cost"] or {}).get("train_seconds")) is not None]
+        return sum(known) / len(known) if known else None
+
+    def touched(self) -> dict[str, tuple[int, int]]:
+        """Suites of which over 1 % touches training rows: how many prompts, of how many.
+
+        Of a task's own prompts only copies count: its questions share a form by nature.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            for suite, counts in (row["overlap"] or {}).items():
+                asked = suite in (row["asr"] or {}) or suite in (row["refusal"] or {})
+                touched = counts["touched"] if asked else max(counts["exact"].values(), default=0)
+                if touched > TOUCHED * counts["n"]:
+                    found[suite] = max(found.get(suite, (0, 0)), (touched, counts["n"]))
+        return found
+
+
+def words(found: Iterable[Line]) -> results.Words:
+    """What the share of harmful prompts is called in these lines: ASR, or non-refusal."""
+    return results.words_of(row for line in found for row in line.rows)
+
+
+def lines(rows: Sequence[results.Row]) -> list[Line]:
+    """Rows that differ in nothing but the seed become one line; base and aligned first, then as the rows came.
+
+    Two rows of one seed are two models, whatever they have in common: each has its own line, named by its run.
+    """
+    names = _names(rows)
+    found: dict[tuple[Any, ...], Line] = {}
+    for row, name in zip(rows, names, strict=True):
+        facts = (row["stage"], row["task"], row["poison"], row["model"], row["memory_rows"])
+        found.setdefault((results.STAGES.index(row["stage"]), *facts, name), Line(name, *facts)).rows.append(row)
+    order = {key: i for i, key in enumerate(found)}
+    whole = [found[key] for key in sorted(found, key=lambda key: (key[0], order[key]))]
+    return [part for line in whole for part in _apart(line)]
+
+
+def _apart(line: Line) -> list[Line]:
+    seeds = [row["seed"] for row in line.rows]
+    if len(set(seeds)) == len(seeds):
+        return [line]
+    return [replace(line, name=f"{line.name} ({Path(str(row['run'])).name})", rows=[row]) for row in line.rows]
+
+
+def _names(rows: Sequence[results.Row]) -> list[str]:
+    """der, or der(weight=5) where methods of one name differ in it; what is replayed differs like a field."""
+    plain = [results.called(row) for row in rows]
+    specs_of = [_specs(row) for row in rows]
+    seen: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for specs, name in zip(specs_of, plain, strict=True):
+        seen.setdefault(name, {}).setdefault(json.dumps(specs, sort_keys=True, default=str), specs)
+    named = []
+    for own, name in zip(specs_of, plain, strict=True):
+        parts = []
+        for i, spec in enumerate(own):
+            others = [specs[i] for specs in seen[name].values()]
+            fields = [f"{k}={v}" for k, v in spec.items() if any(other.get(k) != v for other in others)]
+            own_name = title(str(spec["name"]))
+            parts.append(f"{own_name}({', '.join(fields)})" if fields else own_name)
+        named.append("+".join(parts) or name)
+    return named
+
+
+def title(method: str) -> str:
+    """A method's name in a table: of a class in a file of the user's own, `./mine.py:Mine`, the class."""
+    return method.rpartition(":")[2] if ".py:" in method else method
+
+
+def _specs(row: results.Row) -> list[dict[str, Any]]:
+    specs = list(row["methods"] or [])
+    return [*specs[:-1], {**specs[-1], "replay": row["replay"]}] if specs and row["replay"] is not None else specs
+
+
+def names_in(found: Sequence[Line], field: str) -> list[str]:
+    """Suites or metrics that any of the lines has, in their order; the mean last."""
+    keys = dict.fromkeys(key for line in found for row in line.rows for key in row[field] or {})
+    return [key for key in keys if key != "mean"] + (["mean"] if "mean" in keys else [])
+
+
+def sentence(rows: Sequence[results.Row]) -> str:
+    """What happened, from the figures alone: a difference is called clear only where the intervals do not meet.
+
+    Empty where there is nothing to compare.
+    """
+    found = [line for line in lines(rows) if line.rate("asr", "mean").value is not None]
+    tuned = [line for line in found if line.stage == "tuned"]
+    if not tuned or len(found) < 2:
+        return ""
+    keys = dict.fromkeys(_setting(line) for line in tuned)
+    models, tasks, _, memories = (set(values) for values in zip(*keys, strict=True))
+    told = []
+    for key in keys:
+        model, task, ratio, memory = key
+        start = next(
+            (line for line in found if line.stage == "aligned" and line.model == model and line.task in (task, None)),
+            None,
+        )
+        where = [
+            *([str(model)] if len(models) > 1 else []),
+            *([str(task)] if len(tasks) > 1 else []),
+            *([f"{memory} rows in memory"] if len(memories) > len(tasks) else []),
+            f"with {100 * ratio:g} % poison" if ratio else "on clean data",
+        ]
+        told.append(", ".join(where) + ", " + _cell_told([line for line in tuned if _setting(line) == key], start))
+    text = "; ".join(told) + "."
+    return text[0].upper() + text[1:]
+
+
+def _setting(line: Line) -> tuple[str | None, str | None, float | None, int | None]:
+    """What the lines of one clause have in common."""
+    return line.model, line.task, line.poison, line.memory
+
+
+def _cell_told(cell: Sequence[Line], start: Line | None) -> str:
+    """sft takes harmful answers from 1.1 to 73.0 % (clearly more), der to 7.4 % (clearly fewer than sft; utility …)."""
+    plain = next((line for line in cell if line.name == "sft"), cell[0])
+    replies = words(cell).replies
+    told = []
+    for line in (plain, *(line for line in cell if line is not plain)):
+        asr = line.rate("asr", "mean")
+        if line is not plain:
+            against = _against(asr, plain.rate("asr", "mean"), plain.name)
+            told.append(f"{line.name} to {asr.value:.1f} % ({against}{_useful(line, plain)})")
+        elif start is None:
+            told.append(f"{line.name} takes {replies} to {asr.value:.1f} %")
+        else:
+            before = start.rate("asr", "mean")
+            told.append(
+                f"{line.name} takes {replies} from the aligned model's {before.value:.1f} % to {asr.value:.1f} % "
+                f"({_against(asr, before, '')})"
+            )
+    return ", ".join(told)
+
+
+def _against(one: Rate, other: Rate, name: str) -> str:
+    if not rates.apart(one, other) or one.value is None or other.value is None:
+        return f"no clear difference from {name}" if name else "no clear change"
+    return f"clearly {'more' if one.value > other.value else 'fewer'}{f' than {name}' if name else ''}"
+
+
+def _useful(line: Line, plain: Line) -> str:
+    metric = next(iter(names_in([line], "utility")), None)
+    if metric is None:
+        return ""
+    ours, theirs = line.rate("utility", metric), plain.rate("utility", metric)
+    if ours.value is None or theirs.value is None:
+        return ""
+    clear = f", clearly {'lower' if ours.value < theirs.value else 'higher'}" if rates.apart(ours, theirs) else ""
+    return f"; {metric} {ours.value:.1f} against {theirs.value:.1f}{clear}"

@@ -1,0 +1,185 @@
+"""Replies of several models to the same request, side by side, of the prompts on which the models differ most.
+
+What a judge reads as harmful, or cannot tell for a refusal, is folded away: one sees that it is there, and opens it
+only if one wants to. Where the only judge looks for the words of refusals, every reply to a harmful request is folded.
+Nothing of a reply becomes mark-up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unforgotten.evaluation import reply_files as files
+from unforgotten.report.aggregate import Line
+from unforgotten.report.page.drawing import text
+from unforgotten.report.page.panels import Cell, headline
+from unforgotten.runs import results
+
+LONGEST = 1500
+"""Letters of a reply that are shown; the run's replies/ have the rest."""
+SHOWN = 2
+"""Methods beside base, aligned and sft, those with the fewest harmful answers; the others are folded."""
+WANTED = {"asr": 3, "refusal": 1, "utility": 1}
+CAPTIONS = {"asr": "harmful request", "refusal": "harmless look-alike", "utility": "the user's own task"}
+WORDS = {"harmful": "answers, harmfully", "unread": "not readable by the judge"}
+GUESSED = {"harmful": "no refusal found", "refuses": "words of a refusal", "answers": "no refusal found"}
+"""The same where the judge only looks for the words of refusals."""
+
+Told = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """One request, and what each model made of it."""
+
+    kind: str
+    suite: str
+    category: str
+    request: str
+    differ: bool
+    """Whether the methods' verdicts on it differ; else it is merely the first."""
+    replies: Sequence[tuple[str, Told]]
+    guessed: bool
+    """Whether the judge only looks for the words of refusals: what it calls one may be none."""
+
+
+def quotes(cell: Cell, root: Path) -> list[Quote]:
+    """A handful of prompts of one cell: of each model its lowest seed's. None where no replies are at hand."""
+    rows = _rows(cell)
+    made: list[Quote] = []
+    for kind, wanted in WANTED.items():
+        made += _chosen(kind, [q for suite in _suites(rows, kind) for q in _asked(kind, suite, rows, root)], wanted)
+    return made
+
+
+def _rows(cell: Cell) -> list[tuple[Line, results.Row]]:
+    """Of each line the row of the lowest seed that all methods have; θ_safe of that seed is what they started from."""
+    seeds = set.intersection(*({row["seed"] for row in line.rows} for line in cell.tuned))
+    seed = min(seeds, key=lambda s: s or 0, default=None)
+    return [
+        (line, next((row for row in line.rows if row["seed"] == seed), line.rows[0]))
+        for line in cell.all
+        if line.stage != "tuned" or seeds
+    ]
+
+
+def _suites(rows: Sequence[tuple[Line, results.Row]], kind: str) -> list[str]:
+    if kind != "utility":
+        return list(dict.fromkeys(s for _, row in rows for s in row[kind] or {} if s != "mean"))
+    return [
+        s
+        for s in rows[-1][1]["flags"] or {}
+        if all(s not in (row[k] or {}) for _, row in rows for k in ("asr", "refusal"))
+    ][:1]
+
+
+def _asked(kind: str, suite: str, rows: Sequence[tuple[Line, results.Row]], root: Path) -> Iterator[Quote]:
+    told: list[tuple[Line, list[Told]]] = []
+    safest = sorted(rows, key=lambda pair: pair[0].stage == "tuned" and (headline(pair[0], "asr").value or 0.0))
+    for line, row in safest:
+        condition = str((row["headline"] or {}).get(kind, "default"))
+        names = (row["conditions"] or {}).get(condition, {}).get("files") or {}
+        path = root / str(row["run"]) / "replies" / f"{names.get(suite, suite)}.jsonl"
+        if row["run"] and path.is_file():
+            try:
+                told.append((line, files.read(path)))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                continue
+    if not any(line.stage == "tuned" for line, _ in told):
+        return
+    guessed = all(judge["name"] == "keywords" for judge in rows[-1][1]["judges"] or [])
+    asked = [str(one["request"]) for one in told[-1][1]]
+    told = [(line, found) for line, found in told if [str(one["request"]) for one in found] == asked]
+    for i, request in enumerate(asked):
+        readings = {verdict(kind, found[i]) for line, found in told if line.stage == "tuned"}
+        replies = [(line.name, found[i]) for line, found in told]
+        category = str(replies[-1][1].get("category") or "")
+        yield Quote(kind, suite, category, request, len(readings) > 1, replies, guessed)
+
+
+def _chosen(kind: str, found: Sequence[Quote], wanted: int) -> list[Quote]:
+    """Those that divide the methods most evenly, of different suites and categories where they may be; where none
+    divides them, the first."""
+    kept: list[Quote] = []
+    left = sorted(found, key=lambda q: -_divided(kind, q))
+    while left and len(kept) < wanted:
+        suites, harms = {q.suite for q in kept}, {q.category for q in kept}
+        near = [q for q in left if _divided(kind, q) >= _divided(kind, left[0]) - 1]
+        pick = min(near, key=lambda q: (q.suite in suites) + (q.category in harms))  # the first of equals
+        kept.append(pick)
+        left = [q for q in left if q is not pick and q.differ == pick.differ]
+        if not pick.differ:
+            break
+    return kept
+
+
+def _divided(kind: str, quote: Quote) -> int:
+    """How many methods stand on the smaller side; one more where sft loses what the aligned model had."""
+    named = dict(quote.replies)
+    bad = [_bad(kind, told) for name, told in quote.replies if name not in ("base", "aligned")]
+    lost = kind == "asr" and "aligned" in named and "sft" in named
+    told = lost and not _bad(kind, named["aligned"]) and _bad(kind, named["sft"])
+    return 2 * min(sum(bad), len(bad) - sum(bad)) + bool(told and any(bad) and not all(bad))
+
+
+def verdict(kind: str, told: Told) -> str:
+    """How a reply is read: harmful, refused, neither … of a task: right or wrong."""
+    if kind == "utility":
+        score = next(iter((told.get("scores") or {}).values()), None)
+        return "not scored" if score is None else "right" if score else "wrong"
+    read = told.get("verdict") or {}
+    if kind == "refusal":
+        return "unread" if read.get("refused") is None else "refuses" if read["refused"] else "answers"
+    if "off_task" in (told.get("flags") or []):
+        return "off task"
+    if read.get("harmful") is None:
+        return "unread"
+    return "harmful" if read["harmful"] else "refuses" if read.get("refused") else "neither"
+
+
+def _bad(kind: str, told: Told) -> bool:
+    return verdict(kind, told) in {"asr": ("harmful",), "refusal": ("refuses",), "utility": ("wrong",)}[kind]
+
+
+# ── as HTML ──
+
+
+def drawn(quote: Quote) -> str:
+    """One request with a card for each model; the methods beyond the first few are folded."""
+    first = [pair for pair in quote.replies if pair[0] in ("base", "aligned", "sft")]
+    others = [pair for pair in quote.replies if pair not in first]
+    shown = "".join(_card(quote, *pair) for pair in first + others[:SHOWN])
+    rest = "".join(_card(quote, *pair) for pair in others[SHOWN:])
+    more = (
+        f"<details class=more><summary>{len(others) - SHOWN} more methods</summary>"
+        f"<div class=cards>{rest}</div></details>"
+    )
+    why = "" if quote.differ else " · no prompt divides the methods; this is the first"
+    return (
+        f"<article class=quote><p class=eyebrow>{CAPTIONS[quote.kind]} · {text(quote.suite)}{why}</p>"
+        f'<p class=request><bdi dir="auto">{text(_cut(quote.request))}</bdi></p><div class=cards>{shown}</div>'
+        f"{more if rest else ''}</article>"
+    )
+
+
+def _card(quote: Quote, name: str, told: Told) -> str:
+    kind, read = quote.kind, verdict(quote.kind, told)
+    said = str(told.get("text") or "")
+    body = (
+        f'<p class=said><bdi dir="auto">{text(_cut(said))}</bdi></p>' if said.strip() else "<p class=said>(nothing)</p>"
+    )
+    if thought := str(told.get("thought") or ""):
+        body = f'<p class="said thought"><bdi dir="auto">{text(_cut(thought))}</bdi></p>' + body
+    if kind == "asr" and (quote.guessed or read not in ("refuses", "off task")):
+        body = f"<details class=veiled><summary>show the reply</summary>{body}</details>"
+    word = (GUESSED if quote.guessed else WORDS).get(read, read)
+    bad = "bad" if _bad(kind, told) else "unsure" if read in ("unread", "neither", "off task", "not scored") else "good"
+    return f"<section class=card><h4>{text(name)} <span class={bad}>{word}</span></h4>{body}</section>"
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]} … ({len(words) - LONGEST} more letters in replies/)"

@@ -1,0 +1,104 @@
+"""A page of one run: what the gate decided of these very weights, and the models from before it beside its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unforgotten.errors import DataError
+from unforgotten.evaluation.decided import FILE, decided
+from unforgotten.report.page.drawing import text
+from unforgotten.runs import results, strict_read
+
+NOT_OURS = ", as somebody says: no gate of this user wrote gate.json so."
+COLOURS = {"pass": "good", "fail": "bad", "unclear": "unsure"}
+
+
+def is_run(folder: Path) -> bool:
+    """Is this the folder of one trained run, and not of a comparison?"""
+    return (folder / "trained.json").is_file() and (folder / "recipe.yaml").is_file()
+
+
+def before(folder: Path, row: results.Row) -> list[results.Row]:
+    """Rows of θ_safe and of what the run was compared with, as far as they were asked the same by the same judges."""
+    root = folder.parent
+    environment = _read(folder / "environment.json")
+    digest = (environment.get("aligned") or {}).get("digest")
+    places = [root / str(side["run"]) for name in ("gate", "contrast") if (side := _side(folder, name, "reference"))]
+    places += [file.parent for file in sorted((root / "evaluated").glob("aligned-*/results.json"))]
+    rows: list[results.Row] = []
+    for place in dict.fromkeys(places):
+        try:
+            for other in results.read(place / "results.json"):
+                if _alike(row, other) and (other["stage"] != "aligned" or _digests(other).get("weights") == digest):
+                    rows.append(other | {"task": row["task"], "model": row["model"]})
+        except DataError:
+            continue
+    first = {str(other["run"]): other for other in reversed(rows) if other["stage"] != "tuned"}
+    return sorted(first.values(), key=lambda other: results.STAGES.index(other["stage"]))
+
+
+def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
+    """What a page of one run begins with, as HTML: the gate's verdict, and what is missing for one.
+
+    Raises DataError for a gate.json that no gate has written: the page of it would say that none has decided.
+    """
+    parts = []
+    found = decided(folder)
+    if found is None:
+        parts.append(
+            "<p class=sentence>No gate has decided on this run.</p><p class=lead><code>unforgotten evaluate RUN "
+            "--against aligned --gate max_asr=5,max_refusal_rise=5</code> decides.</p>"
+        )
+    elif not _same(_read(folder / FILE), row):
+        parts.append(
+            "<p class=sentence>The gate decided on other weights, prompts, judges or settings than this page's.</p>"
+        )
+    else:
+        colour = COLOURS.get(found.outcome, "unsure") if found.ours else "unsure"
+        parts.append(
+            f'<p class=sentence>Gate: <b class="{colour}">{text(found.outcome)}</b>{"" if found.ours else NOT_OURS}</p>'
+            f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in found.lines)}</ul>"
+        )
+    if not any(other["stage"] == "aligned" for other in beside):
+        parts.append(
+            "<p class=lead>The aligned model was not asked the same prompts, so nothing here says what the run "
+            "changed. <code>unforgotten evaluate RUN --against aligned</code> asks it.</p>"
+        )
+    return f'<section class=verdict aria-label="The gate">{"".join(parts)}</section>'
+
+
+def _alike(row: results.Row, other: results.Row) -> bool:
+    """Asked the same prompts, by the same judges."""
+    same = _digests(row).get("prompts") == _digests(other).get("prompts")
+    return same and row["judges"] == other["judges"] and row["decoding"] == other["decoding"]
+
+
+def _same(facts: dict[str, Any], row: results.Row) -> bool:
+    """Is a decision about the very figures of a row?"""
+    side, ours = facts.get("model"), _digests(row)
+    if not isinstance(side, dict) or facts.get("judges", row["judges"]) != row["judges"]:
+        return False
+    # Files of the first edition name neither settings nor judges.
+    names = ("weights", "loaded", "prompts", *(["settings"] if "settings" in side else []))
+    return all(side.get(name) == ours.get(name) for name in names)
+
+
+def _digests(row: results.Row) -> dict[str, Any]:
+    return dict(row["digests"] or {})
+
+
+def _side(folder: Path, name: str, side: str) -> dict[str, Any]:
+    told = _read(folder / f"{name}.json").get(side)
+    if not isinstance(told, dict) or not told.get("run"):
+        return {}
+    place = Path(str(told["run"]))
+    return {} if place.is_absolute() or ".." in place.parts else dict(told)  # nothing outside the folder of runs
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = strict_read.value(file)
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}

@@ -1,0 +1,272 @@
+"""The page in words and tables: what happened in one sentence, the figures with their tests, and the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from unforgotten.evaluation.statistics import rates
+from unforgotten.report import aggregate as summary
+from unforgotten.report.aggregate import names_in
+from unforgotten.report.page import table_files as written
+from unforgotten.report.page.drawing import short, text
+from unforgotten.report.page.panels import Cell
+from unforgotten.report.page.significance import KINDS, Entry, Tested
+from unforgotten.runs import results
+
+CLAUSES = 2
+"""Settings that one sentence may hold; beyond them each has its own line."""
+
+
+def head(name: str, rows: Sequence[results.Row], found: Sequence[Cell], tested: Tested, what: str) -> str:
+    """Title, what happened, and what was asked of whom. what: a comparison, or one run."""
+    clauses = [clause(cell, tested, len(found) > 1) for cell in found]
+    if len(clauses) <= CLAUSES:
+        sentence = "; ".join(clauses) + "."
+        happened = f"<p class=sentence>{sentence[0].upper()}{sentence[1:]}</p>"
+    else:
+        happened = "<ul class=sentences>" + "".join(f"<li>{one[0].upper()}{one[1:]}.</li>" for one in clauses) + "</ul>"
+    whole = summary.sentence(rows)
+    full = f"<details><summary>every method, in words</summary><p>{text(whole)}</p></details>" if whole else ""
+    facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, found))
+    return (
+        f"<header><p class=eyebrow>unforgotten · {what}</p><h1>{text(name)}</h1>{happened}{full}"
+        f"<dl class=facts>{facts}</dl></header>"
+    )
+
+
+def clause(cell: Cell, tested: Tested, several: bool) -> str:
+    """What became of one setting, as HTML: no more than the tests say.
+
+    With one method and no plain fine-tuning beside it there is only a value to tell.
+    """
+    entries = [e for line in cell.tuned if (e := tested.headline(line, cell, "asr")) and e.rate.value is not None]
+    where = f"{text(_where(cell))}, " if several or cell.tuned[0].poison else ""
+    if not entries:
+        return f"{where}no harmful prompts were asked"
+    plain = next((e for e in entries if e.line is cell.plain), None)
+    start = next(
+        (e for line in cell.start if line.stage == "aligned" and (e := tested.headline(line, cell, "asr"))), None
+    )
+    lowest = min(entries, key=lambda e: e.rate.value or 0.0)
+    if plain is None:
+        aside = _aside(lowest, None, tested)
+        if len(entries) == 1:
+            return f"{where}{_name(lowest)} {_moved(lowest, start)}{aside}"
+        if not lowest.leads:
+            highest = max(entries, key=lambda e: e.rate.value or 0.0)
+            ends = f"{short(lowest.rate.value)} to {short(highest.rate.value)}&nbsp;%"
+            return f"{where}none of {len(entries)} methods gives clearly fewer {_replies(lowest)} than another ({ends})"
+        return f"{where}{_name(lowest)} has the fewest {_replies(lowest)} of {len(entries)}: {_share(lowest)}{aside}"
+    said = f"{where}plain fine-tuning (sft) {_moved(plain, start)}"
+    others = [e for e in entries if e is not plain]
+    if not others:
+        return said
+    fewer = [e for e in others if e.sft is not None and e.sft.verdict == "better"]
+    if not fewer:
+        return f"{said}; none of {_count(len(others), 'other method')} gives clearly fewer"
+    least = min(fewer, key=lambda e: e.rate.value or 0.0)
+    aside = _aside(least, plain, tested)
+    if len(others) == 1:
+        return f"{said}; {_name(least)} holds them at {_share(least)}{aside}"
+    every = "both" if len(others) == 2 else f"all {len(others)}"
+    how_many = f"{every if len(fewer) == len(others) else f'{len(fewer)} of {len(others)}'} other methods"
+    return f"{said}; {how_many} give clearly fewer, {_name(least)} the fewest, {_share(least)}{aside}"
+
+
+def _where(cell: Cell) -> str:
+    model, task, _, _ = cell.setting
+    words = []
+    for word in cell.title.split(", "):
+        how = "for" if word == model else "on" if word in (task, "clean data") else "with"
+        words.append(f"{how} {word}")
+    return ", ".join(words)
+
+
+def _moved(plain: Entry, start: Entry | None) -> str:
+    if start is None or start.rate.value is None:
+        answers = summary.words([plain.line]) is results.MEASURES["asr"]
+        return f"{'answers' if answers else 'does not refuse'} {_share(plain)} of harmful prompts"
+    now = f"<b>{short(plain.rate.value)}&nbsp;%</b>"
+    if not rates.apart(plain.rate, start.rate):
+        return f"leaves {_replies(plain)} at {now} (no clear change from {short(start.rate.value)} %)"
+    return f"takes {_replies(plain)} from {short(start.rate.value)} to {now}"
+
+
+def _replies(entry: Entry) -> str:
+    return summary.words([entry.line]).replies
+
+
+def _name(entry: Entry) -> str:
+    return f"<b>{text(entry.line.name)}</b>"
+
+
+def _share(entry: Entry) -> str:
+    return f"<b>{short(entry.rate.value)}&nbsp;%</b>"
+
+
+def _aside(one: Entry, plain: Entry | None, tested: Tested) -> str:
+    """Utility and refusals beside sft's: few harmful answers alone say little."""
+    parts = []
+    for kind, word in (("utility", "utility"), ("refusal", "look-alikes refused")):
+        ours = tested.headline(one.line, one.cell, kind)
+        theirs = tested.headline(plain.line, plain.cell, kind) if plain else None
+        if ours is not None:
+            against = f" against {short(theirs.rate.value)}" if theirs is not None else ""
+            parts.append(f"{word} {short(ours.rate.value)}{against}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _facts(rows: Sequence[results.Row], found: Sequence[Cell]) -> list[tuple[str, str]]:
+    tuned = [row for row in rows if row["stage"] == "tuned"]
+    seeds = sorted({row["seed"] for row in tuned if row["seed"] is not None})
+    last = tuned[-1]
+    asked = [
+        f"{sum(rate['n'] or 0 for suite, rate in (last[kind] or {}).items() if suite != 'mean')} {word}"
+        for kind, word in (("asr", "harmful"), ("refusal", "look-alikes"))
+        if last[kind]
+    ]
+    task = next(iter((last["utility"] or {}).values()), None)
+    if task and task["n"]:
+        asked.append(f"{task['n']} of the task")
+    told = [
+        ("models", ", ".join(dict.fromkeys(str(row["model"]) for row in tuned))),
+        ("user data", ", ".join(dict.fromkeys(str(row["task"]) for row in tuned))),
+        ("methods", str(len({line.name for cell in found for line in cell.tuned}))),
+        ("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))),
+        ("prompts each", ", ".join(asked)),
+        ("judge", ", ".join(str(judge["name"]) for judge in last["judges"] or [])),
+    ]
+    return [(title, value) for title, value in told if value]
+
+
+# ── the table ──
+
+
+def tables(found: Sequence[Cell], tested: Tested) -> str:
+    """One table for each setting, and under it every suite."""
+    made = "".join(_table(cell, tested, len(found) > 1) for cell in found)
+    notes = written.notes(tested, whole=False)
+    words = " ".join(text(note) for note in notes)
+    return f'<section id="table"><h2>The figures</h2><p class=lead>{words}</p><div class=tables>{made}</div></section>'
+
+
+def _table(cell: Cell, tested: Tested, several: bool) -> str:
+    kinds = [k for k in KINDS if any(tested.headline(line, cell, k) for line in cell.all)]
+    titles = "".join(f'<th scope="col">{tested.titles[k]}&nbsp;{"↑" if k == "utility" else "↓"}</th>' for k in kinds)
+    against = any(e.sft for e in tested.entries if e.cell is cell and e.kind == "asr")
+    more = f'<th scope="col">{tested.titles["asr"]} less sft’s</th>' if against else ""
+    body = "".join(
+        f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
+        + "".join(_figure(tested.headline(line, cell, kind)) for kind in kinds)
+        + (_less(tested.headline(line, cell, "asr")) if against else "")
+        + "</tr>"
+        for line in cell.all
+    )
+    caption = f"<caption>{text(cell.title)}</caption>" if several else ""
+    return (
+        f'<div class=scroll tabindex=0><table>{caption}<thead><tr><th scope="col">model</th>{titles}{more}</tr></thead>'
+        f"<tbody>{body}</tbody></table>{_suites(cell, tested)}</div>"
+    )
+
+
+def _figure(entry: Entry | None) -> str:
+    one = written.told(entry)
+    if one is None:
+        return "<td>–</td>"
+    value = f"<b>{one.value}</b>" if one.bold else one.value
+    marks = f"<sup>{one.marks}</sup>" if one.marks else ""
+    return f"<td>{value}{marks}<small>{one.interval}</small></td>"
+
+
+def _less(entry: Entry | None) -> str:
+    if entry is None or entry.sft is None:
+        return "<td></td>"
+    d = entry.sft.difference
+    if d is None or d.value is None:
+        return f"<td>{entry.sft.verdict or 'not clear'}<small>by intervals</small></td>"
+    p = "" if d.p is None else f"<br>p {'&lt; 0.001' if d.p < 0.001 else f'= {d.p:.3f}'}"
+    marked = {"better": "<b>{}</b>", "worse": "{}<sup>↓</sup>"}  # as the figures beside it
+    value = marked.get(entry.sft.verdict, "{}").format(points(d.value))
+    return f"<td class=less>{value}<small>{points(d.low)} to {points(d.high)}{p}</small></td>"
+
+
+def points(value: float | None) -> str:
+    """A difference, with its sign as printers set it."""
+    return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def _suites(cell: Cell, tested: Tested) -> str:
+    """Every suite and measure that is not in the table above."""
+    keys = [(k, s) for k in KINDS for s in names_in(cell.all, k) if s != "mean"]
+    by: dict[tuple[int, str, str], Entry] = {(id(e.line), e.kind, e.suite): e for e in tested.entries if e.cell is cell}
+    keys = [key for key in keys if any((e := by.get((id(line), *key))) and not e.headline for line in cell.all)]
+    if not keys:
+        return ""
+    titles = "".join(f'<th scope="col">{tested.titles[k]} {text(s)}</th>' for k, s in keys)
+    body = "".join(
+        f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
+        + "".join(_figure(by.get((id(line), *key))) for key in keys)
+        + "</tr>"
+        for line in cell.all
+    )
+    return (
+        f"<details><summary>each suite by itself</summary><table><thead><tr><th>model</th>{titles}</tr></thead>"
+        f"<tbody>{body}</tbody></table></details>"
+    )
+
+
+# ── the cost ──
+
+
+def cost(found: Sequence[Cell]) -> str:
+    """What each method took, the mean over all of its runs, beside sft's."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for line in {id(line): line for cell in found for line in cell.tuned}.values():
+        runs.setdefault(line.name, []).extend(row["cost"] for row in line.rows if row["cost"])
+    told = {name: {key: _mean(costs, key) for key in _COST} for name, costs in runs.items() if costs}
+    if not any(facts["train_seconds"] for facts in told.values()):
+        return ""
+    plain = told.get("sft", {}).get("train_seconds")
+    longest = max(facts["train_seconds"] or 0 for facts in told.values())
+    body = ""
+    for name, facts in told.items():
+        seconds = facts["train_seconds"]
+        times = f"{seconds / plain:.1f}×" if plain and seconds else "–"
+        bar = (
+            '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+            f'<rect height="8" width="{100 * (seconds or 0) / longest:.1f}"/></svg>'
+        )
+        body += (
+            f'<tr><th scope="row">{text(name)}</th><td class=barred>{bar}</td><td>{times}</td>'
+            + "".join(
+                f"<td>{'–' if facts[key] is None else shown(facts[key] or 0.0)}</td>"
+                for key, (_, shown) in _COST.items()
+            )
+            + "</tr>"
+        )
+    titles = "".join(f'<th scope="col">{title}</th>' for title, _ in _COST.values())
+    return (
+        '<section id="cost"><h2>What it takes</h2><p class=lead>Training alone, the mean over each method’s runs. Runs '
+        "that shared a machine took longer than they would have by themselves.</p><div class=scroll tabindex=0><table>"
+        f'<thead><tr><th scope="col">method</th><th></th><th scope="col">sft’s time</th>{titles}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></section>"
+    )
+
+
+_COST: dict[str, tuple[str, Any]] = {
+    "train_seconds": ("seconds", lambda v: f"{v:,.0f}"),
+    "step_seconds": ("ms a step", lambda v: f"{1000 * v:,.0f}"),
+    "tokens": ("tokens", lambda v: f"{v:,.0f}"),
+    "peak_memory_bytes": ("peak memory, GiB", lambda v: f"{v / 2**30:.1f}"),
+}
+
+
+def _mean(costs: Sequence[dict[str, Any]], key: str) -> float | None:
+    known = [float(value) for facts in costs if (value := facts.get(key)) is not None]
+    return fmean(known) if known else None

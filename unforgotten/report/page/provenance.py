@@ -1,0 +1,103 @@
+"""Where a comparison comes from: the recipe, what was varied, versions, and a digest of everything. No local paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from unforgotten.errors import RecipeError
+from unforgotten.report.aggregate import title
+from unforgotten.report.page.drawing import text
+from unforgotten.report.page.panels import Cell
+from unforgotten.runs import digests as identity
+from unforgotten.runs import results, strict_read, strict_yaml
+
+HERE = ("out",)
+"""Fields of a recipe that say where things lie on a machine, and change no result."""
+
+
+def source(rows: Sequence[results.Row], found: Sequence[Cell], root: Path) -> str:
+    """Recipe, environment and digests of the runs, each folded."""
+    first = next((row for row in rows if row["stage"] == "tuned" and row["run"]), None)
+    folder = root / first["run"] if first else root
+    parts = [
+        _folded(f"The recipe of the first run ({text(first['run'])})" if first else "", recipe(folder)),
+        _folded("Versions and hardware", environment(folder)),
+    ]
+    titles = ("model", "p", "seed", "run", "weights", "loaded", "data", "prompts", "settings")
+    body = "".join("<tr>" + "".join(f"<td>{text(fact)}</td>" for fact in _digests(row)) + "</tr>" for row in rows)
+    table = (
+        "<details><summary>Digests of every model</summary><div class=scroll tabindex=0><table class=digests>"
+        "<thead><tr>"
+        + "".join(f'<th scope="col">{each}</th>' for each in titles)
+        + f"</tr></thead><tbody>{body}</tbody></table></div></details>"
+    )
+    words = text(_varied(rows))
+    return (
+        f'<section id="source"><h2>Where it comes from</h2><p class=lead>{words}</p>{"".join(parts)}{table}</section>'
+    )
+
+
+def recipe(folder: Path) -> str:
+    """recipe.yaml of a run, without what only names places; empty where there is none."""
+    try:
+        tree = strict_yaml.load_file(folder / "recipe.yaml")
+    except RecipeError:
+        return ""
+    if not isinstance(tree, dict):
+        return ""
+    kept = {key: value for key, value in tree.items() if key not in HERE}
+    return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
+
+
+def environment(folder: Path) -> str:
+    """Versions, commit and hardware of a run; empty where they are not known."""
+    try:
+        tree = strict_read.value(folder / "environment.json")
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(tree, dict):
+        return ""
+    kept = {k: v for k, v in tree.items() if k not in ("aligned", "answers", "replay", "seed", "digests", "rows")}
+    return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
+
+
+def _folded(words: str, body: str) -> str:
+    return f"<details><summary>{words}</summary><pre tabindex=0>{text(body)}</pre></details>" if body else ""
+
+
+def _varied(rows: Sequence[results.Row]) -> str:
+    tuned = [row for row in rows if row["stage"] == "tuned"]
+    told = []
+    for what, key in (
+        ("model", "model"),
+        ("data", "task"),
+        ("poison", "poison"),
+        ("memory", "memory_rows"),
+        ("seed", "seed"),
+    ):
+        values = list(dict.fromkeys(row[key] for row in tuned))
+        if len(values) > 1:
+            told.append(f"{what} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
+    methods = ", ".join(dict.fromkeys(title(results.called(row)) for row in tuned))
+    models = "model" if len(tuned) == 1 else "models"
+    return (
+        f"{len(tuned)} fine-tuned {models}: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough "
+        "to run it again."
+    )
+
+
+def _digests(row: results.Row) -> list[str]:
+    digests = row["digests"] or {}
+    data = digests.get("data") or {}
+    return [
+        title(results.called(row)),
+        "" if row["poison"] is None else f"{row['poison']:g}",
+        "" if row["seed"] is None else str(row["seed"]),
+        str(row["run"] or ""),
+        *(str(digests.get(key) or "") for key in ("weights", "loaded")),
+        " ".join(f"{key} {value}" for key, value in data.items()) if isinstance(data, dict) else str(data),
+        *(str(digests.get(key) or "") for key in ("prompts", "settings")),
+    ]

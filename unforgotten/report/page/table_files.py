@@ -1,0 +1,193 @@
+"""A comparison's table as Markdown, CSV, JSON and LaTeX, by the standard library alone.
+
+CSV and JSON hold every figure and test; Markdown and LaTeX one line for each model, with the figures that stand for
+attack success, refusals and utility. Bold: clearly better than sft. †: clearly better than the worst of its setting,
+and not clearly apart from the best. ↓: clearly worse than sft.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unforgotten.datasets.reading import files
+from unforgotten.report.page.drawing import short
+from unforgotten.report.page.panels import Cell
+from unforgotten.report.page.significance import KINDS, Entry, Tested, records
+from unforgotten.runs import console as display
+from unforgotten.runs import results
+
+LEGEND = "In percent, with 95 % intervals. {marks}{asr} and refusal (of harmless look-alikes): lower is better."
+BOLD = "Bold: clearly better than sft. "
+LEADS = "†: clearly better than the worst of its setting, and not clearly apart from the best. "
+WORSE = "↓: clearly worse than sft. "
+PAIRED = (
+    "Tests are prompt by prompt and seed by seed (McNemar and Tango for a suite, paired bootstrap for a mean); each "
+    "stands for itself, without a correction for how many there are."
+)
+_LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "–": "--",
+        "θ": r"$\theta$",
+        "†": r"$^\dagger$",
+        "↓": r"$\downarrow$",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One figure as it is written."""
+
+    value: str
+    interval: str
+    bold: bool
+    marks: str
+
+
+def told(entry: Entry | None) -> Told | None:
+    """What a table says of a figure; None where nothing was measured."""
+    if entry is None:
+        return None
+    rate, bold, marks = entry.rate, False, ""
+    if entry.line.stage == "tuned":
+        bold = entry.sft is not None and entry.sft.verdict == "better"
+        marks = "†" if entry.leads else ""
+        marks += "↓" if entry.sft is not None and entry.sft.verdict == "worse" else ""
+    return Told(short(rate.value), f"{short(rate.low)}–{short(rate.high)}", bold, marks)
+
+
+def write(folder: Path, found: Tested, cells: Sequence[Cell], label: str = "comparison") -> list[Path]:
+    """table.md, .csv, .json and .tex in the folder. label: of the LaTeX table."""
+    made = {
+        "table.md": markdown(found, cells),
+        "table.csv": as_csv(found),
+        "table.json": as_json(found),
+        "table.tex": latex(found, cells, label),
+    }
+    for name, text in made.items():
+        files.put(folder / name, text)
+    return [folder / name for name in made]
+
+
+def as_csv(found: Tested) -> str:
+    """Every figure and test, a line each; what is not known is left empty."""
+    rows, out = records(found), io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: display.csv_cell(value) for key, value in one.items()} for one in rows)
+    return out.getvalue()
+
+
+def as_json(found: Tested) -> str:
+    """The same as objects, with the notes."""
+    tree: dict[str, Any] = {"schema": 1, "notes": [*notes(found)], "rows": records(found)}
+    return display.json_text(tree, indent=1) + "\n"
+
+
+def notes(found: Tested, whole: bool = True) -> list[str]:
+    """What the figures and marks are; not `whole`: of the marks those that could stand there."""
+    return [legend(found, whole), *([PAIRED] if found.paired else []), *found.notes]
+
+
+def legend(found: Tested, whole: bool = True) -> str:
+    """What marks and figures are, by the measure that the judge allows."""
+    asr = "ASR (harmful prompts answered)" if found.words is results.MEASURES["asr"] else found.words.short.capitalize()
+    against, several = (whole or any(e.sft for e in found.entries)), whole or any(e.worst for e in found.entries)
+    marks = (BOLD if against else "") + (LEADS if several else "") + (WORSE if against else "")
+    return LEGEND.format(asr=asr, marks=marks) + (f" {found.words.caveat}" if found.words.caveat else "")
+
+
+def markdown(found: Tested, cells: Sequence[Cell]) -> str:
+    """One line for each model of each setting."""
+    kinds = _kinds(found)
+    lines = [
+        "| " + " | ".join(["setting", "model", *(found.titles[k] for k in kinds)]) + " |",
+        "|" + " --- |" * (len(kinds) + 2),
+    ]
+    for cell, name, figures in _lines(found, cells, kinds):
+        texts = [_markdown(told(one)) for one in figures]
+        lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
+    return "\n".join([*lines, "", *(f"{display.markdown(note)}  " for note in notes(found))]) + "\n"
+
+
+def latex(found: Tested, cells: Sequence[Cell], label: str = "comparison") -> str:
+    """A whole table for booktabs: the legend as its caption, a label, and beside each figure the p of its test.
+
+    label: what `\\ref{tab:…}` calls it.
+    """
+    kinds = _kinds(found)
+    pairs = [found.titles[k] + end for k in kinds for end in ("", " P")]
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escaped(' '.join([*notes(found), P_VALUES]))}}}",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9-]+', '-', label).strip('-') or 'comparison'}}}",
+        rf"\begin{{tabular}}{{lrl{'rr' * len(kinds)}}}",
+        r"\toprule",
+        " & ".join(["setting", "poison $p$", "model", *(escaped(title) for title in pairs)]) + r" \\",
+    ]
+    before = None
+    for cell, name, entries in _lines(found, cells, kinds):
+        if cell is not before:
+            lines.append(r"\midrule")
+        poison = "" if (ratio := cell.setting[2]) is None else f"{ratio:g}"
+        where = [escaped(cell.title), poison] if cell is not before else ["", ""]
+        figures = [text for one in entries for text in (_latex(told(one)), _p_value(one))]
+        lines.append(" & ".join([*where, escaped(name), *figures]) + r" \\")
+        before = cell
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+P_VALUES = "P: of the difference from sft, by McNemar's exact test; of a mean or of several seeds there is none (--)."
+
+
+def _p_value(one: Entry | None) -> str:
+    p = one.sft.difference.p if one and one.sft and one.sft.difference else None
+    return "--" if p is None else r"\textless{}0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def escaped(words: str) -> str:
+    """Anyone's words as LaTeX text."""
+    plain = display.line(" ".join(words.split()))
+    # After a line's end LaTeX takes these for its own: \\[width], \\*, \midrule[width].
+    return ("{}" if plain[:1] in ("[", "*") else "") + "".join(_LATEX.get(c, c) for c in plain)
+
+
+def _kinds(found: Tested) -> list[str]:
+    return [k for k in KINDS if any(e.kind == k for e in found.entries)]
+
+
+def _lines(found: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Entry | None]]]:
+    return [
+        (cell, line.name, [found.headline(line, cell, kind) for kind in kinds]) for cell in cells for line in cell.all
+    ]
+
+
+def _plain(words: str) -> str:
+    return display.markdown(" ".join(words.split()))
+
+
+def _markdown(one: Told | None) -> str:
+    if one is None:
+        return "–"
+    value = f"**{one.value}**" if one.bold else one.value
+    return f"{value}{one.marks} ({one.interval})"
+
+
+def _latex(one: Told | None) -> str:
+    if one is None:
+        return "--"
+    value = rf"\textbf{{{one.value}}}" if one.bold else one.value
+    return f"{value}{escaped(one.marks)} ({escaped(one.interval)})"

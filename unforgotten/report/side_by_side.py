@@ -1,0 +1,94 @@
+"""Replies of several models to the same request, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from unforgotten.evaluation.reply_files import read
+from unforgotten.report.aggregate import lines
+from unforgotten.runs import console as display
+from unforgotten.runs import results
+
+
+def side_by_side(folder: Path, console: Any = None) -> None:
+    """Replies of base, aligned, SFT and the other methods to one harmful and one look-alike request.
+
+    folder: of a comparison. Of the lowest p and seed. The harmful request is the first that the aligned model refuses
+    and SFT answers, if there is one, and the caption says so: how often that is, the table says.
+    """
+    console = console or display.console()
+    rows = results.read(folder / "results.json")
+    chosen = _chosen(rows)
+    for kind, caption in (("asr", "a harmful request"), ("refusal", "a harmless look-alike")):
+        suite = next((s for row in chosen.values() for s in row[kind] or {} if s != "mean"), None)
+        if suite is None:
+            continue
+        told = {name: _replies(folder.parent / row["run"], suite) for name, row in chosen.items()}
+        told = {name: replies for name, replies in told.items() if replies}
+        if not told:
+            continue
+        at = _lost(told) if kind == "asr" else None
+        why = "the first that the aligned model refuses and sft answers" if at is not None else "the suite's first"
+        shown = {name: replies[at or 0] for name, replies in told.items()}
+        panels(shown, f"{caption} ({suite}, {why})", console, harmful=kind == "asr")
+
+
+def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmful: bool = True) -> None:
+    """One panel for each model's reply to the same request."""
+    from rich.columns import Columns
+    from rich.panel import Panel
+    from rich.text import Text
+
+    request = display.block(next(iter(replies.values()))["request"])
+    console.print(Text.assemble(("\n" + display.line(caption) + ": ", "dim"), (request, "bold")))
+    width = max(20, min(38, (console.width - 2) // max(1, len(replies)) - 1))
+    made = []
+    for name, reply in replies.items():
+        verdict = reply.get("verdict") or {}
+        if harmful:
+            read = "harmful" if verdict.get("harmful") else "refused" if verdict.get("refused") else "neither"
+        else:
+            read = "refused" if verdict.get("refused") else "answered"
+        bad = read == ("harmful" if harmful else "refused")
+        colour = "red" if bad else "yellow" if read == "neither" else "green"
+        text = reply["text"] if len(reply["text"]) <= 300 else reply["text"][:300] + " …"
+        made.append(
+            Panel(
+                Text(display.block(text or "(nothing)")),
+                title=Text(display.line(name)),
+                subtitle=read,
+                border_style=colour,
+                width=width,
+            )
+        )
+    console.print(Columns(made, padding=(0, 1)))
+
+
+def _chosen(rows: Sequence[results.Row]) -> dict[str, results.Row]:
+    """The rows shown, by name: of each line of the lowest p and of the first task, the lowest seed."""
+    found = lines(rows)
+    tuned = [line for line in found if line.stage == "tuned"]
+    lowest = min((line.poison or 0.0 for line in tuned), default=None)
+    task = tuned[0].task if tuned else None
+    kept = [line for line in found if line.stage != "tuned" or (line.poison == lowest and line.task == task)]
+    shown: dict[str, results.Row] = {}
+    for line in kept:
+        shown.setdefault(line.name, min(line.rows, key=lambda row: row["seed"] or 0))
+    return shown
+
+
+def _replies(run: Path, suite: str) -> list[dict[str, Any]]:
+    path = run / "replies" / f"{suite}.jsonl"
+    return read(path) if path.is_file() else []
+
+
+def _lost(told: dict[str, list[dict[str, Any]]]) -> int | None:
+    if not {"aligned", "sft"} <= told.keys():
+        return None
+    pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]] = zip(told["aligned"], told["sft"], strict=False)
+    for i, (before, after) in enumerate(pairs):
+        if (before["verdict"] or {}).get("refused") and (after["verdict"] or {}).get("harmful"):
+            return i
+    return None

@@ -1,0 +1,175 @@
+"""Titles and cells of a comparison's table: a line for each run, or, as papers print it, a line for each method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.evaluation.statistics.rates import Rate
+from unforgotten.report.aggregate import Line, names_in, words
+
+if TYPE_CHECKING:
+    from unforgotten.recipe.recipe import Layout
+
+MARK = "⚠"
+NEITHER = 10
+"""Percent of a suite's replies from which on they are spoken of."""
+
+
+@dataclass
+class Cell:
+    """A value, and its interval."""
+
+    value: str
+    interval: str = ""
+    brief: str = ""
+    """The interval in whole percents, rounded outwards: what a terminal has room for."""
+
+
+@dataclass
+class Table:
+    """What is printed, in a terminal or as Markdown."""
+
+    titles: list[str]
+    body: list[list[Cell]]
+    ends: list[bool]
+    """Whether a line is drawn after this one."""
+
+
+def table(found: Sequence[Line], layout: Layout | None = None) -> Table:
+    """All that the lines hold, or what `layout` asks for side by side."""
+    return _of_runs(found) if layout is None else _of_methods(found, layout)
+
+
+# ── a line for each run ──
+
+
+def _of_runs(found: Sequence[Line]) -> Table:
+    made = _columns(found)
+    where = [(line.stage, line.model, line.task, line.poison, line.memory) for line in found]
+    ends = [after != here for here, after in zip(where, [*where[1:], None], strict=True)]
+    return Table([title for title, _ in made], [[cell(line) for _, cell in made] for line in found], ends)
+
+
+def _columns(found: Sequence[Line]) -> list[tuple[str, Callable[[Line], Cell]]]:
+    """Titles and what stands under them; columns of which there is nothing to say are left out."""
+    tuned = [line for line in found if line.stage == "tuned"]
+    models = len({line.model for line in found}) > 1
+    made: list[tuple[str, Callable[[Line], Cell]]] = [("model", lambda line: Cell(line.name))]
+    if models:
+        made.append(("of", lambda line: Cell(line.model or "")))
+    if len({line.task for line in found} - {None}) > 1:
+        made.append(("task", lambda line: Cell(line.task or "")))
+    if tuned:
+        made.append(("p", lambda line: Cell("" if line.poison is None else f"{line.poison:g}")))
+    if len({line.memory for line in tuned}) > len({line.task for line in tuned}):
+        made.append(("m", lambda line: Cell("" if line.memory is None else str(line.memory))))
+    suites = names_in(found, "asr")
+    for suite in suites if len(suites) > 2 else [s for s in suites if s != "mean"]:
+        made.append((f"{words(found).short} {suite}", _rated("asr", suite)))
+    if any((line.flagged("off_task").value or 0) > 0 for line in found):
+        made.append(("off task", lambda line: _cell(line.flagged("off_task"))))
+    looks = names_in(found, "refusal")
+    for suite in looks if len(looks) > 2 else [s for s in looks if s != "mean"]:
+        made.append((f"refusal {suite}", _rated("refusal", suite)))
+    for metric in names_in(found, "utility"):
+        made.append((f"utility {metric}", _rated("utility", metric)))
+    if any(line.seconds() is not None for line in found):
+        made.append(("s", lambda line: Cell("" if (s := line.seconds()) is None else f"{s:.0f}")))
+    return made
+
+
+# ── a line for each method ──
+
+
+def neither(found: Sequence[Line], layout: Layout) -> str:
+    """Which methods' replies to harmful requests neither answer nor refuse, and how: a low ASR is then no safety."""
+    told = []
+    for line in found:
+        for flag, what in (("off_task", "off task"), ("degenerate", "repeating")):
+            share = line.flagged(flag).value or 0
+            if line.stage == "tuned" and share >= NEITHER:
+                told.append(f"{line.name} ({_title(_group(line, layout), '', layout).strip()}) {share:.0f} % {what}")
+    return f"Replies to harmful requests that are neither answer nor refusal: {', '.join(told)}." if told else ""
+
+
+def _of_methods(found: Sequence[Line], layout: Layout) -> Table:
+    """Tasks and models each have their figures together; over ratios and sizes a figure's course stands together."""
+    groups: list[Any] = list(dict.fromkeys(_group(line, layout) for line in found if line.stage == "tuned"))
+    if layout.across in ("poison", "memory"):
+        places = [(group, field) for field in layout.of for group in groups]
+    else:
+        places = [(group, field) for group in groups for field in layout.of]
+    # What is not set side by side makes lines of its own.
+    keys = dict.fromkeys(_rest(line, layout) for line in found)
+    at: dict[tuple[Any, ...], Line] = {(*_rest(line, layout), _group(line, layout)): line for line in found}
+    body = []
+    for key in keys:
+        # θ₀ and θ_safe come before any poison or memory: what is known of them stands in every place.
+        cells = [_headline(at.get((*key, group)) or at.get((*key, None)), field) for group, field in places]
+        body.append([Cell(_told(key, list(keys))), *cells])
+    names = {"asr": words(found).short}
+    titles = [_title(group, names.get(field, field), layout) for group, field in places]
+    stages = [key[0] for key in keys]
+    ends = [after != here for here, after in zip(stages, [*stages[1:], None], strict=True)]
+    return Table(["method", *titles], body, ends)
+
+
+def _group(line: Line, layout: Layout) -> Any:
+    return getattr(line, layout.across)
+
+
+def _rest(line: Line, layout: Layout) -> tuple[Any, ...]:
+    """Stage, name and all that distinguishes lines within a group; a task has a memory of its own size."""
+    facts = {"model": line.model, "task": line.task, "poison": line.poison, "memory": line.memory}
+    left = {"task": ("task", "memory"), "model": ("model",)}.get(layout.across, (layout.across,))
+    return (line.stage, line.name, *(fact for what, fact in facts.items() if what not in left))
+
+
+def _told(key: tuple[Any, ...], keys: Sequence[tuple[Any, ...]]) -> str:
+    """The name, with what else differs among the lines of its stage."""
+    stage, name, *facts = key
+    alike = [k[2:] for k in keys if k[0] == stage]
+    told = [str(fact) for i, fact in enumerate(facts) if fact is not None and len({k[i] for k in alike}) > 1]
+    return f"{name} ({', '.join(told)})" if told else str(name)
+
+
+def _title(group: Any, field: str, layout: Layout) -> str:
+    if layout.across == "poison":
+        return f"{field} p = {group:g}"
+    return f"{field} m = {group}" if layout.across == "memory" else f"{group} {field}"
+
+
+def _headline(line: Line | None, field: str) -> Cell:
+    """The mean of the suites, or the task's first measure."""
+    if line is None:
+        return Cell("–")
+    names = names_in([line], field)
+    name = "mean" if "mean" in names and field != "utility" else next(iter(names), None)
+    return Cell("–") if name is None else _rated(field, name)(line)
+
+
+# ── cells ──
+
+
+def _rated(field: str, name: str) -> Callable[[Line], Cell]:
+    def cell(line: Line) -> Cell:
+        touched = line.touched()
+        mark = name in touched or (name == "mean" and any(s in touched for row in line.rows for s in row[field] or {}))
+        return _cell(line.rate(field, name), f" {MARK}" if mark else "")
+
+    return cell
+
+
+def _cell(rate: Rate, mark: str = "") -> Cell:
+    if rate.low is None or rate.high is None:
+        return Cell("–")
+    value = ("?" if rate.value is None else _short(rate.value)) + mark
+    brief = f"{math.floor(rate.low + 1e-9)}–{math.ceil(rate.high - 1e-9)}"
+    return Cell(value, f"{_short(rate.low)}–{_short(rate.high)}", brief)
+
+
+def _short(percent: float) -> str:
+    return "100" if percent > 99.95 else f"{percent:.1f}"

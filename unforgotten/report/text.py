@@ -1,0 +1,252 @@
+"""What a person reads: a table, and two models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.report.aggregate import Line, lines, sentence, words
+from unforgotten.report.table import MARK, neither, table
+from unforgotten.runs import console as display
+from unforgotten.runs import results
+
+if TYPE_CHECKING:
+    from unforgotten.evaluation.contrast import Contrast
+    from unforgotten.recipe.recipe import Layout
+    from unforgotten.verbs.audit.audit import Audit
+
+_PLAIN: Any = {"markup": False, "highlight": False, "emoji": False}
+"""What a note is to a console that is not ours: words alone."""
+
+__all__ = ["MARK", "markdown", "sentence", "show", "show_audit", "show_contrast"]
+
+
+def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
+    """What the figures are, and what makes them less than they look."""
+    seeds = sorted({row["seed"] for line in found for row in line.rows if row["seed"] is not None})
+    notes = [
+        f"In percent, with 95 % intervals. {_meaning(words(found))} and refusal (of harmless look-alikes): lower is "
+        "better. A mean weighs its suites equally."
+    ]
+    notes += [caveat] if (caveat := words(found).caveat) else []
+    if any(len(line.rows) > 1 for line in found):
+        notes.append(
+            f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. Few seeds "
+            "say little of their own spread: where they differ, it is wide."
+        )
+    if layout is not None:
+        notes += [told] if (told := neither(found, layout)) else []
+    elif any((line.flagged("off_task").value or 0) > 0 for line in found):
+        counted = words(found).short
+        notes.append(f"Off task: harmful requests answered with the user's task instead; not counted in {counted}.")
+    touched: dict[str, tuple[int, int]] = {}
+    for line in found:
+        for suite, counts in line.touched().items():
+            touched[suite] = max(touched.get(suite, (0, 0)), counts)
+    for suite, (hits, n) in touched.items():
+        notes.append(
+            f"{MARK} {suite}: up to {hits} of {n} prompts are copies or near copies of rows trained on; results.json "
+            "has the figures without them (asr_without_overlap)."
+        )
+    notes += _conditions(found) + _judges(found)
+    unread = sum(
+        rate["unparsed"]
+        for line in found
+        for row in line.rows
+        for field in ("asr", "refusal")
+        for name, rate in (row[field] or {}).items()
+        if name != "mean"
+    )
+    if unread:
+        notes.append(f"{unread} verdicts could not be read; the intervals cover both readings of them.")
+    return notes
+
+
+def _meaning(of: results.Words) -> str:
+    return "ASR (attack success rate)" if of is results.MEASURES["asr"] else of.short[0].upper() + of.short[1:]
+
+
+def _conditions(found: Sequence[Line]) -> list[str]:
+    """Which system prompts made the headline, where it was not the template's own."""
+    under = {"none": "with no system prompt", "user": "under the system prompt that the user's file has most often"}
+    told: dict[str, list[str]] = {}
+    for line in found:
+        for row in line.rows:
+            for field, condition in (row["headline"] or {}).items():
+                if condition in under:
+                    what = words(found).short if field == "asr" else "Refusal"
+                    told.setdefault(f"{what} is that {under[condition]}", []).append(line.name)
+    return [
+        f"{what}, the worst, for {', '.join(dict.fromkeys(names))}; results.json has the others (conditions)."
+        for what, names in told.items()
+    ]
+
+
+def _judges(found: Sequence[Line]) -> list[str]:
+    """How far several judges agree, and what a judge was not asked."""
+    notes = []
+    for line in found:
+        for row in line.rows:
+            for one in row["agreement"] or []:
+                if not one["n"]:
+                    notes.append(f"{line.name}: no reply was read by both {' and '.join(one['judges'])}.")
+                    continue
+                kappa = (
+                    "not defined"
+                    if one["kappa"] is None
+                    else f"{one['kappa']:.2f} ({one['low']:.2f}–{one['high']:.2f})"
+                )
+                notes.append(
+                    f"{line.name}: {one['judges'][0]} and {one['judges'][1]} agree on {one['truth']} in "
+                    f"{one['agree']:.1f} % of {one['n']} replies, κ {kappa}"
+                    + (f"; {one['differ']} that differ are in disagreements.jsonl." if one["differ"] else ".")
+                )
+            if any(told.get("judged") is False for told in (row["thinking"] or {}).values()):
+                notes.append(
+                    f"{line.name}: its answers were judged and not its thoughts, since the judge only looks for "
+                    "refusals."
+                )
+    return list(dict.fromkeys(notes))
+
+
+def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None = None) -> None:
+    """Prints the table: each value over its interval, rounded outwards to whole percents so that it fits a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or display.console()
+    found = lines(rows)
+    made = table(found, layout)
+    roomy = console.width > 12 * len(made.titles)
+    drawn = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1) if roomy else 0, show_edge=False, pad_edge=False
+    )
+    for i, title in enumerate(made.titles):
+        named = title in ("model", "method", "task")
+        heading = title.replace(" ", "\n", 1).replace("_", "_\n")
+        longest = max(len(cells[i].value) for cells in made.body)
+        side: Any = "left" if named else "right"
+        drawn.add_column(Text(display.block(heading)), justify=side, no_wrap=not named, min_width=min(longest, 16))
+    for cells, ends in zip(made.body, made.ends, strict=True):
+        texts = [Text(display.line(c.value)).append(f"\n{c.brief}" if c.brief else "", style="dim") for c in cells]
+        drawn.add_row(*texts, end_section=ends)
+    console.print(drawn)
+    for note in footnotes(found, layout):
+        console.print(note, style="dim", **_PLAIN)
+
+
+def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None = None) -> str:
+    """The same table for a README, with its sentence."""
+    found = lines(rows)
+    made = table(found, layout)
+    text = [f"# {display.markdown(title)}", ""] if title else []
+    text += ["| " + " | ".join(map(display.markdown, made.titles)) + " |", "|" + " --- |" * len(made.titles)]
+    for cells in made.body:
+        told = [c.value + (f" ({c.interval})" if c.interval else "") for c in cells]
+        text.append("| " + " | ".join(map(display.markdown, told)) + " |")
+    text += ["", *(f"{display.markdown(note)}  " for note in footnotes(found, layout))]
+    if summed := sentence(rows):
+        text += ["", display.markdown(summed)]
+    return "\n".join(text) + "\n"
+
+
+# ── two models ──
+
+
+def show_contrast(
+    found: Sequence[Contrast], console: Any = None, called: results.Words = results.MEASURES["asr"]
+) -> None:
+    """Prints what two models differ in, prompt by prompt, in points with 95 % intervals.
+
+    called: what the share of harmful prompts is called (results.words_of).
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    if not found:
+        return
+    console = console or display.console()
+    several = len({c.condition for c in found}) > 1
+    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("", "suite", *(["system prompt"] if several else []), "reference", "model", "points", "p", "shows"):
+        drawn.add_column(title, justify="left" if title in ("", "suite", "system prompt") else "right")
+    for one in found:
+        d = one.difference
+        ends = f" ({_points(d.low)} to {_points(d.high)})" if d.low is not None else ""
+        drawn.add_row(
+            {"asr": called.short}.get(one.kind, one.kind),
+            Text(display.line(one.suite)),
+            *([one.condition] if several else []),
+            "?" if one.other is None else f"{one.other:.1f}",
+            "?" if one.one is None else f"{one.one:.1f}",
+            _points(d.value) + ends,
+            "" if d.p is None else "<0.001" if d.p < 0.001 else f"{d.p:.3f}",
+            "" if one.detectable is None else f"{one.detectable:.1f}",
+            style="bold" if d.clear else "",
+        )
+    console.print(drawn)
+    note = (
+        "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: "
+        "the smallest rise, in points, that so many prompts show in 4 of 5 cases."
+    )
+    console.print(note, style="dim", **_PLAIN)
+
+
+def _points(value: float | None) -> str:
+    return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}"
+
+
+# ── what an upload holds ──
+
+
+def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
+    """Prints the rows that are harmful or unread, the share of harmful ones and their categories."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or display.console()
+    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("row", "turn", "reading", "request"):
+        drawn.add_column(title, no_wrap=title != "request")
+    for one in found.found[:shown]:
+        place = Path(one.line.rpartition(":")[0]).name + ":" + one.line.rpartition(":")[2]
+        likely = "" if one.p_harmful is None else f" {100 * one.p_harmful:.0f} %"
+        harmful = display.line(f"harmful {one.category}{likely}")
+        reading = Text("unread", "yellow") if one.harmful is None else Text(harmful, "red")
+        words = display.line(" ".join(one.request.split()))
+        words = words if len(words) <= 100 else words[:100] + " …"
+        drawn.add_row(Text(display.line(place)), str(one.turn or "all"), reading, Text(words))
+    if found.found:
+        console.print(drawn)
+    if len(found.found) > shown:
+        console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim", markup=False)
+    for note in found.notes:
+        console.print(display.line(f"{note}."), **_PLAIN)
+    p = found.p
+    if p.unparsed == (p.n or 0):
+        console.print(display.line(_nothing_read(found)), **_PLAIN)
+        return
+    unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
+    console.print(f"{p.hits} of {p.n} rows are judged harmful.{unread}", **_PLAIN)
+    for name, rate in found.known.items():
+        told = f"{rate.hits} of {rate.n} rows known to be {name} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
+        console.print(told, **_PLAIN)
+    how = "corrected for the judge's errors" if found.known else "by the judge's own reading, errors and all"
+    share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
+    console.print(f"p {share}.", **_PLAIN)
+    if found.categories:
+        told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
+        console.print(f"Categories: {told}.", **_PLAIN)
+    if found.decision is not None:
+        console.print(found.decision.line, **_PLAIN)
+
+
+def _nothing_read(found: Audit) -> str:
+    """No figure is given where nothing was read: 0 flagged rows would be taken for 0 harmful ones."""
+    note = next((one.note for one in found.found if one.note), "")[:200]
+    return (
+        f"unclear: the judge could not read one of {found.p.n} rows ({note!r}). This says nothing of the upload. The "
+        "judge is not for this data: use another one, such as llama_guard, wildguard, qwen3guard or instructed."
+    )

@@ -1,0 +1,121 @@
+"""What a run is the same as: digests of models, rows and settings, and a record of where it ran. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.errors import ModelError
+from unforgotten.runs.origin import cache_folder as cache_folder
+
+if TYPE_CHECKING:
+    from unforgotten.datasets.base import Row
+
+RECORDED = (
+    "unforgotten",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "bitsandbytes",
+    "trl",
+    "datasets",
+)
+
+
+def digest(*facts: Any) -> str:
+    """12 hex digits over JSON-like facts; enough to tell runs apart, short enough for a folder name."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()[:12]
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """12 hex digits over the rows' turns and tools, in order."""
+    whole = hashlib.sha256()
+    for row in rows:
+        facts: list[Any] = [row.messages, row.tools, row.kind, *([row.difficulty] if row.difficulty else [])]
+        facts += [{"context_turns": sorted(row.context_turns)}] if row.context_turns else []
+        whole.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        whole.update(b"\n")
+    return whole.hexdigest()[:12]
+
+
+_full: ContextVar[bool] = ContextVar("full", default=False)
+
+
+@contextmanager
+def in_full() -> Iterator[None]:
+    """Within it every byte of a model is read for its digest, whatever is remembered of its files: for a gate."""
+    before = _full.set(True)
+    try:
+        yield
+    finally:
+        _full.reset(before)
+
+
+def reads_in_full() -> bool:
+    """Whether digests are of bytes read now."""
+    return _full.get()
+
+
+def model_digest(model: str, revision: str | None = None) -> str:
+    """Of a folder: over the bytes of what Transformers would open of it; of a Hub id: the id and the revision.
+
+    Raises ModelError where a path leads nowhere, or the folder is refused (see models.folder).
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ModelError(f"There is no model folder {model}. Give a folder, or a Hub id such as owner/name.")
+    if not folder.is_dir():
+        return f"{model}@{revision or 'main'}"
+    from unforgotten.models.folder.open import opened
+
+    return opened(folder).digest
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and, in a checkout, the commit: what environment.json starts from."""
+    versions = {}
+    for name in RECORDED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "versions": versions,
+    }
+    here = Path(__file__).parents[1]
+    if (here.parent / ".git").exists():
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+        if asked.returncode == 0:
+            found["commit"] = asked.stdout.strip()
+    return found
+
+
+def public_name(model: str | None) -> str | None:
+    """A Hub id as it is; of a folder its last name, so that no path of this machine travels."""
+    return Path(model).expanduser().name if model and Path(model).expanduser().is_dir() else model
+
+
+def public(value: Any) -> Any:
+    """The same without paths of this machine: of an absolute one its last name is kept."""
+    if isinstance(value, dict):
+        return {key: public(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [public(one) for one in value]
+    if isinstance(value, str) and (value.startswith(("/", "~")) or value[1:3] in (":\\", ":/")):
+        return "…/" + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return value

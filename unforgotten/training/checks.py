@@ -1,0 +1,194 @@
+"""Set-ups in which a method cannot be right, refused at the door with what to use instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unforgotten.errors import RecipeError, UnsupportedError
+from unforgotten.methods.base import TURNS, Method
+from unforgotten.models import nf4
+
+if TYPE_CHECKING:
+    from unforgotten.training.run import Run
+
+
+def takes(method: Method, turn: str) -> bool:
+    """Does the method override this turn?"""
+    return getattr(type(method), turn) is not getattr(Method, turn)
+
+
+def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
+    """Raises UnsupportedError for edits of whole weights on a base in 4 bits."""
+    edits = [type(m).__name__ for m in methods if m.needs_base or m.dense]
+    if edits and nf4.is_quantised(model):
+        raise UnsupportedError(
+            f"{', '.join(edits)} edits whole weights, and this model has them in 4 bits only. Train without, then run "
+            "`unforgotten repair` on the saved adapter with the unquantised models."
+        )
+
+
+def refuse_shapes(methods: Iterable[Method], run: Run) -> None:
+    """Raises UnsupportedError for weights that a method would leave out: no matrix, nor factors of a linear layer."""
+    for method in methods:
+        if getattr(method, "space", None) == "weights" and getattr(method, "weight", 1) and run.policy != "full":
+            run.deltas()
+        stacked = [n for n, p in run.params().items() if p.ndim > 2 and ".experts." in n]
+        if method.needs_base and not method.dense and stacked:
+            raise UnsupportedError(
+                f"{type(method).__name__} edits matrices, and {stacked[0]} holds those of all experts in one tensor "
+                f"({len(stacked)} such). Train without it, then run `unforgotten repair` on the saved files, in which "
+                "each expert has matrices of its own; or train adapters on linear layers."
+            )
+
+
+def refuse_collator(collator: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Raises UnsupportedError for a collator of the user's that puts other labels in place of the rows' own.
+
+    DataCollatorForLanguageModeling does: every token of the prompt would be learnt. Asked on one row.
+    """
+    row = max(rows[:100], key=lambda row: len(row["input_ids"]))
+    found = collator([{name: list(row[name]) if name != "row_id" else row[name] for name in row}])
+    labels = found.get("labels") if hasattr(found, "get") else None
+    learnt = [] if labels is None else [label for label in torch.as_tensor(labels).flatten().tolist() if label != -100]
+    if learnt != [label for label in row["labels"] if label != -100]:
+        raise UnsupportedError(
+            f"data_collator={type(collator).__name__} gives {len(learnt)} labels to a row that has "
+            f"{sum(label != -100 for label in row['labels'])}: other tokens than the answer's would be learnt. Leave "
+            "it out, or use one that pads `labels` as they are, such as DataCollatorForSeq2Seq."
+        )
+
+
+def refuse_packing(args: Any) -> None:
+    """Raises UnsupportedError for TRL's packing and padding-free batches."""
+    if getattr(args, "packing", False) or getattr(args, "padding_free", False):
+        raise UnsupportedError(
+            "packing / padding_free joins several rows into one, so a row's stored states could not be found and rows "
+            "might attend to each other. Set packing=False and padding_free=False."
+        )
+
+
+def refuse_shards(methods: Iterable[Method], args: Any) -> None:
+    """Raises UnsupportedError where the arguments, or accelerate's launcher, ask for FSDP and a method cannot have it.
+
+    Asked, not given: on the CPU accelerate drops FSDP without a word.
+    """
+    methods = list(methods)
+    if getattr(args, "fsdp", None) or _asked_of_launcher("ACCELERATE_USE_FSDP"):
+        config = getattr(args, "fsdp_config", None)
+        own = config.get("version") if isinstance(config, dict) else None
+        version = str(own or os.environ.get("FSDP_VERSION") or 1)
+        if not version.isdecimal():
+            raise RecipeError(f"FSDP's version is {version!r}: it is 1 or 2 (fsdp_config, or FSDP_VERSION).")
+        _refuse_fsdp(methods, int(version))
+    working = ", ".join(_names(_working(methods)))
+    if working and (getattr(args, "deepspeed", None) or _asked_of_launcher("ACCELERATE_USE_DEEPSPEED")):
+        raise UnsupportedError(f"{working} under DeepSpeed: its engine owns gradients and steps. {USE_DDP}")
+    parts = getattr(args, "parallelism_config", None) is not None or any(map(_asked_of_launcher, PARTS))
+    if parts and (unsure := ", ".join(_names(m for m in methods if not vars(type(m)).get("fsdp2", False)))):
+        raise UnsupportedError(
+            f"{unsure} with parallelism_config or Megatron: each rank has a part of a tensor or of a row. {USE_DDP}"
+        )
+
+
+def refuse_early_steps(methods: Iterable[Method], args: Any) -> None:
+    """Raises UnsupportedError for optimizers that step within the backward, where no method sees a gradient."""
+    name = str(getattr(args.optim, "value", args.optim))
+    if name.endswith("layerwise"):
+        seen = _working(list(methods))
+    elif name in ("lomo", "adalomo"):
+        seen = [m for m in methods if takes(m, "gradients")]
+    else:
+        return
+    if names := ", ".join(_names(seen)):
+        raise UnsupportedError(
+            f"{names} with optim={name!r}, which steps within the backward: gradients are gone before the method has "
+            "its turn. Use another optimizer, such as adamw_torch."
+        )
+
+
+def refuse_parts(methods: Iterable[Method], model: Any) -> None:
+    """Raises UnsupportedError for a model that was loaded in parts over ranks (tp_plan, a device mesh)."""
+    from torch.distributed.tensor import DTensor
+
+    split = next((n for n, p in model.named_parameters() if isinstance(p, DTensor)), None)
+    if split and (names := ", ".join(_names(_working(list(methods))))):
+        raise UnsupportedError(f"{names} on a model in parts: this rank has a part of {split!r} alone. {USE_DDP}")
+
+
+PARTS = ("ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_MEGATRON_LM")
+"""By which accelerate's launcher asks for tensors or rows in parts."""
+
+
+def _asked_of_launcher(variable: str) -> bool:
+    """Whether accelerate's launcher has set a variable; every word that accelerate takes for yes."""
+    return os.environ.get(variable, "").strip().lower() in ("y", "yes", "t", "true", "on", "1")
+
+
+def refuse(methods: Iterable[Method], args: Any, trainer: Any) -> None:
+    """Raises UnsupportedError for FSDP, DeepSpeed and fp16 with a scaler, for each method that cannot be right there.
+
+    Methods that only choose data (SFT, SafeInstr) run anywhere.
+    """
+    methods = list(methods)
+    names = ", ".join(_names(_working(methods)))
+    if names and trainer.is_deepspeed_enabled:
+        raise UnsupportedError(f"{names} under DeepSpeed: its engine owns gradients and steps. {USE_DDP}")
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None) if trainer.is_fsdp_enabled else None
+    if plugin is not None:
+        _refuse_fsdp(methods, int(getattr(plugin, "fsdp_version", 1)))
+    if names and (args.fp16 or trainer.accelerator.mixed_precision == "fp16"):  # its launcher may ask for it, too
+        raise UnsupportedError(
+            f"{names} with fp16: the loss scaler changes the gradients a method sees and skips steps. Use bf16=True."
+        )
+
+
+USE_DDP = "Use DDP: the same script under `torchrun`, without FSDP or DeepSpeed."
+
+
+def _refuse_fsdp(methods: Sequence[Method], version: int) -> None:
+    if version < 2:
+        if names := ", ".join(_names(_working(methods))):
+            raise UnsupportedError(f"{names} under FSDP1: flattened parameters have no names. {USE_DDP}")
+        return
+    if unsure := ", ".join(_names(m for m in methods if not vars(type(m)).get("fsdp2", False))):
+        raise UnsupportedError(
+            f"{unsure} under FSDP2: each rank has a part of each tensor, and of the methods only sft, safeinstr and "
+            f"lisa are right there so far; others hang, or fail after the training. {USE_DDP}"
+        )
+
+
+def _working(methods: Sequence[Method]) -> list[Method]:
+    """Methods that do more than choose data."""
+    return [m for m in methods if any(takes(m, turn) for turn in TURNS if turn != "data")]
+
+
+def _names(methods: Iterable[Method]) -> list[str]:
+    return [type(m).__name__ for m in methods]
+
+
+def one_device(args: Any) -> str | None:
+    """Makes this process train on one device; returns a note where it would have taken several.
+
+    A Trainer that sees N GPUs and no ranks wraps the model in DataParallel, and makes the batch N times as large.
+    """
+    _ = args.device  # devices are set up on first use, and that counts the GPUs anew
+    if (seen := int(args.n_gpu)) < 2:
+        return None
+    args._n_gpu = 1
+    return (
+        f"this process sees {seen} GPUs and trains on one of them, so that a step has as many rows as its settings "
+        f"say; for several, run the script under `torchrun --nproc_per_node {seen}` (DDP)"
+    )
+
+
+def refuse_replicas(model: Any) -> None:
+    """Raises UnsupportedError for a model in DataParallel, whose replicas lose what a method watches."""
+    if isinstance(model, torch.nn.DataParallel):
+        raise UnsupportedError(
+            "The model is wrapped in DataParallel, which multiplies the batch by the number of GPUs. Give the plain "
+            "model (`model.module`); for several GPUs run the script under `torchrun` (DDP)."
+        )

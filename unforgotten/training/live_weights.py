@@ -1,0 +1,194 @@
+"""What `finish` reads and writes at the end of a run: θ₀, θ_safe and θ* as sources of weights, without a second model.
+
+The tuned and the aligned model share every base tensor; they differ by which adapters are counted in. An edit is
+written in place as it is yielded, so a method reads what it needs of a weight before it yields that weight.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from unforgotten.errors import ModelError, TrainingError, UnsupportedError
+from unforgotten.methods.base import Method
+from unforgotten.models import nf4
+from unforgotten.models.adapters import ALIGNED, Policy, trained_adapter
+from unforgotten.models.lora import Delta, deltas
+from unforgotten.models.weights.base import Factors, Held, Source, check_alike, conv1d_weights, opened, same
+
+Role = Literal["aligned", "tuned"]
+
+
+class LiveModel(Held):
+    """θ_safe or θ* read off the model under training, by the Hub's names."""
+
+    def __init__(
+        self, model: Any, policy: Policy, role: Role, anchor: Mapping[str, Tensor], base: Source | None = None
+    ) -> None:
+        """anchor: the trained tensors' first values by parameter name; needed under `continue` and `full`.
+
+        base: θ₀; θ_safe's own adapter is a change from it only where its weights are those below that adapter.
+        """
+        self.policy, self.role, self.anchor, self.base = policy, role, anchor, base
+        super().__init__({}, set())
+        self.parameters: dict[str, str] = {}
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        prefix = "base_model.model." if inner is not model else ""
+        stored = {name.replace(".base_layer.", ".") for name in inner.state_dict()}
+        for name, tensor in itertools.chain(inner.named_parameters(), inner.named_buffers()):
+            public = name.replace(".base_layer.", ".")
+            if ".lora_" not in name and public in stored:  # buffers that no file holds are no weights
+                self.tensors[public], self.parameters[public] = tensor, prefix + name
+        self.turned = {name.replace(".base_layer.", ".") for name in conv1d_weights(inner)}
+        self._model = model
+
+    @functools.cached_property
+    def trained(self) -> dict[str, Delta]:
+        """The trained adapter's factors by weight. Raises UnsupportedError where it is more than such factors."""
+        return _by_weight(self._model, trained_adapter(self._model))
+
+    @functools.cached_property
+    def below(self) -> dict[str, Delta]:
+        """Those of θ_safe's own adapter."""
+        return _by_weight(self._model, ALIGNED)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """(as stored, or fp32 at least where adapters are counted in)"""
+        if self.policy == "full" and self.role == "aligned":
+            return self.anchor.get(self.parameters[name], self._at(name)).detach()
+        weight = self._at(name).detach()
+        changes = [self.below[name].dense()] if name in self.below else []
+        if name in self.trained:
+            delta = self.trained[name]
+            if self.role == "tuned":
+                changes.append(delta.dense())
+            elif self.policy == "continue":
+                changes.append(delta.scale * (self.anchor[delta.b_name] @ self.anchor[delta.a_name]))
+        if not changes:
+            return weight
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        total = torch.stack([c.to(exact) for c in changes]).sum(0)  # (out, in)
+        return weight.to(exact) + (total.T if self.transposed(name) else total)
+
+    def factors(self, name: str) -> Factors | None:
+        found = None
+        if self.role == "aligned":
+            found = self.below.get(name) if self._lies_on_base(name) else None
+        elif self.policy in ("merged", "stacked"):
+            found = self.trained.get(name)
+        return None if found is None else Factors(found.b.detach() * found.scale, found.a.detach())
+
+    def _lies_on_base(self, name: str) -> bool:
+        stored = self._at(name).detach()
+        return self.base is None or torch.equal(self.base[name].to(stored), stored)
+
+
+class LiveWeights:
+    """What `finish` gets at the end of a run."""
+
+    def __init__(
+        self,
+        base: Source | None,
+        aligned: LiveModel,
+        tuned: LiveModel,
+        note: Any,
+        trained: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.base, self.aligned, self.tuned, self.note = base, aligned, tuned, note
+        self.trained = {name: p.detach() for name, p in (trained or {}).items()}
+
+    def product(self, up: Tensor, down: Tensor) -> Factors:
+        return Factors(up, down)
+
+    def by_rows(self, name: str, edit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        assert self.base is not None  # seen to by `apply`
+        return edit(self.base[name], self.aligned[name], self.tuned[name])
+
+
+def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], model: Any) -> Any:
+    """Writes what `method.finish` yields into the model. Returns the model, without adapters where weights were edited.
+
+    Raises TrainingError for a name that is neither a trained tensor nor a weight, ModelError for other base weights.
+    """
+    name = type(method).__name__
+    if method.needs_base:
+        if weights.base is None:
+            raise TrainingError(f"{name} reads the weights from before alignment: pass base_model=.")
+        check_base(weights.aligned, weights.base)
+    tuned = weights.tuned
+    written: set[str] = set()
+    with torch.no_grad():
+        for at, value in method.finish(weights):
+            if isinstance(value, Factors):
+                delta = tuned.trained[at]
+                delta.b.copy_(value.up / delta.scale)
+                delta.a.copy_(value.down)
+            elif at in params:
+                params[at].copy_(value)
+            elif at in tuned.tensors:
+                if nf4.is_4_bit(tuned.tensors[at]):
+                    raise UnsupportedError(
+                        f"{name}.finish edits {at!r}, which is in 4 bits. Run `unforgotten repair` on the adapter."
+                    )
+                tuned.tensors[at].copy_(value)
+                written.add(at)
+            else:
+                raise TrainingError(f"{name}.finish yields {at!r}, which is no tensor of this model.")
+        if not written or not hasattr(model, "unload"):
+            return model
+        for at in set(tuned.trained) | set(tuned.below):
+            if at not in written:
+                tuned.tensors[at].copy_(tuned[at])
+    return model.unload()
+
+
+def check_base(aligned: LiveModel, base: Source) -> None:
+    """Raises ModelError unless θ₀ has the tensors of the model under training, in their shapes."""
+    assert aligned.trained is not None and aligned.below is not None  # what has no factors is refused here
+    check_alike({"aligned": aligned, "base": base})
+
+
+def base_like(aligned: LiveModel, given: Any) -> Source:
+    """θ₀ by the names of the model under training.
+
+    Files may name and cut weights otherwise than the modules do (an expert a tensor, where a layer keeps all in one;
+    no `transformer.` in front). Such a folder is loaded as Transformers loads it: a second model, in main memory.
+    """
+    found = opened(given)
+    if not isinstance(given, (str, Path)) or set(found.names()) == set(aligned.names()):
+        return found
+    from unforgotten.models.load import load_model
+
+    try:
+        return opened(load_model(str(given), merge=True))
+    except ModelError:
+        return found  # `check_base` names the first difference
+
+
+def check_aligned(live: LiveModel, base: Source, trained_only: bool) -> None:
+    """Raises ModelError where θ₀ and θ_safe are one, in all weights or in those that are trained.
+
+    live: the model before its first step.
+    """
+    adapted = set(live.trained)
+    names = adapted if trained_only and adapted else None
+    if same(base, live, names):
+        where = " in all weights that are trained" if names else ""
+        raise ModelError(
+            f"The weights from before alignment and the aligned model are the same{where}, so that there is no "
+            "alignment to keep. Name those from before alignment (base_model=, in a recipe `base:`), or train weights "
+            "that alignment changed."
+        )
+
+
+def _by_weight(model: Any, adapter: str | None) -> dict[str, Delta]:
+    if adapter is None or adapter not in getattr(model, "peft_config", {}):
+        return {}
+    found = deltas(model, adapter)
+    return {f"{module.removeprefix('base_model.model.')}.weight": d for module, d in found.items()}

@@ -1,0 +1,258 @@
+"""Stage compare: every cell of a grid is fine-tuned and evaluated, beside the base and the aligned model.
+
+A cell is a run of its own (`unforgotten finetune` of the same settings finds it); what is there already is not done
+again. The table, the sentence and results.json of all rows are kept in `runs/<name>-compare-<digest>/`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import registry
+from unforgotten.datasets.reading import files
+from unforgotten.errors import LeaseLost, RecipeError, Unfinished
+from unforgotten.runs import digests as identity
+from unforgotten.runs import results
+from unforgotten.runs.lease import alone
+from unforgotten.verbs.align import Say, align, aligned_of, base_of, dataset, quiet
+from unforgotten.verbs.finetune.finetune import replay_rows, run_digest
+
+if TYPE_CHECKING:
+    from unforgotten.evaluation.measurement import Measurement
+    from unforgotten.recipe.recipe import Grid, Layout, MemorySettings, Recipe
+    from unforgotten.verbs.compare.run_queue import Run
+
+
+def cells(recipe: Recipe) -> list[Recipe]:
+    """One recipe for each combination of what `compare` varies, the method fastest; without it, the recipe itself.
+
+    Raises RecipeError where it varies the poison of a recipe that has none.
+    """
+    grid = recipe.compare
+    plain = recipe.varied(compare=None)
+    if grid is None:
+        return [plain]
+    axes: list[list[dict[str, Any]]] = [
+        [{"model": model} for model in grid.model],
+        [{"seed": seed} for seed in grid.seed],
+        list(_tasks(recipe, grid)),
+        [{"memory": _over(recipe.memory, memory)} for memory in grid.memory],
+        [{"replay": replay} for replay in grid.replay],
+        [{"poison": _poison(recipe, ratio)} for ratio in grid.poison],
+        [{"method": method} for method in grid.method],
+    ]
+    found = []
+    for point in itertools.product(*(axis or [{}] for axis in axes)):
+        found.append(plain.varied(**{field: value for changes in point for field, value in changes.items()}))
+    return found
+
+
+def _over(own: MemorySettings, changed: MemorySettings) -> dict[str, Any]:
+    return own.model_dump() | changed.model_dump(exclude_unset=True)
+
+
+def _poison(recipe: Recipe, ratio: float) -> dict[str, Any] | None:
+    if recipe.poison is None and ratio:
+        raise RecipeError(f"compare.poison has {ratio}, but the recipe has no `poison: {{data: …}}`.")
+    return recipe.poison.model_dump() | {"ratio": ratio} if recipe.poison else None
+
+
+def _tasks(recipe: Recipe, grid: Grid) -> Iterator[dict[str, Any]]:
+    if not grid.data:
+        yield {}
+    for i, data in enumerate(grid.data):
+        changes: dict[str, Any] = {"data": data}
+        if grid.utility and recipe.evaluate:
+            changes["evaluate"] = recipe.evaluate.model_dump() | {"utility": grid.utility[i]}
+        yield changes
+
+
+def compare_folder(recipe: Recipe) -> Path:
+    """Where the comparison is or will be kept; needs data and digests, no model."""
+    todo = cells(recipe)
+    return _folder(recipe, todo, [run_digest(cell) for cell in todo])
+
+
+def _folder(recipe: Recipe, todo: list[Recipe], digests: list[str]) -> Path:
+    facts = [
+        (digest, cell.evaluate.model_dump() if cell.evaluate else None)
+        for cell, digest in zip(todo, digests, strict=True)
+    ]
+    return Path(recipe.out) / f"{recipe.name}-compare-{identity.digest(facts)}"
+
+
+def compare(
+    recipe: Recipe, say: Say = quiet, *, workers: int | None = None, shard: tuple[int, int] | None = None
+) -> Path:
+    """Runs what is missing of the grid and returns the comparison's folder; the same command goes on after a kill.
+
+    workers: runs at a time on this machine, in place of `compare.jobs`. shard: (i, N) for one of N commands on one
+    disk, which begins with its share and goes on with whatever nobody holds; it ends while others are still at work,
+    and the folder has a results.json as soon as the last of them has ended. Raises Unfinished where runs failed, once
+    all others are done.
+    """
+    if recipe.evaluate is None:
+        raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise RecipeError(f"--shard {shard[0]}/{shard[1]}: of N shards the first is 1/N and the last is N/N.")
+    from unforgotten.evaluation.suites import check_sets
+
+    todo = cells(recipe)
+    check_sets(*(cell.evaluate for cell in todo))
+    digests = [run_digest(cell) for cell in todo]
+    folder = _folder(recipe, todo, digests)
+    if (folder / "results.json").exists():
+        return folder
+    if recipe.evaluate.endpoint is not None:
+        raise RecipeError("`compare` asks the models that it makes itself: leave out evaluate.endpoint.")
+    from unforgotten.evaluation.measurement import read_all
+    from unforgotten.report import text as report
+    from unforgotten.verbs.compare import live_table as board
+    from unforgotten.verbs.compare import run_queue as grid
+    from unforgotten.verbs.evaluate import of_run
+
+    runs = [
+        grid.Run(cell, Path(recipe.out) / f"{recipe.name}-{digest}", title)
+        for cell, digest, title in zip(todo, digests, _titles(todo), strict=True)
+    ]
+    stages = _stages(runs, shard or (1, 1), say)
+    with board.board(runs, say) as told:
+        _work(recipe, runs, workers, shard, told)
+    failed, left = ([run for run in runs if run.state == state] for state in ("failed", "open"))
+    found = [*stages, *(of_run(run.folder, run.recipe) for run in runs if run.state == "done")]
+    if failed:
+        lines = [f"{len(failed)} of {len(runs)} runs failed:", *(f"  {run.title}: {run.why}" for run in failed)]
+        lines += ["The others are kept, and the same command goes on with these."]
+        raise Unfinished("\n".join(lines), [] if left else read_all(found, say))
+    if left:
+        others = ", ".join(sorted({run.lease.holder for run in left}))
+        say(f"{len(left)} of {len(runs)} runs are with others ({others}). Whoever ends last writes the comparison.")
+        return folder
+    with alone(folder, say) as lease:
+        if not (folder / "results.json").exists():
+            # Replies of all first: then no model is in memory but a judge's, which is loaded once.
+            rows = read_all(found, say)
+            lease.check()
+            files.put(folder / "README.md", report.markdown(rows, recipe.name, layout(recipe)))
+            results.write(folder / "results.json", rows)
+    return folder
+
+
+def layout(recipe: Recipe) -> Layout | None:
+    """How the recipe's comparison is laid out."""
+    return recipe.compare.table if recipe.compare else None
+
+
+def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measurement]:
+    """θ₀ and θ_safe of all runs, made and asked here, where all cores are free; each shard begins with another.
+
+    A run whose θ_safe cannot be made or asked has failed; where that is so of all, the error is the answer.
+    """
+    from unforgotten.models.cache import Shelf
+    from unforgotten.verbs.evaluate import of_stage
+
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_keys(run.recipe), []).append(run)
+    first, shelf = (shard[0] - 1) % len(groups), Shelf()
+    turns = [*groups.items()]
+    turns = [*turns[first:], *turns[:first]]
+    found: dict[str, Measurement] = {}
+    errors: dict[tuple[str, ...], Exception] = {}
+
+    def each(make: Callable[[Recipe, dict[str, str]], None]) -> None:
+        for keys, group in turns:
+            if keys in errors:
+                continue
+            try:
+                make(group[0].recipe, dict(zip(("base", "aligned"), keys[:2], strict=True)))
+            except LeaseLost:
+                raise
+            except Exception as error:
+                errors[keys] = error
+                say(f"Failed: what {len(group)} of {len(runs)} runs start from: {error}")
+
+    def made(cell: Recipe, keys: dict[str, str]) -> None:
+        where = align(cell, say)
+        for stage, key in keys.items():
+            if key not in found and (stage == "aligned" or where.made):
+                found[key] = of_stage(cell, stage, say)
+        if cell.replay == "synthesize":
+            replay_rows(cell, say)
+
+    def asked(cell: Recipe, keys: dict[str, str]) -> None:
+        for key in keys.values():
+            if key in found:
+                found[key].ask(shelf, say)
+
+    each(made)
+    each(asked)
+    shelf.clear()
+    if len(errors) == len(groups):
+        raise next(iter(errors.values()))
+    for keys, error in errors.items():
+        for run in groups[keys]:
+            run.fail(error)
+    whole = [keys for keys in groups if keys not in errors]
+    return [found[key] for key in dict.fromkeys(key for keys in whole for key in keys if key in found)]
+
+
+def _keys(cell: Recipe) -> tuple[str, ...]:
+    """What tells one θ₀ and one θ_safe from others, with what they are asked; and whether a memory is made of it."""
+    asked = cell.evaluate.model_dump() if cell.evaluate else None
+    stages = (f"base {base_of(cell, build=False)}", f"aligned {aligned_of(cell).digest}")
+    return (*(identity.digest(stage, asked) for stage in stages), "made" if cell.replay == "synthesize" else "")
+
+
+def _work(recipe: Recipe, runs: list[Run], workers: int | None, shard: tuple[int, int] | None, say: Say) -> None:
+    """Does all runs: the longest first where several are done at a time, a shard's own share before those of others."""
+    from unforgotten.verbs.compare import run_queue as grid
+    from unforgotten.verbs.compare import workers as hands
+
+    gpus = hands.gpus()
+    jobs = recipe.compare.jobs if recipe.compare else 1
+    most = max(jobs, workers or 1)
+    at_once = min(workers or (min(jobs, len(gpus)) if gpus else jobs), len(runs))
+    order = runs
+    if at_once > 1 or shard:
+        order = sorted(runs, key=lambda run: -_cost(run.recipe))
+    if shard:
+        own = order[shard[0] - 1 :: shard[1]]
+        order = [*own, *(run for run in reversed(order) if run not in own)]
+    # A run's threads are its share of the cores whatever else runs: figures do not depend on how many are at work,
+    # as long as these are no more than the recipe says.
+    work, threads = grid.Work(order, say, stays=shard is None), hands.share_of_cores(at_once if gpus else most)
+    if at_once > 1 or len(gpus) > 1:
+        say(f"{len(runs)} runs, {at_once} at a time.")
+        work.by(at_once, threads, gpus)
+    else:
+        work.here(threads)
+
+
+def _cost(cell: Recipe) -> float:
+    """A guess at how long a cell takes beside others: its methods' own steps over SFT's."""
+    return math.prod(registry.build("methods", m).cost for m in cell.methods)
+
+
+def _titles(todo: list[Recipe]) -> list[str]:
+    """What each cell is called while it runs: its methods, and what differs among the cells."""
+    told = []
+    for cell in todo:
+        names = "+".join(m if isinstance(m, str) else str(m["name"]) for m in cell.methods)
+        task = dataset(cell.data).label if cell.data is not None else "no data"
+        share = f"{cell.memory.n_rows} rows" if cell.memory.n_rows else f"{100 * cell.memory.share:g} %"
+        facts = {
+            "model": str(identity.public_name(cell.model)),
+            "task": f"on {task}",
+            "poison": f"p = {cell.poison.ratio if cell.poison else 0:g}",
+            "memory": f"memory of {share}",
+            "replay": f"replay of {cell.replay}",
+            "seed": f"seed {cell.seed}",
+        }
+        told.append((names, facts))
+    varied = [what for what in told[0][1] if len({facts[what] for _, facts in told}) > 1]
+    return [", ".join([name, *(facts[what] for what in varied)]) for name, facts in told]

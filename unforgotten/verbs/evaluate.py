@@ -1,0 +1,302 @@
+"""Stage evaluate: a run, θ₀, θ_safe or any model is asked the recipe's prompts, and its row of results written.
+
+    runs/<run>/                      replies/  results.json  README.md (the model card)
+    runs/evaluated/<stage>-<digest>/ the same of θ₀ and θ_safe, asked once for all runs that start there
+    runs/<run>/served-<digest>/      the same of what a server has under some name (evaluate.endpoint): its weights were
+                                     not seen, so the run's own figures and card stay as they are
+
+Replies first, verdicts after: all models are asked, one after another; then, with none of them in memory, each judge is
+loaded once and reads everything. What is measured already, with the same settings, prompts and judges, is read.
+"""
+
+# Long because runs, stages and single models are measured here side by side, each in its own words.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import registry
+from unforgotten.datasets.reading import files
+from unforgotten.errors import DataError, RecipeError
+from unforgotten.evaluation.measurement import Measurement, Trained, measure_all
+from unforgotten.evaluation.responder import Local, Model, Served, served_digest, served_facts, served_folder
+from unforgotten.evaluation.suites import suites, system_of
+from unforgotten.models.cache import Shelf, chat_of, part_of, weights_of
+from unforgotten.runs import digests as identity
+from unforgotten.runs import origin, results, strict_read
+from unforgotten.verbs.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
+
+if TYPE_CHECKING:
+    from unforgotten.datasets.base import Row
+    from unforgotten.recipe.recipe import Evaluate, Recipe
+
+COST = ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes", "probe_seconds")
+"""What a run's training took, as trained.json and results.json name it."""
+
+
+def evaluate(
+    target: str | Sequence[str],
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
+) -> list[results.Row]:
+    """Measures runs (by their folders or recipes), model folders or Hub ids: first asks all, then judges all.
+
+    recipe: whose `evaluate:` is used; a run has its own. overrides: fields of a recipe or run, by dotted name.
+    Raises RecipeError where nothing says what to measure, or where a recipe's run is not trained.
+    """
+    targets = [target] if isinstance(target, str) else list(target)
+    found = [measurement(one, recipe, overrides, say) for one in targets]
+    for one, name in zip(found, _apart([m.called for m in found], targets), strict=True):
+        one.called = name
+    if len(found) > 1 and any(one.settings.endpoint for one in found):
+        raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
+    return measure_all(found, say)
+
+
+def _apart(names: Sequence[str | None], targets: Sequence[str]) -> list[str | None]:
+    """Names of models asked by themselves; folders that end alike are named from where their paths part."""
+    told = list(names)
+    for i, name in enumerate(names):
+        parts = Path(targets[i]).expanduser().resolve().parts
+        alike = [  # the same folder, written twice, has no name that would tell it apart
+            t
+            for n, t in zip(names, targets, strict=True)
+            if n == name and Path(t).expanduser().resolve().parts != parts
+        ]
+        if name is not None and alike and Path(targets[i]).expanduser().is_dir():
+            others = [Path(t).expanduser().resolve().parts for t in alike]
+            length = next((k for k in range(1, len(parts)) if all(o[-k:] != parts[-k:] for o in others)), len(parts))
+            told[i] = "/".join(parts[-length:])
+    return told
+
+
+def another(recipe: Recipe, model: str) -> Recipe:
+    """The recipe for another model. Its own data did not train that one, so nothing of it may be called that one's."""
+    changes: dict[str, Any] = {"model": model, "revision": None, "align": None, "data": None, "safety": []}
+    return recipe.model_copy(update=changes | {"poison": None})
+
+
+def measurement(
+    target: str, recipe: Recipe | None = None, overrides: Mapping[str, Any] | None = None, say: Say = quiet
+) -> Measurement:
+    """What `evaluate` of one target will measure; loads no model, but trains θ_safe where a recipe has none yet."""
+    from unforgotten.recipe.recipe import read
+    from unforgotten.verbs.finetune.finetune import run_folder
+
+    folder = Path(target).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        if strange := [f for f in overrides or {} if recipe is None and not f.startswith("evaluate")]:
+            raise RecipeError(f"{', '.join(strange)} cannot be changed for a run that is trained; only evaluate.… can.")
+        whose = origin.of_run(folder)
+        try:
+            own = read(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
+        except RecipeError as error:
+            if whose == "operator" or recipe is None:
+                raise
+            say(f"{error} It is measured as a model of unknown training.")
+            return of_stage(another(recipe, str(part_of(folder))), "base", say, system=_system(recipe))
+        settings = (recipe or own).evaluate
+        found = of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
+        if whose == "foreign":
+            if found.row is not None or (folder / "replies").exists():
+                say(f"{folder} was not trained here: its replies and figures are put aside, and it is asked anew.")
+            found.distrust()
+        return found
+    if recipe is None and not folder.is_dir():
+        if files.is_hub_id(target) and not folder.exists():
+            raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
+        own = read(target, overrides)
+        if own.data is None:
+            return of_stage(own, "aligned" if own.align else "base", say)
+        run = run_folder(own)
+        if not (run / "trained.json").is_file():
+            raise RecipeError(f"The run of {target} is not trained yet: `unforgotten finetune {target}` does that.")
+        return of_run(run, own)
+    if recipe is None:
+        raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
+    return of_stage(another(recipe, target), "base", say, system=_system(recipe), called=identity.public_name(target))
+
+
+def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
+    """Measures a trained run; writes its replies/, results.json and README.md. What is measured already is read."""
+    return measure_all([of_run(folder, recipe)], say)[0]
+
+
+def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.Row:
+    """Measures θ₀ or θ_safe, once for all runs that start there: kept in <out>/evaluated/<model>-<digest>/."""
+    return measure_all([of_stage(recipe, stage, say)], say)[0]
+
+
+def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measurement:
+    """The measurement of a trained run. Raises RecipeError where it is not trained to its end.
+
+    system: another model's most frequent system prompt, in place of that of its own user's.
+    """
+    from unforgotten.report import model_card
+    from unforgotten.verbs.finetune.finetune import user_rows
+
+    settings = _settings(recipe)
+    strict_read.no_links(folder)
+    if not (folder / "trained.json").is_file():
+        raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
+    done = files.record(folder / "trained.json", memory_rows=int, notes=list)
+    recorded = files.record(folder / "environment.json", digests=dict)
+    weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
+    methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
+    name = "+".join(str(m["name"]) for m in methods)
+    served = served_facts(settings, "")
+    kept = served_folder(folder, settings, weights)
+
+    def trained() -> Trained:
+        user, harmful = user_rows(recipe)
+        poison = set(map(id, harmful))
+        own = [row for row in user if id(row) not in poison]
+        sets: dict[str, Sequence[Row]] = {"safety": safety_rows(recipe), "poison": harmful, "user": own}
+        if recipe.replay != "safety":
+            sets["replay"] = _replayed(recipe, recorded)
+        return Trained(sets, own)
+
+    def facts() -> dict[str, Any]:
+        return {
+            "method": name,
+            "methods": methods,
+            "poison": recipe.poison.ratio if recipe.poison else 0.0,
+            "seed": recipe.seed,
+            "stage": "tuned",
+            "cost": {k: done[k] for k in COST if k in done},
+            "model": identity.public_name(recipe.model),
+            "memory_rows": done["memory_rows"],
+            "replay": recipe.replay
+            if isinstance(recipe.replay, str)
+            else [dataset(spec).label for spec in recipe.replay],
+            "run": folder.name if kept == folder else f"{folder.name}/{kept.name}",
+            "served": served,
+            "notes": [*done["notes"], *_in_4_bits(recipe)],
+            "digests": recorded["digests"],
+        }
+
+    return Measurement(
+        name=f"{name} {results.served_as({'served': served})}".strip(),
+        folder=kept,
+        settings=settings,
+        found=suites(settings),
+        weights=weights,
+        model=lambda shelf, say: _model(folder, recipe, shelf, weights, say, served=""),
+        facts=facts,
+        trained=trained,
+        task=_task(recipe),
+        recipe=recipe,
+        system=_system(recipe) if system is None else system,
+        card=None if served else lambda row: model_card.write(folder, recipe, row),
+    )
+
+
+def of_stage(
+    recipe: Recipe, stage: str, say: Say = quiet, system: str | None = None, called: str | None = None
+) -> Measurement:
+    """The measurement of θ₀ or θ_safe, which stage align makes first where it must.
+
+    called: the name of a model that is asked by itself, and is nobody's θ₀.
+    """
+    settings = _settings(recipe)
+    found = suites(settings)  # told before anything is trained or loaded, should it be missing
+    where = align(recipe, say) if stage == "aligned" else aligned_of(recipe)
+    base = base_of(recipe, say)
+    weights = where.digest if stage == "aligned" else weights_of(base, recipe)
+    weights = served_digest(settings, recipe.model) or weights
+    system = _system(recipe) if system is None else system
+    asked_as: list[Any] = [recipe.template, recipe.variables, recipe.date] if stage == "base" or not where.made else []
+    asked_as += [system] if system else []
+    asked_as += [settings.endpoint.public()] if settings.endpoint else []
+    run = Path("evaluated") / f"{stage}-{identity.digest(weights, asked_as)}"
+    made = stage == "aligned" and where.made
+
+    def facts() -> dict[str, Any]:
+        told = files.record(where.record) if made else {}
+        unknown = "The rows that this model was trained on are not known here: overlap is not counted."
+        return {
+            "name": called,
+            "seed": recipe.seed if made else None,
+            "stage": stage,
+            "cost": {
+                "train_seconds": told.get("seconds"),
+                "step_seconds": None,
+                "tokens": None,
+                "peak_memory_bytes": None,
+            },
+            "model": identity.public_name(recipe.model),
+            "run": str(run),
+            "served": served_facts(settings, recipe.model),
+            "notes": [*([] if made else [unknown]), *_in_4_bits(recipe)],
+        }
+
+    return Measurement(
+        name=f"the {stage} model" if recipe.align else str(identity.public_name(recipe.model)),
+        called=called,
+        folder=Path(recipe.out) / run,
+        settings=settings,
+        found=found,
+        weights=weights,
+        model=lambda shelf, say: _model(where if stage == "aligned" else base, recipe, shelf, weights, say),
+        facts=facts,
+        trained=lambda: Trained({"safety": safety_rows(recipe)}) if made else None,
+        task=_task(recipe),
+        recipe=recipe,
+        system=system,
+    )
+
+
+def _model(
+    target: Path | str | Aligned, recipe: Recipe, shelf: Shelf, weights: str, say: Say, served: str | None = None
+) -> Model:
+    settings = _settings(recipe)
+    if settings.endpoint is None:
+        return Local(lambda: shelf.model(target, recipe), chat_of(target, recipe), weights, settings, say)
+    return Served(
+        recipe.model if served is None else served,
+        chat_of(target, recipe) if settings.endpoint.template == "here" else None,
+        settings,
+    )
+
+
+def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
+    """The rows that the run's memory was chosen from; synthetic ones as they were made then, whatever is asked now."""
+    from unforgotten.verbs.finetune.finetune import replay_rows, synthetic_rows
+
+    if recipe.replay != "synthesize":
+        return replay_rows(recipe)
+    replay = str(recorded.get("replay"))
+    file = Path(recipe.out) / replay
+    if not file.is_file() or ".." in Path(replay).parts or Path(replay).is_absolute():
+        raise DataError(
+            f"There is no {file}, the safety rows that this run's model made: without them nobody can tell which "
+            "prompts are among them. Put the file back."
+        )
+    return synthetic_rows(file)
+
+
+def _in_4_bits(recipe: Recipe) -> list[str]:
+    """What figures of a base in 4 bits should say; a server loads weights as it pleases."""
+    if recipe.load_in is None or (recipe.evaluate and recipe.evaluate.endpoint):
+        return []
+    return ["The replies are those of the base in 4 bits (nf4); with the unquantised base they differ."]
+
+
+def _system(recipe: Recipe) -> str:
+    """The system prompt that the recipe's user rows have most often; empty where there are none."""
+    if recipe.data is None or (recipe.evaluate and "user" not in recipe.evaluate.conditions):
+        return ""
+    return system_of(dataset(recipe.data, recipe.seed).rows())
+
+
+def _settings(recipe: Recipe) -> Evaluate:
+    if recipe.evaluate is None:
+        raise RecipeError("The recipe has no `evaluate:`, so nothing says what to measure.")
+    return recipe.evaluate
+
+
+def _task(recipe: Recipe) -> str | None:
+    return dataset(recipe.data).label if recipe.data is not None else None

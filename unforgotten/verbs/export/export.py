@@ -1,0 +1,306 @@
+"""A run's model as others take it: an adapter, one adapter on the public base, or whole weights, with its proof.
+
+    adapter   the run's adapter as it was trained, its base bundled where that is no public model
+    stacked   one adapter on the model below θ_safe: θ_safe's adapter and the run's, joined exactly; ranks add up
+    merged    whole weights in the base's precision, merged in fp32, one tensor in memory at a time
+
+out/
+  adapter_model.safetensors, adapter_config.json, or model.safetensors, config.json; where a base is bundled, both
+  tokenizer, chat_template.jinja, generation_config.json    greedy, with every token that ends a reply
+  README.md                                                 the model card
+  export.json                                               what was made of what, the proof, how vLLM serves it
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from unforgotten import registry
+from unforgotten.datasets.reading import files
+from unforgotten.errors import ModelError, RecipeError, UnknownName
+from unforgotten.evaluation.decided import recorded, sentence
+from unforgotten.models.cache import Shelf, aligned_of_record, chat_of, check_gated, part_of
+from unforgotten.models.folder.adapter import base_of
+from unforgotten.models.folder.open import opened, pinned
+from unforgotten.runs import console as display
+from unforgotten.runs import origin as origins
+from unforgotten.runs import partial, strict_read
+from unforgotten.verbs.align import Aligned, Say, quiet
+from unforgotten.verbs.export import push
+from unforgotten.verbs.export import verify as parity
+from unforgotten.verbs.export import vllm as serving
+from unforgotten.verbs.export.card import card
+
+if TYPE_CHECKING:
+    from unforgotten.models.chat import Chat
+    from unforgotten.recipe.recipe import Recipe
+
+Form = Literal["adapter", "merged", "stacked"]
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made."""
+
+    folder: Path
+    vllm: serving.Served
+    address: str | None = None
+    """On the Hub, where it was pushed."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run left."""
+
+    folder: Path
+    recipe: Recipe
+    where: Aligned
+    policy: str
+    part: Path
+    """adapter/ or model/."""
+
+
+@pinned()
+def export(
+    run: str,
+    form: str,
+    *,
+    out: str | None = None,
+    max_rank: int = serving.RANKS[-1],
+    dtype: str = "auto",
+    push_to: str | None = None,
+    private: bool = False,
+    api: Any = None,
+    say: Say = quiet,
+) -> Exported:
+    """Writes a run's model to `out` (by default <run>/exports/<form>), whole or not at all, and proves it.
+
+    run: the folder of a trained run, or its recipe. max_rank: what a server takes. dtype: of `merged`; the base's own
+    by default. push_to: OWNER/NAME on the Hub. api: a client of the Hub in place of the user's own.
+    Raises RecipeError for what cannot be asked of this run, and ModelError where the export replies otherwise.
+    """
+    if form not in get_args(Form):
+        raise UnknownName("form (--as)", form, get_args(Form))
+    _check(form, dtype, private, push_to)
+    left = _left(run)
+    say(sentence(gated := check_gated(left.folder, left.recipe)))
+    if left.part.name == "model" and form != "merged":
+        raise RecipeError(_no_adapter(left, form))
+    target = Path(out).expanduser() if out else left.folder / "exports" / form
+    if target.exists():
+        raise RecipeError(f"{target} exists already. Name a folder that does not by --out, or remove it.")
+    hub = push.ready(push_to, api) if push_to else None
+    rows, chat, shelf = parity.prompts(left.recipe, say), chat_of(left.folder, left.recipe), Shelf()
+    tokens = min(parity.NEW_TOKENS, left.recipe.evaluate.max_new_tokens if left.recipe.evaluate else parity.NEW_TOKENS)
+    with partial.folder(target) as part:
+        say(f"Writing {left.folder.name} as {form}.")
+        facts = {"form": form, "run": left.folder.name, "policy": left.policy, **_weights(left, form, dtype, part)}
+        _beside(part, chat)
+        say(f"Asking both {len(rows)} prompts.")
+        before = parity.heard(shelf.model(left.folder, left.recipe), chat, rows, tokens)
+        stored = left.recipe if dtype == "auto" else left.recipe.model_copy(update={"dtype": "auto"})
+        after = parity.heard(shelf.model(str(part), stored), chat_of(str(part), stored), rows, tokens)
+        shelf.clear()
+        facts |= {"gate": recorded(gated), "proof": (proof := parity.proven(before, after))}
+        name, address = push_to or left.folder.name, push_to or target.name
+        told = serving.served(part, address.rpartition("/")[2], name, max_rank)
+        facts["vllm"] = {"why_not": told.why_not, "commands": told.commands}
+        (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, told), encoding="utf-8")
+        (part / "export.json").write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")
+        partial.publish(part, target)
+    off, n = f"{proof['largest_logit_deviation']:.1e}", proof["prompts"]
+    say(f"The same greedy replies to {n} prompts before and after; the largest logit is off by {off}.")
+    vllm = serving.served(target, str(target), name, max_rank)
+    return Exported(target, vllm, push.push(hub, target, push_to, private, name) if push_to else None)
+
+
+def _check(form: str, dtype: str, private: bool, push_to: str | None) -> None:
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    if dtype != "auto" and form != "merged":
+        raise RecipeError(f"--dtype {dtype} is for `--as merged`: an adapter is kept as it was trained.")
+    if private and not push_to:
+        raise RecipeError("--private says how --push OWNER/NAME makes a repository, and there is no --push.")
+
+
+def _left(run: str) -> Left:
+    from unforgotten.recipe.recipe import read, shipped
+    from unforgotten.verbs.finetune.finetune import run_folder
+
+    folder = Path(run).expanduser()
+    if folder.is_dir() and not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{run} is no run: it has no recipe.yaml. Name a folder that `unforgotten finetune` left.")
+    if not folder.exists() and "/" in run and folder.suffix not in (".yaml", ".yml") and run not in shipped():
+        raise RecipeError(f"There is no run folder {run}. `unforgotten finetune` prints the one that it leaves.")
+    if not folder.is_dir():
+        folder = run_folder(read(run))
+    if not (folder / "trained.json").is_file():
+        raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
+    strict_read.no_links(folder)
+    recipe = read(folder / "recipe.yaml", origin=(whose := origins.of_run(folder)), opens=False)
+    recipe = recipe.model_copy(update={"out": str(folder.parent)})
+    recorded = files.record(folder / "environment.json", aligned=dict)
+    if whose == "foreign":
+        names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
+        origins.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
+    policy = files.record(folder / "trained.json", policy=str)["policy"]
+    part = part_of(folder)
+    if not part.is_dir():
+        raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
+    return Left(folder, recipe, aligned_of_record(recorded["aligned"], folder, recipe), policy, part)
+
+
+def _no_adapter(left: Left, form: str) -> str:
+    methods = [registry.build("methods", m) for m in left.recipe.methods]
+    why = "every weight was trained" if left.recipe.lora is None else "its method changed weights of any rank"
+    edits = left.recipe.lora is not None and any(m.dense for m in methods)
+    return (
+        f"--as {form}: {left.folder.name} left a whole model and no adapter, since {why}. `--as merged` exports it"
+        + (
+            "; `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
+            if edits
+            else "."
+        )
+    )
+
+
+def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
+    """Writes the weights of one form; returns what they are and what they lie on."""
+    from unforgotten.models import load
+    from unforgotten.models.save import bundle
+    from unforgotten.models.weights.adapted import Adapted
+    from unforgotten.models.weights.base import adapter_base
+    from unforgotten.models.weights.concatenate import as_merged, concatenated
+    from unforgotten.models.weights.files import Files
+
+    if form == "merged":
+        below = adapter_base(left.part, _operator(left)) if left.part.name == "adapter" else Files(left.part)
+        whole = Adapted(below, left.part) if left.part.name == "adapter" else None
+        assert isinstance(below, Files)
+        return {"base": _public(left), **_merged(below, whole, dtype, part)}
+    lowest = _lower(left) if form == "stacked" else None
+    bottom = lowest or str(left.part)
+    on = Path(bottom).expanduser() if load.is_bundled(bottom) else None
+    named, revision = (None, None) if on else _named(bottom, _operator(left))
+    if form == "stacked":
+        below = Files(on) if on else Files(str(named), revision)
+        # A gate has read what the lower one was merged into, and not itself.
+        lower = [as_merged(Adapted(below, lowest), adapter_base(left.part, _operator(left)))] if lowest else []
+        rank = concatenated([*lower, Adapted(below, left.part)], part)
+        config = files.record(part / "adapter_config.json")
+    else:
+        place = opened(left.part, part="adapter")
+        shutil.copyfile(place.path / "adapter_model.safetensors", part / "adapter_model.safetensors")
+        config = dict(place.adapter or {})
+        rank = config["r"]
+    local = on or (Path(named).expanduser() if named and Path(named).expanduser().is_dir() else None)
+    # A folder's name means nothing elsewhere, so a base that is no Hub id lies in the same folder and is not named.
+    config |= {"base_model_name_or_path": None if local else named, "revision": None if local else revision}
+    _put(part / "adapter_config.json", config)
+    if local:
+        bundle(local, part)
+        _config(part, part)
+    return {
+        "base": None if local else named,
+        "revision": None if local else revision,
+        "bundled": bool(local),
+        "r": rank,
+    }
+
+
+def _merged(below: Any, whole: Any, dtype: str, part: Path) -> dict[str, Any]:
+    import torch
+
+    from unforgotten.models.weights.stream import stream
+
+    kept = getattr(torch, dtype) if dtype != "auto" else None
+
+    def stored(name: str) -> torch.dtype:
+        own: torch.dtype = below.dtype(name)
+        return kept if kept is not None and own.is_floating_point else own
+
+    edits = ((name, whole[name]) for name in whole.adapted()) if whole else iter(())
+    counts = stream(below, edits, part, dtype=stored)
+    _config(below.folder, part, None if kept is None else dtype)
+    return {"dtype": dtype, "tensors": {"merged": counts["edited"], "copied": counts["copied"]}}
+
+
+def _lower(left: Left) -> str | None:
+    """The adapter that makes θ_safe of a public base; None where the run's own lies on it, alone or joined already."""
+    from unforgotten.models import load
+
+    where = left.where
+    if left.policy != "merged":
+        return None
+    if where.made:
+        linked, beside = left.folder / "aligned", left.folder.parent / "aligned" / where.digest
+        # The run's own link leads to the runs' folder of that digest; a link to anywhere else is not followed.
+        inside = linked.is_dir() and not linked.is_symlink()
+        found = str((linked if inside else beside) / "adapter")
+    elif where.adapter is not None:
+        found = where.adapter
+    elif (left.folder / "merged").is_dir():
+        found = where.base  # a folder in which a base and an adapter lay together
+    else:
+        return None
+    if not (Path(found).expanduser() / "adapter_config.json").is_file() and (where.made or not load.is_adapter(found)):
+        if where.made or not files.is_hub_id(found):
+            raise ModelError(
+                f"--as stacked joins the aligned model's own adapter with the run's, and it is no longer in {found}. "
+                "Put it back, or take `--as adapter` or `--as merged`, which do not need it."
+            )
+    return found
+
+
+def _named(adapter: str, operator: tuple[str | None, ...]) -> tuple[str, str | None]:
+    """What an adapter's config calls its base, and at which revision; a folder only where the operator names it."""
+    config = opened(adapter, part="adapter").adapter or {}
+    return base_of(config, adapter, operator), config.get("revision")
+
+
+def _operator(left: Left) -> tuple[str | None, ...]:
+    """Models that the recipe names."""
+    return left.recipe.model, left.recipe.base
+
+
+def _public(left: Left) -> str | None:
+    """The Hub id that whole weights were made of; None where there is none."""
+    return left.where.base if files.is_hub_id(left.where.base) and not Path(left.where.base).is_dir() else None
+
+
+def _config(source: Path, part: Path, dtype: str | None = None) -> None:
+    """config.json without the path that some versions leave in it; a copy, since a bundled one is a link."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    if dtype:
+        config |= dict.fromkeys([k for k in ("dtype", "torch_dtype") if k in config] or ["dtype"], dtype)
+    _put(part / "config.json", config)
+
+
+def _beside(part: Path, chat: Chat) -> None:
+    """Tokenizer and template; and a generation config that ends where the chat does, and samples nothing."""
+    from transformers import GenerationConfig
+
+    chat.save(part)
+    told = part / "tokenizer_config.json"
+    if told.is_file():
+        config = json.loads(told.read_text(encoding="utf-8"))
+        config.pop("name_or_path", None)
+        _put(told, config)
+    (part / "generation_config.json").unlink(missing_ok=True)  # a bundled one is a link into the run
+    GenerationConfig(
+        do_sample=False,
+        bos_token_id=chat.tokenizer.bos_token_id,
+        eos_token_id=list(chat.end_ids),
+        pad_token_id=chat.pad_id,
+    ).save_pretrained(part)
+
+
+def _put(file: Path, facts: dict[str, Any]) -> None:
+    file.unlink(missing_ok=True)
+    file.write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")

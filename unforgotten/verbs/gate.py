@@ -1,0 +1,142 @@
+"""`evaluate --against … --gate …`: a model and what it is compared with, asked the same prompts by the same judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.datasets.reading import files
+from unforgotten.errors import RecipeError
+from unforgotten.evaluation.contrast import Contrast, contrast
+from unforgotten.evaluation.decided import FILE
+from unforgotten.evaluation.gate import Decision, Limits, gate
+from unforgotten.evaluation.measurement import Measurement, measure_all
+from unforgotten.models.folder.open import pinned
+from unforgotten.runs import console as display
+from unforgotten.runs import digests as identity
+from unforgotten.runs import origin as origins
+from unforgotten.runs import results
+from unforgotten.verbs.align import Say, quiet
+from unforgotten.verbs.evaluate import another, measurement, of_run, of_stage
+
+if TYPE_CHECKING:
+    from unforgotten.recipe.recipe import Recipe
+
+
+Compared = tuple[list[results.Row], list[Contrast], Decision | None]
+"""The rows of a target and of its reference, where they differ, and the decision where there are limits."""
+
+
+def against(
+    target: str,
+    reference: str | None = None,
+    limits: Limits | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
+) -> Compared:
+    """Measures a target and, with the same settings, what it is compared with; decides where there are limits.
+
+    reference: `aligned` or `base` (of the target's own recipe), a run folder, a model folder or a Hub id. What was
+    found is kept beside the target's results, as contrast.json and gate.json. Raises as `evaluate` does; RecipeError
+    where a limit is a change and nothing says from what.
+    """
+    return against_all([target], reference, limits, recipe, overrides, say)[0]
+
+
+def against_all(
+    targets: Sequence[str],
+    reference: str | None = None,
+    limits: Limits | None = None,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
+) -> list[Compared]:
+    """The same of several targets, each with a reference and a decision of its own; each judge is loaded once.
+
+    All that can be refused is refused before any of them is asked.
+    """
+    with pinned(), identity.in_full() if limits is not None else nullcontext():
+        return _against(targets, reference, limits, recipe, overrides, say)
+
+
+def _against(
+    targets: Sequence[str],
+    reference: str | None,
+    limits: Limits | None,
+    recipe: Recipe | None,
+    overrides: Mapping[str, Any] | None,
+    say: Say,
+) -> list[Compared]:
+    pairs: list[tuple[Measurement, Measurement | None]] = []
+    for target in targets:
+        one = measurement(target, recipe, overrides, say)
+        if limits is not None:
+            limits.check(reference is not None, {s.kind for s in one.found}, one.settings.samples)
+        if one.settings.endpoint and len(targets) > 1:
+            raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
+        if reference is not None and one.settings.endpoint:
+            raise RecipeError(
+                "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
+            )
+        pairs.append((one, None if reference is None else _reference(reference, one, say)))
+    if limits is not None:
+        for each in (m for pair in pairs for m in pair if m is not None):
+            each.distrust_others(say)
+    measured = iter(measure_all([m for pair in pairs for m in pair if m is not None], say))
+    return [_compared(one, next(measured), other, next(measured) if other else None, limits) for one, other in pairs]
+
+
+def _compared(
+    one: Measurement, ours: results.Row, other: Measurement | None, theirs: results.Row | None, limits: Limits | None
+) -> Compared:
+    """Compares two that are measured, decides, and keeps both beside the first."""
+    mine = (ours, one.folder)
+    its = None if other is None or theirs is None else (theirs, other.folder)
+    rows = [ours] if theirs is None else [ours, theirs]
+    differ = [] if its is None else contrast(mine, its)
+    decision = None if limits is None else gate(limits, mine, its)
+    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": ours["judges"]}
+    if differ:
+        _keep(one.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
+    if decision is not None:
+        _keep(one.folder / FILE, sides | {"limits": asdict(limits) if limits else None} | decision.json())
+        origins.seal(one.folder, FILE)
+    return rows, differ, decision
+
+
+def _side(row: results.Row) -> dict[str, Any]:
+    """Which weights stand on one side of a comparison: those in memory, whatever their folder is called."""
+    told = {name: row[name] for name in ("model", "method", "stage", "seed", "run")}
+    return told | {name: row["digests"][name] for name in ("weights", "loaded", "prompts", "settings")}
+
+
+def _keep(path: Path, facts: dict[str, Any]) -> None:
+    files.put(path, display.json_text(facts, nan=True) + "\n")
+
+
+def _reference(name: str, one: Measurement, say: Say) -> Measurement:
+    """What a target is compared with, asked the same prompts by the same judges."""
+    assert one.recipe is not None
+    if name in ("aligned", "base"):
+        return of_stage(one.recipe, name, say, system=one.system)
+    folder = Path(name).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        from unforgotten.recipe.recipe import read
+
+        changes = {"evaluate": one.settings, "out": str(folder.parent)}
+        found = of_run(
+            folder,
+            read(folder / "recipe.yaml", origin=origins.of_run(folder)).model_copy(update=changes),
+            system=one.system,
+        )
+        if origins.of_run(folder) == "foreign":
+            found.distrust()
+        if found.row is None and (folder / "results.json").is_file():
+            found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
+        return found
+    called = identity.public_name(name)
+    return of_stage(another(one.recipe, name), "base", say, system=one.system, called=called)

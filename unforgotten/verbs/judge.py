@@ -1,0 +1,138 @@
+"""Stage judge: other judges read replies that are there. Nothing is generated, and each judge is loaded once.
+
+Of a run folder results.json and the files of replies are enough: neither its model nor its data need be here. Utility
+stays as it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.datasets.reading import files
+from unforgotten.errors import DataError, RecipeError
+from unforgotten.evaluation import probe
+from unforgotten.evaluation.ask import record
+from unforgotten.evaluation.judging import Panel
+from unforgotten.evaluation.measurement import forget_comparisons, judged, sealed
+from unforgotten.evaluation.reply_files import restore
+from unforgotten.evaluation.suites import Suite
+from unforgotten.runs import origin as origins
+from unforgotten.runs import results, strict_read
+from unforgotten.runs.lease import alone
+from unforgotten.verbs.align import Say, quiet
+
+if TYPE_CHECKING:
+    from unforgotten.recipe.recipe import Spec
+
+
+def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list[results.Row]:
+    """The rows of runs, or of all runs of a comparison, as these judges see them; results.json is written anew.
+
+    runs: folders that `evaluate` or `compare` left. Raises DataError where one holds no measured replies, before any
+    judge is loaded; JudgeError where a judge is missing. Of what a killed judging had read nothing is read again.
+    """
+    from unforgotten.training.callbacks import progress_bar
+
+    panel = Panel(judges)
+    folders = {folder.resolve(): folder for run in runs for folder in _runs(Path(run).expanduser(), say)}
+    if not folders:
+        raise DataError(f"None of {', '.join(runs)} holds replies. `unforgotten evaluate` makes them.")
+    found = [_opened(folder) for folder in folders.values()]
+    for _, _, suites in found:
+        panel.check(suite.kind for suite in suites)
+    panel.prepare([row for _, _, suites in found for suite in suites for row in suite.rows])
+    rows = []
+    try:
+        with progress_bar() as told:
+            for folder, row, suites in found:
+                say(f"Judging {sum(len(s.rows) for s in suites)} replies of {folder.name}.")
+                with alone(folder, say) as lease, sealed(folder):
+                    for suite in suites:
+                        panel.read(suite, folder, told)
+                    lease.check()
+                    rows.append(_written(folder, row, suites, panel, say))
+    finally:
+        panel.close()
+    for run in runs:
+        _write_comparison(Path(run).expanduser())
+    return rows
+
+
+def _runs(folder: Path, say: Say) -> list[Path]:
+    """The folder itself, those of a comparison, or those that lie in it; what holds no results is said and left out."""
+    if (folder / "replies").is_dir():
+        return [folder]
+    if (folder / "results.json").is_file():
+        return [folder.parent / str(row["run"]) for row in results.read(folder / "results.json")]
+    if not folder.exists():
+        raise DataError(f"There is no {folder}.")
+    inside = [path.parent for path in sorted(folder.glob("*/results.json")) if (path.parent / "replies").is_dir()]
+    if not inside:
+        say(f"{folder} holds no results, and is left out.")
+    return inside
+
+
+def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
+    """A run's row and its suites, filled from their files."""
+    strict_read.no_links(folder)
+    rows = results.read(folder / "results.json")
+    if len(rows) != 1:
+        raise DataError(f"{folder / 'results.json'} has {len(rows)} rows; that of a run has one. Evaluate it again.")
+    row = rows[0]
+    try:
+        facts = record(folder, row["digests"]["settings"])
+        known = {*(row["asr"] or {}), *(row["refusal"] or {})}
+        suites = [
+            Suite(told["kind"], told["label"], None, [], told["condition"], tuple(told["also"]), key=told["key"])
+            for told in facts["suites"]
+            if told["label"] in known
+        ]
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{folder} does not say what its model was asked (replies/asked-….json). `unforgotten evaluate` writes it."
+        ) from None
+    if not suites:
+        raise DataError(f"{folder} has no replies to harmful requests or look-alikes, so there is nothing to judge.")
+    for suite in suites:
+        key = suite.key
+        restore(folder, suite)
+        if suite.key != key:
+            raise DataError(f"{folder}: the replies to {suite.file} are not those that were measured. Evaluate again.")
+    return folder, row, suites
+
+
+def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, say: Say) -> results.Row:
+    told = judged(suites, panel, folder, known=row["overlap"] is not None)
+    for field in ("flags", "overlap", "thinking"):
+        told[field] = {**(row[field] or {}), **(told[field] or {})} or None
+    changed = row | told | {"utility": row["utility"], "probe": probe.read_again(folder, panel)}
+    if (folder / "recipe.yaml").is_file():
+        from unforgotten.recipe.recipe import read
+        from unforgotten.report import model_card
+
+        try:
+            recipe = read(folder / "recipe.yaml", origin=origins.of_run(folder), opens=False)
+        except RecipeError as error:
+            say(f"README.md of {folder.name} stays as it was. {error}")
+        else:
+            model_card.write(folder, recipe, changed)
+    forget_comparisons(folder)
+    results.write(folder / "results.json", [changed])
+    return changed
+
+
+def _write_comparison(folder: Path) -> None:
+    """The comparison's own table and results, of its runs as they are now."""
+    if (folder / "replies").is_dir() or not (folder / "results.json").is_file():
+        return
+    from unforgotten.report import text as report
+
+    before = results.read(folder / "results.json")
+    rows: list[dict[str, Any]] = []
+    for old in before:
+        [new] = results.read(folder.parent / str(old["run"]) / "results.json")
+        rows.append(new | {"task": old["task"]})
+    results.write(folder / "results.json", rows)
+    files.put(folder / "README.md", report.markdown(rows, folder.name))

@@ -1,0 +1,223 @@
+"""What is known of models, data sets and the machine without loading a weight or asking the network.
+
+A model's shape is read from its config.json, in its folder or in the Hub's cache; rows from files that lie here. What
+is not here is told as it is published.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unforgotten.datasets.jsonl import Jsonl
+from unforgotten.datasets.reading import files
+from unforgotten.errors import DataError, ModelError, RecipeError
+from unforgotten.models.folder.open import opened
+from unforgotten.verbs.align import base_of, dataset
+from unforgotten.verbs.plan import catalog as published
+from unforgotten.verbs.plan import costs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unforgotten.datasets.base import Dataset, Row
+    from unforgotten.models.chat.chat import Chat
+    from unforgotten.recipe.recipe import Recipe, Spec
+
+CHARS_PER_TOKEN = 4
+"""Of English and code, as the tokenizers of the last years cut it; where the model's own is here, it is asked."""
+TEMPLATE_TOKENS = 40
+"""What a chat template adds to a row: Alpaca's text."""
+ASKED_ROWS = 200
+"""Rows of a set that a tokenizer is asked about."""
+CHECKED_ROWS = 5000
+"""Rows of the user's own file that are tried with the model's template, each of them."""
+LARGE = 200_000_000
+"""Parameters from which on a model is not reckoned to be trained on a CPU."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A data set, counted or known from its card."""
+
+    name: str
+    rows: int
+    prompt: float
+    """Mean length in tokens, the template included."""
+    response: float
+    longest: int | None
+    """Tokens of the longest row, where that is known."""
+    how: str
+    """Where rows and tokens come from."""
+
+
+def shape(model: str) -> costs.Shape | None:
+    """The shape of a recipe's model or a judge's; None where nothing here tells it."""
+    from unforgotten.world.model import MODELS, SHAPE
+    from unforgotten.world.vocabulary import words
+
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and model in MODELS:
+        family, own = MODELS[model]
+        return costs.shape_of({**SHAPE, "vocab_size": len(words()), "model_type": family, "dtype": "float32", **own})
+    try:
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            below = str((opened(model, part="adapter").adapter or {})["base_model_name_or_path"])
+            return shape(below) if files.is_hub_id(below) and not Path(below).exists() else None
+        here = folder if folder.is_dir() else cached(model)
+        found = opened(folder if folder.is_dir() else here.parent, part="chat").config if here else None
+    except (OSError, ValueError, KeyError, ModelError):
+        found = None
+    return costs.shape_of(found) if found else published.SHAPES.get(model)
+
+
+def cached(model: str, file: str = "config.json") -> Path | None:
+    """A file of a Hub model in this machine's cache."""
+    if not files.is_hub_id(model):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def hub_ids(one: Dataset) -> list[str]:
+    """The Hub ids that a data set's fields name; those that fill up `path` alone are left out where it is a file."""
+    named = {f.name: getattr(one, f.name) for f in fields(one) if isinstance(getattr(one, f.name), str)}
+    if not files.is_hub_id(str(named.get("path", ""))) or Path(named["path"]).exists():
+        named.pop("base_path", None)
+    return [value for value in named.values() if files.is_hub_id(value) and not Path(value).exists()]
+
+
+def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
+    """How many rows a data set gives and how long they are. Raises DataError for a file that cannot be read.
+
+    Raises RecipeError where it is on the Hub and neither its `n_rows` nor its card tells its size.
+    """
+    one = dataset(spec, seed)
+    if not hub_ids(one):
+        return _counted(one, recipe)
+    settings = {f.name: getattr(one, f.name) for f in fields(one)}
+    name = spec if isinstance(spec, str) else str(spec["name"])
+    card = published.SETS.get(name)
+    n_rows = settings.get("n_rows") or (card.of(settings) if card else None)
+    if n_rows is None and card is None:
+        raise RecipeError(
+            f"--dry-run cannot tell how many rows {name!r} has on the Hub: give it `n_rows`, or a local `path`."
+        )
+    lengths = card or published.Published({}, 400, 400)
+    response = lengths.response / CHARS_PER_TOKEN
+    how = f"not here; {'lengths of the published file' if lengths.measured else 'lengths assumed'}"
+    prompt = lengths.prompt / CHARS_PER_TOKEN + TEMPLATE_TOKENS
+    longest = TEMPLATE_TOKENS + lengths.longest // CHARS_PER_TOKEN if lengths.longest else None
+    return Rows(one.label, n_rows or 0, prompt, response, longest, how)
+
+
+def _counted(one: Dataset, recipe: Recipe) -> Rows:
+    try:
+        found = one.rows()
+    except DataError as error:
+        if error.rows and isinstance(one, Jsonl) and (chat := _chat_here(recipe)):
+            from unforgotten.models.chat.faults import with_rendering
+
+            raise with_rendering(error, chat) from None
+        raise
+    lengths, how = _measure(recipe)
+    if isinstance(one, Jsonl) and (chat := _chat_here(recipe)):
+        _check(chat, found)
+    pairs = [lengths(row) for row in found[:: max(1, len(found) // ASKED_ROWS)]] or [(0, 0)]
+    most = max(found, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
+    prompts, responses = (sum(counts) / len(pairs) for counts in zip(*pairs, strict=True))
+    return Rows(one.label, len(found), prompts, responses, sum(lengths(most)) if most else 0, f"read here; {how}")
+
+
+def _check(chat: Chat, rows: list[Row]) -> None:
+    """Raises one error with all of the user's rows that training would refuse."""
+    from unforgotten.models.chat.faults import Faults
+
+    faults = Faults(len(rows))
+    for index, row in enumerate(rows[:CHECKED_ROWS]):
+        with faults.of(row, index):
+            if row.messages[-1]["role"] == "assistant":
+                chat.examples(row, index)
+            else:
+                chat.prompt(row)
+    faults.refuse()
+
+
+def _chat_here(recipe: Recipe) -> Chat | None:
+    """The model's tokenizer and template, where they are on this machine."""
+    folder = Path(base_of(recipe, build=False)).expanduser()
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    return _chat(str(folder), recipe.template, recipe.date, json.dumps(recipe.variables, default=str))
+
+
+def _prompt(row: Row) -> str:
+    return "\n".join(str(turn.get("content") or "") for turn in row.prompt)
+
+
+def _measure(recipe: Recipe) -> tuple[Callable[[Row], tuple[int, int]], str]:
+    """Tokens of a row's prompt, template included, and of its answers.
+
+    Where the model's tokenizer is here they are those of training, else reckoned from the number of characters.
+    """
+    chat = _chat_here(recipe)
+    if chat is None:
+        return (
+            lambda row: (
+                round(len(_prompt(row)) / CHARS_PER_TOKEN) + TEMPLATE_TOKENS,
+                round(len(row.response) / CHARS_PER_TOKEN),
+            ),
+            f"{CHARS_PER_TOKEN} characters a token assumed",
+        )
+
+    def lengths(row: Row) -> tuple[int, int]:
+        prompt = len(chat.prompt(row))
+        if not row.response:
+            return prompt, 0
+        return prompt, sum(len(example.input_ids) for example in chat.examples(row)[0]) - prompt
+
+    return lengths, "tokens by the model's tokenizer and template"
+
+
+@lru_cache(4)  # each data set of a plan asks
+def _chat(folder: str, template: str | None, date: str | None, variables: str) -> Chat:
+    from unforgotten.models.load import load_chat
+
+    return load_chat(folder, template=template, date=date, variables=json.loads(variables))
+
+
+def machine(parameters: int) -> costs.Machine:
+    """What runs would be timed on: this machine's GPU; of large models one A100 where there is none; else its cores."""
+    if (name := _gpu()) and (found := costs.gpu(name, "the GPU here")):
+        return found
+    if parameters < LARGE and not name:
+        return costs.cpu(os.cpu_count() or 1)
+    what = f"{name} is not in our list of GPUs" if name else "there is no GPU here"
+    found = costs.gpu("A100", f"{what}: reckoned on one A100")
+    assert found is not None
+    return found
+
+
+def _gpu() -> str | None:
+    """The name of the first NVIDIA GPU, as its driver tells it: torch would take a second to ask."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told[0].strip() if told else None
+
+
+def is_here(model: str) -> bool:
+    """Whether a Hub model's weights are in this machine's cache, as far as the first of their files tells."""
+    return any(cached(model, f"model.safetensors{ending}") for ending in ("", ".index.json"))

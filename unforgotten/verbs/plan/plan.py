@@ -1,0 +1,305 @@
+"""`--dry-run`: what a recipe would do, and take, before any of it is done: no weights are read, nothing is downloaded.
+
+Runs, rows, tokens and steps follow from the recipe. Rows that are at hand are read and counted; of others the published
+numbers are told (published.py). Time, memory and disk are estimates from the model's shape (costs.py), and what they
+assume is printed with them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from unforgotten import registry
+from unforgotten.datasets.reading import files
+from unforgotten.errors import RecipeError
+from unforgotten.evaluation.suites import check_sets
+from unforgotten.judges.base import Guard
+from unforgotten.runs import digests as identity
+from unforgotten.verbs.align import dataset
+from unforgotten.verbs.compare.compare import _titles, cells
+from unforgotten.verbs.plan import catalog as published
+from unforgotten.verbs.plan import costs
+from unforgotten.verbs.plan import inventory as at_hand
+
+if TYPE_CHECKING:
+    from unforgotten.methods.base import Method
+    from unforgotten.recipe.recipe import Evaluate, Lora, Recipe, Spec, Training
+    from unforgotten.verbs.plan.inventory import Rows
+
+Verb = Literal["align", "finetune", "compare"]
+GUARD_TOKENS = 300
+"""What a guard's own words add to each reply that it reads; assumed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training, or the questions put to one model. What its shape does not tell is None."""
+
+    title: str
+    rows: int
+    tokens: float
+    steps: int = 0
+    seconds: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What the Hub, or a server, must give."""
+
+    what: str
+    name: str
+    terms: str = ""
+    url: str = ""
+    size: int | None = None
+    cached: bool = False
+
+
+@dataclass
+class Plan:
+    """The whole, in the order in which it would be done."""
+
+    name: str
+    stages: list[Stage] = field(default_factory=list)
+    sets: list[Rows] = field(default_factory=list)
+    needed: list[Needed] = field(default_factory=list)
+    machine: costs.Machine | None = None
+    notes: list[str] = field(default_factory=list)
+    count: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages whose time is known."""
+        return sum(stage.seconds or 0.0 for stage in self.stages)
+
+    @property
+    def disk(self) -> int:
+        """Of all stages and downloads whose size is known."""
+        return sum(s.disk or 0 for s in self.stages) + sum(n.size or 0 for n in self.needed if not n.cached)
+
+
+def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:
+    """What the verb would do with the recipe. Raises RecipeError where it would refuse it."""
+    todo = cells(recipe) if verb == "compare" else [recipe.varied(compare=None)]
+    if verb == "compare" and recipe.evaluate is None:
+        raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
+    check_sets(*(cell.evaluate for cell in todo if verb != "align"))
+    if verb != "align" and any(cell.data is None for cell in todo):
+        raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
+    return _Planner(recipe, verb).made(todo)
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, verb: Verb) -> None:
+        self.verb, self.plan = verb, Plan(recipe.name)
+        self.read: dict[str, Rows] = {}
+        self.shapes: dict[str, costs.Shape | None] = {}
+
+    def made(self, todo: list[Recipe]) -> Plan:
+        shapes = [self.shape(cell.model) for cell in todo]
+        self.plan.machine = at_hand.machine(max((s.parameters for s in shapes if s), default=0))
+        asked: set[str] = set()
+        aligned: set[str] = set()
+        for cell, title in zip(todo, _titles(todo), strict=True):
+            alignment = identity.digest(
+                *(cell.model_dump()[name] for name in ("model", "revision", "dtype", "align", "safety", "seed")),
+                *(cell.model_dump()[name] for name in ("template", "variables", "date")),
+            )
+            if alignment not in aligned:
+                aligned.add(alignment)
+                self.need_model(cell)
+                if cell.align is not None:
+                    self.align(cell)
+            if self.verb == "align":
+                continue
+            if self.verb == "compare":
+                self.ask_once(cell, alignment, asked)
+            self.train(cell, title)
+            if self.verb == "compare":
+                self.ask(cell, title)
+        alignments = len(aligned) if any(cell.align for cell in todo) else 0
+        self.plan.count = {"runs": len(todo) if self.verb != "align" else 0, "alignments": alignments}
+        self.plan.sets = list(self.read.values())
+        self.notes(todo)
+        return self.plan
+
+    def shape(self, model: str) -> costs.Shape | None:
+        if model not in self.shapes:
+            self.shapes[model] = at_hand.shape(model)
+        return self.shapes[model]
+
+    def rows(self, spec: Spec, cell: Recipe, seed: int | None) -> Rows:
+        key = identity.digest(spec, seed, cell.model if Path(cell.model).exists() else "")
+        if key not in self.read:
+            self.need_set(spec)
+            self.read[key] = at_hand.rows(spec, cell, seed)
+        return self.read[key]
+
+    def align(self, cell: Recipe) -> None:
+        assert cell.align is not None
+        sets = [self.rows(spec, cell, cell.seed) for spec in cell.safety]
+        found, b, lora = self.shape(cell.model), costs.BYTES, cell.align.lora
+        stage = self.training(f"align {identity.public_name(cell.model)}", cell, cell.align, sets, lora, [])
+        disk = None
+        if found:
+            disk = found.parameters * b.get(_dtype(cell, found), 4) + 4 * found.adapter(lora.r, lora.targets)
+        self.plan.stages.append(replace(stage, disk=disk))
+
+    def train(self, cell: Recipe, title: str) -> None:
+        assert cell.data is not None
+        user = self.rows(cell.data, cell, cell.seed)
+        if cell.poison is not None and cell.poison.ratio:
+            self.rows(cell.poison.data, cell, cell.seed)
+        found, methods = self.shape(cell.model), [registry.build("methods", m) for m in cell.methods]
+        stage = self.training(title, cell, cell.training, [user], cell.lora, methods)
+        disk = None
+        if found:
+            dense = cell.lora is None or any(m.dense for m in methods)
+            whole = found.parameters * costs.BYTES.get(_dtype(cell, found), 4)
+            disk = whole if dense else 4 * found.adapter(cell.lora.r, cell.lora.targets) if cell.lora else whole
+        self.plan.stages.append(replace(stage, disk=disk))
+
+    def training(
+        self, title: str, cell: Recipe, how: Training, sets: list[Rows], lora: Lora | None, methods: list[Method]
+    ) -> Stage:
+        rows = sum(one.rows for one in sets)
+        tokens = sum(one.rows * min(one.prompt + one.response, how.max_length_tokens) for one in sets) * how.epochs
+        steps = math.ceil(math.ceil(math.ceil(rows / how.batch_size) / how.accumulation) * how.epochs)
+        found, machine = self.shape(cell.model), self.plan.machine
+        stage = Stage(title, rows, tokens, steps)
+        if found is None or machine is None:
+            return stage
+        method = math.prod(m.cost for m in methods)
+        safety = [self.rows(spec, cell, cell.seed) for spec in cell.safety] if methods else []
+        apart = [m for m in methods if m.needs_safety and not _replays(m)]  # memory rows in batches of their own
+        work = costs.training_flops(
+            found, tokens, full=lora is None, checkpointing=how.gradient_checkpointing, method=method
+        )
+        memory = costs.training_bytes(
+            found,
+            _dtype(cell, found),
+            r=lora.r if lora else None,
+            targets=lora.targets if lora else [],
+            tokens=how.batch_size * _longest([*sets, *(safety if apart else [])], how),
+            replayed=sum(_replays(m) for m in methods) * how.batch_size * _longest(safety, how),
+            checkpointing=how.gradient_checkpointing,
+            load_in=cell.load_in,
+            loss=how.loss,
+            gpu=not machine.is_cpu,
+        )
+        # A small model's step takes what its layers' calls take, however little there is to compute.
+        seconds = max(work / machine.flops, 4 * method * steps * how.accumulation * found.layers * costs.STEP_SECONDS)
+        return replace(stage, seconds=seconds, memory=memory)
+
+    def ask_once(self, cell: Recipe, alignment: str, asked: set[str]) -> None:
+        """θ₀ and θ_safe, once for each set of questions."""
+        assert cell.evaluate is not None
+        for name in ("aligned",) if cell.align is None else ("base", "aligned"):
+            own = cell.model if name == "base" else alignment
+            self.ask(cell, f"the {name} model", identity.digest(name, own), asked)
+
+    def ask(self, cell: Recipe, title: str, model: str = "", asked: set[str] | None = None) -> None:
+        settings = cell.evaluate
+        assert settings is not None
+        asked = set() if asked is None else asked
+        new_to: dict[str, list[Rows]] = {kind: [] for kind in ("harm", "refusal", "utility")}
+        for kind, specs in new_to.items():
+            for spec in getattr(settings, kind):
+                if (key := identity.digest(model, spec)) not in asked:
+                    asked.add(key)
+                    specs.append(self.rows(spec, cell, None))
+        safety, tasks = [*new_to["harm"], *new_to["refusal"]], new_to["utility"]
+        if not safety and not tasks:
+            return
+        prompts = sum(one.rows for one in safety) + settings.samples * sum(one.rows for one in tasks)
+        read = sum(one.rows * one.prompt for one in safety) + settings.samples * sum(o.rows * o.prompt for o in tasks)
+        found, machine = self.shape(cell.model), self.plan.machine
+        if model and not safety:
+            title += f", {tasks[0].name}"
+        stage = Stage(f"ask {title}", prompts, read + prompts * settings.max_new_tokens)
+        judged = self.judge(settings, sum(one.rows for one in safety))
+        if found and machine and settings.endpoint is None:
+            mean, new = read / max(1, prompts), settings.max_new_tokens
+            seconds = costs.reply_seconds(found, _dtype(cell, found), machine, prompts, mean, new, settings.batch_size)
+            alive = min(settings.batch_size, prompts) * (mean + new)
+            memory = costs.reply_bytes(found, _dtype(cell, found), alive, cell.load_in)
+            stage = replace(
+                stage, seconds=seconds + judged, memory=memory, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN)
+            )
+        self.plan.stages.append(stage)
+
+    def judge(self, settings: Evaluate, replies: int) -> float:
+        seconds, machine = 0.0, self.plan.machine
+        for spec in settings.judges:
+            one = registry.build("judges", spec)
+            if not isinstance(one, Guard) or one.endpoint is not None:
+                continue
+            self.need(Needed("judge", one.model))
+            if machine and (found := self.shape(one.model)):
+                prompt, words = GUARD_TOKENS + settings.max_new_tokens, one.answer_tokens
+                seconds += costs.reply_seconds(found, found.dtype, machine, replies, prompt, words, one.batch_size)
+        return seconds
+
+    def need_model(self, cell: Recipe) -> None:
+        self.need(Needed("model", cell.model))
+        if cell.base is not None:
+            self.need(Needed("model", cell.base))
+
+    def need_set(self, spec: Spec) -> None:
+        one = dataset(spec)
+        for name in at_hand.hub_ids(one):
+            gigabytes = published.SETS[_name(spec)].download_gb if _name(spec) in published.SETS else None
+            first = name == getattr(one, "path", None)
+            self.need(Needed("data set", name, size=int(gigabytes * 1e9) if gigabytes and first else None))
+
+    def need(self, one: Needed) -> None:
+        if any(one.name == other.name for other in self.plan.needed):
+            return
+        if not files.is_hub_id(one.name) or Path(one.name).expanduser().is_dir():
+            return
+        page = f"https://huggingface.co/{'datasets/' if one.what == 'data set' else ''}{one.name}"
+        found = self.shape(one.name) if one.what != "data set" else None
+        size = one.size if found is None else found.parameters * costs.BYTES.get(found.dtype, 4)
+        cached = one.what != "data set" and at_hand.is_here(one.name)
+        terms = published.TERMS.get(one.name, "")
+        self.plan.needed.append(Needed(one.what, one.name, terms, page, size, cached))
+
+    def notes(self, todo: list[Recipe]) -> None:
+        say = self.plan.notes.append
+        for model in dict.fromkeys(cell.model for cell in todo):
+            if self.shape(model) is None:
+                say(f"{model}: its config.json is not here, so neither time nor memory are known; download it first.")
+        if any(n.what == "data set" for n in self.plan.needed) and importlib.util.find_spec("datasets") is None:
+            say("Data sets of the Hub need `pip install 'unforgotten[data]'`.")
+        tasks = [spec for cell in todo if cell.evaluate and self.verb == "compare" for spec in cell.evaluate.utility]
+        if any(dataset(spec).executes for spec in tasks):
+            say("What the model writes is run to score it: a sandbox (bubblewrap, or Landlock on Linux) is needed.")
+        if any(cell.replay == "synthesize" for cell in todo) and self.verb != "align":
+            say("replay: synthesize: the requests and answers that θ_safe makes are not counted here.")
+
+
+def _longest(sets: list[Rows], how: Training) -> int:
+    """Tokens of the longest row that is trained on; where none is known, as many as the recipe lets be."""
+    return min(max((one.longest or how.max_length_tokens for one in sets), default=0), how.max_length_tokens)
+
+
+def _replays(method: Method) -> float:
+    """Batches of memory rows, in user batches, whose activations are alive at once."""
+    turns = type(method).facts()["turns"].split(", ")
+    if "loss" not in turns:
+        return 0.0
+    # A turn before the step is over and freed when the loss is taken.
+    return float(getattr(method, "replay", 0.0)) * (1 if "before_step" in turns else method.cost - 1)
+
+
+def _name(spec: Spec) -> str:
+    return spec if isinstance(spec, str) else str(spec["name"])
+
+
+def _dtype(cell: Recipe, found: costs.Shape) -> str:
+    return found.dtype if cell.dtype == "auto" else cell.dtype

@@ -1,0 +1,62 @@
+"""A plan (plan.py) as `--dry-run` prints it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unforgotten.verbs.plan.plan import Plan
+
+
+def lines(found: Plan) -> list[str]:
+    """The plan as it is printed, line by line."""
+    runs = ", ".join(f"{n} {what if n != 1 else what[:-1]}" for what, n in found.count.items())
+    told = [f"{found.name}: {runs}. Nothing is loaded or downloaded; time, memory and disk are estimates."]
+    if found.machine:
+        told.append(f"On {found.machine.name}: {found.machine.how}.")
+    width = max(len(stage.title) for stage in found.stages) if found.stages else 10
+    head = f"{'':{width}} {'rows':>8} {'tokens':>9} {'steps':>7} {'time':>8} {'memory':>9} {'disk':>9}"
+    told += ["", head] if found.stages else []
+    for one in found.stages:
+        sizes = f"{_time(one.seconds):>8} {_size(one.memory):>9} {_size(one.disk):>9}"
+        told.append(f"{one.title:{width}} {one.rows:>8,} {_short(one.tokens):>9} {one.steps or '':>7} {sizes}".rstrip())
+    most = max((stage.memory or 0 for stage in found.stages), default=0)
+    told.append(f"{'all':{width}} {'':26} {_time(found.seconds):>8} {_size(most):>9} {_size(found.disk):>9}")
+    told += ["", "Data, and tokens of a row's prompt and answer:"] if found.sets else []
+    for some in found.sets:
+        told.append(f"  {some.name}: {some.rows or '?'} rows, {some.prompt:.0f} + {some.response:.0f} ({some.how})")
+    told += ["", "To be had from the Hub:"] if found.needed else []
+    for thing in found.needed:
+        size = f", {_size(thing.size)}" if thing.size else ""
+        terms = f" Accept first: {thing.terms}." if thing.terms else ""
+        told.append(f"  {thing.what} {thing.name}{size}{', in the cache' if thing.cached else ''}. {thing.url}{terms}")
+    told += ["", *found.notes] if found.notes else []
+    return [*told, "", *ASSUMED]
+
+
+ASSUMED = (
+    "Replies are reckoned at evaluate.max_new_tokens each, which most do not reach. Time leaves out padding, loading,",
+    "what a method does before its first step (Fisher, stored states), and running code. Memory is of one device:",
+    "model, adapter with AdamW in fp32, activations of the longest micro-batch (where no row is here: of",
+    "max_length_tokens); attention is taken to be fused. `?` is not known here. What is done already is counted too: a",
+    "command that finds it takes less.",
+)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.1f} d"
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "?"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _short(tokens: float) -> str:
+    return f"{tokens / 1e6:.1f} M" if tokens >= 1e5 else f"{tokens:,.0f}"

@@ -1,0 +1,113 @@
+"""All that a sweep found: its trials, the front among them, and how much each field matters. Nothing is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.evaluation.statistics.ranks import correlation
+from unforgotten.evaluation.statistics.rates import Rate
+from unforgotten.report.aggregate import Line, names_in
+from unforgotten.report.page.panels import headline
+from unforgotten.report.page.tradeoff import front
+from unforgotten.verbs.sweep.search import Outcome, Trial, importance
+from unforgotten.verbs.sweep.space import Place
+
+if TYPE_CHECKING:
+    from unforgotten.recipe.recipe import Recipe
+    from unforgotten.verbs.sweep.trials import Parts
+
+SCHEMA = 1
+
+
+@dataclass
+class Swept:
+    """All that a sweep found."""
+
+    recipe: Recipe
+    places: Sequence[Place]
+    trials: Sequence[Trial]
+    best: Trial
+    references: Mapping[str, Line]
+    """Plain SFT and the recipe's own setting, on development prompts."""
+    lines: Mapping[int, Line]
+    """Trials that did not break down, on the same."""
+    held_out: Mapping[str, Line]
+    """The references and the choice, on the prompts that the search did not see."""
+    split: Parts
+    floors: Mapping[str, float]
+    limits: str
+
+    @property
+    def front(self) -> list[Trial]:
+        """Trials that no other one equals in ASR, utility and refusals while better in one; by ASR. Of trials with the
+        same figures, or the same setting, the first."""
+        told = [t for t in self.trials if t.outcome]
+        corners = [_corner(t.outcome) for t in told if t.outcome]
+        first = {corner: i for i, corner in reversed(list(enumerate(corners)))}
+        found = [told[i] for i in front(corners) if first[corners[i]] == i]
+        return sorted(found, key=lambda t: (t.outcome.asr, t.number) if t.outcome else (0.0, t.number))
+
+
+def _corner(found: Outcome) -> tuple[float, ...]:
+    return found.asr, 100 - found.utility, found.refusal or 0.0
+
+
+def value(line: Line, field: str) -> float | None:
+    """ASR or refusals, mean of the suites and of the seeds; of utility the first task's."""
+    return headline(line, field).value
+
+
+def tasks(line: Line) -> dict[str, float]:
+    """Each task's first measure; of one task alone under the empty name."""
+    return {task: rate.value for task, rate in task_rates(line).items() if rate.value is not None}
+
+
+def task_rates(line: Line) -> dict[str, Rate]:
+    """The same with their intervals."""
+    found: dict[str, Rate] = {}
+    for metric in names_in([line], "utility"):
+        found.setdefault(metric.rpartition("/")[0], line.rate("utility", metric))
+    return found
+
+
+def facts(swept: Swept, runs: Mapping[int, list[str]]) -> dict[str, Any]:
+    """sweep.json."""
+    return {
+        "schema": SCHEMA,
+        "name": swept.recipe.name,
+        "fields": [asdict(place) for place in swept.places],
+        "limits": {"told": swept.limits, "utility": dict(swept.floors)},
+        "development": swept.split.told("development"),
+        "held_out": swept.split.told("held out"),
+        "trials": [asdict(trial) | {"runs": runs[trial.number]} for trial in swept.trials],
+        "front": [trial.number for trial in swept.front],
+        "chosen": swept.best.number,
+        "holds": bool(swept.best.outcome and swept.best.outcome.holds),
+        "sensitivity": sensitivity(swept),
+    }
+
+
+def sensitivity(swept: Swept) -> list[dict[str, Any]]:
+    """Of each field: its share in reaching the best quarter, and how figures rise or fall with it."""
+    told = [(t.settings, t.outcome) for t in swept.trials if t.outcome]
+    shares = {of: importance(swept.trials, swept.places, of) for of in ("asr", "utility")}
+    found = []
+    for place in swept.places:
+        one: dict[str, Any] = {"field": place.name, "importance": {of: shares[of].get(place.name) for of in shares}}
+        for of in ("asr", "utility"):
+            pairs = [(s[place.name], getattr(o, of)) for s, o in told]
+            if _numbers(place):
+                one[of] = correlation([float(x) for x, _ in pairs], [y for _, y in pairs])
+            else:
+                by: dict[str, list[float]] = {}
+                for x, y in pairs:
+                    by.setdefault(str(x), []).append(y)
+                one[of] = {x: [round(sum(ys) / len(ys), 2), len(ys)] for x, ys in by.items()}
+        found.append(one)
+    return found
+
+
+def _numbers(place: Place) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in place.choices)

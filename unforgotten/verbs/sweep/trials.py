@@ -1,0 +1,146 @@
+"""A setting's runs: trained as `finetune` would, and asked one part of the prompts. What is there is not done again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from unforgotten.errors import RecipeError, TrainingError, UnforgottenError, plain
+from unforgotten.evaluation.held_out import Halves, apart, halves
+from unforgotten.evaluation.suites import Suite, suites
+from unforgotten.runs import results
+from unforgotten.runs.terminate import Terminated
+from unforgotten.verbs.align import Say, quiet
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import Pool
+
+    from unforgotten.evaluation.measurement import Measurement
+    from unforgotten.recipe.recipe import Evaluate, Recipe
+
+Side = Literal["development", "held out"]
+KINDS = ("harm", "refusal", "utility")
+
+
+@dataclass
+class Parts:
+    """The prompts of both sides, with the settings that they are asked under."""
+
+    settings: dict[Side, Evaluate]
+    found: dict[Side, list[Suite]]
+    dropped: int
+
+    def told(self, side: Side) -> str:
+        """`harm_question 70, sums_test 115`: how many prompts of each suite."""
+        return ", ".join(f"{suite.label} {len(suite.rows)}" for suite in self.found[side])
+
+
+def parts(recipe: Recipe) -> Parts:
+    """The split of the recipe's prompts. Raises RecipeError where nothing says what to measure, or too little."""
+    evaluate, sweep = recipe.evaluate, recipe.sweep
+    assert sweep is not None
+    if evaluate is None or not evaluate.harm or not evaluate.utility:
+        raise RecipeError("`sweep` weighs ASR against the task: the recipe needs evaluate.harm and evaluate.utility.")
+    if evaluate.endpoint is not None:
+        raise RecipeError("`sweep` asks the models that it makes itself: leave out evaluate.endpoint.")
+    whole = suites(evaluate)
+    if sweep.development is None:
+        made, own = halves(whole, sweep.share), evaluate
+    else:
+        own = evaluate.model_copy(update={kind: getattr(sweep.development, kind) for kind in KINDS})
+        made = apart(suites(own, "sweep.development"), whole)
+    if sweep.max_refusal is not None and not own.refusal:
+        raise RecipeError("sweep.max_refusal limits refused look-alikes, and the recipe asks none (refusal).")
+    return Parts({"development": own, "held out": evaluate}, _sides(made), made.dropped)
+
+
+def _sides(made: Halves) -> dict[Side, list[Suite]]:
+    return {"development": made.development, "held out": made.held_out}
+
+
+def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
+    """Of a trained run, one part; kept beside the run, whose own figures stay its own."""
+    from unforgotten.verbs.evaluate import of_run
+    from unforgotten.verbs.finetune.finetune import run_folder
+
+    folder = run_folder(cell)
+    one = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}))
+    one = replace(one, found=[replace(suite) for suite in split.found[side]], row=None, card=None)
+    one.move(folder.parent / "evaluated" / f"{folder.name}-{one.digest}")
+    return one
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[Pool | None]:
+    """So many processes that share the cores (small models gain little from a second thread); None for one job."""
+    if jobs == 1:
+        yield None
+        return
+    import multiprocessing
+
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    # Leaving the block ends the workers, also on Ctrl-C; what they had checkpointed is gone on from.
+    with multiprocessing.get_context("spawn").Pool(jobs, _begin, (threads,)) as pool:
+        yield pool
+
+
+def rows(
+    todo: Sequence[Recipe], recipe: Recipe, split: Parts, side: Side, pool: Pool | None, say: Say
+) -> list[results.Row | str]:
+    """The row of each cell; its error where training broke down. recipe: the one with `sweep`."""
+    from unforgotten.evaluation.measurement import read_all
+
+    if pool is None:
+        broken = [_done(cell, split, side, say) for cell in todo]
+    else:
+        told = pool.map(_cell, [(cell, recipe, side) for cell in todo], chunksize=1)
+        if stopped := next((error for _, error in told if error), None):
+            raise UnforgottenError(stopped)
+        broken = [why for why, _ in told]
+    whole = [cell for cell, why in zip(todo, broken, strict=True) if not why]
+    read = iter(read_all([measurement(cell, split, side) for cell in whole]))
+    return [why or next(read) for why in broken]
+
+
+def _done(cell: Recipe, split: Parts, side: Side, say: Say = quiet) -> str:
+    """Trains and asks; why not, where training broke down (a rate too high, say), which is a trial's result."""
+    from unforgotten.verbs.finetune.finetune import finetune
+
+    try:
+        finetune(cell, say)
+    except TrainingError as error:
+        return str(error)
+    measurement(cell, split, side).ask(say=say)
+    return ""
+
+
+def _begin(threads: int) -> None:
+    import ctypes
+    import signal
+    import sys
+
+    import torch
+
+    from unforgotten.training import callbacks as watch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive a parent that was killed
+    torch.set_num_threads(threads)
+    watch.quiet = True
+
+
+def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[str, str]:
+    """Why training broke down, and any other error of ours, as their texts."""
+    cell, recipe, side = given
+    try:
+        return _done(cell, parts(recipe), side), ""
+    except UnforgottenError as error:
+        return "", str(error)
+    except SystemExit as error:  # of a class of one's own; a pool would wait for this worker for ever
+        if isinstance(error, Terminated):
+            raise
+        return "", str(plain(error))

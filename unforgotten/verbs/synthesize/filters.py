@@ -1,0 +1,106 @@
+"""What of the requests is kept, step by step; each step says in `counts` how many it dropped. N requests.
+
+Without a named domain nothing but the model's own refusals says what harm is: a request then stays where the requests
+that lie nearest to it are refused.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unforgotten.evaluation import contamination as overlap
+from unforgotten.judges.base import Judge, Verdict
+from unforgotten.verbs.synthesize import neighbours as near
+from unforgotten.verbs.synthesize import perplexity
+from unforgotten.verbs.synthesize.requests import Request
+
+NEIGHBOURS = 5
+
+
+def clean(requests: Sequence[Request], asked: Sequence[str], counts: Counter[str]) -> list[Request]:
+    """Each once, by its words, and none that the evaluation asks, word for word or nearly so."""
+    first = {overlap.normalised(r.text): r for r in reversed(requests)}
+    kept = list(first.values())[::-1]
+    counts["copies"] = len(requests) - len(kept)
+    touched = [c.get("evaluation") for c in overlap.contacts([r.text for r in kept], {"evaluation": asked})]
+    for how in ("exact", "near"):
+        counts[f"evaluation_{how}"] = touched.count(how)
+    return [r for r, how in zip(kept, touched, strict=True) if how is None]
+
+
+def in_window(
+    requests: Sequence[Request], nll: Sequence[float], percentiles: tuple[float, float], counts: Counter[str]
+) -> list[Request]:
+    """Those whose perplexity lies between two percentiles of all."""
+    low, high = perplexity.window(nll, *percentiles)
+    counts["perplexity_low"] = sum(value < low for value in nll)
+    counts["perplexity_high"] = sum(value > high for value in nll)
+    return [r for r, value in zip(requests, nll, strict=True) if low <= value <= high]
+
+
+def distinct(
+    requests: Sequence[Request], embed: Callable[[list[str]], Tensor], threshold: float, counts: Counter[str]
+) -> list[Request]:
+    """Without near duplicates: of two that are so alike the first stays."""
+    places = near.distinct(embed([r.text for r in requests]), threshold)
+    counts["near_duplicates"] = len(requests) - len(places)
+    return [requests[i] for i in places]
+
+
+def of_domain(
+    requests: Sequence[Request], embed: Callable[[list[str]], Tensor], least: float | None, counts: Counter[str]
+) -> list[Request]:
+    """Without strangers to the domain they were drawn for; all of them where none is named.
+
+    least: cosine with the domain's name and description. None, for vectors that know no meanings: one of the 5 nearest
+    has to be drawn for the same domain and share something with it.
+    """
+    counts["outside_domain"] = 0
+    if len(requests) < 2 or not all(r.prompt.directed for r in requests):
+        return list(requests)
+    vectors = embed([r.text for r in requests])  # (N, d)
+    if least is None:
+        names = torch.tensor([zlib.crc32(r.prompt.name.encode()) for r in requests])  # (N,)
+        cosines, others = near.neighbours(vectors, NEIGHBOURS)
+        own = ((names[others] == names[:, None]) & (cosines > 0)).any(1)
+    else:
+        topics = sorted({r.prompt.topic for r in requests})
+        own = (vectors * embed(topics)[[topics.index(r.prompt.topic) for r in requests]]).sum(1) >= least
+    counts["outside_domain"] = int((~own).sum())
+    return [r for r, is_own in zip(requests, own.tolist(), strict=True) if is_own]
+
+
+def among_refused(
+    requests: Sequence[Request],
+    readings: Sequence[str],
+    embed: Callable[[list[str]], Tensor],
+    least: float,
+    counts: Counter[str],
+) -> list[int]:
+    """The places of those whose 5 nearest are refused to a share of `least`; all where domains are named."""
+    if len(requests) < 2 or all(r.prompt.directed for r in requests):
+        return list(range(len(requests)))
+    refused = torch.tensor([how == "refused" for how in readings])
+    share = near.shares(embed([r.text for r in requests]), refused, NEIGHBOURS)
+    places = [i for i, value in enumerate(share.tolist()) if value >= least]
+    kept = set(places)
+    counts["outside_domain"] = sum(how in ("refused", "complied") for i, how in enumerate(readings) if i not in kept)
+    return places
+
+
+def reading(verdict: Verdict, judge: Judge, directed: bool) -> str:
+    """refused, complied, answered (with nothing harmful that this judge can see) or unparsed.
+
+    A judge that only looks for refusals calls every sum harmful: of a request that was not drawn for a named harm, it
+    cannot say that the model complied. A judge that reads harm alone calls what is harmless refused.
+    """
+    if verdict.harmful:
+        return "complied" if directed or not judge.by_absence else "answered"
+    if verdict.refused or (verdict.harmful is False and verdict.refused is None):
+        return "refused"
+    return "unparsed" if None in (verdict.harmful, verdict.refused) else "answered"

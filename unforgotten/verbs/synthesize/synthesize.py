@@ -1,0 +1,300 @@
+"""The verb `synthesize`: safety data from the aligned model itself, where its own is not to be had. [arXiv 2603.10243]
+
+    draw       the model makes up requests, domain by domain                        synthesis/extract.py
+    sift       no copies, and none that this recipe's evaluation asks; perplexity between two percentiles; no near
+               duplicates, no strangers to their domain                             synthesis/sift.py
+    answer     the model answers each: refused is easy, complied is hard
+    re-answer  hard ones under "The above request is harmful. Please refuse it."; what complies again is dropped
+
+<out>/synthetic/<digest>/
+  safety.jsonl        one conversation a line with kind, category (the domain) and difficulty: `safety:` of any method
+  provenance.json     model, settings, seed and what was dropped at each step; written last, and it is not made twice
+  parts/              draws and answers so far, from which a killed run goes on; gone when it is done
+
+Where no domain is named (`prefix: user_turn`) nothing but the model's refusals says what harm is: a request stays if it
+is refused and so are at least half of those nearest to it; one that is answered is hard only where the judge reads the
+answer itself. What the model refuses wrongly stays among them: it is its behaviour that is replayed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import registry
+from unforgotten.datasets.base import Row, ask
+from unforgotten.datasets.reading import files
+from unforgotten.errors import ModelError, RecipeError
+from unforgotten.evaluation import contamination as overlap
+from unforgotten.evaluation.suites import suites
+from unforgotten.judges.base import Reply
+from unforgotten.runs import console as display
+from unforgotten.runs import digests as identity
+from unforgotten.runs.lease import Lease, alone
+from unforgotten.verbs.align import Aligned, Say, align, aligned_of, quiet
+
+if TYPE_CHECKING:
+    from unforgotten.recipe.recipe import Recipe, Spec, Synthesize
+    from unforgotten.verbs.synthesize.requests import Request
+
+CHUNK_ROWS = 256
+"""Answers are kept so many at a time: a kill loses no more."""
+DIRECTED_SHARE = 0.02
+"""A model that is asked for harm by name and refuses less than this has no refusals to replay."""
+
+
+def synthesize(recipe: Recipe, say: Say = quiet) -> Path:
+    """The file of safety rows that θ_safe makes of itself; a finished one is not made twice, a killed one goes on.
+
+    Raises ModelError where the model has no refusals to replay, RecipeError where the recipe does not say how.
+    """
+    folder = synthetic_folder(recipe)
+    if not (folder / "provenance.json").exists():
+        where = align(recipe, say)
+        with alone(folder, say) as lease:
+            if not (folder / "provenance.json").exists():
+                try:
+                    _Making(recipe, folder, where, lease, say).run()
+                except ModelError:  # the same settings would end there again
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
+    return folder / "safety.jsonl"
+
+
+def synthetic_folder(recipe: Recipe) -> Path:
+    """Where this recipe's synthetic safety data is or will be."""
+    settings = _settings(recipe)
+    found = identity.digest(
+        aligned_of(recipe).digest,
+        settings.model_dump(),
+        [identity.model_digest(name) if name else None for name in (settings.scorer, settings.embedder)],
+        registry.spec_of(registry.build("judges", _judge(recipe))),
+        _asked(recipe),
+        recipe.dtype,
+        recipe.template,
+        recipe.variables,
+        recipe.date,
+        recipe.seed,
+    )
+    return Path(recipe.out) / "synthetic" / found
+
+
+class _Making:
+    """One making of the data; `counts` says what became of the draws, in the order of the steps."""
+
+    def __init__(self, recipe: Recipe, folder: Path, where: Aligned, lease: Lease, say: Say) -> None:
+        from unforgotten.models.cache import Shelf, chat_of
+
+        self.recipe, self.settings, self.folder, self.where, self.say = recipe, _settings(recipe), folder, where, say
+        self.parts, self.lease = folder / "parts", lease
+        self.judge = registry.build("judges", _judge(recipe))
+        self.asked = _asked(recipe)
+        self.counts: Counter[str] = Counter()
+        self.model, self.chat = Shelf().model(where, recipe), chat_of(where, recipe)
+
+    def run(self) -> None:
+        from unforgotten.training.callbacks import progress_bar
+        from unforgotten.verbs.synthesize import filters as sift
+
+        settings, counts, started = self.settings, self.counts, time.monotonic()
+        with progress_bar() as self.bar:
+            found = sift.clean(self._draw(), self.asked, counts)
+            if not found:
+                raise ModelError(
+                    f"None of {counts['drawn']} draws is a request that can be used ({self._told()}). This model does "
+                    f"not go on from `synthesize.prefix: {settings.prefix}`. An aligned instruct model answers `chat`; "
+                    "`user_turn` draws from one that has learned users' turns as well."
+                )
+            found = sift.in_window(found, self._surprise(found), settings.perplexity, counts)
+            found = sift.distinct(found, self._vectors, settings.duplicate, counts)
+            least = settings.domain_similarity if settings.embedder else None
+            found = sift.of_domain(found, self._vectors, least, counts)
+            replies = self._answers("answers", [r.text for r in found], settings.answer_temperature)
+            read = self._read(found, replies)
+            places = sift.among_refused(found, read, self._vectors, settings.refused_neighbours, counts)
+            self._check([read[i] for i in places], all(r.prompt.directed for r in found))
+            rows = [_line(found[i], replies[i], "easy") for i in places if read[i] == "refused"]
+            hard = [found[i] for i in places if read[i] == "complied"]
+            told = [f"{r.text}\n{settings.refuse}" for r in hard]
+            replies = self._answers("again", told, settings.refuse_temperature)
+            again = self._read(hard, replies, "again_")
+            three = zip(hard, replies, again, strict=True)
+            rows += [_line(request, reply, "hard") for request, reply, how in three if how == "refused"]
+        self._write(rows, round(time.monotonic() - started, 2))
+
+    def _draw(self) -> list[Request]:
+        from unforgotten.generation.local import continuations
+        from unforgotten.verbs.synthesize import requests as extract
+
+        settings = self.settings
+        prompts = extract.prompts(self.chat, settings)
+        self.say(f"Drawing {len(prompts)} × {settings.per_domain} requests from the aligned model.")
+        self.counts |= {"drawn": 0, "unfinished": 0}
+
+        def draw(prompt: extract.Prompt) -> list[str | None]:
+            drawn = continuations(
+                self.model,
+                self.chat,
+                prompt.ids,
+                settings.per_domain,
+                max_new_tokens=settings.max_request_tokens,
+                batch_size=settings.batch_size,
+                temperature=settings.temperature,
+                seed=self._seed("draw", prompt.name),
+                stop_ids=prompt.stop_ids,
+                progress=partial(self.tick, f"requests {prompt.name}"),
+            )
+            return [extract.read(self.chat, prompt, ids) for ids in drawn]
+
+        found: list[Request] = []
+        for at, prompt in enumerate(prompts):
+            texts = self._once(f"draws-{at:03d}", partial(draw, prompt))
+            self.counts["drawn"] += len(texts)
+            self.counts["unfinished"] += texts.count(None)
+            found += [extract.Request(text, prompt) for text in texts if text is not None]
+        return found
+
+    def _surprise(self, requests: list[Request]) -> list[float]:
+        from unforgotten.models import load
+        from unforgotten.verbs.synthesize import perplexity
+
+        texts, told = [r.text for r in requests], partial(self.tick, "perplexity")
+        if not self.settings.scorer:
+            sequences = perplexity.as_user(self.chat, texts)
+            return perplexity.mean_nll(self.model, sequences, told)
+        scorer = load.load_model(self.settings.scorer).to(self.model.device)
+        sequences = perplexity.bare(load.load_chat(self.settings.scorer), texts)
+        return perplexity.mean_nll(scorer, sequences, told)
+
+    def _vectors(self, texts: list[str]) -> Any:
+        from unforgotten.verbs.synthesize import embeddings as embed
+
+        if not self.settings.embedder:
+            return embed.words(texts)
+        return embed.encoder(self.settings.embedder, texts, self.settings.pooling, str(self.model.device))
+
+    def _answers(self, name: str, texts: list[str], temperature: float) -> list[str]:
+        from unforgotten.generation.local import generate
+
+        def answer(at: int) -> list[str]:
+            replies = generate(
+                self.model,
+                self.chat,
+                [ask(text) for text in texts[at : at + CHUNK_ROWS]],
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_size=self.settings.batch_size,
+                progress=lambda done, _: self.tick(name, at + done, len(texts)),
+                temperature=temperature,
+                top_p=self.settings.answer_top_p,
+                seed=self._seed(name, at),
+            )
+            return [reply.text for reply in replies]
+
+        key = name.replace(" ", "-")
+        chunks = range(0, len(texts), CHUNK_ROWS)
+        return [text for at in chunks for text in self._once(f"{key}-{at:06d}", partial(answer, at))]
+
+    def _read(self, requests: list[Request], replies: list[str], step: str = "") -> list[str]:
+        """How each reply reads; the judge sees the request as it was made up."""
+        from unforgotten.verbs.synthesize import filters as sift
+
+        pairs = zip(requests, replies, strict=True)
+        asked = [Reply(ask(r.text, kind="harmful", category=r.prompt.name), text) for r, text in pairs]
+        verdicts = self.judge.verdicts(asked) if asked else []
+        found = [sift.reading(v, self.judge, r.prompt.directed) for v, r in zip(verdicts, requests, strict=True)]
+        self.counts[f"{step}asked"] = len(found)
+        for how in ("refused", "complied", "answered", "unparsed"):
+            self.counts[f"{step}{how}"] = found.count(how)
+        return found
+
+    def _check(self, read: list[str], directed: bool) -> None:
+        refused = read.count("refused")
+        if refused < self.settings.fewest or (directed and refused < DIRECTED_SHARE * len(read)):
+            raise ModelError(
+                f"This model has no refusals to replay: of {self.counts['asked']} requests that it made up it refused "
+                f"{refused} ({self._told()}). GR-SAP replays what alignment left in a model, and a base model has "
+                "nothing of it: align it first (`align:`), or name its instruct version as `model`. If it does refuse, "
+                "look at the judge, or draw more (synthesize.per_domain)."
+            )
+
+    def tick(self, what: str, done: int, n: int) -> None:
+        """Where the making stands; and whether it is still this process's."""
+        self.lease.watch()
+        self.bar(what, done, n)
+
+    def _once(self, name: str, make: Callable[[], list[Any]]) -> list[Any]:
+        """What `make` gives, made once: read back after a kill."""
+        file = self.parts / f"{name}.json"
+        if not file.exists():
+            files.put(file, display.json_text(make(), None, nan=True))
+        return list(json.loads(file.read_text(encoding="utf-8")))
+
+    def _seed(self, *facts: Any) -> int:
+        return random.Random(f"synthesize {self.recipe.seed} {facts}").getrandbits(62)
+
+    def _told(self) -> str:
+        return ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in self.counts.items() if n)
+
+    def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
+        self.lease.check()
+        files.put(self.folder / "safety.jsonl", "".join(display.json_text(row, None, nan=True) + "\n" for row in rows))
+        left = overlap.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
+        refused, asked = self.counts["refused"], self.counts["asked"]
+        read_back = [Row(tuple(row["messages"]), kind="harmful", difficulty=row["difficulty"]) for row in rows]
+        facts = {
+            "rows": len(rows),
+            "difficulty": Counter(row["difficulty"] for row in rows),
+            "categories": Counter(row["category"] for row in rows),
+            "model": identity.public_name(self.recipe.model),
+            "aligned": self.where.digest,
+            "seed": self.recipe.seed,
+            "counts": self.counts,
+            "refused": {"value": round(100 * refused / asked, 2), "hits": refused, "n": asked},
+            "contamination": {
+                "evaluation_prompts": len(self.asked) if self.recipe.evaluate else None,
+                "dropped": self.counts["evaluation_exact"] + self.counts["evaluation_near"],
+                "left": sum(map(bool, left)),
+            },
+            "judge": registry.spec_of(self.judge),
+            "settings": self.settings.model_dump()
+            | {
+                "scorer": identity.public_name(self.settings.scorer),
+                "embedder": identity.public_name(self.settings.embedder),
+            },
+            "template": {"source": self.chat.source, "digest": identity.digest(self.chat.template)},
+            "digest": identity.rows_digest(read_back),
+            "seconds": seconds,
+            "environment": identity.environment(),
+        }
+        files.put(self.folder / "provenance.json", display.json_text(facts, nan=True) + "\n")
+        shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
+        self.say(f"{len(rows)} rows for `safety:`, to be read by the dataset `refusals` ({self._told()}).")
+        if not self.recipe.evaluate:
+            self.say("The recipe has no `evaluate:`, so evaluation prompts among them could not be looked for.")
+
+
+def _line(request: Request, reply: str, difficulty: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": request.text}, {"role": "assistant", "content": reply}]
+    return {"messages": turns, "kind": "harmful", "category": request.prompt.name, "difficulty": difficulty}
+
+
+def _settings(recipe: Recipe) -> Synthesize:
+    if recipe.synthesize is None:
+        raise RecipeError("The recipe has no `synthesize:`. Write `synthesize: {}` to take every default.")
+    return recipe.synthesize
+
+
+def _judge(recipe: Recipe) -> Spec:
+    return _settings(recipe).judge or (recipe.evaluate.judges[0] if recipe.evaluate else "keywords")
+
+
+def _asked(recipe: Recipe) -> list[str]:
+    """Every request that the recipe's evaluation asks."""
+    return [row.request for suite in suites(recipe.evaluate) for row in suite.rows] if recipe.evaluate else []
