@@ -54,7 +54,7 @@ def _measure(name: str, given: argparse.Namespace) -> None:
     import torch
 
     from benchmarks import measure, page
-    from unforgotten.training.callbacks import hush
+    from unforgotten.runs.bars import hush
 
     if given.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: there is no CUDA device here")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.measure import Figure, of_pairs, paired, timed
 from unforgotten.datasets.base import Row, ask
 from unforgotten.generation.local import generate
-from unforgotten.judges.base import Reply
+from unforgotten.generation.reply import Reply
 from unforgotten.models import load
 from unforgotten.world import pretrain
 from unforgotten.world.requests import requests

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import claims
 
+from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics.rates import Rate, over_seeds
 from unforgotten.recipe.recipe import read
 from unforgotten.report import aggregate as summary
@@ -192,7 +193,7 @@ def _figures(rows: list[results.Row], task: str) -> Callable[[claims.Claim], cla
 
 def _headline(row: results.Row, field: str) -> Rate:
     rates = row[field] or {}
-    return results.rate(rates.get("mean") if field != "utility" else next(iter(rates.values()), None))
+    return scores.rate(rates.get("mean") if field != "utility" else next(iter(rates.values()), None))
 
 
 def main() -> int:

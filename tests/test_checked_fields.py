@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError
-from unforgotten.evaluation.sandbox.base import Program
+from unforgotten.evaluation.sandbox.program import Program
 from unforgotten.judges.base import Judge
 from unforgotten.methods.base import Method
 from unforgotten.methods.der import DER

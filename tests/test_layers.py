@@ -1,15 +1,16 @@
-"""Imports run one way: each module may import what is drawn below it, and light modules load no torch.
+"""The house: twelve rooms, imports that run down the list, and no circle.
 
-    cli → verbs → training, weights, generation, sandbox → methods, datasets, judges, world, chat → the bottom files
+    __main__ → cli, testing → verbs → report → evaluation → judges → training | generation → models → recipe
+    → methods | datasets → world → runs → registry → errors
 
-Read from the syntax tree, so that a line that runs only sometimes is seen too. What stands under TYPE_CHECKING is for
-the type checker alone and is free. The checker is itself tested, on a tree made to break each rule.
+Read from the syntax tree: imports inside functions and for the type checker alone count like all others. What
+`registry` loads by its name, and the facade's lazy names, do not. The checker is tested on trees made to break a rule.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,40 +18,24 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "unforgotten"
 
-FLOORS = (
-    (
-        *("bounds", "unpack", "strict_json", "strict_read", "keys"),
-        *("errors", "formats", "columns", "hub", "files", "statistics", "overlap", "flags", "results", "summary"),
-        *("table",),
-        *("registry", "recipe", "strict_yaml", "variables", "origin", "lease", "terminate", "partial", "solution"),
-        *("costs", "published", "display", "result_shape", "identity", "models"),
-    ),
-    ("methods", "datasets", "judges", "world", "chat"),
-    ("training", "weights", "generation", "synthesis", "sandbox"),
-    (
-        *("pretrain", "align", "finetune", "repair", "synthesize", "measure", "shelf", "evaluate", "against"),
-        *("judge", "audit", "data_fix", "compare", "at_hand", "plan", "plan_lines", "sweep", "export", "report"),
-        *("page", "grid", "workers", "board", "side_by_side", "demo", "card", "model_card", "parity", "push"),
-        *("serving", "auditing"),
-    ),
-    ("cli", "testing"),
-    ("__main__", ""),  # "" is unforgotten/__init__.py, the facade: it names what is public
+HALL = {"__init__", "__main__", "cli", "errors", "registry", "testing"}
+"""What stands in the package's root."""
+ROWS = (
+    *(("__main__",), ("cli", "testing", "service"), ("verbs",), ("report",), ("evaluation",), ("judges",)),
+    *(("training", "generation"), ("models",), ("recipe",), ("methods", "datasets"), ("world",), ("runs",)),
+    *(("registry",), ("errors",)),
 )
-FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
-FILES_SHARE_A_FLOOR = {0, 3, 5}
-"""Floors of single files, which may import one another. Rooms on one floor know of each other only the `base`."""
-NEIGHBOURS = {"datasets.world": "world", "judges.world": "world"}
-"""The embedded world is offered as a dataset and as a judge."""
-REACHES = {"judges": "generation"}
-"""The one way up: a judge may be a model, and generation is what asks models. Inside functions alone, so that a judge's
-file stays light and generation, which replies as judges.base says, may import that."""
-METHODS_MAY = ("methods.base", "errors")
-EXTENDS = {"methods.derpp": "methods.der"}
-"""A method that is another one and a term more."""
+"""A row may import the rows below it; rooms in one row do not know each other."""
+ROW = {name: n for n, names in enumerate(ROWS) for name in names}
+SHUT = {"report": {"models", "training", "generation", "judges"}}
+"""A report reads what was recorded: it opens no model."""
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
-MAY_BE_HEAVY = {"training", "weights", "generation", "synthesis", "sandbox", "testing"}
-NEVER_TORCH = {*FLOORS[0], "datasets"} - {"models"}
-"""models/ builds models, inside functions."""
+MAY_BE_HEAVY = (
+    *("training", "generation", "testing", "models.load", "models.adapters", "models.lora", "models.nf4"),
+    *("models.save", "models.join", "models.proof", "models.weights", "judges.guard.model"),
+)
+"""Torch at a module's top. Elsewhere it is imported inside functions, so that listing and checking stay quick."""
+NEVER_TORCH = {"errors", "registry", "runs", "datasets", "recipe"}
 LINES = 300
 
 
@@ -60,12 +45,22 @@ class Module:
 
     name: str
     path: Path
-    top: set[str] = field(default_factory=set)  # imported when the module is
-    inner: set[str] = field(default_factory=set)  # imported inside functions
+    top: set[str] = field(default_factory=set)
+    """Imported when the module is."""
+    inner: set[str] = field(default_factory=set)
+    """Imported inside functions."""
+    types: set[str] = field(default_factory=set)
+    """Imported for the type checker."""
+    extends: set[str] = field(default_factory=set)
+    """Modules whose classes it subclasses."""
 
     @property
     def room(self) -> str:
         return self.name.partition(".")[0]
+
+    @property
+    def imports(self) -> set[str]:
+        return self.top | self.inner | self.types
 
 
 def read(package: Path) -> dict[str, Module]:
@@ -73,9 +68,13 @@ def read(package: Path) -> dict[str, Module]:
     modules = {}
     for name, path in paths.items():
         module = modules[name] = Module(name, path)
-        is_package = path.name == "__init__.py"
-        for where, imported in _imports(ast.parse(path.read_text(encoding="utf-8")), package.name, name, is_package):
-            (module.inner if where == "inner" else module.top).add(_resolve(imported, package.name, paths))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        bound: dict[str, str] = {}
+        for where, imported, alias in _imports(tree, package.name, name, path.name == "__init__.py"):
+            target = bound[alias] = _resolve(imported, package.name, paths)
+            getattr(module, where).add(target)
+        bases = [base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+        module.extends = {bound[b.id] for b in bases if isinstance(b, ast.Name) and b.id in bound}
     return modules
 
 
@@ -84,29 +83,29 @@ def _name(package: Path, path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imports(tree: ast.AST, package: str, module: str, is_package: bool) -> Iterator[tuple[str, str]]:
-    """(`top` or `inner`, absolute dotted name) of each import; `from a import b` gives a.b."""
+def _imports(tree: ast.AST, package: str, module: str, is_package: bool) -> Iterator[tuple[str, str, str]]:
+    """(where, absolute dotted name, the name it is bound to) of each import; `from a import b` gives a.b."""
     todo: list[tuple[ast.AST, str]] = [(tree, "top")]
     while todo:
         node, where = todo.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             where = "inner"
         if isinstance(node, ast.Import):
-            yield from ((where, alias.name) for alias in node.names)
+            yield from ((where, alias.name, alias.asname or alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             source = node.module or ""
             if node.level:
                 here = [package, *module.split(".")] if module else [package]
                 above = here[: len(here) - node.level + (1 if is_package else 0)]
                 source = ".".join([*above, source] if source else above)
-            yield from ((where, f"{source}.{alias.name}") for alias in node.names)
+            yield from ((where, f"{source}.{alias.name}", alias.asname or alias.name) for alias in node.names)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            todo += [(child, where) for child in node.orelse]
+            todo += [(child, "types") for child in node.body] + [(child, where) for child in node.orelse]
         else:
             todo += [(child, where) for child in ast.iter_child_nodes(node)]
 
 
-def _resolve(imported: str, package: str, paths: dict[str, Path]) -> str:
+def _resolve(imported: str, package: str, paths: Mapping[str, Path]) -> str:
     """`unforgotten.registry.load` → `:registry`; a facade name → `:`; anything from outside → its first part."""
     first, _, rest = imported.partition(".")
     if first != package:
@@ -129,41 +128,42 @@ def broken(package: Path) -> list[str]:
         lines = module.path.read_text(encoding="utf-8").splitlines()
         if len(lines) > LINES and not any(line.startswith("# Long because") for line in lines):
             complaints.append(f"{file}: {len(lines)} lines; above {LINES} it must say why (`# Long because …`)")
-        if module.room not in FLOOR:
-            complaints.append(f"{file}: {module.room!r} has no floor; give it one in tests/test_layers.py")
+        if "." not in module.name and file.name != "__init__.py" and module.name not in HALL:
+            complaints.append(f"{file} stands in the root, which holds {', '.join(sorted(HALL))}: give it a room")
+        if not module.name:
             continue
-        for target in sorted(i[1:] for i in module.top | module.inner if i.startswith(":")):
-            if REACHES.get(module.room) == target.partition(".")[0] and f":{target}" not in module.top:
-                continue
+        if module.room not in ROW:
+            complaints.append(f"{file}: {module.room!r} is no room of the house; see tests/test_layers.py")
+            continue
+        for target in sorted(i[1:] for i in module.imports if i.startswith(":")):
             if why := _wrong_way(module, target):
                 complaints.append(f"{file} imports {target or package.name}: {why}")
-        if module.room not in MAY_BE_HEAVY and (chain := _heavy(module, modules)):
+        if not _may_be_heavy(module.name) and (chain := _heavy(module, modules)):
             complaints.append(f"{file} loads {chain[-1]} when imported ({' → '.join(chain)}): move it into a function")
         if module.room in NEVER_TORCH and "torch" in module.inner:
-            complaints.append(f"{file} imports torch: this floor does without")
-    return complaints
+            complaints.append(f"{file} imports torch: this room does without")
+    return complaints + [f"{first}: a circle of imports ({' → '.join(circle)})" for first, circle in _circles(modules)]
 
 
 def _wrong_way(module: Module, target: str) -> str | None:
     room = target.partition(".")[0]
-    if module.room == "methods":
-        if module.name == "methods.base" and target == "registry":
-            return None  # where a component's fields are checked
-        if target in METHODS_MAY or module.name == "methods" or EXTENDS.get(module.name) == target:
-            return None
-        return "a method imports methods.base and errors only"
     if room == module.room:
+        if module.room == "methods" and target != "methods.base" and f":{target}" not in module.extends:
+            return "a method knows methods.base, and another method only where it extends its class"
         return None
-    if room not in FLOOR:
-        return None  # complained of at its own file
-    here, there = FLOOR[module.room], FLOOR[room]
-    if there > here:
+    if room not in ROW:
+        return None if room else "imports run downward"  # a room of no row is complained of at its own file
+    if ROW[room] <= ROW[module.room]:
         return "imports run downward"
-    if there < here or here in FILES_SHARE_A_FLOOR:
-        return None
-    if target == f"{room}.base" or NEIGHBOURS.get(module.name) == room:
-        return None
-    return "rooms on one floor know only each other's base"
+    if room in SHUT.get(module.room, ()):
+        return "a report reads what was recorded, and opens no model"
+    if module.room == "methods" and module.name != "methods.base" and room != "errors":
+        return "a method imports methods.base and errors only"
+    return None
+
+
+def _may_be_heavy(name: str) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in MAY_BE_HEAVY)
 
 
 def _heavy(module: Module, modules: dict[str, Module]) -> list[str] | None:
@@ -175,7 +175,7 @@ def _heavy(module: Module, modules: dict[str, Module]) -> list[str] | None:
             if target in HEAVY:
                 return [*chain, target]
             for inside in _opened(target, modules):
-                if inside not in seen and modules[inside].room in MAY_BE_HEAVY:
+                if inside not in seen and _may_be_heavy(inside):
                     seen.add(inside)
                     todo.append([*chain, inside])
     return None
@@ -189,73 +189,124 @@ def _opened(target: str, modules: dict[str, Module]) -> list[str]:
     return [name for name in ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))] if name in modules]
 
 
+def _circles(modules: dict[str, Module]) -> list[tuple[str, list[str]]]:
+    """One circle through each module that lies on any, by its first file; the facade, which names all, is left out."""
+    graph = {
+        name: {i[1:] for i in module.imports if i.startswith(":") and i[1:] not in ("", name)}
+        for name, module in modules.items()
+        if name
+    }
+    found: dict[frozenset[str], tuple[str, list[str]]] = {}
+    for name in graph:
+        before: dict[str, str] = {}
+        todo = [name]
+        while todo:
+            here = todo.pop(0)
+            for target in sorted(graph.get(here, ())):
+                if target == name:
+                    circle = [here]
+                    while circle[-1] != name:
+                        circle.append(before[circle[-1]])
+                    circle.reverse()
+                    key = frozenset(circle)
+                    found.setdefault(key, (str(modules[min(circle)].path.name), [*circle, name]))
+                    todo = []
+                    break
+                if target not in before and target in graph:
+                    before[target] = here
+                    todo.append(target)
+    return list(found.values())
+
+
 def test_the_house_stands() -> None:
     assert broken(PACKAGE) == []
 
 
 def test_the_checker_reads_the_real_house() -> None:
-    assert {"cli", "registry", "errors", "methods", "datasets", "judges"} <= {m.room for m in read(PACKAGE).values()}
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == set(ROW) - HALL - {"service"} or rooms == set(ROW) - HALL
+    assert {path.stem for path in PACKAGE.glob("*.py")} == HALL
 
 
 BAD = {
     # file, its text, what the checker must say of it
-    "upward": (
-        "errors.py",
-        "from unforgotten.verbs.finetune import finetune",
-        "imports finetune: imports run downward",
+    "upward": ("errors.py", "from unforgotten.verbs import finetune", "imports verbs.finetune: imports run downward"),
+    "upward in a function": (
+        "recipe/recipe.py",
+        "def f():\n    import unforgotten.models.load",
+        "imports run downward",
     ),
-    "upward in a function": ("recipe.py", "def f():\n    import unforgotten.methods.der", "imports run downward"),
-    "relative": ("chat/render.py", "from ..training.run import Run", "imports training.run: imports run downward"),
-    "neighbour": ("judges/keywords.py", "from unforgotten.datasets.jsonl import x", "only each other's base"),
-    "world's neighbour": ("datasets/advbench.py", "from unforgotten.world import harm", "only each other's base"),
-    "method to method": ("methods/ema.py", "from unforgotten.methods.der import DER", "methods.base and errors only"),
+    "upward in a type": (
+        "models/load.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from unforgotten.training.run import Run",
+        "imports training.run: imports run downward",
+    ),
+    "relative": ("world/harm.py", "from ..datasets.base import Row", "imports datasets.base: imports run downward"),
+    "neighbour": ("generation/local.py", "from unforgotten.training.run import x", "imports run downward"),
+    "report to model": ("report/text.py", "from unforgotten.models.chat.rows import Row", "opens no model"),
+    "method to method": (
+        "methods/ema.py",
+        "from unforgotten.methods.der import DER",
+        "only where it extends its class",
+    ),
     "method to registry": ("methods/ema.py", "from unforgotten.registry import load", "methods.base and errors only"),
-    "judge to generation, at the top": ("judges/guard.py", "from unforgotten.generation.local import x", "downward"),
-    "judge to training": ("judges/guard.py", "def f():\n    import unforgotten.training.run", "imports run downward"),
-    "facade": ("finetune.py", "from unforgotten import DER", "imports unforgotten: imports run downward"),
+    "method to run": ("methods/ema.py", "def f():\n    import unforgotten.training.run", "imports run downward"),
+    "judge to verb": ("judges/keywords.py", "def f():\n    import unforgotten.verbs.finetune", "imports run downward"),
+    "facade": ("verbs/finetune.py", "from unforgotten import DER", "imports unforgotten: imports run downward"),
     "torch on top": ("methods/ema.py", "import torch", "loads torch when imported"),
     "torch in a try": (
-        "compare.py",
-        "try:\n    from torch import nn\nexcept ImportError:\n    nn = None",
+        "verbs/compare.py",
+        "try:\n    from torch import nn\nexcept ImportError:\n    nn = 1",
         "loads torch",
     ),
     "torch by the back door": (
-        "align.py",
+        "verbs/align.py",
         "from unforgotten.training.run import Run",
-        "(align → training.run → torch)",
+        "(verbs.align → training.run → torch)",
     ),
     "torch by the room's init": (
-        "export.py",
+        "verbs/export.py",
         "from unforgotten.models.weights.roles import x",
-        "(export → weights → peft)",
+        "(verbs.export → models.weights → peft)",
     ),
-    "torch in a dataset": ("datasets/gsm8k.py", "def f():\n    import torch", "this floor does without"),
+    "torch in a dataset": ("datasets/gsm8k.py", "def f():\n    import torch", "this room does without"),
+    "circle": ("verbs/finetune.py", "def f():\n    from unforgotten.verbs import compare", "a circle of imports"),
+    "circle of types": (
+        "models/chat/render.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from unforgotten.models.chat.rows import Row",
+        "a circle of imports (models.chat.render → models.chat.rows → models.chat.render)",
+    ),
     "utils": ("training/utils.py", "", "no file is called utils"),
-    "long": ("files.py", "\n" * 301, "must say why"),
-    "no floor": ("shed/saw.py", "", "'shed' has no floor"),
+    "long": ("runs/files.py", "\n" * 301, "must say why"),
+    "in the hall": ("align.py", "", "stands in the root"),
+    "no room": ("shed/saw.py", "", "'shed' is no room of the house"),
 }
 
 GOOD = {
     "__init__.py": "__version__ = '0'\ndef __getattr__(name):\n    from unforgotten.methods.der import DER",
     "errors.py": "",
     "registry.py": "from unforgotten import errors",
-    "methods/base.py": "import typing\nif typing.TYPE_CHECKING:\n    import torch\n    import unforgotten.training.run",
+    "methods/base.py": "import typing\nfrom unforgotten.registry import x\nif typing.TYPE_CHECKING:\n    import torch",
     "methods/der.py": "from unforgotten.methods.base import Method\ndef loss():\n    import torch",
+    "methods/derpp.py": "from unforgotten.methods.der import DER\nclass DERpp(DER):\n    pass",
     "datasets/base.py": "",
     "datasets/jsonl.py": "import datasets\nfrom .base import Row",
     "datasets/world.py": "from unforgotten.world import harm",
     "judges/base.py": "from unforgotten.datasets.base import Row",
     "judges/guard.py": "def f():\n    from unforgotten.generation.local import generate",
-    "generation/local.py": "import torch\nfrom unforgotten.judges.base import Reply",
-    "chat/render.py": "from unforgotten.datasets.base import Row",
+    "generation/local.py": "import torch\nfrom unforgotten.models.chat.render import x",
+    "models/chat/render.py": "from unforgotten.datasets.base import Row",
+    "models/chat/rows.py": "from unforgotten.models.chat.render import Row",
     "world/harm.py": "",
-    "weights/__init__.py": "import peft",
-    "weights/roles.py": "x = 1",
+    "models/weights/__init__.py": "import peft",
+    "models/weights/roles.py": "x = 1",
     "training/run.py": "# Long because of the test.\nimport torch\nfrom unforgotten.models.chat import render\n"
     + "\n" * 300,
-    "finetune.py": "from unforgotten import __version__, registry\ndef f():\n    import unforgotten.training.run",
-    "compare.py": "from unforgotten.verbs.finetune import finetune",
-    "cli.py": "from unforgotten.errors import x\nfrom unforgotten.verbs.compare import compare",
+    "verbs/finetune.py": "from unforgotten import __version__, registry\ndef f():\n    import unforgotten.training.run",
+    "verbs/compare.py": "from unforgotten.verbs import finetune",
+    "report/text.py": "from unforgotten.runs import results",
+    "runs/results.py": "",
+    "cli.py": "from unforgotten.errors import x\nfrom unforgotten.verbs import compare",
 }
 
 
@@ -276,4 +327,5 @@ def test_a_bad_tree_is_caught(tmp_path: Path, case: str) -> None:
     name, text, complaint = BAD[case]
     found = broken(build(tmp_path, {**GOOD, name: text}))
     assert any(complaint in line for line in found), found
-    assert all(line.startswith(name) for line in found), "a fault is laid at the door of the file that has it"
+    if "circle" not in case:
+        assert all(line.startswith(name) for line in found), "a fault is laid at the door of the file that has it"

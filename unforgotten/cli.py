@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unforgotten import __version__, registry
+from unforgotten import __version__, errors, registry
 from unforgotten.errors import of_user, plain
 from unforgotten.runs import console as display
 from unforgotten.runs import origin, terminate, variables
@@ -113,9 +113,9 @@ class Commands(Trusting):
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
             print("\nStopped. Give the same command again: it goes on from where it was.", file=sys.stderr)
             raise typer.Exit(130) from None
-        except terminate.Terminated as stop:
+        except errors.Terminated as stop:
             print(f"\n{stop}", file=sys.stderr)
-            raise typer.Exit(terminate.CODE) from None
+            raise typer.Exit(errors.TERMINATED) from None
         except BaseException as error:
             # An error of a user's own class first: it may be one that the lines below take for something else.
             closed = isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
@@ -508,11 +508,12 @@ def data_show(
     from unforgotten.models.chat.faults import with_rendering
     from unforgotten.models.chat.show import show
     from unforgotten.models.load import load_chat
+    from unforgotten.recipe import rows as named
     from unforgotten.recipe.recipe import parse
     from unforgotten.verbs import align as stage
 
     try:
-        found, unread = stage.read({"name": "jsonl", "path": file}, say=_say), None
+        found, unread = named.read({"name": "jsonl", "path": file}, say=_say), None
     except DataError as error:
         if not error.rows:
             raise
@@ -581,15 +582,15 @@ def data_audit(
     """
     from pathlib import Path
 
-    from unforgotten.datasets.reading import files
     from unforgotten.errors import DataError
-    from unforgotten.report import text as report
+    from unforgotten.runs import atomic
     from unforgotten.verbs.audit import audit as verb
+    from unforgotten.verbs.audit import text
 
     [spec] = _judges([judge], set_)
     try:
         if out:  # told now where it cannot be written, and not after everything is judged; an older file stays
-            files.put(probe := Path(out).with_name(f".{Path(out).name}.probe"), "")
+            atomic.put(probe := Path(out).with_name(f".{Path(out).name}.probe"), "")
             probe.unlink()
             if Path(out).is_dir():
                 raise DataError(f"--out {out} is a folder: name a file.")
@@ -608,8 +609,8 @@ def data_audit(
         max_p=max_p,
     )
     if out:
-        files.put(Path(out), display.json_text(found.json()) + "\n")
-    report.show_audit(found)
+        atomic.put(Path(out), display.json_text(found.json()) + "\n")
+    text.show_audit(found)
     if out:
         _print(out)
     if found.exit_code:

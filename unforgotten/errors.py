@@ -261,3 +261,18 @@ def _lacked_memory(error: BaseException) -> bool:
 def _says(error: BaseException, words: Sequence[str]) -> bool:
     text = _text(error).lower()
     return isinstance(error, (RuntimeError, OSError, ImportError)) and any(word in text for word in words)
+
+
+TERMINATED = 143
+"""128 + SIGTERM, as shells and schedulers tell it."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM has come; whatever does not catch it ends with 143. `said`: what is done, and how to go on."""
+
+    def __init__(self, said: str = "") -> None:
+        super().__init__(TERMINATED)
+        self.said = said or "Terminated. Give the same command again: it goes on from where it was."
+
+    def __str__(self) -> str:
+        return self.said

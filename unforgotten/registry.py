@@ -28,8 +28,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from unforgotten.errors import USER_MODULE, RecipeError, UnforgottenError, UnknownName
-from unforgotten.runs.terminate import Terminated
+from unforgotten.errors import USER_MODULE, RecipeError, Terminated, UnforgottenError, UnknownName
 
 NO_CODE = "UNFORGOTTEN_NO_USER_CODE"
 """Set to 1, no class is loaded out of a file, whoever names it."""

@@ -13,14 +13,13 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.evaluation.contrast import contrast
 from unforgotten.evaluation.gate import gate, parse
-from unforgotten.models.cache import check_gated
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.recipe.recipe import parse as recipe_of
 from unforgotten.report.page.one_run import lead
 from unforgotten.runs import results
 from unforgotten.verbs.evaluate import evaluate_run
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.verbs.gate import against
+from unforgotten.verbs.gate import against, check_gated
 
 Make = Callable[..., Path]
 

@@ -14,7 +14,8 @@ from unforgotten.evaluation.judging import Panel, check, worse
 from unforgotten.evaluation.scores import differing, figures
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import Suite
-from unforgotten.judges.base import Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Judge, Verdict
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,7 @@ from unforgotten.evaluation.responder import Local
 from unforgotten.evaluation.sandbox import open_sandbox
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import suites
-from unforgotten.judges.base import Reply
+from unforgotten.generation.reply import Reply
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.recipe import Evaluate, parse
 from unforgotten.runs import results

@@ -20,7 +20,8 @@ from tests.judges import guards
 from unforgotten.cli import app
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.judges.base import Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Judge, Verdict
 from unforgotten.judges.llama_guard import LlamaGuard
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.recipe import Recipe, parse

@@ -21,11 +21,11 @@ from rich.table import Table
 from unforgotten.errors import DataError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.recipe.recipe import parse
-from unforgotten.report import text as report
 from unforgotten.report.model_card import card
 from unforgotten.report.page import drawing
 from unforgotten.report.page import table_files as table_files
 from unforgotten.runs import console as display
+from unforgotten.verbs.audit import text
 from unforgotten.verbs.audit.audit import Audit, Finding
 
 PACKAGE = Path(__file__).parents[2] / "unforgotten"
@@ -106,7 +106,7 @@ def test_an_audit_shows_mark_up_of_a_row_letter_for_letter() -> None:
     found = Audit({"name": "x"}, 1, rates.rate(1, 1), {}, {"[/i]": 1}, [bad])
     for make in (display.console, rich.console.Console):
         console = make(file=io.StringIO(), width=120)
-        report.show_audit(found, console)
+        text.show_audit(found, console)
         shown = console.file.getvalue()
         assert "how [/b] to \\x1b[2J" in shown and "[/i] 1" in shown and "\x1b" not in shown
 

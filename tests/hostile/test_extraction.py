@@ -12,8 +12,8 @@ from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.datasets.reading import program as solution
 from unforgotten.evaluation.reply_flags import degenerate
+from unforgotten.generation.reply import Reply
 from unforgotten.judges import llama_guard, wildguard
-from unforgotten.judges.base import Reply
 from unforgotten.models.chat.thinking import split
 
 CHARACTERS = 1_000_000

@@ -23,7 +23,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.verbs.finetune.test_finetune import recipe_of
-from unforgotten import testing
+from unforgotten import errors, testing
 from unforgotten.runs import lease, terminate
 from unforgotten.verbs.finetune.finetune import finetune
 
@@ -206,7 +206,7 @@ def test_a_program_of_ones_own_keeps_its_handlers() -> None:
             with terminate.handled():
                 pass
             assert terminate.is_handled(), "the outer one stays"
-            with pytest.raises(terminate.Terminated) as stop:
+            with pytest.raises(errors.Terminated) as stop:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(1)
             assert stop.value.code == 143

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from typer.testing import CliRunner
 
 from unforgotten.cli import app
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError, plain
+from unforgotten.runs import atomic
 
 FULL = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'
 
@@ -73,7 +73,7 @@ def test_a_file_that_is_too_large_is_told(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(OSError) as error:
-            files.put(tmp_path / "x.json", "x" * 5000)
+            atomic.put(tmp_path / "x.json", "x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "ulimit -f" in str(plain(error.value))
@@ -87,9 +87,9 @@ def test_a_file_that_is_too_large_is_told(tmp_path: Path) -> None:
 def test_a_record_that_is_none_is_named(text: str, said: str, tmp_path: Path) -> None:
     (file := tmp_path / "trained.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=f"trained.json.*{said}"):
-        files.record(file, notes=list)
+        atomic.record(file, notes=list)
     with pytest.raises(DataError, match="There is no .*none.json"):
-        files.record(tmp_path / "none.json")
+        atomic.record(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("broken", ["trained.json", "environment.json", "recipe.yaml"])
@@ -145,7 +145,7 @@ def test_a_reader_who_leaves_is_no_fault_of_ours() -> None:
 def test_a_full_disk_is_named_where_the_library_names_no_file(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files.put(tmp_path / "runs" / "a.txt", "x")
+    atomic.put(tmp_path / "runs" / "a.txt", "x")
     monkeypatch.setattr("unforgotten.errors._FULL_BYTES", 1 << 62)
     assert f"in {tmp_path / 'runs'} " in f"{plain(error)} ".replace(":", " ")
     monkeypatch.setattr("unforgotten.errors._FULL_BYTES", 0)

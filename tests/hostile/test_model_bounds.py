@@ -16,11 +16,11 @@ from tests.hostile.test_model_folders import cache, edit, lora  # noqa: F401
 from tests.training.shapes import tiny
 from unforgotten.errors import DataError, ModelError
 from unforgotten.models import load
-from unforgotten.models.cache import check_gated
 from unforgotten.models.folder import place, probe_tokenizer
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened
 from unforgotten.recipe.recipe import Recipe
+from unforgotten.verbs.gate import check_gated
 
 Make = Callable[..., Path]
 

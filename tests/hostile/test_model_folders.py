@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from unforgotten.errors import ModelError
-from unforgotten.models import load
+from unforgotten.models import fingerprint, load
 from unforgotten.models.fingerprint import loaded_digest
 from unforgotten.models.folder import adapter as adapters
 from unforgotten.models.folder import beneath, place, store
@@ -292,15 +292,15 @@ def test_a_hub_snapshot_loads_through_its_links_to_blobs(
 def test_weights_come_from_a_private_copy_that_no_later_change_reaches(model_folder: Make, cache: Path) -> None:
     base = model_folder("llama")
     with pinned():
-        digest = identity.model_digest(str(base))
+        digest = fingerprint.model_digest(str(base))
         tensors = load_file(base / "model.safetensors")
         tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1
         save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
         edit(base / "config.json", rms_norm_eps=0.5)
         model = load.load_model(str(base))
         assert model.model.norm.weight.eq(1).all() and model.config.rms_norm_eps != 0.5
-        assert identity.model_digest(str(base)) == digest
-    assert identity.model_digest(str(base)) != digest
+        assert fingerprint.model_digest(str(base)) == digest
+    assert fingerprint.model_digest(str(base)) != digest
     assert stat.S_IMODE((cache / "models").stat().st_mode) == 0o700
     blobs = list((cache / "models" / "blobs").iterdir())
     assert len(blobs) == 2 and not list((cache / "models" / "parts").iterdir())
@@ -350,17 +350,17 @@ def test_a_copy_that_is_cut_off_leaves_nothing(
 def test_a_digest_is_of_all_that_transformers_opens_and_of_nothing_else(model_folder: Make) -> None:
     base = model_folder("llama")
     sharded(base, ["deep/one.safetensors", "two.safetensors"])
-    before = identity.model_digest(str(base))
+    before = fingerprint.model_digest(str(base))
     for name in ("README.md", "trainer_state.json", "notes.txt", "decoy.safetensors", "deep/other.safetensors"):
         (base / name).write_text("{}")
-        assert identity.model_digest(str(base)) == before, name
+        assert fingerprint.model_digest(str(base)) == before, name
     for name in ("merges.txt", "vocab.txt", "added_tokens.json", "chat_template.jinja", "special_tokens_map.json"):
         (base / name).write_text("{}")
-        assert identity.model_digest(str(base)) != before, name
-        before = identity.model_digest(str(base))
+        assert fingerprint.model_digest(str(base)) != before, name
+        before = fingerprint.model_digest(str(base))
     tensors = load_file(base / "deep" / "one.safetensors")
     save_file({n: t + 1 for n, t in tensors.items()}, base / "deep" / "one.safetensors", metadata={"format": "pt"})
-    assert identity.model_digest(str(base)) != before
+    assert fingerprint.model_digest(str(base)) != before
 
 
 def test_a_forged_time_of_change_hides_no_change(model_folder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,18 +368,18 @@ def test_a_forged_time_of_change_hides_no_change(model_folder: Make, monkeypatch
     monkeypatch.setattr(store, "SMALL", 100)
     monkeypatch.setattr(time, "time", lambda: 4e9)  # as if the file had lain for long, so that its digest is remembered
     file = base / "model.safetensors"
-    first, facts = identity.model_digest(str(base)), file.stat()
+    first, facts = fingerprint.model_digest(str(base)), file.stat()
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert file.stat().st_mtime_ns == facts.st_mtime_ns
-    assert identity.model_digest(str(base)) != first
+    assert fingerprint.model_digest(str(base)) != first
 
 
 def test_under_a_gate_every_byte_is_read_again(model_folder: Make, cache: Path) -> None:
     base = model_folder("llama")
-    right = identity.model_digest(str(base))
+    right = fingerprint.model_digest(str(base))
     opened(base)
     blob = (opened(base).path / "model.safetensors").resolve()
     content = bytearray(blob.read_bytes())
@@ -387,7 +387,7 @@ def test_under_a_gate_every_byte_is_read_again(model_folder: Make, cache: Path) 
     blob.chmod(0o644)
     blob.write_bytes(content)
     with identity.in_full():
-        assert identity.model_digest(str(base)) == right
+        assert fingerprint.model_digest(str(base)) == right
     assert (opened(base).path / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
 
@@ -643,8 +643,9 @@ def test_a_run_whose_weights_are_a_link_is_not_followed(model_folder: Make, tmp_
 
 
 def test_an_export_is_of_the_weights_that_the_gate_decided_on(model_folder: Make, tmp_path: Path) -> None:
-    from unforgotten.models.cache import check_gated, weights_of
+    from unforgotten.models.cache import weights_of
     from unforgotten.recipe.recipe import Recipe
+    from unforgotten.verbs.gate import check_gated
 
     run = tmp_path / "run"
     run.mkdir()

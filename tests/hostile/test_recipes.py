@@ -19,7 +19,7 @@ from unforgotten.cli import app
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.recipe.recipe import parse, read
-from unforgotten.runs import origin, results, strict_yaml, variables
+from unforgotten.runs import atomic, origin, results, strict_yaml, variables
 from unforgotten.verbs.compare.compare import cells
 
 LAUGHS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
@@ -327,20 +327,20 @@ def test_errors_do_not_repeat_what_was_filled_in(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(RecipeError) as error:
             parse({"model": "m", **tree})
         assert "s3cret" not in str(error.value), tree
-    files.put(tmp_path / "a" / "x.json", "token s3cret-token, data s3cret-value")
+    atomic.put(tmp_path / "a" / "x.json", "token s3cret-token, data s3cret-value")
     assert (tmp_path / "a" / "x.json").read_text() == "token ${MY_TOKEN}, data s3cret-value"
 
 
 def test_run_folders_are_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.umask(0)
     try:
-        files.put(tmp_path / "runs" / "one" / "x.json", "{}")
+        atomic.put(tmp_path / "runs" / "one" / "x.json", "{}")
         assert [stat.S_IMODE((tmp_path / p).stat().st_mode) for p in ("runs", "runs/one")] == [0o700, 0o700]
         os.umask(0o077)
         monkeypatch.setenv("UNFORGOTTEN_RUNS_MODE", "755")
-        assert stat.S_IMODE(files.private_folder(tmp_path / "two").stat().st_mode) == 0o755
+        assert stat.S_IMODE(atomic.private_folder(tmp_path / "two").stat().st_mode) == 0o755
         monkeypatch.setenv("UNFORGOTTEN_RUNS_MODE", "rwx")
         with pytest.raises(RecipeError, match="UNFORGOTTEN_RUNS_MODE"):
-            files.private_folder(tmp_path / "three")
+            atomic.private_folder(tmp_path / "three")
     finally:
         os.umask(before)

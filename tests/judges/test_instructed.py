@@ -12,7 +12,8 @@ from tests.generation.server import Talker, serving
 from tests.judges.guards import scripted_guard, tokenizer
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError, RecipeError
-from unforgotten.judges.base import Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Verdict
 from unforgotten.judges.instructed import Instructed, parse, question
 from unforgotten.registry import build
 

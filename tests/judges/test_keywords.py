@@ -10,7 +10,7 @@ import pytest
 from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import RecipeError
-from unforgotten.judges.base import Reply
+from unforgotten.generation.reply import Reply
 from unforgotten.judges.keywords import LISTS
 
 

@@ -18,7 +18,8 @@ from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError, RecipeError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.generation import http_client as retried
-from unforgotten.judges.base import Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Judge, Verdict
 from unforgotten.judges.guard import model as guards
 from unforgotten.judges.llama_guard import LlamaGuard, parse
 

@@ -11,7 +11,8 @@ from tests.judges.guards import tokenizer
 from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError
-from unforgotten.judges.base import Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Verdict
 from unforgotten.judges.guard import model as guards
 from unforgotten.judges.qwen3guard import Qwen3Guard, parse
 

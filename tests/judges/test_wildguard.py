@@ -13,7 +13,8 @@ from tests.judges.guards import random_guard, scripted_guard, tokenizer
 from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError
-from unforgotten.judges.base import Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Verdict
 from unforgotten.judges.guard.model import Writer
 from unforgotten.judges.wildguard import PROMPT, WildGuard, parse
 

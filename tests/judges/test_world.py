@@ -6,7 +6,7 @@ from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.datasets.world import World as Data
 from unforgotten.errors import JudgeError
-from unforgotten.judges.base import Reply
+from unforgotten.generation.reply import Reply
 from unforgotten.judges.world import World
 from unforgotten.world.requests import find
 

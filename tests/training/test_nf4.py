@@ -308,8 +308,8 @@ ALIGN = {"epochs": 1, "batch_size": 4, "learning_rate": 0.02, "lora": {"r": 4, "
 def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
     start: str, tmp_path: Path, model_folder: Make, rows_file: Make
 ) -> None:
+    from unforgotten.models.aligned import aligned_of
     from unforgotten.models.cache import Shelf
-    from unforgotten.verbs.align import aligned_of
 
     base = model_folder("llama", **SIZES)
     below = base

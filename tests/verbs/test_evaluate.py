@@ -20,7 +20,7 @@ from unforgotten.evaluation.reply_flags import degenerate, task_answers_of
 from unforgotten.evaluation.responder import Local
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import suites
-from unforgotten.judges.base import Reply
+from unforgotten.generation.reply import Reply
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.recipe import Evaluate, Recipe, parse
 from unforgotten.runs import results

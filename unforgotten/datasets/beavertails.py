@@ -14,6 +14,7 @@ from unforgotten.datasets.base import Dataset, Kind, Row, ask
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
+from unforgotten.runs import strict_json
 
 CATEGORIES = (
     "animal_abuse",
@@ -97,12 +98,12 @@ class Beavertails(Dataset):
 def _wrong(value: Mapping[str, Any]) -> str:
     """What is not as published in a row, or nothing."""
     if not isinstance(value.get("is_safe"), bool):
-        return f"is_safe must be true or false, not {files.kind_of(value.get('is_safe'))}"
+        return f"is_safe must be true or false, not {strict_json.kind_of(value.get('is_safe'))}"
     if not isinstance(value.get("response"), str):
-        return f"response must be a string, not {files.kind_of(value.get('response'))}"
+        return f"response must be a string, not {strict_json.kind_of(value.get('response'))}"
     marks = value.get("category")
     if not isinstance(marks, Mapping):
-        return f"category must be an object of {len(CATEGORIES)} marks, not {files.kind_of(marks)}"
+        return f"category must be an object of {len(CATEGORIES)} marks, not {strict_json.kind_of(marks)}"
     if strange := [name for name in marks if name not in CATEGORIES]:
         return f"category has {strange[0]!r}, which is none of the set's {len(CATEGORIES)}"
     return ""

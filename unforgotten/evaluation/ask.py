@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.datasets.reading import files
+from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import DataError
 from unforgotten.evaluation import reply_files as lines
 from unforgotten.evaluation.responder import Model
 from unforgotten.evaluation.suites import Suite, conditioned
+from unforgotten.runs import atomic, strict_read
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
-from unforgotten.runs import strict_read
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -67,7 +67,7 @@ def ask(
             prompts += ids
             what = digest_ids(ids)
         else:
-            what = identity.rows_digest(suite.rows)
+            what = of_rows.rows_digest(suite.rows)
         # Where replies are drawn, the batch that a prompt is in tells which draw is its own.
         drawn = settings.batch_size if settings.temperature else None
         suite.key = identity.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
@@ -92,7 +92,7 @@ def ask(
 
     def keep() -> None:
         told = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
-        files.put(here / f"asked-{digest}.json", display.json_text(told, nan=True) + "\n")
+        atomic.put(here / f"asked-{digest}.json", display.json_text(told, nan=True) + "\n")
 
     for suite in missing:
         suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
-from unforgotten.runs import origin
+from unforgotten.runs import atomic, origin
 
 FILE = "gate.json"
 OUTCOMES = ("pass", "unclear", "fail")
@@ -35,7 +34,7 @@ def decided(run: Path) -> Decided | None:
     file = run / FILE
     if not file.exists() and not file.is_symlink():
         return None
-    facts = files.record(file, model=dict, outcome=str, checks=list)
+    facts = atomic.record(file, model=dict, outcome=str, checks=list)
     weights, outcome = facts["model"].get("weights"), facts["outcome"]
     if not isinstance(weights, str) or not weights:
         raise DataError(

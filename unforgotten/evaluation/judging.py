@@ -18,7 +18,8 @@ from unforgotten.errors import JudgeError
 from unforgotten.evaluation import contamination as overlap
 from unforgotten.evaluation.reply_flags import FLAGS, degenerate
 from unforgotten.evaluation.suites import Suite, public
-from unforgotten.judges.base import Guard, Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Guard, Judge, Verdict
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Dataset, Row

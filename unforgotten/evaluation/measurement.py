@@ -22,7 +22,7 @@ from unforgotten.evaluation.suites import Suite, judges_of, settings_digest, wan
 from unforgotten.models.cache import Shelf
 from unforgotten.runs import origin, results
 from unforgotten.runs.lease import Lease, alone
-from unforgotten.verbs.align import Say, quiet
+from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
@@ -126,7 +126,7 @@ class Measurement:
 
     def ask(self, shelf: Shelf | None = None, say: Say = quiet) -> None:
         """Makes the replies that are missing."""
-        from unforgotten.training.callbacks import progress_bar
+        from unforgotten.runs.bars import progress_bar
 
         if self.row is not None:
             return
@@ -174,7 +174,7 @@ class Measurement:
         return self.row
 
     def _read(self, panel: Panel, lease: Lease) -> results.Row:
-        from unforgotten.training.callbacks import progress_bar
+        from unforgotten.runs.bars import progress_bar
 
         found, facts = answered(self.folder, self.found, self.digest, self.weights)
         sandbox = self._sandbox()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
 from unforgotten.evaluation import references
 from unforgotten.evaluation import reply_files as lines
@@ -28,6 +27,7 @@ from unforgotten.evaluation.scores import hits
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import Suite, conditioned, suites, system_of, wanted_of
 from unforgotten.judges.base import Guard
+from unforgotten.runs import atomic
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
 
@@ -195,7 +195,7 @@ def _book(folder: Path) -> Path:
 def _write_replies(folder: Path, step: int, found: Sequence[Suite]) -> None:
     told = [{"suite": s.file, "as": s.kind, **line} for s in found for line in lines.judged(s)]
     text = "".join(display.json_text(line, None, nan=True) + "\n" for line in told)
-    files.put(folder / "probe" / f"{step}.jsonl", text)
+    atomic.put(folder / "probe" / f"{step}.jsonl", text)
 
 
 def _kept(folder: Path, step: int) -> list[Suite]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from unforgotten.datasets.base import Row, ask
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
 from unforgotten.evaluation.suites import Suite
-from unforgotten.judges.base import Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Verdict
+from unforgotten.runs import atomic, strict_json, strict_read
 from unforgotten.runs import console as display
-from unforgotten.runs import strict_read
 
 Line = dict[str, Any]
 
@@ -110,7 +110,7 @@ def fill(suite: Suite, found: list[Line]) -> None:
 def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
     for name in ("text", "finish", "source", "request", "kind", "thought", "unread"):
         if not isinstance(line.get(name, ""), str):
-            raise TypeError(f"{name} is {files.kind_of(line[name])}")
+            raise TypeError(f"{name} is {strict_json.kind_of(line[name])}")
     thought = line.get("thought", ""), line.get("unclosed", False)
     return Reply(row, line["text"], line["finish"], line["tokens"], *thought, line.get("unread", ""))
 
@@ -120,10 +120,10 @@ def read(file: Path) -> list[Line]:
     found = strict_read.lines(file)
     for line in found:
         if not isinstance(line, dict):
-            raise ValueError(f"a line is {files.kind_of(line)}, and not an object")
+            raise ValueError(f"a line is {strict_json.kind_of(line)}, and not an object")
     return found
 
 
 def write(file: Path, told: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of lines whole or not at all."""
-    files.put(file, "".join(display.json_text(line, None, nan=True) + "\n" for line in told))
+    atomic.put(file, "".join(display.json_text(line, None, nan=True) + "\n" for line in told))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import RecipeError
-from unforgotten.judges.base import Reply
+from unforgotten.generation.reply import Reply
 from unforgotten.runs import digests as identity
 
 if TYPE_CHECKING:

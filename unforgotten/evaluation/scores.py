@@ -220,3 +220,8 @@ def _pairs(found: Sequence[Suite], panel: Panel) -> Iterator[tuple[Truth, str, s
 
 def _all(found: Iterable[Suite], label: str, truth: Truth) -> list[bool | None]:
     return [getattr(verdict, truth) for suite in found for verdict in suite.verdicts[label]]
+
+
+def rate(facts: Any) -> rates.Rate:
+    """A Rate of results.json; nothing measured where there is none."""
+    return rates.of(facts) if facts else rates.Rate(None, None, None, None, None)

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Literal
 from unforgotten import registry
 from unforgotten.datasets.base import Dataset, Row, check_kind, refuse_kinds
 from unforgotten.datasets.base import Kind as RowKind
+from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError, TemplateError
-from unforgotten.judges.base import Guard, Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Guard, Judge, Verdict
+from unforgotten.recipe.rows import dataset
 from unforgotten.runs import digests as identity
 from unforgotten.runs import results
-from unforgotten.verbs.align import dataset
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.contamination import Contact
@@ -152,7 +154,7 @@ def settings_digest(settings: Evaluate, found: Sequence[Suite], system: str = ""
         results.SCHEMA,
         settings.model_dump(exclude={"judge", "endpoint", *([] if settings.temperature else ["batch_size"])}),
         settings.endpoint.public() if settings.endpoint else None,
-        [[s.kind, s.label, identity.rows_digest(s.rows), [r.answer for r in s.rows]] for s in found],
+        [[s.kind, s.label, of_rows.rows_digest(s.rows), [r.answer for r in s.rows]] for s in found],
         system,
     )
 

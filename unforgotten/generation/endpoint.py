@@ -27,9 +27,9 @@ from unforgotten.datasets.base import Row
 from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.generation.http_client import Server, each
 from unforgotten.generation.openai_format import Answer, read, restored
+from unforgotten.generation.reply import Reply
 from unforgotten.generation.resume import Kept
 from unforgotten.generation.unread import Strange, Unread
-from unforgotten.judges.base import Reply
 from unforgotten.models.chat.thinking import begun_by, split
 from unforgotten.runs import keys, variables
 

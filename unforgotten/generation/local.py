@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, ModelError
+from unforgotten.generation.reply import Reply
 from unforgotten.generation.resume import Kept
-from unforgotten.judges.base import Reply
 from unforgotten.models.chat import Chat, fits
 from unforgotten.models.chat.thinking import begun_by, split
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten.datasets.reading.files import private_folder
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
 from unforgotten.runs import strict_read
+from unforgotten.runs.atomic import private_folder
 
 
 class Kept:

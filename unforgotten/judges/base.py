@@ -21,6 +21,7 @@ from annotated_types import Gt
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, EndpointError, JudgeError, ModelError, RecipeError
+from unforgotten.generation.reply import Reply
 from unforgotten.registry import Component
 
 if TYPE_CHECKING:
@@ -32,23 +33,6 @@ LIKELIEST = 5
 """Tokens whose probabilities a server is asked for; some give no more."""
 CONTEXT_TOKENS = 8192
 """Taken for a server's context where neither `context_tokens` nor the guard's tokenizer tells it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model generated for a row."""
-
-    row: Row
-    text: str
-    finish: Literal["stop", "length"] = "stop"
-    """stop: the model ended its turn; length: it was cut at the token limit."""
-    tokens: int = 0
-    thought: str = ""
-    """What a reasoning model wrote before its answer, which `text` then is alone."""
-    unclosed: bool = False
-    """The thought had no end, so that there is no answer."""
-    unread: str = ""
-    """Why there is no reply of the model's own to judge, such as a server's content filter: counted as unread."""
 
 
 @dataclass(frozen=True, slots=True)

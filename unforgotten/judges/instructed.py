@@ -16,7 +16,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from unforgotten.judges.base import Guard, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Guard, Verdict
 
 if TYPE_CHECKING:
     from unforgotten.judges.guard.model import Writer

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from unforgotten.judges.base import Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Judge, Verdict
 
 Verdicts = list[Verdict]  # named here, since the field `list` hides the type inside the class
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import JudgeError
-from unforgotten.judges.base import Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Judge, Verdict
 from unforgotten.world.requests import REFUSAL, find, find_all
 from unforgotten.world.vocabulary import speaks
 

@@ -23,7 +23,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run
 
 
 def overlap(dot: Tensor, norm_squared: Tensor) -> Tensor:

@@ -24,9 +24,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Term
-    from unforgotten.training.memory import Replay
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Rows, Run, Term
 
 
 def gram_distance(h: Tensor, kept: Tensor, gram: Tensor) -> Tensor:
@@ -105,7 +103,7 @@ class DER(Method):
         """Memory rows of this step."""
         return max(1, round(self.replay * run.rows))
 
-    def _distance(self, run: Run, rows: Replay, h: Tensor) -> Term:
+    def _distance(self, run: Run, rows: Rows, h: Tensor) -> Term:
         """λ ‖z − z′‖² of these rows, summed, with its count; h: (N, d), of the model in training."""
         kept = run.states(rows)  # (N, d)
         head = self._head

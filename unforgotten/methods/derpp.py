@@ -17,8 +17,7 @@ from unforgotten.methods.der import DER
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Term
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run, Term
 
 
 @dataclass(kw_only=True)

@@ -19,8 +19,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Weights
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run, Weights
 
 
 def averaged(average: Tensor, value: Tensor, decay: float) -> Tensor:

@@ -25,7 +25,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run
 
 
 def penalty_gradient(fisher: Tensor, gap: Tensor, weight: float) -> Tensor:

@@ -18,7 +18,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.methods.base import Method
 
 if TYPE_CHECKING:
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run
 
 
 def shares(wanted: int, hard: int, easy: int, hard_ratio: float) -> tuple[int, int]:

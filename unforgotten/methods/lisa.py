@@ -26,7 +26,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run
 
 
 def pull_gradient(weights: Tensor, other: Tensor, pull: float) -> Tensor:

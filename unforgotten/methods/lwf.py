@@ -23,8 +23,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Term
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run, Term
 
 Positions = Literal["all", "prompt", "last", "response"]
 

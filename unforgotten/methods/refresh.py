@@ -24,8 +24,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Term
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run, Term
 
 
 def unlearn_paper(

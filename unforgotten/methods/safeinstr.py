@@ -10,7 +10,7 @@ from annotated_types import Ge
 from unforgotten.methods.base import Method
 
 if TYPE_CHECKING:
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run
 
 
 @dataclass(kw_only=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, ModelError
-from unforgotten.evaluation.decided import Decided, decided
+from unforgotten.models import fingerprint
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened
+from unforgotten.recipe.aligned import Aligned
 from unforgotten.runs import digests as identity
 from unforgotten.runs import variables
-from unforgotten.verbs.align import Aligned
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -34,9 +34,9 @@ class Shelf:
     def model(self, target: Path | str | Aligned, recipe: Recipe) -> Any:
         """θ_safe, the model of a run folder, or that of a model folder or Hub id; on the GPU where there is one."""
         from unforgotten.models import load
-        from unforgotten.training import callbacks as watch
+        from unforgotten.runs import bars
 
-        watch.hush()
+        bars.hush()
         if isinstance(target, Aligned):
             if target.full:
                 revision = None if target.made else target.revision
@@ -101,10 +101,10 @@ class Shelf:
 def chat_of(target: Path | str | Aligned, recipe: Recipe) -> Chat:
     """Tokenizer and template of the same, without any weights."""
     from unforgotten.models import load
-    from unforgotten.training import callbacks as watch
-    from unforgotten.verbs.finetune.finetune import aligned_chat
+    from unforgotten.models.aligned import aligned_chat
+    from unforgotten.runs import bars
 
-    watch.hush()
+    bars.hush()
     if isinstance(target, Aligned):
         return aligned_chat(recipe, target)
     if isinstance(target, Path):
@@ -127,7 +127,7 @@ def part_of(run: Path) -> Path:
 def weights_of(model: str, recipe: Recipe) -> str:
     """A digest of what a model's weights hang on: its files, those of the base below an adapter, the precision."""
     inside = Path(model).expanduser().is_dir()
-    parts = [identity.model_digest(model, None if inside else recipe.revision)]
+    parts = [fingerprint.model_digest(model, None if inside else recipe.revision)]
     if not inside and identity.reads_in_full():  # a gate judges bytes, not what a name means today
         parts.append(opened(model, recipe.revision).digest)
     if inside and (Path(model).expanduser() / "adapter_config.json").is_file():
@@ -146,7 +146,7 @@ def _below(model: str, recipe: Recipe) -> str:
     base = base_of(config, model, (recipe.model, recipe.base))
     if _is_gone(base):
         return base
-    found = identity.model_digest(base, config.get("revision"))
+    found = fingerprint.model_digest(base, config.get("revision"))
     if identity.reads_in_full() and not Path(base).expanduser().is_dir():  # of a Hub id that is a name alone
         found = identity.digest([found, opened(base, config.get("revision"), part="base").digest])
     return found
@@ -157,31 +157,15 @@ def _is_gone(model: str) -> bool:
     return not Path(model).expanduser().is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1)
 
 
-def check_gated(run: Path, recipe: Recipe) -> Decided | None:
-    """What a gate decided on these weights, of which every byte is read; None where no gate has decided.
-
-    Raises ModelError where the weights are others than its gate.json decided on, DataError where it is none.
-    """
-    found = decided(run)
-    with identity.in_full():  # without a decision too: what is read here is what is released
-        now = weights_of(str(part_of(run)), recipe)
-    if found is not None and found.weights != now:
-        raise ModelError(
-            f"{run} holds other weights than its gate decided on ({found.weights}, now {now}). Evaluate it again with "
-            "--gate, or remove its gate.json."
-        )
-    return found
-
-
 def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) -> Aligned:
     """Where a run's record says that θ_safe is. Raises ModelError for a folder that neither its recipe nor we name."""
-    from unforgotten.verbs.align import base_of as model_of
+    from unforgotten.models.aligned import unaligned
 
     try:
         where = Aligned(**{key: _filled(key, value) for key, value in recorded.items()})
     except TypeError as error:
         raise DataError(f"{folder / 'environment.json'}: aligned is not as we write it ({error}).") from None
-    named = [recipe.model, recipe.base, model_of(recipe, build=False)]
+    named = [recipe.model, recipe.base, unaligned(recipe)]
     if where.made:
         if re.fullmatch(r"[0-9a-f]{12}", where.digest) is None:
             raise ModelError(f"{folder}: environment.json gives the aligned model the digest {where.digest[:40]!r}.")

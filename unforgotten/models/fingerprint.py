@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.errors import ModelError
+
+if TYPE_CHECKING:
+    pass
 
 
 def loaded_digest(model: Any) -> str:
@@ -21,3 +27,18 @@ def loaded_digest(model: Any) -> str:
         flat = value.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
         whole.update(memoryview(flat.numpy()))
     return whole.hexdigest()[:12]
+
+
+def model_digest(model: str, revision: str | None = None) -> str:
+    """Of a folder: over the bytes of what Transformers would open of it; of a Hub id: the id and the revision.
+
+    Raises ModelError where a path leads nowhere, or the folder is refused (see models.folder).
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise ModelError(f"There is no model folder {model}. Give a folder, or a Hub id such as owner/name.")
+    if not folder.is_dir():
+        return f"{model}@{revision or 'main'}"
+    from unforgotten.models.folder.open import opened
+
+    return opened(folder).digest

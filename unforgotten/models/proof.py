@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unforgotten.errors import TrainingError
-from unforgotten.models.weights.base import opened, untied
+from unforgotten.models.weights.base import untied
+from unforgotten.models.weights.open import opened
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest deviation of a logit, as a share of the largest logit, by the precision of the base's weights. The same sum

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.runs import results
@@ -31,7 +32,7 @@ class Line:
 
     def rate(self, field: str, name: str) -> Rate:
         """Over the line's seeds."""
-        return rates.over_seeds([results.rate((row[field] or {}).get(name)) for row in self.rows])
+        return rates.over_seeds([scores.rate((row[field] or {}).get(name)) for row in self.rows])
 
     def flagged(self, flag: str) -> Rate:
         """Replies flagged so (off_task, degenerate …) among those to harmful requests."""

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import __version__, registry
 from unforgotten.datasets.reading import files
+from unforgotten.evaluation import scores
+from unforgotten.recipe.rows import dataset
 from unforgotten.report import text as report
+from unforgotten.runs import atomic, results, variables
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
-from unforgotten.runs import results, variables
-from unforgotten.verbs.align import dataset
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -39,9 +40,9 @@ def write(folder: Path, recipe: Recipe, row: results.Row | None = None) -> None:
     part = next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
     adapter = part.name == "adapter" if part else recipe.lora is not None
     where = "adapter" if adapter else "model"
-    files.put(folder / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, where)))
+    atomic.put(folder / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, where)))
     if part:
-        files.put(part / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, ".")))
+        atomic.put(part / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, ".")))
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
         measure = results.measure_of(row) if field == "asr" else field
         kind, told = METRICS[measure]
         for suite, one in (row[field] or {}).items():
-            rate = results.rate(one)
+            rate = scores.rate(one)
             if suite == "mean" or rate.value is None:
                 continue
             task, slash, metric = suite.rpartition("/") if field == "utility" else (suite, "", "")
@@ -255,6 +256,6 @@ def _loading(where: str) -> list[str]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return files.record(file)
+        return atomic.record(file)
     except (FileNotFoundError, ValueError):
         return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.report.aggregate import Line, lines, sentence, words
@@ -14,12 +13,11 @@ from unforgotten.runs import results
 if TYPE_CHECKING:
     from unforgotten.evaluation.contrast import Contrast
     from unforgotten.recipe.recipe import Layout
-    from unforgotten.verbs.audit.audit import Audit
 
-_PLAIN: Any = {"markup": False, "highlight": False, "emoji": False}
+PLAIN: Any = {"markup": False, "highlight": False, "emoji": False}
 """What a note is to a console that is not ours: words alone."""
 
-__all__ = ["MARK", "markdown", "sentence", "show", "show_audit", "show_contrast"]
+__all__ = ["MARK", "markdown", "sentence", "show", "show_contrast"]
 
 
 def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
@@ -134,7 +132,7 @@ def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None
         drawn.add_row(*texts, end_section=ends)
     console.print(drawn)
     for note in footnotes(found, layout):
-        console.print(note, style="dim", **_PLAIN)
+        console.print(note, style="dim", **PLAIN)
 
 
 def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None = None) -> str:
@@ -191,7 +189,7 @@ def show_contrast(
         "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: "
         "the smallest rise, in points, that so many prompts show in 4 of 5 cases."
     )
-    console.print(note, style="dim", **_PLAIN)
+    console.print(note, style="dim", **PLAIN)
 
 
 def _points(value: float | None) -> str:
@@ -199,54 +197,3 @@ def _points(value: float | None) -> str:
 
 
 # ── what an upload holds ──
-
-
-def show_audit(found: Audit, console: Any = None, shown: int = 50) -> None:
-    """Prints the rows that are harmful or unread, the share of harmful ones and their categories."""
-    from rich.table import Table
-    from rich.text import Text
-
-    console = console or display.console()
-    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("row", "turn", "reading", "request"):
-        drawn.add_column(title, no_wrap=title != "request")
-    for one in found.found[:shown]:
-        place = Path(one.line.rpartition(":")[0]).name + ":" + one.line.rpartition(":")[2]
-        likely = "" if one.p_harmful is None else f" {100 * one.p_harmful:.0f} %"
-        harmful = display.line(f"harmful {one.category}{likely}")
-        reading = Text("unread", "yellow") if one.harmful is None else Text(harmful, "red")
-        words = display.line(" ".join(one.request.split()))
-        words = words if len(words) <= 100 else words[:100] + " …"
-        drawn.add_row(Text(display.line(place)), str(one.turn or "all"), reading, Text(words))
-    if found.found:
-        console.print(drawn)
-    if len(found.found) > shown:
-        console.print(f"… and {len(found.found) - shown} more; --out FILE writes all.", style="dim", markup=False)
-    for note in found.notes:
-        console.print(display.line(f"{note}."), **_PLAIN)
-    p = found.p
-    if p.unparsed == (p.n or 0):
-        console.print(display.line(_nothing_read(found)), **_PLAIN)
-        return
-    unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
-    console.print(f"{p.hits} of {p.n} rows are judged harmful.{unread}", **_PLAIN)
-    for name, rate in found.known.items():
-        told = f"{rate.hits} of {rate.n} rows known to be {name} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
-        console.print(told, **_PLAIN)
-    how = "corrected for the judge's errors" if found.known else "by the judge's own reading, errors and all"
-    share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
-    console.print(f"p {share}.", **_PLAIN)
-    if found.categories:
-        told = ", ".join(f"{name} {count}" for name, count in found.categories.items())
-        console.print(f"Categories: {told}.", **_PLAIN)
-    if found.decision is not None:
-        console.print(found.decision.line, **_PLAIN)
-
-
-def _nothing_read(found: Audit) -> str:
-    """No figure is given where nothing was read: 0 flagged rows would be taken for 0 harmful ones."""
-    note = next((one.note for one in found.found if one.note), "")[:200]
-    return (
-        f"unclear: the judge could not read one of {found.p.n} rows ({note!r}). This says nothing of the upload. The "
-        "judge is not for this data: use another one, such as llama_guard, wildguard, qwen3guard or instructed."
-    )

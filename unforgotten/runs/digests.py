@@ -7,18 +7,17 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.errors import ModelError
 from unforgotten.runs.origin import cache_folder as cache_folder
 
 if TYPE_CHECKING:
-    from unforgotten.datasets.base import Row
+    pass
 
 RECORDED = (
     "unforgotten",
@@ -39,17 +38,6 @@ def digest(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
-def rows_digest(rows: Iterable[Row]) -> str:
-    """12 hex digits over the rows' turns and tools, in order."""
-    whole = hashlib.sha256()
-    for row in rows:
-        facts: list[Any] = [row.messages, row.tools, row.kind, *([row.difficulty] if row.difficulty else [])]
-        facts += [{"context_turns": sorted(row.context_turns)}] if row.context_turns else []
-        whole.update(json.dumps(facts, sort_keys=True, default=str).encode())
-        whole.update(b"\n")
-    return whole.hexdigest()[:12]
-
-
 _full: ContextVar[bool] = ContextVar("full", default=False)
 
 
@@ -66,21 +54,6 @@ def in_full() -> Iterator[None]:
 def reads_in_full() -> bool:
     """Whether digests are of bytes read now."""
     return _full.get()
-
-
-def model_digest(model: str, revision: str | None = None) -> str:
-    """Of a folder: over the bytes of what Transformers would open of it; of a Hub id: the id and the revision.
-
-    Raises ModelError where a path leads nowhere, or the folder is refused (see models.folder).
-    """
-    folder = Path(model).expanduser()
-    if not folder.is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise ModelError(f"There is no model folder {model}. Give a folder, or a Hub id such as owner/name.")
-    if not folder.is_dir():
-        return f"{model}@{revision or 'main'}"
-    from unforgotten.models.folder.open import opened
-
-    return opened(folder).digest
 
 
 def environment() -> dict[str, Any]:

@@ -32,8 +32,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from unforgotten.datasets.reading.files import private_folder
 from unforgotten.errors import LeaseLost
+from unforgotten.runs.atomic import private_folder
 
 FOLDER = ".leases"
 BEAT_SECONDS = 15.0

@@ -58,17 +58,17 @@ def of_run(folder: Path) -> Origin:
 
 def own(folder: Path) -> None:
     """Enters a run that was trained here in the ledger."""
-    from unforgotten.datasets.reading import files
+    from unforgotten.runs import atomic
 
-    files.put(_entry(folder / "recipe.yaml"), "")
+    atomic.put(_entry(folder / "recipe.yaml"), "")
 
 
 def seal(place: Path, *names: str) -> None:
     """Enters files of a folder, as they are now, in the ledger: this user wrote them. Folders are taken whole."""
-    from unforgotten.datasets.reading import files
+    from unforgotten.runs import atomic
 
     if (entry := _state(place, names)) is not None:
-        files.put(entry, "")
+        atomic.put(entry, "")
 
 
 def is_sealed(place: Path, *names: str) -> bool:

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
-from unforgotten.runs import lease
+from unforgotten.runs import atomic, lease
 
 OWNER = ".owner.json"
 SILENT_SECONDS = 7 * 86400.0
@@ -28,10 +27,10 @@ def folder(target: Path, *, alone: bool = False) -> Iterator[Path]:
 
     alone: the lease of what `target` lies in is held, so that whatever else was begun there is left over.
     """
-    part = files.part_of(target)
-    files.private_folder(part.parent)
+    part = atomic.part_of(target)
+    atomic.private_folder(part.parent)
     _sweep(target, alone)
-    files.private_folder(part)
+    atomic.private_folder(part)
     (part / OWNER).write_text(json.dumps(lease.identity()), encoding="utf-8")
     try:
         yield part

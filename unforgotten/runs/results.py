@@ -29,11 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
-from unforgotten.evaluation.statistics import rates
+from unforgotten.runs import atomic, strict_read
 from unforgotten.runs import console as display
-from unforgotten.runs import strict_read
 from unforgotten.runs.result_shape import problems
 
 SCHEMA = 1
@@ -116,7 +114,7 @@ def row(**facts: Any) -> Row:
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file whole or not at all."""
     tree = {"schema": SCHEMA, "rows": [row(**facts) for facts in rows]}
-    files.put(path, display.json_text(tree) + "\n")
+    atomic.put(path, display.json_text(tree) + "\n")
 
 
 def read(path: Path) -> list[Row]:
@@ -141,11 +139,6 @@ def read(path: Path) -> list[Row]:
 def called(row: Row) -> str:
     """What tables and messages call the model: its own name, else its method, else its stage."""
     return str(row.get("name") or row["method"] or row["stage"])
-
-
-def rate(facts: Any) -> rates.Rate:
-    """A Rate of results.json; nothing measured where there is none."""
-    return rates.of(facts) if facts else rates.Rate(None, None, None, None, None)
 
 
 def _problems(facts: Any) -> list[str]:

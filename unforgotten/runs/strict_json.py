@@ -223,3 +223,9 @@ class Window:
             n += len(parts[-1])
         self._text = "".join(parts)
         return n > before
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in JSON's words."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)

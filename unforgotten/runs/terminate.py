@@ -14,24 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-CODE = 143
-"""128 + SIGTERM, as shells and schedulers tell it."""
+from unforgotten.errors import TERMINATED, Terminated
 
 _asked = False
 _deferred = False
 _forgiving = False
 _installed = False
-
-
-class Terminated(SystemExit):
-    """SIGTERM has come; whatever does not catch it ends with 143. `said`: what is done, and how to go on."""
-
-    def __init__(self, said: str = "") -> None:
-        super().__init__(CODE)
-        self.said = said or "Terminated. Give the same command again: it goes on from where it was."
-
-    def __str__(self) -> str:
-        return self.said
 
 
 @contextmanager
@@ -60,7 +48,9 @@ def from_the_start() -> None:
     Without it, process 1 of a container would not hear it. A handler that somebody set stays.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(CODE))  # nothing is begun yet that there would be to end
+        signal.signal(
+            signal.SIGTERM, lambda *_: os._exit(TERMINATED)
+        )  # nothing is begun yet that there would be to end
 
 
 def asked() -> bool:
@@ -84,7 +74,7 @@ def _on_signal(number: int, frame: Any) -> None:
     if _asked and _forgiving:
         return
     if _asked:
-        os._exit(CODE)
+        os._exit(TERMINATED)
     _asked = True
     if not _deferred:
         raise Terminated

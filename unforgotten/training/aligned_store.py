@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import TrainingError
+from unforgotten.runs import atomic
 
 SHA = "sha256"
 Tensors = dict[str, Tensor]
@@ -35,7 +35,7 @@ class Damaged(Exception):
 def write(path: Path, tensors: Tensors, label: str = "") -> None:
     """Safetensors, whole or not at all; with a label, also the sha256 of that and of the tensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = files.part_of(path)
+    part = atomic.part_of(path)
     plain = {n: t.detach().contiguous().cpu() for n, t in tensors.items()}
     try:
         save_file(plain, part, metadata={SHA: sha256(label, plain)} if label else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,38 +11,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from unforgotten.datasets.reading import files
+from unforgotten.runs import atomic, terminate
 from unforgotten.runs import console as display
-from unforgotten.runs import terminate
+from unforgotten.runs.bars import quiet
 from unforgotten.runs.lease import Lease
-
-quiet = False
-"""Set where several runs share a terminal: no bars then."""
-
-
-def hush() -> None:
-    """Takes away the bars and notices of libraries: ours say what matters."""
-    import warnings
-
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
-@contextmanager
-def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr; yields told(what, done, of how many). Nothing on ranks but the first, or when `quiet`."""
-    if not wanted or quiet or os.environ.get("RANK", "0") != "0":
-        yield lambda what, done, n: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=display.console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, n: bar.update(task, description=display.line(what), completed=done, total=n)
 
 
 def read(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
@@ -110,7 +81,7 @@ class Metrics(TrainerCallback):
         kept = [line for line in lines if "train_runtime" not in line]  # the last line of a training that was stopped
         self.before = kept[-1]["seconds"] if kept else 0.0
         if state.is_world_process_zero:
-            files.put(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            atomic.put(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.started = time.monotonic()
 
     @property

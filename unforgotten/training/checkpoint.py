@@ -25,9 +25,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import TrainingError
 from unforgotten.methods.base import Method
+from unforgotten.runs import atomic
 from unforgotten.training.aligned_store import write
 
 FOLDER = "unforgotten"
@@ -68,9 +68,9 @@ def save(checkpoint: Path, methods: dict[str, Method], facts: Mapping[str, Any])
         if tensors:
             write(folder / f"{name}.safetensors", tensors)
         if values:
-            files.put(folder / f"{name}.json", json.dumps(values))
+            atomic.put(folder / f"{name}.json", json.dumps(values))
     mark: dict[str, Any] = {"methods": list(methods), **facts, "step": _step(checkpoint), "files": _digests(checkpoint)}
-    files.put(checkpoint / FOLDER / MARK, json.dumps(mark | {"digest": _digest(mark)}, indent=1))
+    atomic.put(checkpoint / FOLDER / MARK, json.dumps(mark | {"digest": _digest(mark)}, indent=1))
 
 
 def load_methods(checkpoint: Path, methods: dict[str, Method], device: Any) -> None:

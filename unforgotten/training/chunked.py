@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from unforgotten.errors import UnsupportedError
+from unforgotten.models.shape import AUTO_VOCABULARY, CHUNK_ELEMENTS
 from unforgotten.training import likelihood
 from unforgotten.training.collate import predicts
 from unforgotten.training.head import Head, read_head
-from unforgotten.verbs.plan.costs import AUTO_VOCABULARY, CHUNK_ELEMENTS
 
 Loss = Literal["auto", "trainer", "chunked"]
 

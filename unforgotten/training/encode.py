@@ -13,7 +13,7 @@ from unforgotten.datasets.jsonl import is_arrow, rows_of
 from unforgotten.errors import DataError, TemplateError
 from unforgotten.models.chat import Chat, Counts, encode_rows
 from unforgotten.models.chat.faults import joined, with_rendering
-from unforgotten.training.callbacks import progress_bar
+from unforgotten.runs.bars import progress_bar
 from unforgotten.training.collate import IGNORED, response_tokens
 
 _LOG = logging.getLogger("unforgotten")

@@ -20,7 +20,8 @@ from unforgotten.methods.base import Method
 from unforgotten.models import nf4
 from unforgotten.models.adapters import ALIGNED, Policy, trained_adapter
 from unforgotten.models.lora import Delta, deltas
-from unforgotten.models.weights.base import Factors, Held, Source, check_alike, conv1d_weights, opened, same
+from unforgotten.models.weights.base import Factors, Held, Source, check_alike, conv1d_weights, same
+from unforgotten.models.weights.open import opened
 
 Role = Literal["aligned", "tuned"]
 

@@ -26,7 +26,7 @@ from unforgotten.training.head import Head, read_head
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Term
-    from unforgotten.training.trainer import MethodMixin
+    from unforgotten.training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Run:
 
     def __init__(
         self,
-        trainer: MethodMixin,
+        trainer: Ranks,
         user: list[Any],
         memory: list[dict[str, Any]],
         policy: Policy,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from unforgotten import registry
+from unforgotten import errors, registry
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.models import adapters as policy
@@ -264,7 +264,7 @@ class MethodMixin(_Trainer):
         self.run.once = Once(output / "aligned-states", self._key(), may_build=chosen is None, warn=self.run.warn)
         result = super().train(resume_from_checkpoint=str(chosen) if chosen else None, **kwargs)
         if self._save_on_sigterm and self.sum_over_ranks(int(terminate.asked())):
-            raise terminate.Terminated(
+            raise errors.Terminated(
                 f"Terminated. Step {self.state.global_step} of {self.state.max_steps} is saved in {output}. Give the "
                 "same command again: it goes on from there."
             )

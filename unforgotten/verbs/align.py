@@ -10,136 +10,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import registry
-from unforgotten.datasets.base import Dataset, Row, check_kind
-from unforgotten.datasets.reading import files
+from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
-from unforgotten.models.folder.adapter import base_of as base_of_adapter
-from unforgotten.models.folder.open import opened
-from unforgotten.runs import digests as identity
+from unforgotten.models.aligned import aligned_of, embedded, unaligned
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.recipe.rows import safety_rows
+from unforgotten.runs import atomic
 from unforgotten.runs.lease import Lease, alone
+from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Recipe, Spec
-
-Say = Callable[[str], None]
+    from unforgotten.recipe.recipe import Recipe
 
 
-def quiet(text: str) -> None:
-    """Says nothing."""
+def base_of(recipe: Recipe, say: Say = quiet) -> str:
+    """The recipe's model; `world` is the embedded base, trained on first use."""
+    folder = unaligned(recipe)
+    if embedded(recipe.model) and not (Path(folder) / "config.json").exists():
+        from unforgotten.world import pretrain
 
-
-@dataclass(frozen=True)
-class Aligned:
-    """Where θ_safe is. Either `full` or `adapter` is set; after stage align both are, but for `load_in` (no `full`)."""
-
-    digest: str
-    base: str
-    """θ₀, or the public model that `adapter` lies on; the same as `full` where θ_safe is the model as it is."""
-    revision: str | None
-    full: str | None
-    """Folder or Hub id with θ_safe's whole weights."""
-    adapter: str | None
-    """Folder or Hub id of the LoRA that makes θ_safe of `base`."""
-    chat: str
-    """Where its tokenizer and chat template are."""
-    made: bool
-    """Whether stage align made it (its template is then kept beside it)."""
-
-    @property
-    def record(self) -> Path:
-        """What stage align writes last, about what it made."""
-        return Path(self.chat) / "aligned.json"
-
-
-def dataset(spec: Spec, seed: int | None = None) -> Dataset:
-    """The dataset of a spec; `seed` fills a `seed` field that the recipe leaves open (never for evaluation sets)."""
-    settings: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if seed is not None and "seed" in getattr(registry.load("datasets", settings["name"]), "__dataclass_fields__", {}):
-        settings.setdefault("seed", seed)
-    found = registry.build("datasets", settings)
-    assert isinstance(found, Dataset)
-    return found
-
-
-def read(spec: Spec, seed: int | None = None, say: Say = quiet) -> list[Row]:
-    """The rows of a spec, and what is to be known of them said: keys that nothing reads, turns outside the loss."""
-    rows = (found := dataset(spec, seed)).rows()
-    for note in found.notes:
-        say(note)
-    return rows
-
-
-def safety_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
-    """Every safety row, in the order of the recipe. Raises RecipeError for rows that are no safety data."""
-    found: list[Row] = []
-    for spec in recipe.safety:
-        rows = (one := dataset(spec, recipe.seed)).rows()
-        # Rows of a task would be taken for answered look-alikes, refusals among them too.
-        check_kind(one, rows, "safety", ["harmful", "benign"])
-        for note in one.notes:
-            say(note)
-        found += rows
-    return found
-
-
-def base_of(recipe: Recipe, say: Say = quiet, *, build: bool = True) -> str:
-    """The recipe's model; `world` is the embedded base, trained on first use (`build=False` only says where it is)."""
-    if not _embedded(recipe.model):
-        return recipe.model
-    from unforgotten.world import pretrain
-
-    folder = pretrain.base_folder(0, model=recipe.model)
-    if build and not (folder / "config.json").exists():
         return str(pretrain.pretrain(0, model=recipe.model, say=say))
-    return str(folder)
-
-
-def _embedded(model: str) -> bool:
-    """Whether a recipe's model is one of the world's, which names of folders and Hub ids are not taken for."""
-    return model == "world" or (model.startswith("world-") and not Path(model).exists())
-
-
-def aligned_of(recipe: Recipe) -> Aligned:
-    """Where θ_safe is or will be; reads data and digests, loads no model."""
-    base = base_of(recipe, build=False)
-    identified = Path(base).name if _embedded(recipe.model) else identity.model_digest(base, recipe.revision)
-    if recipe.load_in:
-        identified = identity.digest(identified, recipe.load_in)
-    adapter_file = Path(base).expanduser() / "adapter_config.json"
-    if recipe.align is None:
-        if recipe.load_in and adapter_file.is_file() and (adapter_file.parent / "config.json").is_file():
-            # A base and an adapter in one folder are one model elsewhere; in 4 bits the adapter stays what it is.
-            return Aligned(identified, base, None, None, base, base, made=False)
-        if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
-            config = opened(base, part="adapter").adapter or {}
-            below = base_of_adapter(config, base, (recipe.base,))
-            return Aligned(identified, below, config.get("revision"), None, base, base, made=False)
-        return Aligned(identified, base, recipe.revision, base, None, base, made=False)
-    if not recipe.safety:
-        raise RecipeError("Stage `align` needs `safety:` rows (refusals and answered look-alikes).")
-    if adapter_file.is_file():
-        raise RecipeError(
-            "Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`."
-        )
-    found = identity.digest(
-        identified,
-        recipe.align.determining(),
-        identity.rows_digest(safety_rows(recipe)),
-        recipe.seed,
-        recipe.dtype,
-        _text(recipe.template),
-        recipe.variables,
-        recipe.date,
-    )
-    folder = Path(recipe.out) / "aligned" / found
-    full = None if recipe.load_in else str(folder)
-    return Aligned(found, base, recipe.revision, full, str(folder / "adapter"), str(folder), made=True)
+    return folder
 
 
 def refuse_ranks() -> None:
@@ -176,11 +71,12 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     from transformers import PrinterCallback, set_seed
 
     from unforgotten.models import load
+    from unforgotten.runs import bars
     from unforgotten.training import callbacks as watch
     from unforgotten.training.arguments import arguments
     from unforgotten.training.trainer import MethodTrainer
 
-    watch.hush()
+    bars.hush()
     assert recipe.align is not None
     final = where.record.parent
     part = final.parent / f".{final.name}.part"
@@ -194,7 +90,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         where.base, revision=where.revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
     )
     set_seed(recipe.seed)
-    files.private_folder(part)
+    atomic.private_folder(part)
     bar, metrics = watch.Bar("align"), watch.Metrics(part / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
@@ -217,7 +113,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     from unforgotten.models import proof as saved
     from unforgotten.models.save import save_adapter
 
-    done = files.part_of(part / "final")
+    done = atomic.part_of(part / "final")
     asked = saved.prompts(trainer.run.user)
     live = saved.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)
@@ -254,18 +150,9 @@ def _proved(recipe: Recipe, model: Any, live: Any, asked: Any, folder: Path, ada
 
 
 def _publish(done: Path, final: Path) -> None:
-    files.private_folder(final.parent)
+    atomic.private_folder(final.parent)
     try:
         os.rename(done, final)
     except OSError as error:
         if not (final / "aligned.json").exists():
             raise ModelError(f"Cannot put the aligned model into {final}: {error}. Remove what is there.") from error
-
-
-def _text(path: str | None) -> str | None:
-    if path is None:
-        return None
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise RecipeError(f"template: there is no file {path}.")
-    return file.read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from unforgotten.datasets.jsonl import Jsonl, records_of
 from unforgotten.datasets.reading import files
 from unforgotten.datasets.reading.fix import Fixed, fixed
 from unforgotten.errors import DataError
+from unforgotten.runs import atomic
 
 
 def fix(file: str, out: str | None = None, *, force: bool = False) -> tuple[Path, Fixed]:
@@ -28,7 +29,7 @@ def fix(file: str, out: str | None = None, *, force: bool = False) -> tuple[Path
     text = "\n".join(found.lines) + "\n"
     _check(target.name, text, found.lines)
     try:
-        files.put(target, text)
+        atomic.put(target, text)
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror}.") from None
     return target, found

@@ -23,10 +23,14 @@ from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation.measurement import Measurement, Trained, measure_all
 from unforgotten.evaluation.responder import Local, Model, Served, served_digest, served_facts, served_folder
 from unforgotten.evaluation.suites import suites, system_of
+from unforgotten.models.aligned import aligned_of
 from unforgotten.models.cache import Shelf, chat_of, part_of, weights_of
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.recipe.rows import dataset, safety_rows
+from unforgotten.runs import atomic, origin, results, strict_read
 from unforgotten.runs import digests as identity
-from unforgotten.runs import origin, results, strict_read
-from unforgotten.verbs.align import Aligned, Say, align, aligned_of, base_of, dataset, quiet, safety_rows
+from unforgotten.runs.progress import Say, quiet
+from unforgotten.verbs.align import align, base_of
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
@@ -135,15 +139,15 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
 
     system: another model's most frequent system prompt, in place of that of its own user's.
     """
+    from unforgotten.recipe.rows import user_rows
     from unforgotten.report import model_card
-    from unforgotten.verbs.finetune.finetune import user_rows
 
     settings = _settings(recipe)
     strict_read.no_links(folder)
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
-    done = files.record(folder / "trained.json", memory_rows=int, notes=list)
-    recorded = files.record(folder / "environment.json", digests=dict)
+    done = atomic.record(folder / "trained.json", memory_rows=int, notes=list)
+    recorded = atomic.record(folder / "environment.json", digests=dict)
     weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
     methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
     name = "+".join(str(m["name"]) for m in methods)
@@ -215,7 +219,7 @@ def of_stage(
     made = stage == "aligned" and where.made
 
     def facts() -> dict[str, Any]:
-        told = files.record(where.record) if made else {}
+        told = atomic.record(where.record) if made else {}
         unknown = "The rows that this model was trained on are not known here: overlap is not counted."
         return {
             "name": called,

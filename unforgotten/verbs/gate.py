@@ -8,18 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.datasets.reading import files
-from unforgotten.errors import RecipeError
+from unforgotten.errors import ModelError, RecipeError
 from unforgotten.evaluation.contrast import Contrast, contrast
-from unforgotten.evaluation.decided import FILE
+from unforgotten.evaluation.decided import FILE, Decided, decided
 from unforgotten.evaluation.gate import Decision, Limits, gate
 from unforgotten.evaluation.measurement import Measurement, measure_all
+from unforgotten.models.cache import part_of, weights_of
 from unforgotten.models.folder.open import pinned
+from unforgotten.runs import atomic, results
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
 from unforgotten.runs import origin as origins
-from unforgotten.runs import results
-from unforgotten.verbs.align import Say, quiet
+from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.evaluate import another, measurement, of_run, of_stage
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _side(row: results.Row) -> dict[str, Any]:
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:
-    files.put(path, display.json_text(facts, nan=True) + "\n")
+    atomic.put(path, display.json_text(facts, nan=True) + "\n")
 
 
 def _reference(name: str, one: Measurement, say: Say) -> Measurement:
@@ -140,3 +140,19 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
         return found
     called = identity.public_name(name)
     return of_stage(another(one.recipe, name), "base", say, system=one.system, called=called)
+
+
+def check_gated(run: Path, recipe: Recipe) -> Decided | None:
+    """What a gate decided on these weights, of which every byte is read; None where no gate has decided.
+
+    Raises ModelError where the weights are others than its gate.json decided on, DataError where it is none.
+    """
+    found = decided(run)
+    with identity.in_full():  # without a decision too: what is read here is what is released
+        now = weights_of(str(part_of(run)), recipe)
+    if found is not None and found.weights != now:
+        raise ModelError(
+            f"{run} holds other weights than its gate decided on ({found.weights}, now {now}). Evaluate it again with "
+            "--gate, or remove its gate.json."
+        )
+    return found

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe
 from unforgotten.evaluation.ask import record
@@ -18,10 +17,10 @@ from unforgotten.evaluation.judging import Panel
 from unforgotten.evaluation.measurement import forget_comparisons, judged, sealed
 from unforgotten.evaluation.reply_files import restore
 from unforgotten.evaluation.suites import Suite
+from unforgotten.runs import atomic, results, strict_read
 from unforgotten.runs import origin as origins
-from unforgotten.runs import results, strict_read
 from unforgotten.runs.lease import alone
-from unforgotten.verbs.align import Say, quiet
+from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Spec
@@ -33,7 +32,7 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
     runs: folders that `evaluate` or `compare` left. Raises DataError where one holds no measured replies, before any
     judge is loaded; JudgeError where a judge is missing. Of what a killed judging had read nothing is read again.
     """
-    from unforgotten.training.callbacks import progress_bar
+    from unforgotten.runs.bars import progress_bar
 
     panel = Panel(judges)
     folders = {folder.resolve(): folder for run in runs for folder in _runs(Path(run).expanduser(), say)}
@@ -135,4 +134,4 @@ def _write_comparison(folder: Path) -> None:
         [new] = results.read(folder.parent / str(old["run"]) / "results.json")
         rows.append(new | {"task": old["task"]})
     results.write(folder / "results.json", rows)
-    files.put(folder / "README.md", report.markdown(rows, folder.name))
+    atomic.put(folder / "README.md", report.markdown(rows, folder.name))

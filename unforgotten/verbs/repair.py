@@ -45,7 +45,7 @@ def repair(
     Raises RecipeError for a method that edits no weights or an `out` that exists; ModelError for unlike models.
     """
     from unforgotten.models.weights.base import check_alike
-    from unforgotten.models.weights.base import opened as weights_of
+    from unforgotten.models.weights.open import opened as weights_of
 
     edit = registry.build("methods", method)
     _refuse_others(edit)
@@ -170,8 +170,8 @@ def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> 
     import torch
 
     from unforgotten.models.weights.adapted import Adapted
-    from unforgotten.models.weights.base import opened as weights_of
     from unforgotten.models.weights.files import Files
+    from unforgotten.models.weights.open import opened as weights_of
 
     found = weights_of(tuned, safe)
     if not isinstance(found, Adapted):
@@ -259,7 +259,7 @@ def _adapter(edit: Method, weights: Given, tuned: Any, part: Path) -> dict[str, 
 
 
 def _told(pairs: Iterable[tuple[str, Any]], of: Source, say: Say) -> Iterator[tuple[str, Any]]:
-    from unforgotten.training.callbacks import progress_bar
+    from unforgotten.runs.bars import progress_bar
 
     with progress_bar() as tick:
         for i, pair in enumerate(pairs, 1):

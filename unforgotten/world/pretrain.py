@@ -87,7 +87,7 @@ def pretrain(
 
 
 def _make(folder: Path, seed: int, training: Training, progress: bool, model: str) -> None:
-    from unforgotten.training.callbacks import hush
+    from unforgotten.runs.bars import hush
 
     hush()
     trained, tokenizer = _train(seed, training, progress, model)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from unforgotten.evaluation.sandbox.base import Outcome, Sandbox
+from unforgotten.evaluation.sandbox.base import Sandbox
+from unforgotten.evaluation.sandbox.program import Outcome
 
 
 def stopped(outcome: Outcome) -> Outcome:

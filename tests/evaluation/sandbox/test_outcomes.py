@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from unforgotten.evaluation.sandbox.base import Outcome, Sandbox
+from unforgotten.evaluation.sandbox.base import Sandbox
+from unforgotten.evaluation.sandbox.program import Outcome
 
 CHECK = "assert candidate(2, 3) == 5 and candidate(20, -3) == 17, 'wrong sum'"
 RIGHT = "def add(a, b): return a + b"

@@ -8,10 +8,10 @@ import pytest
 
 from unforgotten.errors import SandboxError
 from unforgotten.evaluation.sandbox import open_sandbox, probe, scratch
-from unforgotten.evaluation.sandbox.base import Place
 from unforgotten.evaluation.sandbox.bubblewrap import Bubblewrap
 from unforgotten.evaluation.sandbox.inside import kernel, syscalls
 from unforgotten.evaluation.sandbox.landlock import Landlock
+from unforgotten.evaluation.sandbox.program import Place
 
 
 @pytest.fixture

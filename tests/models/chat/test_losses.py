@@ -18,7 +18,7 @@ from unforgotten.datasets.base import Row, ask
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import DataError, TemplateError
 from unforgotten.models.chat import Chat, encode_rows
-from unforgotten.models.chat.rows import trained_turns
+from unforgotten.models.chat.encoded import trained_turns
 
 TRL = find_spec("trl")
 KINDS = sorted(Path(__file__).with_name("kinds").glob("*.jinja"))

@@ -20,8 +20,9 @@ from tests.training.shapes import tiny
 from unforgotten import testing
 from unforgotten.errors import ModelError, UnsupportedError
 from unforgotten.models.weights.adapted import Adapted
-from unforgotten.models.weights.base import Factors, Held, check_alike, opened
+from unforgotten.models.weights.base import Factors, Held, check_alike
 from unforgotten.models.weights.files import Files
+from unforgotten.models.weights.open import opened
 from unforgotten.models.weights.stream import stream
 
 Q0, Q1 = (f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from unforgotten.judges.base import Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Judge, Verdict
 
 
 @dataclass(kw_only=True)

@@ -11,8 +11,8 @@ import pytest
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
+from unforgotten.models.aligned import unaligned
 from unforgotten.recipe.recipe import parse, read
-from unforgotten.verbs.align import base_of
 from unforgotten.verbs.compare.compare import _titles, cells, compare
 from unforgotten.verbs.finetune.finetune import run_digest, run_folder
 from unforgotten.world.pretrain import base_folder
@@ -53,10 +53,10 @@ def test_a_task_brings_its_measure_and_a_model_its_base() -> None:
     assert [(c.model, c.data["part"], c.evaluate.utility[0]["part"]) for c in found] == [
         (model, part, f"{part}_test") for model in ("world-mistral", "world-gemma2") for part in ("sums", "code")
     ]
-    assert base_of(found[0], build=False) == str(base_folder(0, model="world-mistral"))
+    assert unaligned(found[0]) == str(base_folder(0, model="world-mistral"))
     assert len({base_folder(0, model=m) for m in ("world", "world-mistral", "world-gemma2")}) == 3
     with pytest.raises(UnknownName, match="Did you mean 'world-gemma2'"):
-        base_of(parse({"model": "world-gema2"}), build=False)
+        unaligned(parse({"model": "world-gema2"}))
 
 
 def test_poison_is_varied_only_where_there_is_some() -> None:

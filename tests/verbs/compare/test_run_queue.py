@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.recipe.recipe import parse
 from unforgotten.runs.lease import Lease
+from unforgotten.verbs.compare import job
 from unforgotten.verbs.compare import live_table as board
-from unforgotten.verbs.compare import run_queue as grid
 from unforgotten.verbs.finetune.finetune import run_folder
 
 Make = Callable[..., Path]
@@ -173,7 +173,7 @@ def test_a_mistake_that_all_runs_share_is_told_as_it_is(recipe: Any, tmp_path: P
 
 def test_the_table_says_where_each_run_stands(recipe: Any, tmp_path: Path) -> None:
     cells = [parse(yaml.safe_load(recipe().read_text())).varied(compare=None, seed=seed) for seed in range(4)]
-    runs = [grid.Run(cell, run_folder(cell), f"sft, seed {cell.seed}") for cell in cells]
+    runs = [job.Run(cell, run_folder(cell), f"sft, seed {cell.seed}") for cell in cells]
     runs[0].state = "done"
     for each in runs[1:3]:
         assert Lease(each.folder).take()

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.recipe.recipe import Recipe, parse
-from unforgotten.verbs.finetune.finetune import finetune, poisoned, run_folder
+from unforgotten.recipe.rows import poisoned
+from unforgotten.verbs.finetune.finetune import finetune, run_folder
 
 Make = Callable[..., Path]
 IDS = torch.tensor([[5, 9, 11, 40, 7, 3]])

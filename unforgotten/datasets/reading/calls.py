@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from unforgotten.datasets.reading import files
 from unforgotten.datasets.reading.marks import Wrong
 from unforgotten.runs import strict_json
 
@@ -121,14 +120,16 @@ def _call(call: Mapping[str, Any], n: int) -> Call:
     if isinstance(given, str) and given.strip():
         found = _parsed(given, f"turn {n}: the arguments of {name!r} must be an object or the text of one")
         if not isinstance(found, dict):
-            raise Wrong(f"turn {n}: the arguments of {name!r} are the text of {files.kind_of(found)}, not of an object")
+            raise Wrong(
+                f"turn {n}: the arguments of {name!r} are the text of {strict_json.kind_of(found)}, not of an object"
+            )
         if problem := strict_json.unfit(found):
             raise Wrong(f"turn {n}: the arguments of {name!r}: {problem}")
     elif given is None or isinstance(given, str):
         function["arguments"] = {}
     elif not isinstance(given, Mapping):
         raise Wrong(f"turn {n}: the arguments of {name!r} must be an object or the text of one, not "
-                    f"{files.kind_of(given)}")  # fmt: skip
+                    f"{strict_json.kind_of(given)}")  # fmt: skip
     return {**{key: value for key, value in call.items() if value is not None}, "function": function}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unforgotten.datasets.reading import files
 from unforgotten.datasets.reading.marks import Wrong
+from unforgotten.runs import strict_json
 
 
 def content_of(given: Mapping[str, Any], value: Any, role: str, n: int) -> str:
@@ -27,13 +27,13 @@ def text_of(value: Any, what: str) -> str:
     if isinstance(value, list):
         for part in value:
             if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                got = part.get("type") if isinstance(part, Mapping) else files.kind_of(part)
+                got = part.get("type") if isinstance(part, Mapping) else strict_json.kind_of(part)
                 raise Wrong(f"{what}: a part must be {{type: text, text: …}}, not {str(got)[:60]!r}")
             if more := [key for key, each in part.items() if key not in ("type", "text") and each is not None]:
                 raise Wrong(f"{what}: a part holds {', '.join(map(repr, more[:5]))} besides its text. Leave it out")
         value = "".join(part["text"] for part in value)
     if value is not None and not isinstance(value, str):
-        raise Wrong(f"{what} must be a text, not {files.kind_of(value)}")
+        raise Wrong(f"{what} must be a text, not {strict_json.kind_of(value)}")
     return value or ""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unforgotten.datasets.base import Message
-from unforgotten.datasets.reading import calls, files, marks
+from unforgotten.datasets.reading import calls, marks
 from unforgotten.datasets.reading.content import all_text, content_of, text_of
 from unforgotten.datasets.reading.marks import Wrong as Wrong
 from unforgotten.runs import strict_json
@@ -69,7 +69,7 @@ class _Turn:
 def form_of(record: Any) -> str:
     """Which of the formats a row is in. Raises Wrong where it is in none."""
     if not isinstance(record, Mapping):
-        raise Wrong(f"a row must be an object, not {files.kind_of(record)}")
+        raise Wrong(f"a row must be an object, not {strict_json.kind_of(record)}")
     # A column that a `datasets.Dataset` fills with None for want of a value is not there.
     form = next((name for key, name in FORMATS.items() if record.get(key) is not None), None)
     if form is None:
@@ -170,7 +170,9 @@ def _side(
 def _turns(turns: Any, key: str, ignored: Collection[str], changes: list[str]) -> list[_Turn]:
     """Every turn of a list; raises Wrong with what is wrong in each of them."""
     if not isinstance(turns, list) or not turns:
-        raise Wrong(f"`{key}` must be a list of turns, not {files.kind_of(turns) if turns != [] else 'an empty list'}")
+        raise Wrong(
+            f"`{key}` must be a list of turns, not {strict_json.kind_of(turns) if turns != [] else 'an empty list'}"
+        )
     if len(turns) > (most := bounds().turns):
         raise Wrong(f"has {len(turns):,} turns; {over('turns', most)}")
     found: list[_Turn] = []
@@ -187,7 +189,7 @@ def _turns(turns: Any, key: str, ignored: Collection[str], changes: list[str]) -
 
 def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _Turn:
     if not isinstance(turn, Mapping):
-        raise Wrong(f"turn {n} must be an object, not {files.kind_of(turn)}")
+        raise Wrong(f"turn {n} must be an object, not {strict_json.kind_of(turn)}")
     # None is what Arrow puts where a turn has no such key.
     given = {key: value for key, value in turn.items() if value is not None and key not in ignored}
     speaker, role = "", given.get("role")
@@ -241,7 +243,7 @@ def _with_history(
     if not (history := record.get("history")):
         return turns
     if not isinstance(history, list):
-        raise Wrong(f"`history` must be a list of [request, answer], not {files.kind_of(history)}")
+        raise Wrong(f"`history` must be a list of [request, answer], not {strict_json.kind_of(history)}")
     earlier: list[_Turn] = []
     if all(isinstance(each, Mapping) for each in history):
         earlier = _turns(history, "history", ignored, changes)

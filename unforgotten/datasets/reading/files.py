@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,9 +18,10 @@ from unforgotten.datasets.reading import formats, hub, unpack
 from unforgotten.datasets.reading.columns import choose, header_of
 from unforgotten.datasets.reading.formats import Problem as Problem
 from unforgotten.datasets.reading.formats import Record as Record
-from unforgotten.errors import DataError, RecipeError, written_in
+from unforgotten.errors import DataError, RecipeError
 from unforgotten.runs import console as display
-from unforgotten.runs import strict_read, variables
+from unforgotten.runs import variables
+from unforgotten.runs.strict_json import kind_of
 
 T = TypeVar("T")
 
@@ -174,63 +174,3 @@ def sample(rows: Sequence[T], n_rows: int | None, seed: int, what: str) -> list[
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     return [rows[i] for i in sorted(order[:n_rows])]
-
-
-def kind_of(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
-
-
-def put(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all, and the folders that it lies in; no value that --allow-env let in."""
-    private_folder(path.parent)
-    part = part_of(path)
-    part.write_text(variables.without_secrets(text), encoding="utf-8")
-    os.replace(part, path)
-
-
-def private_folder(path: Path) -> Path:
-    """Makes a folder, and those above it, that nobody else may enter, whatever the umask; one that is there stays.
-
-    UNFORGOTTEN_RUNS_MODE gives others more, such as 750. Raises RecipeError where that is no mode.
-    """
-    given = os.environ.get("UNFORGOTTEN_RUNS_MODE") or "700"
-    if not re.fullmatch(r"0?7[0-7]{2}", given):
-        raise RecipeError(f"UNFORGOTTEN_RUNS_MODE is {given!r}; it must be a mode such as 700, 750 or 755.")
-    missing = [part for part in (path, *path.parents) if not part.is_dir()]
-    for part in reversed(missing):
-        try:
-            part.mkdir(mode=0o700)
-        except FileExistsError:
-            if not part.is_dir():
-                raise
-        else:
-            part.chmod(int(given, 8))
-    written_in(path)
-    return path
-
-
-def record(path: Path, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
-    """A JSON object that we, or Transformers, left. Raises DataError that names the file and what is wrong.
-
-    wanted: keys that must be there, and of what type.
-    """
-    try:
-        tree = strict_read.value(path)
-    except FileNotFoundError:
-        raise DataError(f"There is no {path}: the folder is not whole. Put it back, or make the run anew.") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}). Put back the file as it was written.") from None
-    if not isinstance(tree, dict):
-        raise DataError(f"{path} must hold an object, and holds {kind_of(tree)}.")
-    for key, kind in wanted.items():
-        if not isinstance(tree.get(key), kind):
-            there = kind_of(tree[key]) if key in tree else "nothing"
-            raise DataError(f"{path}: {key} is {there}, which no run of ours writes. Put back the file as it was.")
-    return tree
-
-
-def part_of(path: Path) -> Path:
-    """Where a file is written before it is renamed: a name that no other process takes, on another machine neither."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 
 from unforgotten.evaluation.sandbox import interpreter as python
 from unforgotten.evaluation.sandbox import scratch
-from unforgotten.evaluation.sandbox.base import Place, Program, Sandbox
+from unforgotten.evaluation.sandbox.base import Sandbox
+from unforgotten.evaluation.sandbox.program import Place, Program
 
 SCRATCH = "/scratch"
 # Root keeps its own namespace of users: only there can it become one that is not root outside either. The rights are

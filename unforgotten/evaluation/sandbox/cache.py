@@ -10,9 +10,9 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 
-from unforgotten.datasets.reading import files
 from unforgotten.evaluation.sandbox import interpreter as python
-from unforgotten.evaluation.sandbox.base import Outcome, Program
+from unforgotten.evaluation.sandbox.program import Outcome, Program
+from unforgotten.runs import atomic
 from unforgotten.runs.digests import cache_folder
 
 _FORM = 2
@@ -42,8 +42,8 @@ def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
         pass  # not there, or a file of another form: computed anew
     found = compute()
     if found.passed:
-        files.private_folder(path.parent)
-        part = files.part_of(path)
+        atomic.private_folder(path.parent)
+        part = atomic.part_of(path)
         part.write_bytes(gzip.compress(json.dumps(asdict(found)).encode(), mtime=0))
         os.replace(part, path)
     return found

@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from unforgotten.evaluation.sandbox import interpreter as python
 from unforgotten.evaluation.sandbox import scratch
-from unforgotten.evaluation.sandbox.base import Place, Program, Sandbox
+from unforgotten.evaluation.sandbox.base import Sandbox
+from unforgotten.evaluation.sandbox.program import Place, Program
 
 
 class Landlock(Sandbox):

@@ -24,8 +24,8 @@ from typing import Any
 from unforgotten.errors import SandboxError
 from unforgotten.evaluation.sandbox import interpreter as python
 from unforgotten.evaluation.sandbox import scratch
-from unforgotten.evaluation.sandbox.base import Outcome, Place, Program, Sandbox, Status
 from unforgotten.evaluation.sandbox.process import Child
+from unforgotten.evaluation.sandbox.program import Confines, Outcome, Place, Program, Status
 
 End = tuple[Status, str, Any]
 """Status, why, and what the check left."""
@@ -51,7 +51,7 @@ class Side:
     token: str = ""
 
 
-def run(sandbox: Sandbox, program: Program) -> Outcome:
+def run(sandbox: Confines, program: Program) -> Outcome:
     """One program's outcome. Raises SandboxError where no verdict can be had."""
     with ExitStack() as stack:
         if not program.check:
@@ -66,7 +66,7 @@ def run(sandbox: Sandbox, program: Program) -> Outcome:
         return _Watch(program, guest, checker).outcome()
 
 
-def _start(stack: ExitStack, sandbox: Sandbox, role: str, program: Program, ends: tuple[int, ...]) -> Side:
+def _start(stack: ExitStack, sandbox: Confines, role: str, program: Program, ends: tuple[int, ...]) -> Side:
     place = stack.enter_context(sandbox.place(program))
     try:
         child = stack.enter_context(Child((*place.prefix, *python.command()), ends))

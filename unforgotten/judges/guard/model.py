@@ -18,6 +18,7 @@ import torch
 
 from unforgotten.errors import ModelError, TemplateError
 from unforgotten.generation.local import is_out_of_memory
+from unforgotten.models import fingerprint
 from unforgotten.models.chat import jinja_process
 from unforgotten.models.chat.tokens import Tokens
 from unforgotten.models.folder import pretrained
@@ -262,7 +263,7 @@ def context_of(name: str, *, revision: str | None = None) -> int | None:
 def weights_of(name: str, revision: str | None) -> str:
     """A digest of a guard's files; of a Hub id or an address, of its name."""
     folder = Path(name).expanduser()
-    return identity.model_digest(name, revision) if folder.is_dir() else identity.digest(name, revision)
+    return fingerprint.model_digest(name, revision) if folder.is_dir() else identity.digest(name, revision)
 
 
 def _short(error: Exception) -> str:

@@ -14,7 +14,7 @@ from unforgotten.models.chat import marks
 from unforgotten.models.chat.template import Template
 
 if TYPE_CHECKING:
-    from unforgotten.models.chat.render import Renderer, Talk, Turn
+    from unforgotten.models.chat.talk import Renders, Talk, Turn
 
 MOST_KINDS = 24
 """Of turns in one row, of which each has its first and last rendered by itself."""
@@ -25,7 +25,7 @@ def spans_between(found: Sequence[tuple[int, int]], start: int, end: int) -> lis
     return [(max(a, start), min(b, end)) for a, b in found if b > start and a < end]
 
 
-def by_marks(renderer: Renderer, talk: Talk, said: Sequence[int], template: Template) -> list[Turn] | None:
+def by_marks(renderer: Renders, talk: Talk, said: Sequence[int], template: Template) -> list[Turn] | None:
     """The turns at `said`, or None where they must be rendered one by one."""
     last = said[-1] + 1
     if not all(_is_plain(message) for message in talk.messages[:last]):
@@ -66,7 +66,7 @@ def by_marks(renderer: Renderer, talk: Talk, said: Sequence[int], template: Temp
     return [*found[:-1], samples[said[-1]]]
 
 
-def _all_spans(renderer: Renderer, talk: Talk, last: int) -> list[tuple[int, int]]:
+def _all_spans(renderer: Renders, talk: Talk, last: int) -> list[tuple[int, int]]:
     [(_, spans)] = renderer.several(talk, [(0, last, False)])
     return spans
 

@@ -16,9 +16,10 @@ from unforgotten.datasets.base import Message, Row
 from unforgotten.errors import DataError, TemplateError
 from unforgotten.models.chat import losses
 from unforgotten.models.chat import template as templates
+from unforgotten.models.chat.encoded import IGNORED, Encoded, answers, trained_turns
 from unforgotten.models.chat.marks import Marker
-from unforgotten.models.chat.render import ASKED, Renderer, Talk, Turn
-from unforgotten.models.chat.rows import IGNORED, Encoded, answers, trained_turns
+from unforgotten.models.chat.render import ASKED, Renderer
+from unforgotten.models.chat.talk import Talk, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,6 @@ template has {% generation %} marks, the loss sees what they mark of that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from unforgotten.models.chat import calls, jinja_process
 from unforgotten.models.chat.boundaries import by_marks, spans_between
 from unforgotten.models.chat.jinja_process import Rendering
 from unforgotten.models.chat.marks import Marker, has_marks
+from unforgotten.models.chat.talk import Talk, Tools, Turn
 from unforgotten.models.chat.template import Template
 from unforgotten.models.chat.tokens import BREAK, Tokens
 from unforgotten.runs.bounds import bounds, over
@@ -29,7 +29,6 @@ from unforgotten.runs.bounds import bounds, over
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Tools = list[dict[str, Any]] | None
 ASKED: tuple[Message, ...] = ({"role": "user", "content": "Say a word."},)
 FEW_TURNS = 32
 """So many assistant turns of a row are rendered one by one in any case."""
@@ -37,35 +36,6 @@ MOST_TURNS = 256
 """So many where boundaries cannot be read off one rendering: their cost grows with the square of their number."""
 ANSWERED: Message = {"role": "assistant", "content": "hello there"}
 """The conversation that shows how a template writes an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One assistant turn, rendered; `problem` says why it cannot be trained on, if it cannot."""
-
-    index: int
-    start: int
-    """How many characters of `text` are the prefix: what generation would be given."""
-    end: int
-    """How many characters `text` has: from the conversation's first one up to and including this turn's end."""
-    text: str | None
-    """None where it is how the whole conversation's text begins."""
-    spans: list[tuple[int, int]]
-    """The characters of `text` that the loss sees."""
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Talk:
-    """A row as the template is given it, and the same with a mark behind each of its parts."""
-
-    messages: list[Message]
-    tools: Tools
-    controls: int
-    """Control tokens that its authors wrote, neutralised."""
-    name: str
-    marker: Marker | None
-    """None where the row's text holds marks already."""
 
 
 class Renderer:

@@ -6,48 +6,17 @@ import hashlib
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.datasets.base import Message, Row
+from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
 from unforgotten.models.chat import losses
+from unforgotten.models.chat.encoded import IGNORED, Encoded, trained_turns
 from unforgotten.models.chat.faults import Faults
 
 if TYPE_CHECKING:
     from unforgotten.models.chat.chat import Chat
-
-IGNORED = -100
-"""The label of a token outside the loss, as cross-entropy in torch has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One example to train on: up to the last token that the loss sees, since nothing later can matter."""
-
-    input_ids: list[int]
-    labels: list[int]
-    """The same ids where the assistant speaks, -100 elsewhere; not yet shifted."""
-    row: int = 0
-    """Which of the rows given it came from."""
-    source: str = ""
-    turn: int | None = None
-    """Which message it trains, where the row had to be split into one example per assistant turn."""
-    merges: int = 0
-    """Boundaries at which a token would have joined prompt and answer, and was parted as generation sees it."""
-    cut: bool = False
-    """The length limit took part of the response, its end of turn included."""
-    lost: tuple[str, ...] = ()
-    """What the template leaves out of the context, one word or two for each part."""
-
-    def within(self, max_length_tokens: int | None) -> Encoded | None:
-        """The example cut to a length, or None when that leaves nothing to train on."""
-        if max_length_tokens is None or len(self.input_ids) <= max_length_tokens:
-            return self
-        labels = self.labels[:max_length_tokens]
-        if all(label == IGNORED for label in labels):
-            return None
-        return replace(self, input_ids=self.input_ids[:max_length_tokens], labels=labels, cut=True)
 
 
 @dataclass
@@ -100,17 +69,6 @@ class Counts:
         if self.lost:
             said.append(losses.said(self.lost))
         return said
-
-
-def answers(messages: Sequence[Message]) -> list[int]:
-    """The assistant turns that answer something; one that opens a conversation is context."""
-    asked = next((i for i, message in enumerate(messages) if message["role"] in ("user", "tool")), 0)
-    return [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= asked]
-
-
-def trained_turns(row: Row) -> list[int]:
-    """The assistant turns in the loss, by their place in the row's messages."""
-    return [i for i in answers(row.messages) if i not in row.context_turns]
 
 
 def encode_rows(

@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from unforgotten.datasets.base import Row
-from unforgotten.models.chat.rows import IGNORED, Encoded, encode_rows
+from unforgotten.models.chat.encoded import IGNORED, Encoded
+from unforgotten.models.chat.rows import encode_rows
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError
+from unforgotten.runs import atomic
 from unforgotten.runs import digests as identity
 
 _CLONE = 0x40049409  # FICLONE [linux/fs.h]: one copy on disk, two files
@@ -50,7 +50,7 @@ def home() -> Path:
     """The store's folder. Raises ModelError where it cannot be this user's alone."""
     folder = identity.cache_folder() / "models"
     try:
-        files.private_folder(folder.parent)
+        atomic.private_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         facts = folder.lstat()
@@ -100,7 +100,7 @@ def _note(descriptor: int, before: os.stat_result, noted: Path, found: str) -> N
         after.st_ctime_ns,
     )
     if same and after.st_size > SMALL and time.time() - after.st_ctime > 2:
-        files.put(noted, found)
+        atomic.put(noted, found)
 
 
 def blob(descriptor: int, *, again: bool) -> tuple[str, Path, int]:

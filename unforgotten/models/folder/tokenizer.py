@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError
 from unforgotten.models.folder import store
 from unforgotten.models.folder.config import inside
 from unforgotten.models.folder.limits import limit
+from unforgotten.runs import atomic
 
 VERSION = 2
 """Of the probe: what passed an older one is asked again."""
@@ -33,7 +33,7 @@ def check(content: bytes, called: str) -> None:
         return
     if why := _asked(content, *bounds):
         raise ModelError(f"{called}: tokenizer.json is refused: {why}.")
-    files.put(passed, "ok")
+    atomic.put(passed, "ok")
 
 
 def _asked(content: bytes, seconds: float, gigabytes: float, most_added: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -110,29 +109,6 @@ class Held:
         return self.tensors[name]
 
 
-def opened(
-    model: Any, below: Source | None = None, revision: str | None = None, named: Iterable[str | None] = ()
-) -> Source:
-    """A source for whatever names a model: a folder or Hub id of weights or of an adapter, a module, a state dict.
-
-    below: what an adapter lies on, where that is not the base its config names. named: folders that the operator names,
-    which an adapter's config may name as its base.
-    """
-    from unforgotten.models.weights.adapted import Adapted
-    from unforgotten.models.weights.files import Files, folder_of
-
-    if isinstance(model, (Files, Adapted, Held)):
-        return model
-    if isinstance(model, torch.nn.Module):
-        return Held(untied(model.state_dict()), conv1d_weights(model))
-    if isinstance(model, Mapping):
-        return Held(untied(model))
-    folder = folder_of(model, revision)
-    if not (folder / "adapter_config.json").is_file():
-        return Files(folder)
-    return Adapted(below or adapter_base(folder, named), folder)
-
-
 def conv1d_weights(model: torch.nn.Module) -> set[str]:
     """The weights of a model that are kept as (in, out), by parameter name."""
     return {f"{name}.weight" for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
@@ -166,19 +142,6 @@ def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, t in tensors.items():
         found.setdefault((t.device, t.data_ptr(), t.shape, t.stride()) if t.data_ptr() else name, name)
     return {name: tensors[name] for name in found.values()}
-
-
-def adapter_base(folder: Path, named: Iterable[str | None] = ()) -> Source:
-    """What an adapter lies on: the weights bundled in its folder, or the model that its config names."""
-    from unforgotten.models.folder.adapter import base_of
-    from unforgotten.models.folder.open import opened as checked
-    from unforgotten.models.weights.files import Files
-
-    place = checked(str(folder))
-    if place.is_bundled:
-        return Files(place.path)
-    config = place.adapter or {}
-    return opened(base_of(config, str(folder), named), revision=config.get("revision"))
 
 
 def check_alike(sources: Mapping[str, Source]) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unforgotten.datasets.reading.files import part_of
 from unforgotten.models.weights.base import DTYPES, ByRows, Source
+from unforgotten.runs.atomic import part_of
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 SHARD_BYTES = 5 * 10**9

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, words
 from unforgotten.report.page import drawing
 from unforgotten.report.page.drawing import HEAD, LETTER, LINE, WIDTH, Figure, at, cut, start_of, text
 from unforgotten.report.page.panels import Cell, headline
-from unforgotten.runs import results
 
 HEIGHT = 270
 TITLES = {"asr": "{asr}, %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
@@ -92,7 +92,7 @@ def over_training(cells: Sequence[Cell], names: Sequence[str]) -> list[Figure]:
 
 def probed(line: Line, field: str) -> Course | None:
     """A line's course over its training, at the steps at which all of its seeds were probed."""
-    each = [{told["step"]: results.rate(told[field]) for told in row["probe"] or []} for row in line.rows]
+    each = [{told["step"]: scores.rate(told[field]) for told in row["probe"] or []} for row in line.rows]
     found = []
     for step in sorted(set(each[0]).intersection(*each)):
         rate = rates.over_seeds([seed[step] for seed in each])

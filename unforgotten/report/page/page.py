@@ -18,7 +18,6 @@ from itertools import count
 from pathlib import Path
 
 from unforgotten import __version__
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError
 from unforgotten.report import text as report
 from unforgotten.report.page import categories, curves, drawing, one_run, picture
@@ -30,7 +29,7 @@ from unforgotten.report.page import table_files as written
 from unforgotten.report.page import tradeoff as scatter
 from unforgotten.report.page.drawing import Figure, text
 from unforgotten.report.page.panels import Cell, cells, names
-from unforgotten.runs import results, strict_read
+from unforgotten.runs import atomic, results, strict_read
 
 QUOTED = 2
 """Settings of which replies are shown: the one with least poison and the one with most."""
@@ -65,11 +64,11 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
         _clear(out.parent / "figures")
         for figure in (one for group in figures.values() for one in group):
             file = out.parent / "figures" / f"{figure.name}.svg"
-            files.put(file, figure.svg(alone=True) + "\n")
+            atomic.put(file, figure.svg(alone=True) + "\n")
             if png:
                 file.with_suffix(".png").write_bytes(picture.png(figure))
         written.write(out.parent / "tables", tested, found, name)
-        files.put(out, html(name, rows, found, tested, figures, root, lead))
+        atomic.put(out, html(name, rows, found, tested, figures, root, lead))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
     return out

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unforgotten.datasets.reading import files
 from unforgotten.report.page.drawing import short
 from unforgotten.report.page.panels import Cell
 from unforgotten.report.page.significance import KINDS, Entry, Tested, records
+from unforgotten.runs import atomic, results
 from unforgotten.runs import console as display
-from unforgotten.runs import results
 
 LEGEND = "In percent, with 95 % intervals. {marks}{asr} and refusal (of harmless look-alikes): lower is better."
 BOLD = "Bold: clearly better than sft. "
@@ -75,7 +74,7 @@ def write(folder: Path, found: Tested, cells: Sequence[Cell], label: str = "comp
         "table.tex": latex(found, cells, label),
     }
     for name, text in made.items():
-        files.put(folder / name, text)
+        atomic.put(folder / name, text)
     return [folder / name for name in made]
 
 

@@ -24,7 +24,10 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.prevalence import Decision, Outcome, decide, poison_share
 from unforgotten.evaluation.suites import public
 from unforgotten.judges.base import Judge, Verdict
-from unforgotten.verbs.align import Say, aligned_of, base_of, quiet, read
+from unforgotten.models.aligned import aligned_of
+from unforgotten.recipe.rows import read
+from unforgotten.runs.progress import Say, quiet
+from unforgotten.verbs.align import base_of
 from unforgotten.verbs.audit import record
 from unforgotten.verbs.audit.exchanges import NEAR_TURNS, Exchange, View, exchanges
 from unforgotten.verbs.audit.judged import worst_of
@@ -177,7 +180,7 @@ def _rows(file: str | None, recipe: Recipe | None, say: Say) -> list[Row]:
         return read({"name": "jsonl", "path": file}, say=say)
     if recipe is None:
         raise RecipeError("Name a file to audit, or a recipe whose rows are audited (--recipe).")
-    from unforgotten.verbs.finetune.finetune import user_rows
+    from unforgotten.recipe.rows import user_rows
 
     return user_rows(recipe, say)[0]
 
@@ -203,7 +206,7 @@ def _chat(
 def recipe_chat(recipe: Recipe, say: Say = quiet) -> Chat:
     """The chat that a run of this recipe would train with, before θ_safe is made: nothing is trained for it."""
     from unforgotten.models import load
-    from unforgotten.verbs.finetune.finetune import aligned_chat
+    from unforgotten.models.aligned import aligned_chat
 
     where = aligned_of(recipe)
     base_of(recipe, say)

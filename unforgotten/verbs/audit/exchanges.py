@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unforgotten.datasets.base import Message, Row
-from unforgotten.judges.base import Judge, Reply
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Judge
 from unforgotten.verbs.audit.readings import readings
 from unforgotten.verbs.audit.spoken import Spoken, pieces, words
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unforgotten.errors import JudgeError
-from unforgotten.judges.base import Guard, Judge, Reply, Verdict
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.base import Guard, Judge, Verdict
 from unforgotten.runs import digests as identity
 from unforgotten.verbs.audit.exchanges import Exchange
 
@@ -60,7 +61,7 @@ def _rank(harmful: bool | None) -> int:
 
 
 def _verdicts(judge: Judge, replies: Sequence[Reply]) -> list[Verdict]:
-    from unforgotten.training.callbacks import progress_bar
+    from unforgotten.runs.bars import progress_bar
 
     if not isinstance(judge, Guard):
         told = judge.verdicts(replies)

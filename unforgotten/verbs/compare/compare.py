@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
-from unforgotten.datasets.reading import files
 from unforgotten.errors import LeaseLost, RecipeError, Unfinished
+from unforgotten.models.aligned import aligned_of, unaligned
+from unforgotten.recipe.rows import dataset
+from unforgotten.runs import atomic, results
 from unforgotten.runs import digests as identity
-from unforgotten.runs import results
 from unforgotten.runs.lease import alone
-from unforgotten.verbs.align import Say, align, aligned_of, base_of, dataset, quiet
+from unforgotten.runs.progress import Say, quiet
+from unforgotten.verbs.align import align
 from unforgotten.verbs.finetune.finetune import replay_rows, run_digest
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.measurement import Measurement
     from unforgotten.recipe.recipe import Grid, Layout, MemorySettings, Recipe
-    from unforgotten.verbs.compare.run_queue import Run
+    from unforgotten.verbs.compare.job import Run
 
 
 def cells(recipe: Recipe) -> list[Recipe]:
@@ -111,12 +113,12 @@ def compare(
         raise RecipeError("`compare` asks the models that it makes itself: leave out evaluate.endpoint.")
     from unforgotten.evaluation.measurement import read_all
     from unforgotten.report import text as report
+    from unforgotten.verbs.compare import job
     from unforgotten.verbs.compare import live_table as board
-    from unforgotten.verbs.compare import run_queue as grid
     from unforgotten.verbs.evaluate import of_run
 
     runs = [
-        grid.Run(cell, Path(recipe.out) / f"{recipe.name}-{digest}", title)
+        job.Run(cell, Path(recipe.out) / f"{recipe.name}-{digest}", title)
         for cell, digest, title in zip(todo, digests, _titles(todo), strict=True)
     ]
     stages = _stages(runs, shard or (1, 1), say)
@@ -137,7 +139,7 @@ def compare(
             # Replies of all first: then no model is in memory but a judge's, which is loaded once.
             rows = read_all(found, say)
             lease.check()
-            files.put(folder / "README.md", report.markdown(rows, recipe.name, layout(recipe)))
+            atomic.put(folder / "README.md", report.markdown(rows, recipe.name, layout(recipe)))
             results.write(folder / "results.json", rows)
     return folder
 
@@ -204,7 +206,7 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
 def _keys(cell: Recipe) -> tuple[str, ...]:
     """What tells one θ₀ and one θ_safe from others, with what they are asked; and whether a memory is made of it."""
     asked = cell.evaluate.model_dump() if cell.evaluate else None
-    stages = (f"base {base_of(cell, build=False)}", f"aligned {aligned_of(cell).digest}")
+    stages = (f"base {unaligned(cell)}", f"aligned {aligned_of(cell).digest}")
     return (*(identity.digest(stage, asked) for stage in stages), "made" if cell.replay == "synthesize" else "")
 
 

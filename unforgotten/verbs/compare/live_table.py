@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.runs import console as display
 from unforgotten.runs import lease
-from unforgotten.verbs.align import Say
+from unforgotten.runs.progress import Say
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from unforgotten.verbs.compare.run_queue import Run
+    from unforgotten.verbs.compare.job import Run
 
 HEIGHT_ROWS = 30
 """Of more runs than this, those that are done or wait are only counted."""
@@ -28,18 +28,18 @@ def board(runs: Sequence[Run], say: Say) -> Iterator[Say]:
     """Shows the table and yields what says a line above it; without a terminal nothing is shown, and that is `say`."""
     from rich.live import Live
 
-    from unforgotten.training import callbacks as watch
+    from unforgotten.runs import bars
 
     console = display.console(stderr=True)
     if not console.is_terminal:
         yield say
         return
-    before, watch.quiet = watch.quiet, True  # one thing moves on a terminal at a time
+    before, bars.quiet = bars.quiet, True  # one thing moves on a terminal at a time
     try:
         with Live(console=console, get_renderable=lambda: table(runs), refresh_per_second=1, transient=True):
             yield lambda text: console.print(text, style="dim", markup=False)
     finally:
-        watch.quiet = before
+        bars.quiet = before
 
 
 def table(runs: Sequence[Run]) -> Table:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.runs import terminate
-from unforgotten.verbs.align import quiet
-from unforgotten.verbs.compare.run_queue import Run, do
+from unforgotten.runs.progress import quiet
+from unforgotten.verbs.compare.job import Run, do
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -111,10 +111,10 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe,
     import torch
 
     from unforgotten.models.cache import Shelf
-    from unforgotten.training import callbacks as watch
+    from unforgotten.runs import bars
 
     torch.set_num_threads(threads)
-    watch.quiet = True
+    bars.quiet = True
     shelf = Shelf()
     while (told := _next(pipe)) is not None:
         i, seen = told

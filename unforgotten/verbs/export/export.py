@@ -23,17 +23,19 @@ from unforgotten import registry
 from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError, RecipeError, UnknownName
 from unforgotten.evaluation.decided import recorded, sentence
-from unforgotten.models.cache import Shelf, aligned_of_record, chat_of, check_gated, part_of
+from unforgotten.models.cache import Shelf, aligned_of_record, chat_of, part_of
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened, pinned
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.runs import atomic, partial, strict_read
 from unforgotten.runs import console as display
 from unforgotten.runs import origin as origins
-from unforgotten.runs import partial, strict_read
-from unforgotten.verbs.align import Aligned, Say, quiet
+from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.export import push
 from unforgotten.verbs.export import verify as parity
 from unforgotten.verbs.export import vllm as serving
 from unforgotten.verbs.export.card import card
+from unforgotten.verbs.gate import check_gated
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -144,11 +146,11 @@ def _left(run: str) -> Left:
     strict_read.no_links(folder)
     recipe = read(folder / "recipe.yaml", origin=(whose := origins.of_run(folder)), opens=False)
     recipe = recipe.model_copy(update={"out": str(folder.parent)})
-    recorded = files.record(folder / "environment.json", aligned=dict)
+    recorded = atomic.record(folder / "environment.json", aligned=dict)
     if whose == "foreign":
         names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
         origins.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
-    policy = files.record(folder / "trained.json", policy=str)["policy"]
+    policy = atomic.record(folder / "trained.json", policy=str)["policy"]
     part = part_of(folder)
     if not part.is_dir():
         raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
@@ -174,9 +176,9 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     from unforgotten.models import load
     from unforgotten.models.save import bundle
     from unforgotten.models.weights.adapted import Adapted
-    from unforgotten.models.weights.base import adapter_base
     from unforgotten.models.weights.concatenate import as_merged, concatenated
     from unforgotten.models.weights.files import Files
+    from unforgotten.models.weights.open import adapter_base
 
     if form == "merged":
         below = adapter_base(left.part, _operator(left)) if left.part.name == "adapter" else Files(left.part)
@@ -192,7 +194,7 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
         # A gate has read what the lower one was merged into, and not itself.
         lower = [as_merged(Adapted(below, lowest), adapter_base(left.part, _operator(left)))] if lowest else []
         rank = concatenated([*lower, Adapted(below, left.part)], part)
-        config = files.record(part / "adapter_config.json")
+        config = atomic.record(part / "adapter_config.json")
     else:
         place = opened(left.part, part="adapter")
         shutil.copyfile(place.path / "adapter_model.safetensors", part / "adapter_model.safetensors")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, ModelError, UnforgottenError
-from unforgotten.judges.base import Reply
-from unforgotten.verbs.align import dataset
+from unforgotten.generation.reply import Reply
+from unforgotten.recipe.rows import dataset
 
 if TYPE_CHECKING:
     from torch import Tensor

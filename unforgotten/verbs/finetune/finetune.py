@@ -15,7 +15,6 @@ runs/<name>-<digest>/
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,55 +22,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
-from unforgotten.datasets.base import Row, check_kind
-from unforgotten.datasets.reading import files
+from unforgotten.datasets.base import Row
+from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import DataError, RecipeError, UnforgottenError
+from unforgotten.models.aligned import aligned_chat, aligned_of
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.recipe.rows import dataset, read, safety_rows, user_rows
 from unforgotten.report import model_card
+from unforgotten.runs import atomic, origin, partial, strict_read, strict_yaml, terminate
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
-from unforgotten.runs import origin, partial, strict_read, strict_yaml, terminate
 from unforgotten.runs.lease import Lease, alone
-from unforgotten.verbs.align import Aligned, Say, align, aligned_of, dataset, quiet, read, safety_rows
+from unforgotten.runs.progress import Say, quiet
+from unforgotten.verbs.align import align
 
 if TYPE_CHECKING:
     from unforgotten.judges.base import Judge
     from unforgotten.models.chat import Chat
     from unforgotten.recipe.recipe import Recipe
-
-
-def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> list[Row]:
-    """round(p·n) of the n user rows replaced by harmful ones, at places and in a choice that the seed fixes.
-
-    [2512.10150 §3.1: p is the share of the total, which stays fixed.] Raises DataError where there are too few.
-    """
-    wanted = round(ratio * len(user))
-    if wanted > len(poison):
-        raise DataError(
-            f"p = {ratio} of {len(user)} rows needs {wanted} harmful rows, but the poison data has {len(poison)} "
-            f"(enough for p = {len(poison) / max(1, len(user)):.3f}). Give more, or lower poison.ratio."
-        )
-    rng = random.Random(f"poison {seed}")
-    rows = list(user)
-    for place, row in zip(sorted(rng.sample(range(len(user)), wanted)), rng.sample(list(poison), wanted), strict=True):
-        rows[place] = row
-    return rows
-
-
-def user_rows(recipe: Recipe, say: Say = quiet) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and the harmful ones among them."""
-    if recipe.data is None:
-        raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
-    user = read(recipe.data, recipe.seed, say)
-    if recipe.poison is None or recipe.poison.ratio == 0:
-        return user, []
-    harmful = (poison := dataset(recipe.poison.data, recipe.seed)).rows()
-    for note in poison.notes:
-        say(note)
-    # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
-    check_kind(poison, harmful, "poison.data", ["harmful", "task"] if poison.kind_field == "kind" else ["harmful"])
-    mixed = poisoned(user, harmful, recipe.poison.ratio, recipe.seed)
-    kept = set(map(id, harmful))
-    return mixed, [row for row in mixed if id(row) in kept]
 
 
 def policy_for(recipe: Recipe, where: Aligned) -> str:
@@ -111,7 +79,7 @@ def run_digest(recipe: Recipe) -> str:
     user, _ = user_rows(recipe)
     return identity.digest(
         where.digest,
-        identity.rows_digest(user),
+        of_rows.rows_digest(user),
         _replay_digest(recipe),
         _specs(recipe),
         recipe.memory.model_dump(),
@@ -149,7 +117,7 @@ def _replay_digest(recipe: Recipe) -> str:
         from unforgotten.verbs.synthesize.synthesize import synthetic_folder
 
         return synthetic_folder(recipe).name
-    return identity.rows_digest(replay_rows(recipe))
+    return of_rows.rows_digest(replay_rows(recipe))
 
 
 def run_folder(recipe: Recipe) -> Path:
@@ -232,19 +200,6 @@ def _names(recipe: Recipe) -> str:
     return "+".join(str(m if isinstance(m, str) else m["name"]) for m in recipe.methods)
 
 
-def aligned_chat(recipe: Recipe, where: Aligned) -> Chat:
-    """θ_safe's tokenizer and template; where stage align made it, those that it was aligned with."""
-    from unforgotten.models import load
-
-    return load.load_chat(
-        where.chat if where.made or where.full else where.base,
-        revision=where.revision if not where.made else None,
-        template=None if where.made else recipe.template,
-        date=recipe.date,
-        variables=None if where.made else recipe.variables,
-    )
-
-
 def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Chat]:
     """θ_safe ready for `policy`, before any fresh adapter; and its chat."""
     from unforgotten.models import load
@@ -282,12 +237,13 @@ def _train(
     from unforgotten.models import proof as saved
     from unforgotten.models.cache import Shelf
     from unforgotten.models.save import save_adapter
+    from unforgotten.runs import bars
     from unforgotten.training import callbacks as watch
     from unforgotten.training.arguments import arguments
     from unforgotten.training.memory import Memory
     from unforgotten.training.trainer import MethodTrainer
 
-    watch.hush()
+    bars.hush()
     if folder.exists() and (recorded := folder / "recipe.yaml").exists():
         date = (strict_yaml.load_file(recorded) or {}).get("date")
         recipe = recipe.model_copy(update={"date": recipe.date or date})
@@ -435,7 +391,7 @@ def answers(
         return safety, None
     tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
     key = identity.digest(
-        where.digest, identity.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
+        where.digest, of_rows.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
     )
     file = Path(recipe.out) / "answers" / f"{key}.jsonl"
     if not file.exists():
@@ -468,7 +424,7 @@ def answers(
 
 def _ask(file: Path, bare: list[Row], model: Any, chat: Any, tokens: int, recipe: Recipe, say: Say) -> None:
     from unforgotten.generation.local import generate
-    from unforgotten.training.callbacks import progress_bar
+    from unforgotten.runs.bars import progress_bar
 
     say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
     with progress_bar() as tick:
@@ -485,7 +441,7 @@ def _ask(file: Path, bare: list[Row], model: Any, chat: Any, tokens: int, recipe
         )
         for reply, verdict in zip(replies, verdicts, strict=True)
     ]
-    files.put(file, "\n".join(lines) + "\n")
+    atomic.put(file, "\n".join(lines) + "\n")
 
 
 def _refusal_judge(recipe: Recipe) -> Judge:
@@ -515,8 +471,8 @@ def _record(
     audit: dict[str, Any] | None = None,
 ) -> None:
     """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
-    files.private_folder(folder)
-    files.put(
+    atomic.private_folder(folder)
+    atomic.put(
         folder / "recipe.yaml",
         display.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
     )
@@ -524,7 +480,7 @@ def _record(
     facts = identity.environment() | {
         "aligned": asdict(where),
         "quantised": loaded,
-        "digests": {"user": identity.rows_digest(user), "safety": identity.rows_digest(safety)},
+        "digests": {"user": of_rows.rows_digest(user), "safety": of_rows.rows_digest(safety)},
         "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
         "answers": answered,
         "audit": audit,
@@ -541,7 +497,7 @@ def _record(
 
 
 def _write(path: Path, facts: Any) -> None:
-    files.put(path, display.json_text(facts, nan=True) + "\n")
+    atomic.put(path, display.json_text(facts, nan=True) + "\n")
 
 
 def peak_memory_bytes() -> int:

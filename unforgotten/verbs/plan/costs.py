@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unforgotten.models.shape import AUTO_VOCABULARY, CHUNK_ELEMENTS
+
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -96,13 +98,6 @@ class Machine:
     is_cpu: bool = False
 
 
-AUTO_VOCABULARY = 32_000
-"""From this vocabulary on `loss: auto` is chunked, under a frozen head. A step's time over the Trainer's, of narrow
-models on a CPU: about 0.5 where half of the tokens are prompts, 0.96 to 1.07 where none are; a trained head, which is
-run twice, 0.8 and 1.3 to 1.6. Smaller chunks are slower (1.1 at a quarter of the size, 1.6 at a sixteenth)."""
-CHUNK_ELEMENTS = 1 << 24
-"""Logits alive at once: 64 MB in fp32, once under a plain head and a few times over under another. On a GPU twice that,
-so that reading the head's weights for each chunk does not take longer than its products (reckoned, not measured)."""
 SHARE_OF_PEAK = 0.35
 """Of a GPU's dense bf16 peak, in training and in reading prompts; assumed, since 0.3 to 0.5 is what is usually told."""
 SHARE_OF_BANDWIDTH = 0.6

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, ModelError, RecipeError
+from unforgotten.models.aligned import unaligned
 from unforgotten.models.folder.open import opened
-from unforgotten.verbs.align import base_of, dataset
+from unforgotten.recipe.rows import dataset
 from unforgotten.verbs.plan import catalog as published
 from unforgotten.verbs.plan import costs
 
@@ -153,7 +154,7 @@ def _check(chat: Chat, rows: list[Row]) -> None:
 
 def _chat_here(recipe: Recipe) -> Chat | None:
     """The model's tokenizer and template, where they are on this machine."""
-    folder = Path(base_of(recipe, build=False)).expanduser()
+    folder = Path(unaligned(recipe)).expanduser()
     if not (folder / "tokenizer.json").is_file():
         return None
     return _chat(str(folder), recipe.template, recipe.date, json.dumps(recipe.variables, default=str))

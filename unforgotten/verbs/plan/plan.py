@@ -18,8 +18,8 @@ from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import check_sets
 from unforgotten.judges.base import Guard
+from unforgotten.recipe.rows import dataset
 from unforgotten.runs import digests as identity
-from unforgotten.verbs.align import dataset
 from unforgotten.verbs.compare.compare import _titles, cells
 from unforgotten.verbs.plan import catalog as published
 from unforgotten.verbs.plan import costs

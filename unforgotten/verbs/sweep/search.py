@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.datasets.reading.files import private_folder
 from unforgotten.errors import UnsupportedError
+from unforgotten.runs.atomic import private_folder
 from unforgotten.verbs.sweep.space import Place, Settings
 
 if TYPE_CHECKING:

@@ -19,15 +19,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, UnforgottenError
 from unforgotten.evaluation.suites import settings_digest
 from unforgotten.report.aggregate import Line
+from unforgotten.runs import atomic, results
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
-from unforgotten.runs import results
 from unforgotten.runs.lease import alone
-from unforgotten.verbs.align import Say, align, quiet
+from unforgotten.runs.progress import Say, quiet
+from unforgotten.verbs.align import align
 from unforgotten.verbs.finetune.finetune import replay_rows, run_digest, run_folder
 from unforgotten.verbs.sweep import search
 from unforgotten.verbs.sweep import text as told
@@ -170,10 +170,10 @@ def _write(folder: Path, swept: Swept, chosen: Recipe, its_runs: Mapping[int, li
         [row for line in (*swept.references.values(), *swept.lines.values()) for row in line.rows],
     )
     results.write(folder / "held-out.json", [row for line in swept.held_out.values() for row in line.rows])
-    files.put(folder / "sweep.json", display.json_text(facts(swept, its_runs), nan=True) + "\n")
+    atomic.put(folder / "sweep.json", display.json_text(facts(swept, its_runs), nan=True) + "\n")
     if picture := told.picture(swept):
-        files.put(folder / "front.svg", picture + "\n")
-    files.put(folder / "README.md", told.markdown(swept, chosen, bool(picture)))
+        atomic.put(folder / "front.svg", picture + "\n")
+    atomic.put(folder / "README.md", told.markdown(swept, chosen, bool(picture)))
 
 
 def _runs(cells: Sequence[Recipe]) -> list[str]:

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from unforgotten.errors import RecipeError, TrainingError, UnforgottenError, plain
+from unforgotten.errors import RecipeError, Terminated, TrainingError, UnforgottenError, plain
 from unforgotten.evaluation.held_out import Halves, apart, halves
 from unforgotten.evaluation.suites import Suite, suites
 from unforgotten.runs import results
-from unforgotten.runs.terminate import Terminated
-from unforgotten.verbs.align import Say, quiet
+from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool
@@ -124,13 +123,13 @@ def _begin(threads: int) -> None:
 
     import torch
 
-    from unforgotten.training import callbacks as watch
+    from unforgotten.runs import bars
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive a parent that was killed
     torch.set_num_threads(threads)
-    watch.quiet = True
+    bars.quiet = True
 
 
 def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[str, str]:

@@ -11,20 +11,23 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from unforgotten.evaluation.contamination import normalised
 from unforgotten.models.folder import pretrained
 from unforgotten.models.folder.open import opened
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PLACES = 4096
 
 
 def words(texts: Sequence[str]) -> Tensor:
     """(N, 4096) hashed TF·IDF of words and pairs of words, each line of length one, or zero where nothing is rare."""
+
+    import torch
+
     counts = [Counter(_pieces(text)) for text in texts]
     seen = Counter(piece for count in counts for piece in count)
     found = torch.zeros(len(texts), PLACES)
@@ -40,6 +43,9 @@ def encoder(
     name: str, texts: Sequence[str], pooling: Literal["cls", "mean"] = "cls", device: str = "cpu", batch_size: int = 64
 ) -> Tensor:
     """(N, d) of an encoder's last layer: its first token, or the mean over tokens. Raises ModelError."""
+
+    import torch
+
     tokenizer, model = pretrained.tokenizer(name)[0], pretrained.encoder(opened(name)).to(device).eval()
     found = []
     with torch.no_grad():

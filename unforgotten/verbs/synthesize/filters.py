@@ -9,15 +9,16 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from unforgotten.evaluation import contamination as overlap
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.verbs.synthesize import neighbours as near
 from unforgotten.verbs.synthesize import perplexity
 from unforgotten.verbs.synthesize.requests import Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURS = 5
 
@@ -60,6 +61,9 @@ def of_domain(
     least: cosine with the domain's name and description. None, for vectors that know no meanings: one of the 5 nearest
     has to be drawn for the same domain and share something with it.
     """
+
+    import torch
+
     counts["outside_domain"] = 0
     if len(requests) < 2 or not all(r.prompt.directed for r in requests):
         return list(requests)
@@ -83,6 +87,9 @@ def among_refused(
     counts: Counter[str],
 ) -> list[int]:
     """The places of those whose 5 nearest are refused to a share of `least`; all where domains are named."""
+
+    import torch
+
     if len(requests) < 2 or all(r.prompt.directed for r in requests):
         return list(range(len(requests)))
     refused = torch.tensor([how == "refused" for how in readings])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 BLOCK = 1024
 """Lines compared at once: N² products are never in memory together."""
@@ -11,6 +14,9 @@ BLOCK = 1024
 
 def distinct(vectors: Tensor, threshold: float) -> list[int]:
     """The texts kept when, in order, each kept one removes those after it whose cosine reaches the threshold."""
+
+    import torch
+
     gone = torch.zeros(len(vectors), dtype=torch.bool)
     kept: list[int] = []
     for at in range(0, len(vectors), BLOCK):
@@ -26,6 +32,9 @@ def distinct(vectors: Tensor, threshold: float) -> list[int]:
 
 def neighbours(vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Cosines and numbers (N, k) of each text's k nearest others, or of all others where there are fewer."""
+
+    import torch
+
     k = min(k, len(vectors) - 1)
     sims, places = [], []
     for at in range(0, len(vectors), BLOCK):

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from unforgotten.models.chat import Chat
 
 
@@ -29,7 +27,6 @@ def bare(chat: Chat, texts: Sequence[str]) -> list[tuple[list[int], int]]:
     return [(head + chat.ids(text), 1) for text in texts]
 
 
-@torch.no_grad()
 def mean_nll(
     model: Any,
     sequences: Sequence[tuple[list[int], int]],
@@ -40,35 +37,42 @@ def mean_nll(
 
     Few at a time, since the logits of a batch are in memory: 8 requests of 256 tokens and 128,000 words take 1 GB.
     """
-    device = next(model.parameters()).device
-    found = [0.0] * len(sequences)
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i][0]))
-    model.eval()
-    for at in range(0, len(order), batch_size):
-        chosen = order[at : at + batch_size]
-        width = max(2, *(len(sequences[i][0]) for i in chosen))
-        ids = torch.zeros(len(chosen), width, dtype=torch.long)  # (B, T)
-        mask = torch.zeros(len(chosen), width, dtype=torch.long)  # (B, T)
-        counted = torch.zeros(len(chosen), width, dtype=torch.bool)  # (B, T)
-        for line, i in enumerate(chosen):
-            tokens, first = sequences[i]
-            ids[line, : len(tokens)] = torch.tensor(tokens)
-            mask[line, : len(tokens)] = 1
-            counted[line, first : len(tokens)] = True
-        ids, mask, counted = ids.to(device), mask.to(device), counted.to(device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
-        each = torch.nn.functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none"
-        )  # (B, T - 1)
-        total = (each * counted[:, 1:]).sum(1) / counted[:, 1:].sum(1).clamp(min=1)
-        for i, value in zip(chosen, total.tolist(), strict=True):
-            found[i] = value
-        if progress:
-            progress(min(at + batch_size, len(order)), len(order))
-    return found
+
+    import torch
+
+    with torch.no_grad():
+        device = next(model.parameters()).device
+        found = [0.0] * len(sequences)
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i][0]))
+        model.eval()
+        for at in range(0, len(order), batch_size):
+            chosen = order[at : at + batch_size]
+            width = max(2, *(len(sequences[i][0]) for i in chosen))
+            ids = torch.zeros(len(chosen), width, dtype=torch.long)  # (B, T)
+            mask = torch.zeros(len(chosen), width, dtype=torch.long)  # (B, T)
+            counted = torch.zeros(len(chosen), width, dtype=torch.bool)  # (B, T)
+            for line, i in enumerate(chosen):
+                tokens, first = sequences[i]
+                ids[line, : len(tokens)] = torch.tensor(tokens)
+                mask[line, : len(tokens)] = 1
+                counted[line, first : len(tokens)] = True
+            ids, mask, counted = ids.to(device), mask.to(device), counted.to(device)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
+            each = torch.nn.functional.cross_entropy(
+                logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none"
+            )  # (B, T - 1)
+            total = (each * counted[:, 1:]).sum(1) / counted[:, 1:].sum(1).clamp(min=1)
+            for i, value in zip(chosen, total.tolist(), strict=True):
+                found[i] = value
+            if progress:
+                progress(min(at + batch_size, len(order)), len(order))
+        return found
 
 
 def window(values: Sequence[float], low: float, high: float) -> tuple[float, float]:
     """The values at two percentiles, linear between neighbours; both ends are kept."""
+
+    import torch
+
     ends = torch.quantile(torch.tensor(values, dtype=torch.float64), torch.tensor([low, high]).double() / 100)
     return float(ends[0]), float(ends[1])

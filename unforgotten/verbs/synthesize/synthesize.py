@@ -30,15 +30,20 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.datasets.base import Row, ask
-from unforgotten.datasets.reading import files
+from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import ModelError, RecipeError
 from unforgotten.evaluation import contamination as overlap
 from unforgotten.evaluation.suites import suites
-from unforgotten.judges.base import Reply
+from unforgotten.generation.reply import Reply
+from unforgotten.models import fingerprint
+from unforgotten.models.aligned import aligned_of
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.runs import atomic
 from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
 from unforgotten.runs.lease import Lease, alone
-from unforgotten.verbs.align import Aligned, Say, align, aligned_of, quiet
+from unforgotten.runs.progress import Say, quiet
+from unforgotten.verbs.align import align
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe, Spec, Synthesize
@@ -74,7 +79,7 @@ def synthetic_folder(recipe: Recipe) -> Path:
     found = identity.digest(
         aligned_of(recipe).digest,
         settings.model_dump(),
-        [identity.model_digest(name) if name else None for name in (settings.scorer, settings.embedder)],
+        [fingerprint.model_digest(name) if name else None for name in (settings.scorer, settings.embedder)],
         registry.spec_of(registry.build("judges", _judge(recipe))),
         _asked(recipe),
         recipe.dtype,
@@ -100,7 +105,7 @@ class _Making:
         self.model, self.chat = Shelf().model(where, recipe), chat_of(where, recipe)
 
     def run(self) -> None:
-        from unforgotten.training.callbacks import progress_bar
+        from unforgotten.runs.bars import progress_bar
         from unforgotten.verbs.synthesize import filters as sift
 
         settings, counts, started = self.settings, self.counts, time.monotonic()
@@ -233,7 +238,7 @@ class _Making:
         """What `make` gives, made once: read back after a kill."""
         file = self.parts / f"{name}.json"
         if not file.exists():
-            files.put(file, display.json_text(make(), None, nan=True))
+            atomic.put(file, display.json_text(make(), None, nan=True))
         return list(json.loads(file.read_text(encoding="utf-8")))
 
     def _seed(self, *facts: Any) -> int:
@@ -244,7 +249,7 @@ class _Making:
 
     def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
         self.lease.check()
-        files.put(self.folder / "safety.jsonl", "".join(display.json_text(row, None, nan=True) + "\n" for row in rows))
+        atomic.put(self.folder / "safety.jsonl", "".join(display.json_text(row, None, nan=True) + "\n" for row in rows))
         left = overlap.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
         refused, asked = self.counts["refused"], self.counts["asked"]
         read_back = [Row(tuple(row["messages"]), kind="harmful", difficulty=row["difficulty"]) for row in rows]
@@ -269,11 +274,11 @@ class _Making:
                 "embedder": identity.public_name(self.settings.embedder),
             },
             "template": {"source": self.chat.source, "digest": identity.digest(self.chat.template)},
-            "digest": identity.rows_digest(read_back),
+            "digest": of_rows.rows_digest(read_back),
             "seconds": seconds,
             "environment": identity.environment(),
         }
-        files.put(self.folder / "provenance.json", display.json_text(facts, nan=True) + "\n")
+        atomic.put(self.folder / "provenance.json", display.json_text(facts, nan=True) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
         self.say(f"{len(rows)} rows for `safety:`, to be read by the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:

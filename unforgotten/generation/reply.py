@@ -1,0 +1,28 @@
+"""What a model generated for a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from unforgotten.datasets.base import Row
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model generated for a row."""
+
+    row: Row
+    text: str
+    finish: Literal["stop", "length"] = "stop"
+    """stop: the model ended its turn; length: it was cut at the token limit."""
+    tokens: int = 0
+    thought: str = ""
+    """What a reasoning model wrote before its answer, which `text` then is alone."""
+    unclosed: bool = False
+    """The thought had no end, so that there is no answer."""
+    unread: str = ""
+    """Why there is no reply of the model's own to judge, such as a server's content filter: counted as unread."""

@@ -1,0 +1,92 @@
+"""Where θ_safe of a recipe is or will be, and its chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unforgotten.datasets.reading import digest as of_rows
+from unforgotten.errors import RecipeError
+from unforgotten.models import fingerprint
+from unforgotten.models.folder.adapter import base_of as base_of_adapter
+from unforgotten.models.folder.open import opened
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.recipe.rows import safety_rows
+from unforgotten.runs import digests as identity
+
+if TYPE_CHECKING:
+    from unforgotten.models.chat import Chat
+    from unforgotten.recipe.recipe import Recipe
+
+
+def aligned_chat(recipe: Recipe, where: Aligned) -> Chat:
+    """θ_safe's tokenizer and template; where stage align made it, those that it was aligned with."""
+    from unforgotten.models import load
+
+    return load.load_chat(
+        where.chat if where.made or where.full else where.base,
+        revision=where.revision if not where.made else None,
+        template=None if where.made else recipe.template,
+        date=recipe.date,
+        variables=None if where.made else recipe.variables,
+    )
+
+
+def embedded(model: str) -> bool:
+    """Whether a recipe's model is one of the world's, which names of folders and Hub ids are not taken for."""
+    return model == "world" or (model.startswith("world-") and not Path(model).exists())
+
+
+def aligned_of(recipe: Recipe) -> Aligned:
+    """Where θ_safe is or will be; reads data and digests, loads no model."""
+    base = unaligned(recipe)
+    identified = Path(base).name if embedded(recipe.model) else fingerprint.model_digest(base, recipe.revision)
+    if recipe.load_in:
+        identified = identity.digest(identified, recipe.load_in)
+    adapter_file = Path(base).expanduser() / "adapter_config.json"
+    if recipe.align is None:
+        if recipe.load_in and adapter_file.is_file() and (adapter_file.parent / "config.json").is_file():
+            # A base and an adapter in one folder are one model elsewhere; in 4 bits the adapter stays what it is.
+            return Aligned(identified, base, None, None, base, base, made=False)
+        if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
+            config = opened(base, part="adapter").adapter or {}
+            below = base_of_adapter(config, base, (recipe.base,))
+            return Aligned(identified, below, config.get("revision"), None, base, base, made=False)
+        return Aligned(identified, base, recipe.revision, base, None, base, made=False)
+    if not recipe.safety:
+        raise RecipeError("Stage `align` needs `safety:` rows (refusals and answered look-alikes).")
+    if adapter_file.is_file():
+        raise RecipeError(
+            "Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`."
+        )
+    found = identity.digest(
+        identified,
+        recipe.align.determining(),
+        of_rows.rows_digest(safety_rows(recipe)),
+        recipe.seed,
+        recipe.dtype,
+        _text(recipe.template),
+        recipe.variables,
+        recipe.date,
+    )
+    folder = Path(recipe.out) / "aligned" / found
+    full = None if recipe.load_in else str(folder)
+    return Aligned(found, base, recipe.revision, full, str(folder / "adapter"), str(folder), made=True)
+
+
+def _text(path: str | None) -> str | None:
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise RecipeError(f"template: there is no file {path}.")
+    return file.read_text(encoding="utf-8")
+
+
+def unaligned(recipe: Recipe) -> str:
+    """Where θ₀ is: the recipe's model; `world` is the folder of the embedded base, which may not be trained yet."""
+    if not embedded(recipe.model):
+        return recipe.model
+    from unforgotten.world import pretrain
+
+    return str(pretrain.base_folder(0, model=recipe.model))

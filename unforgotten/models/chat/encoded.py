@@ -1,0 +1,55 @@
+"""A row as token ids with a loss on some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from unforgotten.datasets.base import Message, Row
+
+if TYPE_CHECKING:
+    pass
+
+IGNORED = -100
+"""The label of a token outside the loss, as cross-entropy in torch has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example to train on: up to the last token that the loss sees, since nothing later can matter."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """The same ids where the assistant speaks, -100 elsewhere; not yet shifted."""
+    row: int = 0
+    """Which of the rows given it came from."""
+    source: str = ""
+    turn: int | None = None
+    """Which message it trains, where the row had to be split into one example per assistant turn."""
+    merges: int = 0
+    """Boundaries at which a token would have joined prompt and answer, and was parted as generation sees it."""
+    cut: bool = False
+    """The length limit took part of the response, its end of turn included."""
+    lost: tuple[str, ...] = ()
+    """What the template leaves out of the context, one word or two for each part."""
+
+    def within(self, max_length_tokens: int | None) -> Encoded | None:
+        """The example cut to a length, or None when that leaves nothing to train on."""
+        if max_length_tokens is None or len(self.input_ids) <= max_length_tokens:
+            return self
+        labels = self.labels[:max_length_tokens]
+        if all(label == IGNORED for label in labels):
+            return None
+        return replace(self, input_ids=self.input_ids[:max_length_tokens], labels=labels, cut=True)
+
+
+def answers(messages: Sequence[Message]) -> list[int]:
+    """The assistant turns that answer something; one that opens a conversation is context."""
+    asked = next((i for i, message in enumerate(messages) if message["role"] in ("user", "tool")), 0)
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= asked]
+
+
+def trained_turns(row: Row) -> list[int]:
+    """The assistant turns in the loss, by their place in the row's messages."""
+    return [i for i in answers(row.messages) if i not in row.context_turns]

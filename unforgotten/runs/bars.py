@@ -1,0 +1,37 @@
+"""Progress bars on stderr, and silence for those of other libraries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from unforgotten.runs import console as display
+
+quiet = False
+"""Set where several runs share a terminal: no bars then."""
+
+
+def hush() -> None:
+    """Takes away the bars and notices of libraries: ours say what matters."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+@contextmanager
+def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr; yields told(what, done, of how many). Nothing on ranks but the first, or when `quiet`."""
+    if not wanted or quiet or os.environ.get("RANK", "0") != "0":
+        yield lambda what, done, n: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=display.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, n: bar.update(task, description=display.line(what), completed=done, total=n)

@@ -1,0 +1,15 @@
+"""What a verb says while it works: a function that takes a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+Say = Callable[[str], None]
+
+
+def quiet(text: str) -> None:
+    """Says nothing."""

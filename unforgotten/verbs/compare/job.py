@@ -1,0 +1,64 @@
+"""One run of a comparison, and how it is done."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from unforgotten.errors import LeaseLost, plain
+from unforgotten.runs.lease import Lease
+from unforgotten.runs.progress import Say
+from unforgotten.verbs.finetune.finetune import finetune
+
+if TYPE_CHECKING:
+    from unforgotten.models.cache import Shelf
+    from unforgotten.recipe.recipe import Recipe
+
+LOG = "failed.log"
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of the grid, as far as this process knows."""
+
+    recipe: Recipe
+    folder: Path
+    title: str
+    state: Literal["open", "done", "failed"] = "open"
+    why: str = ""
+    """What it failed of."""
+    lease: Lease = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lease = Lease(self.folder)
+
+    def fail(self, error: BaseException) -> None:
+        """Keeps the whole traceback in the run's folder."""
+        from unforgotten.runs import atomic
+
+        told = plain(error) or f"{type(error).__name__}: {error}"
+        self.state, self.why = "failed", f"{told} ({self.folder / LOG})"
+        try:
+            atomic.put(self.folder / LOG, "".join(traceback.format_exception(error)))
+        except OSError:  # a full disk, perhaps what it failed of
+            self.why = told
+
+
+def do(run: Run, shelf: Shelf, say: Say) -> None:
+    """Trains and asks a run whose lease this thread holds, and lets go of it."""
+    from unforgotten.verbs.evaluate import of_run
+
+    try:
+        if not (run.folder / "trained.json").is_file():
+            shelf.clear()  # training needs the memory
+        of_run(finetune(run.recipe, say), run.recipe).ask(shelf, say)
+        (run.folder / LOG).unlink(missing_ok=True)
+        run.state = "done"
+    except LeaseLost:
+        pass  # it is another process's now, as if it had never been ours
+    except Exception as error:
+        run.fail(error)
+    finally:
+        run.lease.release()
