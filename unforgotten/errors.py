@@ -14,6 +14,8 @@
     ├── LeaseLost                     another process took over what this one, silent for too long, was working on
     └── Unfinished                    some runs of a comparison failed; `rows` has the figures of the others
 
+`Terminated` is no fault but SIGTERM: a SystemExit with 143.
+
 A message names the place and the mend. There is no fallback behind any of them.
 """
 

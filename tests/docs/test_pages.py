@@ -32,7 +32,7 @@ STAND_IN = """
 import os
 from pathlib import Path
 import torch
-from unforgotten.world import pretrain; from unforgotten import read
+from unforgotten.world import pretrain; from unforgotten import load_recipe as read
 from unforgotten.verbs.align import align, aligned_of
 torch.set_num_threads(1)
 few = pretrain.Training(steps=2, batch_rows=4)
