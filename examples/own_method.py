@@ -1,0 +1,31 @@
+"""A method of one's own: L2-SP pulls the weights back to where fine-tuning started. [arXiv 1802.01483]
+
+    unforgotten finetune my.yaml --set method=./examples/own_method.py:L2SP
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from unforgotten import Method
+
+
+@dataclass(kw_only=True)
+class L2SP(Method):
+    """Pull the weights back to where fine-tuning started. [arXiv 1802.01483]"""
+
+    family: ClassVar[str] = "regularization"
+    neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
+    faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
+    needs_safety: ClassVar[bool] = False
+
+    weight: Annotated[float, Ge(0)] = 0.1
+    """α, on half the squared distance from θ_safe; 0 is SFT."""
+
+    def start(self, run: Any) -> None:
+        self._first = run.anchor()
+
+    def gradients(self, run: Any) -> None:
+        for name, p in run.params().items():
+            p.grad += self.weight * (p.detach() - self._first[name])
