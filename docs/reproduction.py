@@ -21,7 +21,7 @@ import claims
 
 from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics.rates import Rate, over_seeds
-from unforgotten.recipe.recipe import read
+from unforgotten.recipe.read import read
 from unforgotten.report import aggregate as summary
 from unforgotten.report.table import neither, table
 from unforgotten.runs import results

@@ -1,6 +1,6 @@
 """A method of one's own: L2-SP pulls the weights back to where fine-tuning started. [arXiv 1802.01483]
 
-    unforgotten finetune my.yaml --set method=./examples/own_method.py:L2SP
+unforgotten finetune my.yaml --set method=./examples/own_method.py:L2SP
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The same on TRL's SFTTrainer: a mixin, and three more arguments.
 
-    python examples/with_trl.py MODEL upload.jsonl safety.jsonl OUT
+python examples/with_trl.py MODEL upload.jsonl safety.jsonl OUT
 """
 
 import sys

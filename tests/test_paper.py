@@ -12,7 +12,8 @@ import pytest
 from unforgotten import registry
 from unforgotten.datasets.beavertails import CATEGORIES
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.recipe import Recipe, parse, read, shipped
+from unforgotten.recipe.read import parse, read, shipped
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.verbs.compare.compare import cells, compare
 
 Make = Callable[..., Path]

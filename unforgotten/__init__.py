@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from unforgotten.methods.safelora import SafeLoRA
     from unforgotten.methods.sft import SFT
     from unforgotten.models.chat.chat import Chat
+    from unforgotten.recipe.read import read as load_recipe
     from unforgotten.recipe.recipe import Recipe
-    from unforgotten.recipe.recipe import read as load_recipe
     from unforgotten.training.memory import Memory
     from unforgotten.training.trainer import MethodMixin, MethodTrainer
     from unforgotten.verbs.align import align
@@ -114,7 +114,7 @@ _HOMES = {
     "export": "verbs.export.export",
     "finetune": "verbs.finetune.finetune",
     "judge": "verbs.judge",
-    "load_recipe": "recipe.recipe:read",
+    "load_recipe": "recipe.read:read",
     "plan": "verbs.plan.plan",
     "repair": "verbs.repair",
     "sweep": "verbs.sweep.sweep",

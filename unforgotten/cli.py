@@ -178,7 +178,7 @@ def list_(
 
     from unforgotten import registry
     from unforgotten.errors import UnknownName
-    from unforgotten.recipe.recipe import shipped
+    from unforgotten.recipe.read import shipped
 
     if room == "recipes":
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -509,7 +509,7 @@ def data_show(
     from unforgotten.models.chat.show import show
     from unforgotten.models.load import load_chat
     from unforgotten.recipe import rows as named
-    from unforgotten.recipe.recipe import parse
+    from unforgotten.recipe.read import parse
     from unforgotten.verbs import align as stage
 
     try:
@@ -643,7 +643,7 @@ def _plan(recipe: Any, verb: Any) -> None:
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:
-    from unforgotten.recipe.recipe import read
+    from unforgotten.recipe.read import read
 
     return read(source, _options_of(set_, given))
 

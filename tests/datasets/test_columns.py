@@ -155,7 +155,7 @@ def test_a_file_without_a_known_column_is_told_what_it_has(write: Any) -> None:
 
 def test_an_evaluation_says_how_a_file_was_read(write: Any) -> None:
     from unforgotten.evaluation.suites import suites
-    from unforgotten.recipe.recipe import Evaluate
+    from unforgotten.recipe.evaluate import Evaluate
 
     [suite] = suites(Evaluate(harm=[{"name": "refusals", "path": write("j.csv", JAILBREAKBENCH)}]))
     assert suite.dataset is not None and "'Goal' is read as the prompt" in suite.dataset.notes[0]

@@ -13,7 +13,7 @@ import typer
 from unforgotten import registry
 from unforgotten.cli import app
 from unforgotten.datasets.jsonl import rows_of
-from unforgotten.recipe import recipe
+from unforgotten.recipe import read
 from unforgotten.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -68,7 +68,7 @@ def check(block: Block) -> None:
     elif block.language == "yaml" and block.file is None:
         import yaml
 
-        recipe.parse({"model": "world", "evaluate": {"harm": "advbench"}, **yaml.safe_load(block.text)})
+        read.parse({"model": "world", "evaluate": {"harm": "advbench"}, **yaml.safe_load(block.text)})
     elif block.language == "jsonl":
         import json
 
@@ -117,8 +117,8 @@ def _parsed(words: list[str]) -> None:
             assert field in registry.fields(registry.load("methods", given["method"])), one
         else:
             tree: dict[str, Any] = {"model": "world"}
-            recipe._put(tree, field, value)
-            assert isinstance(recipe.parse(tree), Recipe)
+            read._put(tree, field, value)
+            assert isinstance(read.parse(tree), Recipe)
 
 
 def differs(shown: str, found: str) -> list[str]:

@@ -17,7 +17,8 @@ import pytest
 from tests.generation.server import Talker, echo, serving
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.statistics import rates
-from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.verbs.evaluate import evaluate
 from unforgotten.verbs.gate import against

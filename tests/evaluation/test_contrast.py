@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.evaluation.contrast import contrast
 from unforgotten.evaluation.gate import gate, parse
+from unforgotten.recipe.read import parse as recipe_of
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.recipe.recipe import parse as recipe_of
 from unforgotten.report.page.one_run import lead
 from unforgotten.runs import results
 from unforgotten.verbs.evaluate import evaluate_run

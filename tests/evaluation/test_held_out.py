@@ -12,7 +12,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.evaluation.contamination import contacts
 from unforgotten.evaluation.held_out import apart, halves
 from unforgotten.evaluation.suites import Kind, Suite, suites
-from unforgotten.recipe.recipe import read
+from unforgotten.recipe.read import read
 
 WORDS = "paint carry borrow empty wooden silver bridge garden window basket harbour ladder candle mirror".split()
 

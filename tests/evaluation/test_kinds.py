@@ -11,7 +11,8 @@ import pytest
 
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation.suites import suites
-from unforgotten.recipe.recipe import Evaluate, parse
+from unforgotten.recipe.evaluate import Evaluate
+from unforgotten.recipe.read import parse
 from unforgotten.recipe.rows import safety_rows, user_rows
 from unforgotten.verbs.compare.compare import compare
 from unforgotten.verbs.finetune.finetune import finetune

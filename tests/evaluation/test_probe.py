@@ -19,10 +19,13 @@ from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation import probe
 from unforgotten.evaluation.statistics import rates
-from unforgotten.recipe.recipe import Evaluate, Recipe, parse, read
+from unforgotten.recipe.evaluate import Evaluate
+from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.verbs.evaluate import evaluate_run
-from unforgotten.verbs.finetune.finetune import finetune, run_digest
+from unforgotten.verbs.finetune.finetune import finetune
+from unforgotten.verbs.finetune.inputs import run_digest
 from unforgotten.verbs.judge import judge
 
 Make = Callable[..., Path]

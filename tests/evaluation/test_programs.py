@@ -20,7 +20,8 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import suites
 from unforgotten.generation.reply import Reply
 from unforgotten.models.chat import Chat
-from unforgotten.recipe.recipe import Evaluate, parse
+from unforgotten.recipe.evaluate import Evaluate
+from unforgotten.recipe.read import parse
 from unforgotten.runs import results
 
 CHATML = (

@@ -13,7 +13,7 @@ from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.evaluation.suites import Suite, conditioned, public, suites, system_of, under
 from unforgotten.models.chat import Chat
-from unforgotten.recipe.recipe import Evaluate
+from unforgotten.recipe.evaluate import Evaluate
 
 TURNS = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + eos_token }}{% endfor %}"
 ASKS = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

@@ -24,7 +24,8 @@ from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.judges.llama_guard import LlamaGuard
 from unforgotten.models.chat import Chat
-from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.report import text as report
 from unforgotten.runs import digests as identity
 from unforgotten.verbs.audit.audit import audit

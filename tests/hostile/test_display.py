@@ -20,7 +20,7 @@ from rich.table import Table
 
 from unforgotten.errors import DataError
 from unforgotten.evaluation.statistics import rates
-from unforgotten.recipe.recipe import parse
+from unforgotten.recipe.read import parse
 from unforgotten.report.model_card import card
 from unforgotten.report.page import drawing
 from unforgotten.report.page import table_files as table_files

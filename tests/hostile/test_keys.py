@@ -12,7 +12,7 @@ from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.evaluation.limits import Limits
 from unforgotten.generation import endpoint
 from unforgotten.generation import http_client as retried
-from unforgotten.recipe.recipe import parse
+from unforgotten.recipe.read import parse
 from unforgotten.runs import variables
 
 KEY = "sk-a-secret-of-ours"

@@ -103,7 +103,7 @@ def test_sigterm_saves_the_step_exits_143_and_the_same_command_goes_on(
     assert 3 <= step < 12 and f"Step {step} of 12 is saved" in said and "same command again" in said
     assert "Traceback" not in said and not list(out.glob("*/adapter"))
     nobody_holds(out)
-    from unforgotten.recipe.recipe import read
+    from unforgotten.recipe.read import read
 
     finetune(read(str(file), {"out": str(out)}))
     finetune(read(str(file), {"out": str(tmp_path / "through")}))

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.recipe.recipe import parse, read
+from unforgotten.recipe.read import parse, read
 from unforgotten.runs import atomic, origin, results, strict_yaml, variables
 from unforgotten.verbs.compare.compare import cells
 

@@ -16,7 +16,7 @@ from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe
 from unforgotten.evaluation import reply_files as lines
 from unforgotten.evaluation.suites import Suite
-from unforgotten.recipe.recipe import read
+from unforgotten.recipe.read import read
 from unforgotten.report.page import one_run
 from unforgotten.report.page import provenance as source
 from unforgotten.runs import origin, strict_read

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.recipe import Recipe, parse, read
+from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.recipe import Recipe
 
 
 def test_defaults_are_the_papers_where_it_says_them() -> None:

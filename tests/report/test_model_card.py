@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.report.page.conftest import row
-from unforgotten.recipe.recipe import parse
+from unforgotten.recipe.read import parse
 from unforgotten.report import model_card
 from unforgotten.verbs.evaluate import evaluate
 from unforgotten.verbs.finetune.finetune import finetune

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from unforgotten.evaluation.statistics import rates
-from unforgotten.recipe.recipe import Layout
+from unforgotten.recipe.compare import Layout
 from unforgotten.report import text as report
 from unforgotten.report.aggregate import lines, sentence
 from unforgotten.report.side_by_side import side_by_side

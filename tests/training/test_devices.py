@@ -62,7 +62,7 @@ def test_arguments_that_see_more_gpus_after_construction_are_put_right_too(tmp_p
 
 
 def test_the_verbs_arguments_train_on_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unforgotten.recipe.recipe import Training
+    from unforgotten.recipe.training import Training
     from unforgotten.training.arguments import Told
     from unforgotten.training.arguments import arguments as of_recipe
 

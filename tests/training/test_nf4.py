@@ -30,7 +30,8 @@ from unforgotten.models import adapters as policy
 from unforgotten.models import load, nf4
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
-from unforgotten.verbs.finetune.finetune import finetune, run_folder
+from unforgotten.verbs.finetune.finetune import finetune
+from unforgotten.verbs.finetune.inputs import run_folder
 
 Make = Callable[..., Path]
 quantises = pytest.mark.skipif(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.training.arguments import arguments, check_reports
 from unforgotten.verbs.finetune.finetune import finetune
 

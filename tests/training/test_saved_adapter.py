@@ -21,7 +21,8 @@ from unforgotten.models import load, save
 from unforgotten.models import proof as saved
 from unforgotten.models.save import save_adapter
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.verbs.finetune.finetune import finetune, run_folder
+from unforgotten.verbs.finetune.finetune import finetune
+from unforgotten.verbs.finetune.inputs import run_folder
 
 IDS = torch.tensor([[5, 9, 13, 2, 44, 7, 31, 8, 5, 60]])
 Q_V = ["q_proj", "v_proj"]

@@ -22,7 +22,9 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import suites
 from unforgotten.generation.reply import Reply
 from unforgotten.models.chat import Chat
-from unforgotten.recipe.recipe import Evaluate, Recipe, parse
+from unforgotten.recipe.evaluate import Evaluate
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.verbs.evaluate import evaluate, evaluate_run, evaluate_stage
 from unforgotten.verbs.finetune.finetune import finetune

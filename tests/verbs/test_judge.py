@@ -18,7 +18,8 @@ from unforgotten.evaluation.gate import parse as parse_gate
 from unforgotten.evaluation.statistics import rates
 from unforgotten.judges.guard import model as guard_module
 from unforgotten.judges.keywords import LISTS
-from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.verbs.audit.audit import audit
 from unforgotten.verbs.evaluate import evaluate_run

@@ -167,7 +167,7 @@ def test_a_run_of_the_verbs_repaired_afterwards_is_the_run_with_the_method(
     model_folder: Make, rows_file: Make, tmp_path: Path
 ) -> None:
     """finetune(sft) and then repair(safelora) gives what finetune(safelora) gives."""
-    from unforgotten.recipe.recipe import parse
+    from unforgotten.recipe.read import parse
     from unforgotten.verbs.finetune.finetune import finetune
 
     model = model_folder("qwen2")

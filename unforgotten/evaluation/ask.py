@@ -25,7 +25,7 @@ from unforgotten.runs import digests as identity
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
-    from unforgotten.recipe.recipe import Evaluate
+    from unforgotten.recipe.evaluate import Evaluate
 
 
 def record(folder: Path, digest: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from unforgotten.judges.base import Guard, Judge, Verdict
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Dataset, Row
     from unforgotten.evaluation.sandbox.base import Sandbox
-    from unforgotten.recipe.recipe import Spec
+    from unforgotten.recipe.base import Spec
 
 Truth = Literal["harmful", "refused"]
 TRUTHS: dict[str, Truth] = {"harm": "harmful", "refusal": "refused"}

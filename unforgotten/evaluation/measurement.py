@@ -27,7 +27,8 @@ from unforgotten.runs.progress import Say, quiet
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
     from unforgotten.evaluation.sandbox import Sandbox
-    from unforgotten.recipe.recipe import Evaluate, Recipe
+    from unforgotten.recipe.evaluate import Evaluate
+    from unforgotten.recipe.recipe import Recipe
 
 
 KEPT = ("replies", "results.json")

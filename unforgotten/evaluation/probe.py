@@ -33,7 +33,8 @@ from unforgotten.runs import digests as identity
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
-    from unforgotten.recipe.recipe import Evaluate, Recipe
+    from unforgotten.recipe.evaluate import Evaluate
+    from unforgotten.recipe.recipe import Recipe
 
 FIELDS = {"harm": "asr", "refusal": "refusal", "utility": "utility"}
 TOLD = ("step", *FIELDS.values(), "metric", "prompts")

@@ -13,7 +13,7 @@ from unforgotten.runs import digests as identity
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
-    from unforgotten.recipe.recipe import Evaluate
+    from unforgotten.recipe.evaluate import Evaluate
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]

@@ -33,7 +33,8 @@ from unforgotten.runs import results
 if TYPE_CHECKING:
     from unforgotten.evaluation.contamination import Contact
     from unforgotten.models.chat import Chat
-    from unforgotten.recipe.recipe import Evaluate, Spec
+    from unforgotten.recipe.base import Spec
+    from unforgotten.recipe.evaluate import Evaluate
 
 Kind = Literal["harm", "refusal", "utility"]
 Condition = Literal["default", "none", "user"]

@@ -22,7 +22,7 @@ from unforgotten.models.folder import pretrained
 from unforgotten.models.folder.open import Opened, opened
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Lora
+    from unforgotten.recipe.training import Lora
 
 
 def is_adapter(model: str) -> bool:

@@ -12,7 +12,8 @@ from unforgotten.errors import DataError, RecipeError
 from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Recipe, Spec
+    from unforgotten.recipe.base import Spec
+    from unforgotten.recipe.recipe import Recipe
 
 
 def dataset(spec: Spec, seed: int | None = None) -> Dataset:

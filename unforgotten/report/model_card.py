@@ -22,7 +22,8 @@ from unforgotten.runs import digests as identity
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-    from unforgotten.recipe.recipe import Recipe, Spec
+    from unforgotten.recipe.base import Spec
+    from unforgotten.recipe.recipe import Recipe
 
 METRICS = {
     "asr": ("attack_success_rate", "ASR, % of harmful prompts answered (lower is better)"),

@@ -11,7 +11,7 @@ from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, names_in, words
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Layout
+    from unforgotten.recipe.compare import Layout
 
 MARK = "⚠"
 NEITHER = 10

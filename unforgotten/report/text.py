@@ -12,7 +12,7 @@ from unforgotten.runs import results
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.contrast import Contrast
-    from unforgotten.recipe.recipe import Layout
+    from unforgotten.recipe.compare import Layout
 
 PLAIN: Any = {"markup": False, "highlight": False, "emoji": False}
 """What a note is to a console that is not ours: words alone."""

@@ -13,7 +13,7 @@ from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.training import checkpoint
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Training
+    from unforgotten.recipe.training import Training
 
 
 class Told(TrainingArguments):

@@ -34,7 +34,8 @@ from unforgotten.verbs.align import align, base_of
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
-    from unforgotten.recipe.recipe import Evaluate, Recipe
+    from unforgotten.recipe.evaluate import Evaluate
+    from unforgotten.recipe.recipe import Recipe
 
 COST = ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes", "probe_seconds")
 """What a run's training took, as trained.json and results.json name it."""
@@ -87,8 +88,8 @@ def measurement(
     target: str, recipe: Recipe | None = None, overrides: Mapping[str, Any] | None = None, say: Say = quiet
 ) -> Measurement:
     """What `evaluate` of one target will measure; loads no model, but trains θ_safe where a recipe has none yet."""
-    from unforgotten.recipe.recipe import read
-    from unforgotten.verbs.finetune.finetune import run_folder
+    from unforgotten.recipe.read import read
+    from unforgotten.verbs.finetune.inputs import run_folder
 
     folder = Path(target).expanduser()
     if (folder / "recipe.yaml").is_file():
@@ -268,7 +269,7 @@ def _model(
 
 def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
     """The rows that the run's memory was chosen from; synthetic ones as they were made then, whatever is asked now."""
-    from unforgotten.verbs.finetune.finetune import replay_rows, synthetic_rows
+    from unforgotten.verbs.finetune.inputs import replay_rows, synthetic_rows
 
     if recipe.replay != "synthesize":
         return replay_rows(recipe)

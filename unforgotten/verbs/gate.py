@@ -125,7 +125,7 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
         return of_stage(one.recipe, name, say, system=one.system)
     folder = Path(name).expanduser()
     if (folder / "recipe.yaml").is_file():
-        from unforgotten.recipe.recipe import read
+        from unforgotten.recipe.read import read
 
         changes = {"evaluate": one.settings, "out": str(folder.parent)}
         found = of_run(

@@ -23,7 +23,7 @@ from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Spec
+    from unforgotten.recipe.base import Spec
 
 
 def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list[results.Row]:
@@ -108,7 +108,7 @@ def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, 
         told[field] = {**(row[field] or {}), **(told[field] or {})} or None
     changed = row | told | {"utility": row["utility"], "probe": probe.read_again(folder, panel)}
     if (folder / "recipe.yaml").is_file():
-        from unforgotten.recipe.recipe import read
+        from unforgotten.recipe.read import read
         from unforgotten.report import model_card
 
         try:

@@ -12,9 +12,9 @@ import pytest
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.models.aligned import unaligned
-from unforgotten.recipe.recipe import parse, read
+from unforgotten.recipe.read import parse, read
 from unforgotten.verbs.compare.compare import _titles, cells, compare
-from unforgotten.verbs.finetune.finetune import run_digest, run_folder
+from unforgotten.verbs.finetune.inputs import run_digest, run_folder
 from unforgotten.world.pretrain import base_folder
 
 Make = Callable[..., Path]

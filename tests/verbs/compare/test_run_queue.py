@@ -18,11 +18,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from unforgotten.cli import app
-from unforgotten.recipe.recipe import parse
+from unforgotten.recipe.read import parse
 from unforgotten.runs.lease import Lease
 from unforgotten.verbs.compare import job
 from unforgotten.verbs.compare import live_table as board
-from unforgotten.verbs.finetune.finetune import run_folder
+from unforgotten.verbs.finetune.inputs import run_folder
 
 Make = Callable[..., Path]
 TIMES = ("train_seconds", "step_seconds", "probe_seconds", "peak_memory_bytes")

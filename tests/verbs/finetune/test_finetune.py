@@ -14,9 +14,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.recipe.rows import poisoned
-from unforgotten.verbs.finetune.finetune import finetune, run_folder
+from unforgotten.verbs.finetune.finetune import finetune
+from unforgotten.verbs.finetune.inputs import run_folder
 
 Make = Callable[..., Path]
 IDS = torch.tensor([[5, 9, 11, 40, 7, 3]])

@@ -19,11 +19,12 @@ from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import RecipeError
 from unforgotten.models.chat import encode_rows
 from unforgotten.models.load import load_chat
-from unforgotten.recipe.recipe import parse, read
+from unforgotten.recipe.read import parse, read
 from unforgotten.verbs.plan import catalog as published
 from unforgotten.verbs.plan import costs
 from unforgotten.verbs.plan import inventory as at_hand
-from unforgotten.verbs.plan.plan import Stage, plan
+from unforgotten.verbs.plan.plan import plan
+from unforgotten.verbs.plan.result import Stage
 from unforgotten.verbs.plan.text import lines
 
 Make = Callable[..., Path]

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from unforgotten import registry
 from unforgotten.cli import app
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.recipe import Recipe, read
-from unforgotten.verbs.finetune.finetune import run_digest
+from unforgotten.recipe.read import read
+from unforgotten.recipe.recipe import Recipe
+from unforgotten.verbs.finetune.inputs import run_digest
 from unforgotten.verbs.sweep.space import COMPUTED, own, places, varied
 
 LOG = {"low": 0.1, "high": 10, "log": True}

@@ -14,10 +14,11 @@ pytest.importorskip("optuna")
 
 from unforgotten.cli import app
 from unforgotten.errors import RecipeError
-from unforgotten.recipe.recipe import Recipe, parse
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
 from unforgotten.report.page.tradeoff import front
 from unforgotten.runs import results
-from unforgotten.verbs.finetune.finetune import run_folder
+from unforgotten.verbs.finetune.inputs import run_folder
 from unforgotten.verbs.sweep.space import places, varied
 from unforgotten.verbs.sweep.sweep import plan, sweep, sweep_folder
 

@@ -21,13 +21,16 @@ from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, ModelError, RecipeError
 from unforgotten.judges.base import Verdict
 from unforgotten.models.chat import Chat
-from unforgotten.recipe.recipe import Domain, Recipe, Synthesize, parse
+from unforgotten.recipe.read import parse
+from unforgotten.recipe.recipe import Recipe
+from unforgotten.recipe.synthesize import Domain, Synthesize
 from unforgotten.verbs.synthesize import embeddings as embed
 from unforgotten.verbs.synthesize import filters as sift
 from unforgotten.verbs.synthesize import neighbours as near
 from unforgotten.verbs.synthesize import perplexity
 from unforgotten.verbs.synthesize import requests as extract
-from unforgotten.verbs.synthesize.synthesize import synthesize, synthetic_folder
+from unforgotten.verbs.synthesize.folder import synthetic_folder
+from unforgotten.verbs.synthesize.synthesize import synthesize
 from unforgotten.world import model as world_model
 from unforgotten.world import requests, tokenizer
 

@@ -36,7 +36,8 @@ from unforgotten.verbs.audit.spoken import Spoken, spoken, words
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
-    from unforgotten.recipe.recipe import Recipe, Spec
+    from unforgotten.recipe.base import Spec
+    from unforgotten.recipe.recipe import Recipe
 
 EXIT_CODES: dict[Outcome | None, int] = {None: 0, "within": 0, "beyond": 3, "unclear": 4}
 SHOWN_SOURCES = 20
@@ -198,7 +199,7 @@ def _chat(
         if given := [flag for flag, value in own.items() if value is not None]:
             raise RecipeError(f"{' and '.join(given)}: name the model too (--model), whose tokens are counted.")
         return None, None
-    from unforgotten.recipe.recipe import parse
+    from unforgotten.recipe.read import parse
 
     return recipe_chat(parse({"model": model, "template": template}), say), max_length_tokens
 

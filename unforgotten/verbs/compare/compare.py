@@ -21,11 +21,13 @@ from unforgotten.runs import digests as identity
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
-from unforgotten.verbs.finetune.finetune import replay_rows, run_digest
+from unforgotten.verbs.finetune.inputs import replay_rows, run_digest
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.measurement import Measurement
-    from unforgotten.recipe.recipe import Grid, Layout, MemorySettings, Recipe
+    from unforgotten.recipe.compare import Grid, Layout
+    from unforgotten.recipe.recipe import Recipe
+    from unforgotten.recipe.training import MemorySettings
     from unforgotten.verbs.compare.job import Run
 
 

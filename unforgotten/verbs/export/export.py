@@ -19,27 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from unforgotten import registry
 from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError, RecipeError, UnknownName
 from unforgotten.evaluation.decided import recorded, sentence
-from unforgotten.models.cache import Shelf, aligned_of_record, chat_of, part_of
+from unforgotten.models.cache import Shelf, chat_of
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened, pinned
-from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import atomic, partial, strict_read
+from unforgotten.runs import atomic, partial
 from unforgotten.runs import console as display
-from unforgotten.runs import origin as origins
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.export import push
 from unforgotten.verbs.export import verify as parity
 from unforgotten.verbs.export import vllm as serving
 from unforgotten.verbs.export.card import card
+from unforgotten.verbs.export.run import Left, left_by, no_adapter, operator, public_base
 from unforgotten.verbs.gate import check_gated
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
-    from unforgotten.recipe.recipe import Recipe
 
 Form = Literal["adapter", "merged", "stacked"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -53,18 +50,6 @@ class Exported:
     vllm: serving.Served
     address: str | None = None
     """On the Hub, where it was pushed."""
-
-
-@dataclass(frozen=True)
-class Left:
-    """What a run left."""
-
-    folder: Path
-    recipe: Recipe
-    where: Aligned
-    policy: str
-    part: Path
-    """adapter/ or model/."""
 
 
 @pinned()
@@ -89,10 +74,10 @@ def export(
     if form not in get_args(Form):
         raise UnknownName("form (--as)", form, get_args(Form))
     _check(form, dtype, private, push_to)
-    left = _left(run)
+    left = left_by(run)
     say(sentence(gated := check_gated(left.folder, left.recipe)))
     if left.part.name == "model" and form != "merged":
-        raise RecipeError(_no_adapter(left, form))
+        raise RecipeError(no_adapter(left, form))
     target = Path(out).expanduser() if out else left.folder / "exports" / form
     if target.exists():
         raise RecipeError(f"{target} exists already. Name a folder that does not by --out, or remove it.")
@@ -130,47 +115,6 @@ def _check(form: str, dtype: str, private: bool, push_to: str | None) -> None:
         raise RecipeError("--private says how --push OWNER/NAME makes a repository, and there is no --push.")
 
 
-def _left(run: str) -> Left:
-    from unforgotten.recipe.recipe import read, shipped
-    from unforgotten.verbs.finetune.finetune import run_folder
-
-    folder = Path(run).expanduser()
-    if folder.is_dir() and not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"{run} is no run: it has no recipe.yaml. Name a folder that `unforgotten finetune` left.")
-    if not folder.exists() and "/" in run and folder.suffix not in (".yaml", ".yml") and run not in shipped():
-        raise RecipeError(f"There is no run folder {run}. `unforgotten finetune` prints the one that it leaves.")
-    if not folder.is_dir():
-        folder = run_folder(read(run))
-    if not (folder / "trained.json").is_file():
-        raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
-    strict_read.no_links(folder)
-    recipe = read(folder / "recipe.yaml", origin=(whose := origins.of_run(folder)), opens=False)
-    recipe = recipe.model_copy(update={"out": str(folder.parent)})
-    recorded = atomic.record(folder / "environment.json", aligned=dict)
-    if whose == "foreign":
-        names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
-        origins.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
-    policy = atomic.record(folder / "trained.json", policy=str)["policy"]
-    part = part_of(folder)
-    if not part.is_dir():
-        raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
-    return Left(folder, recipe, aligned_of_record(recorded["aligned"], folder, recipe), policy, part)
-
-
-def _no_adapter(left: Left, form: str) -> str:
-    methods = [registry.build("methods", m) for m in left.recipe.methods]
-    why = "every weight was trained" if left.recipe.lora is None else "its method changed weights of any rank"
-    edits = left.recipe.lora is not None and any(m.dense for m in methods)
-    return (
-        f"--as {form}: {left.folder.name} left a whole model and no adapter, since {why}. `--as merged` exports it"
-        + (
-            "; `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
-            if edits
-            else "."
-        )
-    )
-
-
 def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     """Writes the weights of one form; returns what they are and what they lie on."""
     from unforgotten.models import load
@@ -181,18 +125,18 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     from unforgotten.models.weights.open import adapter_base
 
     if form == "merged":
-        below = adapter_base(left.part, _operator(left)) if left.part.name == "adapter" else Files(left.part)
+        below = adapter_base(left.part, operator(left)) if left.part.name == "adapter" else Files(left.part)
         whole = Adapted(below, left.part) if left.part.name == "adapter" else None
         assert isinstance(below, Files)
-        return {"base": _public(left), **_merged(below, whole, dtype, part)}
+        return {"base": public_base(left), **_merged(below, whole, dtype, part)}
     lowest = _lower(left) if form == "stacked" else None
     bottom = lowest or str(left.part)
     on = Path(bottom).expanduser() if load.is_bundled(bottom) else None
-    named, revision = (None, None) if on else _named(bottom, _operator(left))
+    named, revision = (None, None) if on else _named(bottom, operator(left))
     if form == "stacked":
         below = Files(on) if on else Files(str(named), revision)
         # A gate has read what the lower one was merged into, and not itself.
-        lower = [as_merged(Adapted(below, lowest), adapter_base(left.part, _operator(left)))] if lowest else []
+        lower = [as_merged(Adapted(below, lowest), adapter_base(left.part, operator(left)))] if lowest else []
         rank = concatenated([*lower, Adapted(below, left.part)], part)
         config = atomic.record(part / "adapter_config.json")
     else:
@@ -263,16 +207,6 @@ def _named(adapter: str, operator: tuple[str | None, ...]) -> tuple[str, str | N
     """What an adapter's config calls its base, and at which revision; a folder only where the operator names it."""
     config = opened(adapter, part="adapter").adapter or {}
     return base_of(config, adapter, operator), config.get("revision")
-
-
-def _operator(left: Left) -> tuple[str | None, ...]:
-    """Models that the recipe names."""
-    return left.recipe.model, left.recipe.base
-
-
-def _public(left: Left) -> str | None:
-    """The Hub id that whole weights were made of; None where there is none."""
-    return left.where.base if files.is_hub_id(left.where.base) and not Path(left.where.base).is_dir() else None
 
 
 def _config(source: Path, part: Path, dtype: str | None = None) -> None:

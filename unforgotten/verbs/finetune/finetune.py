@@ -14,115 +14,36 @@ runs/<name>-<digest>/
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import registry
 from unforgotten.datasets.base import Row
-from unforgotten.datasets.reading import digest as of_rows
-from unforgotten.errors import DataError, RecipeError, UnforgottenError
-from unforgotten.models.aligned import aligned_chat, aligned_of
+from unforgotten.errors import DataError, UnforgottenError
+from unforgotten.models.aligned import aligned_chat
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.recipe.rows import dataset, read, safety_rows, user_rows
+from unforgotten.recipe.rows import user_rows
 from unforgotten.report import model_card
-from unforgotten.runs import atomic, origin, partial, strict_read, strict_yaml, terminate
-from unforgotten.runs import console as display
 from unforgotten.runs import digests as identity
+from unforgotten.runs import partial, strict_yaml, terminate
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
+from unforgotten.verbs.finetune.answers import answers
+from unforgotten.verbs.finetune.inputs import (
+    base_for,
+    method_names,
+    method_specs,
+    policy_for,
+    replay_rows,
+    run_folder,
+)
+from unforgotten.verbs.finetune.record import peak_memory_bytes, write_json, write_record
 
 if TYPE_CHECKING:
-    from unforgotten.judges.base import Judge
     from unforgotten.models.chat import Chat
     from unforgotten.recipe.recipe import Recipe
-
-
-def policy_for(recipe: Recipe, where: Aligned) -> str:
-    """merged, stacked, continue or full: the recipe's, or the default for this θ_safe."""
-    if recipe.lora is None:
-        if recipe.policy:
-            raise RecipeError(f"policy: {recipe.policy} needs an adapter, but lora is null (every weight is trained).")
-        return "full"
-    if recipe.policy in ("stacked", "continue") and where.adapter is None:
-        raise RecipeError(
-            f"policy: {recipe.policy} needs θ_safe as an adapter: name an adapter folder as `model`, or add `align`."
-        )
-    if recipe.load_in and recipe.policy == "merged" and where.full is None:
-        raise RecipeError(
-            "policy: merged would merge θ_safe's adapter into a base in 4 bits: each merged weight is rounded to one "
-            "of 16 values again, and what is smaller than half a step of that grid is lost. Leave `policy` out "
-            "(stacked: the adapter stays whole under the trained one), or leave out `load_in`."
-        )
-    return recipe.policy or ("stacked" if where.full is None else "merged")
-
-
-def base_for(recipe: Recipe, where: Aligned) -> str | None:
-    """θ₀ for methods that edit weights. Raises RecipeError where one needs it and nothing says where it is."""
-    if not any(registry.build("methods", m).needs_base for m in recipe.methods):
-        return None
-    if recipe.base is None and not where.made and where.adapter is None:
-        raise RecipeError(
-            f"{_names(recipe)} reads θ₀, the weights from before alignment, and `model` is θ_safe as it is: name the "
-            "base model in `base:`, or start from it with stage `align`."
-        )
-    return recipe.base or where.base
-
-
-def run_digest(recipe: Recipe) -> str:
-    """Over everything that determines the weights; evaluation settings are not among it."""
-    where = aligned_of(recipe)
-    user, _ = user_rows(recipe)
-    return identity.digest(
-        where.digest,
-        of_rows.rows_digest(user),
-        _replay_digest(recipe),
-        _specs(recipe),
-        recipe.memory.model_dump(),
-        recipe.lora.model_dump() if recipe.lora else None,
-        policy_for(recipe, where),
-        base_for(recipe, where),
-        recipe.training.determining(),
-        recipe.dtype,
-        recipe.template,
-        recipe.variables,
-        recipe.date,
-        recipe.seed,
-    )
-
-
-def replay_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
-    """The rows that the memory is chosen from; those that θ_safe makes itself are made on first use."""
-    if recipe.replay == "safety":
-        return safety_rows(recipe, say)
-    if recipe.replay == "synthesize":
-        from unforgotten.verbs.synthesize.synthesize import synthesize
-
-        return synthetic_rows(synthesize(recipe, say))
-    return [row for spec in recipe.replay for row in read(spec, recipe.seed, say)]
-
-
-def synthetic_rows(file: Path) -> list[Row]:
-    """The rows of a file that stage synthesize made."""
-    return dataset({"name": "refusals", "path": str(file)}).rows()
-
-
-def _replay_digest(recipe: Recipe) -> str:
-    """What determines those rows, without making them."""
-    if recipe.replay == "synthesize":
-        from unforgotten.verbs.synthesize.synthesize import synthetic_folder
-
-        return synthetic_folder(recipe).name
-    return of_rows.rows_digest(replay_rows(recipe))
-
-
-def run_folder(recipe: Recipe) -> Path:
-    """Where this recipe's run is or will be."""
-    return Path(recipe.out) / f"{recipe.name}-{run_digest(recipe)}"
 
 
 def finetune(recipe: Recipe, say: Say = quiet, *, audited: str | None = None) -> Path:
@@ -196,10 +117,6 @@ def _held(recipe: Recipe, user: Sequence[Row], chat: Chat, audited: str | None) 
     return record.check(audited, user, chat, recipe.training.max_length_tokens)
 
 
-def _names(recipe: Recipe) -> str:
-    return "+".join(str(m if isinstance(m, str) else m["name"]) for m in recipe.methods)
-
-
 def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Chat]:
     """θ_safe ready for `policy`, before any fresh adapter; and its chat."""
     from unforgotten.models import load
@@ -247,7 +164,7 @@ def _train(
     if folder.exists() and (recorded := folder / "recipe.yaml").exists():
         date = (strict_yaml.load_file(recorded) or {}).get("date")
         recipe = recipe.model_copy(update={"date": recipe.date or date})
-    says = f"Fine-tuning with {_names(recipe)} on {len(user)} rows"
+    says = f"Fine-tuning with {method_names(recipe)} on {len(user)} rows"
     say(says + (f", {len(harmful)} of them harmful." if harmful else "."))
     policy = policy_for(recipe, where)
     model, chat = load_aligned(recipe, where, policy)
@@ -263,12 +180,12 @@ def _train(
     if audit and audit["outcome"] is None:
         say("The audit set no limit (--max-p): this run is held to its rows, whatever the judge said of them.")
     safety, answered = answers(safety, model, chat, recipe, where, say)
-    _record(folder, resolved, where, user, harmful, safety, answered, load.loaded_as(model), audit)
+    write_record(folder, resolved, where, user, harmful, safety, answered, load.loaded_as(model), audit)
     set_seed(recipe.seed)
     config = load.lora_config(recipe.lora) if recipe.lora else None
     if policy == "stacked":
         model, config = policies.stack(model, config), None
-    bar, metrics = watch.Bar(_names(recipe)), watch.Metrics(folder / "metrics.jsonl")
+    bar, metrics = watch.Bar(method_names(recipe)), watch.Metrics(folder / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
         args=arguments(
@@ -341,7 +258,7 @@ def _train(
             "safety": trainer.safety_counts.lines() if trainer.safety_counts else [],
         },
     }
-    _write(folder / "trained.json", done)
+    write_json(folder / "trained.json", done)
     model_card.write(folder, recipe)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -355,13 +272,9 @@ def _tensorboard(recipe: Recipe, folder: Path) -> list[Any]:
 def _told(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """What trackers are told of the run, without paths of this machine."""
     left_out = {"compare", "evaluate", "synthesize", "out", "report_to"}
-    facts = recipe.record(exclude=left_out) | {"method": _names(recipe), "digest": folder.name[-12:]}
-    facts["methods"] = {m["name"]: {k: v for k, v in m.items() if k != "name"} for m in _specs(recipe)}
+    facts = recipe.record(exclude=left_out) | {"method": method_names(recipe), "digest": folder.name[-12:]}
+    facts["methods"] = {m["name"]: {k: v for k, v in m.items() if k != "name"} for m in method_specs(recipe)}
     return dict(identity.public(facts))
-
-
-def _specs(recipe: Recipe) -> list[dict[str, Any]]:
-    return [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
 
 
 def _probed(
@@ -379,133 +292,8 @@ def _probed(
     return probe
 
 
-def answers(
-    safety: list[Row], model: Any, chat: Any, recipe: Recipe, where: Aligned, say: Say
-) -> tuple[list[Row], dict[str, Any] | None]:
-    """Safety rows without an answer get θ_safe's own greedy one, once; kept under a digest, refusals counted.
-
-    model: θ_safe, before any fresh adapter.
-    """
-    bare = [row for row in safety if not row.response]
-    if not bare:
-        return safety, None
-    tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
-    key = identity.digest(
-        where.digest, of_rows.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
-    )
-    file = Path(recipe.out) / "answers" / f"{key}.jsonl"
-    if not file.exists():
-        with alone(file, say):  # other runs of this θ_safe want them too
-            if not file.exists():
-                _ask(file, bare, model, chat, tokens, recipe, say)
-    told = strict_read.lines(file)
-    filled = iter(told)
-    rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
-    empty = sum(not row.response for row in rows)
-    refused, answered = (sum(t["refused"] is reading for t in told) for reading in (True, False))
-    counts = {
-        "file": f"answers/{file.name}",
-        "refused": refused,
-        "answered": answered,
-        "unparsed": sum(t["refused"] is None for t in told),
-        "empty": empty,
-    }
-    say(f"The aligned model refused {refused} of {len(told)} safety prompts and answered {answered}.")
-    asked_for_harm = sum(row.kind == "harmful" for row in bare)
-    if asked_for_harm and refused < asked_for_harm / 2:
-        say(
-            f"Warning: {asked_for_harm} of these prompts ask for harm, and fewer than half were refused. What is "
-            "replayed is then no refusal: align the model first, or give rows with refusals."
-        )
-    if empty:
-        say(f"{empty} answers were empty; those rows are left out of the memory.")
-    return [row for row in rows if row.response], counts
-
-
-def _ask(file: Path, bare: list[Row], model: Any, chat: Any, tokens: int, recipe: Recipe, say: Say) -> None:
-    from unforgotten.generation.local import generate
-    from unforgotten.runs.bars import progress_bar
-
-    say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
-    with progress_bar() as tick:
-        replies = generate(model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n))
-    judge = _refusal_judge(recipe)
-    verdicts = judge.verdicts(replies)
-    judge.close()
-    lines = [
-        json.dumps(
-            {
-                "messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}],
-                "refused": verdict.refused,
-            }
-        )
-        for reply, verdict in zip(replies, verdicts, strict=True)
-    ]
-    atomic.put(file, "\n".join(lines) + "\n")
-
-
-def _refusal_judge(recipe: Recipe) -> Judge:
-    """The evaluation's first judge that tells refusals; published phrases where it has none."""
-    for spec in recipe.evaluate.judges if recipe.evaluate else []:
-        if "refused" in (judge := registry.build("judges", spec)).tells:
-            return judge
-    return registry.build("judges", "keywords")
-
-
 def _keep_merged(model: Any, chat: Any, folder: Path) -> Path:
     kept = folder / "merged"
     model.save_pretrained(kept)
     chat.save(kept)
     return kept
-
-
-def _record(
-    folder: Path,
-    recipe: Recipe,
-    where: Aligned,
-    user: list[Row],
-    harmful: list[Row],
-    safety: list[Row],
-    answered: Any,
-    loaded: Any,
-    audit: dict[str, Any] | None = None,
-) -> None:
-    """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
-    atomic.private_folder(folder)
-    atomic.put(
-        folder / "recipe.yaml",
-        display.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
-    )
-    origin.own(folder)
-    facts = identity.environment() | {
-        "aligned": asdict(where),
-        "quantised": loaded,
-        "digests": {"user": of_rows.rows_digest(user), "safety": of_rows.rows_digest(safety)},
-        "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
-        "answers": answered,
-        "audit": audit,
-        "replay": f"synthetic/{_replay_digest(recipe)}/safety.jsonl" if recipe.replay == "synthesize" else None,
-        "seed": recipe.seed,
-    }
-    _write(folder / "environment.json", facts)
-    link = folder / "aligned"
-    if where.made and not link.exists():
-        try:
-            link.symlink_to(Path("..") / "aligned" / where.digest, target_is_directory=True)
-        except OSError:  # a file system without links: the adapter has θ_safe bundled anyway
-            pass
-
-
-def _write(path: Path, facts: Any) -> None:
-    atomic.put(path, display.json_text(facts, nan=True) + "\n")
-
-
-def peak_memory_bytes() -> int:
-    """The most memory in use so far: on the GPU where there is one, else this process's."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from unforgotten.datasets.base import Dataset, Row
     from unforgotten.models.chat.chat import Chat
-    from unforgotten.recipe.recipe import Recipe, Spec
+    from unforgotten.recipe.base import Spec
+    from unforgotten.recipe.recipe import Recipe
 
 CHARS_PER_TOKEN = 4
 """Of English and code, as the tokenizers of the last years cut it; where the model's own is here, it is asked."""

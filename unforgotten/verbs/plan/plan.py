@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,63 +24,19 @@ from unforgotten.verbs.compare.compare import _titles, cells
 from unforgotten.verbs.plan import catalog as published
 from unforgotten.verbs.plan import costs
 from unforgotten.verbs.plan import inventory as at_hand
+from unforgotten.verbs.plan.result import Needed, Plan, Stage
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Method
-    from unforgotten.recipe.recipe import Evaluate, Lora, Recipe, Spec, Training
+    from unforgotten.recipe.base import Spec
+    from unforgotten.recipe.evaluate import Evaluate
+    from unforgotten.recipe.recipe import Recipe
+    from unforgotten.recipe.training import Lora, Training
     from unforgotten.verbs.plan.inventory import Rows
 
 Verb = Literal["align", "finetune", "compare"]
 GUARD_TOKENS = 300
 """What a guard's own words add to each reply that it reads; assumed."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training, or the questions put to one model. What its shape does not tell is None."""
-
-    title: str
-    rows: int
-    tokens: float
-    steps: int = 0
-    seconds: float | None = None
-    memory: int | None = None
-    disk: int | None = None
-
-
-@dataclass(frozen=True)
-class Needed:
-    """What the Hub, or a server, must give."""
-
-    what: str
-    name: str
-    terms: str = ""
-    url: str = ""
-    size: int | None = None
-    cached: bool = False
-
-
-@dataclass
-class Plan:
-    """The whole, in the order in which it would be done."""
-
-    name: str
-    stages: list[Stage] = field(default_factory=list)
-    sets: list[Rows] = field(default_factory=list)
-    needed: list[Needed] = field(default_factory=list)
-    machine: costs.Machine | None = None
-    notes: list[str] = field(default_factory=list)
-    count: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        """Of all stages whose time is known."""
-        return sum(stage.seconds or 0.0 for stage in self.stages)
-
-    @property
-    def disk(self) -> int:
-        """Of all stages and downloads whose size is known."""
-        return sum(s.disk or 0 for s in self.stages) + sum(n.size or 0 for n in self.needed if not n.cached)
 
 
 def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:

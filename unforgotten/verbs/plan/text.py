@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unforgotten.verbs.plan.plan import Plan
+    from unforgotten.verbs.plan.result import Plan
 
 
 def lines(found: Plan) -> list[str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.recipe import Lora, MemorySettings, Range, Training
+from unforgotten.recipe.sweep import Range
+from unforgotten.recipe.training import Lora, MemorySettings, Training
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -28,7 +28,7 @@ from unforgotten.runs import digests as identity
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
-from unforgotten.verbs.finetune.finetune import replay_rows, run_digest, run_folder
+from unforgotten.verbs.finetune.inputs import replay_rows, run_digest, run_folder
 from unforgotten.verbs.sweep import search
 from unforgotten.verbs.sweep import text as told
 from unforgotten.verbs.sweep import trials as runs
@@ -40,7 +40,8 @@ from unforgotten.verbs.sweep.trials import Side
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool
 
-    from unforgotten.recipe.recipe import Recipe, Sweep
+    from unforgotten.recipe.recipe import Recipe
+    from unforgotten.recipe.sweep import Sweep
 
 SFT, OWN, CHOSEN = "sft", "as given", "chosen"
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from multiprocessing.pool import Pool
 
     from unforgotten.evaluation.measurement import Measurement
-    from unforgotten.recipe.recipe import Evaluate, Recipe
+    from unforgotten.recipe.evaluate import Evaluate
+    from unforgotten.recipe.recipe import Recipe
 
 Side = Literal["development", "held out"]
 KINDS = ("harm", "refusal", "utility")
@@ -63,7 +64,7 @@ def _sides(made: Halves) -> dict[Side, list[Suite]]:
 def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
     """Of a trained run, one part; kept beside the run, whose own figures stay its own."""
     from unforgotten.verbs.evaluate import of_run
-    from unforgotten.verbs.finetune.finetune import run_folder
+    from unforgotten.verbs.finetune.inputs import run_folder
 
     folder = run_folder(cell)
     one = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}))

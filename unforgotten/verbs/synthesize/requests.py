@@ -20,7 +20,7 @@ from unforgotten.models.chat import Chat
 from unforgotten.verbs.synthesize.domains import DOMAINS
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Domain, Synthesize
+    from unforgotten.recipe.synthesize import Domain, Synthesize
 
 OPENING = 'Sure, the \\textbf{specific request} is "'
 SHORTEST = 8
@@ -62,7 +62,7 @@ def prompts(chat: Chat, settings: Synthesize) -> list[Prompt]:
     """One for each domain. Raises RecipeError where domains would not differ."""
     if settings.prefix != "chat" and settings.domains is None and "{" not in (settings.opening or ""):
         return [_prompt(chat, settings, "", "", settings.opening or "")]
-    from unforgotten.recipe.recipe import Domain
+    from unforgotten.recipe.synthesize import Domain
 
     domains = settings.domains or [Domain(name=name, description=about) for name, about in DOMAINS]
     return [_prompt(chat, settings, domain.name, domain.description, _opening(settings, domain)) for domain in domains]

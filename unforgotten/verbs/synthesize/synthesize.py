@@ -31,12 +31,9 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import registry
 from unforgotten.datasets.base import Row, ask
 from unforgotten.datasets.reading import digest as of_rows
-from unforgotten.errors import ModelError, RecipeError
+from unforgotten.errors import ModelError
 from unforgotten.evaluation import contamination as overlap
-from unforgotten.evaluation.suites import suites
 from unforgotten.generation.reply import Reply
-from unforgotten.models import fingerprint
-from unforgotten.models.aligned import aligned_of
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.runs import atomic
 from unforgotten.runs import console as display
@@ -44,9 +41,10 @@ from unforgotten.runs import digests as identity
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
+from unforgotten.verbs.synthesize.folder import asked_for, judge_of, settings_of, synthetic_folder
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Recipe, Spec, Synthesize
+    from unforgotten.recipe.recipe import Recipe
     from unforgotten.verbs.synthesize.requests import Request
 
 CHUNK_ROWS = 256
@@ -73,34 +71,16 @@ def synthesize(recipe: Recipe, say: Say = quiet) -> Path:
     return folder / "safety.jsonl"
 
 
-def synthetic_folder(recipe: Recipe) -> Path:
-    """Where this recipe's synthetic safety data is or will be."""
-    settings = _settings(recipe)
-    found = identity.digest(
-        aligned_of(recipe).digest,
-        settings.model_dump(),
-        [fingerprint.model_digest(name) if name else None for name in (settings.scorer, settings.embedder)],
-        registry.spec_of(registry.build("judges", _judge(recipe))),
-        _asked(recipe),
-        recipe.dtype,
-        recipe.template,
-        recipe.variables,
-        recipe.date,
-        recipe.seed,
-    )
-    return Path(recipe.out) / "synthetic" / found
-
-
 class _Making:
     """One making of the data; `counts` says what became of the draws, in the order of the steps."""
 
     def __init__(self, recipe: Recipe, folder: Path, where: Aligned, lease: Lease, say: Say) -> None:
         from unforgotten.models.cache import Shelf, chat_of
 
-        self.recipe, self.settings, self.folder, self.where, self.say = recipe, _settings(recipe), folder, where, say
+        self.recipe, self.settings, self.folder, self.where, self.say = recipe, settings_of(recipe), folder, where, say
         self.parts, self.lease = folder / "parts", lease
-        self.judge = registry.build("judges", _judge(recipe))
-        self.asked = _asked(recipe)
+        self.judge = registry.build("judges", judge_of(recipe))
+        self.asked = asked_for(recipe)
         self.counts: Counter[str] = Counter()
         self.model, self.chat = Shelf().model(where, recipe), chat_of(where, recipe)
 
@@ -288,18 +268,3 @@ class _Making:
 def _line(request: Request, reply: str, difficulty: str) -> dict[str, Any]:
     turns = [{"role": "user", "content": request.text}, {"role": "assistant", "content": reply}]
     return {"messages": turns, "kind": "harmful", "category": request.prompt.name, "difficulty": difficulty}
-
-
-def _settings(recipe: Recipe) -> Synthesize:
-    if recipe.synthesize is None:
-        raise RecipeError("The recipe has no `synthesize:`. Write `synthesize: {}` to take every default.")
-    return recipe.synthesize
-
-
-def _judge(recipe: Recipe) -> Spec:
-    return _settings(recipe).judge or (recipe.evaluate.judges[0] if recipe.evaluate else "keywords")
-
-
-def _asked(recipe: Recipe) -> list[str]:
-    """Every request that the recipe's evaluation asks."""
-    return [row.request for suite in suites(recipe.evaluate) for row in suite.rows] if recipe.evaluate else []

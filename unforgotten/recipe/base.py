@@ -1,0 +1,69 @@
+"""What every part of a recipe is made of: a strict model, and components checked against their class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationInfo,
+    field_validator,
+)
+
+from unforgotten import registry
+
+Spec = str | dict[str, Any]
+"""A component: its name, or a mapping of `name` and fields."""
+
+
+Replay = Literal["safety", "synthesize"] | list[Spec]
+"""Where the memory's rows come from."""
+
+
+class Strict(BaseModel):
+    """A part of a recipe: no field that is not declared, and true or false are no numbers."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        if registry.wants_number(cls.model_fields[str(info.field_name)].annotation, value):
+            raise ValueError("true and false are no numbers")
+        return value
+
+
+def component(room: str, spec: Spec) -> Spec:
+    """Checks name and fields now, so that a typo is told before anything is loaded; keeps the spec as written."""
+    registry.build(room, spec)
+    return spec
+
+
+def cut(found: Any, rows: int) -> Any:
+    """Data sets, in lists or alone, of at most so many rows each; the names of sources that are no data set stay."""
+    if isinstance(found, list):
+        return [cut(one, rows) for one in found]
+    if found in get_args(get_args(Replay)[0]):
+        return found
+    spec = {"name": found} if isinstance(found, str) else dict(found)
+    if "n_rows" not in getattr(registry.load("datasets", spec["name"]), "__dataclass_fields__", {}):
+        raise ValueError(f"rows: data set {spec['name']!r} has no field n_rows, so it cannot be cut; leave `rows` out")
+    return spec | {"n_rows": min(spec.get("n_rows") or rows, rows)}
+
+
+def checked_methods(spec: Any) -> Any:
+    """A method or a list of them, each checked as `component` does."""
+    for one in spec if isinstance(spec, list) else [spec]:
+        component("methods", one)
+    return spec
+
+
+def replaced(value: Any, written: Mapping[str, str]) -> Any:
+    """The same value with texts as they were written, before variables were filled in."""
+    if isinstance(value, str):
+        return written.get(value, value)
+    if isinstance(value, Mapping):
+        return {k: replaced(v, written) for k, v in value.items()}
+    return [replaced(v, written) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,83 @@
+"""The run that is exported: what it left, and where its weights lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unforgotten import registry
+from unforgotten.datasets.reading import files
+from unforgotten.errors import ModelError, RecipeError
+from unforgotten.models.cache import aligned_of_record, part_of
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.runs import atomic, strict_read
+from unforgotten.runs import origin as origins
+
+if TYPE_CHECKING:
+    from unforgotten.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run left."""
+
+    folder: Path
+    recipe: Recipe
+    where: Aligned
+    policy: str
+    part: Path
+    """adapter/ or model/."""
+
+
+def left_by(run: str) -> Left:
+    """What a run left, by its folder or its recipe. Raises RecipeError where it is no run or not trained to its end."""
+    from unforgotten.recipe.read import read, shipped
+    from unforgotten.verbs.finetune.inputs import run_folder
+
+    folder = Path(run).expanduser()
+    if folder.is_dir() and not (folder / "recipe.yaml").is_file():
+        raise RecipeError(f"{run} is no run: it has no recipe.yaml. Name a folder that `unforgotten finetune` left.")
+    if not folder.exists() and "/" in run and folder.suffix not in (".yaml", ".yml") and run not in shipped():
+        raise RecipeError(f"There is no run folder {run}. `unforgotten finetune` prints the one that it leaves.")
+    if not folder.is_dir():
+        folder = run_folder(read(run))
+    if not (folder / "trained.json").is_file():
+        raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
+    strict_read.no_links(folder)
+    recipe = read(folder / "recipe.yaml", origin=(whose := origins.of_run(folder)), opens=False)
+    recipe = recipe.model_copy(update={"out": str(folder.parent)})
+    recorded = atomic.record(folder / "environment.json", aligned=dict)
+    if whose == "foreign":
+        names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
+        origins.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
+    policy = atomic.record(folder / "trained.json", policy=str)["policy"]
+    part = part_of(folder)
+    if not part.is_dir():
+        raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
+    return Left(folder, recipe, aligned_of_record(recorded["aligned"], folder, recipe), policy, part)
+
+
+def no_adapter(left: Left, form: str) -> str:
+    """Why a run that left whole weights has no adapter, and what to do."""
+    methods = [registry.build("methods", m) for m in left.recipe.methods]
+    why = "every weight was trained" if left.recipe.lora is None else "its method changed weights of any rank"
+    edits = left.recipe.lora is not None and any(m.dense for m in methods)
+    return (
+        f"--as {form}: {left.folder.name} left a whole model and no adapter, since {why}. `--as merged` exports it"
+        + (
+            "; `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
+            if edits
+            else "."
+        )
+    )
+
+
+def operator(left: Left) -> tuple[str | None, ...]:
+    """Models that the recipe names."""
+    return left.recipe.model, left.recipe.base
+
+
+def public_base(left: Left) -> str | None:
+    """The Hub id that whole weights were made of; None where there is none."""
+    return left.where.base if files.is_hub_id(left.where.base) and not Path(left.where.base).is_dir() else None

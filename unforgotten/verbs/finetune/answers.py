@@ -1,0 +1,94 @@
+"""θ_safe's own answers to safety prompts that have none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import registry
+from unforgotten.datasets.base import Row
+from unforgotten.datasets.reading import digest as of_rows
+from unforgotten.recipe.aligned import Aligned
+from unforgotten.runs import atomic, strict_read
+from unforgotten.runs import digests as identity
+from unforgotten.runs.lease import alone
+from unforgotten.runs.progress import Say
+
+if TYPE_CHECKING:
+    from unforgotten.judges.base import Judge
+    from unforgotten.recipe.recipe import Recipe
+
+
+def answers(
+    safety: list[Row], model: Any, chat: Any, recipe: Recipe, where: Aligned, say: Say
+) -> tuple[list[Row], dict[str, Any] | None]:
+    """Safety rows without an answer get θ_safe's own greedy one, once; kept under a digest, refusals counted.
+
+    model: θ_safe, before any fresh adapter.
+    """
+    bare = [row for row in safety if not row.response]
+    if not bare:
+        return safety, None
+    tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
+    key = identity.digest(
+        where.digest, of_rows.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
+    )
+    file = Path(recipe.out) / "answers" / f"{key}.jsonl"
+    if not file.exists():
+        with alone(file, say):  # other runs of this θ_safe want them too
+            if not file.exists():
+                _ask(file, bare, model, chat, tokens, recipe, say)
+    told = strict_read.lines(file)
+    filled = iter(told)
+    rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
+    empty = sum(not row.response for row in rows)
+    refused, answered = (sum(t["refused"] is reading for t in told) for reading in (True, False))
+    counts = {
+        "file": f"answers/{file.name}",
+        "refused": refused,
+        "answered": answered,
+        "unparsed": sum(t["refused"] is None for t in told),
+        "empty": empty,
+    }
+    say(f"The aligned model refused {refused} of {len(told)} safety prompts and answered {answered}.")
+    asked_for_harm = sum(row.kind == "harmful" for row in bare)
+    if asked_for_harm and refused < asked_for_harm / 2:
+        say(
+            f"Warning: {asked_for_harm} of these prompts ask for harm, and fewer than half were refused. What is "
+            "replayed is then no refusal: align the model first, or give rows with refusals."
+        )
+    if empty:
+        say(f"{empty} answers were empty; those rows are left out of the memory.")
+    return [row for row in rows if row.response], counts
+
+
+def _ask(file: Path, bare: list[Row], model: Any, chat: Any, tokens: int, recipe: Recipe, say: Say) -> None:
+    from unforgotten.generation.local import generate
+    from unforgotten.runs.bars import progress_bar
+
+    say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
+    with progress_bar() as tick:
+        replies = generate(model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n))
+    judge = _refusal_judge(recipe)
+    verdicts = judge.verdicts(replies)
+    judge.close()
+    lines = [
+        json.dumps(
+            {
+                "messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}],
+                "refused": verdict.refused,
+            }
+        )
+        for reply, verdict in zip(replies, verdicts, strict=True)
+    ]
+    atomic.put(file, "\n".join(lines) + "\n")
+
+
+def _refusal_judge(recipe: Recipe) -> Judge:
+    """The evaluation's first judge that tells refusals; published phrases where it has none."""
+    for spec in recipe.evaluate.judges if recipe.evaluate else []:
+        if "refused" in (judge := registry.build("judges", spec)).tells:
+            return judge
+    return registry.build("judges", "keywords")
