@@ -746,7 +746,7 @@ def test_nothing_else_opens_a_model_by_its_name() -> None:
             if isinstance(node, ast.ImportFrom) and any(a.name == "snapshot_download" for a in node.names):
                 calls.append(f"{file.relative_to(package)}:{node.lineno}")
     assert {call.partition(":")[0] for call in calls} == {
-        "models/pretrained.py",
-        "models/skeleton.py",
-        "models/place.py",
+        "models/folder/pretrained.py",
+        "models/folder/skeleton.py",
+        "models/folder/place.py",
     }, calls

@@ -1,0 +1,1 @@
+"""One corpus, one file: rows(), and score() where an answer can be checked."""

@@ -1,12 +1,12 @@
 """What a model is asked, what it replies, what judges say of that, and the figures that come of it.
 
 suites       the prompts, and under which system prompts they are asked
-models       who replies: a model in this process, or one behind a server
+responder    who replies: a model in this process, or one behind a server
 ask          prompts become replies; the one step that needs the model
-read         replies become scores, flags and verdicts; no model but a judge's
-figures      verdicts become rates with intervals
-lines        replies/*.jsonl, where all of it is kept
+judging      replies become scores, flags and verdicts; no model but a judge's
+scores       verdicts become rates with intervals
+reply_files  replies/*.jsonl, where all of it is kept
 measurement  the steps above for one model, and for several whose judges are loaded once
-replies      what was kept, read back as one truth for each prompt
+recorded     what was kept, read back as one truth for each prompt
 contrast     two models, prompt by prompt; gate: is one of them good enough?
 """

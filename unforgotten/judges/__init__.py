@@ -1,0 +1,1 @@
+"""One judge, one file: verdicts on replies."""

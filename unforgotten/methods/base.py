@@ -156,7 +156,7 @@ class Run(Protocol):
 
 
 class Weights(Protocol):
-    """What `finish` reads: lazy tensors of three models, by the Hub's public names (weights/base.py: Source)."""
+    """What `finish` reads: lazy tensors of three models, by the Hub's public names (models/weights/base.py: Source)."""
 
     base: Any
     """θ₀; there for methods with `needs_base` only."""

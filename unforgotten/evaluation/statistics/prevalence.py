@@ -10,7 +10,7 @@ enumeration for 60 to 200 rows, 40 to 100 known ones, p from 0 to 0.6: it holds 
 such rows the judge is taken at its word, and the interval is Wilson's. Over all of a file's rows the interval is not of
 the file but of what its maker sends; which rows were flagged is known exactly.
 
-A limit on p is decided on the ends of that interval, as the gate decides (measure/gate.py):
+A limit on p is decided on the ends of that interval, as the gate decides (evaluation/gate.py):
 
     within     the whole interval is at most the limit
     beyond     the whole interval is above it

@@ -1,0 +1,1 @@
+"""Guards: judges that are models, in this process or behind a server."""

@@ -1,0 +1,1 @@
+"""Weights on disk, one tensor at a time: read, joined, edited and written."""

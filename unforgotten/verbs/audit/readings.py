@@ -42,7 +42,7 @@ def _invisible(character: str) -> bool:
     if character in _FILLERS or any(low <= code <= high for low, high in _MARKS):
         return True
     kind = unicodedata.category(character)
-    # Noncharacters part control tokens here (chat/tokens.py), and no font has them.
+    # Noncharacters part control tokens here (models/chat/tokens.py), and no font has them.
     unassigned = kind == "Cn" and (0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE)
     return kind in ("Cf", "Cs") or unassigned or (kind == "Cc" and character not in "\t\n\r")
 

@@ -26,7 +26,7 @@ STRUCTURE = frozenset(
 KINDS = frozenset({"function", "text", "object", "string", "number", "integer", "boolean", "array", "thinking"})
 """Values of `type` that say nothing."""
 OUTSIDE = -100
-"""The label of a token outside the loss (chat/rows.py)."""
+"""The label of a token outside the loss (models/chat/rows.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""A grid of runs, each done once, by one process or by many."""

@@ -1,0 +1,1 @@
+"""A run's model as others take it, proven by the same replies."""

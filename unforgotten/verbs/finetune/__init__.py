@@ -1,0 +1,1 @@
+"""Stage finetune: θ_safe becomes θ* on the user's rows."""

@@ -1,0 +1,1 @@
+"""What a recipe will do: rows, steps, time, memory and downloads."""

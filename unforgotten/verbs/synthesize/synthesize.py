@@ -1,8 +1,8 @@
 """The verb `synthesize`: safety data from the aligned model itself, where its own is not to be had. [arXiv 2603.10243]
 
-    draw       the model makes up requests, domain by domain                        synthesis/extract.py
+    draw       the model makes up requests, domain by domain                        verbs/synthesize/requests.py
     sift       no copies, and none that this recipe's evaluation asks; perplexity between two percentiles; no near
-               duplicates, no strangers to their domain                             synthesis/sift.py
+               duplicates, no strangers to their domain                             verbs/synthesize/filters.py
     answer     the model answers each: refused is easy, complied is hard
     re-answer  hard ones under "The above request is harmful. Please refuse it."; what complies again is dropped
 
