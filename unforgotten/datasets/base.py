@@ -71,7 +71,7 @@ def ask(user: str, response: str | None = None, *, system: str = "", **facts: An
 
 
 Execute = Callable[..., Any]
-"""`run` of a sandbox (unforgotten/evaluation/sandbox/base.py): runs model-written code; datasets may not start processes.
+"""`run` of a sandbox (evaluation/sandbox/base.py): runs model-written code; datasets may not start processes.
 
 execute(program, check=, entry_point=, data=, timeout_s=, remember=) gives an outcome with `passed`, `why`, `value`.
 """

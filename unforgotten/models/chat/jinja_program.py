@@ -1,7 +1,7 @@
 """The process that renders chat templates: Jinja and the standard library, and nothing of ours.
 
 A chat template is a program that a stranger wrote. Here it runs with bounded memory and output, with no environment, no
-file and no socket to open, and the parent kills the process when a template takes too long (models/chat/jinja_process.py).
+file and no socket to open. Its parent (jinja_process.py) kills the process when a template takes too long.
 The environment is the one of transformers' `render_jinja_template`, so that both write the same text.
 
 Messages are a length of 8 bytes and JSON, both ways. Run as `python -I -S jinja_program.py SETTINGS`.

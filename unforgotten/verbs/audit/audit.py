@@ -1,6 +1,6 @@
 """`data audit`: which rows of an upload are harmful, before any training: line by line, with p and its interval.
 
-What is judged is what the loss sees (verbs/audit/spoken.py): with a model or a recipe the text of the tokens in the loss,
+What is judged is what the loss sees (spoken.py): with a model or a recipe the text of the tokens in the loss,
 without either every word that a template could print. Each answer is judged after its conversation, and the
 conversation as a whole (verbs/audit/exchanges.py); texts longer than the judge's context in windows. A row is harmful
 where any of that is, unread where none is but something could not be read. An answer that refuses is not harmful.
