@@ -16,7 +16,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=f
 help:
 	@echo "make install   the package and its tools, into .venv"
 	@echo "make demo      the whole story on two CPU cores: align, fine-tune, evaluate, compare"
-	@echo "make test      lint, types, then layers and tests"
+	@echo "make test      lint, types, then layers and tests; ROOM=training: one room's tests alone"
 	@echo "make lint      ruff          make types   mypy          make tests   pytest alone"
 	@echo "make test-all  all tests, the contract under every policy too (an hour): before a release"
 	@echo "make test-slow the tests that take minutes: comparisons killed at random moments"
@@ -54,7 +54,7 @@ types: install
 	@$(BIN)/mypy
 
 tests: install
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(if $(ROOM),tests/$(ROOM)) $(ARGS)
 
 test-all: install
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow or not slow" $(ARGS)
