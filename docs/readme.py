@@ -1,4 +1,4 @@
-"""Fills README.md with the demo's table and the methods' figures, and draws docs/figures, from docs/results.
+"""Fills README.md and docs/world.md with figures of docs/results, and draws docs/figures.
 
     python docs/readme.py      rewrites what stands between the marks; --check only compares
 
@@ -18,7 +18,7 @@ from unforgotten.report.page.panels import Cell, cells, clean, headline, names
 from unforgotten.runs import results
 
 DOCS = Path(__file__).parent
-README, FIGURES = DOCS.parent / "README.md", DOCS / "figures"
+README, WORLD, FIGURES = DOCS.parent / "README.md", DOCS / "world.md", DOCS / "figures"
 METHODS = (
     "sft", "der", "derpp", "refresh", "agem", "ewc", "lwf", "magmax", "safeinstr", "lisa", "safelora", "grsap", "ema",
     "constrained_sft",
@@ -26,9 +26,12 @@ METHODS = (
 """In the order of the table: the control, the paper's methods, its baselines, ours."""
 
 
-def parts() -> dict[str, str]:
-    """What stands in README.md between `<!-- KEY -->` and `<!-- end of KEY -->`."""
-    return {"demo figure": _pictures(), "demo table": _demo(), "method figures": _methods()}
+def parts() -> dict[Path, dict[str, str]]:
+    """What stands in each page between `<!-- KEY -->` and `<!-- end of KEY -->`."""
+    return {
+        README: {"demo figure": _pictures()},
+        WORLD: {"demo table": _demo(), "method figures": _methods()},
+    }
 
 
 def figures() -> dict[str, str]:
@@ -92,22 +95,23 @@ def _methods() -> str:
     return "\n".join(lines)
 
 
-def filled(text: str, found: dict[str, str]) -> str:
+def filled(page: Path, found: dict[str, str]) -> str:
     """The page with its parts put in. Raises ValueError where a mark is missing."""
+    text = page.read_text(encoding="utf-8")
     for key, part in found.items():
         start, end = f"<!-- {key} -->", f"<!-- end of {key} -->"
         before, opened, rest = text.partition(start)
         _, closed, after = rest.partition(end)
         if not (opened and closed):
-            raise ValueError(f"README.md has no {start} … {end}")
+            raise ValueError(f"{page.name} has no {start} … {end}")
         text = f"{before}{start}\n{part}\n{end}{after}"
     return text
 
 
 def main(words: Sequence[str]) -> int:
     """Write page and pictures; with --check, return 1 where one is stale."""
-    text = README.read_text(encoding="utf-8")
-    fresh = {README: filled(text, parts()), **{FIGURES / name: svg for name, svg in figures().items()}}
+    pages = {page: filled(page, found) for page, found in parts().items()}
+    fresh = {**pages, **{FIGURES / name: svg for name, svg in figures().items()}}
     stale = [file for file, now in fresh.items() if not file.is_file() or file.read_text(encoding="utf-8") != now]
     if "--check" in words:
         if stale:
