@@ -5,6 +5,7 @@ python examples/with_trl.py MODEL upload.jsonl safety.jsonl OUT
 
 import sys
 
+import torch
 from peft import LoraConfig
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
@@ -20,7 +21,8 @@ name, upload, safety, out = sys.argv[1:]
 
 trainer = SafeSFTTrainer(
     model=name,
-    args=SFTConfig(out, num_train_epochs=1, learning_rate=2e-4, logging_steps=10, report_to=[]),
+    # TRL asks for bf16 by itself, which a processor may not have.
+    args=SFTConfig(out, learning_rate=2e-4, logging_steps=10, bf16=torch.cuda.is_available(), report_to=[]),
     processing_class=AutoTokenizer.from_pretrained(name),
     train_dataset=Jsonl(path=upload),
     safety_dataset=Jsonl(path=safety, kind="harmful"),

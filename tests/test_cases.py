@@ -24,7 +24,7 @@ from unforgotten.recipe import read
 from unforgotten.verbs import data_fix
 
 CASES = Path(os.environ.get("UNFORGOTTEN_SHARED") or Path(__file__).parents[2] / "shared") / "cases"
-KINDS = Path(__file__).parent / "chat" / "kinds"
+KINDS = Path(__file__).parent / "models" / "chat" / "kinds"
 PLAIN = (
     "{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' -}}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"

@@ -153,7 +153,7 @@ KILLED = """
 import os, signal, sys
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.evaluation.probe import Probe
-from unforgotten.recipe.recipe import read
+from unforgotten.recipe.read import read
 take, at = Probe.take, int(sys.argv[2])
 def killed(self, model, step):
     if step == at:

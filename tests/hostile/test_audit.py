@@ -26,7 +26,6 @@ from unforgotten.judges.llama_guard import LlamaGuard
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.report import text as report
 from unforgotten.runs import digests as identity
 from unforgotten.verbs.audit.audit import audit
 from unforgotten.verbs.audit.exchanges import exchanges
@@ -448,7 +447,7 @@ def test_findings_survive_a_fault_of_the_display(tmp_path: Path, monkeypatch: py
         raise RuntimeError("[/b]")
 
     out.unlink()
-    monkeypatch.setattr(report, "show_audit", broken)
+    monkeypatch.setattr("unforgotten.verbs.audit.text.show_audit", broken)
     cli(file, "--judge", placeholder_judge(tmp_path), "--out", str(out))
     assert json.loads(out.read_text())["p"]["hits"] == 1
 

@@ -156,7 +156,7 @@ TALKS = [
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {
     "type": "object", "properties": {"a": {"type": "integer", "description": "First."}}}}}]  # fmt: skip
 TRL = find_spec("trl")
-FOLDERS = [Path(__file__).parent.parent / "chat" / "kinds"]
+FOLDERS = [Path(__file__).parent.parent / "models" / "chat" / "kinds"]
 FOLDERS += [Path(TRL.origin).with_name("chat_templates")] if TRL and TRL.origin else []
 EXTRA = {
     "dates": "{{ strftime_now('%Y-%m-%d') }}{% if x is defined %}{% else %}{{ namespace(a=1).a }}{% endif %}",
@@ -174,6 +174,7 @@ def test_it_writes_what_transformers_writes_for_every_template() -> None:
         file.name: file.read_text(encoding="utf-8") for folder in FOLDERS for file in folder.glob("*.jinja")
     } | EXTRA
     specials = {"bos_token": "<s>", "eos_token": "</s>"}
+    assert all(any(folder.glob("*.jinja")) for folder in FOLDERS)
     for name, text in texts.items():
         marked = re.search(r"\{%-?\s*generation\s*-?%\}", text) is not None
         jobs = [(n, len(talk), prompt) for n, talk in enumerate(TALKS) for prompt in (False, True)]

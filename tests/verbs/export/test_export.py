@@ -304,7 +304,7 @@ import json, sys
 from pathlib import Path
 from unforgotten.verbs.export.export import export
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.recipe.recipe import read
+from unforgotten.recipe.read import read
 run = finetune(read("recipe.yaml"))
 print(json.dumps({form: [str(m.folder), m.vllm.commands] for form in ("adapter", "stacked", "merged")
                   for m in [export(str(run), form)]}))

@@ -35,7 +35,7 @@ def refuse(*given, **named): raise AssertionError("a plan asked the network")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from unforgotten.verbs.plan.plan import plan
 from unforgotten.verbs.plan.text import lines
-from unforgotten.recipe.recipe import read
+from unforgotten.recipe.read import read
 for n in range(1, 7):
     found = plan(read(f"paper/table{n}"))
     assert len(lines(found)) > 20

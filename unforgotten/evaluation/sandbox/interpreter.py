@@ -32,7 +32,7 @@ sys.modules[role].main(order)
 """
 
 _ROOM = "unforgotten.evaluation.sandbox.inside"
-_PARENTS = ("unforgotten", "unforgotten.evaluation.sandbox", _ROOM)
+_PARENTS = tuple(".".join(_ROOM.split(".")[: n + 1]) for n in range(_ROOM.count(".") + 1))
 _INSIDE = (
     "syscalls",
     "kernel",
