@@ -1,4 +1,4 @@
-"""Fills REPRODUCTION.md with the world's tables and claims, from docs/results/*.json.
+"""Fills docs/results/tables.md with the world's tables and claims, from docs/results/*.json.
 
     python docs/reproduction.py                        rewrites what stands between the two marks; --check only compares
     python docs/reproduction.py keep NAME RESULTS …    keeps the figures of comparisons as docs/results/NAME.json
@@ -27,7 +27,7 @@ from unforgotten.report.table import neither, table
 from unforgotten.runs import results
 
 DOCS = Path(__file__).parent
-PAGE = DOCS.parent / "REPRODUCTION.md"
+PAGE = DOCS / "results" / "tables.md"
 START, END = "<!-- world tables: from docs/results by `make docs` -->", "<!-- end of world tables -->"
 KEPT = ("method", "methods", "task", "poison", "seed", "stage", "asr", "refusal", "utility", "cost", "model",
         "memory_rows", "replay", "run")  # fmt: skip
@@ -206,7 +206,7 @@ def main() -> int:
     _, _, after = rest.partition(END)
     fresh = f"{before}{START}\n\n{page()}\n{END}{after}"
     if fresh != text and "--check" in sys.argv:
-        print("stale: REPRODUCTION.md; run `make docs`", file=sys.stderr)
+        print("stale: docs/results/tables.md; run `make docs`", file=sys.stderr)
         return 1
     if fresh != text:
         PAGE.write_text(fresh, encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 from unforgotten import registry
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
 
 
@@ -68,7 +68,7 @@ def test_the_index_names_every_page() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} <= named
 
 
-@pytest.mark.parametrize("page", ["README.md"])
+@pytest.mark.parametrize("page", ["README.md", "REPRODUCTION.md"])
 def test_a_first_page_is_read_in_a_minute(page: str) -> None:
     assert len((ROOT / page).read_bytes()) < 6_144
 

@@ -113,7 +113,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     from unforgotten.models import proof as saved
     from unforgotten.models.save import save_adapter
 
-    done = atomic.part_of(part / "final")
+    done = atomic.private_folder(atomic.part_of(part / "final"))
     asked = saved.prompts(trainer.run.user)
     live = saved.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)
