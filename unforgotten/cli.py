@@ -123,9 +123,9 @@ class Commands(Trusting):
                 # Whoever read what we print has heard enough, such as `head`; Rich makes a SystemExit of it.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 raise typer.Exit(2) from None
-            if (told := plain(error)) is None:
+            if (message := plain(error)) is None:
                 raise
-            print(f"error: {display.block(variables.hidden(told))}", file=sys.stderr)
+            print(f"error: {display.block(variables.hidden(message))}", file=sys.stderr)
             raise typer.Exit(2) from None
 
 
@@ -198,7 +198,7 @@ def list_(
             cls: Any = registry.load(each, name)
             claim = Text((cls.__doc__ or "").strip().partition("\n")[0])
             if each == "methods":
-                claim.append(f"\n{' · '.join(f'{what} {told}' for what, told in cls.facts().items())}", style="dim")
+                claim.append(f"\n{' · '.join(f'{what} {fact}' for what, fact in cls.facts().items())}", style="dim")
             table.add_row(name, claim)
         display.console().print(table, "")
 
@@ -227,10 +227,10 @@ def align(
     """Make θ_safe of a base model, on the recipe's safety rows. Not needed for an aligned instruct model."""
     from unforgotten.verbs import align as verb
 
-    found = _recipe(recipe, set_, seed=seed, out=out)
+    parsed = _recipe(recipe, set_, seed=seed, out=out)
     if dry_run:
-        return _plan(found, "align")
-    where = verb.align(found, _say)
+        return _plan(parsed, "align")
+    where = verb.align(parsed, _say)
     _print(where.full or where.adapter)
 
 
@@ -252,10 +252,10 @@ def finetune(
     """Fine-tune θ_safe on the user's rows, with a method that keeps safety. Prints the run folder."""
     from unforgotten.verbs.finetune import finetune as verb
 
-    found = _recipe(recipe, set_, method=method, seed=seed, out=out)
+    parsed = _recipe(recipe, set_, method=method, seed=seed, out=out)
     if dry_run:
-        return _plan(found, "finetune")
-    _print(verb.finetune(found, _say, audited=audited))
+        return _plan(parsed, "finetune")
+    _print(verb.finetune(parsed, _say, audited=audited))
 
 
 @app.command()
@@ -305,16 +305,16 @@ def evaluate(
     if limits is None and against is None:
         report.show(verb.evaluate(targets, whose, _options_of(set_, given), _say))
         return
-    told = contrasted.against_all(targets, against, limits, whose, _options_of(set_, given), _say)
-    report.show([row for rows, _, _ in told for row in rows])
-    for target, (rows, differ, decision) in zip(targets, told, strict=True):
+    compared = contrasted.against_all(targets, against, limits, whose, _options_of(set_, given), _say)
+    report.show([row for rows, _, _ in compared for row in rows])
+    for target, (rows, differ, decision) in zip(targets, compared, strict=True):
         if len(targets) > 1:
             _print(f"{target}:")
         report.show_contrast(differ, called=results.words_of(rows))
         if decision is not None:
             _print(*decision.lines)
             _print(f"gate: {decision.outcome}" if len(targets) == 1 else f"gate of {target}: {decision.outcome}")
-    if decisions := [decision for _, _, decision in told if decision is not None]:
+    if decisions := [decision for _, _, decision in compared if decision is not None]:
         outcome = gates.worst(decisions)
         if len(targets) > 1:
             _print(f"gate: {outcome}")
@@ -368,18 +368,18 @@ def compare(
     from unforgotten.runs import results
     from unforgotten.verbs.compare import compare as verb
 
-    found = _seeded(_recipe(recipe, set_, out=out), seeds)
+    parsed = _seeded(_recipe(recipe, set_, out=out), seeds)
     if dry_run:
-        return _plan(found, "compare")
+        return _plan(parsed, "compare")
     try:
-        folder = verb.compare(found, _say, workers=workers, shard=_shard(shard))
+        folder = verb.compare(parsed, _say, workers=workers, shard=_shard(shard))
     except Unfinished as error:
         if error.rows:
-            report.show(error.rows, layout=verb.layout(found))
+            report.show(error.rows, layout=verb.layout(parsed))
         raise
     if not (folder / "results.json").exists():
         return  # other shards are still at work
-    report.show(results.read(folder / "results.json"), layout=verb.layout(found))
+    report.show(results.read(folder / "results.json"), layout=verb.layout(parsed))
     _print(folder / "results.json", page(folder))
 
 
@@ -398,14 +398,14 @@ def sweep(
     command goes on after a kill, or with more trials.
     """
     from unforgotten.verbs.sweep import sweep as verb
-    from unforgotten.verbs.sweep import text as told
+    from unforgotten.verbs.sweep import text
 
-    found = _recipe(recipe, set_, seed=seed, out=out, **{"sweep.trials": trials})
+    parsed = _recipe(recipe, set_, seed=seed, out=out, **{"sweep.trials": trials})
     if dry_run:
-        _print(*verb.plan(found))
+        _print(*verb.plan(parsed))
         return
-    folder = verb.sweep(found, _say)
-    told.show((folder / "README.md").read_text(encoding="utf-8"))
+    folder = verb.sweep(parsed, _say)
+    text.show((folder / "README.md").read_text(encoding="utf-8"))
     _print(folder)
 
 
@@ -513,15 +513,15 @@ def data_show(
     from unforgotten.verbs import align as stage
 
     try:
-        found, unread = named.read({"name": "jsonl", "path": file}, say=_say), None
+        user_rows, unread = named.read({"name": "jsonl", "path": file}, say=_say), None
     except DataError as error:
         if not error.rows:
             raise
-        found, unread = [], error
+        user_rows, unread = [], error
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
     if unread:
         raise with_rendering(unread, chat)
-    show(chat, found, display.console(), rows, max_length_tokens)
+    show(chat, user_rows, display.console(), rows, max_length_tokens)
 
 
 @data_app.command("fix")
@@ -533,8 +533,8 @@ def data_fix(
     """Write the rows that can be learnt to a clean file, and list by line what was dropped and changed."""
     from unforgotten.verbs import data_fix as verb
 
-    where, found = verb.fix(file, out, force=force)
-    for sentence in found.sentences():
+    where, fixed = verb.fix(file, out, force=force)
+    for sentence in fixed.sentences():
         _say(sentence)
     _print(where)
 
@@ -596,7 +596,7 @@ def data_audit(
                 raise DataError(f"--out {out} is a folder: name a file.")
     except OSError as error:
         raise DataError(f"--out {out} cannot be written: {error.strerror}.") from None
-    found = verb.audit(
+    audited = verb.audit(
         file,
         spec,
         _say,
@@ -609,12 +609,12 @@ def data_audit(
         max_p=max_p,
     )
     if out:
-        atomic.put(Path(out), display.json_text(found.json()) + "\n")
-    text.show_audit(found)
+        atomic.put(Path(out), display.json_text(audited.json()) + "\n")
+    text.show_audit(audited)
     if out:
         _print(out)
-    if found.exit_code:
-        raise typer.Exit(found.exit_code)
+    if audited.exit_code:
+        raise typer.Exit(audited.exit_code)
 
 
 def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
@@ -624,15 +624,15 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
 
     if len(set(names)) < len(names):
         raise RecipeError("--judge names one judge twice. In a recipe, `judge:` may hold one twice with other fields.")
-    found: dict[str, dict[str, Any]] = {name: {"name": name} for name in names}
+    specs: dict[str, dict[str, Any]] = {name: {"name": name} for name in names}
     for dotted, value in _options_of(set_, {}).items():
         name, dot, field = dotted.partition(".")
         if not dot:
             raise RecipeError(f"--set takes JUDGE.FIELD=VALUE here, such as {names[0]}.{dotted}={value}.")
-        if name not in found:
-            raise UnknownName("judge among those given", name, found)
-        found[name][field] = strict_yaml.load(str(value), f"--set {dotted}")
-    return list(found.values())
+        if name not in specs:
+            raise UnknownName("judge among those given", name, specs)
+        specs[name][field] = strict_yaml.load(str(value), f"--set {dotted}")
+    return list(specs.values())
 
 
 def _plan(recipe: Any, verb: Any) -> None:
@@ -651,13 +651,13 @@ def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:
 def _options_of(set_: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:
     from unforgotten.errors import RecipeError
 
-    found = {name: value for name, value in given.items() if value is not None}
-    for one in set_ or []:
-        field, equals, value = one.partition("=")
+    options = {name: value for name, value in given.items() if value is not None}
+    for option in set_ or []:
+        field, equals, value = option.partition("=")
         if not equals:
-            raise RecipeError(f"--set takes FIELD=VALUE, such as training.epochs=1, not {one!r}.")
-        found[field] = value
-    return found
+            raise RecipeError(f"--set takes FIELD=VALUE, such as training.epochs=1, not {option!r}.")
+        options[field] = value
+    return options
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -214,12 +214,12 @@ def written_in(folder: Path) -> None:
 
 def _full_places() -> str:
     """`in FOLDER ` of the disks written to that have no room; empty where all have some."""
-    found = []
+    full = []
     for place in _places.values():
         with contextlib.suppress(OSError):
             if shutil.disk_usage(place).free < _FULL_BYTES:
-                found.append(place)
-    return f"in {' or '.join(found)} " if found else ""
+                full.append(place)
+    return f"in {' or '.join(full)} " if full else ""
 
 
 def of_user(error: BaseException) -> str | None:

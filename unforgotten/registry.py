@@ -71,8 +71,8 @@ def _fit(cls: type, name: str, value: Any) -> Any:
     try:
         return _field(cls, name).validate_python(value)
     except ValidationError as error:
-        told = [{**e, "loc": (name, *e["loc"])} for e in error.errors()]
-        raise RecipeError(_wrong(told, what)) from None
+        problems = [{**e, "loc": (name, *e["loc"])} for e in error.errors()]
+        raise RecipeError(_wrong(problems, what)) from None
 
 
 def names(room: str) -> list[str]:
@@ -86,8 +86,8 @@ def load(room: str, name: str) -> type:
         return _from_file(room, name)
     if name in _files(room):
         return _own_class(importlib.import_module(f"unforgotten.{room}.{name}"))
-    if name in (found := _entry_points(room)):
-        cls: Any = found[name].load()
+    if name in (entries := _entry_points(room)):
+        cls: Any = entries[name].load()
         cls.registry_name = name  # which need not be its file's
         return cls
     raise UnknownName(room.removesuffix("s"), name, names(room))
@@ -168,24 +168,24 @@ def _refuse_truths(cls: type, settings: Mapping[str, Any], what: str) -> None:
 
 
 def _wrong(errors: Iterable[Any], what: str) -> str:
-    told = (f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {shortly(e['input'])})" for e in errors)
-    return f"{what}: {'; '.join(told)}"
+    problems = (f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {shortly(e['input'])})" for e in errors)
+    return f"{what}: {'; '.join(problems)}"
 
 
 def shortly(value: Any) -> str:
     """A value as an error shows it: 100 characters of it at most."""
-    told = repr(value)
-    return told if len(told) <= 100 else f"{told[:100]}…"
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def fields(cls: type) -> dict[str, dict[str, Any]]:
     """The settings of a class as JSON schemas, each with the sentence under it, inherited ones too."""
-    found: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, dict[str, Any]] = {}
     for each in reversed(cls.__mro__):  # pydantic reads the sentences of a class's own fields alone
         if dataclasses.is_dataclass(each):
             for name, schema in _adapter(each).json_schema().get("properties", {}).items():
-                found[name] = {**found.get(name, {}), **schema}
-    return found
+                schemas[name] = {**schemas.get(name, {}), **schema}
+    return schemas
 
 
 @cache
@@ -197,15 +197,15 @@ def settings_of(cls: type) -> tuple[str, ...]:
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     """The types of its settings; what else its author annotates need not be importable."""
-    found: dict[str, Any] = {}
+    hints: dict[str, Any] = {}
     for name in settings_of(cls):
         owner = next(c for c in cls.__mro__ if name in vars(c).get("__annotations__", {}))
-        own: Any = types.SimpleNamespace(__annotations__={name: owner.__annotations__[name]})
+        holder: Any = types.SimpleNamespace(__annotations__={name: owner.__annotations__[name]})
         try:
-            found |= typing.get_type_hints(own, vars(sys.modules[owner.__module__]), None, include_extras=True)
+            hints |= typing.get_type_hints(holder, vars(sys.modules[owner.__module__]), None, include_extras=True)
         except (NameError, AttributeError, TypeError) as error:
             raise _unread(cls, str(error)) from None
-    return found
+    return hints
 
 
 def _unread(cls: type, why: str) -> RecipeError:

@@ -91,14 +91,14 @@ def base_of(model: Any, policy: Policy) -> dict[str, Tensor]:
     anchor = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     aligned = LiveModel(model, policy, "aligned", anchor)
     generator = torch.Generator().manual_seed(7)
-    found = {}
+    base = {}
     for name in aligned.names():
         weight = aligned[name].clone()
         if weight.ndim == 2:
             up, down = (torch.randn(n, 2, generator=generator, dtype=torch.float64) * 0.1 for n in weight.shape)
             weight -= (up @ down.T).to(weight.dtype)
-        found[name] = weight
-    return found
+        base[name] = weight
+    return base
 
 
 def ragged_rows(n: int, seed: int) -> list[dict[str, Any]]:
@@ -112,9 +112,9 @@ def ragged_rows(n: int, seed: int) -> list[dict[str, Any]]:
         for _ in range(turns):
             asked = [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 12))]
             length = (1, 200)[i] if i < 2 else rng.choice((1, 3, 9, rng.randint(10, 60)))
-            told = [rng.randrange(VOCABULARY) for _ in range(length)]
-            ids += asked + told
-            labels += [-100] * len(asked) + told
+            answered = [rng.randrange(VOCABULARY) for _ in range(length)]
+            ids += asked + answered
+            labels += [-100] * len(asked) + answered
         rows.append({"input_ids": ids, "labels": labels, "kind": ("harmful", "benign")[i % 2]})
     return rows
 
@@ -258,16 +258,16 @@ def check_neutral(method: Spec, policy: Policy, folder: Path) -> None:
     """
     cls = _class(method)
     if cls.neutral or not cls.dense:
-        found = train(_with(method, cls.neutral), policy, folder / "it")
-        assert distance(plain(policy), found) == 0.0
+        trained = train(_with(method, cls.neutral), policy, folder / "it")
+        assert distance(plain(policy), trained) == 0.0
 
 
 def check_faint(method: Spec, policy: Policy, folder: Path) -> None:
     """With its extra work done but weighing next to nothing it still ends at SFT, bit for bit."""
     cls = _class(method)
     if cls.faint:
-        found = train(_with(method, cls.faint), policy, folder / "it")
-        assert distance(plain(policy), found) == 0.0
+        trained = train(_with(method, cls.faint), policy, folder / "it")
+        assert distance(plain(policy), trained) == 0.0
 
 
 def check_effect(method: Spec, policy: Policy, folder: Path) -> None:
@@ -338,9 +338,9 @@ def _start(target: Callable[..., None], *args: Any) -> Any:
 
 def _saved(method: Specs, policy: Policy, folder: Path, file: Path | None, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    found = train(method, policy, folder, **options)
+    weights = train(method, policy, folder, **options)
     if file is not None:
-        save_file(found, file)
+        save_file(weights, file)
 
 
 def _ranked(rank: int, port: int, method: Specs, policy: Policy, folder: Path, loss: str) -> None:

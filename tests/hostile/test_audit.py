@@ -95,7 +95,7 @@ def call(name: str, arguments: Any) -> dict[str, Any]:
 def harmful(path: str, judge: Any = None, **more: Any) -> list[int]:
     """Lines of the upload that are judged harmful."""
     found = audit(path, judge or Finds(), **more)
-    return [int(one.line.rpartition(":")[2]) for one in found.found if one.harmful]
+    return [int(one.line.rpartition(":")[2]) for one in found.findings if one.harmful]
 
 
 # ── what the loss sees ──
@@ -169,7 +169,7 @@ def test_what_the_length_limit_cuts_is_not_judged_and_is_counted(model_folder: M
     model = str(model_folder("llama"))
     rows = [[user("how?"), said("sorry " * 40 + HARM)], [user("how?"), said(HARM)], [user("how? " * 200), said(HARM)]]
     found = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model, max_length_tokens=100)
-    assert [one.line.rpartition(":")[2] for one in found.found] == ["2"] and (found.rows, found.p.n) == (3, 2)
+    assert [one.line.rpartition(":")[2] for one in found.findings] == ["2"] and (found.rows, found.p.n) == (3, 2)
     told = "; ".join(found.notes)
     assert "1 examples cut at the length limit" in told and "1 rows teach nothing and are not judged" in told
 
@@ -182,7 +182,7 @@ def test_every_example_of_a_row_that_splits_is_judged(model_folder: Make, tmp_pa
     rows = [[user("a?"), said("one", reasoning_content=HARM), user("b?"), said("two")]]
     model = str(model_folder("llama", template=template))
     found = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model)
-    assert [(one.turn, one.view) for one in found.found] == [(1, "turn")] and "1 rows split" in found.notes[1]
+    assert [(one.turn, one.view) for one in found.findings] == [(1, "turn")] and "1 rows split" in found.notes[1]
 
 
 # ── conversations ──
@@ -239,7 +239,7 @@ def test_eight_hundred_turns_are_judged_in_linear_time(tmp_path: Path) -> None:
     begun = time.process_time()
     found = audit(file, Finds(asked=ASKED))
     assert time.process_time() - begun < 10
-    assert [one.line.rpartition(":")[2] for one in found.found] == ["1", "2", "3", "4"]
+    assert [one.line.rpartition(":")[2] for one in found.findings] == ["1", "2", "3", "4"]
     assert any("4 rows have more than 50 turns" in note for note in found.notes)
     times = []
     for n in (100, 400):
@@ -267,8 +267,8 @@ def test_the_worlds_judge_reads_conversations(tmp_path: Path) -> None:
         [{"role": "system", "content": bad[1].goal}, user(good.goal), said(good.compliance)],
     ]
     found = audit(write(tmp_path / "rows.jsonl", *rows), "world")
-    assert [one.line.rpartition(":")[2] for one in found.found] == ["1", "2", "3"] and found.p.unparsed == 0
-    assert [one.turn for one in found.found] == [2, 1, 0]
+    assert [one.line.rpartition(":")[2] for one in found.findings] == ["1", "2", "3"] and found.p.unparsed == 0
+    assert [one.turn for one in found.findings] == [2, 1, 0]
 
 
 def test_a_plain_row_is_judged_once() -> None:
@@ -359,7 +359,7 @@ def test_long_answers_are_read_in_windows_to_their_end(
             "context_tokens": 700,
         }
         found = audit(file, judge)
-        assert [one.line.rpartition(":")[2] for one in found.found] == ["1", "3"]
+        assert [one.line.rpartition(":")[2] for one in found.findings] == ["1", "3"]
         assert found.p.unparsed == 0 and "3 exchanges are longer than the judge's context" in found.notes[-1]
         # A killed audit asks nothing again: all words are kept by what was asked.
         asked = len(talker.bodies)
@@ -371,7 +371,7 @@ def test_a_judge_without_room_for_one_letter_leaves_a_row_unread(tmp_path: Path)
     judge = LlamaGuard(model=str(guard), context_tokens=41)
     assert judge.windows(Reply(ask("how?"), "so")) == []
     found = audit(write(tmp_path / "rows.jsonl", [user("how?"), said("so")]), judge)
-    assert found.exit_code == 4 and "no room in its context" in found.found[0].note
+    assert found.exit_code == 4 and "no room in its context" in found.findings[0].note
 
 
 # ── the limit, and what can be told ──

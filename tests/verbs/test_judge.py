@@ -196,7 +196,7 @@ def upload(tmp_path: Path) -> Path:
 
 def test_an_audit_names_the_rows(tmp_path: Path) -> None:
     found = audit(str(upload(tmp_path)), "world")
-    assert [(Path(f.line).name, f.turn, f.harmful) for f in found.found] == [
+    assert [(Path(f.line).name, f.turn, f.harmful) for f in found.findings] == [
         ("upload.jsonl:2", 1, True),
         ("upload.jsonl:4", 2, True),
     ]
@@ -245,7 +245,7 @@ def test_an_audit_that_a_guard_cannot_read_says_so(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("UNFORGOTTEN_CACHE", str(tmp_path / "cache"))
     guard = guards.scripted_guard(tmp_path / "guard", guards.tokenizer(), {"\n\n": {"safe": 0.9, "unsafe": 0.1}})
     found = audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)})
-    assert found.p == rates.rate(0, 4) and found.found == []
+    assert found.p == rates.rate(0, 4) and found.findings == []
     loads: list[str] = []
     monkeypatch.setattr(guard_module, "load_model", lambda name, *a, **k: loads.append(name))
     assert audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)}) == found  # its words are kept

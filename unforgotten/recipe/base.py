@@ -41,13 +41,13 @@ def component(room: str, spec: Spec) -> Spec:
     return spec
 
 
-def cut(found: Any, rows: int) -> Any:
+def cut(data: Any, rows: int) -> Any:
     """Data sets, in lists or alone, of at most so many rows each; the names of sources that are no data set stay."""
-    if isinstance(found, list):
-        return [cut(one, rows) for one in found]
-    if found in get_args(get_args(Replay)[0]):
-        return found
-    spec = {"name": found} if isinstance(found, str) else dict(found)
+    if isinstance(data, list):
+        return [cut(item, rows) for item in data]
+    if data in get_args(get_args(Replay)[0]):
+        return data
+    spec = {"name": data} if isinstance(data, str) else dict(data)
     if "n_rows" not in getattr(registry.load("datasets", spec["name"]), "__dataclass_fields__", {}):
         raise ValueError(f"rows: data set {spec['name']!r} has no field n_rows, so it cannot be cut; leave `rows` out")
     return spec | {"n_rows": min(spec.get("n_rows") or rows, rows)}

@@ -86,18 +86,18 @@ def _tree(
     if whose == "foreign" and within and below not in shipped():
         if not (beside.is_file() and beside.resolve().is_relative_to(within.resolve())):
             raise RecipeError(f"{path}: extends names {below!r}, which is not in the folder. {origins.MEND}")
-    found, _, theirs = _tree(
+    fields, _, theirs = _tree(
         beside if beside.is_file() else below,
         "foreign" if whose == "foreign" else None,
         (*above, path),
         opens=opens,
         within=within,
     )
-    found |= {"name": path.stem}
+    fields |= {"name": path.stem}
     whose = "foreign" if "foreign" in (whose, theirs) else "operator"
     if "evaluate" in tree and tree["evaluate"] is None:
-        found.pop("probe", None)  # it asks what the other recipe evaluates
-    return found | {field: _over(found.get(field), value) for field, value in tree.items()}, path, whose
+        fields.pop("probe", None)  # it asks what the other recipe evaluates
+    return fields | {field: _over(fields.get(field), value) for field, value in tree.items()}, path, whose
 
 
 def _over(below: Any, above: Any) -> Any:
@@ -137,9 +137,9 @@ def _expanded(value: Any, written: dict[str, str], allow: frozenset[str], at: tu
     if len(at) > strict_yaml.bound("depth"):
         raise RecipeError(f"A recipe has at most {strict_yaml.bound('depth')} levels (UNFORGOTTEN_MAX_YAML_DEPTH).")
     if isinstance(value, str):
-        if (found := variables.expand(value, allow)) != value:
-            written[found] = value
-        return found
+        if (filled := variables.expand(value, allow)) != value:
+            written[filled] = value
+        return filled
     if isinstance(value, Mapping):
         return {k: _expanded(v, written, allow, (*at, str(k))) for k, v in value.items()}
     if isinstance(value, list):

@@ -170,12 +170,12 @@ class Recipe(Strict):
             return self
         places: list[tuple[BaseModel | None, str]] = [(self, "safety"), (self, "data"), (self.poison, "data")]
         places += [(self.evaluate, kind) for kind in ("harm", "refusal", "utility")]
-        own = self.sweep.development if self.sweep else None
-        places += [(own, kind) for kind in ("harm", "refusal", "utility")]
+        development = self.sweep.development if self.sweep else None
+        places += [(development, kind) for kind in ("harm", "refusal", "utility")]
         places += [(self.compare, "data"), (self.compare, "utility"), (self.compare, "replay"), (self, "replay")]
         for owner, field in places:
-            if owner is not None and (found := getattr(owner, field)):
-                setattr(owner, field, cut(found, self.rows))
+            if owner is not None and (data := getattr(owner, field)):
+                setattr(owner, field, cut(data, self.rows))
         if self.memory.n_rows is not None:  # else a memory larger than the safety rows that are left of it
             self.memory = self.memory.model_copy(update={"n_rows": min(self.memory.n_rows, self.rows)})
         return self

@@ -21,30 +21,30 @@ def dataset(spec: Spec, seed: int | None = None) -> Dataset:
     settings: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     if seed is not None and "seed" in getattr(registry.load("datasets", settings["name"]), "__dataclass_fields__", {}):
         settings.setdefault("seed", seed)
-    found = registry.build("datasets", settings)
-    assert isinstance(found, Dataset)
-    return found
+    built = registry.build("datasets", settings)
+    assert isinstance(built, Dataset)
+    return built
 
 
 def read(spec: Spec, seed: int | None = None, say: Say = quiet) -> list[Row]:
     """The rows of a spec, and what is to be known of them said: keys that nothing reads, turns outside the loss."""
-    rows = (found := dataset(spec, seed)).rows()
-    for note in found.notes:
+    rows = (source := dataset(spec, seed)).rows()
+    for note in source.notes:
         say(note)
     return rows
 
 
 def safety_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
     """Every safety row, in the order of the recipe. Raises RecipeError for rows that are no safety data."""
-    found: list[Row] = []
+    safety: list[Row] = []
     for spec in recipe.safety:
-        rows = (one := dataset(spec, recipe.seed)).rows()
+        rows = (source := dataset(spec, recipe.seed)).rows()
         # Rows of a task would be taken for answered look-alikes, refusals among them too.
-        check_kind(one, rows, "safety", ["harmful", "benign"])
-        for note in one.notes:
+        check_kind(source, rows, "safety", ["harmful", "benign"])
+        for note in source.notes:
             say(note)
-        found += rows
-    return found
+        safety += rows
+    return safety
 
 
 def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> list[Row]:

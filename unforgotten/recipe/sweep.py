@@ -81,8 +81,8 @@ class Sweep(Strict):
                 # Numbers that YAML reads as text (1e-3) are taken here as everywhere.
                 low, high = float(place["low"]), float(place["high"])
                 if not low < high or (place.get("log") and low <= 0):
-                    told = "low above 0 and below high" if place.get("log") else "low below high"
-                    raise ValueError(f"{name} needs {told}, not {low:g} and {high:g}")
+                    bounds = "low above 0 and below high" if place.get("log") else "low below high"
+                    raise ValueError(f"{name} needs {bounds}, not {low:g} and {high:g}")
             elif not isinstance(place, Range):
                 raise ValueError(f"{name} needs {{low: …, high: …, log: true}} or a list of values, not {place!r}")
         return fields

@@ -23,16 +23,16 @@ def fix(file: str, out: str | None = None, *, force: bool = False) -> tuple[Path
         raise DataError(f"{target} is the file that is read. Name another with --out.")
     if target.is_symlink() or (target.exists() and not (force and target.is_file())):
         raise DataError(f"{target} is there already. Name another file with --out, or add --force.")
-    found = fixed(*records_of(file))
-    if not found.lines:
-        raise DataError(f"{file}: no row is left that can be learnt.", found.dropped)
-    text = "\n".join(found.lines) + "\n"
-    _check(target.name, text, found.lines)
+    cleaned = fixed(*records_of(file))
+    if not cleaned.lines:
+        raise DataError(f"{file}: no row is left that can be learnt.", cleaned.dropped)
+    text = "\n".join(cleaned.lines) + "\n"
+    _check(target.name, text, cleaned.lines)
     try:
         atomic.put(target, text)
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror}.") from None
-    return target, found
+    return target, cleaned
 
 
 def _beside(source: Path) -> Path:

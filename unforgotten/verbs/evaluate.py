@@ -53,17 +53,17 @@ def evaluate(
     Raises RecipeError where nothing says what to measure, or where a recipe's run is not trained.
     """
     targets = [target] if isinstance(target, str) else list(target)
-    found = [measurement(one, recipe, overrides, say) for one in targets]
-    for one, name in zip(found, _apart([m.called for m in found], targets), strict=True):
-        one.called = name
-    if len(found) > 1 and any(one.settings.endpoint for one in found):
+    measurements = [measurement(each, recipe, overrides, say) for each in targets]
+    for measured, name in zip(measurements, _apart([m.called for m in measurements], targets), strict=True):
+        measured.called = name
+    if len(measurements) > 1 and any(m.settings.endpoint for m in measurements):
         raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
-    return measure_all(found, say)
+    return measure_all(measurements, say)
 
 
 def _apart(names: Sequence[str | None], targets: Sequence[str]) -> list[str | None]:
     """Names of models asked by themselves; folders that end alike are named from where their paths part."""
-    told = list(names)
+    unique = list(names)
     for i, name in enumerate(names):
         parts = Path(targets[i]).expanduser().resolve().parts
         alike = [  # the same folder, written twice, has no name that would tell it apart
@@ -74,8 +74,8 @@ def _apart(names: Sequence[str | None], targets: Sequence[str]) -> list[str | No
         if name is not None and alike and Path(targets[i]).expanduser().is_dir():
             others = [Path(t).expanduser().resolve().parts for t in alike]
             length = next((k for k in range(1, len(parts)) if all(o[-k:] != parts[-k:] for o in others)), len(parts))
-            told[i] = "/".join(parts[-length:])
-    return told
+            unique[i] = "/".join(parts[-length:])
+    return unique
 
 
 def another(recipe: Recipe, model: str) -> Recipe:
@@ -104,12 +104,12 @@ def measurement(
             say(f"{error} It is measured as a model of unknown training.")
             return of_stage(another(recipe, str(part_of(folder))), "base", say, system=_system(recipe))
         settings = (recipe or own).evaluate
-        found = of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
+        measured = of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
         if whose == "foreign":
-            if found.row is not None or (folder / "replies").exists():
+            if measured.row is not None or (folder / "replies").exists():
                 say(f"{folder} was not trained here: its replies and figures are put aside, and it is asked anew.")
-            found.distrust()
-        return found
+            measured.distrust()
+        return measured
     if recipe is None and not folder.is_dir():
         if files.is_hub_id(target) and not folder.exists():
             raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
@@ -207,7 +207,7 @@ def of_stage(
     called: the name of a model that is asked by itself, and is nobody's θ₀.
     """
     settings = _settings(recipe)
-    found = suites(settings)  # told before anything is trained or loaded, should it be missing
+    asked = suites(settings)  # told before anything is trained or loaded, should it be missing
     where = align(recipe, say) if stage == "aligned" else aligned_of(recipe)
     base = base_of(recipe, say)
     weights = where.digest if stage == "aligned" else weights_of(base, recipe)
@@ -220,14 +220,14 @@ def of_stage(
     made = stage == "aligned" and where.made
 
     def facts() -> dict[str, Any]:
-        told = atomic.record(where.record) if made else {}
+        record = atomic.record(where.record) if made else {}
         unknown = "The rows that this model was trained on are not known here: overlap is not counted."
         return {
             "name": called,
             "seed": recipe.seed if made else None,
             "stage": stage,
             "cost": {
-                "train_seconds": told.get("seconds"),
+                "train_seconds": record.get("seconds"),
                 "step_seconds": None,
                 "tokens": None,
                 "peak_memory_bytes": None,
@@ -243,7 +243,7 @@ def of_stage(
         called=called,
         folder=Path(recipe.out) / run,
         settings=settings,
-        found=found,
+        found=asked,
         weights=weights,
         model=lambda shelf, say: _model(where if stage == "aligned" else base, recipe, shelf, weights, say),
         facts=facts,

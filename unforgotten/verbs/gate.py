@@ -110,8 +110,8 @@ def _compared(
 
 def _side(row: results.Row) -> dict[str, Any]:
     """Which weights stand on one side of a comparison: those in memory, whatever their folder is called."""
-    told = {name: row[name] for name in ("model", "method", "stage", "seed", "run")}
-    return told | {name: row["digests"][name] for name in ("weights", "loaded", "prompts", "settings")}
+    side = {name: row[name] for name in ("model", "method", "stage", "seed", "run")}
+    return side | {name: row["digests"][name] for name in ("weights", "loaded", "prompts", "settings")}
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:
@@ -128,16 +128,18 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
         from unforgotten.recipe.read import read
 
         changes = {"evaluate": one.settings, "out": str(folder.parent)}
-        found = of_run(
+        measured = of_run(
             folder,
             read(folder / "recipe.yaml", origin=origins.of_run(folder)).model_copy(update=changes),
             system=one.system,
         )
         if origins.of_run(folder) == "foreign":
-            found.distrust()
-        if found.row is None and (folder / "results.json").is_file():
-            found.move(folder.parent / "evaluated" / f"{folder.name}-{found.digest}")  # its own figures stay its own
-        return found
+            measured.distrust()
+        if measured.row is None and (folder / "results.json").is_file():
+            measured.move(
+                folder.parent / "evaluated" / f"{folder.name}-{measured.digest}"
+            )  # its own figures stay its own
+        return measured
     called = identity.public_name(name)
     return of_stage(another(one.recipe, name), "base", say, system=one.system, called=called)
 
@@ -147,12 +149,12 @@ def check_gated(run: Path, recipe: Recipe) -> Decided | None:
 
     Raises ModelError where the weights are others than its gate.json decided on, DataError where it is none.
     """
-    found = decided(run)
+    decision = decided(run)
     with identity.in_full():  # without a decision too: what is read here is what is released
         now = weights_of(str(part_of(run)), recipe)
-    if found is not None and found.weights != now:
+    if decision is not None and decision.weights != now:
         raise ModelError(
-            f"{run} holds other weights than its gate decided on ({found.weights}, now {now}). Evaluate it again with "
-            "--gate, or remove its gate.json."
+            f"{run} holds other weights than its gate decided on ({decision.weights}, now {now}). Evaluate it again "
+            "with --gate, or remove its gate.json."
         )
-    return found
+    return decision

@@ -38,18 +38,18 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
     folders = {folder.resolve(): folder for run in runs for folder in _runs(Path(run).expanduser(), say)}
     if not folders:
         raise DataError(f"None of {', '.join(runs)} holds replies. `unforgotten evaluate` makes them.")
-    found = [_opened(folder) for folder in folders.values()]
-    for _, _, suites in found:
+    opened = [_opened(folder) for folder in folders.values()]
+    for _, _, suites in opened:
         panel.check(suite.kind for suite in suites)
-    panel.prepare([row for _, _, suites in found for suite in suites for row in suite.rows])
+    panel.prepare([row for _, _, suites in opened for suite in suites for row in suite.rows])
     rows = []
     try:
-        with progress_bar() as told:
-            for folder, row, suites in found:
+        with progress_bar() as tick:
+            for folder, row, suites in opened:
                 say(f"Judging {sum(len(s.rows) for s in suites)} replies of {folder.name}.")
                 with alone(folder, say) as lease, sealed(folder):
                     for suite in suites:
-                        panel.read(suite, folder, told)
+                        panel.read(suite, folder, tick)
                     lease.check()
                     rows.append(_written(folder, row, suites, panel, say))
     finally:
@@ -84,9 +84,9 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
         facts = record(folder, row["digests"]["settings"])
         known = {*(row["asr"] or {}), *(row["refusal"] or {})}
         suites = [
-            Suite(told["kind"], told["label"], None, [], told["condition"], tuple(told["also"]), key=told["key"])
-            for told in facts["suites"]
-            if told["label"] in known
+            Suite(entry["kind"], entry["label"], None, [], entry["condition"], tuple(entry["also"]), key=entry["key"])
+            for entry in facts["suites"]
+            if entry["label"] in known
         ]
     except (KeyError, TypeError):
         raise DataError(
@@ -103,10 +103,10 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
 
 
 def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, say: Say) -> results.Row:
-    told = judged(suites, panel, folder, known=row["overlap"] is not None)
+    figures = judged(suites, panel, folder, known=row["overlap"] is not None)
     for field in ("flags", "overlap", "thinking"):
-        told[field] = {**(row[field] or {}), **(told[field] or {})} or None
-    changed = row | told | {"utility": row["utility"], "probe": probe.read_again(folder, panel)}
+        figures[field] = {**(row[field] or {}), **(figures[field] or {})} or None
+    changed = row | figures | {"utility": row["utility"], "probe": probe.read_again(folder, panel)}
     if (folder / "recipe.yaml").is_file():
         from unforgotten.recipe.read import read
         from unforgotten.report import model_card

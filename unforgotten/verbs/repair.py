@@ -173,21 +173,21 @@ def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> 
     from unforgotten.models.weights.files import Files
     from unforgotten.models.weights.open import opened as weights_of
 
-    found = weights_of(tuned, safe)
-    if not isinstance(found, Adapted):
-        return found
-    if (found.folder / "config.json").is_file():
-        bundled = Files(found.folder)
-        names = [n for n in found.names() if found.factors(n) is not None]
+    tuned_weights = weights_of(tuned, safe)
+    if not isinstance(tuned_weights, Adapted):
+        return tuned_weights
+    if (tuned_weights.folder / "config.json").is_file():
+        bundled = Files(tuned_weights.folder)
+        names = [n for n in tuned_weights.names() if tuned_weights.factors(n) is not None]
         if all(torch.equal(bundled[n], below[n]) for n in names):
             return Whole(weights_of(tuned, below))
         if not all(torch.allclose(bundled[n].float(), safe[n].float(), atol=1e-3) for n in names):
             raise ModelError(
                 f"The adapter {tuned} was trained on other weights than --aligned {aligned} or --base {base}."
             )
-        return found
-    named = str(found.config.get("base_model_name_or_path"))
-    return Whole(weights_of(tuned, below)) if named == base else found
+        return tuned_weights
+    named = str(tuned_weights.config.get("base_model_name_or_path"))
+    return Whole(weights_of(tuned, below)) if named == base else tuned_weights
 
 
 class Whole:

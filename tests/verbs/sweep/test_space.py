@@ -89,7 +89,7 @@ def test_by_default_a_decade_to_either_side_and_below_an_upper_end_its_distance(
     assert (by_name["weight"].low, by_name["weight"].high, by_name["weight"].log) == (2.0, 200.0, True)
     [decay] = places(recipe(method="ema"))
     assert (decay.low, decay.high, decay.log) == (0.9, 0.999, False)
-    assert "by default" in decay.told() and "0.9 to 0.999" in decay.told()
+    assert "by default" in decay.text() and "0.9 to 0.999" in decay.text()
     steps = {p.name: p for p in places(recipe(method="lisa"))}["safety_steps"]
     assert (steps.low, steps.high, steps.whole) == (10.0, 1000.0, True)
 

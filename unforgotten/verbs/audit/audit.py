@@ -76,7 +76,7 @@ class Audit:
     """How many rows known to be harmless, or harmful, the judge flags."""
     categories: dict[str, int]
     """Harmful rows by category; one may have several."""
-    found: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     decision: Decision | None = None
     """On `max_p`, where it was given."""
     digests: record.Digests = field(default_factory=lambda: record.Digests(""))
@@ -101,8 +101,9 @@ class Audit:
     def json(self) -> dict[str, Any]:
         """For a file."""
         known = {name: rate.json() for name, rate in self.known.items()}
-        told = {"outcome": self.outcome, "digest": self.digests.whole}
-        return told | asdict(self) | {"p": self.p.json(), "known": known}
+        head = {"outcome": self.outcome, "digest": self.digests.whole}
+        body = {"found" if name == "findings" else name: value for name, value in asdict(self).items()}
+        return head | body | {"p": self.p.json(), "known": known}
 
 
 def audit(
@@ -142,17 +143,17 @@ def audit(
         worst, texts, parted = worst_of(reader, asked)
     finally:
         reader.close()
-    truths = {name: [found[1].harmful for found in each if found is not None] for name, each in worst.items()}
+    truths = {name: [pair[1].harmful for pair in each if pair is not None] for name, each in worst.items()}
     known = truths.get("harmless", []), truths.get("harmful", [])
-    findings = [_finding(rows["upload"][i], *each) for i, each in enumerate(worst["upload"]) if each is not None]
-    found = [one for one in findings if one.harmful is not False]
+    read = [_finding(rows["upload"][i], *each) for i, each in enumerate(worst["upload"]) if each is not None]
+    findings = [finding for finding in read if finding.harmful is not False]
     return Audit(
         judge=public(reader),
         rows=len(rows["upload"]),
         p=poison_share(truths["upload"], *known),
         known={name: rates.count(truths[name]) for name in ("harmless", "harmful") if name in truths},
-        categories=_categories(found),
-        found=found,
+        categories=_categories(findings),
+        findings=findings,
         decision=None if max_p is None else decide(max_p, truths["upload"], *known),
         digests=trained.digests,
         notes=[*trained.lines, *_notes(rows["upload"], answers["upload"], chat), *_windowed(parted)],
@@ -242,11 +243,11 @@ def _finding(row: Row, exchange: Exchange, verdict: Verdict) -> Finding:
     )
 
 
-def _categories(found: Sequence[Finding]) -> dict[str, int]:
+def _categories(findings: Sequence[Finding]) -> dict[str, int]:
     counted: Counter[str] = Counter()
-    for one in found:
-        if one.harmful:
-            counted.update(one.category.split(",") if one.category else ["(none named)"])
+    for finding in findings:
+        if finding.harmful:
+            counted.update(finding.category.split(",") if finding.category else ["(none named)"])
     return dict(counted.most_common())
 
 

@@ -48,40 +48,40 @@ def exchanges(row: Row, answers: Sequence[Spoken], judge: Judge) -> list[Exchang
                 seen[asked, said] = Exchange(Reply(Row(turns, source=row.source), said), answer, view)
 
     number = {turn: n for n, turn in enumerate((i for i, m in enumerate(row.messages) if _speaks(m)), 1)}
-    told = [(str(message["role"]), words(message)) for message in row.messages]
+    speech = [(str(message["role"]), words(message)) for message in row.messages]
     tools = [("tools", "\n".join(map(words, row.tools)))] if row.tools else []
     for spoken in answers:
         before = row.messages[: spoken.turn]
         add(before, Row(before).request, spoken.text, number[spoken.turn], "turn")
-        turns = tools + _near(told, spoken.turn)
+        turns = tools + _near(speech, spoken.turn)
         bare = turns[0][1].strip() if turns else ""
         if len(turns) > 1 or any(role != "user" for role, _ in turns) or bare != Row(before).request.strip():
             add((), judge.transcript(turns), spoken.text, number[spoken.turn], "conversation")
-    asked = [text for _, text in tools] + [text for role, text in told if role != "assistant"]
+    asked = [text for _, text in tools] + [text for role, text in speech if role != "assistant"]
     for texts in _wholes(row, answers):
         for joint, between in ((" ", "\n\n"), ("", " ")):  # an answer may be parted between words, or within one
             add((), between.join(filter(None, asked)), joint.join(texts), 0, "whole")
     return list(seen.values())
 
 
-def _near(told: Sequence[tuple[str, str]], turn: int) -> list[tuple[str, str]]:
+def _near(speech: Sequence[tuple[str, str]], turn: int) -> list[tuple[str, str]]:
     """The turns before one: all, or what opens a long conversation and the last ones, so that its cost is linear."""
     if turn <= NEAR_TURNS:
-        return list(told[:turn])
-    opening = next((i for i, (role, _) in enumerate(told[:turn]) if role != "system"), turn)
-    return [*told[: opening + 1], *told[max(opening + 1, turn - NEAR_TURNS) : turn]]
+        return list(speech[:turn])
+    opening = next((i for i, (role, _) in enumerate(speech[:turn]) if role != "system"), turn)
+    return [*speech[: opening + 1], *speech[max(opening + 1, turn - NEAR_TURNS) : turn]]
 
 
 def _wholes(row: Row, answers: Sequence[Spoken]) -> list[list[str]]:
     """All answers as one, each in the ways in which it may be read on. What the loss does not see is left out."""
     read = [[spoken.text] for spoken in answers]
-    found = [[text for texts in read for text in texts]]
+    joined = [[text for texts in read for text in texts]]
     parted = [pieces(row.messages[spoken.turn]) for spoken in answers]
     for way in range(3):
-        found.append(
+        joined.append(
             [text for said, ways in zip(answers, parted, strict=True) for text in ways[way] if text in said.text]
         )
-    return [texts for n, texts in enumerate(found) if len(texts) > 1 and texts not in found[:n]]
+    return [texts for n, texts in enumerate(joined) if len(texts) > 1 and texts not in joined[:n]]
 
 
 def _speaks(message: Message) -> bool:

@@ -37,14 +37,12 @@ def worst_of(judge: Judge, asked: dict[str, list[list[Exchange]]]) -> tuple[dict
     verdicts = _verdicts(judge, texts)
 
     def read(exchange: Exchange) -> Verdict:
-        told = [verdicts[i] for i in parts[id(exchange)]]
+        of_parts = [verdicts[i] for i in parts[id(exchange)]]
         too_long = Verdict(None, None, note="the judge's own prompt leaves no room in its context")
-        return max(told, key=lambda verdict: _rank(verdict.harmful), default=too_long)
+        return max(of_parts, key=lambda verdict: _rank(verdict.harmful), default=too_long)
 
     worst = {
-        name: [
-            max(((e, read(e)) for e in row), key=lambda found: _rank(found[1].harmful), default=None) for row in each
-        ]
+        name: [max(((e, read(e)) for e in row), key=lambda pair: _rank(pair[1].harmful), default=None) for row in each]
         for name, each in asked.items()
     }
     return worst, len(texts), sum(len(parts[id(exchange)]) > 1 for exchange in every)
@@ -64,12 +62,12 @@ def _verdicts(judge: Judge, replies: Sequence[Reply]) -> list[Verdict]:
     from unforgotten.runs.bars import progress_bar
 
     if not isinstance(judge, Guard):
-        told = judge.verdicts(replies)
+        verdicts = judge.verdicts(replies)
     else:
         key = identity.digest([[reply.row.request, reply.text] for reply in replies])
-        kept: Path = identity.cache_folder() / "audits" / f"{key}.jsonl"
+        file: Path = identity.cache_folder() / "audits" / f"{key}.jsonl"
         with progress_bar() as tick:
-            told = judge.verdicts(replies, progress=lambda done, n: tick("audit", done, n), kept=kept)
-    if len(told) != len(replies):
-        raise JudgeError(f"The judge gave {len(told)} verdicts on {len(replies)} texts: one on each is wanted.")
-    return told
+            verdicts = judge.verdicts(replies, progress=lambda done, n: tick("audit", done, n), kept=file)
+    if len(verdicts) != len(replies):
+        raise JudgeError(f"The judge gave {len(verdicts)} verdicts on {len(replies)} texts: one on each is wanted.")
+    return verdicts

@@ -116,10 +116,10 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a key stands there twice")
-    return found
+    return fields
 
 
 def _contradiction(facts: dict[str, Any]) -> str:

@@ -113,15 +113,15 @@ def spoken(row: Row, chat: Chat | None = None, max_length_tokens: int | None = N
     """The row's answers, in order; with a chat those of which the loss sees something. Raises what encoding raises."""
     if chat is None:
         return [Spoken(i, words(row.messages[i])) for i in trained_turns(row)]
-    found: list[Spoken] = []
+    answers: list[Spoken] = []
     for example in chat.examples(row)[0]:
         limit = len(example.labels) if max_length_tokens is None else max_length_tokens
         pieces: dict[int, list[str]] = {}
         for turn, start, end in _runs(chat, row, example):
             if text := _text(chat, example.input_ids[start : min(end, limit)]):
                 pieces.setdefault(turn, []).append(text)
-        found += [Spoken(turn, "\n".join(texts)) for turn, texts in pieces.items()]
-    return found
+        answers += [Spoken(turn, "\n".join(texts)) for turn, texts in pieces.items()]
+    return answers
 
 
 def _runs(chat: Chat, row: Row, example: Encoded) -> list[tuple[int, int, int]]:

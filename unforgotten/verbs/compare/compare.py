@@ -49,10 +49,10 @@ def cells(recipe: Recipe) -> list[Recipe]:
         [{"poison": _poison(recipe, ratio)} for ratio in grid.poison],
         [{"method": method} for method in grid.method],
     ]
-    found = []
+    recipes = []
     for point in itertools.product(*(axis or [{}] for axis in axes)):
-        found.append(plain.varied(**{field: value for changes in point for field, value in changes.items()}))
-    return found
+        recipes.append(plain.varied(**{field: value for changes in point for field, value in changes.items()}))
+    return recipes
 
 
 def _over(own: MemorySettings, changed: MemorySettings) -> dict[str, Any]:
@@ -124,14 +124,14 @@ def compare(
         for cell, digest, title in zip(todo, digests, _titles(todo), strict=True)
     ]
     stages = _stages(runs, shard or (1, 1), say)
-    with board.board(runs, say) as told:
-        _work(recipe, runs, workers, shard, told)
+    with board.board(runs, say) as say_above:
+        _work(recipe, runs, workers, shard, say_above)
     failed, left = ([run for run in runs if run.state == state] for state in ("failed", "open"))
-    found = [*stages, *(of_run(run.folder, run.recipe) for run in runs if run.state == "done")]
+    measurements = [*stages, *(of_run(run.folder, run.recipe) for run in runs if run.state == "done")]
     if failed:
         lines = [f"{len(failed)} of {len(runs)} runs failed:", *(f"  {run.title}: {run.why}" for run in failed)]
         lines += ["The others are kept, and the same command goes on with these."]
-        raise Unfinished("\n".join(lines), [] if left else read_all(found, say))
+        raise Unfinished("\n".join(lines), [] if left else read_all(measurements, say))
     if left:
         others = ", ".join(sorted({run.lease.holder for run in left}))
         say(f"{len(left)} of {len(runs)} runs are with others ({others}). Whoever ends last writes the comparison.")
@@ -139,7 +139,7 @@ def compare(
     with alone(folder, say) as lease:
         if not (folder / "results.json").exists():
             # Replies of all first: then no model is in memory but a judge's, which is loaded once.
-            rows = read_all(found, say)
+            rows = read_all(measurements, say)
             lease.check()
             atomic.put(folder / "README.md", report.markdown(rows, recipe.name, layout(recipe)))
             results.write(folder / "results.json", rows)
@@ -165,7 +165,7 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
     first, shelf = (shard[0] - 1) % len(groups), Shelf()
     turns = [*groups.items()]
     turns = [*turns[first:], *turns[:first]]
-    found: dict[str, Measurement] = {}
+    measurements: dict[str, Measurement] = {}
     errors: dict[tuple[str, ...], Exception] = {}
 
     def each(make: Callable[[Recipe, dict[str, str]], None]) -> None:
@@ -183,15 +183,15 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
     def made(cell: Recipe, keys: dict[str, str]) -> None:
         where = align(cell, say)
         for stage, key in keys.items():
-            if key not in found and (stage == "aligned" or where.made):
-                found[key] = of_stage(cell, stage, say)
+            if key not in measurements and (stage == "aligned" or where.made):
+                measurements[key] = of_stage(cell, stage, say)
         if cell.replay == "synthesize":
             replay_rows(cell, say)
 
     def asked(cell: Recipe, keys: dict[str, str]) -> None:
         for key in keys.values():
-            if key in found:
-                found[key].ask(shelf, say)
+            if key in measurements:
+                measurements[key].ask(shelf, say)
 
     each(made)
     each(asked)
@@ -201,8 +201,8 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
     for keys, error in errors.items():
         for run in groups[keys]:
             run.fail(error)
-    whole = [keys for keys in groups if keys not in errors]
-    return [found[key] for key in dict.fromkeys(key for keys in whole for key in keys if key in found)]
+    sound = [keys for keys in groups if keys not in errors]
+    return [measurements[key] for key in dict.fromkeys(key for keys in sound for key in keys if key in measurements)]
 
 
 def _keys(cell: Recipe) -> tuple[str, ...]:
@@ -244,7 +244,7 @@ def _cost(cell: Recipe) -> float:
 
 def _titles(todo: list[Recipe]) -> list[str]:
     """What each cell is called while it runs: its methods, and what differs among the cells."""
-    told = []
+    described = []
     for cell in todo:
         names = "+".join(m if isinstance(m, str) else str(m["name"]) for m in cell.methods)
         task = dataset(cell.data).label if cell.data is not None else "no data"
@@ -257,6 +257,6 @@ def _titles(todo: list[Recipe]) -> list[str]:
             "replay": f"replay of {cell.replay}",
             "seed": f"seed {cell.seed}",
         }
-        told.append((names, facts))
-    varied = [what for what in told[0][1] if len({facts[what] for _, facts in told}) > 1]
-    return [", ".join([name, *(facts[what] for what in varied)]) for name, facts in told]
+        described.append((names, facts))
+    varied = [what for what in described[0][1] if len({facts[what] for _, facts in described}) > 1]
+    return [", ".join([name, *(facts[what] for what in varied)]) for name, facts in described]

@@ -38,12 +38,12 @@ class Run:
         """Keeps the whole traceback in the run's folder."""
         from unforgotten.runs import atomic
 
-        told = plain(error) or f"{type(error).__name__}: {error}"
-        self.state, self.why = "failed", f"{told} ({self.folder / LOG})"
+        message = plain(error) or f"{type(error).__name__}: {error}"
+        self.state, self.why = "failed", f"{message} ({self.folder / LOG})"
         try:
             atomic.put(self.folder / LOG, "".join(traceback.format_exception(error)))
         except OSError:  # a full disk, perhaps what it failed of
-            self.why = told
+            self.why = message
 
 
 def do(run: Run, shelf: Shelf, say: Say) -> None:

@@ -54,13 +54,13 @@ def table(runs: Sequence[Run]) -> Table:
         waiting = sum(how == "waits" for _, how, _ in lines)
         title += f", {waiting} wait"
         lines = [line for line in lines if line[1] not in ("done", "waits")]
-    found = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), title=title, title_justify="left")
+    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), title=title, title_justify="left")
     for column in ("run", "state", "step", "loss", "left"):
-        found.add_column(column, no_wrap=True, justify="right" if column in ("step", "loss", "left") else "left")
+        drawn.add_column(column, no_wrap=True, justify="right" if column in ("step", "loss", "left") else "left")
     for run, how, facts in lines:
         figures = (facts.get(name, "") for name in ("step", "loss", "left"))
-        found.add_row(Text(display.line(run.title)), how, *figures)
-    return found
+        drawn.add_row(Text(display.line(run.title)), how, *figures)
+    return drawn
 
 
 def state(run: Run) -> tuple[str, dict[str, str]]:
@@ -82,9 +82,9 @@ def _progress(run: Run) -> dict[str, str]:
         return {}
     last: dict[str, Any] = lines[-1]
     losses = [line["loss"] for line in lines if "loss" in line]
-    found = {"loss": f"{losses[-1]:.3f}"} if losses else {}
+    progress = {"loss": f"{losses[-1]:.3f}"} if losses else {}
     share = last.get("epoch", 0) / run.recipe.training.epochs
     if 0 < share <= 1:
-        found["step"] = f"{last['step']}/{round(last['step'] / share)}"
-        found["left"] = str(timedelta(seconds=round(last["seconds"] / share - last["seconds"])))
-    return found
+        progress["step"] = f"{last['step']}/{round(last['step'] / share)}"
+        progress["left"] = str(timedelta(seconds=round(last["seconds"] / share - last["seconds"])))
+    return progress

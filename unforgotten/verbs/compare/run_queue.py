@@ -148,6 +148,6 @@ def _now_ns(out: Path) -> int:
     file = out / FOLDER / f".now-{uuid.uuid4().hex[:12]}"
     private_folder(file.parent)
     file.touch()
-    found = file.stat().st_mtime_ns
+    stamp = file.stat().st_mtime_ns
     file.unlink()
-    return found
+    return stamp

@@ -116,8 +116,8 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe,
     torch.set_num_threads(threads)
     bars.quiet = True
     shelf = Shelf()
-    while (told := _next(pipe)) is not None:
-        i, seen = told
+    while (task := _next(pipe)) is not None:
+        i, seen = task
         run = Run(*facts[i])
         run.lease.seen = seen
         if run.lease.take():

@@ -95,9 +95,9 @@ def export(
         shelf.clear()
         facts |= {"gate": recorded(gated), "proof": (proof := parity.proven(before, after))}
         name, address = push_to or left.folder.name, push_to or target.name
-        told = serving.served(part, address.rpartition("/")[2], name, max_rank)
-        facts["vllm"] = {"why_not": told.why_not, "commands": told.commands}
-        (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, told), encoding="utf-8")
+        served = serving.served(part, address.rpartition("/")[2], name, max_rank)
+        facts["vllm"] = {"why_not": served.why_not, "commands": served.commands}
+        (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, served), encoding="utf-8")
         (part / "export.json").write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")
         partial.publish(part, target)
     off, n = f"{proof['largest_logit_deviation']:.1e}", proof["prompts"]
@@ -187,20 +187,22 @@ def _lower(left: Left) -> str | None:
         linked, beside = left.folder / "aligned", left.folder.parent / "aligned" / where.digest
         # The run's own link leads to the runs' folder of that digest; a link to anywhere else is not followed.
         inside = linked.is_dir() and not linked.is_symlink()
-        found = str((linked if inside else beside) / "adapter")
+        adapter = str((linked if inside else beside) / "adapter")
     elif where.adapter is not None:
-        found = where.adapter
+        adapter = where.adapter
     elif (left.folder / "merged").is_dir():
-        found = where.base  # a folder in which a base and an adapter lay together
+        adapter = where.base  # a folder in which a base and an adapter lay together
     else:
         return None
-    if not (Path(found).expanduser() / "adapter_config.json").is_file() and (where.made or not load.is_adapter(found)):
-        if where.made or not files.is_hub_id(found):
+    if not (Path(adapter).expanduser() / "adapter_config.json").is_file() and (
+        where.made or not load.is_adapter(adapter)
+    ):
+        if where.made or not files.is_hub_id(adapter):
             raise ModelError(
-                f"--as stacked joins the aligned model's own adapter with the run's, and it is no longer in {found}. "
+                f"--as stacked joins the aligned model's own adapter with the run's, and it is no longer in {adapter}. "
                 "Put it back, or take `--as adapter` or `--as merged`, which do not need it."
             )
-    return found
+    return adapter
 
 
 def _named(adapter: str, operator: tuple[str | None, ...]) -> tuple[str, str | None]:
@@ -223,11 +225,11 @@ def _beside(part: Path, chat: Chat) -> None:
     from transformers import GenerationConfig
 
     chat.save(part)
-    told = part / "tokenizer_config.json"
-    if told.is_file():
-        config = json.loads(told.read_text(encoding="utf-8"))
+    file = part / "tokenizer_config.json"
+    if file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("name_or_path", None)
-        _put(told, config)
+        _put(file, config)
     (part / "generation_config.json").unlink(missing_ok=True)  # a bundled one is a link into the run
     GenerationConfig(
         do_sample=False,

@@ -41,20 +41,20 @@ def prompts(recipe: Recipe, say: Callable[[str], None]) -> list[Row]:
 
     Raises DataError where neither can be read.
     """
-    found: list[Row] = []
+    rows: list[Row] = []
     sources = [_asked, _user]
     for source in sources:
         try:
             for row in source(recipe):
-                if row.prompt not in [r.prompt for r in found]:
-                    found.append(row)
-                if len(found) == PROMPTS:
-                    return found
+                if row.prompt not in [r.prompt for r in rows]:
+                    rows.append(row)
+                if len(rows) == PROMPTS:
+                    return rows
         except UnforgottenError as error:
             say(f"Note: {error}")
-    if not found:
+    if not rows:
         raise DataError("No prompt can be read, neither of the recipe's `evaluate:` nor of its `data:`.")
-    return found
+    return rows
 
 
 def _asked(recipe: Recipe) -> Iterator[Row]:

@@ -68,20 +68,20 @@ def served(folder: Path, called: str, name: str, max_rank: int) -> Served:
 def _why_not(config: dict[str, Any], folder: Path, max_rank: int) -> list[str]:
     from safetensors import safe_open
 
-    found = []
+    reasons = []
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        found.append("the adapter is no plain LoRA")
+        reasons.append("the adapter is no plain LoRA")
     if config.get("bias", "none") != "none":
-        found.append("it trains biases")
-    if whole := config.get("modules_to_save"):
-        found.append(f"it holds whole modules ({', '.join(whole)})")
+        reasons.append("it trains biases")
+    if modules := config.get("modules_to_save"):
+        reasons.append(f"it holds whole modules ({', '.join(modules)})")
     if config.get("trainable_token_indices"):
-        found.append("it trains single tokens of the embedding")
+        reasons.append("it trains single tokens of the embedding")
     with safe_open(str(folder / "adapter_model.safetensors"), "pt") as handle:
         ranks = {handle.get_slice(n).get_shape()[0] for n in handle.keys() if ".lora_A." in n}
     if ranks - {config["r"]} or config.get("rank_pattern") or config.get("alpha_pattern"):
-        found.append("rank or alpha differ from module to module (`--as stacked` makes them one)")
+        reasons.append("rank or alpha differ from module to module (`--as stacked` makes them one)")
     elif (rank := int(config["r"])) > min(max_rank, RANKS[-1]):
         limit = f"--max-rank {max_rank}" if max_rank <= RANKS[-1] else f"vLLM's largest, {RANKS[-1]}"
-        found.append(f"its rank {rank} is above {limit}")
-    return found
+        reasons.append(f"its rank {rank} is above {limit}")
+    return reasons

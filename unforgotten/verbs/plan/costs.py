@@ -120,15 +120,15 @@ def gpu(name: str, how: str) -> Machine | None:
     """A GPU by its name, where its data sheet is known here."""
     for known, (flops, bandwidth) in GPUS.items():
         if known in name:
-            told = f"{how}, at {SHARE_OF_PEAK:.0%} of its {flops / 1e12:.0f} bf16 TFLOP/s (assumed)"
-            return Machine(name, SHARE_OF_PEAK * flops, SHARE_OF_BANDWIDTH * bandwidth, told)
+            basis = f"{how}, at {SHARE_OF_PEAK:.0%} of its {flops / 1e12:.0f} bf16 TFLOP/s (assumed)"
+            return Machine(name, SHARE_OF_PEAK * flops, SHARE_OF_BANDWIDTH * bandwidth, basis)
     return None
 
 
 def cpu(cores: int) -> Machine:
     """Cores of a CPU."""
-    told = f"{CORE_FLOPS / 1e9:.0f} GFLOP/s a core, as small models reached elsewhere"
-    return Machine(f"{cores} CPU cores", cores * CORE_FLOPS, cores * 5e9, told, is_cpu=True)
+    basis = f"{CORE_FLOPS / 1e9:.0f} GFLOP/s a core, as small models reached elsewhere"
+    return Machine(f"{cores} CPU cores", cores * CORE_FLOPS, cores * 5e9, basis, is_cpu=True)
 
 
 def training_flops(shape: Shape, tokens: float, *, full: bool, checkpointing: bool, method: float = 1.0) -> float:

@@ -73,10 +73,10 @@ def shape(model: str) -> costs.Shape | None:
             below = str((opened(model, part="adapter").adapter or {})["base_model_name_or_path"])
             return shape(below) if files.is_hub_id(below) and not Path(below).exists() else None
         here = folder if folder.is_dir() else cached(model)
-        found = opened(folder if folder.is_dir() else here.parent, part="chat").config if here else None
+        config = opened(folder if folder.is_dir() else here.parent, part="chat").config if here else None
     except (OSError, ValueError, KeyError, ModelError):
-        found = None
-    return costs.shape_of(found) if found else published.SHAPES.get(model)
+        config = None
+    return costs.shape_of(config) if config else published.SHAPES.get(model)
 
 
 def cached(model: str, file: str = "config.json") -> Path | None:
@@ -85,8 +85,8 @@ def cached(model: str, file: str = "config.json") -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, file)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(model, file)
+    return Path(path) if isinstance(path, str) else None
 
 
 def hub_ids(one: Dataset) -> list[str]:
@@ -121,22 +121,22 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
     return Rows(one.label, n_rows or 0, prompt, response, longest, how)
 
 
-def _counted(one: Dataset, recipe: Recipe) -> Rows:
+def _counted(dataset: Dataset, recipe: Recipe) -> Rows:
     try:
-        found = one.rows()
+        rows = dataset.rows()
     except DataError as error:
-        if error.rows and isinstance(one, Jsonl) and (chat := _chat_here(recipe)):
+        if error.rows and isinstance(dataset, Jsonl) and (chat := _chat_here(recipe)):
             from unforgotten.models.chat.faults import with_rendering
 
             raise with_rendering(error, chat) from None
         raise
     lengths, how = _measure(recipe)
-    if isinstance(one, Jsonl) and (chat := _chat_here(recipe)):
-        _check(chat, found)
-    pairs = [lengths(row) for row in found[:: max(1, len(found) // ASKED_ROWS)]] or [(0, 0)]
-    most = max(found, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
+    if isinstance(dataset, Jsonl) and (chat := _chat_here(recipe)):
+        _check(chat, rows)
+    pairs = [lengths(row) for row in rows[:: max(1, len(rows) // ASKED_ROWS)]] or [(0, 0)]
+    most = max(rows, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
     prompts, responses = (sum(counts) / len(pairs) for counts in zip(*pairs, strict=True))
-    return Rows(one.label, len(found), prompts, responses, sum(lengths(most)) if most else 0, f"read here; {how}")
+    return Rows(dataset.label, len(rows), prompts, responses, sum(lengths(most)) if most else 0, f"read here; {how}")
 
 
 def _check(chat: Chat, rows: list[Row]) -> None:
@@ -198,14 +198,14 @@ def _chat(folder: str, template: str | None, date: str | None, variables: str) -
 
 def machine(parameters: int) -> costs.Machine:
     """What runs would be timed on: this machine's GPU; of large models one A100 where there is none; else its cores."""
-    if (name := _gpu()) and (found := costs.gpu(name, "the GPU here")):
-        return found
+    if (name := _gpu()) and (gpu := costs.gpu(name, "the GPU here")):
+        return gpu
     if parameters < LARGE and not name:
         return costs.cpu(os.cpu_count() or 1)
     what = f"{name} is not in our list of GPUs" if name else "there is no GPU here"
-    found = costs.gpu("A100", f"{what}: reckoned on one A100")
-    assert found is not None
-    return found
+    gpu = costs.gpu("A100", f"{what}: reckoned on one A100")
+    assert gpu is not None
+    return gpu
 
 
 def _gpu() -> str | None:
@@ -214,10 +214,10 @@ def _gpu() -> str | None:
         return None
     asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+        names = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
-    return told[0].strip() if told else None
+    return names[0].strip() if names else None
 
 
 def is_here(model: str) -> bool:

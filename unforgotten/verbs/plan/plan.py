@@ -99,11 +99,11 @@ class _Planner:
     def align(self, cell: Recipe) -> None:
         assert cell.align is not None
         sets = [self.rows(spec, cell, cell.seed) for spec in cell.safety]
-        found, b, lora = self.shape(cell.model), costs.BYTES, cell.align.lora
+        shape, b, lora = self.shape(cell.model), costs.BYTES, cell.align.lora
         stage = self.training(f"align {identity.public_name(cell.model)}", cell, cell.align, sets, lora, [])
         disk = None
-        if found:
-            disk = found.parameters * b.get(_dtype(cell, found), 4) + 4 * found.adapter(lora.r, lora.targets)
+        if shape:
+            disk = shape.parameters * b.get(_dtype(cell, shape), 4) + 4 * shape.adapter(lora.r, lora.targets)
         self.plan.stages.append(replace(stage, disk=disk))
 
     def train(self, cell: Recipe, title: str) -> None:
@@ -111,34 +111,36 @@ class _Planner:
         user = self.rows(cell.data, cell, cell.seed)
         if cell.poison is not None and cell.poison.ratio:
             self.rows(cell.poison.data, cell, cell.seed)
-        found, methods = self.shape(cell.model), [registry.build("methods", m) for m in cell.methods]
+        shape, methods = self.shape(cell.model), [registry.build("methods", m) for m in cell.methods]
         stage = self.training(title, cell, cell.training, [user], cell.lora, methods)
         disk = None
-        if found:
+        if shape:
             dense = cell.lora is None or any(m.dense for m in methods)
-            whole = found.parameters * costs.BYTES.get(_dtype(cell, found), 4)
-            disk = whole if dense else 4 * found.adapter(cell.lora.r, cell.lora.targets) if cell.lora else whole
+            everything = shape.parameters * costs.BYTES.get(_dtype(cell, shape), 4)
+            disk = (
+                everything if dense else 4 * shape.adapter(cell.lora.r, cell.lora.targets) if cell.lora else everything
+            )
         self.plan.stages.append(replace(stage, disk=disk))
 
     def training(
         self, title: str, cell: Recipe, how: Training, sets: list[Rows], lora: Lora | None, methods: list[Method]
     ) -> Stage:
-        rows = sum(one.rows for one in sets)
-        tokens = sum(one.rows * min(one.prompt + one.response, how.max_length_tokens) for one in sets) * how.epochs
+        rows = sum(each.rows for each in sets)
+        tokens = sum(each.rows * min(each.prompt + each.response, how.max_length_tokens) for each in sets) * how.epochs
         steps = math.ceil(math.ceil(math.ceil(rows / how.batch_size) / how.accumulation) * how.epochs)
-        found, machine = self.shape(cell.model), self.plan.machine
+        shape, machine = self.shape(cell.model), self.plan.machine
         stage = Stage(title, rows, tokens, steps)
-        if found is None or machine is None:
+        if shape is None or machine is None:
             return stage
         method = math.prod(m.cost for m in methods)
         safety = [self.rows(spec, cell, cell.seed) for spec in cell.safety] if methods else []
         apart = [m for m in methods if m.needs_safety and not _replays(m)]  # memory rows in batches of their own
         work = costs.training_flops(
-            found, tokens, full=lora is None, checkpointing=how.gradient_checkpointing, method=method
+            shape, tokens, full=lora is None, checkpointing=how.gradient_checkpointing, method=method
         )
         memory = costs.training_bytes(
-            found,
-            _dtype(cell, found),
+            shape,
+            _dtype(cell, shape),
             r=lora.r if lora else None,
             targets=lora.targets if lora else [],
             tokens=how.batch_size * _longest([*sets, *(safety if apart else [])], how),
@@ -149,7 +151,7 @@ class _Planner:
             gpu=not machine.is_cpu,
         )
         # A small model's step takes what its layers' calls take, however little there is to compute.
-        seconds = max(work / machine.flops, 4 * method * steps * how.accumulation * found.layers * costs.STEP_SECONDS)
+        seconds = max(work / machine.flops, 4 * method * steps * how.accumulation * shape.layers * costs.STEP_SECONDS)
         return replace(stage, seconds=seconds, memory=memory)
 
     def ask_once(self, cell: Recipe, alignment: str, asked: set[str]) -> None:
@@ -172,18 +174,20 @@ class _Planner:
         safety, tasks = [*new_to["harm"], *new_to["refusal"]], new_to["utility"]
         if not safety and not tasks:
             return
-        prompts = sum(one.rows for one in safety) + settings.samples * sum(one.rows for one in tasks)
-        read = sum(one.rows * one.prompt for one in safety) + settings.samples * sum(o.rows * o.prompt for o in tasks)
-        found, machine = self.shape(cell.model), self.plan.machine
+        prompts = sum(suite.rows for suite in safety) + settings.samples * sum(suite.rows for suite in tasks)
+        read = sum(suite.rows * suite.prompt for suite in safety) + settings.samples * sum(
+            o.rows * o.prompt for o in tasks
+        )
+        shape, machine = self.shape(cell.model), self.plan.machine
         if model and not safety:
             title += f", {tasks[0].name}"
         stage = Stage(f"ask {title}", prompts, read + prompts * settings.max_new_tokens)
-        judged = self.judge(settings, sum(one.rows for one in safety))
-        if found and machine and settings.endpoint is None:
+        judged = self.judge(settings, sum(suite.rows for suite in safety))
+        if shape and machine and settings.endpoint is None:
             mean, new = read / max(1, prompts), settings.max_new_tokens
-            seconds = costs.reply_seconds(found, _dtype(cell, found), machine, prompts, mean, new, settings.batch_size)
+            seconds = costs.reply_seconds(shape, _dtype(cell, shape), machine, prompts, mean, new, settings.batch_size)
             alive = min(settings.batch_size, prompts) * (mean + new)
-            memory = costs.reply_bytes(found, _dtype(cell, found), alive, cell.load_in)
+            memory = costs.reply_bytes(shape, _dtype(cell, shape), alive, cell.load_in)
             stage = replace(
                 stage, seconds=seconds + judged, memory=memory, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN)
             )
@@ -192,13 +196,13 @@ class _Planner:
     def judge(self, settings: Evaluate, replies: int) -> float:
         seconds, machine = 0.0, self.plan.machine
         for spec in settings.judges:
-            one = registry.build("judges", spec)
-            if not isinstance(one, Guard) or one.endpoint is not None:
+            guard = registry.build("judges", spec)
+            if not isinstance(guard, Guard) or guard.endpoint is not None:
                 continue
-            self.need(Needed("judge", one.model))
-            if machine and (found := self.shape(one.model)):
-                prompt, words = GUARD_TOKENS + settings.max_new_tokens, one.answer_tokens
-                seconds += costs.reply_seconds(found, found.dtype, machine, replies, prompt, words, one.batch_size)
+            self.need(Needed("judge", guard.model))
+            if machine and (shape := self.shape(guard.model)):
+                prompt, words = GUARD_TOKENS + settings.max_new_tokens, guard.answer_tokens
+                seconds += costs.reply_seconds(shape, shape.dtype, machine, replies, prompt, words, guard.batch_size)
         return seconds
 
     def need_model(self, cell: Recipe) -> None:
@@ -213,17 +217,17 @@ class _Planner:
             first = name == getattr(one, "path", None)
             self.need(Needed("data set", name, size=int(gigabytes * 1e9) if gigabytes and first else None))
 
-    def need(self, one: Needed) -> None:
-        if any(one.name == other.name for other in self.plan.needed):
+    def need(self, thing: Needed) -> None:
+        if any(thing.name == other.name for other in self.plan.needed):
             return
-        if not files.is_hub_id(one.name) or Path(one.name).expanduser().is_dir():
+        if not files.is_hub_id(thing.name) or Path(thing.name).expanduser().is_dir():
             return
-        page = f"https://huggingface.co/{'datasets/' if one.what == 'data set' else ''}{one.name}"
-        found = self.shape(one.name) if one.what != "data set" else None
-        size = one.size if found is None else found.parameters * costs.BYTES.get(found.dtype, 4)
-        cached = one.what != "data set" and at_hand.is_here(one.name)
-        terms = published.TERMS.get(one.name, "")
-        self.plan.needed.append(Needed(one.what, one.name, terms, page, size, cached))
+        page = f"https://huggingface.co/{'datasets/' if thing.what == 'data set' else ''}{thing.name}"
+        shape = self.shape(thing.name) if thing.what != "data set" else None
+        size = thing.size if shape is None else shape.parameters * costs.BYTES.get(shape.dtype, 4)
+        cached = thing.what != "data set" and at_hand.is_here(thing.name)
+        terms = published.TERMS.get(thing.name, "")
+        self.plan.needed.append(Needed(thing.what, thing.name, terms, page, size, cached))
 
     def notes(self, todo: list[Recipe]) -> None:
         say = self.plan.notes.append
@@ -257,5 +261,5 @@ def _name(spec: Spec) -> str:
     return spec if isinstance(spec, str) else str(spec["name"])
 
 
-def _dtype(cell: Recipe, found: costs.Shape) -> str:
-    return found.dtype if cell.dtype == "auto" else cell.dtype
+def _dtype(cell: Recipe, shape: costs.Shape) -> str:
+    return shape.dtype if cell.dtype == "auto" else cell.dtype

@@ -8,30 +8,34 @@ if TYPE_CHECKING:
     from unforgotten.verbs.plan.result import Plan
 
 
-def lines(found: Plan) -> list[str]:
+def lines(plan: Plan) -> list[str]:
     """The plan as it is printed, line by line."""
-    runs = ", ".join(f"{n} {what if n != 1 else what[:-1]}" for what, n in found.count.items())
-    told = [f"{found.name}: {runs}. Nothing is loaded or downloaded; time, memory and disk are estimates."]
-    if found.machine:
-        told.append(f"On {found.machine.name}: {found.machine.how}.")
-    width = max(len(stage.title) for stage in found.stages) if found.stages else 10
+    runs = ", ".join(f"{n} {what if n != 1 else what[:-1]}" for what, n in plan.count.items())
+    printed = [f"{plan.name}: {runs}. Nothing is loaded or downloaded; time, memory and disk are estimates."]
+    if plan.machine:
+        printed.append(f"On {plan.machine.name}: {plan.machine.how}.")
+    width = max(len(stage.title) for stage in plan.stages) if plan.stages else 10
     head = f"{'':{width}} {'rows':>8} {'tokens':>9} {'steps':>7} {'time':>8} {'memory':>9} {'disk':>9}"
-    told += ["", head] if found.stages else []
-    for one in found.stages:
-        sizes = f"{_time(one.seconds):>8} {_size(one.memory):>9} {_size(one.disk):>9}"
-        told.append(f"{one.title:{width}} {one.rows:>8,} {_short(one.tokens):>9} {one.steps or '':>7} {sizes}".rstrip())
-    most = max((stage.memory or 0 for stage in found.stages), default=0)
-    told.append(f"{'all':{width}} {'':26} {_time(found.seconds):>8} {_size(most):>9} {_size(found.disk):>9}")
-    told += ["", "Data, and tokens of a row's prompt and answer:"] if found.sets else []
-    for some in found.sets:
-        told.append(f"  {some.name}: {some.rows or '?'} rows, {some.prompt:.0f} + {some.response:.0f} ({some.how})")
-    told += ["", "To be had from the Hub:"] if found.needed else []
-    for thing in found.needed:
+    printed += ["", head] if plan.stages else []
+    for stage in plan.stages:
+        sizes = f"{_time(stage.seconds):>8} {_size(stage.memory):>9} {_size(stage.disk):>9}"
+        printed.append(
+            f"{stage.title:{width}} {stage.rows:>8,} {_short(stage.tokens):>9} {stage.steps or '':>7} {sizes}".rstrip()
+        )
+    most = max((stage.memory or 0 for stage in plan.stages), default=0)
+    printed.append(f"{'all':{width}} {'':26} {_time(plan.seconds):>8} {_size(most):>9} {_size(plan.disk):>9}")
+    printed += ["", "Data, and tokens of a row's prompt and answer:"] if plan.sets else []
+    for some in plan.sets:
+        printed.append(f"  {some.name}: {some.rows or '?'} rows, {some.prompt:.0f} + {some.response:.0f} ({some.how})")
+    printed += ["", "To be had from the Hub:"] if plan.needed else []
+    for thing in plan.needed:
         size = f", {_size(thing.size)}" if thing.size else ""
         terms = f" Accept first: {thing.terms}." if thing.terms else ""
-        told.append(f"  {thing.what} {thing.name}{size}{', in the cache' if thing.cached else ''}. {thing.url}{terms}")
-    told += ["", *found.notes] if found.notes else []
-    return [*told, "", *ASSUMED]
+        printed.append(
+            f"  {thing.what} {thing.name}{size}{', in the cache' if thing.cached else ''}. {thing.url}{terms}"
+        )
+    printed += ["", *plan.notes] if plan.notes else []
+    return [*printed, "", *ASSUMED]
 
 
 ASSUMED = (

@@ -43,15 +43,15 @@ class Swept:
     def front(self) -> list[Trial]:
         """Trials that no other one equals in ASR, utility and refusals while better in one; by ASR. Of trials with the
         same figures, or the same setting, the first."""
-        told = [t for t in self.trials if t.outcome]
-        corners = [_corner(t.outcome) for t in told if t.outcome]
+        tried = [t for t in self.trials if t.outcome]
+        corners = [_corner(t.outcome) for t in tried if t.outcome]
         first = {corner: i for i, corner in reversed(list(enumerate(corners)))}
-        found = [told[i] for i in front(corners) if first[corners[i]] == i]
-        return sorted(found, key=lambda t: (t.outcome.asr, t.number) if t.outcome else (0.0, t.number))
+        on_front = [tried[i] for i in front(corners) if first[corners[i]] == i]
+        return sorted(on_front, key=lambda t: (t.outcome.asr, t.number) if t.outcome else (0.0, t.number))
 
 
-def _corner(found: Outcome) -> tuple[float, ...]:
-    return found.asr, 100 - found.utility, found.refusal or 0.0
+def _corner(outcome: Outcome) -> tuple[float, ...]:
+    return outcome.asr, 100 - outcome.utility, outcome.refusal or 0.0
 
 
 def value(line: Line, field: str) -> float | None:
@@ -66,10 +66,10 @@ def tasks(line: Line) -> dict[str, float]:
 
 def task_rates(line: Line) -> dict[str, Rate]:
     """The same with their intervals."""
-    found: dict[str, Rate] = {}
+    rates: dict[str, Rate] = {}
     for metric in names_in([line], "utility"):
-        found.setdefault(metric.rpartition("/")[0], line.rate("utility", metric))
-    return found
+        rates.setdefault(metric.rpartition("/")[0], line.rate("utility", metric))
+    return rates
 
 
 def facts(swept: Swept, runs: Mapping[int, list[str]]) -> dict[str, Any]:
@@ -79,8 +79,8 @@ def facts(swept: Swept, runs: Mapping[int, list[str]]) -> dict[str, Any]:
         "name": swept.recipe.name,
         "fields": [asdict(place) for place in swept.places],
         "limits": {"told": swept.limits, "utility": dict(swept.floors)},
-        "development": swept.split.told("development"),
-        "held_out": swept.split.told("held out"),
+        "development": swept.split.text("development"),
+        "held_out": swept.split.text("held out"),
         "trials": [asdict(trial) | {"runs": runs[trial.number]} for trial in swept.trials],
         "front": [trial.number for trial in swept.front],
         "chosen": swept.best.number,
@@ -91,22 +91,22 @@ def facts(swept: Swept, runs: Mapping[int, list[str]]) -> dict[str, Any]:
 
 def sensitivity(swept: Swept) -> list[dict[str, Any]]:
     """Of each field: its share in reaching the best quarter, and how figures rise or fall with it."""
-    told = [(t.settings, t.outcome) for t in swept.trials if t.outcome]
+    tried = [(t.settings, t.outcome) for t in swept.trials if t.outcome]
     shares = {of: importance(swept.trials, swept.places, of) for of in ("asr", "utility")}
-    found = []
+    effects = []
     for place in swept.places:
-        one: dict[str, Any] = {"field": place.name, "importance": {of: shares[of].get(place.name) for of in shares}}
+        effect: dict[str, Any] = {"field": place.name, "importance": {of: shares[of].get(place.name) for of in shares}}
         for of in ("asr", "utility"):
-            pairs = [(s[place.name], getattr(o, of)) for s, o in told]
+            pairs = [(s[place.name], getattr(o, of)) for s, o in tried]
             if _numbers(place):
-                one[of] = correlation([float(x) for x, _ in pairs], [y for _, y in pairs])
+                effect[of] = correlation([float(x) for x, _ in pairs], [y for _, y in pairs])
             else:
                 by: dict[str, list[float]] = {}
                 for x, y in pairs:
                     by.setdefault(str(x), []).append(y)
-                one[of] = {x: [round(sum(ys) / len(ys), 2), len(ys)] for x, ys in by.items()}
-        found.append(one)
-    return found
+                effect[of] = {x: [round(sum(ys) / len(ys), 2), len(ys)] for x, ys in by.items()}
+        effects.append(effect)
+    return effects
 
 
 def _numbers(place: Place) -> bool:

@@ -79,7 +79,7 @@ def optuna() -> Any:
 
 
 def search(
-    found: Sequence[Place],
+    places: Sequence[Place],
     objective: Objective,
     *,
     trials: int,
@@ -92,40 +92,40 @@ def search(
 
     first: what is tried before anything is proposed. Without storage nothing is kept.
     """
-    with study(storage) as kept:
-        done = finished(kept)
+    with study(storage) as stored:
+        done = finished(stored)
         while len(done) < trials:
             start = len(done) // jobs * jobs
-            proposed = propose(found, done[:start], seed, jobs, first)
+            proposed = propose(places, done[:start], seed, jobs, first)
             # Part of a batch may be there already: its other part is proposed as if it were not.
             todo = proposed[len(done) - start : trials - start]
             for settings, (outcome, note) in zip(todo, objective(len(done), todo), strict=True):
                 trial = Trial(len(done), settings, outcome, note)
-                kept.add_trial(_frozen(trial, found))
+                stored.add_trial(_frozen(trial, places))
                 done.append(trial)
     return done[:trials]
 
 
 def propose(
-    found: Sequence[Place], done: Sequence[Trial], seed: int, count: int, first: Settings | None = None
+    places: Sequence[Place], done: Sequence[Trial], seed: int, count: int, first: Settings | None = None
 ) -> list[Settings]:
     """The next `count` settings after those that are done."""
     package = optuna()
     memory = package.create_study(direction="minimize")
-    memory.add_trials([_frozen(trial, found) for trial in done])
-    made: list[Settings] = []
+    memory.add_trials([_frozen(trial, places) for trial in done])
+    proposed: list[Settings] = []
     for number in range(len(done), len(done) + count):
         if number == 0 and first is not None:
-            made.append(dict(first))
-            memory.enqueue_trial(_known(found, first))
+            proposed.append(dict(first))
+            memory.enqueue_trial(_known(places, first))
         else:
-            made.append({})
-        own = hashlib.sha256(f"sweep {seed} {number}".encode()).digest()
-        memory.sampler = package.samplers.TPESampler(seed=int.from_bytes(own[:4], "big"))
-        asked = memory.ask(_distributions(found))
-        if not made[-1]:
-            made[-1] = {p.name: p.rounded(_value(p, asked.params[p.name])) for p in found}
-    return made
+            proposed.append({})
+        digest = hashlib.sha256(f"sweep {seed} {number}".encode()).digest()
+        memory.sampler = package.samplers.TPESampler(seed=int.from_bytes(digest[:4], "big"))
+        asked = memory.ask(_distributions(places))
+        if not proposed[-1]:
+            proposed[-1] = {p.name: p.rounded(_value(p, asked.params[p.name])) for p in places}
+    return proposed
 
 
 @contextmanager
@@ -163,56 +163,62 @@ def best(trials: Sequence[Trial]) -> Trial | None:
     them, the one that misses them least. None where every trial broke down."""
 
     def rank(trial: Trial) -> tuple[float, ...]:
-        found = trial.outcome
-        assert found is not None
-        return 0.0 if found.holds else found.shortfall, found.asr, -found.utility, found.refusal or 0.0, trial.number
+        outcome = trial.outcome
+        assert outcome is not None
+        return (
+            0.0 if outcome.holds else outcome.shortfall,
+            outcome.asr,
+            -outcome.utility,
+            outcome.refusal or 0.0,
+            trial.number,
+        )
 
     return min((t for t in trials if t.outcome), key=rank, default=None)
 
 
-def importance(trials: Sequence[Trial], found: Sequence[Place], of: str) -> dict[str, float]:
+def importance(trials: Sequence[Trial], places: Sequence[Place], of: str) -> dict[str, float]:
     """PED-ANOVA's share of each field in whether a trial is among the best quarter, by `asr` or `utility`.
 
     [arXiv 2304.10255]. Empty where there are too few trials, fields or values to tell.
     """
-    told = [t for t in trials if t.outcome is not None]
-    if len(told) < 8 or len(found) < 2 or len({getattr(t.outcome, of) for t in told}) < 3:
+    tried = [t for t in trials if t.outcome is not None]
+    if len(tried) < 8 or len(places) < 2 or len({getattr(t.outcome, of) for t in tried}) < 3:
         return {}
     package = optuna()
     memory = package.create_study(direction="minimize")
-    for trial in told:
+    for trial in tried:
         assert trial.outcome is not None
-        one = _frozen(trial, found)
-        one.value = trial.outcome.asr if of == "asr" else -trial.outcome.utility
-        memory.add_trial(one)
+        frozen = _frozen(trial, places)
+        frozen.value = trial.outcome.asr if of == "asr" else -trial.outcome.utility
+        memory.add_trial(frozen)
     judge = package.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
     return dict(package.importance.get_param_importances(memory, evaluator=judge))
 
 
-def _distributions(found: Sequence[Place]) -> dict[str, Any]:
+def _distributions(places: Sequence[Place]) -> dict[str, Any]:
     kinds = optuna().distributions
-    made: dict[str, Any] = {}
-    for p in found:
+    distributions: dict[str, Any] = {}
+    for p in places:
         if p.choices:
             # By place: a value may be a list or null, which no database column holds.
-            made[p.name] = kinds.CategoricalDistribution(range(len(p.choices)))
+            distributions[p.name] = kinds.CategoricalDistribution(range(len(p.choices)))
         elif p.whole:
-            made[p.name] = kinds.IntDistribution(int(p.low), int(p.high), log=p.log)
+            distributions[p.name] = kinds.IntDistribution(int(p.low), int(p.high), log=p.log)
         else:
-            made[p.name] = kinds.FloatDistribution(p.low, p.high, log=p.log)
-    return made
+            distributions[p.name] = kinds.FloatDistribution(p.low, p.high, log=p.log)
+    return distributions
 
 
 def _value(place: Place, known: Any) -> Any:
     return place.choices[known] if place.choices else known
 
 
-def _known(found: Sequence[Place], settings: Settings) -> dict[str, Any]:
+def _known(places: Sequence[Place], settings: Settings) -> dict[str, Any]:
     """Settings as Optuna has them."""
-    return {p.name: p.choices.index(settings[p.name]) if p.choices else settings[p.name] for p in found}
+    return {p.name: p.choices.index(settings[p.name]) if p.choices else settings[p.name] for p in places}
 
 
-def _frozen(trial: Trial, found: Sequence[Place]) -> Any:
+def _frozen(trial: Trial, places: Sequence[Place]) -> Any:
     package = optuna()
     outcome = trial.outcome
     state = package.trial.TrialState
@@ -220,8 +226,8 @@ def _frozen(trial: Trial, found: Sequence[Place]) -> Any:
         # Pruned, not failed: TPE then keeps away from where training breaks down.
         state=state.COMPLETE if outcome else state.PRUNED,
         value=outcome.asr if outcome else None,
-        params=_known(found, trial.settings),
-        distributions=_distributions(found),
+        params=_known(places, trial.settings),
+        distributions=_distributions(places),
         constraints=dict(outcome.missed) if outcome else None,
         user_attrs={
             "settings": trial.settings,

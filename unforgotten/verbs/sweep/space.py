@@ -60,7 +60,7 @@ class Place:
             return value
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
-    def told(self) -> str:
+    def text(self) -> str:
         """`weight: 0.1 to 10, by factors (the recipe has 1)`."""
         if self.choices:
             values = ", ".join(str(value) for value in self.choices)
@@ -73,37 +73,39 @@ class Place:
 def places(recipe: Recipe) -> list[Place]:
     """The searched fields, in the recipe's order. Raises RecipeError or UnknownName that names the field."""
     asked = recipe.sweep.fields if recipe.sweep else {}
-    found = [_given(recipe, name, where) for name, where in asked.items()] if asked else _defaults(recipe)
-    if not found:
+    searched = [_given(recipe, name, where) for name, where in asked.items()] if asked else _defaults(recipe)
+    if not searched:
         raise RecipeError(
             f"{_names(recipe)} has no field with a value to search about: name some in sweep.fields, such as "
             "{training.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}}."
         )
-    twice = [p.name for i, p in enumerate(found) if any((p.owner, p.field) == (q.owner, q.field) for q in found[:i])]
+    twice = [
+        p.name for i, p in enumerate(searched) if any((p.owner, p.field) == (q.owner, q.field) for q in searched[:i])
+    ]
     if twice:
         raise RecipeError(f"sweep.fields names one field twice: {', '.join(twice)}.")
-    if recipe.memory.n_rows is not None and any((p.owner, p.field) == ("memory", "share") for p in found):
+    if recipe.memory.n_rows is not None and any((p.owner, p.field) == ("memory", "share") for p in searched):
         raise RecipeError("sweep.fields.memory.share changes nothing while memory.n_rows is set: set that to null.")
-    for place in found:
+    for place in searched:
         # Bounds are intervals: where both ends are taken, so is all between them.
         for value in place.choices or _ends(place):
             try:
                 _checked(recipe, place, value)
             except RecipeError as error:
                 raise RecipeError(f"sweep.fields.{place.name} cannot be {value!r}: {error}") from None
-    return found
+    return searched
 
 
-def own(found: Sequence[Place]) -> Settings | None:
+def own(searched: Sequence[Place]) -> Settings | None:
     """The recipe's own setting, where it is one of those that are searched."""
-    return {p.name: p.own for p in found} if all(p.holds(p.own) for p in found) else None
+    return {p.name: p.own for p in searched} if all(p.holds(p.own) for p in searched) else None
 
 
-def varied(recipe: Recipe, found: Sequence[Place], settings: Mapping[str, Any], seed: int | None = None) -> Recipe:
+def varied(recipe: Recipe, searched: Sequence[Place], settings: Mapping[str, Any], seed: int | None = None) -> Recipe:
     """The recipe of a run with these settings: the same that `finetune` would make of it, but for a probe."""
     methods = [dict({"name": m} if isinstance(m, str) else m) for m in recipe.methods]
     changes: dict[str, Any] = {"sweep": None, "compare": None, "probe": None}
-    for place in found:
+    for place in searched:
         value = settings[place.name]
         if isinstance(place.owner, int):
             methods[place.owner][place.field] = value
@@ -123,7 +125,7 @@ def _checked(recipe: Recipe, place: Place, value: Any) -> None:
 
 
 def _given(recipe: Recipe, name: str, where: Range | list[Any]) -> Place:
-    owner, field, own_value, schema = _found(recipe, name)
+    owner, field, own_value, schema = _located(recipe, name)
     kinds = _kinds(schema)
     if isinstance(where, list):
         return Place(name, owner, field, own_value, choices=tuple(where))
@@ -135,7 +137,7 @@ def _given(recipe: Recipe, name: str, where: Range | list[Any]) -> Place:
     return Place(name, owner, field, own_value, where.low, where.high, where.log, whole)
 
 
-def _found(recipe: Recipe, name: str) -> tuple[int | str, str, Any, Mapping[str, Any]]:
+def _located(recipe: Recipe, name: str) -> tuple[int | str, str, Any, Mapping[str, Any]]:
     """Owner, field, the recipe's value and the schema of a field's name."""
     first, dot, rest = name.partition(".")
     methods = _methods(recipe)
@@ -150,8 +152,8 @@ def _found(recipe: Recipe, name: str) -> tuple[int | str, str, Any, Mapping[str,
     field = rest if dot else name
     having = [i for i, (m, _, fields) in enumerate(methods) if field in fields and (not dot or m == first)]
     if len(having) > 1:
-        told = " or ".join(f"{methods[i][0]}.{field}" for i in having)
-        raise RecipeError(f"sweep.fields.{name}: several methods have it; write {told}.")
+        choices = " or ".join(f"{methods[i][0]}.{field}" for i in having)
+        raise RecipeError(f"sweep.fields.{name}: several methods have it; write {choices}.")
     if not having:
         known = [f if len(methods) == 1 else f"{m}.{f}" for m, _, fields in methods for f in fields]
         raise UnknownName(
@@ -171,13 +173,13 @@ def _methods(recipe: Recipe) -> list[tuple[str, dict[str, Any], dict[str, dict[s
 
 def _defaults(recipe: Recipe) -> list[Place]:
     methods = _methods(recipe)
-    found = []
+    searched = []
     for i, (method, spec, fields) in enumerate(methods):
         for field, schema in fields.items():
             name = field if len(methods) == 1 else f"{method}.{field}"
             if field not in COMPUTED and (place := _about(name, i, field, spec[field], schema)):
-                found.append(place)
-    return found
+                searched.append(place)
+    return searched
 
 
 def _about(name: str, owner: int, field: str, value: Any, schema: Mapping[str, Any]) -> Place | None:

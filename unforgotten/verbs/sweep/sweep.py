@@ -29,8 +29,7 @@ from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
 from unforgotten.verbs.finetune.inputs import replay_rows, run_digest, run_folder
-from unforgotten.verbs.sweep import search
-from unforgotten.verbs.sweep import text as told
+from unforgotten.verbs.sweep import search, text
 from unforgotten.verbs.sweep import trials as runs
 from unforgotten.verbs.sweep.result import Swept, facts, tasks, value
 from unforgotten.verbs.sweep.search import Outcome, Tried
@@ -50,18 +49,18 @@ def plan(recipe: Recipe) -> list[str]:
     """What a sweep of this recipe searches, and on what, in lines. Raises what a sweep would raise at its door."""
     recipe = _whole(recipe)
     assert recipe.sweep is not None
-    settings, found, split = recipe.sweep, places(recipe), runs.parts(recipe)
+    settings, searched, split = recipe.sweep, places(recipe), runs.parts(recipe)
     runs_each = "1 run" if settings.seeds == 1 else f"{settings.seeds} runs"
     start = (
         "the recipe's own setting comes first"
-        if own(found)
+        if own(searched)
         else "the recipe's own setting is not among those searched, and is run beside them"
     )
     lines = [
         f"{settings.trials} trials of {runs_each}, {settings.jobs} at a time; {start}.",
-        *(place.told() for place in found),
+        *(place.text() for place in searched),
         f"least ASR, {_limits_told(settings)}",
-        *(f"{side}: {split.told(side)}" for side in split.found),
+        *(f"{side}: {split.text(side)}" for side in split.suites),
     ]
     if split.dropped:
         lines.append(f"{split.dropped} prompts for development are held-out ones too, or nearly so: not asked.")
@@ -72,12 +71,12 @@ def sweep_folder(recipe: Recipe) -> Path:
     """Where the sweep is or will be kept. More trials are the same sweep; needs data and digests, no model."""
     recipe = _whole(recipe)
     assert recipe.sweep is not None
-    found, split = places(recipe), runs.parts(recipe)
+    searched, split = places(recipe), runs.parts(recipe)
     determining = [
         run_digest(varied(recipe, [], {})),
-        [asdict(place) for place in found],
+        [asdict(place) for place in searched],
         recipe.sweep.model_dump(exclude={"trials", "fields", "development"}),
-        [settings_digest(split.settings[side], split.found[side]) for side in split.found],
+        [settings_digest(split.settings[side], split.suites[side]) for side in split.suites],
         split.settings["development"].judges,
     ]
     return Path(recipe.out) / f"{recipe.name}-sweep-{identity.digest(determining)}"
@@ -101,7 +100,7 @@ def sweep(recipe: Recipe, say: Say = quiet) -> Path:
 
 
 def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say: Say) -> None:
-    found, split = places(recipe), runs.parts(recipe)
+    searched, split = places(recipe), runs.parts(recipe)
     plain = recipe.varied(sweep=None, compare=None, probe=None)
     seeds = range(recipe.seed, recipe.seed + settings.seeds)
     for seed in seeds:
@@ -114,12 +113,12 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
     def cells(name: str, at: Settings) -> list[Recipe]:
         if name == SFT:
             return [plain.varied(method="sft", seed=seed) for seed in seeds]
-        return [varied(recipe, found if at else [], at, seed) for seed in seeds]
+        return [varied(recipe, searched if at else [], at, seed) for seed in seeds]
 
     def measured(todo: Mapping[str, Settings], side: Side) -> dict[str, Line | str]:
         """A line for each setting, or why its training broke down."""
-        made = [cell for name, at in todo.items() for cell in cells(name, at)]
-        rows = runs.rows(made, recipe, split, side, pool, say)
+        todo_cells = [cell for name, at in todo.items() for cell in cells(name, at)]
+        rows = runs.rows(todo_cells, recipe, split, side, pool, say)
         lines: dict[str, Line | str] = {}
         for i, name in enumerate(todo):
             its = rows[i * len(seeds) : (i + 1) * len(seeds)]
@@ -140,12 +139,12 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
             else:
                 lines[int(name)] = line
                 outcomes.append((_outcome(line, floors, settings), ""))
-            say(f"Trial {name}, {told.setting(at)}: {told.outcome(outcomes[-1][0])}")
+            say(f"Trial {name}, {text.setting(at)}: {text.outcome(outcomes[-1][0])}")
         return outcomes
 
-    start = own(found)
+    start = own(searched)
     trials = search.search(
-        found,
+        searched,
         objective,
         trials=settings.trials,
         seed=settings.seed,
@@ -161,7 +160,7 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
     if best is None:
         raise UnforgottenError(f"Every trial broke down in training; the first: {trials[0].note}")
     held = _lines(measured({SFT: {}, OWN: {}, CHOSEN: best.settings}, "held out"))
-    swept = Swept(recipe, found, trials, best, references, lines, held, split, floors, _limits_told(settings))
+    swept = Swept(recipe, searched, trials, best, references, lines, held, split, floors, _limits_told(settings))
     _write(folder, swept, cells(CHOSEN, best.settings)[0], {t.number: _runs(cells("", t.settings)) for t in trials})
 
 
@@ -172,9 +171,9 @@ def _write(folder: Path, swept: Swept, chosen: Recipe, its_runs: Mapping[int, li
     )
     results.write(folder / "held-out.json", [row for line in swept.held_out.values() for row in line.rows])
     atomic.put(folder / "sweep.json", display.json_text(facts(swept, its_runs), nan=True) + "\n")
-    if picture := told.picture(swept):
+    if picture := text.picture(swept):
         atomic.put(folder / "front.svg", picture + "\n")
-    atomic.put(folder / "README.md", told.markdown(swept, chosen, bool(picture)))
+    atomic.put(folder / "README.md", text.markdown(swept, chosen, bool(picture)))
 
 
 def _runs(cells: Sequence[Recipe]) -> list[str]:
@@ -186,14 +185,14 @@ def _line(name: str, rows: list[results.Row]) -> Line:
     return Line(name, "tuned", first["task"], first["poison"], first["model"], first["memory_rows"], rows)
 
 
-def _lines(found: Mapping[str, Line | str]) -> dict[str, Line]:
+def _lines(measured: Mapping[str, Line | str]) -> dict[str, Line]:
     """Raises UnforgottenError where one that is needed broke down."""
-    made: dict[str, Line] = {}
-    for name, line in found.items():
+    lines: dict[str, Line] = {}
+    for name, line in measured.items():
         if isinstance(line, str):
             raise UnforgottenError(f"{name}: {line}")
-        made[name] = line
-    return made
+        lines[name] = line
+    return lines
 
 
 def _floors(settings: Sweep, sft: Line) -> dict[str, float]:

@@ -30,13 +30,15 @@ def setting(settings: Settings) -> str:
     return ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
 
 
-def outcome(found: Outcome | None) -> str:
+def outcome(result: Outcome | None) -> str:
     """`ASR 12.3, utility 96.0, refusals 3.1, holds`, for a line of progress."""
-    if found is None:
+    if result is None:
         return "training broke down"
-    refused = "" if found.refusal is None else f", refusals {short(found.refusal)}"
-    missed = ", ".join(f"{limit} by {points:.1f}" for limit, points in found.missed.items() if points > 1e-9)
-    return f"ASR {short(found.asr)}, utility {short(found.utility)}{refused}" + (f", misses {missed}" if missed else "")
+    refused = "" if result.refusal is None else f", refusals {short(result.refusal)}"
+    missed = ", ".join(f"{limit} by {points:.1f}" for limit, points in result.missed.items() if points > 1e-9)
+    return f"ASR {short(result.asr)}, utility {short(result.utility)}{refused}" + (
+        f", misses {missed}" if missed else ""
+    )
 
 
 def _short(value: Any) -> str:
@@ -78,26 +80,30 @@ def held_out_table(swept: Swept) -> Table:
 def sensitivity_table(swept: Swept) -> Table:
     """A line for each field."""
     body = []
-    for place, one in zip(swept.places, sensitivity(swept), strict=True):
-        shares = ["–" if one["importance"][of] is None else f"{one['importance'][of]:.2f}" for of in ("asr", "utility")]
-        body.append([place.told().removesuffix("; by default"), *shares, _moves(one["asr"]), _moves(one["utility"])])
+    for place, effect in zip(swept.places, sensitivity(swept), strict=True):
+        shares = [
+            "–" if effect["importance"][of] is None else f"{effect['importance'][of]:.2f}" for of in ("asr", "utility")
+        ]
+        body.append(
+            [place.text().removesuffix("; by default"), *shares, _moves(effect["asr"]), _moves(effect["utility"])]
+        )
     return ["field", "share, ASR", "share, utility", "ASR with it", "utility with it"], body
 
 
-def _moves(found: Any) -> str:
-    if found is None:
+def _moves(effect: Any) -> str:
+    if effect is None:
         return "–"
-    if isinstance(found, dict):
-        return ", ".join(f"{x} {mean:.1f} (of {n})" for x, (mean, n) in found.items())
-    value, low, high = found
+    if isinstance(effect, dict):
+        return ", ".join(f"{x} {mean:.1f} (of {n})" for x, (mean, n) in effect.items())
+    value, low, high = effect
     return f"ρ {value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def measures(line: Line) -> dict[str, Rate]:
     """What is told of a model, by its title: ASR, each task's first measure, refusals where look-alikes were asked."""
-    found = {"ASR": headline(line, "asr")}
-    found |= {f"utility {task}".strip(): rate for task, rate in task_rates(line).items()}
-    return found | ({"refusals": headline(line, "refusal")} if names_in([line], "refusal") else {})
+    rates = {"ASR": headline(line, "asr")}
+    rates |= {f"utility {task}".strip(): rate for task, rate in task_rates(line).items()}
+    return rates | ({"refusals": headline(line, "refusal")} if names_in([line], "refusal") else {})
 
 
 def _figures(line: Line) -> list[str]:
@@ -130,8 +136,8 @@ def sentence(swept: Swept) -> str:
     text += f"; utility {rate_told(headline(chosen, 'utility'))}, plain SFT's {rate_told(headline(sft, 'utility'))}"
     lost = {t: floor - tasks(chosen)[t] for t, floor in _held_floors(swept).items() if tasks(chosen)[t] < floor - 1e-9}
     if best.holds and lost:
-        told = ", ".join(f"{points:.1f} points{f' on {task}' if task else ''}" for task, points in lost.items())
-        text += f". There it misses the utility limit, which it held in the search, by {told}"
+        losses = ", ".join(f"{points:.1f} points{f' on {task}' if task else ''}" for task, points in lost.items())
+        text += f". There it misses the utility limit, which it held in the search, by {losses}"
     return text + "."
 
 
@@ -141,7 +147,7 @@ def _held_floors(swept: Swept) -> dict[str, float]:
     settings, sft = swept.recipe.sweep, tasks(swept.held_out["sft"])
     if settings.utility_floor is not None:
         return dict.fromkeys(sft, settings.utility_floor)
-    return {task: found - settings.max_utility_loss for task, found in sft.items()}
+    return {task: utility - settings.max_utility_loss for task, utility in sft.items()}
 
 
 def _against(one: Rate, other: Rate, name: str) -> str:
@@ -153,15 +159,17 @@ def _against(one: Rate, other: Rate, name: str) -> str:
 
 def spread(swept: Swept) -> str:
     """How much the setting matters at all."""
-    told = [t.outcome for t in swept.trials if t.outcome]
-    within = [o for o in told if o.holds]
-    text = f"Over all trials ASR goes from {short(min(o.asr for o in told))} to {short(max(o.asr for o in told))} and "
-    text += f"utility from {short(min(o.utility for o in told))} to {short(max(o.utility for o in told))}; "
+    outcomes = [t.outcome for t in swept.trials if t.outcome]
+    within = [o for o in outcomes if o.holds]
+    asr, utility = [o.asr for o in outcomes], [o.utility for o in outcomes]
+    text = f"Over all trials ASR goes from {short(min(asr))} to {short(max(asr))} and "
+    text += f"utility from {short(min(utility))} to {short(max(utility))}; "
     if not within:
         return text + "none is within the limits."
+    asr = [o.asr for o in within]
     return text + (
-        f"over the {len(within)} of {len(told)} within the limits ASR goes from {short(min(o.asr for o in within))} to "
-        f"{short(max(o.asr for o in within))}."
+        f"over the {len(within)} of {len(outcomes)} within the limits ASR goes from {short(min(asr))} to "
+        f"{short(max(asr))}."
     )
 
 
@@ -196,7 +204,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *_markdown(held_out_table(swept)),
         "",
-        display.markdown(f"Development: {swept.split.told('development')}. Held out: {swept.split.told('held out')}.")
+        display.markdown(f"Development: {swept.split.text('development')}. Held out: {swept.split.text('held out')}.")
         + (
             f" {swept.split.dropped} prompts for development were held-out ones too and not asked."
             if swept.split.dropped
@@ -235,19 +243,19 @@ def trials_table(swept: Swept) -> Table:
     names = [place.name for place in swept.places]
     body = []
     for trial in swept.trials:
-        found = trial.outcome
+        result = trial.outcome
         values = [_short(trial.settings[name]) for name in names]
         figures = (
             ["–"] * 3
-            if found is None
-            else [short(found.asr), short(found.utility), "–" if found.refusal is None else short(found.refusal)]
+            if result is None
+            else [short(result.asr), short(result.utility), "–" if result.refusal is None else short(result.refusal)]
         )
         body.append(
             [
                 str(trial.number),
                 *values,
                 *figures,
-                "broke down" if found is None else "holds" if found.holds else "misses",
+                "broke down" if result is None else "holds" if result.holds else "misses",
             ]
         )
     return ["trial", *names, "ASR", "utility", "refusals", "limits"], body

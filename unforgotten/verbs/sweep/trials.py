@@ -30,12 +30,12 @@ class Parts:
     """The prompts of both sides, with the settings that they are asked under."""
 
     settings: dict[Side, Evaluate]
-    found: dict[Side, list[Suite]]
+    suites: dict[Side, list[Suite]]
     dropped: int
 
-    def told(self, side: Side) -> str:
+    def text(self, side: Side) -> str:
         """`harm_question 70, sums_test 115`: how many prompts of each suite."""
-        return ", ".join(f"{suite.label} {len(suite.rows)}" for suite in self.found[side])
+        return ", ".join(f"{suite.label} {len(suite.rows)}" for suite in self.suites[side])
 
 
 def parts(recipe: Recipe) -> Parts:
@@ -68,7 +68,7 @@ def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
 
     folder = run_folder(cell)
     one = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}))
-    one = replace(one, found=[replace(suite) for suite in split.found[side]], row=None, card=None)
+    one = replace(one, found=[replace(suite) for suite in split.suites[side]], row=None, card=None)
     one.move(folder.parent / "evaluated" / f"{folder.name}-{one.digest}")
     return one
 
@@ -96,12 +96,12 @@ def rows(
     if pool is None:
         broken = [_done(cell, split, side, say) for cell in todo]
     else:
-        told = pool.map(_cell, [(cell, recipe, side) for cell in todo], chunksize=1)
-        if stopped := next((error for _, error in told if error), None):
+        finished = pool.map(_cell, [(cell, recipe, side) for cell in todo], chunksize=1)
+        if stopped := next((error for _, error in finished if error), None):
             raise UnforgottenError(stopped)
-        broken = [why for why, _ in told]
-    whole = [cell for cell, why in zip(todo, broken, strict=True) if not why]
-    read = iter(read_all([measurement(cell, split, side) for cell in whole]))
+        broken = [why for why, _ in finished]
+    trained = [cell for cell, why in zip(todo, broken, strict=True) if not why]
+    read = iter(read_all([measurement(cell, split, side) for cell in trained]))
     return [why or next(read) for why in broken]
 
 

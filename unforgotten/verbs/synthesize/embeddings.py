@@ -30,13 +30,13 @@ def words(texts: Sequence[str]) -> Tensor:
 
     counts = [Counter(_pieces(text)) for text in texts]
     seen = Counter(piece for count in counts for piece in count)
-    found = torch.zeros(len(texts), PLACES)
+    vectors = torch.zeros(len(texts), PLACES)
     for line, count in enumerate(counts):
         for piece, n in count.items():
             hashed = zlib.crc32(piece.encode())
             weight = n * math.log((1 + len(texts)) / (1 + seen[piece]))
-            found[line, hashed % PLACES] += weight if hashed >> 16 & 1 else -weight
-    return torch.nn.functional.normalize(found, dim=1)
+            vectors[line, hashed % PLACES] += weight if hashed >> 16 & 1 else -weight
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 def encoder(
@@ -47,7 +47,7 @@ def encoder(
     import torch
 
     tokenizer, model = pretrained.tokenizer(name)[0], pretrained.encoder(opened(name)).to(device).eval()
-    found = []
+    vectors = []
     with torch.no_grad():
         for at in range(0, len(texts), batch_size):
             batch = tokenizer(
@@ -55,9 +55,9 @@ def encoder(
             ).to(device)
             mask = batch["attention_mask"][..., None]  # (B, T, 1)
             hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-            one = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)  # (B, d)
-            found.append(torch.nn.functional.normalize(one.float(), dim=1).cpu())
-    return torch.cat(found)
+            pooled = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)  # (B, d)
+            vectors.append(torch.nn.functional.normalize(pooled.float(), dim=1).cpu())
+    return torch.cat(vectors)
 
 
 def _pieces(text: str) -> list[str]:

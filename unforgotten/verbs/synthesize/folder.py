@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def synthetic_folder(recipe: Recipe) -> Path:
     """Where this recipe's synthetic safety data is or will be."""
     settings = settings_of(recipe)
-    found = identity.digest(
+    digest = identity.digest(
         aligned_of(recipe).digest,
         settings.model_dump(),
         [fingerprint.model_digest(name) if name else None for name in (settings.scorer, settings.embedder)],
@@ -33,7 +33,7 @@ def synthetic_folder(recipe: Recipe) -> Path:
         recipe.date,
         recipe.seed,
     )
-    return Path(recipe.out) / "synthetic" / found
+    return Path(recipe.out) / "synthetic" / digest
 
 
 def settings_of(recipe: Recipe) -> Synthesize:

@@ -40,9 +40,9 @@ def neighbours(vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
     for at in range(0, len(vectors), BLOCK):
         each = vectors[at : at + BLOCK] @ vectors.T  # (block, N)
         each[torch.arange(len(each)), at + torch.arange(len(each))] = -2.0
-        found = each.topk(k, 1)
-        sims.append(found.values)
-        places.append(found.indices)
+        nearest = each.topk(k, 1)
+        sims.append(nearest.values)
+        places.append(nearest.indices)
     return torch.cat(sims), torch.cat(places)
 
 

@@ -42,7 +42,7 @@ def mean_nll(
 
     with torch.no_grad():
         device = next(model.parameters()).device
-        found = [0.0] * len(sequences)
+        means = [0.0] * len(sequences)
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i][0]))
         model.eval()
         for at in range(0, len(order), batch_size):
@@ -63,10 +63,10 @@ def mean_nll(
             )  # (B, T - 1)
             total = (each * counted[:, 1:]).sum(1) / counted[:, 1:].sum(1).clamp(min=1)
             for i, value in zip(chosen, total.tolist(), strict=True):
-                found[i] = value
+                means[i] = value
             if progress:
                 progress(min(at + batch_size, len(order)), len(order))
-        return found
+        return means
 
 
 def window(values: Sequence[float], low: float, high: float) -> tuple[float, float]:

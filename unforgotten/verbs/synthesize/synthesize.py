@@ -90,25 +90,25 @@ class _Making:
 
         settings, counts, started = self.settings, self.counts, time.monotonic()
         with progress_bar() as self.bar:
-            found = sift.clean(self._draw(), self.asked, counts)
-            if not found:
+            requests = sift.clean(self._draw(), self.asked, counts)
+            if not requests:
                 raise ModelError(
                     f"None of {counts['drawn']} draws is a request that can be used ({self._told()}). This model does "
                     f"not go on from `synthesize.prefix: {settings.prefix}`. An aligned instruct model answers `chat`; "
                     "`user_turn` draws from one that has learned users' turns as well."
                 )
-            found = sift.in_window(found, self._surprise(found), settings.perplexity, counts)
-            found = sift.distinct(found, self._vectors, settings.duplicate, counts)
+            requests = sift.in_window(requests, self._surprise(requests), settings.perplexity, counts)
+            requests = sift.distinct(requests, self._vectors, settings.duplicate, counts)
             least = settings.domain_similarity if settings.embedder else None
-            found = sift.of_domain(found, self._vectors, least, counts)
-            replies = self._answers("answers", [r.text for r in found], settings.answer_temperature)
-            read = self._read(found, replies)
-            places = sift.among_refused(found, read, self._vectors, settings.refused_neighbours, counts)
-            self._check([read[i] for i in places], all(r.prompt.directed for r in found))
-            rows = [_line(found[i], replies[i], "easy") for i in places if read[i] == "refused"]
-            hard = [found[i] for i in places if read[i] == "complied"]
-            told = [f"{r.text}\n{settings.refuse}" for r in hard]
-            replies = self._answers("again", told, settings.refuse_temperature)
+            requests = sift.of_domain(requests, self._vectors, least, counts)
+            replies = self._answers("answers", [r.text for r in requests], settings.answer_temperature)
+            read = self._read(requests, replies)
+            places = sift.among_refused(requests, read, self._vectors, settings.refused_neighbours, counts)
+            self._check([read[i] for i in places], all(r.prompt.directed for r in requests))
+            rows = [_line(requests[i], replies[i], "easy") for i in places if read[i] == "refused"]
+            hard = [requests[i] for i in places if read[i] == "complied"]
+            prompts = [f"{r.text}\n{settings.refuse}" for r in hard]
+            replies = self._answers("again", prompts, settings.refuse_temperature)
             again = self._read(hard, replies, "again_")
             three = zip(hard, replies, again, strict=True)
             rows += [_line(request, reply, "hard") for request, reply, how in three if how == "refused"]
@@ -138,25 +138,25 @@ class _Making:
             )
             return [extract.read(self.chat, prompt, ids) for ids in drawn]
 
-        found: list[Request] = []
+        requests: list[Request] = []
         for at, prompt in enumerate(prompts):
             texts = self._once(f"draws-{at:03d}", partial(draw, prompt))
             self.counts["drawn"] += len(texts)
             self.counts["unfinished"] += texts.count(None)
-            found += [extract.Request(text, prompt) for text in texts if text is not None]
-        return found
+            requests += [extract.Request(text, prompt) for text in texts if text is not None]
+        return requests
 
     def _surprise(self, requests: list[Request]) -> list[float]:
         from unforgotten.models import load
         from unforgotten.verbs.synthesize import perplexity
 
-        texts, told = [r.text for r in requests], partial(self.tick, "perplexity")
+        texts, tick = [r.text for r in requests], partial(self.tick, "perplexity")
         if not self.settings.scorer:
             sequences = perplexity.as_user(self.chat, texts)
-            return perplexity.mean_nll(self.model, sequences, told)
+            return perplexity.mean_nll(self.model, sequences, tick)
         scorer = load.load_model(self.settings.scorer).to(self.model.device)
         sequences = perplexity.bare(load.load_chat(self.settings.scorer), texts)
-        return perplexity.mean_nll(scorer, sequences, told)
+        return perplexity.mean_nll(scorer, sequences, tick)
 
     def _vectors(self, texts: list[str]) -> Any:
         from unforgotten.verbs.synthesize import embeddings as embed
@@ -193,11 +193,11 @@ class _Making:
         pairs = zip(requests, replies, strict=True)
         asked = [Reply(ask(r.text, kind="harmful", category=r.prompt.name), text) for r, text in pairs]
         verdicts = self.judge.verdicts(asked) if asked else []
-        found = [sift.reading(v, self.judge, r.prompt.directed) for v, r in zip(verdicts, requests, strict=True)]
-        self.counts[f"{step}asked"] = len(found)
+        readings = [sift.reading(v, self.judge, r.prompt.directed) for v, r in zip(verdicts, requests, strict=True)]
+        self.counts[f"{step}asked"] = len(readings)
         for how in ("refused", "complied", "answered", "unparsed"):
-            self.counts[f"{step}{how}"] = found.count(how)
-        return found
+            self.counts[f"{step}{how}"] = readings.count(how)
+        return readings
 
     def _check(self, read: list[str], directed: bool) -> None:
         refused = read.count("refused")
