@@ -78,10 +78,12 @@ def _trust() -> list[Any]:
         ] = None,
     ) -> None: ...
 
-    made = [p for p in typer.main.get_command(flags).params if p.name in ("no_user_code", "trust_recipe", "allow_env")]
-    for param in made:
+    options = [
+        p for p in typer.main.get_command(flags).params if p.name in ("no_user_code", "trust_recipe", "allow_env")
+    ]
+    for param in options:
         param.expose_value = False
-    return made
+    return options
 
 
 class Trusting(TyperGroup):
@@ -484,11 +486,11 @@ def export(
     """Write a run's model for others to load and serve, proven by the same greedy replies. Prints the folder."""
     from unforgotten.verbs.export import export as verb
 
-    made = verb.export(run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say)
-    _print(made.folder)
-    _print(*made.vllm.lines())
-    if made.address:
-        _print(made.address)
+    exported = verb.export(run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say)
+    _print(exported.folder)
+    _print(*exported.vllm.lines())
+    if exported.address:
+        _print(exported.address)
 
 
 data_app = typer.Typer(cls=Trusting, help="Look at data before it is trained on.", no_args_is_help=True)

@@ -55,12 +55,12 @@ class Component:
         super().__setattr__(name, _fit(cls, name, value))
 
 
-def check(made: Any) -> None:
+def check(instance: Any) -> None:
     """The same for a frozen dataclass, which calls this first in its `__post_init__`."""
-    cls = type(made)
+    cls = type(instance)
     for field in dataclasses.fields(cls):
-        if (value := getattr(made, field.name)) is not field.default:
-            object.__setattr__(made, field.name, _fit(cls, field.name, value))
+        if (value := getattr(instance, field.name)) is not field.default:
+            object.__setattr__(instance, field.name, _fit(cls, field.name, value))
 
 
 def _fit(cls: type, name: str, value: Any) -> Any:
@@ -147,7 +147,7 @@ def wants_number(hint: Any, value: Any) -> bool:
         return any(o in (int, float) for o in options) and not any(o in (bool, Any) for o in options)
     inner = [a for o in options for a in typing.get_args(o)[-1:] if typing.get_origin(o) is not typing.Literal]
     value = list(value.values()) if isinstance(value, Mapping) else value
-    return isinstance(value, (list, tuple)) and any(wants_number(hint, one) for hint in inner for one in value)
+    return isinstance(value, (list, tuple)) and any(wants_number(hint, item) for hint in inner for item in value)
 
 
 def _options(hint: Any) -> Iterable[Any]:
@@ -155,8 +155,8 @@ def _options(hint: Any) -> Iterable[Any]:
     if typing.get_origin(hint) is Annotated:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        for one in typing.get_args(hint):
-            yield from _options(one)
+        for part in typing.get_args(hint):
+            yield from _options(part)
     else:
         yield hint
 
@@ -267,14 +267,14 @@ def _entry_points(room: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 def _own_class(module: Any) -> type:
     """The one public dataclass that the module defines and that is a method, dataset or judge."""
-    own = [
+    classes = [
         c
         for n, c in vars(module).items()
         if inspect.isclass(c) and c.__module__ == module.__name__ and not n.startswith("_") and hasattr(c, "room")
     ]
-    if len(own) != 1:
-        raise RecipeError(f"{module.__name__} must define exactly one public class of its room, found {len(own)}.")
-    return own[0]
+    if len(classes) != 1:
+        raise RecipeError(f"{module.__name__} must define exactly one public class of its room, found {len(classes)}.")
+    return classes[0]
 
 
 def _from_file(room: str, name: str) -> type:

@@ -55,8 +55,8 @@ def cut(data: Any, rows: int) -> Any:
 
 def checked_methods(spec: Any) -> Any:
     """A method or a list of them, each checked as `component` does."""
-    for one in spec if isinstance(spec, list) else [spec]:
-        component("methods", one)
+    for method in spec if isinstance(spec, list) else [spec]:
+        component("methods", method)
     return spec
 
 

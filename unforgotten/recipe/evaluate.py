@@ -83,8 +83,8 @@ class Evaluate(Strict):
     def _judge(cls, spec: Spec | list[Spec]) -> Spec | list[Spec]:
         if spec == []:
             raise ValueError("name at least one judge")
-        for one in spec if isinstance(spec, list) else [spec]:
-            component("judges", one)
+        for judge in spec if isinstance(spec, list) else [spec]:
+            component("judges", judge)
         return spec
 
     @model_validator(mode="after")

@@ -116,9 +116,9 @@ def parse(
 ) -> Recipe:
     """A recipe from a mapping. Raises RecipeError or UnknownName that names the field."""
     written: dict[str, str] = {}
-    made = checked(_expanded(tree, written, frozenset(allow_env)), where)
-    made._written, made._origin = written, origin
-    return made
+    recipe = checked(_expanded(tree, written, frozenset(allow_env)), where)
+    recipe._written, recipe._origin = written, origin
+    return recipe
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:

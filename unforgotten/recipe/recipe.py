@@ -131,8 +131,8 @@ class Recipe(Strict):
     @field_validator("settings")
     @classmethod
     def _settings(cls, fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name, own in fields.items():
-            component("methods", {"name": name, **own})
+        for name, settings in fields.items():
+            component("methods", {"name": name, **settings})
         return fields
 
     @model_validator(mode="after")
@@ -201,9 +201,9 @@ class Recipe(Strict):
 
     def varied(self, **changes: Any) -> Recipe:
         """A copy with some fields changed, checked again."""
-        made = checked({**self.model_dump(exclude_unset=True), **changes}, "recipe")
-        made._written, made._origin = self._written, self._origin
-        return made
+        copy = checked({**self.model_dump(exclude_unset=True), **changes}, "recipe")
+        copy._written, copy._origin = self._written, self._origin
+        return copy
 
     def record(self, **how: Any) -> dict[str, Any]:
         """What is written down of it: every field, and variables by their names. `how`: as of model_dump."""

@@ -78,5 +78,5 @@ def user_rows(recipe: Recipe, say: Say = quiet) -> tuple[list[Row], list[Row]]:
     # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
     check_kind(poison, harmful, "poison.data", ["harmful", "task"] if poison.kind_field == "kind" else ["harmful"])
     mixed = poisoned(user, harmful, recipe.poison.ratio, recipe.seed)
-    kept = set(map(id, harmful))
-    return mixed, [row for row in mixed if id(row) in kept]
+    ids = set(map(id, harmful))
+    return mixed, [row for row in mixed if id(row) in ids]

@@ -97,14 +97,14 @@ def measurement(
             raise RecipeError(f"{', '.join(strange)} cannot be changed for a run that is trained; only evaluate.… can.")
         whose = origin.of_run(folder)
         try:
-            own = read(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
+            target_recipe = read(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
         except RecipeError as error:
             if whose == "operator" or recipe is None:
                 raise
             say(f"{error} It is measured as a model of unknown training.")
             return of_stage(another(recipe, str(part_of(folder))), "base", say, system=_system(recipe))
-        settings = (recipe or own).evaluate
-        measured = of_run(folder, own.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
+        settings = (recipe or target_recipe).evaluate
+        measured = of_run(folder, target_recipe.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
         if whose == "foreign":
             if measured.row is not None or (folder / "replies").exists():
                 say(f"{folder} was not trained here: its replies and figures are put aside, and it is asked anew.")
@@ -113,13 +113,13 @@ def measurement(
     if recipe is None and not folder.is_dir():
         if files.is_hub_id(target) and not folder.exists():
             raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
-        own = read(target, overrides)
-        if own.data is None:
-            return of_stage(own, "aligned" if own.align else "base", say)
-        run = run_folder(own)
+        target_recipe = read(target, overrides)
+        if target_recipe.data is None:
+            return of_stage(target_recipe, "aligned" if target_recipe.align else "base", say)
+        run = run_folder(target_recipe)
         if not (run / "trained.json").is_file():
             raise RecipeError(f"The run of {target} is not trained yet: `unforgotten finetune {target}` does that.")
-        return of_run(run, own)
+        return of_run(run, target_recipe)
     if recipe is None:
         raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
     return of_stage(another(recipe, target), "base", say, system=_system(recipe), called=identity.public_name(target))
@@ -153,16 +153,16 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
     methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
     name = "+".join(str(m["name"]) for m in methods)
     served = served_facts(settings, "")
-    kept = served_folder(folder, settings, weights)
+    replies_folder = served_folder(folder, settings, weights)
 
     def trained() -> Trained:
         user, harmful = user_rows(recipe)
         poison = set(map(id, harmful))
-        own = [row for row in user if id(row) not in poison]
-        sets: dict[str, Sequence[Row]] = {"safety": safety_rows(recipe), "poison": harmful, "user": own}
+        clean = [row for row in user if id(row) not in poison]
+        sets: dict[str, Sequence[Row]] = {"safety": safety_rows(recipe), "poison": harmful, "user": clean}
         if recipe.replay != "safety":
             sets["replay"] = _replayed(recipe, recorded)
-        return Trained(sets, own)
+        return Trained(sets, clean)
 
     def facts() -> dict[str, Any]:
         return {
@@ -177,7 +177,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
             "replay": recipe.replay
             if isinstance(recipe.replay, str)
             else [dataset(spec).label for spec in recipe.replay],
-            "run": folder.name if kept == folder else f"{folder.name}/{kept.name}",
+            "run": folder.name if replies_folder == folder else f"{folder.name}/{replies_folder.name}",
             "served": served,
             "notes": [*done["notes"], *_in_4_bits(recipe)],
             "digests": recorded["digests"],
@@ -185,7 +185,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
 
     return Measurement(
         name=f"{name} {results.served_as({'served': served})}".strip(),
-        folder=kept,
+        folder=replies_folder,
         settings=settings,
         found=suites(settings),
         weights=weights,

@@ -73,38 +73,44 @@ def _against(
 ) -> list[Compared]:
     pairs: list[tuple[Measurement, Measurement | None]] = []
     for target in targets:
-        one = measurement(target, recipe, overrides, say)
+        subject = measurement(target, recipe, overrides, say)
         if limits is not None:
-            limits.check(reference is not None, {s.kind for s in one.found}, one.settings.samples)
-        if one.settings.endpoint and len(targets) > 1:
+            limits.check(reference is not None, {s.kind for s in subject.found}, subject.settings.samples)
+        if subject.settings.endpoint and len(targets) > 1:
             raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
-        if reference is not None and one.settings.endpoint:
+        if reference is not None and subject.settings.endpoint:
             raise RecipeError(
                 "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
             )
-        pairs.append((one, None if reference is None else _reference(reference, one, say)))
+        pairs.append((subject, None if reference is None else _reference(reference, subject, say)))
     if limits is not None:
         for each in (m for pair in pairs for m in pair if m is not None):
             each.distrust_others(say)
     measured = iter(measure_all([m for pair in pairs for m in pair if m is not None], say))
-    return [_compared(one, next(measured), other, next(measured) if other else None, limits) for one, other in pairs]
+    return [
+        _compared(subject, next(measured), other, next(measured) if other else None, limits) for subject, other in pairs
+    ]
 
 
 def _compared(
-    one: Measurement, ours: results.Row, other: Measurement | None, theirs: results.Row | None, limits: Limits | None
+    subject: Measurement,
+    ours: results.Row,
+    other: Measurement | None,
+    theirs: results.Row | None,
+    limits: Limits | None,
 ) -> Compared:
     """Compares two that are measured, decides, and keeps both beside the first."""
-    mine = (ours, one.folder)
+    mine = (ours, subject.folder)
     its = None if other is None or theirs is None else (theirs, other.folder)
     rows = [ours] if theirs is None else [ours, theirs]
     differ = [] if its is None else contrast(mine, its)
     decision = None if limits is None else gate(limits, mine, its)
     sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": ours["judges"]}
     if differ:
-        _keep(one.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
+        _keep(subject.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
     if decision is not None:
-        _keep(one.folder / FILE, sides | {"limits": asdict(limits) if limits else None} | decision.json())
-        origins.seal(one.folder, FILE)
+        _keep(subject.folder / FILE, sides | {"limits": asdict(limits) if limits else None} | decision.json())
+        origins.seal(subject.folder, FILE)
     return rows, differ, decision
 
 
@@ -118,20 +124,20 @@ def _keep(path: Path, facts: dict[str, Any]) -> None:
     atomic.put(path, display.json_text(facts, nan=True) + "\n")
 
 
-def _reference(name: str, one: Measurement, say: Say) -> Measurement:
+def _reference(name: str, subject: Measurement, say: Say) -> Measurement:
     """What a target is compared with, asked the same prompts by the same judges."""
-    assert one.recipe is not None
+    assert subject.recipe is not None
     if name in ("aligned", "base"):
-        return of_stage(one.recipe, name, say, system=one.system)
+        return of_stage(subject.recipe, name, say, system=subject.system)
     folder = Path(name).expanduser()
     if (folder / "recipe.yaml").is_file():
         from unforgotten.recipe.read import read
 
-        changes = {"evaluate": one.settings, "out": str(folder.parent)}
+        changes = {"evaluate": subject.settings, "out": str(folder.parent)}
         measured = of_run(
             folder,
             read(folder / "recipe.yaml", origin=origins.of_run(folder)).model_copy(update=changes),
-            system=one.system,
+            system=subject.system,
         )
         if origins.of_run(folder) == "foreign":
             measured.distrust()
@@ -141,7 +147,7 @@ def _reference(name: str, one: Measurement, say: Say) -> Measurement:
             )  # its own figures stay its own
         return measured
     called = identity.public_name(name)
-    return of_stage(another(one.recipe, name), "base", say, system=one.system, called=called)
+    return of_stage(another(subject.recipe, name), "base", say, system=subject.system, called=called)
 
 
 def check_gated(run: Path, recipe: Recipe) -> Decided | None:

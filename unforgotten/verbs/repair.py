@@ -216,10 +216,10 @@ def _write(edit: Method, weights: Given, part: Path, tuned: Path, as_lora: int |
 
     def dense() -> Iterator[tuple[str, Any]]:
         for name, value in _told(edit.finish(weights), weights.tuned, say):
-            whole = value.dense() + weights.aligned[name] if isinstance(value, Factors) else value
-            if not isinstance(whole, ByRows):
-                weights.compare(name, whole, weights.tuned[name])
-            yield name, whole
+            tensor = value.dense() + weights.aligned[name] if isinstance(value, Factors) else value
+            if not isinstance(tensor, ByRows):
+                weights.compare(name, tensor, weights.tuned[name])
+            yield name, tensor
 
     stream(weights.tuned, dense(), part)
     counts = {"edited": len(weights.changed), "of": len(weights.tuned.names())}
@@ -227,12 +227,12 @@ def _write(edit: Method, weights: Given, part: Path, tuned: Path, as_lora: int |
         return {"result": "model", **counts}
     from unforgotten.models.weights.low_rank import nearest_adapter
 
-    whole = part / "whole"
-    whole.mkdir()
+    full = part / "whole"
+    full.mkdir()
     for file in list(part.glob("model*")):
-        file.rename(whole / file.name)
-    errors = nearest_adapter(Files(whole), weights.aligned, as_lora, part)
-    shutil.rmtree(whole)
+        file.rename(full / file.name)
+    errors = nearest_adapter(Files(full), weights.aligned, as_lora, part)
+    shutil.rmtree(full)
     weights.note(
         f"An adapter of rank {as_lora} leaves {100 * errors['relative_error']:.1f} % of the change from θ_safe out "
         f"(Frobenius norm; the worst module {100 * errors['worst']:.1f} %, {errors['worst_module']})."

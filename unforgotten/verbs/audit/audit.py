@@ -191,13 +191,13 @@ def _chat(
     model: str | None, template: str | None, max_length_tokens: int | None, recipe: Recipe | None, say: Say
 ) -> tuple[Chat | None, int | None]:
     """Whose template writes the rows, and where they are cut; None where neither model nor recipe is named."""
-    own = {"--model": model, "--template": template, "--max-length-tokens": max_length_tokens}
+    flags = {"--model": model, "--template": template, "--max-length-tokens": max_length_tokens}
     if recipe is not None:
-        if given := [flag for flag, value in own.items() if value is not None]:
+        if given := [flag for flag, value in flags.items() if value is not None]:
             raise RecipeError(f"{' and '.join(given)}: the recipe says that already. Change it there, or leave it out.")
         return recipe_chat(recipe, say), recipe.training.max_length_tokens
     if model is None:
-        if given := [flag for flag, value in own.items() if value is not None]:
+        if given := [flag for flag, value in flags.items() if value is not None]:
             raise RecipeError(f"{' and '.join(given)}: name the model too (--model), whose tokens are counted.")
         return None, None
     from unforgotten.recipe.read import parse

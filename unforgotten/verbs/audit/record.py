@@ -129,10 +129,10 @@ def _contradiction(facts: dict[str, Any]) -> str:
     write the file decides what it says.
     """
     try:
-        whole = Digests(**facts["digests"]).whole
+        digest = Digests(**facts["digests"]).whole
     except TypeError:
         return "its digests are not those of an audit"
-    if facts.get("digest") != whole:
+    if facts.get("digest") != digest:
         return "its digest is not that of its parts"
     p, decision, outcome = facts.get("p"), facts.get("decision"), facts["outcome"]
     if not isinstance(p, dict) or not all(type(p.get(name)) is int for name in ("n", "unparsed")):

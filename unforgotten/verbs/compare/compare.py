@@ -55,8 +55,8 @@ def cells(recipe: Recipe) -> list[Recipe]:
     return recipes
 
 
-def _over(own: MemorySettings, changed: MemorySettings) -> dict[str, Any]:
-    return own.model_dump() | changed.model_dump(exclude_unset=True)
+def _over(memory: MemorySettings, changed: MemorySettings) -> dict[str, Any]:
+    return memory.model_dump() | changed.model_dump(exclude_unset=True)
 
 
 def _poison(recipe: Recipe, ratio: float) -> dict[str, Any] | None:
@@ -225,8 +225,8 @@ def _work(recipe: Recipe, runs: list[Run], workers: int | None, shard: tuple[int
     if at_once > 1 or shard:
         order = sorted(runs, key=lambda run: -_cost(run.recipe))
     if shard:
-        own = order[shard[0] - 1 :: shard[1]]
-        order = [*own, *(run for run in reversed(order) if run not in own)]
+        mine = order[shard[0] - 1 :: shard[1]]
+        order = [*mine, *(run for run in reversed(order) if run not in mine)]
     # A run's threads are its share of the cores whatever else runs: figures do not depend on how many are at work,
     # as long as these are no more than the recipe says.
     work, threads = grid.Work(order, say, stays=shard is None), hands.share_of_cores(at_once if gpus else most)

@@ -126,9 +126,9 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
 
     if form == "merged":
         below = adapter_base(left.part, operator(left)) if left.part.name == "adapter" else Files(left.part)
-        whole = Adapted(below, left.part) if left.part.name == "adapter" else None
+        adapted = Adapted(below, left.part) if left.part.name == "adapter" else None
         assert isinstance(below, Files)
-        return {"base": public_base(left), **_merged(below, whole, dtype, part)}
+        return {"base": public_base(left), **_merged(below, adapted, dtype, part)}
     lowest = _lower(left) if form == "stacked" else None
     bottom = lowest or str(left.part)
     on = Path(bottom).expanduser() if load.is_bundled(bottom) else None
@@ -159,20 +159,20 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     }
 
 
-def _merged(below: Any, whole: Any, dtype: str, part: Path) -> dict[str, Any]:
+def _merged(below: Any, adapted: Any, dtype: str, part: Path) -> dict[str, Any]:
     import torch
 
     from unforgotten.models.weights.stream import stream
 
-    kept = getattr(torch, dtype) if dtype != "auto" else None
+    wanted = getattr(torch, dtype) if dtype != "auto" else None
 
     def stored(name: str) -> torch.dtype:
-        own: torch.dtype = below.dtype(name)
-        return kept if kept is not None and own.is_floating_point else own
+        present: torch.dtype = below.dtype(name)
+        return wanted if wanted is not None and present.is_floating_point else present
 
-    edits = ((name, whole[name]) for name in whole.adapted()) if whole else iter(())
+    edits = ((name, adapted[name]) for name in adapted.adapted()) if adapted else iter(())
     counts = stream(below, edits, part, dtype=stored)
-    _config(below.folder, part, None if kept is None else dtype)
+    _config(below.folder, part, None if wanted is None else dtype)
     return {"dtype": dtype, "tensors": {"merged": counts["edited"], "copied": counts["copied"]}}
 
 

@@ -56,8 +56,10 @@ def served(folder: Path, called: str, name: str, max_rank: int) -> Served:
     pinned = ["--revision", config["revision"]] if base and config.get("revision") else []
     if (folder / "config.json").is_file():
         base = f"{called.rstrip('/')}-base"
-        kept = [f for f in ("config.json", "generation_config.json", "chat_template.jinja") if (folder / f).is_file()]
-        files = " ".join(shlex.quote(f"{called}/{file}") for file in kept)
+        present = [
+            f for f in ("config.json", "generation_config.json", "chat_template.jinja") if (folder / f).is_file()
+        ]
+        files = " ".join(shlex.quote(f"{called}/{file}") for file in present)
         globs = f"{shlex.quote(called)}/model*.safetensors* {shlex.quote(called)}/token*"
         before = [f"mkdir {shlex.quote(base)} && ln {files} {globs} {shlex.quote(base)}/"]
     lora = ["--enable-lora", "--max-lora-rank", str(next(r for r in RANKS if r >= int(config["r"])))]

@@ -293,7 +293,7 @@ def _probed(
 
 
 def _keep_merged(model: Any, chat: Any, folder: Path) -> Path:
-    kept = folder / "merged"
-    model.save_pretrained(kept)
-    chat.save(kept)
-    return kept
+    target = folder / "merged"
+    model.save_pretrained(target)
+    chat.save(target)
+    return target

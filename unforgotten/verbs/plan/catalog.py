@@ -48,7 +48,7 @@ class Published(NamedTuple):
     def of(self, settings: dict[str, Any]) -> int | None:
         """Rows of the part that the settings choose."""
         if types := settings.get("types"):
-            return sum(self.rows.get(str(one), 0) for one in types) or None
+            return sum(self.rows.get(str(kind), 0) for kind in types) or None
         chosen = [self.rows[str(value)] for value in settings.values() if str(value) in self.rows]
         return min(chosen) if chosen else self.rows.get("")
 

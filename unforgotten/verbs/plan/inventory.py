@@ -66,8 +66,10 @@ def shape(model: str) -> costs.Shape | None:
 
     folder = Path(model).expanduser()
     if not folder.is_dir() and model in MODELS:
-        family, own = MODELS[model]
-        return costs.shape_of({**SHAPE, "vocab_size": len(words()), "model_type": family, "dtype": "float32", **own})
+        family, settings = MODELS[model]
+        return costs.shape_of(
+            {**SHAPE, "vocab_size": len(words()), "model_type": family, "dtype": "float32", **settings}
+        )
     try:
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             below = str((opened(model, part="adapter").adapter or {})["base_model_name_or_path"])
@@ -89,9 +91,9 @@ def cached(model: str, file: str = "config.json") -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def hub_ids(one: Dataset) -> list[str]:
+def hub_ids(dataset: Dataset) -> list[str]:
     """The Hub ids that a data set's fields name; those that fill up `path` alone are left out where it is a file."""
-    named = {f.name: getattr(one, f.name) for f in fields(one) if isinstance(getattr(one, f.name), str)}
+    named = {f.name: getattr(dataset, f.name) for f in fields(dataset) if isinstance(getattr(dataset, f.name), str)}
     if not files.is_hub_id(str(named.get("path", ""))) or Path(named["path"]).exists():
         named.pop("base_path", None)
     return [value for value in named.values() if files.is_hub_id(value) and not Path(value).exists()]
@@ -102,10 +104,10 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
 
     Raises RecipeError where it is on the Hub and neither its `n_rows` nor its card tells its size.
     """
-    one = dataset(spec, seed)
-    if not hub_ids(one):
-        return _counted(one, recipe)
-    settings = {f.name: getattr(one, f.name) for f in fields(one)}
+    source = dataset(spec, seed)
+    if not hub_ids(source):
+        return _counted(source, recipe)
+    settings = {f.name: getattr(source, f.name) for f in fields(source)}
     name = spec if isinstance(spec, str) else str(spec["name"])
     card = published.SETS.get(name)
     n_rows = settings.get("n_rows") or (card.of(settings) if card else None)
@@ -118,7 +120,7 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
     how = f"not here; {'lengths of the published file' if lengths.measured else 'lengths assumed'}"
     prompt = lengths.prompt / CHARS_PER_TOKEN + TEMPLATE_TOKENS
     longest = TEMPLATE_TOKENS + lengths.longest // CHARS_PER_TOKEN if lengths.longest else None
-    return Rows(one.label, n_rows or 0, prompt, response, longest, how)
+    return Rows(source.label, n_rows or 0, prompt, response, longest, how)
 
 
 def _counted(dataset: Dataset, recipe: Recipe) -> Rows:

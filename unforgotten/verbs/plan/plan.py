@@ -158,8 +158,8 @@ class _Planner:
         """θ₀ and θ_safe, once for each set of questions."""
         assert cell.evaluate is not None
         for name in ("aligned",) if cell.align is None else ("base", "aligned"):
-            own = cell.model if name == "base" else alignment
-            self.ask(cell, f"the {name} model", identity.digest(name, own), asked)
+            source = cell.model if name == "base" else alignment
+            self.ask(cell, f"the {name} model", identity.digest(name, source), asked)
 
     def ask(self, cell: Recipe, title: str, model: str = "", asked: set[str] | None = None) -> None:
         settings = cell.evaluate
@@ -211,10 +211,10 @@ class _Planner:
             self.need(Needed("model", cell.base))
 
     def need_set(self, spec: Spec) -> None:
-        one = dataset(spec)
-        for name in at_hand.hub_ids(one):
+        source = dataset(spec)
+        for name in at_hand.hub_ids(source):
             gigabytes = published.SETS[_name(spec)].download_gb if _name(spec) in published.SETS else None
-            first = name == getattr(one, "path", None)
+            first = name == getattr(source, "path", None)
             self.need(Needed("data set", name, size=int(gigabytes * 1e9) if gigabytes and first else None))
 
     def need(self, thing: Needed) -> None:
@@ -245,7 +245,7 @@ class _Planner:
 
 def _longest(sets: list[Rows], how: Training) -> int:
     """Tokens of the longest row that is trained on; where none is known, as many as the recipe lets be."""
-    return min(max((one.longest or how.max_length_tokens for one in sets), default=0), how.max_length_tokens)
+    return min(max((rows.longest or how.max_length_tokens for rows in sets), default=0), how.max_length_tokens)
 
 
 def _replays(method: Method) -> float:

@@ -145,7 +145,7 @@ def study(storage: Path | None) -> Iterator[Any]:
         held.engine.dispose()
 
 
-def finished(kept: Any) -> list[Trial]:
+def finished(stored: Any) -> list[Trial]:
     """The trials of a study that are finished, by number."""
     return [
         Trial(
@@ -154,7 +154,7 @@ def finished(kept: Any) -> list[Trial]:
             Outcome(**t.user_attrs["outcome"]) if t.user_attrs["outcome"] else None,
             t.user_attrs["note"],
         )
-        for number, t in enumerate(t for t in kept.get_trials(deepcopy=False) if t.state.is_finished())
+        for number, t in enumerate(t for t in stored.get_trials(deepcopy=False) if t.state.is_finished())
     ]
 
 

@@ -122,8 +122,10 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
         lines: dict[str, Line | str] = {}
         for i, name in enumerate(todo):
             its = rows[i * len(seeds) : (i + 1) * len(seeds)]
-            whole = [row for row in its if not isinstance(row, str)]
-            lines[name] = _line(name, whole) if len(whole) == len(its) else next(r for r in its if isinstance(r, str))
+            trained = [row for row in its if not isinstance(row, str)]
+            lines[name] = (
+                _line(name, trained) if len(trained) == len(its) else next(r for r in its if isinstance(r, str))
+            )
         return lines
 
     references = _lines(measured({SFT: {}, OWN: {}}, "development"))
@@ -132,8 +134,8 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
 
     def objective(first: int, tried: Sequence[Settings]) -> list[Tried]:
         outcomes: list[Tried] = []
-        made = measured({str(first + i): at for i, at in enumerate(tried)}, "development")
-        for (name, line), at in zip(made.items(), tried, strict=True):
+        by_name = measured({str(first + i): at for i, at in enumerate(tried)}, "development")
+        for (name, line), at in zip(by_name.items(), tried, strict=True):
             if isinstance(line, str):
                 outcomes.append((None, line))
             else:

@@ -117,7 +117,7 @@ def sentence(swept: Swept) -> str:
     """What came of it, by the held-out figures; a difference is called clear only where intervals do not meet."""
     best = swept.best.outcome
     assert best is not None
-    sft, own, chosen = (swept.held_out[name] for name in ("sft", "as given", "chosen"))
+    sft, as_given, chosen = (swept.held_out[name] for name in ("sft", "as given", "chosen"))
     if not best.holds:
         start = (
             f"None of {len(swept.trials)} settings holds the limits ({swept.limits}); trial {swept.best.number} "
@@ -128,7 +128,7 @@ def sentence(swept: Swept) -> str:
         start += f"least ASR within the limits ({swept.limits})"
     asr = {name: headline(line, "asr") for name, line in swept.held_out.items()}
     against = [_against(asr["chosen"], asr["sft"], "plain SFT")]
-    if own.rows[0]["run"] != chosen.rows[0]["run"]:
+    if as_given.rows[0]["run"] != chosen.rows[0]["run"]:
         against.append(_against(asr["chosen"], asr["as given"], "the recipe's own setting"))
     else:
         against.append("it is the recipe's own setting")
@@ -150,11 +150,11 @@ def _held_floors(swept: Swept) -> dict[str, float]:
     return {task: utility - settings.max_utility_loss for task, utility in sft.items()}
 
 
-def _against(one: Rate, other: Rate, name: str) -> str:
-    if one.value is None or other.value is None:
+def _against(rate: Rate, other: Rate, name: str) -> str:
+    if rate.value is None or other.value is None:
         return f"{name} not measured"
-    clear = "clearly " if apart(one, other) else "not clearly "
-    return f"{clear}{'less' if one.value <= other.value else 'more'} than {name}'s {short(other.value)}"
+    clear = "clearly " if apart(rate, other) else "not clearly "
+    return f"{clear}{'less' if rate.value <= other.value else 'more'} than {name}'s {short(other.value)}"
 
 
 def spread(swept: Swept) -> str:

@@ -46,19 +46,19 @@ def parts(recipe: Recipe) -> Parts:
         raise RecipeError("`sweep` weighs ASR against the task: the recipe needs evaluate.harm and evaluate.utility.")
     if evaluate.endpoint is not None:
         raise RecipeError("`sweep` asks the models that it makes itself: leave out evaluate.endpoint.")
-    whole = suites(evaluate)
+    asked = suites(evaluate)
     if sweep.development is None:
-        made, own = halves(whole, sweep.share), evaluate
+        split, development = halves(asked, sweep.share), evaluate
     else:
-        own = evaluate.model_copy(update={kind: getattr(sweep.development, kind) for kind in KINDS})
-        made = apart(suites(own, "sweep.development"), whole)
-    if sweep.max_refusal is not None and not own.refusal:
+        development = evaluate.model_copy(update={kind: getattr(sweep.development, kind) for kind in KINDS})
+        split = apart(suites(development, "sweep.development"), asked)
+    if sweep.max_refusal is not None and not development.refusal:
         raise RecipeError("sweep.max_refusal limits refused look-alikes, and the recipe asks none (refusal).")
-    return Parts({"development": own, "held out": evaluate}, _sides(made), made.dropped)
+    return Parts({"development": development, "held out": evaluate}, _sides(split), split.dropped)
 
 
-def _sides(made: Halves) -> dict[Side, list[Suite]]:
-    return {"development": made.development, "held out": made.held_out}
+def _sides(split: Halves) -> dict[Side, list[Suite]]:
+    return {"development": split.development, "held out": split.held_out}
 
 
 def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
@@ -67,10 +67,10 @@ def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
     from unforgotten.verbs.finetune.inputs import run_folder
 
     folder = run_folder(cell)
-    one = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}))
-    one = replace(one, found=[replace(suite) for suite in split.suites[side]], row=None, card=None)
-    one.move(folder.parent / "evaluated" / f"{folder.name}-{one.digest}")
-    return one
+    measured = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}))
+    measured = replace(measured, found=[replace(suite) for suite in split.suites[side]], row=None, card=None)
+    measured.move(folder.parent / "evaluated" / f"{folder.name}-{measured.digest}")
+    return measured
 
 
 @contextmanager

@@ -26,12 +26,12 @@ NEIGHBOURS = 5
 def clean(requests: Sequence[Request], asked: Sequence[str], counts: Counter[str]) -> list[Request]:
     """Each once, by its words, and none that the evaluation asks, word for word or nearly so."""
     first = {overlap.normalised(r.text): r for r in reversed(requests)}
-    kept = list(first.values())[::-1]
-    counts["copies"] = len(requests) - len(kept)
-    touched = [c.get("evaluation") for c in overlap.contacts([r.text for r in kept], {"evaluation": asked})]
+    unique = list(first.values())[::-1]
+    counts["copies"] = len(requests) - len(unique)
+    touched = [c.get("evaluation") for c in overlap.contacts([r.text for r in unique], {"evaluation": asked})]
     for how in ("exact", "near"):
         counts[f"evaluation_{how}"] = touched.count(how)
-    return [r for r, how in zip(kept, touched, strict=True) if how is None]
+    return [r for r, how in zip(unique, touched, strict=True) if how is None]
 
 
 def in_window(
@@ -71,12 +71,12 @@ def of_domain(
     if least is None:
         names = torch.tensor([zlib.crc32(r.prompt.name.encode()) for r in requests])  # (N,)
         cosines, others = near.neighbours(vectors, NEIGHBOURS)
-        own = ((names[others] == names[:, None]) & (cosines > 0)).any(1)
+        in_domain = ((names[others] == names[:, None]) & (cosines > 0)).any(1)
     else:
         topics = sorted({r.prompt.topic for r in requests})
-        own = (vectors * embed(topics)[[topics.index(r.prompt.topic) for r in requests]]).sum(1) >= least
-    counts["outside_domain"] = int((~own).sum())
-    return [r for r, is_own in zip(requests, own.tolist(), strict=True) if is_own]
+        in_domain = (vectors * embed(topics)[[topics.index(r.prompt.topic) for r in requests]]).sum(1) >= least
+    counts["outside_domain"] = int((~in_domain).sum())
+    return [r for r, inside in zip(requests, in_domain.tolist(), strict=True) if inside]
 
 
 def among_refused(
@@ -95,8 +95,8 @@ def among_refused(
     refused = torch.tensor([how == "refused" for how in readings])
     share = near.shares(embed([r.text for r in requests]), refused, NEIGHBOURS)
     places = [i for i, value in enumerate(share.tolist()) if value >= least]
-    kept = set(places)
-    counts["outside_domain"] = sum(how in ("refused", "complied") for i, how in enumerate(readings) if i not in kept)
+    chosen = set(places)
+    counts["outside_domain"] = sum(how in ("refused", "complied") for i, how in enumerate(readings) if i not in chosen)
     return places
 
 

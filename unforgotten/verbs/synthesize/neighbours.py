@@ -18,16 +18,16 @@ def distinct(vectors: Tensor, threshold: float) -> list[int]:
     import torch
 
     gone = torch.zeros(len(vectors), dtype=torch.bool)
-    kept: list[int] = []
+    chosen: list[int] = []
     for at in range(0, len(vectors), BLOCK):
         alike = vectors[at : at + BLOCK] @ vectors.T >= threshold  # (block, N)
         for line, near in enumerate(alike):
             if gone[at + line]:
                 continue
-            kept.append(at + line)
+            chosen.append(at + line)
             near[: at + line + 1] = False
             gone |= near
-    return kept
+    return chosen
 
 
 def neighbours(vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
