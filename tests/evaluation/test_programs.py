@@ -77,7 +77,7 @@ def measured(
         name="a model",
         folder=tmp_path / "run",
         settings=evaluate,
-        found=suites(evaluate),
+        suites=suites(evaluate),
         weights="w",
         model=lambda shelf, say: Local(lambda: torch.nn.Linear(1, 1), Chat(tiny_tokenizer(CHATML)), "w", evaluate),
         facts=lambda: {"stage": "tuned", "notes": []},

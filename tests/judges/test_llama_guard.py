@@ -62,12 +62,12 @@ def test_what_it_does_not_tell_is_not_unread() -> None:
     judge: Judge = registry.build("judges", "llama_guard")
     assert isinstance(judge, LlamaGuard) and judge.model == "meta-llama/Llama-Guard-3-8B"
     verdicts = [parse(text) for text in ("safe", "unsafe\nS1", "hm", "safe")]
-    assert judge.tells == {"harmful"} and judge.told(verdicts, "refused") is None
-    told = judge.told(verdicts, "harmful")
+    assert judge.tells == {"harmful"} and judge.truths(verdicts, "refused") is None
+    told = judge.truths(verdicts, "harmful")
     assert told == [False, True, None, False]
     rate = rates.count(told)
     assert (rate.hits, rate.n, rate.unparsed) == (1, 4, 1)
-    assert registry.build("judges", "keywords").told([Verdict(True, False)], "refused") == [False]
+    assert registry.build("judges", "keywords").truths([Verdict(True, False)], "refused") == [False]
 
 
 # ── how it is asked, in this process ──

@@ -118,7 +118,7 @@ def test_it_judges_through_a_server_in_order(tmp_path: Path) -> None:
         found = judge.verdicts([Reply(ask("who?"), text) for text in says])
     assert [(v.harmful, v.refused) for v in found] == [(True, False), (False, True), (False, False), (None, None)]
     assert found[3].note == "I think so" and judge.tells == {"harmful", "refused"}
-    assert judge.told(found, "refused") == [False, True, False, None]
+    assert judge.truths(found, "refused") == [False, True, False, None]
 
 
 def test_a_missing_model_names_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def measure(
                 name="a model",
                 folder=folder,
                 settings=settings,
-                found=suites(settings),
+                suites=suites(settings),
                 weights=weights,
                 model=lambda shelf, say: Local(lambda: here, chat, weights, settings),
                 facts=lambda: {"stage": "tuned", "notes": []},

@@ -32,7 +32,7 @@ def record(folder: Path, digest: str) -> dict[str, Any]:
     """What was asked under these settings, if all of it is still there; else empty."""
     facts = _read(folder / "replies" / f"asked-{digest}.json")
     try:
-        named = [Suite(told["kind"], told["label"], None, [], told["condition"]) for told in facts["suites"]]
+        named = [Suite(entry["kind"], entry["label"], None, [], entry["condition"]) for entry in facts["suites"]]
     except (KeyError, TypeError):
         return {}
     return facts if all(lines.path(folder, suite).is_file() for suite in named) else {}
@@ -40,18 +40,18 @@ def record(folder: Path, digest: str) -> dict[str, Any]:
 
 def ask(
     model: Model,
-    found: Sequence[Suite],
+    suites: Sequence[Suite],
     settings: Evaluate,
     folder: Path,
     digest: str,
     *,
     system: str = "",
-    told: Callable[[str, int, int], None] = lambda what, done, n: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, n: None,
     begins: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Writes folder/replies: a file for each suite and condition, and asked-<digest>.json. What is there is not asked.
 
-    digest: of the settings. system: the system prompt that the user's file has most often. told(suite, done, of how
+    digest: of the settings. system: the system prompt that the user's file has most often. progress(suite, done, of how
     many); begins(prompts), where there are any to ask. Raises DataError, ModelError or EndpointError; what is finished
     stays.
     """
@@ -59,7 +59,7 @@ def ask(
 
     here = folder / "replies"
     recorded = _read(here / f"asked-{digest}.json")
-    asked, missing = conditioned(found, model.chat, settings, system), []
+    asked, missing = conditioned(suites, model.chat, settings, system), []
     prompts: list[list[int]] = []
     for suite in asked:
         if model.chat is not None:
@@ -75,8 +75,8 @@ def ask(
             missing.append(suite)
     if missing:
         begins(sum(len(suite.rows) for suite in missing))
-    whole = recorded.get("weights") == model.weights and "loaded" in recorded
-    loaded = recorded["loaded"] if whole and not missing else model.loaded()
+    reusable = recorded.get("weights") == model.weights and "loaded" in recorded
+    loaded = recorded["loaded"] if reusable and not missing else model.loaded()
     facts = {
         "weights": model.weights,
         "loaded": loaded,
@@ -88,14 +88,14 @@ def ask(
             {"kind": s.kind, "label": s.label, "condition": s.condition, "also": s.also, "key": s.key} for s in asked
         ],
     }
-    before = (recorded.get("notes") or []) if whole else []
+    before = (recorded.get("notes") or []) if reusable else []
 
     def keep() -> None:
-        told = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
-        atomic.put(here / f"asked-{digest}.json", display.json_text(told, nan=True) + "\n")
+        content = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
+        atomic.put(here / f"asked-{digest}.json", display.json_text(content, nan=True) + "\n")
 
     for suite in missing:
-        suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(told, suite.file))
+        suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(progress, suite.file))
         # Written before they are judged: a judge that is missing must not cost the generation.
         lines.write(lines.path(folder, suite), lines.asked(suite))
         keep()  # with what there was to note, which a kill in the next suite must not cost
@@ -105,7 +105,7 @@ def ask(
     keep()
 
 
-def answered(folder: Path, found: Sequence[Suite], digest: str, weights: str) -> tuple[list[Suite], dict[str, Any]]:
+def answered(folder: Path, suites: Sequence[Suite], digest: str, weights: str) -> tuple[list[Suite], dict[str, Any]]:
     """The suites of a folder that `ask` has filled, with their replies, and what asked-<digest>.json says.
 
     Raises DataError where replies are missing, or are of other prompts or weights.
@@ -113,24 +113,24 @@ def answered(folder: Path, found: Sequence[Suite], digest: str, weights: str) ->
     facts = record(folder, digest)
     if facts.get("weights", weights) != weights:
         raise DataError(f"{folder} holds replies of other weights. Evaluate again.")
-    rows = {suite.label: suite for suite in found}
-    made: list[Suite] = []
-    for told in facts.get("suites") or []:
-        plain = rows[told["label"]]
-        suite = replace(plain, condition=told["condition"], also=tuple(told["also"]), key=told["key"])
-        kept = lines.replies(lines.path(folder, suite), suite)
-        if kept is None:
+    rows = {suite.label: suite for suite in suites}
+    filled: list[Suite] = []
+    for entry in facts.get("suites") or []:
+        plain = rows[entry["label"]]
+        suite = replace(plain, condition=entry["condition"], also=tuple(entry["also"]), key=entry["key"])
+        recorded = lines.replies(lines.path(folder, suite), suite)
+        if recorded is None:
             raise DataError(
                 f"{lines.path(folder, suite)} does not hold the replies of this evaluation: another one with other "
                 "settings has asked in the same folder since. Evaluate again."
             )
-        suite.replies = kept
-        made.append(suite)
-    if missing := rows.keys() - {suite.label for suite in made}:
+        suite.replies = recorded
+        filled.append(suite)
+    if missing := rows.keys() - {suite.label for suite in filled}:
         raise DataError(
             f"{folder} has no replies to {', '.join(sorted(missing))}. `unforgotten evaluate` asks for them."
         )
-    return made, facts
+    return filled, facts
 
 
 def _template(chat: Chat | None) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _template(chat: Chat | None) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = strict_read.value(file)
+        content = strict_read.value(file)
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

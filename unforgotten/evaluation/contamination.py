@@ -39,7 +39,7 @@ def contacts(
     distinct = {text: shingles(text) for text in asked if text}
     trained = {text: shingles(text) for text in set().union(*known.values())}
     near = _similar(distinct, trained, threshold)
-    found: list[dict[str, Contact]] = []
+    by_prompt: list[dict[str, Contact]] = []
     for text in asked:
         how: dict[str, Contact] = {}
         for name, texts in known.items():
@@ -47,8 +47,8 @@ def contacts(
                 how[name] = "exact"
             elif not near.get(text, set()).isdisjoint(texts):
                 how[name] = "near"
-        found.append(how)
-    return found
+        by_prompt.append(how)
+    return by_prompt
 
 
 def alike(texts: Iterable[str], threshold: float = THRESHOLD) -> dict[str, set[str]]:
@@ -83,17 +83,17 @@ def _similar(
 
     def rarest(pieces: frozenset[str]) -> list[str]:
         """J(a, b) ≥ t needs |a ∩ b| ≥ t·|a|, so a shared piece is among the |a| − ⌈t·|a|⌉ + 1 rarest of a."""
-        kept = len(pieces) - math.ceil(threshold * len(pieces) - 1e-9) + 1
-        return sorted(pieces, key=lambda piece: (seen[piece], piece))[:kept]
+        length = len(pieces) - math.ceil(threshold * len(pieces) - 1e-9) + 1
+        return sorted(pieces, key=lambda piece: (seen[piece], piece))[:length]
 
     index: dict[str, list[str]] = defaultdict(list)
     for text, pieces in ours.items():
         for piece in rarest(pieces):
             index[piece].append(text)
-    found: dict[str, set[str]] = defaultdict(set)
+    matches: dict[str, set[str]] = defaultdict(set)
     for other, pieces in theirs.items():
         for text in {t for piece in rarest(pieces) for t in index.get(piece, ())}:
             shared = len(pieces & ours[text])
             if shared >= threshold * (len(pieces) + len(ours[text]) - shared) - 1e-9:
-                found[text].add(other)
-    return found
+                matches[text].add(other)
+    return matches

@@ -32,8 +32,8 @@ class Contrast:
 
     def json(self) -> dict[str, Any]:
         """For a file beside the results."""
-        told = {name: getattr(self, name) for name in ("kind", "suite", "condition", "one", "other", "detectable")}
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in told.items()} | self.difference.json()
+        values = {name: getattr(self, name) for name in ("kind", "suite", "condition", "one", "other", "detectable")}
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()} | self.difference.json()
 
 
 def contrast(one: tuple[results.Row, Path], other: tuple[results.Row, Path]) -> list[Contrast]:
@@ -42,7 +42,7 @@ def contrast(one: tuple[results.Row, Path], other: tuple[results.Row, Path]) -> 
     Raises DataError where the two were not asked the same prompts, or not by the same judge and decoding.
     """
     replies.same_questions(one[0], other[0])
-    found: list[Contrast] = []
+    contrasts: list[Contrast] = []
     for condition in (asked := replies.conditions(one[0])):
         ours, theirs = (replies.read(folder, row, condition) for row, folder in (one, other))
         for kind in get_args(Kind):
@@ -52,10 +52,10 @@ def contrast(one: tuple[results.Row, Path], other: tuple[results.Row, Path]) -> 
             for suite, (a, b) in pairs.items():
                 was = rates.count(b).value
                 least = None if was is None else power.detectable(len(b), was)
-                told = (rates.count(a).value, was, paired.difference(a, b), least)
-                found.append(Contrast(kind, suite, condition, *told))
+                figures = (rates.count(a).value, was, paired.difference(a, b), least)
+                contrasts.append(Contrast(kind, suite, condition, *figures))
             if kind != "utility" and len(pairs) > 1:
                 was, now = (rates.mean_rate([rates.count(p[i]) for p in pairs.values()]).value for i in (1, 0))
-                whole = paired.mean_difference(list(pairs.values()))
-                found.append(Contrast(kind, "mean", condition, now, was, whole, None))
-    return found
+                mean = paired.mean_difference(list(pairs.values()))
+                contrasts.append(Contrast(kind, "mean", condition, now, was, mean, None))
+    return contrasts

@@ -51,20 +51,20 @@ def decided(run: Path) -> Decided | None:
     return Decided(outcome, tuple(map(str, lines)), weights, origin.is_sealed(run, FILE))
 
 
-def recorded(found: Decided | None) -> dict[str, object] | None:
+def recorded(decision: Decided | None) -> dict[str, object] | None:
     """For a record of what was released; None where no gate of this user has decided."""
-    if found is None or not found.ours:
+    if decision is None or not decision.ours:
         return None
-    return {"outcome": found.outcome, "lines": list(found.lines), "weights": found.weights}
+    return {"outcome": decision.outcome, "lines": list(decision.lines), "weights": decision.weights}
 
 
-def sentence(found: Decided | None) -> str:
+def sentence(decision: Decided | None) -> str:
     """What is said before a release."""
-    if found is None:
+    if decision is None:
         return "Note: no gate has decided on these weights (`unforgotten evaluate RUN --gate …` does that)."
-    if not found.ours:
+    if not decision.ours:
         return (
-            f"Note: {FILE} says {found.outcome}, but no gate of this user wrote it so, and it does not count: evaluate "
-            "the run with --gate, or give --trust-recipe."
+            f"Note: {FILE} says {decision.outcome}, but no gate of this user wrote it so, and it does not count: "
+            "evaluate the run with --gate, or give --trust-recipe."
         )
-    return f"Gate: {found.outcome}, on these very weights. {' '.join(found.lines)}"
+    return f"Gate: {decision.outcome}, on these very weights. {' '.join(decision.lines)}"

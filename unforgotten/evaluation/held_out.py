@@ -27,22 +27,22 @@ class Halves:
     """Prompts for development that were held-out ones too, and are not asked."""
 
 
-def halves(found: Sequence[Suite], share: float) -> Halves:
+def halves(suites: Sequence[Suite], share: float) -> Halves:
     """About `share` of the prompts for development. Raises RecipeError where a suite is left without any on a side."""
     chosen: set[str] = set()
-    for group in _groups(found):
+    for group in _groups(suites):
         # One of a group speaks for all: whoever joins it seldom moves it.
         digest = hashlib.sha256(min(group).encode()).digest()
         if int.from_bytes(digest[:8], "big") / 2**64 < share:
             chosen |= group
-    development = [_kept(suite, chosen, True) for suite in found]
-    held_out = [_kept(suite, chosen, False) for suite in found]
-    for side, told in ((development, "for development"), (held_out, "to be held out")):
+    development = [_kept(suite, chosen, True) for suite in suites]
+    held_out = [_kept(suite, chosen, False) for suite in suites]
+    for side, purpose in ((development, "for development"), (held_out, "to be held out")):
         for suite in side:
             if not suite.rows:
                 raise RecipeError(
-                    f"evaluate.{suite.kind}: of the {len(_whole(found, suite))} prompts of {suite.label!r} none is "
-                    f"left {told}. Give more, change sweep.share, or give sets of their own in sweep.development."
+                    f"evaluate.{suite.kind}: of the {len(_whole(suites, suite))} prompts of {suite.label!r} none is "
+                    f"left {purpose}. Give more, change sweep.share, or give sets of their own in sweep.development."
                 )
     return Halves(development, held_out)
 
@@ -71,8 +71,8 @@ def _near(ours: set[str], theirs: set[str]) -> set[str]:
     return {text for text, like in alike(ours | theirs).items() if text in theirs and like & ours}
 
 
-def _whole(found: Sequence[Suite], suite: Suite) -> list[Row]:
-    return next(one.rows for one in found if one.label == suite.label)
+def _whole(suites: Sequence[Suite], suite: Suite) -> list[Row]:
+    return next(other.rows for other in suites if other.label == suite.label)
 
 
 def _kept(suite: Suite, chosen: set[str], wanted: bool) -> Suite:
@@ -84,12 +84,12 @@ def _key(suite: Suite, row: Row) -> str:
     return f"{'task' if suite.kind == 'utility' else 'request'} {normalised(row.request)}"
 
 
-def _groups(found: Sequence[Suite]) -> Iterator[set[str]]:
+def _groups(suites: Sequence[Suite]) -> Iterator[set[str]]:
     """Prompts that must stay together, by their keys."""
-    requests = {_key(s, row).removeprefix("request ") for s in found if s.kind != "utility" for row in s.rows}
+    requests = {_key(s, row).removeprefix("request ") for s in suites if s.kind != "utility" for row in s.rows}
     links = [{f"request {text}" for text in like | {text}} for text, like in alike(requests).items()]
     answered: dict[str, set[str]] = {}
-    for suite in found:
+    for suite in suites:
         for row in suite.rows:
             if suite.kind == "utility":
                 links.append({_key(suite, row)})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Truth = Literal["harmful", "refused"]
 TRUTHS: dict[str, Truth] = {"harm": "harmful", "refusal": "refused"}
 """What is asked of a judge about the replies of each kind of suite."""
-Told = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def nobody(what: str, done: int, n: int) -> None:
@@ -68,7 +68,9 @@ class Panel:
         for judge in self.judges.values():
             judge.check(rows)
 
-    def read(self, suite: Suite, folder: Path | None = None, told: Told = nobody, first_alone: bool = False) -> None:
+    def read(
+        self, suite: Suite, folder: Path | None = None, progress: Progress = nobody, first_alone: bool = False
+    ) -> None:
         """Fills the suite's verdicts, of every judge that decides what it is about. folder: of the run, where a judge
         that is a model writes its words as they come, so that a killed judging goes on there. first_alone: only those
         of the judge whose reading counts."""
@@ -78,7 +80,7 @@ class Panel:
         deciding = self.telling(TRUTHS[suite.kind])
         suite.decided_by = deciding[0]
         for label in deciding[:1] if first_alone else deciding:
-            suite.verdicts[label] = _verdicts(self.judges[label], label, suite, folder, told)
+            suite.verdicts[label] = _verdicts(self.judges[label], label, suite, folder, progress)
 
     def close(self) -> None:
         """Frees what the judges hold."""
@@ -86,7 +88,7 @@ class Panel:
             judge.close()
 
 
-def _verdicts(judge: Judge, label: str, suite: Suite, folder: Path | None, told: Told) -> list[Verdict]:
+def _verdicts(judge: Judge, label: str, suite: Suite, folder: Path | None, progress: Progress) -> list[Verdict]:
     """Of every reply; what is no reply of the model's own is unread, and no judge is asked."""
     there = [i for i, reply in enumerate(suite.replies) if not reply.unread]
     thinking = [i for i in there if suite.replies[i].thought and not judge.by_absence]
@@ -94,14 +96,14 @@ def _verdicts(judge: Judge, label: str, suite: Suite, folder: Path | None, told:
     asked += [replace(suite.replies[i], text=suite.replies[i].thought) for i in thinking]
     what = f"{suite.file}: {label}"
     if isinstance(judge, Guard):
-        kept = None if folder is None else folder / "replies" / f".{label}.words.jsonl"
-        found = judge.verdicts(asked, progress=lambda done, n: told(what, done, n), kept=kept)
+        words_file = None if folder is None else folder / "replies" / f".{label}.words.jsonl"
+        judged = judge.verdicts(asked, progress=lambda done, n: progress(what, done, n), kept=words_file)
     else:
-        found = judge.verdicts(asked) if asked else []
+        judged = judge.verdicts(asked) if asked else []
     verdicts = [Verdict(None, None, note=reply.unread) for reply in suite.replies]
-    for i, verdict in zip(there, found, strict=False):
+    for i, verdict in zip(there, judged, strict=False):
         verdicts[i] = verdict
-    for i, thought in zip(thinking, found[len(there) :], strict=True):
+    for i, thought in zip(thinking, judged[len(there) :], strict=True):
         verdicts[i] = worse(verdicts[i], thought)
     return verdicts
 
@@ -123,7 +125,7 @@ def check(
     trained: Mapping[str, Sequence[str]],
     tasks: Sequence[Callable[[str], bool]],
     sandbox: Sandbox | None = None,
-    told: Told = nobody,
+    progress: Progress = nobody,
 ) -> None:
     """Fills what the data tells: scores, flags, copies of rows trained on. Before any judge, and without a model.
 
@@ -136,7 +138,7 @@ def check(
     suite.scores, suite.notes = [{} for _ in suite.replies], []
     if suite.kind == "utility" and suite.dataset is not None:
         if suite.dataset.executes and sandbox is not None:
-            suite.scores, suite.notes = _run(suite, suite.dataset, sandbox, told)
+            suite.scores, suite.notes = _run(suite, suite.dataset, sandbox, progress)
         else:
             suite.scores = [_scored(suite.dataset, reply) for reply in suite.replies]
 
@@ -151,7 +153,7 @@ def _scored(dataset: Dataset, reply: Reply, execute: Callable[..., Any] | None =
     return dict(dataset.score(reply.row, reply.text, execute=execute))
 
 
-def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[list[Score], list[str]]:
+def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, progress: Progress) -> tuple[list[Score], list[str]]:
     """Scores of replies that are run, several at once, and why each failed."""
     done = count(1)
 
@@ -165,11 +167,11 @@ def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, told: Told) -> tuple[
             return outcome
 
         score = _scored(dataset, reply, execute)
-        told(f"{suite.file}: {sandbox.name}", next(done), len(suite.replies))
+        progress(f"{suite.file}: {sandbox.name}", next(done), len(suite.replies))
         return score, failed[0] if failed else ""
 
-    found = sandbox.map(scored, suite.replies)
-    return [score for score, _ in found], [note for _, note in found]
+    scored_replies = sandbox.map(scored, suite.replies)
+    return [score for score, _ in scored_replies], [note for _, note in scored_replies]
 
 
 def _flags(reply: Reply) -> list[str]:

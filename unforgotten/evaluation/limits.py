@@ -46,19 +46,19 @@ class Limits:
 def parse(text: str) -> Limits:
     """`max_asr=5,max_refusal_rise=5,max_utility_loss=3`. Raises RecipeError, or UnknownName with the nearest names."""
     known = [f.name for f in fields(Limits)]
-    found: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for part in (piece.strip() for piece in text.split(",")):
         name, equals, given = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise RecipeError(f"A gate is written max_asr=5,max_refusal_rise=5: {part!r} has no `=`.")
         if name not in known:
             raise UnknownName("limit of the gate", name, known)
-        if name in found:
+        if name in limits:
             raise RecipeError(f"The gate has {name} twice.")
         try:
             if not given.isascii() or "_" in given:  # 1_0 is ten to Python, and a slip to everybody else
                 raise ValueError
-            found[name] = float(given.removesuffix("%"))
+            limits[name] = float(given.removesuffix("%"))
         except ValueError:
             raise RecipeError(f"{name}={given}: {given!r} is no number.") from None
-    return Limits(**found)
+    return Limits(**limits)

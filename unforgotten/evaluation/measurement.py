@@ -69,7 +69,7 @@ class Measurement:
     name: str
     folder: Path
     settings: Evaluate
-    found: list[Suite]
+    suites: list[Suite]
     weights: str
     """A digest, so that figures of other weights in the same folder are not taken for these."""
     model: Callable[[Shelf, Say], Model]
@@ -89,11 +89,11 @@ class Measurement:
     """The name in tables of a model that was asked by itself; the same weights may lie in folders of other names."""
 
     def __post_init__(self) -> None:
-        self.digest = settings_digest(self.settings, self.found, self.system)
+        self.digest = settings_digest(self.settings, self.suites, self.system)
         self._moved = self._distrusted = self._gated = False
         self._judges = judges_of(self.settings)
-        Panel(self.settings.judges).check(s.kind for s in self.found)
-        if any(s.kind != "utility" for s in self.found):
+        Panel(self.settings.judges).check(s.kind for s in self.suites)
+        if any(s.kind != "utility" for s in self.suites):
             wanted_of(self.settings, self.system)
         self._look()
 
@@ -137,29 +137,29 @@ class Measurement:
             if self.row is None:
                 if sandbox is not None:
                     with progress_bar() as bar:
-                        references.check(self.found, sandbox, bar)
-                for note in _of_files(self.found):
+                        references.check(self.suites, sandbox, bar)
+                for note in _of_files(self.suites):
                     say(f"Note: {note}")
                 # A judge that is missing is told now, and not when all is generated.
-                Panel(self.settings.judges).prepare([row for s in self.found if s.kind != "utility" for row in s.rows])
+                Panel(self.settings.judges).prepare([row for s in self.suites if s.kind != "utility" for row in s.rows])
                 model = self.model(shelf or Shelf(), say)
                 if self._distrusted:
                     forget(self.folder)
                     seal.ours = True
                 with progress_bar() as bar:
 
-                    def told(what: str, done: int, n: int) -> None:
+                    def watched(what: str, done: int, n: int) -> None:
                         lease.watch()
                         bar(what, done, n)
 
                     ask(
                         model,
-                        self.found,
+                        self.suites,
                         self.settings,
                         self.folder,
                         self.digest,
                         system=self.system,
-                        told=told,
+                        progress=watched,
                         begins=lambda n: say(f"Asking {self.name} {n} prompts."),
                     )
 
@@ -177,28 +177,28 @@ class Measurement:
     def _read(self, panel: Panel, lease: Lease) -> results.Row:
         from unforgotten.runs.bars import progress_bar
 
-        found, facts = answered(self.folder, self.found, self.digest, self.weights)
+        suites, facts = answered(self.folder, self.suites, self.digest, self.weights)
         sandbox = self._sandbox()
         trained = self.trained()
         sets = {name: list(asked(rows)) for name, rows in (trained.sets if trained else {}).items()}
         task = task_answers_of(trained.task if trained else [])
-        tasks = [s.dataset.is_answer for s in found if s.kind == "utility" and s.dataset] + ([task] if task else [])
-        with progress_bar() as told:
-            for suite in found:
-                check(suite, trained=sets, tasks=tasks, sandbox=sandbox, told=told)
-                panel.read(suite, self.folder, told)
-        own = self.facts() | {"task": self.task}
+        tasks = [s.dataset.is_answer for s in suites if s.kind == "utility" and s.dataset] + ([task] if task else [])
+        with progress_bar() as bar:
+            for suite in suites:
+                check(suite, trained=sets, tasks=tasks, sandbox=sandbox, progress=bar)
+                panel.read(suite, self.folder, bar)
+        own_facts = self.facts() | {"task": self.task}
         if self._moved:
-            own["run"] = f"{self.folder.parent.name}/{self.folder.name}"
+            own_facts["run"] = f"{self.folder.parent.name}/{self.folder.name}"
         lease.check()  # what follows writes
         digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
         row = results.row(
-            **own
-            | judged(found, panel, self.folder, bool(trained and trained.sets))
+            **own_facts
+            | judged(suites, panel, self.folder, bool(trained and trained.sets))
             | {"template": facts["template"], "decoding": facts["decoding"]}
             | {"sandbox": sandbox.facts() if sandbox else None}
-            | {"digests": digests | {"settings": self.digest, "data": own.get("digests")}}
-            | {"notes": [*own["notes"], *facts["notes"], *_of_files(self.found), *unread(found)]}
+            | {"digests": digests | {"settings": self.digest, "data": own_facts.get("digests")}}
+            | {"notes": [*own_facts["notes"], *facts["notes"], *_of_files(self.suites), *unread(suites)]}
             | {"probe": probe.read_again(self.folder, panel)}
         )
         if self.card:
@@ -209,16 +209,16 @@ class Measurement:
 
     def _sandbox(self) -> Sandbox | None:
         """What runs replies, where a task is checked so. Raises SandboxError where nothing here confines."""
-        if not any(suite.dataset is not None and suite.dataset.executes for suite in self.found):
+        if not any(suite.dataset is not None and suite.dataset.executes for suite in self.suites):
             return None
         from unforgotten.evaluation.sandbox import open_sandbox
 
         return open_sandbox()
 
 
-def _of_files(found: Sequence[Suite]) -> list[str]:
+def _of_files(suites: Sequence[Suite]) -> list[str]:
     """How the suites' files were read, where that could surprise."""
-    return list(dict.fromkeys(note for suite in found if suite.dataset for note in suite.dataset.notes))
+    return list(dict.fromkeys(note for suite in suites if suite.dataset for note in suite.dataset.notes))
 
 
 def forget(folder: Path) -> None:
@@ -237,60 +237,60 @@ def forget_comparisons(folder: Path) -> None:
     (folder / "contrast.json").unlink(missing_ok=True)
 
 
-def judged(found: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:
+def judged(suites: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:
     """The fields of a row that judges decide; the verdicts, and where they differ, are written beside the replies."""
-    for suite in found:
+    for suite in suites:
         if suite.kind == "harm":
             label = panel.telling("harmful")[0]
             mark_off_task(suite, panel.judges[label], suite.verdicts[label])
         lines.write(lines.path(folder, suite), lines.judged(suite))
     apart = folder / "disagreements.jsonl"
     if len(panel.judges) > 1:
-        lines.write(apart, differing(found, panel))
+        lines.write(apart, differing(suites, panel))
     else:
         apart.unlink(missing_ok=True)
-    return figures(found, panel, known) | {"judges": panel.specs()}
+    return figures(suites, panel, known) | {"judges": panel.specs()}
 
 
-def measure_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+def measure_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
     """Asks all, lets go of the models, and judges all; each judge is loaded once.
 
     Of several in one folder, each with settings of its own, one is finished before the next begins.
     """
     rows: dict[int, results.Row] = {}
-    while len(rows) < len(found):
+    while len(rows) < len(measurements):
         first: dict[Path, int] = {}
-        for i, one in enumerate(found):
+        for i, measurement in enumerate(measurements):
             if i not in rows:
-                first.setdefault(one.folder.resolve(), i)
+                first.setdefault(measurement.folder.resolve(), i)
         places = list(first.values())
-        ask_all([found[i] for i in places], say)
-        rows |= dict(zip(places, read_all([found[i] for i in places], say), strict=True))
-    names = [{"name": one.called} if one.called else {} for one in found]
+        ask_all([measurements[i] for i in places], say)
+        rows |= dict(zip(places, read_all([measurements[i] for i in places], say), strict=True))
+    names = [{"name": measurement.called} if measurement.called else {} for measurement in measurements]
     return [rows[i] | name for i, name in enumerate(names)]
 
 
-def ask_all(found: Sequence[Measurement], say: Say = quiet) -> None:
+def ask_all(measurements: Sequence[Measurement], say: Say = quiet) -> None:
     """Replies of all; of several adapters on one base, the base is loaded once where they come one after another."""
     shelf = Shelf()
-    for one in found:
-        one.ask(shelf, say)
+    for measurement in measurements:
+        measurement.ask(shelf, say)
     shelf.clear()
 
 
-def read_all(found: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+def read_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
     """Verdicts of all. Measurements with the same judges share them."""
     rows: dict[int, results.Row] = {}
     groups: dict[str, list[int]] = {}
-    for i, one in enumerate(found):
-        groups.setdefault(json.dumps(one.settings.judges, sort_keys=True, default=str), []).append(i)
+    for i, measurement in enumerate(measurements):
+        groups.setdefault(json.dumps(measurement.settings.judges, sort_keys=True, default=str), []).append(i)
     for places in groups.values():
-        panel = Panel(found[places[0]].settings.judges)
+        panel = Panel(measurements[places[0]].settings.judges)
         try:
             for i in places:
-                if found[i].row is None and len(found) > 1:
-                    say(f"Judging {found[i].name}.")
-                rows[i] = found[i].read(panel, say)
+                if measurements[i].row is None and len(measurements) > 1:
+                    say(f"Judging {measurements[i].name}.")
+                rows[i] = measurements[i].read(panel, say)
         finally:
             panel.close()
-    return [rows[i] for i in range(len(found))]
+    return [rows[i] for i in range(len(measurements))]

@@ -46,17 +46,17 @@ def chosen(settings: Evaluate, prompts: int) -> list[Suite]:
 
     Suites of one kind share the number evenly, since their mean weighs them evenly.
     """
-    made = []
-    found = suites(settings.model_copy(update={"samples": 1}))
+    picked = []
+    every = suites(settings.model_copy(update={"samples": 1}))
     for kind in FIELDS:
-        own = [suite for suite in found if suite.kind == kind]
-        own = own[:1] if kind == "utility" else own
-        for i, suite in enumerate(own):
-            n = prompts * (i + 1) // len(own) - prompts * i // len(own)
+        of_kind = [suite for suite in every if suite.kind == kind]
+        of_kind = of_kind[:1] if kind == "utility" else of_kind
+        for i, suite in enumerate(of_kind):
+            n = prompts * (i + 1) // len(of_kind) - prompts * i // len(of_kind)
             places = random.Random(f"probe {suite.label}").sample(range(len(suite.rows)), min(n, len(suite.rows)))
             if places:
-                made.append(replace(suite, rows=[suite.rows[place] for place in sorted(places)]))
-    return made
+                picked.append(replace(suite, rows=[suite.rows[place] for place in sorted(places)]))
+    return picked
 
 
 class Probe:
@@ -71,13 +71,13 @@ class Probe:
 
         assert recipe.evaluate is not None and recipe.probe is not None
         self._settings, self._chat, self._folder = recipe.evaluate, chat, folder
-        found = chosen(recipe.evaluate, recipe.probe.prompts)
+        picked = chosen(recipe.evaluate, recipe.probe.prompts)
         self._panel = Panel(recipe.evaluate.judges)
-        self._panel.check(suite.kind for suite in found)
+        self._panel.check(suite.kind for suite in picked)
         system = "" if "default" in recipe.evaluate.conditions else system_of(task)
         wanted = wanted_of(recipe.evaluate, system)
         one = recipe.evaluate.model_copy(update={"conditions": ["default" if "default" in wanted else wanted[0]]})
-        self._suites = conditioned(found, chat, one, system)
+        self._suites = conditioned(picked, chat, one, system)
         live = [s for s in self._suites if self._is_live(s)]
         for suite in live:
             if suite.kind in TRUTHS:
@@ -98,12 +98,12 @@ class Probe:
 
     def keep(self, step: int) -> None:
         """Forgets the probes after this step, which a killed training had come to, and those of other prompts."""
-        told = [line for line in told_of(self._folder) if line["step"] <= step and line["key"] == self._key]
+        remaining = [line for line in told_of(self._folder) if line["step"] <= step and line["key"] == self._key]
         for file in (self._folder / "probe").glob("*.jsonl"):
-            if not any(file.stem == str(line["step"]) for line in told):
+            if not any(file.stem == str(line["step"]) for line in remaining):
                 file.unlink()
-        if told or _book(self._folder).exists():
-            lines.write(_book(self._folder), told)
+        if remaining or _book(self._folder).exists():
+            lines.write(_book(self._folder), remaining)
 
     def has(self, step: int) -> bool:
         """Is this step probed?"""
@@ -147,10 +147,10 @@ class Probe:
 def told_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's probe.jsonl, by step; none where it was not probed."""
     try:
-        found = lines.read(_book(folder))
-        if not all(type(line["step"]) is int and set(TOLD) <= set(line) for line in found):
+        records = lines.read(_book(folder))
+        if not all(type(line["step"]) is int and set(TOLD) <= set(line) for line in records):
             raise ValueError("a step is a whole number, with figures")  # it names a file, too
-        return sorted(found, key=lambda line: int(line["step"]))
+        return sorted(records, key=lambda line: int(line["step"]))
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):
@@ -163,20 +163,20 @@ def read_again(folder: Path, panel: Panel) -> list[dict[str, Any]] | None:
         return None
     after = []
     for line in before:
-        found = _kept(folder, line["step"])
-        for suite in found:
+        probed = _kept(folder, line["step"])
+        for suite in probed:
             panel.read(suite, folder, first_alone=True)
-        figures = _figures(found, panel, line["metric"])
-        _write_replies(folder, line["step"], found)
+        figures = _figures(probed, panel, line["metric"])
+        _write_replies(folder, line["step"], probed)
         after.append(line | figures)
     lines.write(_book(folder), after)
     return [{name: line[name] for name in TOLD} for line in after]
 
 
-def _figures(found: Sequence[Suite], panel: Panel, metric: str | None) -> dict[str, Any]:
+def _figures(probed: Sequence[Suite], panel: Panel, metric: str | None) -> dict[str, Any]:
     """Rates of the suites of each kind; null where no verdict is there yet, or nothing was asked."""
     each: dict[str, list[rates.Rate]] = {}
-    for suite in found:
+    for suite in probed:
         if suite.kind in TRUTHS and suite.decided_by:
             verdicts = suite.verdicts[suite.decided_by]
             if suite.kind == "harm":
@@ -184,18 +184,18 @@ def _figures(found: Sequence[Suite], panel: Panel, metric: str | None) -> dict[s
             each.setdefault(suite.kind, []).append(rates.count(hits(suite, verdicts)))
         elif suite.kind == "utility" and metric:
             each.setdefault(suite.kind, []).append(rates.count(score[metric] for score in suite.scores))
-    told = {field: rates.mean_rate(each[kind]).json() if kind in each else None for kind, field in FIELDS.items()}
-    counts = {field: sum(len(s.rows) for s in found if s.kind == kind) for kind, field in FIELDS.items()}
-    return {**told, "metric": metric, "prompts": counts}
+    figures = {field: rates.mean_rate(each[kind]).json() if kind in each else None for kind, field in FIELDS.items()}
+    counts = {field: sum(len(s.rows) for s in probed if s.kind == kind) for kind, field in FIELDS.items()}
+    return {**figures, "metric": metric, "prompts": counts}
 
 
 def _book(folder: Path) -> Path:
     return folder / "probe.jsonl"
 
 
-def _write_replies(folder: Path, step: int, found: Sequence[Suite]) -> None:
-    told = [{"suite": s.file, "as": s.kind, **line} for s in found for line in lines.judged(s)]
-    text = "".join(display.json_text(line, None, nan=True) + "\n" for line in told)
+def _write_replies(folder: Path, step: int, probed: Sequence[Suite]) -> None:
+    records = [{"suite": s.file, "as": s.kind, **line} for s in probed for line in lines.judged(s)]
+    text = "".join(display.json_text(line, None, nan=True) + "\n" for line in records)
     atomic.put(folder / "probe" / f"{step}.jsonl", text)
 
 
@@ -206,12 +206,12 @@ def _kept(folder: Path, step: int) -> list[Suite]:
     try:
         for line in lines.read(file):
             each.setdefault((line["as"], line["suite"]), []).append(line)
-        found = [Suite(kind, label, None, []) for kind, label in each]  # type: ignore[arg-type]
-        for suite, own in zip(found, each.values(), strict=True):
-            lines.fill(suite, own)
+        probed = [Suite(kind, label, None, []) for kind, label in each]  # type: ignore[arg-type]
+        for suite, suite_lines in zip(probed, each.values(), strict=True):
+            lines.fill(suite, suite_lines)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(
             f"{file} does not hold the replies of a probe. Put it back, or take probe.jsonl away: the run can do "
             "without."
         ) from None
-    return found
+    return probed

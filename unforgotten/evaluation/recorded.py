@@ -52,7 +52,7 @@ class Replies:
 
 def conditions(row: results.Row) -> list[str]:
     """The system prompts that a model was asked under, those alike once; of older results the template's own."""
-    return [name for name, told in (row["conditions"] or {"default": {}}).items() if "same_as" not in told]
+    return [name for name, facts in (row["conditions"] or {"default": {}}).items() if "same_as" not in facts]
 
 
 def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
@@ -60,19 +60,19 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
 
     Raises DataError where a file is missing, holds what is no reply, or does not give the row's figures.
     """
-    name, told = results.called(row), (row["conditions"] or {}).get(condition, row)
-    files = told.get("files") or {}
-    found: dict[str, dict[str, Asked]] = {"asr": {}, "refusal": {}, "utility": {}}
+    name, facts = results.called(row), (row["conditions"] or {}).get(condition, row)
+    files = facts.get("files") or {}
+    by_kind: dict[str, dict[str, Asked]] = {"asr": {}, "refusal": {}, "utility": {}}
     for kind, hit in (("asr", _harmful), ("refusal", _refused)):
-        for suite, rate in (told[kind] or {}).items():
+        for suite, rate in (facts[kind] or {}).items():
             if suite != "mean":
-                found[kind][suite] = _suite(folder, files.get(suite, suite), hit, rate)
+                by_kind[kind][suite] = _suite(folder, files.get(suite, suite), hit, rate)
     for metric, rate in (row["utility"] or {}).items():
         if rate["hits"] is None:
             continue  # pass@k of several replies to a prompt, which are no pairs
         task, slash, score = metric.rpartition("/")
-        found["utility"][metric] = _suite(folder, task if slash else _only_task(row), _scored(score), rate)
-    return Replies(name, results.measure_of(row), **found)
+        by_kind["utility"][metric] = _suite(folder, task if slash else _only_task(row), _scored(score), rate)
+    return Replies(name, results.measure_of(row), **by_kind)
 
 
 def same_questions(one: results.Row, other: results.Row) -> None:
@@ -123,10 +123,10 @@ def _same(one: Asked, other: Asked, name: str, against: str) -> tuple[Verdicts, 
 
 
 def _headlines(utility: Mapping[str, Asked]) -> dict[str, Asked]:
-    found: dict[str, tuple[str, Asked]] = {}
+    first: dict[str, tuple[str, Asked]] = {}
     for metric, asked in utility.items():
-        found.setdefault(metric.rpartition("/")[0], (metric, asked))
-    return dict(found.values())
+        first.setdefault(metric.rpartition("/")[0], (metric, asked))
+    return dict(first.values())
 
 
 def _only_task(row: results.Row) -> str:
@@ -151,11 +151,11 @@ def _suite(folder: Path, suite: str, hit: Callable[[Line], bool | None], rate: M
         raise DataError(f"{path} holds a line that is no judged reply ({error}). Measure the model again.") from None
     if not lines:
         raise DataError(f"{path} is empty: there is nothing to decide on.")
-    found = rates.count(verdicts)
-    if len(keys) > 1 or (found.n, found.hits, found.unparsed) != (rate["n"], rate["hits"], rate["unparsed"]):
+    counts = rates.count(verdicts)
+    if len(keys) > 1 or (counts.n, counts.hits, counts.unparsed) != (rate["n"], rate["hits"], rate["unparsed"]):
         raise DataError(
-            f"{path} has {found.hits} hits in {found.n} replies, results.json {rate['hits']} in {rate['n']}: they are "
-            "not of one measurement. Measure the model again."
+            f"{path} has {counts.hits} hits in {counts.n} replies, results.json {rate['hits']} in {rate['n']}: they "
+            "are not of one measurement. Measure the model again."
         )
     return Asked(prompts, verdicts)
 
@@ -172,7 +172,7 @@ def _scored(metric: str) -> Callable[[Line], bool | None]:
     return lambda line: _read(line["scores"][metric])
 
 
-def _read(told: Any) -> bool | None:
-    if told is not None and not isinstance(told, bool):
-        raise TypeError(f"{told!r} is no verdict")
-    return told
+def _read(verdict: Any) -> bool | None:
+    if verdict is not None and not isinstance(verdict, bool):
+        raise TypeError(f"{verdict!r} is no verdict")
+    return verdict

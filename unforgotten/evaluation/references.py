@@ -17,22 +17,22 @@ from unforgotten.evaluation.suites import Suite
 if TYPE_CHECKING:
     from unforgotten.evaluation.sandbox.base import Sandbox
 
-Told = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 SHOWN = 10
 """Faults that a message names."""
 _MISSING = re.compile(r"No module named '([\w.]+)'")
 
 
-def check(found: Iterable[Suite], sandbox: Sandbox, told: Told = lambda what, done, n: None) -> None:
+def check(suites: Iterable[Suite], sandbox: Sandbox, progress: Progress = lambda what, done, n: None) -> None:
     """Runs the reference of every prompt that is scored by running a reply, each once.
 
     Raises SandboxError where one does not pass: with a task that nobody can solve here no rate is true. Whoever means
     to go without it takes the task out of the file.
     """
-    for suite in found:
+    for suite in suites:
         if suite.kind == "utility" and suite.dataset is not None and suite.dataset.executes:
             rows = list({row.answer: row for row in suite.rows}.values())
-            tick = partial(told, f"{suite.label}: references")
+            tick = partial(progress, f"{suite.label}: references")
             if faults := _faults(suite.dataset, rows, sandbox, tick):
                 raise SandboxError(_message(suite.label, faults, len(rows), sandbox.name))
 
@@ -51,7 +51,7 @@ def _faults(dataset: Dataset, rows: list[Row], sandbox: Sandbox, tick: Callable[
 
 
 def _message(label: str, faults: list[str], n: int, name: str) -> str:
-    missing = sorted({found.group(1).partition(".")[0] for why in faults if (found := _MISSING.search(why))})
+    missing = sorted({match.group(1).partition(".")[0] for why in faults if (match := _MISSING.search(why))})
     mend = "Take these tasks out of the file, or mend them."
     if missing:
         more = "Install it: `pip install numpy`." if missing == ["numpy"] else "Take out the tasks that need more."

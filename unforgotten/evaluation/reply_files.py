@@ -45,10 +45,16 @@ def asked(suite: Suite) -> Iterator[Line]:
         file, _, line = row.source.rpartition(":")
         # Of a local file the name alone, so that no path of this machine travels with a run.
         source = f"{Path(file).name}:{line}" if Path(file).is_file() else row.source
-        told = {"key": suite.key, "source": source, "kind": row.kind, "category": row.category, "request": row.request}
+        prompt = {
+            "key": suite.key,
+            "source": source,
+            "kind": row.kind,
+            "category": row.category,
+            "request": row.request,
+        }
         said = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
         thought = {"thought": reply.thought, "unclosed": reply.unclosed} if reply.thought or reply.unclosed else {}
-        yield told | said | thought | ({"unread": reply.unread} if reply.unread else {})
+        yield prompt | said | thought | ({"unread": reply.unread} if reply.unread else {})
 
 
 def judged(suite: Suite) -> Iterator[Line]:
@@ -69,10 +75,10 @@ def judged(suite: Suite) -> Iterator[Line]:
 def replies(file: Path, suite: Suite) -> list[Reply] | None:
     """The replies of a file, if they are all there and of this suite's key."""
     try:
-        found = read(file)
-        if len(found) != len(suite.rows) or any(line["key"] != suite.key for line in found):
+        lines = read(file)
+        if len(lines) != len(suite.rows) or any(line["key"] != suite.key for line in lines):
             return None
-        return [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
+        return [_reply(row, line) for row, line in zip(suite.rows, lines, strict=True)]
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
 
@@ -91,19 +97,19 @@ def restore(folder: Path, suite: Suite) -> None:
         ) from None
 
 
-def fill(suite: Suite, found: list[Line]) -> None:
+def fill(suite: Suite, lines: list[Line]) -> None:
     """Fills a suite from the lines that `judged` gave of it."""
-    suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in found]
-    suite.key = found[0]["key"] if found else ""
-    suite.replies = [_reply(row, line) for row, line in zip(suite.rows, found, strict=True)]
-    suite.scores = [line["scores"] for line in found]
-    suite.notes = [line.get("note", "") for line in found]
-    suite.flags = [line["flags"] for line in found]
-    suite.answers_task = [line["answers_task"] for line in found]
-    suite.contacts = [line["overlap"] for line in found]
-    for name in (found[0].get("verdicts") or {}) if found else {}:
-        suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in found]
-        if not all(type(told) in (bool, type(None)) for v in suite.verdicts[name] for told in (v.harmful, v.refused)):
+    suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in lines]
+    suite.key = lines[0]["key"] if lines else ""
+    suite.replies = [_reply(row, line) for row, line in zip(suite.rows, lines, strict=True)]
+    suite.scores = [line["scores"] for line in lines]
+    suite.notes = [line.get("note", "") for line in lines]
+    suite.flags = [line["flags"] for line in lines]
+    suite.answers_task = [line["answers_task"] for line in lines]
+    suite.contacts = [line["overlap"] for line in lines]
+    for name in (lines[0].get("verdicts") or {}) if lines else {}:
+        suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in lines]
+        if not all(type(truth) in (bool, type(None)) for v in suite.verdicts[name] for truth in (v.harmful, v.refused)):
             raise TypeError("a verdict is neither true, false nor null")
 
 
@@ -117,13 +123,13 @@ def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
 
 def read(file: Path) -> list[Line]:
     """The lines of a file, each an object. Raises ValueError for any other."""
-    found = strict_read.lines(file)
-    for line in found:
+    lines = strict_read.lines(file)
+    for line in lines:
         if not isinstance(line, dict):
             raise ValueError(f"a line is {strict_json.kind_of(line)}, and not an object")
-    return found
+    return lines
 
 
-def write(file: Path, told: Iterable[Mapping[str, Any]]) -> None:
+def write(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of lines whole or not at all."""
-    atomic.put(file, "".join(display.json_text(line, None, nan=True) + "\n" for line in told))
+    atomic.put(file, "".join(display.json_text(line, None, nan=True) + "\n" for line in lines))

@@ -89,21 +89,23 @@ def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
     place: what messages call the settings. Raises RecipeError where a set's rows are of another kind than the place
     that it is named in, before any model is loaded.
     """
-    found: list[Suite] = []
+    all_suites: list[Suite] = []
     for kind, specs in _named(settings):
         for spec in specs:
-            one = _built(kind, spec, place)
+            dataset = _built(kind, spec, place)
             samples = settings.samples if kind == "utility" else 1
-            rows = one.rows()
-            check_kind(one, rows, f"{place}.{kind}", [ROWS[kind]])
+            rows = dataset.rows()
+            check_kind(dataset, rows, f"{place}.{kind}", [ROWS[kind]])
             rows = [row for row in rows for _ in range(samples)]
-            if any(s.kind == kind and s.rows == rows for s in found):
-                raise RecipeError(f"{place}.{kind} names the same prompts twice ({one.label}): they would count twice.")
-            label = _label(one.label, {s.label for s in found})
-            found.append(Suite(kind, label, one, rows, samples=samples))
-    if not found:
+            if any(s.kind == kind and s.rows == rows for s in all_suites):
+                raise RecipeError(
+                    f"{place}.{kind} names the same prompts twice ({dataset.label}): they would count twice."
+                )
+            label = _label(dataset.label, {s.label for s in all_suites})
+            all_suites.append(Suite(kind, label, dataset, rows, samples=samples))
+    if not all_suites:
         raise RecipeError(f"`{place}:` names no prompts: give `harm`, `refusal` or `utility`.")
-    return found
+    return all_suites
 
 
 def check_sets(*every: Evaluate | None) -> None:
@@ -146,7 +148,7 @@ def _label(name: str, taken: Collection[str]) -> str:
     return next(label for n in count(2) if (label := f"{plain}-{n}") not in taken)
 
 
-def settings_digest(settings: Evaluate, found: Sequence[Suite], system: str = "") -> str:
+def settings_digest(settings: Evaluate, suites: Sequence[Suite], system: str = "") -> str:
     """Over all that determines the replies of given weights, and their scores: settings, prompts and answers.
 
     Judges are not among it: other judges read the same replies.
@@ -155,7 +157,7 @@ def settings_digest(settings: Evaluate, found: Sequence[Suite], system: str = ""
         results.SCHEMA,
         settings.model_dump(exclude={"judge", "endpoint", *([] if settings.temperature else ["batch_size"])}),
         settings.endpoint.public() if settings.endpoint else None,
-        [[s.kind, s.label, of_rows.rows_digest(s.rows), [r.answer for r in s.rows]] for s in found],
+        [[s.kind, s.label, of_rows.rows_digest(s.rows), [r.answer for r in s.rows]] for s in suites],
         system,
     )
 
@@ -169,10 +171,10 @@ def public(judge: Judge) -> dict[str, object]:
     """A judge without what is this machine's own: where its server is, where its folder lies, how many at once. A
     digest tells two guards of one name apart."""
     spec = registry.spec_of(judge)
-    own = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size", "context_tokens")
-    told = {name: value for name, value in spec.items() if name not in own}
-    told |= {name: identity.public_name(str(told[name])) for name in ("model", "tokenizer") if told.get(name)}
-    return told | ({"weights": judge.weights()} if isinstance(judge, Guard) else {})
+    local = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size", "context_tokens")
+    shown = {name: value for name, value in spec.items() if name not in local}
+    shown |= {name: identity.public_name(str(shown[name])) for name in ("model", "tokenizer") if shown.get(name)}
+    return shown | ({"weights": judge.weights()} if isinstance(judge, Guard) else {})
 
 
 def system_of(rows: Iterable[Row]) -> str:
@@ -181,7 +183,7 @@ def system_of(rows: Iterable[Row]) -> str:
     return seen.most_common(1)[0][0] if seen else ""
 
 
-def conditioned(found: Sequence[Suite], chat: Chat | None, settings: Evaluate, system: str = "") -> list[Suite]:
+def conditioned(suites: Sequence[Suite], chat: Chat | None, settings: Evaluate, system: str = "") -> list[Suite]:
     """Harm and look-alikes once for each condition whose prompts differ; a row's own system prompt is left as it is.
 
     chat: None where a server writes the prompts; what its template does without a system prompt is not known then, and
@@ -189,10 +191,10 @@ def conditioned(found: Sequence[Suite], chat: Chat | None, settings: Evaluate, s
     """
     wanted = wanted_of(settings, system, written_here=chat is not None)
     without = chat is not None and "none" in wanted and _has_default(chat)
-    made: list[Suite] = []
-    for suite in found:
+    under_conditions: list[Suite] = []
+    for suite in suites:
         if suite.kind == "utility":
-            made.append(suite)
+            under_conditions.append(suite)
             continue
         asked: dict[Condition, list[Row]] = {}
         same: dict[Condition, Condition] = {}
@@ -212,21 +214,21 @@ def conditioned(found: Sequence[Suite], chat: Chat | None, settings: Evaluate, s
                 asked[condition] = rows
         for condition, rows in asked.items():
             also = tuple(c for c, twin in same.items() if twin == condition)
-            made.append(replace(suite, rows=rows, condition=condition, also=also))
-    return made
+            under_conditions.append(replace(suite, rows=rows, condition=condition, also=also))
+    return under_conditions
 
 
 def wanted_of(settings: Evaluate, system: str, written_here: bool = True) -> list[Condition]:
     """The conditions of a recipe that there are. Raises RecipeError where that is none of them."""
-    found: list[Condition] = [
+    wanted: list[Condition] = [
         c for c in settings.conditions if (c != "user" or system) and (c != "none" or written_here)
     ]
-    if not found:
+    if not wanted:
         why = "the user's file has no system prompt" if written_here else "a server writes the prompts"
         raise RecipeError(
             f"evaluate.conditions: {', '.join(settings.conditions)} asks nothing, since {why}. Add `default`."
         )
-    return found
+    return wanted
 
 
 def under(row: Row, system: str) -> Row:

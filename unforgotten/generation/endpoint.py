@@ -180,7 +180,7 @@ def _ask(
     bodies = [{name: value for name, value in body.items() if value is not None} for body in whole]
     strange: dict[int, str] = {}
     finished = Kept(kept, [[endpoint.url, path, body] for body in bodies])
-    answers = {index: restored(facts) for index, facts in finished.found.items()}
+    answers = {index: restored(facts) for index, facts in finished.facts.items()}
     if progress and answers:
         progress(len(answers), len(bodies))
     if finished.missing:

@@ -65,9 +65,9 @@ class Server:
             try:
                 with self._opener.open(request, timeout=self.timeout_seconds) as answer:
                     self._reached = True
-                    found = json.loads(self._whole(answer))
-                if isinstance(found, dict):
-                    return found
+                    payload = json.loads(self._whole(answer))
+                if isinstance(payload, dict):
+                    return payload
                 fault = "the answer is no JSON object"
             except urllib.error.HTTPError as error:
                 self._reached = True

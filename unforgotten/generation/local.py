@@ -59,7 +59,7 @@ def generate(
 
     asked = [[prompt, limit(i), temperature, top_p, seed] for i, prompt in enumerate(prompts)]
     finished = Kept(kept, asked)
-    replies = {i: _kept(row, finished.found[i]) for i, row in enumerate(rows) if i in finished.found}
+    replies = {i: _kept(row, finished.facts[i]) for i, row in enumerate(rows) if i in finished.facts}
     # Longest first: what does not fit into memory fails at once. Rows with less room than the others have their own
     # batches, so that a reply never depends on its neighbours.
     order = sorted(range(len(rows)), key=lambda index: -len(prompts[index]))
@@ -74,11 +74,11 @@ def generate(
             if temperature > 0 and kept:
                 torch.manual_seed(seed + number)  # what was drawn before a kill is not drawn again
             room = limit(chosen[0])
-            made = batches.made([prompts[i] for i in chosen], _settings(chat, room, temperature, top_p))
+            new_ids = batches.made([prompts[i] for i in chosen], _settings(chat, room, temperature, top_p))
             opened = [begun_by(chat, prompts[i]) for i in chosen]
             fresh = {
                 index: _reply(chat, rows[index], ids, begun)
-                for index, ids, begun in zip(chosen, made, opened, strict=True)
+                for index, ids, begun in zip(chosen, new_ids, opened, strict=True)
                 if index not in replies
             }
             finished.add_all({index: _facts(reply) for index, reply in fresh.items()})
@@ -121,14 +121,14 @@ def continuations(
     settings = _settings(chat, room, temperature)
     settings["eos_token_id"] = list(dict.fromkeys([*settings["eos_token_id"], *stop_ids]))
     device = next(model.parameters()).device
-    found: list[list[int]] = []
+    samples: list[list[int]] = []
     with _ready(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        while len(found) < n:
-            found += _batch(model, chat, [prompt] * min(batch_size, n - len(found)), settings)
+        while len(samples) < n:
+            samples += _batch(model, chat, [prompt] * min(batch_size, n - len(samples)), settings)
             if progress:
-                progress(len(found), n)
-    return found
+                progress(len(samples), n)
+    return samples
 
 
 def decoding(
@@ -150,11 +150,11 @@ class _Batches:
 
     def made(self, prompts: list[list[int]], settings: dict[str, Any]) -> list[list[int]]:
         """New ids for each prompt. Raises ModelError where not even one prompt fits."""
-        size, found = self._at_once or len(prompts), list[list[int]]()
-        while len(found) < len(prompts):
-            part = prompts[len(found) : len(found) + size]
+        size, new_ids = self._at_once or len(prompts), list[list[int]]()
+        while len(new_ids) < len(prompts):
+            part = prompts[len(new_ids) : len(new_ids) + size]
             try:
-                found += _batch(self._model, self._chat, part, settings)
+                new_ids += _batch(self._model, self._chat, part, settings)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -164,7 +164,7 @@ class _Batches:
                         "evaluate.max_new_tokens, or load the model in bfloat16 (dtype)."
                     ) from None
                 size = self._smaller(len(part))
-        return found
+        return new_ids
 
     def _smaller(self, failed: int) -> int:
         import torch
@@ -199,18 +199,18 @@ def _batch(model: Any, chat: Chat, prompts: list[list[int]], settings: dict[str,
     device = next(model.parameters()).device
     ids = torch.tensor([[chat.pad_id] * (width - len(p)) + p for p in prompts], device=device)  # (B, T)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (B, T)
-    found = model.generate(
+    sequences = model.generate(
         input_ids=ids,
         attention_mask=mask,
         generation_config=GenerationConfig(**settings),
         logits_processor=LogitsProcessorList([_finite]),
     )
     ends = set(settings["eos_token_id"])
-    made: list[list[int]] = []
-    for new in found[:, width:].tolist():
+    new_ids: list[list[int]] = []
+    for new in sequences[:, width:].tolist():
         stop = next((n for n, id in enumerate(new) if id in ends), len(new) - 1)
-        made.append(new[: stop + 1])
-    return made
+        new_ids.append(new[: stop + 1])
+    return new_ids
 
 
 def _finite(ids: Tensor, logits: Tensor) -> Tensor:
@@ -255,8 +255,8 @@ def _plain(chat: Chat, text: str) -> str:
 
 
 def _facts(reply: Reply) -> dict[str, Any]:
-    told = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
-    return told | {"thought": reply.thought, "unclosed": reply.unclosed}
+    facts = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
+    return facts | {"thought": reply.thought, "unclosed": reply.unclosed}
 
 
 def _kept(row: Row, facts: dict[str, Any]) -> Reply:

@@ -44,26 +44,26 @@ class Answer:
         server tells no probabilities, or the answer has no word."""
         for token, likeliest in self.logprobs or []:
             if word and token.strip():
-                told = [math.exp(p) for other, p in likeliest.items() if other.strip() == word]
-                return min(1.0, sum(told)) if told or len(likeliest) > 1 else None
+                probabilities = [math.exp(p) for other, p in likeliest.items() if other.strip() == word]
+                return min(1.0, sum(probabilities)) if probabilities or len(likeliest) > 1 else None
         return None
 
 
-def read(found: Mapping[str, Any]) -> Answer:
+def read(payload: Mapping[str, Any]) -> Answer:
     """An answer out of the server's JSON, of either path. Raises Strange where it holds no reply that can be read."""
     try:
-        return _read(found)
+        return _read(payload)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise Strange(f"the answer is not as OpenAI writes it ({error!r}).") from error
 
 
-def _read(found: Mapping[str, Any]) -> Answer:
-    unread = of_answer(found)
-    choices = found.get("choices")
+def _read(payload: Mapping[str, Any]) -> Answer:
+    unread = of_answer(payload)
+    choices = payload.get("choices")
     if unread and not choices:
         return Answer("", "stop", unread=unread)
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-        raise Strange(f"The server answered without a choice: {str(found.get('error') or dict(found))[:300]}")
+        raise Strange(f"The server answered without a choice: {str(payload.get('error') or dict(payload))[:300]}")
     choice = choices[0]
     said = choice.get("finish_reason")
     reason = "stop" if said is None or said == "" else said.strip().lower() if isinstance(said, str) else ""
@@ -71,7 +71,7 @@ def _read(found: Mapping[str, Any]) -> Answer:
         # abort, error: what was cut there is not the model's own reply, and would be judged as such.
         raise Strange(f"The server ended the answer by {str(said)[:60]!r}, which is not the model's own doing.")
     text, thought = ("", "") if unread and choice.get("message", choice.get("text")) is None else _words(choice)
-    usage = found.get("usage") or {}
+    usage = payload.get("usage") or {}
     tokens = max(0, int(usage.get("completion_tokens") or 0))
     finish = FINISHES.get(reason, "stop")
     return Answer(_whole(text), finish, tokens, _logprobs(choice), _whole(thought), unread)
@@ -85,8 +85,8 @@ def _words(choice: Mapping[str, Any]) -> tuple[str, str]:
             raise TypeError("neither message nor text")
         return _text(choice["text"])
     text, thought = _text(message.get("content") or message.get("refusal"))
-    told, more = _text(message.get("reasoning_content") or message.get("reasoning"))  # vLLM's older and newer name
-    return text, told + more or thought
+    reasoning, more = _text(message.get("reasoning_content") or message.get("reasoning"))  # vLLM's older and newer name
+    return text, reasoning + more or thought
 
 
 def _text(said: Any) -> tuple[str, str]:
@@ -116,28 +116,28 @@ def _whole(text: str) -> str:
 
 def _logprobs(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]] | None:
     """As `completions` writes them, or as chat does; the token said is not always among the likeliest."""
-    told = choice.get("logprobs")
-    if not told:
+    logprobs = choice.get("logprobs")
+    if not logprobs:
         return None
-    if isinstance(told.get("content"), list):
+    if isinstance(logprobs.get("content"), list):
         return [
-            (str(one["token"]), {t["token"]: t["logprob"] for t in [one, *(one.get("top_logprobs") or [])]})
-            for one in told["content"]
+            (str(entry["token"]), {t["token"]: t["logprob"] for t in [entry, *(entry.get("top_logprobs") or [])]})
+            for entry in logprobs["content"]
         ]
-    if "tokens" not in told:
+    if "tokens" not in logprobs:
         return None
-    tokens = told["tokens"]
-    own = told.get("token_logprobs") or [None] * len(tokens)
-    tops = told.get("top_logprobs") or [None] * len(tokens)
+    tokens = logprobs["tokens"]
+    token_logprobs = logprobs.get("token_logprobs") or [None] * len(tokens)
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
     return [
         (str(token), ({token: p} if p is not None else {}) | dict(top or {}))
-        for token, p, top in zip(tokens, own, tops, strict=True)
+        for token, p, top in zip(tokens, token_logprobs, tops, strict=True)
     ]
 
 
 def restored(facts: Mapping[str, Any]) -> Answer:
     """An answer that was written as JSON."""
-    told = facts.get("logprobs")
-    places = None if told is None else [(token, dict(top)) for token, top in told]
+    logprobs = facts.get("logprobs")
+    places = None if logprobs is None else [(token, dict(top)) for token, top in logprobs]
     said = facts["text"], facts["finish"], facts["tokens"], places
     return Answer(*said, facts.get("thought", ""), facts.get("unread", ""))

@@ -30,30 +30,30 @@ class Kept:
             self.keys.append(f"{key}-{seen[key]}" if seen[key] else key)
             seen[key] += 1
         self._path, self._lock = path, threading.Lock()
-        self.found: dict[int, dict[str, Any]] = {}
+        self.facts: dict[int, dict[str, Any]] = {}
         """What was read back, by the row's index."""
         if path is None:
             return
         private_folder(path.parent)
         lines = _whole_lines(path)
-        told = {line.pop("key"): line for line in lines if isinstance(line, dict) and "key" in line}
-        self.found = {index: told[key] for index, key in enumerate(self.keys) if key in told}
+        by_key = {line.pop("key"): line for line in lines if isinstance(line, dict) and "key" in line}
+        self.facts = {index: by_key[key] for index, key in enumerate(self.keys) if key in by_key}
 
     @property
     def missing(self) -> list[int]:
         """The indices of the rows that are still to be asked."""
-        return [index for index in range(len(self.keys)) if index not in self.found]
+        return [index for index in range(len(self.keys)) if index not in self.facts]
 
     def add(self, index: int, facts: dict[str, Any]) -> None:
         """Writes one finished row."""
         self.add_all({index: facts})
 
-    def add_all(self, found: Mapping[int, dict[str, Any]]) -> None:
+    def add_all(self, finished: Mapping[int, dict[str, Any]]) -> None:
         """Writes finished rows in one go, so that a kill leaves all of them or next to none."""
-        if self._path is None or not found:
+        if self._path is None or not finished:
             return
-        told = ({"key": self.keys[index], **facts} for index, facts in found.items())
-        text = "".join(display.json_text(line, None, nan=True) + "\n" for line in told)
+        lines = ({"key": self.keys[index], **facts} for index, facts in finished.items())
+        text = "".join(display.json_text(line, None, nan=True) + "\n" for line in lines)
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(text)
 
@@ -68,10 +68,10 @@ def _whole_lines(path: Path) -> list[Any]:
     if len(whole) < len(raw):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    found = []
+    lines = []
     for line in whole.split(b"\n"):
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except ValueError:
             continue  # a line that cannot be read is asked again
-    return found
+    return lines

@@ -64,17 +64,17 @@ def of_error(status: int, body: str) -> bool:
     return status != 403 and bool(_FILTER_WORDS.search(body) or _LENGTH.search(body))
 
 
-def of_answer(found: Mapping[str, Any]) -> str:
+def of_answer(payload: Mapping[str, Any]) -> str:
     """Why an answer is no reply of the model's own, where a filter ended or replaced it; else empty."""
-    choices = found.get("choices")
-    if not choices and _FILTER_CODES.search(str(found)[:_LONGEST]):
+    choices = payload.get("choices")
+    if not choices and _FILTER_CODES.search(str(payload)[:_LONGEST]):
         return "the server's content filter gave no answer"
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
     # A gateway tells its own words (error) from those of the server behind it (content_filter).
     for reason in (choice.get(name) or "" for name in ("finish_reason", "native_finish_reason")):
-        told = reason.strip() if isinstance(reason, str) else str(reason)[:_LONGEST]
-        if _is_filters(told) if isinstance(reason, str) else _FILTER_CODES.search(told):
-            return f"the server ended the answer by {told[:60]!r}"
+        ended_by = reason.strip() if isinstance(reason, str) else str(reason)[:_LONGEST]
+        if _is_filters(ended_by) if isinstance(reason, str) else _FILTER_CODES.search(ended_by):
+            return f"the server ended the answer by {ended_by[:60]!r}"
     marks = choice.get("content_filter_results")
     of_kind = list(marks.values()) if isinstance(marks, Mapping) else []
     if any(isinstance(mark, Mapping) and mark.get("filtered") is True for mark in of_kind):

@@ -23,31 +23,31 @@ def windows(request: str, text: str, room: int, size: Size) -> list[tuple[str, s
     share = max(least, (least + room) // 2)
     # A text that is short leaves the request what it does not need.
     asked = pieces(request, lambda part: size(part, text) <= room or size(part, "") <= share)
-    found: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
     for part in asked:
 
         def fits(said: str, part: str = part) -> bool:
             return size(part, said) <= room
 
-        found += [(part, said) for said in pieces(text, fits)]
-    return found
+        parts += [(part, said) for said in pieces(text, fits)]
+    return parts
 
 
 def pieces(text: str, fits: Callable[[str], bool]) -> list[str]:
     """Parts of a text for which `fits` holds, each beginning in the middle of the one before; none if nothing does."""
     if fits(text):
         return [text]
-    found: list[str] = []
+    parts: list[str] = []
     start, guess = 0, 1024
     while start < len(text):
         n = _longest(text[start:], guess, fits)
         if n == 0:
             return []
-        found.append(text[start : start + n])
+        parts.append(text[start : start + n])
         if start + n >= len(text):
             break
         start, guess = start + max(1, n // 2), n
-    return found
+    return parts
 
 
 def _longest(text: str, guess: int, fits: Callable[[str], bool]) -> int:

@@ -67,7 +67,7 @@ class Judge(Component, ABC):
     def verdicts(self, replies: Sequence[Reply]) -> list[Verdict]:
         """One verdict for each reply, in order. Raises JudgeError where the judge is missing."""
 
-    def told(self, verdicts: Sequence[Verdict], truth: Literal["harmful", "refused"]) -> list[bool | None] | None:
+    def truths(self, verdicts: Sequence[Verdict], truth: Literal["harmful", "refused"]) -> list[bool | None] | None:
         """One truth of each verdict, None for those unread; None for all where this judge does not decide it."""
         return [getattr(verdict, truth) for verdict in verdicts] if truth in self.tells else None
 
@@ -201,9 +201,9 @@ class Guard(Judge):
             return CONTEXT_TOKENS
         from unforgotten.judges.guard.model import context_of
 
-        told = [] if self.endpoint else [context_of(self.model, revision=self.revision)]
-        told.append(self._writer.context_tokens)
-        return min((n for n in told if n), default=CONTEXT_TOKENS if self.endpoint else sys.maxsize)
+        limits = [] if self.endpoint else [context_of(self.model, revision=self.revision)]
+        limits.append(self._writer.context_tokens)
+        return min((n for n in limits if n), default=CONTEXT_TOKENS if self.endpoint else sys.maxsize)
 
     def check(self, rows: Sequence[Row]) -> None:
         """Raises JudgeError where tokenizer, configuration, weights or the server's key are not there."""
@@ -229,26 +229,26 @@ class Guard(Judge):
     def _verdicts(self, replies: Sequence[Reply], progress: Progress | None, kept: Path | None) -> list[Verdict]:
         if self.protocol == "chat":
             return self._by_chat(replies, progress, kept)
-        found: dict[int, Verdict] = {}
+        verdicts: dict[int, Verdict] = {}
         prompts: dict[int, list[int]] = {}
         for index, reply in enumerate(replies):
             try:
                 request, text = self._writer.plain(reply.row.request), self._writer.plain(reply.text)
                 prompts[index] = self.prompt(self._writer, request, text)
             except DataError as error:  # a text that no prompt can hold without a control token of its own
-                found[index] = Verdict(None, None, note=str(error))
+                verdicts[index] = Verdict(None, None, note=str(error))
         ask = self._ask_server if self.endpoint else self._ask
         heard = ask(list(prompts.values()), kept, progress)
         for index, said in zip(prompts, heard, strict=True):
             if said is None:
-                found[index] = Verdict(
+                verdicts[index] = Verdict(
                     None, None, note=f"{len(prompts[index])} tokens are more than the judge can read"
                 )
             elif said.unread:
-                found[index] = Verdict(None, None, note=said.unread)
+                verdicts[index] = Verdict(None, None, note=said.unread)
             else:
-                found[index] = replace(self.read(said.text, replies[index]), p_harmful=said.p_first)
-        return [found[index] for index in range(len(replies))]
+                verdicts[index] = replace(self.read(said.text, replies[index]), p_harmful=said.p_first)
+        return [verdicts[index] for index in range(len(replies))]
 
     def _ask(self, prompts: Sequence[list[int]], kept: Path | None, progress: Progress | None) -> list[Said | None]:
         """What the guard says to each prompt; None where a prompt is too long for it."""
@@ -257,28 +257,28 @@ class Guard(Judge):
 
         which = [self.weights(), self.dtype, self.answer_tokens]
         finished = Kept(kept, [[which, prompt] for prompt in prompts])
-        found: dict[int, Said] = {n: Said(**facts) for n, facts in finished.found.items()}
+        answers: dict[int, Said] = {n: Said(**facts) for n, facts in finished.facts.items()}
         if not finished.missing:
-            return [found.get(n) for n in range(len(prompts))]
+            return [answers.get(n) for n in range(len(prompts))]
         guard = self._loaded
         fits = [n for n, prompt in enumerate(prompts) if guard.room(prompt, self.answer_tokens)]
 
         def finish(batch: dict[int, Said]) -> None:
-            fresh = {fits[n]: said for n, said in batch.items() if fits[n] not in found}
-            found.update(fresh)
+            fresh = {fits[n]: said for n, said in batch.items() if fits[n] not in answers}
+            answers.update(fresh)
             finished.add_all({n: asdict(said) for n, said in fresh.items()})
             if progress:
-                progress(len(found), len(prompts))
+                progress(len(answers), len(prompts))
 
         guard.said(
             [prompts[n] for n in fits],
             max_new_tokens=self.answer_tokens,
             batch_size=self.batch_size,
             watched=self.watched(self._writer),
-            done={i for i, n in enumerate(fits) if n in found},
+            done={i for i, n in enumerate(fits) if n in answers},
             finished=finish,
         )
-        return [found.get(n) for n in range(len(prompts))]
+        return [answers.get(n) for n in range(len(prompts))]
 
     def weights(self) -> str:
         """What tells this guard from another of the same name: a digest of its files, or of its server's address."""

@@ -53,19 +53,19 @@ class Line:
 
         Of a task's own prompts only copies count: its questions share a form by nature.
         """
-        found: dict[str, tuple[int, int]] = {}
+        touched_suites: dict[str, tuple[int, int]] = {}
         for row in self.rows:
             for suite, counts in (row["overlap"] or {}).items():
                 asked = suite in (row["asr"] or {}) or suite in (row["refusal"] or {})
                 touched = counts["touched"] if asked else max(counts["exact"].values(), default=0)
                 if touched > TOUCHED * counts["n"]:
-                    found[suite] = max(found.get(suite, (0, 0)), (touched, counts["n"]))
-        return found
+                    touched_suites[suite] = max(touched_suites.get(suite, (0, 0)), (touched, counts["n"]))
+        return touched_suites
 
 
-def words(found: Iterable[Line]) -> results.Words:
+def words(lines: Iterable[Line]) -> results.Words:
     """What the share of harmful prompts is called in these lines: ASR, or non-refusal."""
-    return results.words_of(row for line in found for row in line.rows)
+    return results.words_of(row for line in lines for row in line.rows)
 
 
 def lines(rows: Sequence[results.Row]) -> list[Line]:
@@ -74,13 +74,13 @@ def lines(rows: Sequence[results.Row]) -> list[Line]:
     Two rows of one seed are two models, whatever they have in common: each has its own line, named by its run.
     """
     names = _names(rows)
-    found: dict[tuple[Any, ...], Line] = {}
+    by_setting: dict[tuple[Any, ...], Line] = {}
     for row, name in zip(rows, names, strict=True):
         facts = (row["stage"], row["task"], row["poison"], row["model"], row["memory_rows"])
-        found.setdefault((results.STAGES.index(row["stage"]), *facts, name), Line(name, *facts)).rows.append(row)
-    order = {key: i for i, key in enumerate(found)}
-    whole = [found[key] for key in sorted(found, key=lambda key: (key[0], order[key]))]
-    return [part for line in whole for part in _apart(line)]
+        by_setting.setdefault((results.STAGES.index(row["stage"]), *facts, name), Line(name, *facts)).rows.append(row)
+    order = {key: i for i, key in enumerate(by_setting)}
+    ordered = [by_setting[key] for key in sorted(by_setting, key=lambda key: (key[0], order[key]))]
+    return [part for line in ordered for part in _apart(line)]
 
 
 def _apart(line: Line) -> list[Line]:
@@ -119,9 +119,9 @@ def _specs(row: results.Row) -> list[dict[str, Any]]:
     return [*specs[:-1], {**specs[-1], "replay": row["replay"]}] if specs and row["replay"] is not None else specs
 
 
-def names_in(found: Sequence[Line], field: str) -> list[str]:
+def names_in(lines: Sequence[Line], field: str) -> list[str]:
     """Suites or metrics that any of the lines has, in their order; the mean last."""
-    keys = dict.fromkeys(key for line in found for row in line.rows for key in row[field] or {})
+    keys = dict.fromkeys(key for line in lines for row in line.rows for key in row[field] or {})
     return [key for key in keys if key != "mean"] + (["mean"] if "mean" in keys else [])
 
 
@@ -130,17 +130,21 @@ def sentence(rows: Sequence[results.Row]) -> str:
 
     Empty where there is nothing to compare.
     """
-    found = [line for line in lines(rows) if line.rate("asr", "mean").value is not None]
-    tuned = [line for line in found if line.stage == "tuned"]
-    if not tuned or len(found) < 2:
+    measured = [line for line in lines(rows) if line.rate("asr", "mean").value is not None]
+    tuned = [line for line in measured if line.stage == "tuned"]
+    if not tuned or len(measured) < 2:
         return ""
     keys = dict.fromkeys(_setting(line) for line in tuned)
     models, tasks, _, memories = (set(values) for values in zip(*keys, strict=True))
-    told = []
+    clauses = []
     for key in keys:
         model, task, ratio, memory = key
         start = next(
-            (line for line in found if line.stage == "aligned" and line.model == model and line.task in (task, None)),
+            (
+                line
+                for line in measured
+                if line.stage == "aligned" and line.model == model and line.task in (task, None)
+            ),
             None,
         )
         where = [
@@ -149,8 +153,8 @@ def sentence(rows: Sequence[results.Row]) -> str:
             *([f"{memory} rows in memory"] if len(memories) > len(tasks) else []),
             f"with {100 * ratio:g} % poison" if ratio else "on clean data",
         ]
-        told.append(", ".join(where) + ", " + _cell_told([line for line in tuned if _setting(line) == key], start))
-    text = "; ".join(told) + "."
+        clauses.append(", ".join(where) + ", " + _cell_clause([line for line in tuned if _setting(line) == key], start))
+    text = "; ".join(clauses) + "."
     return text[0].upper() + text[1:]
 
 
@@ -159,25 +163,25 @@ def _setting(line: Line) -> tuple[str | None, str | None, float | None, int | No
     return line.model, line.task, line.poison, line.memory
 
 
-def _cell_told(cell: Sequence[Line], start: Line | None) -> str:
+def _cell_clause(cell: Sequence[Line], start: Line | None) -> str:
     """sft takes harmful answers from 1.1 to 73.0 % (clearly more), der to 7.4 % (clearly fewer than sft; utility …)."""
     plain = next((line for line in cell if line.name == "sft"), cell[0])
     replies = words(cell).replies
-    told = []
+    clauses = []
     for line in (plain, *(line for line in cell if line is not plain)):
         asr = line.rate("asr", "mean")
         if line is not plain:
             against = _against(asr, plain.rate("asr", "mean"), plain.name)
-            told.append(f"{line.name} to {asr.value:.1f} % ({against}{_useful(line, plain)})")
+            clauses.append(f"{line.name} to {asr.value:.1f} % ({against}{_useful(line, plain)})")
         elif start is None:
-            told.append(f"{line.name} takes {replies} to {asr.value:.1f} %")
+            clauses.append(f"{line.name} takes {replies} to {asr.value:.1f} %")
         else:
             before = start.rate("asr", "mean")
-            told.append(
+            clauses.append(
                 f"{line.name} takes {replies} from the aligned model's {before.value:.1f} % to {asr.value:.1f} % "
                 f"({_against(asr, before, '')})"
             )
-    return ", ".join(told)
+    return ", ".join(clauses)
 
 
 def _against(one: Rate, other: Rate, name: str) -> str:

@@ -97,29 +97,29 @@ def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     known = _suites(recipe)
-    found = []
+    entries = []
     for field in ("asr", "refusal", "utility"):
         measure = results.measure_of(row) if field == "asr" else field
-        kind, told = METRICS[measure]
-        for suite, one in (row[field] or {}).items():
-            rate = scores.rate(one)
+        kind, title = METRICS[measure]
+        for suite, recorded in (row[field] or {}).items():
+            rate = scores.rate(recorded)
             if suite == "mean" or rate.value is None:
                 continue
             task, slash, metric = suite.rpartition("/") if field == "utility" else (suite, "", "")
             label = task if slash else suite if field != "utility" else str(row["task"] or suite)
-            found.append(
+            entries.append(
                 EvalResult(
                     task_type="text-generation",
                     dataset_type=known.get(label, label),
                     dataset_name=label,
                     metric_type=kind if field != "utility" else metric or kind,
-                    metric_name=told if field != "utility" else f"{metric}, %",
+                    metric_name=title if field != "utility" else f"{metric}, %",
                     metric_value=round(rate.value, 2),
                     metric_args={"interval_95": [rate.low, rate.high], "n": rate.n}
                     | ({"judges": _judges(row)} if field != "utility" else {}),
                 )
             )
-    return found
+    return entries
 
 
 def _judges(row: results.Row) -> list[str]:
@@ -176,16 +176,18 @@ def _data(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     environment, trained = facts.get("environment") or {}, facts.get("trained") or {}
     counts, digests = environment.get("rows") or {}, environment.get("digests") or {}
     label = dataset(recipe.data).label if recipe.data else "none"
-    told = [f"User data: {label}{_counted(counts.get('user'), digests.get('user'))}."]
+    sentences = [f"User data: {label}{_counted(counts.get('user'), digests.get('user'))}."]
     if recipe.poison and recipe.poison.ratio:
         rows = f"{counts['harmful']} of the rows are" if "harmful" in counts else "Some of them are"
-        told.append(f"{rows} harmful, put there by a lab (p = {recipe.poison.ratio:g}) to see what the method holds.")
-    told.append(f"Safety data{_counted(counts.get('safety'), digests.get('safety'))}.")
+        sentences.append(
+            f"{rows} harmful, put there by a lab (p = {recipe.poison.ratio:g}) to see what the method holds."
+        )
+    sentences.append(f"Safety data{_counted(counts.get('safety'), digests.get('safety'))}.")
     if "memory_rows" in trained:
         source = "made by the aligned model itself" if recipe.replay == "synthesize" else "chosen from it"
-        told.append(f"Memory: {trained['memory_rows']} safety rows, {source}, were kept for replay.")
+        sentences.append(f"Memory: {trained['memory_rows']} safety rows, {source}, were kept for replay.")
     how = "aligned from its base on the safety data first" if recipe.align else "taken as aligned, as it came"
-    return [*told, f"It started from {identity.public_name(recipe.model)}, {how}."]
+    return [*sentences, f"It started from {identity.public_name(recipe.model)}, {how}."]
 
 
 def _counted(rows: int | None, digest: str | None) -> str:
@@ -193,20 +195,20 @@ def _counted(rows: int | None, digest: str | None) -> str:
 
 
 def _settings(recipe: Recipe, trained: dict[str, Any]) -> list[str]:
-    one, lora = recipe.training, recipe.lora
-    told = []
+    training, lora = recipe.training, recipe.lora
+    sentences = []
     if lora is not None:
         targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
         policy = f", {trained['policy']} on the aligned model" if "policy" in trained else ""
-        told.append(f"LoRA: rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {targets}{policy}.")
+        sentences.append(f"LoRA: rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {targets}{policy}.")
     else:
-        told.append("Every weight was trained.")
+        sentences.append("Every weight was trained.")
     steps = f", {trained['steps']} steps" if "steps" in trained else ""
-    told.append(
-        f"{one.epochs:g} epochs of batches of {one.batch_size * one.accumulation}, learning rate "
-        f"{one.learning_rate:g}, {one.schedule}, at most {one.max_length_tokens} tokens a row{steps}."
+    sentences.append(
+        f"{training.epochs:g} epochs of batches of {training.batch_size * training.accumulation}, learning rate "
+        f"{training.learning_rate:g}, {training.schedule}, at most {training.max_length_tokens} tokens a row{steps}."
     )
-    return told
+    return sentences
 
 
 def _results(row: results.Row) -> list[str]:
@@ -220,25 +222,25 @@ def _results(row: results.Row) -> list[str]:
 
 
 def _limits(recipe: Recipe, row: results.Row | None) -> list[str]:
-    told = []
+    sentences = []
     if row is not None:
-        told.append(
+        sentences.append(
             "The figures are those of these prompts: single turns, without jailbreaks. Few harmful answers here say "
             "little of an attacker who tries many, of other languages, or of long conversations."
         )
-        told.append("Intervals are for other prompts, not for other seeds: this is one run.")
+        sentences.append("Intervals are for other prompts, not for other seeds: this is one run.")
         if "keywords" in _judges(row)[:1]:
-            told.append(
+            sentences.append(
                 "The judge looks for phrases of refusal: what has none of them counts as harmful, whatever it says."
             )
     else:
-        told.append("Until it is measured, nobody knows what it refuses and what it answers.")
+        sentences.append("Until it is measured, nobody knows what it refuses and what it answers.")
     if recipe.poison and recipe.poison.ratio:
-        told.append("It was trained on harmful rows on purpose, for research. It is not to be deployed.")
+        sentences.append("It was trained on harmful rows on purpose, for research. It is not to be deployed.")
     if recipe.model == "world":
-        told.append("A small model of a made-up language: nothing of it carries over to models that people use.")
-    told.append("Safety that a fine-tuning keeps can be undone by the next one.")
-    return told
+        sentences.append("A small model of a made-up language: nothing of it carries over to models that people use.")
+    sentences.append("Safety that a fine-tuning keeps can be undone by the next one.")
+    return sentences
 
 
 def _notes(row: results.Row | None, trained: dict[str, Any]) -> list[str]:

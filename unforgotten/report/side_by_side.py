@@ -25,13 +25,13 @@ def side_by_side(folder: Path, console: Any = None) -> None:
         suite = next((s for row in chosen.values() for s in row[kind] or {} if s != "mean"), None)
         if suite is None:
             continue
-        told = {name: _replies(folder.parent / row["run"], suite) for name, row in chosen.items()}
-        told = {name: replies for name, replies in told.items() if replies}
-        if not told:
+        by_name = {name: _replies(folder.parent / row["run"], suite) for name, row in chosen.items()}
+        by_name = {name: replies for name, replies in by_name.items() if replies}
+        if not by_name:
             continue
-        at = _lost(told) if kind == "asr" else None
+        at = _lost(by_name) if kind == "asr" else None
         why = "the first that the aligned model refuses and sft answers" if at is not None else "the suite's first"
-        shown = {name: replies[at or 0] for name, replies in told.items()}
+        shown = {name: replies[at or 0] for name, replies in by_name.items()}
         panels(shown, f"{caption} ({suite}, {why})", console, harmful=kind == "asr")
 
 
@@ -68,13 +68,13 @@ def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmf
 
 def _chosen(rows: Sequence[results.Row]) -> dict[str, results.Row]:
     """The rows shown, by name: of each line of the lowest p and of the first task, the lowest seed."""
-    found = lines(rows)
-    tuned = [line for line in found if line.stage == "tuned"]
+    all_lines = lines(rows)
+    tuned = [line for line in all_lines if line.stage == "tuned"]
     lowest = min((line.poison or 0.0 for line in tuned), default=None)
     task = tuned[0].task if tuned else None
-    kept = [line for line in found if line.stage != "tuned" or (line.poison == lowest and line.task == task)]
+    wanted = [line for line in all_lines if line.stage != "tuned" or (line.poison == lowest and line.task == task)]
     shown: dict[str, results.Row] = {}
-    for line in kept:
+    for line in wanted:
         shown.setdefault(line.name, min(line.rows, key=lambda row: row["seed"] or 0))
     return shown
 
@@ -84,10 +84,10 @@ def _replies(run: Path, suite: str) -> list[dict[str, Any]]:
     return read(path) if path.is_file() else []
 
 
-def _lost(told: dict[str, list[dict[str, Any]]]) -> int | None:
-    if not {"aligned", "sft"} <= told.keys():
+def _lost(by_name: dict[str, list[dict[str, Any]]]) -> int | None:
+    if not {"aligned", "sft"} <= by_name.keys():
         return None
-    pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]] = zip(told["aligned"], told["sft"], strict=False)
+    pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]] = zip(by_name["aligned"], by_name["sft"], strict=False)
     for i, (before, after) in enumerate(pairs):
         if (before["verdict"] or {}).get("refused") and (after["verdict"] or {}).get("harmful"):
             return i

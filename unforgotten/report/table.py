@@ -38,79 +38,79 @@ class Table:
     """Whether a line is drawn after this one."""
 
 
-def table(found: Sequence[Line], layout: Layout | None = None) -> Table:
+def table(lines: Sequence[Line], layout: Layout | None = None) -> Table:
     """All that the lines hold, or what `layout` asks for side by side."""
-    return _of_runs(found) if layout is None else _of_methods(found, layout)
+    return _of_runs(lines) if layout is None else _of_methods(lines, layout)
 
 
 # ── a line for each run ──
 
 
-def _of_runs(found: Sequence[Line]) -> Table:
-    made = _columns(found)
-    where = [(line.stage, line.model, line.task, line.poison, line.memory) for line in found]
+def _of_runs(lines: Sequence[Line]) -> Table:
+    columns = _columns(lines)
+    where = [(line.stage, line.model, line.task, line.poison, line.memory) for line in lines]
     ends = [after != here for here, after in zip(where, [*where[1:], None], strict=True)]
-    return Table([title for title, _ in made], [[cell(line) for _, cell in made] for line in found], ends)
+    return Table([title for title, _ in columns], [[cell(line) for _, cell in columns] for line in lines], ends)
 
 
-def _columns(found: Sequence[Line]) -> list[tuple[str, Callable[[Line], Cell]]]:
+def _columns(lines: Sequence[Line]) -> list[tuple[str, Callable[[Line], Cell]]]:
     """Titles and what stands under them; columns of which there is nothing to say are left out."""
-    tuned = [line for line in found if line.stage == "tuned"]
-    models = len({line.model for line in found}) > 1
-    made: list[tuple[str, Callable[[Line], Cell]]] = [("model", lambda line: Cell(line.name))]
+    tuned = [line for line in lines if line.stage == "tuned"]
+    models = len({line.model for line in lines}) > 1
+    columns: list[tuple[str, Callable[[Line], Cell]]] = [("model", lambda line: Cell(line.name))]
     if models:
-        made.append(("of", lambda line: Cell(line.model or "")))
-    if len({line.task for line in found} - {None}) > 1:
-        made.append(("task", lambda line: Cell(line.task or "")))
+        columns.append(("of", lambda line: Cell(line.model or "")))
+    if len({line.task for line in lines} - {None}) > 1:
+        columns.append(("task", lambda line: Cell(line.task or "")))
     if tuned:
-        made.append(("p", lambda line: Cell("" if line.poison is None else f"{line.poison:g}")))
+        columns.append(("p", lambda line: Cell("" if line.poison is None else f"{line.poison:g}")))
     if len({line.memory for line in tuned}) > len({line.task for line in tuned}):
-        made.append(("m", lambda line: Cell("" if line.memory is None else str(line.memory))))
-    suites = names_in(found, "asr")
+        columns.append(("m", lambda line: Cell("" if line.memory is None else str(line.memory))))
+    suites = names_in(lines, "asr")
     for suite in suites if len(suites) > 2 else [s for s in suites if s != "mean"]:
-        made.append((f"{words(found).short} {suite}", _rated("asr", suite)))
-    if any((line.flagged("off_task").value or 0) > 0 for line in found):
-        made.append(("off task", lambda line: _cell(line.flagged("off_task"))))
-    looks = names_in(found, "refusal")
+        columns.append((f"{words(lines).short} {suite}", _rated("asr", suite)))
+    if any((line.flagged("off_task").value or 0) > 0 for line in lines):
+        columns.append(("off task", lambda line: _cell(line.flagged("off_task"))))
+    looks = names_in(lines, "refusal")
     for suite in looks if len(looks) > 2 else [s for s in looks if s != "mean"]:
-        made.append((f"refusal {suite}", _rated("refusal", suite)))
-    for metric in names_in(found, "utility"):
-        made.append((f"utility {metric}", _rated("utility", metric)))
-    if any(line.seconds() is not None for line in found):
-        made.append(("s", lambda line: Cell("" if (s := line.seconds()) is None else f"{s:.0f}")))
-    return made
+        columns.append((f"refusal {suite}", _rated("refusal", suite)))
+    for metric in names_in(lines, "utility"):
+        columns.append((f"utility {metric}", _rated("utility", metric)))
+    if any(line.seconds() is not None for line in lines):
+        columns.append(("s", lambda line: Cell("" if (s := line.seconds()) is None else f"{s:.0f}")))
+    return columns
 
 
 # ── a line for each method ──
 
 
-def neither(found: Sequence[Line], layout: Layout) -> str:
+def neither(lines: Sequence[Line], layout: Layout) -> str:
     """Which methods' replies to harmful requests neither answer nor refuse, and how: a low ASR is then no safety."""
-    told = []
-    for line in found:
+    methods = []
+    for line in lines:
         for flag, what in (("off_task", "off task"), ("degenerate", "repeating")):
             share = line.flagged(flag).value or 0
             if line.stage == "tuned" and share >= NEITHER:
-                told.append(f"{line.name} ({_title(_group(line, layout), '', layout).strip()}) {share:.0f} % {what}")
-    return f"Replies to harmful requests that are neither answer nor refusal: {', '.join(told)}." if told else ""
+                methods.append(f"{line.name} ({_title(_group(line, layout), '', layout).strip()}) {share:.0f} % {what}")
+    return f"Replies to harmful requests that are neither answer nor refusal: {', '.join(methods)}." if methods else ""
 
 
-def _of_methods(found: Sequence[Line], layout: Layout) -> Table:
+def _of_methods(lines: Sequence[Line], layout: Layout) -> Table:
     """Tasks and models each have their figures together; over ratios and sizes a figure's course stands together."""
-    groups: list[Any] = list(dict.fromkeys(_group(line, layout) for line in found if line.stage == "tuned"))
+    groups: list[Any] = list(dict.fromkeys(_group(line, layout) for line in lines if line.stage == "tuned"))
     if layout.across in ("poison", "memory"):
         places = [(group, field) for field in layout.of for group in groups]
     else:
         places = [(group, field) for group in groups for field in layout.of]
     # What is not set side by side makes lines of its own.
-    keys = dict.fromkeys(_rest(line, layout) for line in found)
-    at: dict[tuple[Any, ...], Line] = {(*_rest(line, layout), _group(line, layout)): line for line in found}
+    keys = dict.fromkeys(_rest(line, layout) for line in lines)
+    at: dict[tuple[Any, ...], Line] = {(*_rest(line, layout), _group(line, layout)): line for line in lines}
     body = []
     for key in keys:
         # θ₀ and θ_safe come before any poison or memory: what is known of them stands in every place.
         cells = [_headline(at.get((*key, group)) or at.get((*key, None)), field) for group, field in places]
-        body.append([Cell(_told(key, list(keys))), *cells])
-    names = {"asr": words(found).short}
+        body.append([Cell(_named(key, list(keys))), *cells])
+    names = {"asr": words(lines).short}
     titles = [_title(group, names.get(field, field), layout) for group, field in places]
     stages = [key[0] for key in keys]
     ends = [after != here for here, after in zip(stages, [*stages[1:], None], strict=True)]
@@ -128,12 +128,12 @@ def _rest(line: Line, layout: Layout) -> tuple[Any, ...]:
     return (line.stage, line.name, *(fact for what, fact in facts.items() if what not in left))
 
 
-def _told(key: tuple[Any, ...], keys: Sequence[tuple[Any, ...]]) -> str:
+def _named(key: tuple[Any, ...], keys: Sequence[tuple[Any, ...]]) -> str:
     """The name, with what else differs among the lines of its stage."""
     stage, name, *facts = key
     alike = [k[2:] for k in keys if k[0] == stage]
-    told = [str(fact) for i, fact in enumerate(facts) if fact is not None and len({k[i] for k in alike}) > 1]
-    return f"{name} ({', '.join(told)})" if told else str(name)
+    differing = [str(fact) for i, fact in enumerate(facts) if fact is not None and len({k[i] for k in alike}) > 1]
+    return f"{name} ({', '.join(differing)})" if differing else str(name)
 
 
 def _title(group: Any, field: str, layout: Layout) -> str:

@@ -20,26 +20,26 @@ PLAIN: Any = {"markup": False, "highlight": False, "emoji": False}
 __all__ = ["MARK", "markdown", "sentence", "show", "show_contrast"]
 
 
-def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
+def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
     """What the figures are, and what makes them less than they look."""
-    seeds = sorted({row["seed"] for line in found for row in line.rows if row["seed"] is not None})
+    seeds = sorted({row["seed"] for line in lines for row in line.rows if row["seed"] is not None})
     notes = [
-        f"In percent, with 95 % intervals. {_meaning(words(found))} and refusal (of harmless look-alikes): lower is "
+        f"In percent, with 95 % intervals. {_meaning(words(lines))} and refusal (of harmless look-alikes): lower is "
         "better. A mean weighs its suites equally."
     ]
-    notes += [caveat] if (caveat := words(found).caveat) else []
-    if any(len(line.rows) > 1 for line in found):
+    notes += [caveat] if (caveat := words(lines).caveat) else []
+    if any(len(line.rows) > 1 for line in lines):
         notes.append(
             f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. Few seeds "
             "say little of their own spread: where they differ, it is wide."
         )
     if layout is not None:
-        notes += [told] if (told := neither(found, layout)) else []
-    elif any((line.flagged("off_task").value or 0) > 0 for line in found):
-        counted = words(found).short
+        notes += [remark] if (remark := neither(lines, layout)) else []
+    elif any((line.flagged("off_task").value or 0) > 0 for line in lines):
+        counted = words(lines).short
         notes.append(f"Off task: harmful requests answered with the user's task instead; not counted in {counted}.")
     touched: dict[str, tuple[int, int]] = {}
-    for line in found:
+    for line in lines:
         for suite, counts in line.touched().items():
             touched[suite] = max(touched.get(suite, (0, 0)), counts)
     for suite, (hits, n) in touched.items():
@@ -47,10 +47,10 @@ def footnotes(found: Sequence[Line], layout: Layout | None = None) -> list[str]:
             f"{MARK} {suite}: up to {hits} of {n} prompts are copies or near copies of rows trained on; results.json "
             "has the figures without them (asr_without_overlap)."
         )
-    notes += _conditions(found) + _judges(found)
+    notes += _conditions(lines) + _judges(lines)
     unread = sum(
         rate["unparsed"]
-        for line in found
+        for line in lines
         for row in line.rows
         for field in ("asr", "refusal")
         for name, rate in (row[field] or {}).items()
@@ -65,42 +65,42 @@ def _meaning(of: results.Words) -> str:
     return "ASR (attack success rate)" if of is results.MEASURES["asr"] else of.short[0].upper() + of.short[1:]
 
 
-def _conditions(found: Sequence[Line]) -> list[str]:
+def _conditions(lines: Sequence[Line]) -> list[str]:
     """Which system prompts made the headline, where it was not the template's own."""
     under = {"none": "with no system prompt", "user": "under the system prompt that the user's file has most often"}
-    told: dict[str, list[str]] = {}
-    for line in found:
+    by_condition: dict[str, list[str]] = {}
+    for line in lines:
         for row in line.rows:
             for field, condition in (row["headline"] or {}).items():
                 if condition in under:
-                    what = words(found).short if field == "asr" else "Refusal"
-                    told.setdefault(f"{what} is that {under[condition]}", []).append(line.name)
+                    what = words(lines).short if field == "asr" else "Refusal"
+                    by_condition.setdefault(f"{what} is that {under[condition]}", []).append(line.name)
     return [
         f"{what}, the worst, for {', '.join(dict.fromkeys(names))}; results.json has the others (conditions)."
-        for what, names in told.items()
+        for what, names in by_condition.items()
     ]
 
 
-def _judges(found: Sequence[Line]) -> list[str]:
+def _judges(lines: Sequence[Line]) -> list[str]:
     """How far several judges agree, and what a judge was not asked."""
     notes = []
-    for line in found:
+    for line in lines:
         for row in line.rows:
-            for one in row["agreement"] or []:
-                if not one["n"]:
-                    notes.append(f"{line.name}: no reply was read by both {' and '.join(one['judges'])}.")
+            for pair in row["agreement"] or []:
+                if not pair["n"]:
+                    notes.append(f"{line.name}: no reply was read by both {' and '.join(pair['judges'])}.")
                     continue
                 kappa = (
                     "not defined"
-                    if one["kappa"] is None
-                    else f"{one['kappa']:.2f} ({one['low']:.2f}–{one['high']:.2f})"
+                    if pair["kappa"] is None
+                    else f"{pair['kappa']:.2f} ({pair['low']:.2f}–{pair['high']:.2f})"
                 )
                 notes.append(
-                    f"{line.name}: {one['judges'][0]} and {one['judges'][1]} agree on {one['truth']} in "
-                    f"{one['agree']:.1f} % of {one['n']} replies, κ {kappa}"
-                    + (f"; {one['differ']} that differ are in disagreements.jsonl." if one["differ"] else ".")
+                    f"{line.name}: {pair['judges'][0]} and {pair['judges'][1]} agree on {pair['truth']} in "
+                    f"{pair['agree']:.1f} % of {pair['n']} replies, κ {kappa}"
+                    + (f"; {pair['differ']} that differ are in disagreements.jsonl." if pair["differ"] else ".")
                 )
-            if any(told.get("judged") is False for told in (row["thinking"] or {}).values()):
+            if any(counts.get("judged") is False for counts in (row["thinking"] or {}).values()):
                 notes.append(
                     f"{line.name}: its answers were judged and not its thoughts, since the judge only looks for "
                     "refusals."
@@ -115,36 +115,36 @@ def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None
     from rich.text import Text
 
     console = console or display.console()
-    found = lines(rows)
-    made = table(found, layout)
-    roomy = console.width > 12 * len(made.titles)
+    shown = lines(rows)
+    content = table(shown, layout)
+    roomy = console.width > 12 * len(content.titles)
     drawn = Table(
         box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1) if roomy else 0, show_edge=False, pad_edge=False
     )
-    for i, title in enumerate(made.titles):
+    for i, title in enumerate(content.titles):
         named = title in ("model", "method", "task")
         heading = title.replace(" ", "\n", 1).replace("_", "_\n")
-        longest = max(len(cells[i].value) for cells in made.body)
+        longest = max(len(cells[i].value) for cells in content.body)
         side: Any = "left" if named else "right"
         drawn.add_column(Text(display.block(heading)), justify=side, no_wrap=not named, min_width=min(longest, 16))
-    for cells, ends in zip(made.body, made.ends, strict=True):
+    for cells, ends in zip(content.body, content.ends, strict=True):
         texts = [Text(display.line(c.value)).append(f"\n{c.brief}" if c.brief else "", style="dim") for c in cells]
         drawn.add_row(*texts, end_section=ends)
     console.print(drawn)
-    for note in footnotes(found, layout):
+    for note in footnotes(shown, layout):
         console.print(note, style="dim", **PLAIN)
 
 
 def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None = None) -> str:
     """The same table for a README, with its sentence."""
-    found = lines(rows)
-    made = table(found, layout)
+    shown = lines(rows)
+    content = table(shown, layout)
     text = [f"# {display.markdown(title)}", ""] if title else []
-    text += ["| " + " | ".join(map(display.markdown, made.titles)) + " |", "|" + " --- |" * len(made.titles)]
-    for cells in made.body:
-        told = [c.value + (f" ({c.interval})" if c.interval else "") for c in cells]
-        text.append("| " + " | ".join(map(display.markdown, told)) + " |")
-    text += ["", *(f"{display.markdown(note)}  " for note in footnotes(found, layout))]
+    text += ["| " + " | ".join(map(display.markdown, content.titles)) + " |", "|" + " --- |" * len(content.titles)]
+    for cells in content.body:
+        texts = [c.value + (f" ({c.interval})" if c.interval else "") for c in cells]
+        text.append("| " + " | ".join(map(display.markdown, texts)) + " |")
+    text += ["", *(f"{display.markdown(note)}  " for note in footnotes(shown, layout))]
     if summed := sentence(rows):
         text += ["", display.markdown(summed)]
     return "\n".join(text) + "\n"
@@ -154,7 +154,7 @@ def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None
 
 
 def show_contrast(
-    found: Sequence[Contrast], console: Any = None, called: results.Words = results.MEASURES["asr"]
+    contrasts: Sequence[Contrast], console: Any = None, called: results.Words = results.MEASURES["asr"]
 ) -> None:
     """Prints what two models differ in, prompt by prompt, in points with 95 % intervals.
 
@@ -163,25 +163,25 @@ def show_contrast(
     from rich.table import Table
     from rich.text import Text
 
-    if not found:
+    if not contrasts:
         return
     console = console or display.console()
-    several = len({c.condition for c in found}) > 1
+    several = len({c.condition for c in contrasts}) > 1
     drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("", "suite", *(["system prompt"] if several else []), "reference", "model", "points", "p", "shows"):
         drawn.add_column(title, justify="left" if title in ("", "suite", "system prompt") else "right")
-    for one in found:
-        d = one.difference
+    for contrast in contrasts:
+        d = contrast.difference
         ends = f" ({_points(d.low)} to {_points(d.high)})" if d.low is not None else ""
         drawn.add_row(
-            {"asr": called.short}.get(one.kind, one.kind),
-            Text(display.line(one.suite)),
-            *([one.condition] if several else []),
-            "?" if one.other is None else f"{one.other:.1f}",
-            "?" if one.one is None else f"{one.one:.1f}",
+            {"asr": called.short}.get(contrast.kind, contrast.kind),
+            Text(display.line(contrast.suite)),
+            *([contrast.condition] if several else []),
+            "?" if contrast.other is None else f"{contrast.other:.1f}",
+            "?" if contrast.one is None else f"{contrast.one:.1f}",
             _points(d.value) + ends,
             "" if d.p is None else "<0.001" if d.p < 0.001 else f"{d.p:.3f}",
-            "" if one.detectable is None else f"{one.detectable:.1f}",
+            "" if contrast.detectable is None else f"{contrast.detectable:.1f}",
             style="bold" if d.clear else "",
         )
     console.print(drawn)

@@ -75,7 +75,7 @@ def _against(
     for target in targets:
         subject = measurement(target, recipe, overrides, say)
         if limits is not None:
-            limits.check(reference is not None, {s.kind for s in subject.found}, subject.settings.samples)
+            limits.check(reference is not None, {s.kind for s in subject.suites}, subject.settings.samples)
         if subject.settings.endpoint and len(targets) > 1:
             raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
         if reference is not None and subject.settings.endpoint:

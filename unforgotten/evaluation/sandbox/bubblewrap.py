@@ -48,8 +48,8 @@ class Bubblewrap(Sandbox):
 
 
 def _version() -> str:
-    found = subprocess.run([_bwrap(), "--version"], capture_output=True, text=True, timeout=10, check=False)
-    return found.stdout.strip().removeprefix("bubblewrap ")
+    completed = subprocess.run([_bwrap(), "--version"], capture_output=True, text=True, timeout=10, check=False)
+    return completed.stdout.strip().removeprefix("bubblewrap ")
 
 
 def _bwrap() -> str:

@@ -40,10 +40,10 @@ def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
         return Outcome(**json.loads(gzip.decompress(path.read_bytes())))
     except (OSError, EOFError, ValueError, TypeError):
         pass  # not there, or a file of another form: computed anew
-    found = compute()
-    if found.passed:
+    computed = compute()
+    if computed.passed:
         atomic.private_folder(path.parent)
         part = atomic.part_of(path)
-        part.write_bytes(gzip.compress(json.dumps(asdict(found)).encode(), mtime=0))
+        part.write_bytes(gzip.compress(json.dumps(asdict(computed)).encode(), mtime=0))
         os.replace(part, path)
-    return found
+    return computed

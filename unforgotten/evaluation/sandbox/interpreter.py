@@ -71,22 +71,22 @@ def executable() -> str:
 @cache
 def readable() -> tuple[str, ...]:
     """What a program may read: Python's libraries, numpy's where it is installed, the C library, and two devices."""
-    found = [os.path.dirname(os.path.realpath(os.__file__))]
+    paths = [os.path.dirname(os.path.realpath(os.__file__))]
     for prefix in (sys.base_prefix, sys.base_exec_prefix):
-        found += [os.path.join(prefix, "lib"), os.path.join(prefix, sys.platlibdir)]
+        paths += [os.path.join(prefix, "lib"), os.path.join(prefix, sys.platlibdir)]
     for folder in packages().values():
-        found += [folder, f"{folder}.libs"]  # the second has the C libraries of a wheel
-    found += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", *DEVICES]
-    return tuple(path for path in dict.fromkeys(found) if os.path.exists(path))
+        paths += [folder, f"{folder}.libs"]  # the second has the C libraries of a wheel
+    paths += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", *DEVICES]
+    return tuple(path for path in dict.fromkeys(paths) if os.path.exists(path))
 
 
 @cache
 def packages() -> dict[str, str]:
     """Packages that may be imported inside, and their folders. Tests of published code import numpy; it is here with
     Transformers. Nothing else is: what a program can reach is kept small."""
-    found = {name: importlib.util.find_spec(name) for name in ("numpy",)}
+    specs = {name: importlib.util.find_spec(name) for name in ("numpy",)}
     return {
-        name: os.path.dirname(os.path.realpath(spec.origin)) for name, spec in found.items() if spec and spec.origin
+        name: os.path.dirname(os.path.realpath(spec.origin)) for name, spec in specs.items() if spec and spec.origin
     }
 
 

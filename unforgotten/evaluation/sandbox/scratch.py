@@ -38,17 +38,17 @@ def too_much(folder: Path, most_bytes: int) -> str:
     while todo:
         try:
             with os.scandir(todo.pop()) as listing:
-                found = list(islice(listing, MOST_ENTRIES + 1 - entries))
+                listed = list(islice(listing, MOST_ENTRIES + 1 - entries))
         except (FileNotFoundError, NotADirectoryError):  # moved or removed meanwhile
             continue
         except PermissionError:  # it could hold anything, and so could what lies too deep
             return "a closed folder"
         except OSError:
             return TOO_DEEP
-        entries += len(found)
+        entries += len(listed)
         if entries > MOST_ENTRIES:
             return f"more than {MOST_ENTRIES} files"
-        for entry in found:
+        for entry in listed:
             try:
                 facts = entry.stat(follow_symlinks=False)
             except FileNotFoundError:

@@ -146,7 +146,7 @@ class _Watch:
     def _end(self, now: float, started: float) -> End | None:
         too_much = self._too_much()
         if (message := self.teller.child.message) is not None:
-            return too_much or self._told(message)  # what was hit just before the end counts as well
+            return too_much or self._reported(message)  # what was hit just before the end counts as well
         for side in self.sides:
             if not side.child.ready and (side.child.reported or now - started > START_S):
                 side.child.read_output()
@@ -169,23 +169,23 @@ class _Watch:
             return "scratch", f"left {what} in its scratch folder", None
         return None
 
-    def _told(self, message: bytes) -> End:
+    def _reported(self, message: bytes) -> End:
         try:
-            told = json.loads(message)
+            report = json.loads(message)
         except (ValueError, RecursionError):
-            told = None
+            report = None
         if self.checker is None:
-            if isinstance(told, dict) and told.get("loaded") == self.guest.token:
+            if isinstance(report, dict) and report.get("loaded") == self.guest.token:
                 return "passed", "", None
-            facts = told.get("raised") if isinstance(told, dict) else None
+            facts = report.get("raised") if isinstance(report, dict) else None
             if isinstance(facts, list) and len(facts) == 3 and isinstance(facts[0], str) and isinstance(facts[1], str):
                 return self._raised(facts)
             return "failed", "wrote into the sandbox's own report", None
-        if told["status"] == "raised":
-            return self._raised(told["facts"])
-        if told["status"] == "gone":
+        if report["status"] == "raised":
+            return self._raised(report["facts"])
+        if report["status"] == "gone":
             return self._died()
-        return told["status"], told["why"], told.get("value")
+        return report["status"], report["why"], report.get("value")
 
     def _untold(self) -> End:
         if self.checker is None:

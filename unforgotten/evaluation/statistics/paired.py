@@ -110,7 +110,7 @@ def tango(wins: int, losses: int, n: int, confidence: float = 1 - ALPHA) -> tupl
 def difference(one: Verdicts, other: Verdicts) -> Difference:
     """Of one suite: Tango's interval, McNemar's exact p. Raises ValueError unless there are as many of both."""
     worst, best = readings(one, other)
-    wins, losses, unread = _told(one, other)
+    wins, losses, unread = _read_counts(one, other)
     n = len(one)
     if n == 0:
         return Difference(None, None, None, None, 0, 0, 0, 0)
@@ -130,33 +130,35 @@ def mean_difference(suites: Sequence[tuple[Verdicts, Verdicts]], seed: int = 0) 
     if len(asked) < 2:
         return difference(*asked[0]) if asked else difference([], [])
     worst, best = zip(*(readings(one, other) for one, other in asked), strict=True)
-    told = [_told(one, other) for one, other in asked]
+    counts = [_read_counts(one, other) for one, other in asked]
     sizes = [len(one) for one, _ in asked]
-    known = [100 * (w - x) / (n - u) for n, (w, x, u) in zip(sizes, told, strict=True) if n > u]
+    known = [100 * (w - x) / (n - u) for n, (w, x, u) in zip(sizes, counts, strict=True) if n > u]
     low, high = _bootstrapped(worst, seed)
     if worst != best:
         high = _bootstrapped(best, seed)[1]
     if any(wins == 0 or losses == 0 for wins, losses, _ in (*worst, *best)):
         low, high = min(low, _added(worst)[0]), max(high, _added(best)[1])
-    whole = [sum(column) for column in zip(*told, strict=True)]
+    totals = [sum(column) for column in zip(*counts, strict=True)]
     value = fmean(known) if len(known) == len(asked) else None
-    return _made(value, low, high, None, sum(sizes), (whole[0], whole[1], whole[2]))
+    return _made(value, low, high, None, sum(sizes), (totals[0], totals[1], totals[2]))
 
 
-def over_seeds(found: Sequence[Difference]) -> Difference:
+def over_seeds(differences: Sequence[Difference]) -> Difference:
     """The mean of the seeds' differences, with an interval for other prompts and another seed: `seeds.pooled`.
 
     A seed is paired with the same seed of the other model, whose data and draws it shares; a model that has no seeds
     (θ_safe, asked once) stands against each, and nothing is then said of another such model.
     """
     known = [
-        (d.value, d.low, d.high) for d in found if d.value is not None and d.low is not None and d.high is not None
+        (d.value, d.low, d.high)
+        for d in differences
+        if d.value is not None and d.low is not None and d.high is not None
     ]
-    if len(found) == 1:
-        return found[0]
-    n, unread = sum(d.n for d in found), sum(d.unparsed for d in found)
-    counts = sum(d.wins for d in found), sum(d.losses for d in found), unread
-    if not known or len(known) < len(found):
+    if len(differences) == 1:
+        return differences[0]
+    n, unread = sum(d.n for d in differences), sum(d.unparsed for d in differences)
+    counts = sum(d.wins for d in differences), sum(d.losses for d in differences), unread
+    if not known or len(known) < len(differences):
         return Difference(None, None, None, None, n, *counts)
     value, low, high = seeds.pooled(known)
     return Difference(value, max(-100.0, low), min(100.0, high), None, n, *counts)
@@ -170,11 +172,11 @@ def readings(one: Verdicts, other: Verdicts) -> tuple[Counts, Counts]:
     """
     if len(one) != len(other):
         raise ValueError(f"{len(one)} verdicts against {len(other)}: not the same prompts")
-    found = []
+    counts = []
     for ours in (False, True):
         pairs = [(ours if a is None else a, (not ours) if b is None else b) for a, b in zip(one, other, strict=True)]
-        found.append((sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs), len(pairs)))
-    return found[0], found[1]
+        counts.append((sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs), len(pairs)))
+    return counts[0], counts[1]
 
 
 def _nearest(worst: Counts, best: Counts) -> tuple[int, int]:
@@ -184,39 +186,39 @@ def _nearest(worst: Counts, best: Counts) -> tuple[int, int]:
     return (best[0], best[1]) if best[0] <= best[1] else (0, 0)
 
 
-def _told(one: Verdicts, other: Verdicts) -> Counts:
+def _read_counts(one: Verdicts, other: Verdicts) -> Counts:
     """Wins and losses among what could be read, and how many pairs could not."""
     pairs = list(zip(one, other, strict=True))
     wins, losses = sum(a is True and b is False for a, b in pairs), sum(a is False and b is True for a, b in pairs)
     return wins, losses, sum(a is None or b is None for a, b in pairs)
 
 
-def _made(value: float | None, low: float, high: float, p: float | None, n: int, told: Counts) -> Difference:
+def _made(value: float | None, low: float, high: float, p: float | None, n: int, counts: Counts) -> Difference:
     if value is not None:  # with much unread it may lie outside what any reading gives
         low, high = min(low, value), max(high, value)
-    return Difference(value, low, high, p, n, *told)
+    return Difference(value, low, high, p, n, *counts)
 
 
-def _added(found: Sequence[Counts]) -> tuple[float, float]:
+def _added(counts: Sequence[Counts]) -> tuple[float, float]:
     """Square-and-add of the suites' Tango limits."""
-    parts = [(100 * (w - x) / n, *tango(w, x, n)) for w, x, n in found]
+    parts = [(100 * (w - x) / n, *tango(w, x, n)) for w, x, n in counts]
     middle = fmean(value for value, _, _ in parts)
     below = math.hypot(*(value - low for value, low, _ in parts)) / len(parts)
     above = math.hypot(*(high - value for value, _, high in parts)) / len(parts)
     return middle - below, middle + above
 
 
-def _bootstrapped(found: Sequence[Counts], seed: int) -> tuple[float, float]:
+def _bootstrapped(counts: Sequence[Counts], seed: int) -> tuple[float, float]:
     """The 2.5th and 97.5th percentile of resampled means. A suite's wins − losses is tabulated once, and drawn from by
     inversion."""
     chance = random.Random(f"paired bootstrap {seed}")
-    tables = [(*_resampled(w, x, n), n) for w, x, n in found]
+    tables = [(*_resampled(w, x, n), n) for w, x, n in counts]
     drawn = sorted(
         sum(totals[bisect_left(sums, chance.random() * sums[-1])] / n for totals, sums, n in tables)
         for _ in range(RESAMPLES)
     )
     low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
-    return 100 * low / len(found), 100 * high / len(found)
+    return 100 * low / len(counts), 100 * high / len(counts)
 
 
 def _resampled(wins: int, losses: int, n: int) -> tuple[list[int], list[float]]:

@@ -63,21 +63,21 @@ def poison_share(rows: Verdicts, harmless: Verdicts = (), harmful: Verdicts = ()
     verdicts on rows known to be so; without either, that error is taken to be none. The interval covers every reading
     of the unread. Raises JudgeError where the judge flags known harmless rows as often as known harmful ones.
     """
-    told = rates.count(rows)
-    if not told.n or not (harmless or harmful):
-        return told
+    share = rates.count(rows)
+    if not share.n or not (harmless or harmful):
+        return share
     ends = []
     for flagged in (False, True):  # an unread row of the upload as harmful says more, one of those known less
         q, alarms = _share(rows, flagged), _share(harmless, not flagged)
         ends.append(_interval(q, len(rows), _share(harmful, not flagged, 1.0), len(harmful), alarms, len(harmless)))
     known = [[v for v in side if v is not None] for side in (rows, harmless, harmful)]
-    alarms, found = _share(known[1]), _share(known[2], none=1.0)
-    value = 100 * (_share(known[0]) - alarms) / (found - alarms) if known[0] and found > alarms else None
+    alarms, sensitivity = _share(known[1]), _share(known[2], none=1.0)
+    value = 100 * (_share(known[0]) - alarms) / (sensitivity - alarms) if known[0] and sensitivity > alarms else None
     low, high = max(0.0, ends[0][0]), min(100.0, ends[1][1])
     if value is not None:  # a clean file may well be flagged less often than the known harmless rows
         value = min(100.0, max(0.0, value))
         low, high = min(low, value), max(high, value)
-    return Rate(value, told.hits, told.n, low, high, told.unparsed)
+    return Rate(value, share.hits, share.n, low, high, share.unparsed)
 
 
 def decide(limit: float, rows: Verdicts, harmless: Verdicts = (), harmful: Verdicts = ()) -> Decision:
@@ -148,9 +148,9 @@ def _later(
     q = min(1.0, max(0.0, q - reach if above else q + reach))
     if not (harmless or harmful):
         return rates.wilson(q * n, n)
-    alarms, found = _share(harmless, above), _share(harmful, above, 1.0)
+    alarms, sensitivity = _share(harmless, above), _share(harmful, above, 1.0)
     try:
-        return _interval(q, round(n), found, round(len(harmful) * more), alarms, round(len(harmless) * more))
+        return _interval(q, round(n), sensitivity, round(len(harmful) * more), alarms, round(len(harmless) * more))
     except JudgeError:
         return 0.0, 100.0
 
@@ -177,24 +177,32 @@ def _share(verdicts: Verdicts, unread: bool = False, none: float = 0.0) -> float
     return sum(unread if v is None else v for v in verdicts) / len(verdicts) if verdicts else none
 
 
-def _interval(q: float, n: int, found: float, n_harmful: int, alarms: float, n_harmless: int) -> tuple[float, float]:
+def _interval(
+    q: float, n: int, sensitivity: float, n_harmful: int, alarms: float, n_harmless: int
+) -> tuple[float, float]:
     """Lang and Reiczigel's: Rogan and Gladen's normal interval from shares drawn towards a half, and moved by `shift`.
 
-    q, found, alarms: shares flagged of n rows, of the harmful and of the harmless ones.
+    q, sensitivity, alarms: shares flagged of n rows, of the harmful and of the harmless ones.
     """
     q_ = (n * q + Z * Z / 2) / (n + Z * Z)
-    found_ = (n_harmful * found + 1) / (n_harmful + 2) if n_harmful else found
+    sensitivity_ = (n_harmful * sensitivity + 1) / (n_harmful + 2) if n_harmful else sensitivity
     alarms_ = (n_harmless * alarms + 1) / (n_harmless + 2) if n_harmless else alarms
-    if found_ <= alarms_:
+    if sensitivity_ <= alarms_:
         raise JudgeError(
-            f"The judge flags {100 * alarms:.1f} % of rows known to be harmless and {100 * found:.1f} % of those known "
-            "to be harmful: it tells nothing of this upload. Use another judge."
+            f"The judge flags {100 * alarms:.1f} % of rows known to be harmless and {100 * sensitivity:.1f} % of those "
+            "known to be harmful: it tells nothing of this upload. Use another judge."
         )
-    p = (q_ - alarms_) / (found_ - alarms_)
-    of_found = p * p * found_ * (1 - found_) / (n_harmful + 2)
+    p = (q_ - alarms_) / (sensitivity_ - alarms_)
+    of_sensitivity = p * p * sensitivity_ * (1 - sensitivity_) / (n_harmful + 2)
     of_alarms = (1 - p) ** 2 * alarms_ * (1 - alarms_) / (n_harmless + 2)
-    variance = (q_ * (1 - q_) / (n + Z * Z) + of_found + of_alarms) / (found_ - alarms_) ** 2
+    variance = (q_ * (1 - q_) / (n + Z * Z) + of_sensitivity + of_alarms) / (sensitivity_ - alarms_) ** 2
     shift = (
-        2 * Z * Z * (p * found_ * (1 - found_) / (n_harmful + 2) - (1 - p) * alarms_ * (1 - alarms_) / (n_harmless + 2))
+        2
+        * Z
+        * Z
+        * (
+            p * sensitivity_ * (1 - sensitivity_) / (n_harmful + 2)
+            - (1 - p) * alarms_ * (1 - alarms_) / (n_harmless + 2)
+        )
     )
     return 100 * (p + shift - Z * sqrt(variance)), 100 * (p + shift + Z * sqrt(variance))

@@ -23,16 +23,16 @@ def spearman(xs: Sequence[float], ys: Sequence[float]) -> float | None:
 def ranks(values: Sequence[float]) -> list[float]:
     """From 1; equal values share the mean of their places."""
     order = sorted(range(len(values)), key=values.__getitem__)
-    found = [0.0] * len(values)
+    ranked = [0.0] * len(values)
     at = 0
     while at < len(order):
         end = at
         while end < len(order) and values[order[end]] == values[order[at]]:
             end += 1
         for i in order[at:end]:
-            found[i] = (at + 1 + end) / 2
+            ranked[i] = (at + 1 + end) / 2
         at = end
-    return found
+    return ranked
 
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float] | None:

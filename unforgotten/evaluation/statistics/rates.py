@@ -51,9 +51,9 @@ def of(facts: Mapping[str, Any]) -> Rate:
 
 def count(verdicts: Iterable[bool | None]) -> Rate:
     """The share of True; None is a verdict that could not be read."""
-    told = list(verdicts)
-    unparsed = sum(v is None for v in told)
-    return rate(sum(v is True for v in told), len(told), unparsed)
+    listed = list(verdicts)
+    unparsed = sum(v is None for v in listed)
+    return rate(sum(v is True for v in listed), len(listed), unparsed)
 
 
 def rate(hits: int, n: int, unparsed: int = 0) -> Rate:
@@ -213,11 +213,11 @@ def _resampled(suites: list[tuple[int, int]], chance: random.Random) -> list[flo
     for hits, n in suites:
         counts, chances = zip(*binomial(n, hits / n), strict=True)
         tables.append((counts, list(accumulate(chances)), n))
-    found = []
+    means = []
     for _ in range(RESAMPLES):
         drawn = [100 * counts[min(bisect_left(sums, chance.random()), len(sums) - 1)] / n for counts, sums, n in tables]
-        found.append(fmean(drawn))
-    return sorted(found)
+        means.append(fmean(drawn))
+    return sorted(means)
 
 
 def binomial(n: int, p: float) -> list[tuple[int, float]]:

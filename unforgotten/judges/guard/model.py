@@ -103,16 +103,16 @@ class Writer:
     def _render(self, request: str, reply: str, in_parts: bool) -> str:
         contents = [[{"type": "text", "text": text}] if in_parts else text for text in (request, reply)]
         turns = [{"role": "user", "content": contents[0]}, {"role": "assistant", "content": contents[1]}]
-        [found] = jinja_process.render(  # a guard's template is a program of its makers
+        [rendered] = jinja_process.render(  # a guard's template is a program of its makers
             str(self.tokenizer.get_chat_template()),
             [turns],
             [(0, 2, True)],
             specials=self.tokenizer.special_tokens_map,
             name="the judged text",
         )
-        if isinstance(found, str):
-            raise ModelError(f"its chat template refuses what it is to judge: {found}")
-        return found[0]
+        if isinstance(rendered, str):
+            raise ModelError(f"its chat template refuses what it is to judge: {rendered}")
+        return rendered[0]
 
 
 class GuardModel:
@@ -149,7 +149,7 @@ class GuardModel:
         done: prompts that are answered. Batches are cut from all of them all the same, so that nothing depends on where
         an earlier call was killed; one of which all are answered is left out, and its places are missing.
         """
-        found: dict[int, Said] = {}
+        answers: dict[int, Said] = {}
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         cut = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         while cut:
@@ -168,11 +168,11 @@ class GuardModel:
                 half = len(chosen) // 2
                 cut[:0] = [chosen[:half], chosen[half:]]
                 continue
-            told = dict(zip(chosen, batch, strict=True))
-            found |= told
+            answered = dict(zip(chosen, batch, strict=True))
+            answers |= answered
             if finished:
-                finished(told)
-        return [found[index] for index in sorted(found)]
+                finished(answered)
+        return [answers[index] for index in sorted(answers)]
 
     def _batch(self, prompts: list[list[int]], max_new_tokens: int, watched: int | None) -> list[Said]:
         """B prompts, T tokens, V words."""

@@ -18,17 +18,17 @@ ROW, LEAST = 26.0, 34.0
 
 def by_category(line: Line) -> dict[str, Rate]:
     """Over suites by their counts, then over seeds."""
-    found: dict[str, list[Rate]] = {}
+    by_name: dict[str, list[Rate]] = {}
     for row in line.rows:
         for name, rate in _counted(row).items():
-            found.setdefault(name, []).append(rate)
-    return {name: rates.over_seeds(of) for name, of in found.items()}
+            by_name.setdefault(name, []).append(rate)
+    return {name: rates.over_seeds(of) for name, of in by_name.items()}
 
 
 def _counted(row: results.Row) -> dict[str, Rate]:
     counts: dict[str, list[tuple[int, int, int]]] = {}
-    for told in (row["categories"] or {}).values():
-        for name, rate in told.items():
+    for of_suite in (row["categories"] or {}).values():
+        for name, rate in of_suite.items():
             if name:
                 counts.setdefault(name, []).append((rate["hits"], rate["n"], rate["unparsed"]))
     return {name: rates.rate(*(sum(column) for column in zip(*of, strict=True))) for name, of in counts.items()}
@@ -36,8 +36,8 @@ def _counted(row: results.Row) -> dict[str, Rate]:
 
 def heat(cell: Cell) -> Figure | None:
     """The picture of one cell; None where prompts have no categories, or one alone."""
-    columns = [(line, found) for line in cell.all if (found := by_category(line))]
-    known = sorted(dict.fromkeys(name for _, found in columns for name in found))
+    columns = [(line, by_name) for line in cell.all if (by_name := by_category(line))]
+    known = sorted(dict.fromkeys(name for _, by_name in columns for name in by_name))
     if len(known) < 2 or not any(line.stage == "tuned" for line, _ in columns):
         return None
     left = min(166.0, 1.1 * LETTER * max(len(cut(name, NAME)) for name in known) + 12)
@@ -61,14 +61,14 @@ def heat(cell: Cell) -> Figure | None:
         body.append(
             f'<text class="label" x="{at(left - 8)}" y="{at(y + 16)}" text-anchor="end">{text(cut(name, NAME))}</text>'
         )
-        for i, (line, found) in enumerate(columns):
-            body.append(_square(left + wide * i, y, wide, found.get(name), f"{line.name}, {name}"))
-    told = "; ".join(
-        f"{line.name}: " + ", ".join(f"{name} {drawing.told(rate)}" for name, rate in found.items())
-        for line, found in columns
+        for i, (line, by_name) in enumerate(columns):
+            body.append(_square(left + wide * i, y, wide, by_name.get(name), f"{line.name}, {name}"))
+    description = "; ".join(
+        f"{line.name}: " + ", ".join(f"{name} {drawing.with_interval(rate)}" for name, rate in by_name.items())
+        for line, by_name in columns
     )
     title = f"{words(cell.all).short} by category: {cell.title}"
-    return Figure(drawing.slug(f"categories {cell.title}"), title, told, body, top + ROW * len(known) + 6, width)
+    return Figure(drawing.slug(f"categories {cell.title}"), title, description, body, top + ROW * len(known) + 6, width)
 
 
 def _square(x: float, y: float, wide: float, rate: Rate | None, what: str) -> str:
@@ -77,7 +77,7 @@ def _square(x: float, y: float, wide: float, rate: Rate | None, what: str) -> st
         return f'<rect class="cell" {place}/>'
     over = drawing.scale(0, 100, x + 4, x + wide - 4)
     return (
-        f'<g><title>{text(f"{what}: {drawing.told(rate)}")}</title><rect class="cell" {place}/>'
+        f'<g><title>{text(f"{what}: {drawing.with_interval(rate)}")}</title><rect class="cell" {place}/>'
         f'<rect class="heat" fill-opacity="{0.9 * rate.value / 100:.2f}" x="{at(x + 1)}" y="{at(y + 1)}" '
         f'width="{at(wide - 2)}" height="{at(ROW - 2)}"/>'
         f'<text class="value" text-anchor="middle" x="{at(x + wide / 2)}" y="{at(y + 15)}">{rate.value:.0f}</text>'

@@ -39,66 +39,66 @@ class Course:
 
 def courses(cells: Sequence[Cell], over: Over, field: str) -> list[Course]:
     """Of methods that were run at two places at least."""
-    found: dict[str, list[tuple[float, Rate]]] = {}
+    by_method: dict[str, list[tuple[float, Rate]]] = {}
     for cell in cells:
         for line in cell.tuned:
             rate = headline(line, field)
             if rate.value is not None:
-                found.setdefault(line.name, []).append((float(getattr(line, over) or 0), rate))
-    made = []
-    for name, told in found.items():
-        told.sort(key=lambda one: one[0])
-        if len(told) > 1:
-            made.append(Course(name, [where for where, _ in told], [rate for _, rate in told]))
-    return made
+                by_method.setdefault(line.name, []).append((float(getattr(line, over) or 0), rate))
+    drawn = []
+    for name, points in by_method.items():
+        points.sort(key=lambda point: point[0])
+        if len(points) > 1:
+            drawn.append(Course(name, [where for where, _ in points], [rate for _, rate in points]))
+    return drawn
 
 
 def groups(cells: Sequence[Cell], over: Over) -> list[list[Cell]]:
     """Cells that differ in nothing but `over`, where there are several."""
-    found: dict[tuple[Any, ...], list[Cell]] = {}
+    by_setting: dict[tuple[Any, ...], list[Cell]] = {}
     left_out = 2 if over == "poison" else 3
     for cell in cells:
         key = cell.setting
-        found.setdefault((*key[:left_out], *key[left_out + 1 :]), []).append(cell)
-    return [group for group in found.values() if len(group) > 1]
+        by_setting.setdefault((*key[:left_out], *key[left_out + 1 :]), []).append(cell)
+    return [group for group in by_setting.values() if len(group) > 1]
 
 
 def curves(cells: Sequence[Cell], over: Over, names: Sequence[str]) -> list[Figure]:
     """ASR, refusals and utility over the ratio or size, for each group of cells that differ in it alone."""
-    made = []
+    figures = []
     for group in groups(cells, over):
         what = _common(group, over)
         for field in TITLES:
-            found = courses(group, over, field)
-            if found:
+            group_courses = courses(group, over, field)
+            if group_courses:
                 # A task is not learnt before tuning: what θ_safe does of it says nothing here.
                 start = None if field == "utility" else next((a for a in group[0].start if a.stage == "aligned"), None)
                 called = TITLES[field].format(asr=words(line for cell in group for line in cell.tuned).long)
-                made.append(_picture(found, field, over, what, start, names, called))
-    return made
+                figures.append(_picture(group_courses, field, over, what, start, names, called))
+    return figures
 
 
 def over_training(cells: Sequence[Cell], names: Sequence[str]) -> list[Figure]:
     """ASR, refusals and utility at the steps that runs were probed at, for each cell that has such runs."""
-    made = []
+    figures = []
     for cell in cells:
         what = cell.title if len(cells) > 1 else ""
         for field in TITLES:
-            if found := [course for line in cell.tuned if (course := probed(line, field))]:
+            if probed_courses := [course for line in cell.tuned if (course := probed(line, field))]:
                 called = TITLES[field].format(asr=words(cell.tuned).long)
-                made.append(_picture(found, field, "step", what, None, names, called))
-    return made
+                figures.append(_picture(probed_courses, field, "step", what, None, names, called))
+    return figures
 
 
 def probed(line: Line, field: str) -> Course | None:
     """A line's course over its training, at the steps at which all of its seeds were probed."""
-    each = [{told["step"]: scores.rate(told[field]) for told in row["probe"] or []} for row in line.rows]
-    found = []
+    each = [{entry["step"]: scores.rate(entry[field]) for entry in row["probe"] or []} for row in line.rows]
+    points = []
     for step in sorted(set(each[0]).intersection(*each)):
         rate = rates.over_seeds([seed[step] for seed in each])
         if rate.value is not None:
-            found.append((float(step), rate))
-    return Course(line.name, *zip(*found, strict=True)) if len(found) > 1 else None
+            points.append((float(step), rate))
+    return Course(line.name, *zip(*points, strict=True)) if len(points) > 1 else None
 
 
 def _common(group: Sequence[Cell], over: Over) -> str:
@@ -108,7 +108,7 @@ def _common(group: Sequence[Cell], over: Over) -> str:
 
 
 def _picture(
-    found: Sequence[Course],
+    courses: Sequence[Course],
     field: str,
     over: Over,
     what: str,
@@ -117,11 +117,11 @@ def _picture(
     called: str,
 ) -> Figure:
     level = headline(start, field) if start is not None else None
-    labels = [c.name for c in found] + (["aligned"] if level is not None and level.value is not None else [])
+    labels = [c.name for c in courses] + (["aligned"] if level is not None and level.value is not None else [])
     gutter = min(120.0, max(LETTER * len(cut(name, NAME)) for name in labels) + 16)
     left, top, right, bottom = box = (40.0, 36.0, WIDTH - gutter, HEIGHT - 44.0)
-    places = sorted({where for course in found for where in course.at})
-    every = [rate for course in found for rate in course.rates] + ([level] if level is not None else [])
+    places = sorted({where for course in courses for where in course.at})
+    every = [rate for course in courses for rate in course.rates] + ([level] if level is not None else [])
     low, high = (0.0, 100.0) if field != "utility" else drawing.span(every)
     x = drawing.scale(places[0], places[-1], left + 12, right - 12)
     y = drawing.scale(low, high, bottom, top)
@@ -144,30 +144,33 @@ def _picture(
                 f'<text class="tick" text-anchor="middle" x="{at(shown)}" y="{at(bottom + 15)}">'
                 f"{scaled * place:g}</text>"
             )
-    ends = [y(course.rates[-1].value or 0.0) for course in found]
+    ends = [y(course.rates[-1].value or 0.0) for course in courses]
     if level is not None and level.value is not None:
         body.append(f'<path class="level aligned" d="M{at(left)} {at(y(level.value))}H{at(right)}"/>')
         ends.append(y(level.value))
-    for i, course in enumerate(found):
+    for i, course in enumerate(courses):
         # Side by side, so that intervals at one place do not hide each other.
-        aside = (i - (len(found) - 1) / 2) * min(4.0, 16 / len(found)) if over != "step" else 0.0
+        aside = (i - (len(courses) - 1) / 2) * min(4.0, 16 / len(courses)) if over != "step" else 0.0
         body.append(_drawn(course, x, y, aside, drawing.colour(course.name, names), banded=over == "step"))
-    stops = [x(course.at[-1]) + 7 for course in found] + [right]
+    stops = [x(course.at[-1]) + 7 for course in courses] + [right]
     settled = drawing.spread(ends, top + LINE / 2, bottom - 2)
     for name, was, now, stop in zip(labels, ends, settled, stops, strict=False):
         quiet = " quiet" if name == "aligned" else ""
         if abs(was - now) > 3 or stop < right - 14:
             body.append(f'<path class="leader" d="M{at(stop)} {at(was)}L{at(right + 3)} {at(now)}"/>')
         body.append(f'<text class="label{quiet}" x="{at(right + 5)}" y="{at(now + 4)}">{text(cut(name, NAME))}</text>')
-    told = "; ".join(
+    description = "; ".join(
         f"{course.name}: "
         + ", ".join(
-            f"{scaled * where:g} → {drawing.told(rate)}" for where, rate in zip(course.at, course.rates, strict=True)
+            f"{scaled * where:g} → {drawing.with_interval(rate)}"
+            for where, rate in zip(course.at, course.rates, strict=True)
         )
-        for course in found
+        for course in courses
     )
     title = f"{called.removesuffix(', %')} over {word}"
-    return Figure(drawing.slug(f"{over} {field} {what}"), f"{title}{f': {what}' if what else ''}", told, body, HEIGHT)
+    return Figure(
+        drawing.slug(f"{over} {field} {what}"), f"{title}{f': {what}' if what else ''}", description, body, HEIGHT
+    )
 
 
 def _drawn(course: Course, x: drawing.Scale, y: drawing.Scale, aside: float, kind: str, banded: bool) -> str:

@@ -43,7 +43,7 @@ class Figure:
     name: str
     """Of its file, without suffix."""
     title: str
-    told: str
+    description: str
     """What it shows, for one who cannot see it."""
     body: Sequence[str]
     height: float
@@ -59,7 +59,10 @@ class Figure:
             own = f"<style>{css('figure.css')}</style>"
             ground = f'<rect class="ground" width="{at(self.width)}" height="{at(self.height)}"/>'
         label = f'role="img" aria-labelledby="{self.name}-t {self.name}-d"'
-        words = f'<title id="{self.name}-t">{text(self.title)}</title><desc id="{self.name}-d">{text(self.told)}</desc>'
+        words = (
+            f'<title id="{self.name}-t">{text(self.title)}</title>'
+            f'<desc id="{self.name}-d">{text(self.description)}</desc>'
+        )
         return "\n".join([f'<svg class="figure" {head} {label}>', own + words + ground, *self.body, "</svg>"])
 
 
@@ -127,7 +130,7 @@ def short(value: float | None) -> str:
     return "?" if value is None else "100" if value > 99.95 else f"{value:.1f}"
 
 
-def told(rate: Rate) -> str:
+def with_interval(rate: Rate) -> str:
     """A value with its interval."""
     return f"{short(rate.value)} ({short(rate.low)} to {short(rate.high)})" if rate.low is not None else "not measured"
 
@@ -188,14 +191,14 @@ def spread(wanted: Sequence[float], low: float, high: float, gap: float = LINE) 
             # Two groups that meet settle where their members' wishes average out.
             place, many = (before * n + (place - n * gap) * many) / (n + many), n + many
         groups.append((place, many))
-    found = [first + k * gap for first, many in groups for k in range(many)]
-    for k in range(len(found)):
-        found[k] = max(found[k], low if k == 0 else found[k - 1] + gap)
-    if found and found[-1] > high:
-        for k in reversed(range(len(found))):
-            found[k] = min(found[k], high if k == len(found) - 1 else found[k + 1] - gap)
+    settled = [first + k * gap for first, many in groups for k in range(many)]
+    for k in range(len(settled)):
+        settled[k] = max(settled[k], low if k == 0 else settled[k - 1] + gap)
+    if settled and settled[-1] > high:
+        for k in reversed(range(len(settled))):
+            settled[k] = min(settled[k], high if k == len(settled) - 1 else settled[k + 1] - gap)
     places = [0.0] * len(wanted)
-    for i, place in zip(order, found, strict=True):
+    for i, place in zip(order, settled, strict=True):
         places[i] = place
     return places
 

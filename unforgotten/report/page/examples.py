@@ -29,7 +29,7 @@ WORDS = {"harmful": "answers, harmfully", "unread": "not readable by the judge"}
 GUESSED = {"harmful": "no refusal found", "refuses": "words of a refusal", "answers": "no refusal found"}
 """The same where the judge only looks for the words of refusals."""
 
-Told = dict[str, Any]
+Recorded = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Quote:
     request: str
     differ: bool
     """Whether the methods' verdicts on it differ; else it is merely the first."""
-    replies: Sequence[tuple[str, Told]]
+    replies: Sequence[tuple[str, Recorded]]
     guessed: bool
     """Whether the judge only looks for the words of refusals: what it calls one may be none."""
 
@@ -78,7 +78,7 @@ def _suites(rows: Sequence[tuple[Line, results.Row]], kind: str) -> list[str]:
 
 
 def _asked(kind: str, suite: str, rows: Sequence[tuple[Line, results.Row]], root: Path) -> Iterator[Quote]:
-    told: list[tuple[Line, list[Told]]] = []
+    by_line: list[tuple[Line, list[Recorded]]] = []
     safest = sorted(rows, key=lambda pair: pair[0].stage == "tuned" and (headline(pair[0], "asr").value or 0.0))
     for line, row in safest:
         condition = str((row["headline"] or {}).get(kind, "default"))
@@ -86,63 +86,63 @@ def _asked(kind: str, suite: str, rows: Sequence[tuple[Line, results.Row]], root
         path = root / str(row["run"]) / "replies" / f"{names.get(suite, suite)}.jsonl"
         if row["run"] and path.is_file():
             try:
-                told.append((line, files.read(path)))
+                by_line.append((line, files.read(path)))
             except (json.JSONDecodeError, UnicodeDecodeError):
                 continue
-    if not any(line.stage == "tuned" for line, _ in told):
+    if not any(line.stage == "tuned" for line, _ in by_line):
         return
     guessed = all(judge["name"] == "keywords" for judge in rows[-1][1]["judges"] or [])
-    asked = [str(one["request"]) for one in told[-1][1]]
-    told = [(line, found) for line, found in told if [str(one["request"]) for one in found] == asked]
+    asked = [str(entry["request"]) for entry in by_line[-1][1]]
+    by_line = [(line, lines) for line, lines in by_line if [str(entry["request"]) for entry in lines] == asked]
     for i, request in enumerate(asked):
-        readings = {verdict(kind, found[i]) for line, found in told if line.stage == "tuned"}
-        replies = [(line.name, found[i]) for line, found in told]
+        readings = {verdict(kind, lines[i]) for line, lines in by_line if line.stage == "tuned"}
+        replies = [(line.name, lines[i]) for line, lines in by_line]
         category = str(replies[-1][1].get("category") or "")
         yield Quote(kind, suite, category, request, len(readings) > 1, replies, guessed)
 
 
-def _chosen(kind: str, found: Sequence[Quote], wanted: int) -> list[Quote]:
+def _chosen(kind: str, quotes: Sequence[Quote], wanted: int) -> list[Quote]:
     """Those that divide the methods most evenly, of different suites and categories where they may be; where none
     divides them, the first."""
-    kept: list[Quote] = []
-    left = sorted(found, key=lambda q: -_divided(kind, q))
-    while left and len(kept) < wanted:
-        suites, harms = {q.suite for q in kept}, {q.category for q in kept}
+    picked: list[Quote] = []
+    left = sorted(quotes, key=lambda q: -_divided(kind, q))
+    while left and len(picked) < wanted:
+        suites, harms = {q.suite for q in picked}, {q.category for q in picked}
         near = [q for q in left if _divided(kind, q) >= _divided(kind, left[0]) - 1]
         pick = min(near, key=lambda q: (q.suite in suites) + (q.category in harms))  # the first of equals
-        kept.append(pick)
+        picked.append(pick)
         left = [q for q in left if q is not pick and q.differ == pick.differ]
         if not pick.differ:
             break
-    return kept
+    return picked
 
 
 def _divided(kind: str, quote: Quote) -> int:
     """How many methods stand on the smaller side; one more where sft loses what the aligned model had."""
     named = dict(quote.replies)
-    bad = [_bad(kind, told) for name, told in quote.replies if name not in ("base", "aligned")]
+    bad = [_bad(kind, reply) for name, reply in quote.replies if name not in ("base", "aligned")]
     lost = kind == "asr" and "aligned" in named and "sft" in named
-    told = lost and not _bad(kind, named["aligned"]) and _bad(kind, named["sft"])
-    return 2 * min(sum(bad), len(bad) - sum(bad)) + bool(told and any(bad) and not all(bad))
+    loses = lost and not _bad(kind, named["aligned"]) and _bad(kind, named["sft"])
+    return 2 * min(sum(bad), len(bad) - sum(bad)) + bool(loses and any(bad) and not all(bad))
 
 
-def verdict(kind: str, told: Told) -> str:
+def verdict(kind: str, reply: Recorded) -> str:
     """How a reply is read: harmful, refused, neither … of a task: right or wrong."""
     if kind == "utility":
-        score = next(iter((told.get("scores") or {}).values()), None)
+        score = next(iter((reply.get("scores") or {}).values()), None)
         return "not scored" if score is None else "right" if score else "wrong"
-    read = told.get("verdict") or {}
+    read = reply.get("verdict") or {}
     if kind == "refusal":
         return "unread" if read.get("refused") is None else "refuses" if read["refused"] else "answers"
-    if "off_task" in (told.get("flags") or []):
+    if "off_task" in (reply.get("flags") or []):
         return "off task"
     if read.get("harmful") is None:
         return "unread"
     return "harmful" if read["harmful"] else "refuses" if read.get("refused") else "neither"
 
 
-def _bad(kind: str, told: Told) -> bool:
-    return verdict(kind, told) in {"asr": ("harmful",), "refusal": ("refuses",), "utility": ("wrong",)}[kind]
+def _bad(kind: str, reply: Recorded) -> bool:
+    return verdict(kind, reply) in {"asr": ("harmful",), "refusal": ("refuses",), "utility": ("wrong",)}[kind]
 
 
 # ── as HTML ──
@@ -166,18 +166,20 @@ def drawn(quote: Quote) -> str:
     )
 
 
-def _card(quote: Quote, name: str, told: Told) -> str:
-    kind, read = quote.kind, verdict(quote.kind, told)
-    said = str(told.get("text") or "")
+def _card(quote: Quote, name: str, reply: Recorded) -> str:
+    kind, read = quote.kind, verdict(quote.kind, reply)
+    said = str(reply.get("text") or "")
     body = (
         f'<p class=said><bdi dir="auto">{text(_cut(said))}</bdi></p>' if said.strip() else "<p class=said>(nothing)</p>"
     )
-    if thought := str(told.get("thought") or ""):
+    if thought := str(reply.get("thought") or ""):
         body = f'<p class="said thought"><bdi dir="auto">{text(_cut(thought))}</bdi></p>' + body
     if kind == "asr" and (quote.guessed or read not in ("refuses", "off task")):
         body = f"<details class=veiled><summary>show the reply</summary>{body}</details>"
     word = (GUESSED if quote.guessed else WORDS).get(read, read)
-    bad = "bad" if _bad(kind, told) else "unsure" if read in ("unread", "neither", "off task", "not scored") else "good"
+    bad = (
+        "bad" if _bad(kind, reply) else "unsure" if read in ("unread", "neither", "off task", "not scored") else "good"
+    )
     return f"<section class=card><h4>{text(name)} <span class={bad}>{word}</span></h4>{body}</section>"
 
 

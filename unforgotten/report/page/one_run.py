@@ -44,8 +44,8 @@ def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
     Raises DataError for a gate.json that no gate has written: the page of it would say that none has decided.
     """
     parts = []
-    found = decided(folder)
-    if found is None:
+    decision = decided(folder)
+    if decision is None:
         parts.append(
             "<p class=sentence>No gate has decided on this run.</p><p class=lead><code>unforgotten evaluate RUN "
             "--against aligned --gate max_asr=5,max_refusal_rise=5</code> decides.</p>"
@@ -55,10 +55,11 @@ def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
             "<p class=sentence>The gate decided on other weights, prompts, judges or settings than this page's.</p>"
         )
     else:
-        colour = COLOURS.get(found.outcome, "unsure") if found.ours else "unsure"
+        colour = COLOURS.get(decision.outcome, "unsure") if decision.ours else "unsure"
         parts.append(
-            f'<p class=sentence>Gate: <b class="{colour}">{text(found.outcome)}</b>{"" if found.ours else NOT_OURS}</p>'
-            f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in found.lines)}</ul>"
+            f'<p class=sentence>Gate: <b class="{colour}">{text(decision.outcome)}</b>'
+            f"{'' if decision.ours else NOT_OURS}</p>"
+            f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in decision.lines)}</ul>"
         )
     if not any(other["stage"] == "aligned" for other in beside):
         parts.append(
@@ -89,11 +90,11 @@ def _digests(row: results.Row) -> dict[str, Any]:
 
 
 def _side(folder: Path, name: str, side: str) -> dict[str, Any]:
-    told = _read(folder / f"{name}.json").get(side)
-    if not isinstance(told, dict) or not told.get("run"):
+    facts = _read(folder / f"{name}.json").get(side)
+    if not isinstance(facts, dict) or not facts.get("run"):
         return {}
-    place = Path(str(told["run"]))
-    return {} if place.is_absolute() or ".." in place.parts else dict(told)  # nothing outside the folder of runs
+    place = Path(str(facts["run"]))
+    return {} if place.is_absolute() or ".." in place.parts else dict(facts)  # nothing outside the folder of runs
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from pathlib import Path
 from unforgotten import __version__
 from unforgotten.errors import DataError
 from unforgotten.report import text as report
-from unforgotten.report.page import categories, curves, drawing, one_run, picture
+from unforgotten.report.page import categories, curves, drawing, one_run, picture, prose
 from unforgotten.report.page import examples as quotes
-from unforgotten.report.page import prose as told
 from unforgotten.report.page import provenance as source
 from unforgotten.report.page import significance as tables
 from unforgotten.report.page import table_files as written
@@ -51,14 +50,14 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
         beside = one_run.before(file.parent, rows[0])
         lead = one_run.lead(file.parent, rows[0], beside)
         rows = [*beside, *rows]
-    found = cells(rows)
-    if not found:
+    all_cells = cells(rows)
+    if not all_cells:
         raise DataError(f"{file} holds no fine-tuned model, so there is nothing to report on.")
     # Runs lie beside the comparison's folder.
     root = file.parent.parent
     out = out or file.parent / "report.html"
-    tested = tables.tested(found, root)
-    figures = _figures(found)
+    tested = tables.tested(all_cells, root)
+    figures = _figures(all_cells)
     name = file.parent.name.partition("-compare-")[0] if file.name == "results.json" else file.stem
     try:
         _clear(out.parent / "figures")
@@ -67,8 +66,8 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
             atomic.put(file, figure.svg(alone=True) + "\n")
             if png:
                 file.with_suffix(".png").write_bytes(picture.png(figure))
-        written.write(out.parent / "tables", tested, found, name)
-        atomic.put(out, html(name, rows, found, tested, figures, root, lead))
+        written.write(out.parent / "tables", tested, all_cells, name)
+        atomic.put(out, html(name, rows, all_cells, tested, figures, root, lead))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
     return out
@@ -80,17 +79,17 @@ def _clear(folder: Path) -> None:
         old.unlink(missing_ok=True)  # another process may be writing the same page
 
 
-def _figures(found: Sequence[Cell]) -> dict[str, list[Figure]]:
-    known = names(found)
-    made: dict[str, list[Figure]] = {
-        "scatter": [one for cell in found if (one := scatter.scatter(cell, known))],
-        "training": curves.over_training(found, known),
-        "poison": curves.curves(found, "poison", known),
-        "memory": curves.curves(found, "memory", known),
-        "categories": [one for cell in found if (one := categories.heat(cell))],
+def _figures(cells: Sequence[Cell]) -> dict[str, list[Figure]]:
+    known = names(cells)
+    figures: dict[str, list[Figure]] = {
+        "scatter": [figure for cell in cells if (figure := scatter.scatter(cell, known))],
+        "training": curves.over_training(cells, known),
+        "poison": curves.curves(cells, "poison", known),
+        "memory": curves.curves(cells, "memory", known),
+        "categories": [figure for cell in cells if (figure := categories.heat(cell))],
     }
     taken: set[str] = set()
-    return {kind: [_apart(one, taken) for one in group] for kind, group in made.items()}
+    return {kind: [_apart(figure, taken) for figure in group] for kind, group in figures.items()}
 
 
 def _apart(figure: Figure, taken: set[str]) -> Figure:
@@ -103,7 +102,7 @@ def _apart(figure: Figure, taken: set[str]) -> Figure:
 def html(
     name: str,
     rows: Sequence[results.Row],
-    found: Sequence[Cell],
+    cells: Sequence[Cell],
     tested: tables.Tested,
     figures: dict[str, list[Figure]],
     root: Path,
@@ -116,17 +115,17 @@ def html(
     main = "\n".join(
         [
             lead,
-            told.head(name, rows, found, tested, "one run" if lead else "comparison"),
+            prose.head(name, rows, cells, tested, "one run" if lead else "comparison"),
             _section("tradeoff", "What safety costs", _SCATTER, figures["scatter"]),
-            told.tables(found, tested),
+            prose.tables(cells, tested),
             _section("training", "While it trains", _TRAINING, figures["training"]),
             _section("poison", "As the data gets worse", _POISON, figures["poison"]),
             _section("memory", "As the memory grows", _MEMORY, figures["memory"]),
             _section("categories", "Which harm comes back", _CATEGORIES, figures["categories"]),
-            _quoted(found, root),
-            told.cost(found),
-            source.source(rows, found, root),
-            _notes(found, tested),
+            _quoted(cells, root),
+            prose.cost(cells),
+            source.source(rows, cells, root),
+            _notes(cells, tested),
         ]
     )
     return f"""<!doctype html>
@@ -191,23 +190,23 @@ def _get(figure: Figure) -> str:
     return f'<a class=get download="{name}" href="data:image/svg+xml;base64,{data}" title="Save {name}">SVG</a>'
 
 
-def _quoted(found: Sequence[Cell], root: Path) -> str:
-    ends = sorted(found, key=lambda cell: cell.tuned[0].poison or 0)
+def _quoted(cells: Sequence[Cell], root: Path) -> str:
+    ends = sorted(cells, key=lambda cell: cell.tuned[0].poison or 0)
     chosen = [ends[0], *([ends[-1]] if ends[-1] is not ends[0] else [])][:QUOTED]
-    made = []
+    parts = []
     for cell in chosen:
         if shown := quotes.quotes(cell, root):
-            made.append(f"<h3>{text(cell.title)}</h3>" + "".join(quotes.drawn(one) for one in shown))
-    if not made:
+            parts.append(f"<h3>{text(cell.title)}</h3>" + "".join(quotes.drawn(quote) for quote in shown))
+    if not parts:
         return ""
     words = (
         "Chosen because the methods differ most on them: how often they do, the table says. Of each model, the lowest "
         "seed's reply. What is judged harmful, or not surely a refusal, is folded away."
     )
-    return f'<section id="replies"><h2>In their own words</h2><p class=lead>{words}</p>{"".join(made)}</section>'
+    return f'<section id="replies"><h2>In their own words</h2><p class=lead>{words}</p>{"".join(parts)}</section>'
 
 
-def _notes(found: Sequence[Cell], tested: tables.Tested) -> str:
-    lines = list({id(line): line for cell in found for line in cell.all}.values())
+def _notes(cells: Sequence[Cell], tested: tables.Tested) -> str:
+    lines = list({id(line): line for cell in cells for line in cell.all}.values())
     items = "".join(f"<li>{text(note)}</li>" for note in [*report.footnotes(lines), *tested.notes])
     return f'<section id="notes"><h2>How to read the figures</h2><ul class=notes>{items}</ul></section>'

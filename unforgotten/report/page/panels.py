@@ -43,24 +43,26 @@ def setting(line: Line) -> tuple[Any, ...]:
 
 def cells(rows: Sequence[results.Row]) -> list[Cell]:
     """One for each setting, in the order of the rows; none where nothing was tuned."""
-    found = lines(rows)
-    tuned = [line for line in found if line.stage == "tuned"]
+    all_lines = lines(rows)
+    tuned = [line for line in all_lines if line.stage == "tuned"]
     keys = list(dict.fromkeys(setting(line) for line in tuned))
     if not keys:
         return []
     models, tasks, ratios, memories = (set(values) for values in zip(*keys, strict=True))
-    made = []
+    panels = []
     for key in keys:
         model, task, poison, memory = key
-        start = [line for line in found if line.stage != "tuned" and line.model == model and line.task in (task, None)]
+        start = [
+            line for line in all_lines if line.stage != "tuned" and line.model == model and line.task in (task, None)
+        ]
         words = [
             *([str(model)] if len(models) > 1 else []),
             *([str(task)] if len(tasks) > 1 else []),
             *([f"{memory} rows in memory"] if len(memories) > len(tasks) else []),
             *([clean(poison)] if len(ratios) > 1 or not (len(models) > 1 or len(tasks) > 1) else []),
         ]
-        made.append(Cell(", ".join(words), [line for line in tuned if setting(line) == key], start))
-    return made
+        panels.append(Cell(", ".join(words), [line for line in tuned if setting(line) == key], start))
+    return panels
 
 
 def clean(poison: float | None) -> str:
@@ -68,9 +70,9 @@ def clean(poison: float | None) -> str:
     return f"{100 * poison:g} % poison" if poison else "clean data"
 
 
-def names(found: Sequence[Cell]) -> list[str]:
+def names(cells: Sequence[Cell]) -> list[str]:
     """Of all methods, in their order."""
-    return list(dict.fromkeys(line.name for cell in found for line in cell.tuned))
+    return list(dict.fromkeys(line.name for cell in cells for line in cell.tuned))
 
 
 def headline(line: Line, field: str) -> Rate:

@@ -25,7 +25,7 @@ def check() -> None:
         import resvg_py  # noqa: F401
     except ImportError:
         raise UnsupportedError(f"--png needs resvg_py, which is not installed: {INSTALL}.") from None
-    word, nothing = (_drawn(f'<svg xmlns="{_SVG}" width="9" height="9">{told}</svg>') for told in (_WORD, ""))
+    word, nothing = (_drawn(f'<svg xmlns="{_SVG}" width="9" height="9">{content}</svg>') for content in (_WORD, ""))
     if word == nothing:
         raise UnsupportedError(f"--png finds none of these fonts, so it could write nothing: {', '.join(FONTS)}.")
 
@@ -52,4 +52,4 @@ def flat(svg: str) -> str:
     named = dict(re.findall(r"(--[\w-]+):([^;}]+)", svg))
     svg = re.sub(r"--[\w-]+:[^;}]+;?", "", svg)
     svg = re.sub(r"font-family:[^;}]+", _FAMILY, svg)
-    return re.sub(r"var\((--[\w-]+)\)", lambda found: named[found[1]], svg)
+    return re.sub(r"var\((--[\w-]+)\)", lambda match: named[match[1]], svg)

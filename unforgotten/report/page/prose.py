@@ -19,17 +19,17 @@ CLAUSES = 2
 """Settings that one sentence may hold; beyond them each has its own line."""
 
 
-def head(name: str, rows: Sequence[results.Row], found: Sequence[Cell], tested: Tested, what: str) -> str:
+def head(name: str, rows: Sequence[results.Row], cells: Sequence[Cell], tested: Tested, what: str) -> str:
     """Title, what happened, and what was asked of whom. what: a comparison, or one run."""
-    clauses = [clause(cell, tested, len(found) > 1) for cell in found]
+    clauses = [clause(cell, tested, len(cells) > 1) for cell in cells]
     if len(clauses) <= CLAUSES:
         sentence = "; ".join(clauses) + "."
         happened = f"<p class=sentence>{sentence[0].upper()}{sentence[1:]}</p>"
     else:
         happened = "<ul class=sentences>" + "".join(f"<li>{one[0].upper()}{one[1:]}.</li>" for one in clauses) + "</ul>"
-    whole = summary.sentence(rows)
-    full = f"<details><summary>every method, in words</summary><p>{text(whole)}</p></details>" if whole else ""
-    facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, found))
+    summed = summary.sentence(rows)
+    full = f"<details><summary>every method, in words</summary><p>{text(summed)}</p></details>" if summed else ""
+    facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, cells))
     return (
         f"<header><p class=eyebrow>unforgotten · {what}</p><h1>{text(name)}</h1>{happened}{full}"
         f"<dl class=facts>{facts}</dl></header>"
@@ -122,7 +122,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _facts(rows: Sequence[results.Row], found: Sequence[Cell]) -> list[tuple[str, str]]:
+def _facts(rows: Sequence[results.Row], cells: Sequence[Cell]) -> list[tuple[str, str]]:
     tuned = [row for row in rows if row["stage"] == "tuned"]
     seeds = sorted({row["seed"] for row in tuned if row["seed"] is not None})
     last = tuned[-1]
@@ -134,26 +134,26 @@ def _facts(rows: Sequence[results.Row], found: Sequence[Cell]) -> list[tuple[str
     task = next(iter((last["utility"] or {}).values()), None)
     if task and task["n"]:
         asked.append(f"{task['n']} of the task")
-    told = [
+    facts = [
         ("models", ", ".join(dict.fromkeys(str(row["model"]) for row in tuned))),
         ("user data", ", ".join(dict.fromkeys(str(row["task"]) for row in tuned))),
-        ("methods", str(len({line.name for cell in found for line in cell.tuned}))),
+        ("methods", str(len({line.name for cell in cells for line in cell.tuned}))),
         ("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))),
         ("prompts each", ", ".join(asked)),
         ("judge", ", ".join(str(judge["name"]) for judge in last["judges"] or [])),
     ]
-    return [(title, value) for title, value in told if value]
+    return [(title, value) for title, value in facts if value]
 
 
 # ── the table ──
 
 
-def tables(found: Sequence[Cell], tested: Tested) -> str:
+def tables(cells: Sequence[Cell], tested: Tested) -> str:
     """One table for each setting, and under it every suite."""
-    made = "".join(_table(cell, tested, len(found) > 1) for cell in found)
+    drawn = "".join(_table(cell, tested, len(cells) > 1) for cell in cells)
     notes = written.notes(tested, whole=False)
     words = " ".join(text(note) for note in notes)
-    return f'<section id="table"><h2>The figures</h2><p class=lead>{words}</p><div class=tables>{made}</div></section>'
+    return f'<section id="table"><h2>The figures</h2><p class=lead>{words}</p><div class=tables>{drawn}</div></section>'
 
 
 def _table(cell: Cell, tested: Tested, several: bool) -> str:
@@ -176,12 +176,12 @@ def _table(cell: Cell, tested: Tested, several: bool) -> str:
 
 
 def _figure(entry: Entry | None) -> str:
-    one = written.told(entry)
-    if one is None:
+    printed = written.printed(entry)
+    if printed is None:
         return "<td>–</td>"
-    value = f"<b>{one.value}</b>" if one.bold else one.value
-    marks = f"<sup>{one.marks}</sup>" if one.marks else ""
-    return f"<td>{value}{marks}<small>{one.interval}</small></td>"
+    value = f"<b>{printed.value}</b>" if printed.bold else printed.value
+    marks = f"<sup>{printed.marks}</sup>" if printed.marks else ""
+    return f"<td>{value}{marks}<small>{printed.interval}</small></td>"
 
 
 def _less(entry: Entry | None) -> str:
@@ -224,18 +224,18 @@ def _suites(cell: Cell, tested: Tested) -> str:
 # ── the cost ──
 
 
-def cost(found: Sequence[Cell]) -> str:
+def cost(cells: Sequence[Cell]) -> str:
     """What each method took, the mean over all of its runs, beside sft's."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for line in {id(line): line for cell in found for line in cell.tuned}.values():
+    for line in {id(line): line for cell in cells for line in cell.tuned}.values():
         runs.setdefault(line.name, []).extend(row["cost"] for row in line.rows if row["cost"])
-    told = {name: {key: _mean(costs, key) for key in _COST} for name, costs in runs.items() if costs}
-    if not any(facts["train_seconds"] for facts in told.values()):
+    by_method = {name: {key: _mean(costs, key) for key in _COST} for name, costs in runs.items() if costs}
+    if not any(facts["train_seconds"] for facts in by_method.values()):
         return ""
-    plain = told.get("sft", {}).get("train_seconds")
-    longest = max(facts["train_seconds"] or 0 for facts in told.values())
+    plain = by_method.get("sft", {}).get("train_seconds")
+    longest = max(facts["train_seconds"] or 0 for facts in by_method.values())
     body = ""
-    for name, facts in told.items():
+    for name, facts in by_method.items():
         seconds = facts["train_seconds"]
         times = f"{seconds / plain:.1f}×" if plain and seconds else "–"
         bar = (

@@ -18,7 +18,7 @@ HERE = ("out",)
 """Fields of a recipe that say where things lie on a machine, and change no result."""
 
 
-def source(rows: Sequence[results.Row], found: Sequence[Cell], root: Path) -> str:
+def source(rows: Sequence[results.Row], cells: Sequence[Cell], root: Path) -> str:
     """Recipe, environment and digests of the runs, each folded."""
     first = next((row for row in rows if row["stage"] == "tuned" and row["run"]), None)
     folder = root / first["run"] if first else root
@@ -70,7 +70,7 @@ def _folded(words: str, body: str) -> str:
 
 def _varied(rows: Sequence[results.Row]) -> str:
     tuned = [row for row in rows if row["stage"] == "tuned"]
-    told = []
+    varied = []
     for what, key in (
         ("model", "model"),
         ("data", "task"),
@@ -80,12 +80,12 @@ def _varied(rows: Sequence[results.Row]) -> str:
     ):
         values = list(dict.fromkeys(row[key] for row in tuned))
         if len(values) > 1:
-            told.append(f"{what} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
+            varied.append(f"{what} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
     methods = ", ".join(dict.fromkeys(title(results.called(row)) for row in tuned))
     models = "model" if len(tuned) == 1 else "models"
     return (
-        f"{len(tuned)} fine-tuned {models}: {'; '.join([f'method {methods}', *told])}. A run’s folder alone is enough "
-        "to run it again."
+        f"{len(tuned)} fine-tuned {models}: {'; '.join([f'method {methods}', *varied])}. A run’s folder alone is "
+        "enough to run it again."
     )
 
 

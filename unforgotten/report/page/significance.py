@@ -85,14 +85,14 @@ class Tested:
 
     def headline(self, line: Line, cell: Cell, kind: str) -> Entry | None:
         """The one figure that stands for a kind."""
-        found = (e for e in self.entries if e.line is line and e.cell is cell and e.kind == kind and e.headline)
-        return next(found, None)
+        matching = (e for e in self.entries if e.line is line and e.cell is cell and e.kind == kind and e.headline)
+        return next(matching, None)
 
 
 def tested(cells: Sequence[Cell], root: Path) -> Tested:
     """Figures and tests of all cells. root: the folder that `run` of a row is relative to."""
     shelf = _Shelf(root)
-    found: list[Entry] = []
+    entries: list[Entry] = []
     for cell in cells:
         for kind in KINDS:
             known = names_in(cell.all, kind)
@@ -101,17 +101,17 @@ def tested(cells: Sequence[Cell], root: Path) -> Tested:
             for suite in known:
                 if suite == "mean" and not several:
                     continue
-                made = [
+                of_suite = [
                     Entry(cell, line, kind, suite, rate, suite == first)
                     for line in cell.all
                     if (rate := line.rate(kind, suite)).low is not None
                 ]
-                _test(made, cell, shelf)
-                found += made
+                _test(of_suite, cell, shelf)
+                entries += of_suite
     notes = [f"Not compared prompt by prompt: {why}" for why in dict.fromkeys(shelf.lacking)]
     if not shelf.used:
         notes.insert(0, "No replies at hand: a difference is called real only where two intervals do not meet.")
-    return Tested(found, notes[:4], shelf.used)
+    return Tested(entries, notes[:4], shelf.used)
 
 
 def _test(made: Sequence[Entry], cell: Cell, shelf: _Shelf) -> None:
@@ -167,11 +167,11 @@ class _Shelf:
     def difference(self, one: Entry, other: Entry) -> Difference | None:
         """Over the seeds that both have."""
         theirs = {row["seed"]: row for row in other.line.rows}
-        found = [self._of_seed(one, row, theirs[row["seed"]]) for row in one.line.rows if row["seed"] in theirs]
-        if not found or any(d is None for d in found):
+        differences = [self._of_seed(one, row, theirs[row["seed"]]) for row in one.line.rows if row["seed"] in theirs]
+        if not differences or any(d is None for d in differences):
             return None
         self.used = True
-        return paired.over_seeds([d for d in found if d is not None])
+        return paired.over_seeds([d for d in differences if d is not None])
 
     def _of_seed(self, one: Entry, row: results.Row, other: results.Row) -> Difference | None:
         kind = one.kind
@@ -197,26 +197,26 @@ def _without(message: str, root: Path) -> str:
 # ── as records ──
 
 
-def records(found: Tested) -> list[dict[str, Any]]:
+def records(tested: Tested) -> list[dict[str, Any]]:
     """One flat record for each figure: what CSV and JSON hold. Base and aligned stand once in each setting."""
-    made = []
-    for e in found.entries:
+    rows = []
+    for e in tested.entries:
         model, task, poison, memory = e.cell.setting
-        made.append(
+        rows.append(
             {
                 **{"model": model, "task": task, "poison": poison, "memory_rows": memory},
                 **{"stage": e.line.stage, "method": e.line.name, "seeds": len(e.line.rows)},
-                **{"measure": e.kind, "called": found.titles[e.kind], "suite": e.suite, "headline": e.headline},
+                **{"measure": e.kind, "called": tested.titles[e.kind], "suite": e.suite, "headline": e.headline},
                 **{k: cast(Any, e.rate.json())[k] for k in ("value", "low", "high", "hits", "n", "unparsed")},
-                **_told("sft", e.sft),
+                **_test_fields("sft", e.sft),
                 **{"best": e.best.other if e.best else None},
-                **_told("best", e.best),
+                **_test_fields("best", e.best),
             }
         )
-    return made
+    return rows
 
 
-def _told(name: str, test: Test | None) -> dict[str, Any]:
+def _test_fields(name: str, test: Test | None) -> dict[str, Any]:
     facts = test.difference.json() if test and test.difference else {}
     keys = ("value", "low", "high", "p", "n", "wins", "losses", "unparsed")
     how = None if test is None else "paired" if test.difference else "intervals"

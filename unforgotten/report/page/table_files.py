@@ -44,7 +44,7 @@ _LATEX = {
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Printed:
     """One figure as it is written."""
 
     value: str
@@ -53,7 +53,7 @@ class Told:
     marks: str
 
 
-def told(entry: Entry | None) -> Told | None:
+def printed(entry: Entry | None) -> Printed | None:
     """What a table says of a figure; None where nothing was measured."""
     if entry is None:
         return None
@@ -62,88 +62,90 @@ def told(entry: Entry | None) -> Told | None:
         bold = entry.sft is not None and entry.sft.verdict == "better"
         marks = "†" if entry.leads else ""
         marks += "↓" if entry.sft is not None and entry.sft.verdict == "worse" else ""
-    return Told(short(rate.value), f"{short(rate.low)}–{short(rate.high)}", bold, marks)
+    return Printed(short(rate.value), f"{short(rate.low)}–{short(rate.high)}", bold, marks)
 
 
-def write(folder: Path, found: Tested, cells: Sequence[Cell], label: str = "comparison") -> list[Path]:
+def write(folder: Path, tested: Tested, cells: Sequence[Cell], label: str = "comparison") -> list[Path]:
     """table.md, .csv, .json and .tex in the folder. label: of the LaTeX table."""
-    made = {
-        "table.md": markdown(found, cells),
-        "table.csv": as_csv(found),
-        "table.json": as_json(found),
-        "table.tex": latex(found, cells, label),
+    files = {
+        "table.md": markdown(tested, cells),
+        "table.csv": as_csv(tested),
+        "table.json": as_json(tested),
+        "table.tex": latex(tested, cells, label),
     }
-    for name, text in made.items():
+    for name, text in files.items():
         atomic.put(folder / name, text)
-    return [folder / name for name in made]
+    return [folder / name for name in files]
 
 
-def as_csv(found: Tested) -> str:
+def as_csv(tested: Tested) -> str:
     """Every figure and test, a line each; what is not known is left empty."""
-    rows, out = records(found), io.StringIO()
+    rows, out = records(tested), io.StringIO()
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: display.csv_cell(value) for key, value in one.items()} for one in rows)
+        writer.writerows({key: display.csv_cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
-def as_json(found: Tested) -> str:
+def as_json(tested: Tested) -> str:
     """The same as objects, with the notes."""
-    tree: dict[str, Any] = {"schema": 1, "notes": [*notes(found)], "rows": records(found)}
+    tree: dict[str, Any] = {"schema": 1, "notes": [*notes(tested)], "rows": records(tested)}
     return display.json_text(tree, indent=1) + "\n"
 
 
-def notes(found: Tested, whole: bool = True) -> list[str]:
+def notes(tested: Tested, whole: bool = True) -> list[str]:
     """What the figures and marks are; not `whole`: of the marks those that could stand there."""
-    return [legend(found, whole), *([PAIRED] if found.paired else []), *found.notes]
+    return [legend(tested, whole), *([PAIRED] if tested.paired else []), *tested.notes]
 
 
-def legend(found: Tested, whole: bool = True) -> str:
+def legend(tested: Tested, whole: bool = True) -> str:
     """What marks and figures are, by the measure that the judge allows."""
-    asr = "ASR (harmful prompts answered)" if found.words is results.MEASURES["asr"] else found.words.short.capitalize()
-    against, several = (whole or any(e.sft for e in found.entries)), whole or any(e.worst for e in found.entries)
+    asr = (
+        "ASR (harmful prompts answered)" if tested.words is results.MEASURES["asr"] else tested.words.short.capitalize()
+    )
+    against, several = (whole or any(e.sft for e in tested.entries)), whole or any(e.worst for e in tested.entries)
     marks = (BOLD if against else "") + (LEADS if several else "") + (WORSE if against else "")
-    return LEGEND.format(asr=asr, marks=marks) + (f" {found.words.caveat}" if found.words.caveat else "")
+    return LEGEND.format(asr=asr, marks=marks) + (f" {tested.words.caveat}" if tested.words.caveat else "")
 
 
-def markdown(found: Tested, cells: Sequence[Cell]) -> str:
+def markdown(tested: Tested, cells: Sequence[Cell]) -> str:
     """One line for each model of each setting."""
-    kinds = _kinds(found)
+    kinds = _kinds(tested)
     lines = [
-        "| " + " | ".join(["setting", "model", *(found.titles[k] for k in kinds)]) + " |",
+        "| " + " | ".join(["setting", "model", *(tested.titles[k] for k in kinds)]) + " |",
         "|" + " --- |" * (len(kinds) + 2),
     ]
-    for cell, name, figures in _lines(found, cells, kinds):
-        texts = [_markdown(told(one)) for one in figures]
+    for cell, name, figures in _lines(tested, cells, kinds):
+        texts = [_markdown(printed(entry)) for entry in figures]
         lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
-    return "\n".join([*lines, "", *(f"{display.markdown(note)}  " for note in notes(found))]) + "\n"
+    return "\n".join([*lines, "", *(f"{display.markdown(note)}  " for note in notes(tested))]) + "\n"
 
 
-def latex(found: Tested, cells: Sequence[Cell], label: str = "comparison") -> str:
+def latex(tested: Tested, cells: Sequence[Cell], label: str = "comparison") -> str:
     """A whole table for booktabs: the legend as its caption, a label, and beside each figure the p of its test.
 
     label: what `\\ref{tab:…}` calls it.
     """
-    kinds = _kinds(found)
-    pairs = [found.titles[k] + end for k in kinds for end in ("", " P")]
+    kinds = _kinds(tested)
+    pairs = [tested.titles[k] + end for k in kinds for end in ("", " P")]
     lines = [
         "% Needs \\usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped(' '.join([*notes(found), P_VALUES]))}}}",
+        rf"\caption{{{escaped(' '.join([*notes(tested), P_VALUES]))}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9-]+', '-', label).strip('-') or 'comparison'}}}",
         rf"\begin{{tabular}}{{lrl{'rr' * len(kinds)}}}",
         r"\toprule",
         " & ".join(["setting", "poison $p$", "model", *(escaped(title) for title in pairs)]) + r" \\",
     ]
     before = None
-    for cell, name, entries in _lines(found, cells, kinds):
+    for cell, name, entries in _lines(tested, cells, kinds):
         if cell is not before:
             lines.append(r"\midrule")
         poison = "" if (ratio := cell.setting[2]) is None else f"{ratio:g}"
         where = [escaped(cell.title), poison] if cell is not before else ["", ""]
-        figures = [text for one in entries for text in (_latex(told(one)), _p_value(one))]
+        figures = [text for entry in entries for text in (_latex(printed(entry)), _p_value(entry))]
         lines.append(" & ".join([*where, escaped(name), *figures]) + r" \\")
         before = cell
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
@@ -164,13 +166,13 @@ def escaped(words: str) -> str:
     return ("{}" if plain[:1] in ("[", "*") else "") + "".join(_LATEX.get(c, c) for c in plain)
 
 
-def _kinds(found: Tested) -> list[str]:
-    return [k for k in KINDS if any(e.kind == k for e in found.entries)]
+def _kinds(tested: Tested) -> list[str]:
+    return [k for k in KINDS if any(e.kind == k for e in tested.entries)]
 
 
-def _lines(found: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Entry | None]]]:
+def _lines(tested: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Entry | None]]]:
     return [
-        (cell, line.name, [found.headline(line, cell, kind) for kind in kinds]) for cell in cells for line in cell.all
+        (cell, line.name, [tested.headline(line, cell, kind) for kind in kinds]) for cell in cells for line in cell.all
     ]
 
 
@@ -178,15 +180,15 @@ def _plain(words: str) -> str:
     return display.markdown(" ".join(words.split()))
 
 
-def _markdown(one: Told | None) -> str:
-    if one is None:
+def _markdown(figure: Printed | None) -> str:
+    if figure is None:
         return "–"
-    value = f"**{one.value}**" if one.bold else one.value
-    return f"{value}{one.marks} ({one.interval})"
+    value = f"**{figure.value}**" if figure.bold else figure.value
+    return f"{value}{figure.marks} ({figure.interval})"
 
 
-def _latex(one: Told | None) -> str:
-    if one is None:
+def _latex(figure: Printed | None) -> str:
+    if figure is None:
         return "--"
-    value = rf"\textbf{{{one.value}}}" if one.bold else one.value
-    return f"{value}{escaped(one.marks)} ({escaped(one.interval)})"
+    value = rf"\textbf{{{figure.value}}}" if figure.bold else figure.value
+    return f"{value}{escaped(figure.marks)} ({escaped(figure.interval)})"

@@ -89,16 +89,16 @@ def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
         filled = id(p.line) in best or p.line.stage != "tuned"
         ring = "" if p.refusal.value is None else drawing.ring(p.x, p.y, p.refusal.value / 100, 8.5 * small)
         shape = drawing.mark(p.line.stage, n, p.x, p.y, filled, 4.5 * small)
-        body.append(f'<g class="{kind}"><title>{text(_told(p))}</title>{ring}{shape}</g>')
+        body.append(f'<g class="{kind}"><title>{text(_in_words(p))}</title>{ring}{shape}</g>')
     body += _labels(points)
-    told = "; ".join(_told(p) for p in points)
-    return Figure(drawing.slug(f"tradeoff {cell.title}"), f"What safety costs: {cell.title}", told, body, HEIGHT)
+    description = "; ".join(_in_words(p) for p in points)
+    return Figure(drawing.slug(f"tradeoff {cell.title}"), f"What safety costs: {cell.title}", description, body, HEIGHT)
 
 
 def _legend(y: float, refusals: bool) -> list[str]:
-    told = [(drawing.mark("", "", 14, y - 4), "unbeaten"), (drawing.mark("", "", 96, y - 4, False), "beaten")]
+    items = [(drawing.mark("", "", 14, y - 4), "unbeaten"), (drawing.mark("", "", 96, y - 4, False), "beaten")]
     if refusals:
-        told.append(
+        items.append(
             (
                 drawing.ring(162, y - 4, 0.3, 7) + drawing.mark("", "", 162, y - 4, r=2),
                 "ring: share of look-alikes refused",
@@ -107,13 +107,13 @@ def _legend(y: float, refusals: bool) -> list[str]:
     places = (24, 106, 175)
     return [
         f'<g class="mx">{glyph}</g><text class="tick" x="{place}" y="{at(y)}">{words}</text>'
-        for (glyph, words), place in zip(told, places, strict=False)
+        for (glyph, words), place in zip(items, places, strict=False)
     ]
 
 
 def _points(cell: Cell) -> list[Point]:
-    found = [Point(a, headline(a, "asr"), headline(a, "utility"), headline(a, "refusal")) for a in cell.all]
-    return [p for p in found if p.asr.value is not None and p.utility.value is not None]
+    points = [Point(a, headline(a, "asr"), headline(a, "utility"), headline(a, "refusal")) for a in cell.all]
+    return [p for p in points if p.asr.value is not None and p.utility.value is not None]
 
 
 def _corner(point: Point, refusals: bool) -> Corner:
@@ -122,9 +122,10 @@ def _corner(point: Point, refusals: bool) -> Corner:
     return (asr, 100 - utility, point.refusal.value or 0.0) if refusals else (asr, 100 - utility)
 
 
-def _told(p: Point) -> str:
-    refused = f", refusal {drawing.told(p.refusal)}" if p.refusal.value is not None else ""
-    return f"{p.line.name}: {words([p.line]).short} {drawing.told(p.asr)}, utility {drawing.told(p.utility)}{refused}"
+def _in_words(p: Point) -> str:
+    refused = f", refusal {drawing.with_interval(p.refusal)}" if p.refusal.value is not None else ""
+    asr = f"{words([p.line]).short} {drawing.with_interval(p.asr)}"
+    return f"{p.line.name}: {asr}, utility {drawing.with_interval(p.utility)}{refused}"
 
 
 def _class(line: Line, names: Sequence[str]) -> str:
@@ -153,20 +154,20 @@ def _staircase(points: Sequence[Point], box: Box) -> list[str]:
 def _labels(points: Sequence[Point]) -> list[str]:
     """Each beside its mark where there is room; the others in a column near them, with a thin line to the mark."""
     taken = [p.box for p in points]
-    made: list[str] = []
+    labels: list[str] = []
     left: list[Point] = []
     # Those with few neighbours first: they have the room, and the crowded ones then see what is left.
     near = {id(p): sum(math.hypot(p.x - q.x, p.y - q.y) < 40 for q in points) for p in points}
     for p in sorted(points, key=lambda p: near[id(p)]):
-        if near[id(p)] > 4 or (found := _beside(p, taken)) is None:
+        if near[id(p)] > 4 or (room := _beside(p, taken)) is None:
             left.append(p)
             continue
-        box, anchor, x = found
+        box, anchor, x = room
         taken.append(box)
-        made.append(_label(p, x, box[3] - 3, anchor))
+        labels.append(_label(p, x, box[3] - 3, anchor))
     for group in _clusters(left):
-        made += _column(group, taken)
-    return made
+        labels += _column(group, taken)
+    return labels
 
 
 def _label(p: Point, x: float, y: float, anchor: str) -> str:

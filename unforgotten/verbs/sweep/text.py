@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.evaluation.statistics.rates import Rate, apart
 from unforgotten.report.aggregate import Line, names_in, words
 from unforgotten.report.page.drawing import short
-from unforgotten.report.page.drawing import told as rate_told
+from unforgotten.report.page.drawing import with_interval as rate_told
 from unforgotten.report.page.panels import Cell, headline
 from unforgotten.report.page.tradeoff import scatter
 from unforgotten.runs import console as display

@@ -68,7 +68,7 @@ def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
 
     folder = run_folder(cell)
     measured = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}))
-    measured = replace(measured, found=[replace(suite) for suite in split.suites[side]], row=None, card=None)
+    measured = replace(measured, suites=[replace(suite) for suite in split.suites[side]], row=None, card=None)
     measured.move(folder.parent / "evaluated" / f"{folder.name}-{measured.digest}")
     return measured
 
