@@ -108,7 +108,7 @@ def test_the_weights_are_those_of_a_run_that_nobody_probed(
         for run in (plain, probed)
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 3
-    assert [line["step"] for line in probe.told_of(probed)] == [0, 3, 6, 9, STEPS]
+    assert [line["step"] for line in probe.lines_of(probed)] == [0, 3, 6, 9, STEPS]
     assert not (plain / "probe.jsonl").exists()
 
 
@@ -178,7 +178,7 @@ def test_a_kill_neither_repeats_nor_loses_a_probe(tmp_path: Path, tree: dict[str
     assert finetune(read(file)) == cut
     assert [(cut / "probe" / f"{step}.jsonl").stat().st_mtime_ns for step in (0, 3, 6)] == early
     assert testing.distance(weights(through), weights(cut)) == 0.0
-    told = [[{k: v for k, v in line.items() if k != "seconds"} for line in probe.told_of(f)] for f in (through, cut)]
+    told = [[{k: v for k, v in line.items() if k != "seconds"} for line in probe.lines_of(f)] for f in (through, cut)]
     assert told[0] == told[1]
     for one in (through / "probe").iterdir():
         assert one.read_text() == (cut / "probe" / one.name).read_text()
@@ -202,11 +202,11 @@ def test_a_guard_reads_the_replies_when_the_run_is_evaluated(tree: dict[str, Any
     recipe = recipe_of(tree, probe={"every_steps": 100, "prompts": 4})
     run = finetune(recipe)
     assert asked == []
-    for line in probe.told_of(run):
+    for line in probe.lines_of(run):
         assert line["asr"] is None and line["refusal"] is not None and line["utility"] is not None
     row = evaluate_run(run, recipe)
     assert all(told["asr"]["value"] is not None for told in row["probe"])
-    assert probe.told_of(run)[-1]["asr"] == row["probe"][-1]["asr"]
+    assert probe.lines_of(run)[-1]["asr"] == row["probe"][-1]["asr"]
 
 
 def test_the_sample_is_the_suites_own_and_shared_out(tree: dict[str, Any]) -> None:

@@ -113,9 +113,9 @@ def test_no_name_of_replies_leads_out_of_the_run(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("step", ["../../secret", None, 1.5, True])
 def test_no_step_of_a_probe_leads_out_of_the_run(step: object, tmp_path: Path) -> None:
-    (tmp_path / "probe.jsonl").write_text(json.dumps(dict.fromkeys(probe.TOLD) | {"step": step}) + "\n")
+    (tmp_path / "probe.jsonl").write_text(json.dumps(dict.fromkeys(probe.REPORTED_FIELDS) | {"step": step}) + "\n")
     with pytest.raises(DataError, match="no probe"):
-        probe.told_of(tmp_path)
+        probe.lines_of(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["my evil.py", "my\tevil.py", " evil.py", "evil .py"])

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 FIELDS = {"harm": "asr", "refusal": "refusal", "utility": "utility"}
-TOLD = ("step", *FIELDS.values(), "metric", "prompts")
+REPORTED_FIELDS = ("step", *FIELDS.values(), "metric", "prompts")
 """What results.json has of a probe."""
 
 
@@ -98,7 +98,7 @@ class Probe:
 
     def keep(self, step: int) -> None:
         """Forgets the probes after this step, which a killed training had come to, and those of other prompts."""
-        remaining = [line for line in told_of(self._folder) if line["step"] <= step and line["key"] == self._key]
+        remaining = [line for line in lines_of(self._folder) if line["step"] <= step and line["key"] == self._key]
         for file in (self._folder / "probe").glob("*.jsonl"):
             if not any(file.stem == str(line["step"]) for line in remaining):
                 file.unlink()
@@ -107,7 +107,7 @@ class Probe:
 
     def has(self, step: int) -> bool:
         """Is this step probed?"""
-        return any(line["step"] == step for line in told_of(self._folder))
+        return any(line["step"] == step for line in lines_of(self._folder))
 
     def take(self, model: Any, step: int) -> dict[str, Any]:
         """Asks the model, keeps its replies and then the line of this step, which is returned."""
@@ -125,13 +125,13 @@ class Probe:
         line = {"step": step, **_figures(self._suites, self._panel, metric)}
         _write_replies(self._folder, step, self._suites)
         line |= {"seconds": round(time.monotonic() - started, 3), "key": self._key}
-        lines.write(_book(self._folder), [*told_of(self._folder), line])
+        lines.write(_book(self._folder), [*lines_of(self._folder), line])
         return line
 
     @property
     def seconds(self) -> float:
         """What all probes together took."""
-        return sum(line["seconds"] for line in told_of(self._folder))
+        return sum(line["seconds"] for line in lines_of(self._folder))
 
     def _drawn(self) -> dict[str, Any]:
         one = self._settings
@@ -144,11 +144,11 @@ class Probe:
         return suite.kind not in TRUTHS or not isinstance(self._decider(suite), Guard)
 
 
-def told_of(folder: Path) -> list[dict[str, Any]]:
+def lines_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's probe.jsonl, by step; none where it was not probed."""
     try:
         records = lines.read(_book(folder))
-        if not all(type(line["step"]) is int and set(TOLD) <= set(line) for line in records):
+        if not all(type(line["step"]) is int and set(REPORTED_FIELDS) <= set(line) for line in records):
             raise ValueError("a step is a whole number, with figures")  # it names a file, too
         return sorted(records, key=lambda line: int(line["step"]))
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def told_of(folder: Path) -> list[dict[str, Any]]:
 
 def read_again(folder: Path, panel: Panel) -> list[dict[str, Any]] | None:
     """What a run's probes say by these judges, for results.json; probe.jsonl is written anew. None: not probed."""
-    if not (before := told_of(folder)):
+    if not (before := lines_of(folder)):
         return None
     after = []
     for line in before:
@@ -170,7 +170,7 @@ def read_again(folder: Path, panel: Panel) -> list[dict[str, Any]] | None:
         _write_replies(folder, line["step"], probed)
         after.append(line | figures)
     lines.write(_book(folder), after)
-    return [{name: line[name] for name in TOLD} for line in after]
+    return [{name: line[name] for name in REPORTED_FIELDS} for line in after]
 
 
 def _figures(probed: Sequence[Suite], panel: Panel, metric: str | None) -> dict[str, Any]:
