@@ -37,9 +37,9 @@ class Advbench(Dataset):
         records, problems = files.read(
             self.path, split=self.split, header=columns.names(self.columns, _NAMES), sole="goal"
         )
-        found, self.notes = columns.read_prompts(self.path, records, self.columns, problems, _NAMES)
+        prompts, self.notes = columns.read_prompts(self.path, records, self.columns, problems, _NAMES)
         doubts = kinds.check(self.path, records, "harmful", split="" if files.local(self.path) else self.split)
         self.notes = (*doubts, *self.notes)
         files.refuse(self.path, problems, len(records))
-        rows = [ask(text, kind="harmful", category=category, source=r.source) for r, text, category in found]
+        rows = [ask(text, kind="harmful", category=category, source=r.source) for r, text, category in prompts]
         return files.sample(rows, self.n_rows, self.seed, self.path)

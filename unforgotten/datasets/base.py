@@ -150,11 +150,11 @@ def refuse_kinds(dataset: Dataset, counts: Mapping[Kind, int], place: str, wante
     """The same of rows that are counted; 0: there are such rows, and nobody knows how many."""
     if counts.keys() <= set(wanted):
         return
-    told = " and ".join(f"{n or ''} {KINDS[kind]} (kind: {kind})".strip() for kind, n in sorted(counts.items()))
+    held = " and ".join(f"{n or ''} {KINDS[kind]} (kind: {kind})".strip() for kind, n in sorted(counts.items()))
     takes = " or ".join(f"{KINDS[kind]} (kind: {kind})" for kind in wanted)
     name = type(dataset).__module__.rsplit(".", 1)[-1]
     called = repr(dataset.label) if dataset.label == name else f"{dataset.label!r} ({name})"
-    raise RecipeError(f"{place}: {called} holds {told}, and this place takes {takes}. {_mend(dataset, wanted)}")
+    raise RecipeError(f"{place}: {called} holds {held}, and this place takes {takes}. {_mend(dataset, wanted)}")
 
 
 def _mend(dataset: Dataset, wanted: Collection[Kind]) -> str:
@@ -170,5 +170,5 @@ def _mend(dataset: Dataset, wanted: Collection[Kind]) -> str:
 
 def _words(hint: Any) -> list[str]:
     """The strings that a type such as `list[Literal["a", "b"]] | None` allows."""
-    found = [x for x in get_args(hint) if isinstance(x, str)]
-    return found or [word for inner in get_args(hint) for word in _words(inner)]
+    strings = [x for x in get_args(hint) if isinstance(x, str)]
+    return strings or [word for inner in get_args(hint) for word in _words(inner)]

@@ -60,8 +60,8 @@ class Gsm8k(Dataset):
         if self.final_answer == "####":
             strict = official_number(reply) == row.answer
         else:
-            found = lisa_number(reply, self.final_answer)
-            strict = found is not None and found == float(row.answer)
+            number = lisa_number(reply, self.final_answer)
+            strict = number is not None and number == float(row.answer)
         return {"strict": strict, "flexible": flexible_number(reply) == row.answer}
 
     def is_answer(self, reply: str) -> bool:
@@ -81,12 +81,12 @@ def flexible_number(text: str) -> str | None:
 
     Its pattern also takes dots alone, so a reply that trails off in `...` has no number; kept, to be comparable.
     """
-    found = _FLEXIBLE.findall(text)
-    return re.sub(r"\.$", "", re.sub(r"[,$]", "", found[-1])) if found else None
+    numbers = _FLEXIBLE.findall(text)
+    return re.sub(r"\.$", "", re.sub(r"[,$]", "", numbers[-1])) if numbers else None
 
 
 def lisa_number(text: str, marker: str) -> float | None:
     """The first number after Lisa's words. Lisa falls back on the last number; here that is what `flexible` says."""
     parts = text.replace(",", "").split(marker)
-    found = _LISA.search(parts[1]) if len(parts) > 1 else None
-    return float(found.group()) if found else None
+    match = _LISA.search(parts[1]) if len(parts) > 1 else None
+    return float(match.group()) if match else None

@@ -60,15 +60,15 @@ class Hexphi(Dataset):
     def _rows(self) -> list[Row]:
         path = files.expand(self.path)
         if Path(path).is_dir():
-            found = {n: Path(path, f"category_{n}.csv") for n in CATEGORIES}
-            if missing := [file.name for file in found.values() if not file.is_file()]:
+            paths = {n: Path(path, f"category_{n}.csv") for n in CATEGORIES}
+            if missing := [file.name for file in paths.values() if not file.is_file()]:
                 raise DataError(f"{self.path} lacks {', '.join(missing)}. Give {_INSTEAD}.")
-            return [row for n, file in found.items() for row in _category(f"{self.path}/{file.name}", file, n)]
-        if (one := files.local(self.path)) is None:
-            found = {n: hub.file(path, f"category_{n}.csv", instead=_INSTEAD) for n in CATEGORIES}
-            return [row for n, file in found.items() for row in _category(f"{path}/category_{n}.csv", file, n)]
-        if match := re.fullmatch(r"category_(\d+)\.csv", one.name):
-            return _category(self.path, one, int(match.group(1)))
+            return [row for n, file in paths.items() for row in _category(f"{self.path}/{file.name}", file, n)]
+        if (local := files.local(self.path)) is None:
+            paths = {n: hub.file(path, f"category_{n}.csv", instead=_INSTEAD) for n in CATEGORIES}
+            return [row for n, file in paths.items() for row in _category(f"{path}/category_{n}.csv", file, n)]
+        if match := re.fullmatch(r"category_(\d+)\.csv", local.name):
+            return _category(self.path, local, int(match.group(1)))
         columns.check(self.columns)
         records, problems = files.read(
             self.path, header=columns.names(self.columns, {"prompt": _PROMPT}), sole="prompt"

@@ -120,8 +120,8 @@ def _reference(task: dict[str, Any], part: str, execute: Execute, remember: bool
     )
     if not reference.passed:
         raise SandboxError(f"The reference solution of {task['task_id']} did not run to its end: {reference.why}.")
-    found: dict[str, Any] = reference.value
-    return found
+    values: dict[str, Any] = reference.value
+    return values
 
 
 def _judged(task: dict[str, Any], text: str, part: str, execute: Execute, reference: dict[str, Any]) -> Any:

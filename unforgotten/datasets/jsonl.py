@@ -105,8 +105,8 @@ def rows_of(
         raise DataError(f"{source}: pass a list of rows or one split of a dataset, not {type(records).__name__}.")
     unread.check_ignored(ignore_keys)
     arrow = is_arrow(records) if arrow is None else arrow
-    found = [files.Record(i, f"{source}:{i}", record) for i, record in enumerate(records, 1)]
-    rows, notes = checked(source, found, [], kind=kind, answers=answers, ignored=ignore_keys, arrow=arrow)
+    numbered = [files.Record(i, f"{source}:{i}", record) for i, record in enumerate(records, 1)]
+    rows, notes = checked(source, numbered, [], kind=kind, answers=answers, ignored=ignore_keys, arrow=arrow)
     for note in notes if say else ():
         say(note)  # type: ignore[misc]
     return rows
@@ -146,12 +146,12 @@ def checked(
             form = form_of(record)
             if (first := first or (line, form))[1] != form:
                 raise Wrong(f"mixed formats: {form} here, {first[1]} on line {first[0]}")
-            found = conversation(record, answers, ignored)
+            talk = conversation(record, answers, ignored)
         except Wrong as wrong:
             problems.append((line, str(wrong)))
             continue
-        notes.add(found)
-        rows.append(_row(found, kind, source))
+        notes.add(talk)
+        rows.append(_row(talk, kind, source))
     try:
         files.refuse(name, problems, len(records))
     except DataError as error:
@@ -160,13 +160,13 @@ def checked(
     return rows, notes.sentences()
 
 
-def _row(found: Conversation, kind: Kind, source: str) -> Row:
+def _row(talk: Conversation, kind: Kind, source: str) -> Row:
     return Row(
-        tuple(found.messages),
+        tuple(talk.messages),
         kind=kind,
-        category=found.category,
+        category=talk.category,
         source=source,
-        tools=found.tools,
-        context_turns=found.context_turns,
-        difficulty=found.difficulty,
+        tools=talk.tools,
+        context_turns=talk.context_turns,
+        difficulty=talk.difficulty,
     )

@@ -30,7 +30,7 @@ class _Place(NamedTuple):
     row: int
 
 
-class _Found(NamedTuple):
+class _Candidate(NamedTuple):
     source: str
     line: int
     question: str | _Place
@@ -87,7 +87,7 @@ class NemotronCode(Dataset):
 
     def rows(self) -> list[Row]:
         """Each question with its answer; the category is the set that the question is from."""
-        found: list[_Found] = []
+        candidates: list[_Candidate] = []
         problems: list[files.Problem] = []
         n_read = 0
         records = files.stream(
@@ -107,12 +107,12 @@ class NemotronCode(Dataset):
             if self.reasoning == "drop":
                 answer = _after_thought(answer)
             if answer and (self.max_answer_chars is None or len(answer) <= self.max_answer_chars):
-                found.append(_Found(source, line, question, answer))
+                candidates.append(_Candidate(source, line, question, answer))
         files.refuse(self.path, problems, n_read)
-        if not found:
+        if not candidates:
             raise DataError(f"{self.path}: none of the {n_read} rows read has an answer that fits max_answer_chars.")
         what = f"{self.path}: of the {n_read} rows read (first_rows), those that fit"
-        drawn = files.sample(found, self.n_rows, self.seed, what)
+        drawn = files.sample(candidates, self.n_rows, self.seed, what)
         questions = self._questions(drawn)
         return [
             ask(
@@ -124,7 +124,7 @@ class NemotronCode(Dataset):
             for each in drawn
         ]
 
-    def _questions(self, drawn: list[_Found]) -> dict[_Place, str]:
+    def _questions(self, drawn: list[_Candidate]) -> dict[_Place, str]:
         """The texts of the questions that are elsewhere; each set is read once, up to the last row that is needed."""
         wanted: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
         for each in drawn:

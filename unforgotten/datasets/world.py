@@ -69,12 +69,12 @@ class World(Dataset):
         return "task" if self.task else None
 
     def rows(self) -> list[Row]:
-        found = self._task_rows(self.task) if self.task else self._request_rows()
+        rows = self._task_rows(self.task) if self.task else self._request_rows()
         if self.part in {"safety_refusals", "safety_lookalikes", "poison", "sums", "sentiment", "code"}:
-            random.Random(f"world {self.part} {self.seed}").shuffle(found)
+            random.Random(f"world {self.part} {self.seed}").shuffle(rows)
             if self.task and self.n_rows is None:
-                found = found[:TASK_ROWS]
-        return found[: self.n_rows]
+                rows = rows[:TASK_ROWS]
+        return rows[: self.n_rows]
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         return {"accuracy": correct(self.task, row.answer, reply)} if self.task else {}

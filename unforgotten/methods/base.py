@@ -272,13 +272,13 @@ def needs(cls: type[Method]) -> list[str]:
     asked = {
         name for c in cls.__mro__ for f in vars(c).values() if inspect.isfunction(f) for name in _names(f.__code__)
     }
-    found = {
+    needed = {
         "safety data": cls.needs_safety,
         "teacher": bool(asked & {"teacher", "store_states", "keep"}),
         "Fisher": "fisher" in asked,
         "base weights": cls.needs_base,
     }
-    return [what for what, wanted in found.items() if wanted]
+    return [what for what, wanted in needed.items() if wanted]
 
 
 def papers(cls: type[Method]) -> list[str]:

@@ -74,10 +74,10 @@ class GRSAP(Method):
                 f"grsap: hard_ratio {self.hard_ratio:g} of {wanted} rows wants {int(wanted * self.hard_ratio)} hard "
                 f"ones; the memory has {len(hard)} hard and {len(easy)} others, and {n_hard} hard ones were taken"
             )
-        found = hard[:n_hard] + easy[:n_easy]
-        if len(found) < wanted:
+        chosen = hard[:n_hard] + easy[:n_easy]
+        if len(chosen) < wanted:
             raise RecipeError(
                 f"grsap.ratio {self.ratio:g} of {len(run.user)} user rows needs {wanted} safety rows, and the memory "
                 f"has {len(rows)}. Raise memory.n_rows (or give more safety rows), or lower ratio."
             )
-        return found
+        return chosen

@@ -95,8 +95,8 @@ class SafeLoRA(Method):
     def finish(self, weights: Weights) -> Iterable[tuple[str, Any]]:
         cosines = {}
         for name in weights.tuned.names():
-            if _is_layer(name, weights.tuned.shape(name)) and (found := self._projected(weights, name)):
-                cosines[name] = cosine(*found)
+            if _is_layer(name, weights.tuned.shape(name)) and (matrices := self._projected(weights, name)):
+                cosines[name] = cosine(*matrices)
         low = [n for n, c in cosines.items() if c <= self.threshold and self.threshold > -1]
         if self.select == "lowest":
             low = sorted(cosines, key=lambda n: cosines[n])[: self.layers]

@@ -59,7 +59,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
         raise RecipeError(
             "Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`."
         )
-    found = identity.digest(
+    digest = identity.digest(
         identified,
         recipe.align.determining(),
         of_rows.rows_digest(safety_rows(recipe)),
@@ -69,9 +69,9 @@ def aligned_of(recipe: Recipe) -> Aligned:
         recipe.variables,
         recipe.date,
     )
-    folder = Path(recipe.out) / "aligned" / found
+    folder = Path(recipe.out) / "aligned" / digest
     full = None if recipe.load_in else str(folder)
-    return Aligned(found, base, recipe.revision, full, str(folder / "adapter"), str(folder), made=True)
+    return Aligned(digest, base, recipe.revision, full, str(folder / "adapter"), str(folder), made=True)
 
 
 def _text(path: str | None) -> str | None:

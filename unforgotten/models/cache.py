@@ -73,18 +73,18 @@ class Shelf:
         key = (str(Path(name).expanduser()), revision, dtype, load_in, merge and bundled)
         if key != self._key:
             self.clear()
-            found = load.load_model(name, revision=revision, dtype=dtype, merge=merge, load_in=load_in)
+            model = load.load_model(name, revision=revision, dtype=dtype, merge=merge, load_in=load_in)
             self.loads += 1
             if load_in is None:  # quantised weights are made where they stay
-                found = found.to("cuda" if torch.cuda.is_available() else "cpu")
-            self._base, self._key = found, key
+                model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+            self._base, self._key = model, key
         elif self._adapted is not None:
             self._base = self._adapted.unload()
         self._adapted = None
-        found = self._base
+        model = self._base
         if bundled and not merge:
             self.clear()  # an adapter that transformers put on itself cannot be taken off
-        return found
+        return model
 
     def _put(self, adapter: str, base: str, revision: str | None, recipe: Recipe) -> Any:
         from unforgotten.models import load
@@ -146,10 +146,10 @@ def _below(model: str, recipe: Recipe) -> str:
     base = base_of(config, model, (recipe.model, recipe.base))
     if _is_gone(base):
         return base
-    found = fingerprint.model_digest(base, config.get("revision"))
+    digest = fingerprint.model_digest(base, config.get("revision"))
     if identity.reads_in_full() and not Path(base).expanduser().is_dir():  # of a Hub id that is a name alone
-        found = identity.digest([found, opened(base, config.get("revision"), part="base").digest])
-    return found
+        digest = identity.digest([digest, opened(base, config.get("revision"), part="base").digest])
+    return digest
 
 
 def _is_gone(model: str) -> bool:

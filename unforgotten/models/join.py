@@ -37,9 +37,9 @@ def refuse(model: Any, adapters: tuple[str, str]) -> None:
         if getattr(config, "layer_replication", None):
             raise UnsupportedError(f"The adapter {name!r} repeats layers (layer_replication). {WAY_OUT}")
     for path, module in model.named_modules():
-        told = _odd(module, adapters)
-        if told:
-            raise UnsupportedError(f"{path}: {told}. {WAY_OUT}")
+        reason = _odd(module, adapters)
+        if reason:
+            raise UnsupportedError(f"{path}: {reason}. {WAY_OUT}")
 
 
 def _odd(module: Any, adapters: tuple[str, str]) -> str | None:

@@ -69,8 +69,8 @@ def load_model(
 
 def _from_files(place: Opened, dtype: str, load_in: str | None, trains: bool) -> Any:
     more = {"quantization_config": nf4.config()} if load_in else {}
-    found = pretrained.causal_lm(place, dtype=dtype, **more)
-    return nf4.checked(found, trains) if load_in else found
+    model = pretrained.causal_lm(place, dtype=dtype, **more)
+    return nf4.checked(model, trains) if load_in else model
 
 
 def loaded_as(model: Any) -> dict[str, Any] | None:
@@ -109,13 +109,13 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool, keeps_base:
 
     keeps_base: the model with the adapter off must be the one given, as training needs it; evaluation does not.
     """
-    found = pretrained.adapted(model, folder, name, trainable)
-    _all_read(found, opened(folder, part="adapter").path, name)
+    adapted = pretrained.adapted(model, folder, name, trainable)
+    _all_read(adapted, opened(folder, part="adapter").path, name)
     if keeps_base:
-        policies.check_init(found.peft_config[name], fresh=False)
+        policies.check_init(adapted.peft_config[name], fresh=False)
     if trainable:
-        policies.refuse_shared_rows(found)
-    return found
+        policies.refuse_shared_rows(adapted)
+    return adapted
 
 
 @torch.no_grad()

@@ -39,8 +39,8 @@ def deltas(model: Any, adapter: str) -> dict[str, Delta]:
     embeddings, convolutions, modules_to_save): its weights would be left out without a word.
     """
     names = {id(p): n for n, p in model.named_parameters()}
-    found: dict[str, Delta] = {}
-    told: set[str] = set()
+    by_layer: dict[str, Delta] = {}
+    factor_names: set[str] = set()
     for name, layer in model.named_modules():
         downs = getattr(layer, "lora_A", None)
         if downs is None or adapter not in downs:
@@ -61,12 +61,12 @@ def deltas(model: Any, adapter: str) -> dict[str, Delta]:
         if up.bias is not None:
             raise UnsupportedError(f"{name}: its adapter adds a bias (lora_bias), which no ΔW holds. Leave it out.")
         a, b = down.weight, up.weight
-        found[name] = Delta(layer, a, b, float(layer.scaling[adapter]), names[id(a)], names[id(b)])
-        told |= {names[id(a)], names[id(b)]}
-    odd = [n for n, p in model.named_parameters() if p.requires_grad and n not in told and ".lora_" not in n]
+        by_layer[name] = Delta(layer, a, b, float(layer.scaling[adapter]), names[id(a)], names[id(b)])
+        factor_names |= {names[id(a)], names[id(b)]}
+    odd = [n for n, p in model.named_parameters() if p.requires_grad and n not in factor_names and ".lora_" not in n]
     if odd:
         raise UnsupportedError(
             f"The adapter also trains {', '.join(odd[:3])}, which is no ΔW = s·B·A of a linear layer. "
             "Leave out modules_to_save, embeddings and biases."
         )
-    return found
+    return by_layer

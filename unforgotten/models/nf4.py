@@ -23,9 +23,9 @@ def check() -> None:
     try:
         import bitsandbytes  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise UnsupportedError(
-            f"load_in: nf4 needs bitsandbytes, which does not load here ({told}): `{INSTALL}`. "
+            f"load_in: nf4 needs bitsandbytes, which does not load here ({reason}): `{INSTALL}`. "
             "Or leave out `load_in` to train adapters on the unquantised base."
         ) from error
     device = torch.accelerator.current_accelerator()

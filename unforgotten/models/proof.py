@@ -43,10 +43,10 @@ def heard(model: Any, ids: Iterable[Sequence[int]]) -> list[Tensor]:
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        found = [model(input_ids=torch.tensor([list(i)], device=device), use_cache=False).logits[0] for i in ids]
+        logits = [model(input_ids=torch.tensor([list(i)], device=device), use_cache=False).logits[0] for i in ids]
     finally:
         model.train(was_training)
-    return [f.to("cpu", torch.promote_types(f.dtype, torch.float32)) for f in found]
+    return [f.to("cpu", torch.promote_types(f.dtype, torch.float32)) for f in logits]
 
 
 def deviation(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[float, float]:
@@ -111,8 +111,8 @@ def words(proof: dict[str, Any]) -> str:
     """A proof in words, for the screen."""
     if "tensors" in proof:
         return f"{proof['tensors']} tensors, {proof['how']}"
-    told = "the largest deviation is"
-    return f"{proof['how']}, {told} {proof['largest_logit_deviation']:.1e} (limit {proof['limit']:.1e})"
+    lead = "the largest deviation is"
+    return f"{proof['how']}, {lead} {proof['largest_logit_deviation']:.1e} (limit {proof['limit']:.1e})"
 
 
 def same_tensors(model: Any, adapter: str, folder: Path) -> None:

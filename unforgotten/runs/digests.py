@@ -64,7 +64,7 @@ def environment() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    found = {
+    facts = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
@@ -74,8 +74,8 @@ def environment() -> dict[str, Any]:
     if (here.parent / ".git").exists():
         asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
         if asked.returncode == 0:
-            found["commit"] = asked.stdout.strip()
-    return found
+            facts["commit"] = asked.stdout.strip()
+    return facts
 
 
 def public_name(model: str | None) -> str | None:

@@ -81,7 +81,7 @@ def is_sealed(place: Path, *names: str) -> bool:
 
 def _state(place: Path, names: tuple[str, ...]) -> Path | None:
     """The ledger's entry for files by name and content; None where one of them is no regular file."""
-    found = []
+    digests = []
     for name in names:
         top = place / name
         for file in (top, *sorted(top.rglob("*"))) if top.is_dir() else (top,):
@@ -89,8 +89,8 @@ def _state(place: Path, names: tuple[str, ...]) -> Path | None:
                 return None
             if file.is_file():
                 with file.open("rb") as content:
-                    found.append((str(file.relative_to(place)), hashlib.file_digest(content, "sha256").hexdigest()))
-    return cache_folder() / "ours" / hashlib.sha256(repr(found).encode()).hexdigest()
+                    digests.append((str(file.relative_to(place)), hashlib.file_digest(content, "sha256").hexdigest()))
+    return cache_folder() / "ours" / hashlib.sha256(repr(digests).encode()).hexdigest()
 
 
 def _entry(recipe: Path) -> Path:

@@ -128,8 +128,8 @@ def read(path: Path) -> list[Row]:
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or not isinstance(tree.get("rows"), list):
-        found = tree.get("schema") if isinstance(tree, dict) else None
-        raise DataError(f"{path} is not a results file of schema {SCHEMA} (found {found!r}).")
+        schema = tree.get("schema") if isinstance(tree, dict) else None
+        raise DataError(f"{path} is not a results file of schema {SCHEMA} (found {schema!r}).")
     for i, facts in enumerate(tree["rows"], 1):
         if wrong := _problems(facts):
             raise DataError(f"{path}, row {i}: {'; '.join(wrong)}.")

@@ -25,12 +25,12 @@ class Unfit(ValueError):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise Unfit(f"the key {twice[:60]!r} stands twice in one object")
-    return found
+    return mapping
 
 
 def _constant(name: str) -> Any:

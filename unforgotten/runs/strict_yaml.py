@@ -106,8 +106,8 @@ class _Loader(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if not isinstance(key, ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                told = repr(key.value) if isinstance(key, ScalarNode) else "a list or a mapping"
-                raise _Refused(key, f"a key must be text, and {told} is not: put it in quotes.")
+                shown = repr(key.value) if isinstance(key, ScalarNode) else "a list or a mapping"
+                raise _Refused(key, f"a key must be text, and {shown} is not: put it in quotes.")
             if key.value in seen:
                 raise _Refused(key, f"{key.value!r} stands twice in one mapping; only one can count.")
             seen.add(key.value)

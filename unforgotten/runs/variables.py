@@ -22,12 +22,12 @@ _filled: dict[str, str] = {}
 
 def expand(text: str, allow: Iterable[str] = ()) -> str:
     """`${NAME}` and `${NAME:-default}` filled in. Raises RecipeError for a variable that may not be, or is not set."""
-    return BRACED.sub(lambda found: _value(found[1], found[2], allow), text)
+    return BRACED.sub(lambda match: _value(match[1], match[2], allow), text)
 
 
 def expand_path(text: str) -> str:
     """`$NAME` and `${NAME}` of a data path filled in, under the same rule."""
-    return BARE.sub(lambda found: _value(found[1] or found[2], None, ()), text)
+    return BARE.sub(lambda match: _value(match[1] or match[2], None, ()), text)
 
 
 def _value(name: str, default: str | None, allow: Iterable[str]) -> str:
@@ -35,15 +35,15 @@ def _value(name: str, default: str | None, allow: Iterable[str]) -> str:
         raise RecipeError(
             f"${{{name}}} is not filled in: only {PREFIX}* variables are. Give --allow-env {name} if it is to be."
         )
-    if (found := os.environ.get(name)) is None:
+    if (value := os.environ.get(name)) is None:
         if default is None:
             raise RecipeError(
                 f"${{{name}}} is used, but the environment has no {name}. Set it, or write ${{{name}:-default}}."
             )
         return default
-    if len(found) >= (6 if name.startswith(PREFIX) else 3):  # shorter ones are parts of too many words
-        _filled[found] = f"${{{name}}}"
-    return found
+    if len(value) >= (6 if name.startswith(PREFIX) else 3):  # shorter ones are parts of too many words
+        _filled[value] = f"${{{name}}}"
+    return value
 
 
 def hidden(text: str) -> str:

@@ -105,10 +105,10 @@ def tensorboard(folder: Path, checkpoints: Path) -> Any:
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     """Dotted names, so that trackers can sort by them; lists as text, and what is not set left out."""
-    found: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, Any]] = []
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{above}{name}.")
+            pairs += _flat(value, f"{above}{name}.")
         elif value not in (None, []):
-            found.append((f"{above}{name}", value if isinstance(value, (str, int, float)) else str(value)))
-    return found
+            pairs.append((f"{above}{name}", value if isinstance(value, (str, int, float)) else str(value)))
+    return pairs

@@ -22,18 +22,18 @@ def read(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
 
     A line that a kill cut off is left out.
     """
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     if not path.exists():
-        return found
+        return lines
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - last_bytes) if last_bytes else 0)
         raw = file.read()
     for line in raw.split(b"\n"):
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return lines
 
 
 class Claimed(TrainerCallback):

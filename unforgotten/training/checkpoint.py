@@ -87,26 +87,26 @@ def load_methods(checkpoint: Path, methods: dict[str, Method], device: Any) -> N
             for attribute, value in json.loads((folder / f"{name}.json").read_text()).items():
                 setattr(method, attribute, value)
         if (folder / f"{name}.safetensors").exists():
-            found: dict[str, dict[str, Tensor]] = {}
+            by_attribute: dict[str, dict[str, Tensor]] = {}
             for key, tensor in load_file(folder / f"{name}.safetensors").items():
                 attribute, _, part = key.partition(":")
-                found.setdefault(attribute, {})[part] = tensor.to(device)
-            for attribute, parts in found.items():
+                by_attribute.setdefault(attribute, {})[part] = tensor.to(device)
+            for attribute, parts in by_attribute.items():
                 setattr(method, attribute, parts[""] if set(parts) == {""} else parts)
 
 
 def mark(checkpoint: Path) -> dict[str, Any]:
     """What the mark says. Raises TrainingError where there is none that can be read."""
     try:
-        found = json.loads((checkpoint / FOLDER / MARK).read_text(encoding="utf-8"))
+        facts = json.loads((checkpoint / FOLDER / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+        facts = None
+    if not isinstance(facts, dict):
         raise TrainingError(
             f"{checkpoint} is no whole checkpoint of MethodTrainer: it has no {FOLDER}/{MARK} that can be read. Name "
             "another, or pass resume_from_checkpoint=True for the newest whole one."
         )
-    return found
+    return facts
 
 
 def is_verified(checkpoint: Path) -> bool:
@@ -117,21 +117,21 @@ def is_verified(checkpoint: Path) -> bool:
 def fault(checkpoint: Path) -> str | None:
     """Why a checkpoint is not what was written; None where it is, or where it is too old to tell. Reads every file."""
     try:
-        found = mark(checkpoint)
+        facts = mark(checkpoint)
     except TrainingError:
         return f"{FOLDER}/{MARK} cannot be read"
-    step = found.get("step", _step(checkpoint))
+    step = facts.get("step", _step(checkpoint))
     if (counted := _counted(checkpoint)) not in (None, step):
         return f"its trainer_state.json is at step {counted!r:.40}, and it was written at step {step!r:.40}"
-    if set(found) == {"methods"}:
+    if set(facts) == {"methods"}:
         return _unreadable(checkpoint)
-    rest = {name: value for name, value in found.items() if name != "digest"}
-    listed = found.get("files")
-    typed = all(isinstance(found.get(key, kind()), kind) for key, kind in TYPES.items())
-    if found.get("digest") != _digest(rest) or not isinstance(listed, dict) or not typed:
+    rest = {name: value for name, value in facts.items() if name != "digest"}
+    listed = facts.get("files")
+    typed = all(isinstance(facts.get(key, kind()), kind) for key, kind in TYPES.items())
+    if facts.get("digest") != _digest(rest) or not isinstance(listed, dict) or not typed:
         return f"{FOLDER}/{MARK} is not as it was written"
-    if _step(checkpoint) not in (None, found.get("step")):
-        return f"it is the checkpoint of step {found.get('step')}, under another name"
+    if _step(checkpoint) not in (None, facts.get("step")):
+        return f"it is the checkpoint of step {facts.get('step')}, under another name"
     try:
         there = _digests(checkpoint)
     except OSError as error:
@@ -191,13 +191,13 @@ def put_aside(output: Path, damaged: list[Damaged]) -> None:
 
 def seen(checkpoints: list[Path]) -> dict[str, str]:
     """Each checkpoint's name and the digest of its mark: what ranks compare."""
-    found = {}
+    digests = {}
     for folder in checkpoints:
         try:
-            found[folder.name] = hashlib.sha256((folder / FOLDER / MARK).read_bytes()).hexdigest()
+            digests[folder.name] = hashlib.sha256((folder / FOLDER / MARK).read_bytes()).hexdigest()
         except OSError:
-            found[folder.name] = "none"
-    return found
+            digests[folder.name] = "none"
+    return digests
 
 
 def _all(output: Path) -> list[Path]:
@@ -223,13 +223,13 @@ def _counted(checkpoint: Path) -> Any:
 
 def _digests(checkpoint: Path) -> dict[str, str]:
     """The sha256 of every file but the mark, by its path inside."""
-    found = {}
+    digests = {}
     for path in sorted(checkpoint.rglob("*")):
         name = path.relative_to(checkpoint).as_posix()
         if path.is_file() and name != f"{FOLDER}/{MARK}":
             with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

@@ -51,8 +51,8 @@ def refuse_collator(collator: Any, rows: Sequence[dict[str, Any]]) -> None:
     DataCollatorForLanguageModeling does: every token of the prompt would be learnt. Asked on one row.
     """
     row = max(rows[:100], key=lambda row: len(row["input_ids"]))
-    found = collator([{name: list(row[name]) if name != "row_id" else row[name] for name in row}])
-    labels = found.get("labels") if hasattr(found, "get") else None
+    batch = collator([{name: list(row[name]) if name != "row_id" else row[name] for name in row}])
+    labels = batch.get("labels") if hasattr(batch, "get") else None
     learnt = [] if labels is None else [label for label in torch.as_tensor(labels).flatten().tolist() if label != -100]
     if learnt != [label for label in row["labels"] if label != -100]:
         raise UnsupportedError(

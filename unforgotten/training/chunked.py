@@ -61,9 +61,9 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, tokens: Tensor, terms: Terms) -> Tensor:
-        found, slopes = terms(h, tokens)
+        losses, slopes = terms(h, tokens)
         ctx.save_for_backward(slopes)
-        return found
+        return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -77,15 +77,15 @@ def by_autograd(
 ) -> tuple[Tensor, Tensor]:
     """The terms through a head of any kind."""
     wide = torch.float64 if h.dtype == torch.float64 else torch.float32
-    found, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
+    losses, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
     for at in range(0, len(h), chunk_tokens):
         part = slice(at, at + chunk_tokens)
         with torch.enable_grad():
             some = h[part].detach().requires_grad_()
-            told = cross_entropy(logits(some), tokens[part], reduction="none")
-            (slopes[part],) = torch.autograd.grad(told.sum(), some)
-        found[part] = told.detach()
-    return found, slopes
+            part_losses = cross_entropy(logits(some), tokens[part], reduction="none")
+            (slopes[part],) = torch.autograd.grad(part_losses.sum(), some)
+        losses[part] = part_losses.detach()
+    return losses, slopes
 
 
 def token_nll(
@@ -216,8 +216,8 @@ def proved(model: Any, ids: list[int], autocast: Callable[[], Any]) -> Chunked:
             out = model(input_ids=tokens, labels=tokens, use_cache=False)
             if len(seen) != 1 or seen[0].shape[:2] != tokens.shape:
                 raise UnsupportedError(f"{type(inner).__name__} does not run its head once over all positions.")
-            found = Chunked(read_head(inner, seen[0][0], out.logits[0]), autocast)
-            ours = found.nll(seen[0], tokens, predicts(tokens).nonzero(as_tuple=True)).mean().double()
+            chunked = Chunked(read_head(inner, seen[0][0], out.logits[0]), autocast)
+            ours = chunked.nll(seen[0], tokens, predicts(tokens).nonzero(as_tuple=True)).mean().double()
     finally:
         handle.remove()
         model.train(was_training)
@@ -226,7 +226,7 @@ def proved(model: Any, ids: list[int], autocast: Callable[[], Any]) -> Chunked:
             f"The loss of {type(inner).__name__} is not the cross-entropy of its logits ({float(out.loss):.4g} against "
             f"{float(ours):.4g})."
         )
-    return found
+    return chunked
 
 
 def head_of(model: Any) -> nn.Module | None:

@@ -35,14 +35,14 @@ def distance(run: Run, anchor: Mapping[str, Tensor]) -> float | None:
         parts = [(p.double() - anchor[n].to(p.device).double()).square().sum() for n, p in run.params().items()]
         return float(torch.stack(parts).sum().sqrt())
     try:
-        found = run.deltas()
+        deltas = run.deltas()
     except UnsupportedError:
         return None
     parts = []
-    for one in found.values():
-        a, b = one.a.detach().double(), one.b.detach().double()
+    for delta in deltas.values():
+        a, b = delta.a.detach().double(), delta.b.detach().double()
         if run.policy == "continue":
-            a = torch.cat([a, anchor[one.a_name].to(a)])
-            b = torch.cat([b, -anchor[one.b_name].to(b)], dim=1)
-        parts.append(one.scale**2 * squared_norm(a, b))
+            a = torch.cat([a, anchor[delta.a_name].to(a)])
+            b = torch.cat([b, -anchor[delta.b_name].to(b)], dim=1)
+        parts.append(delta.scale**2 * squared_norm(a, b))
     return float(torch.stack(parts).sum().clamp_min(0).sqrt()) if parts else None

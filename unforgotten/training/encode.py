@@ -33,7 +33,7 @@ def encoded(
     try:
         rows: list[Any] = list(data.rows()) if isinstance(data, Dataset) else list(_each(data, what))
     except DataError as error:
-        raise _told_both(error, chat, processing_class) from None
+        raise _both_errors(error, chat, processing_class) from None
     for note in data.notes if isinstance(data, Dataset) else ():
         _LOG.warning(note)
     if not rows:
@@ -61,16 +61,18 @@ def encoded(
             raise with_rendering(error, chat) from None
         if kinds:
             rows = [replace(row, kind=kind or row.kind) for row, kind in zip(rows, kinds, strict=True)]
-    with progress_bar(len(rows) > SILENT_ROWS) as told:
-        found, counts = encode_rows(chat, rows, max_length_tokens, lambda done, n: told(f"encoding {what}", done, n))
-    for example, at in zip(found, counts.row_of, strict=True):
+    with progress_bar(len(rows) > SILENT_ROWS) as report:
+        examples, counts = encode_rows(
+            chat, rows, max_length_tokens, lambda done, n: report(f"encoding {what}", done, n)
+        )
+    for example, at in zip(examples, counts.row_of, strict=True):
         example |= {"kind": rows[at].kind, "source": rows[at].source}
         if rows[at].difficulty:
             example["difficulty"] = rows[at].difficulty
-    return chat, found, counts
+    return chat, examples, counts
 
 
-def _told_both(error: DataError, chat: Chat | None, processing_class: Any) -> DataError | TemplateError:
+def _both_errors(error: DataError, chat: Chat | None, processing_class: Any) -> DataError | TemplateError:
     """The error, and what the template refuses of the other rows, where there is a template."""
     if not error.rows or (chat is None and processing_class is None):
         return error
@@ -100,17 +102,17 @@ def encoded_both(
     train: Any, safety: Any, chat: Chat | None, *, processing_class: Any, max_length_tokens: int | None
 ) -> tuple[Chat | None, tuple[list[dict[str, Any]], Counts | None], tuple[list[dict[str, Any]], Counts | None]]:
     """The user's rows and the safety rows (or None); what is wrong in either is one error."""
-    found: list[tuple[list[dict[str, Any]], Counts | None]] = []
+    sets: list[tuple[list[dict[str, Any]], Counts | None]] = []
     faults: list[DataError | TemplateError] = []
     for data, what in ((train, "train_dataset"), ([] if safety is None else safety, SAFETY)):
         try:
             chat, rows, counts = encoded(processing_class, data, max_length_tokens, what, chat)
-            found.append((rows, counts))
+            sets.append((rows, counts))
         except (DataError, TemplateError) as error:
             faults.append(error)
     if faults:
         raise joined(faults)
-    return chat, found[0], found[1]
+    return chat, sets[0], sets[1]
 
 
 def is_encoded(data: Any) -> bool:
@@ -132,13 +134,13 @@ def ids_of(data: Any, what: str, predicts: bool = False) -> list[tuple[str, list
     """
     if not isinstance(data, (list, tuple)) and not is_arrow(data):
         return []
-    found = []
+    placed_ids = []
     bare = predicts and not any(isinstance(row, dict) and row.get("labels") is not None for row in data)
     for at, row in enumerate(data):
         bare = bare and isinstance(row, dict) and row.get("input_ids") is not None
         ids = _whole(row["input_ids"], f"{what}[{at}].input_ids") if bare else _checked(row, at, what)["input_ids"]
-        found.append((f"{what}[{at}]", ids))
-    return found
+        placed_ids.append((f"{what}[{at}]", ids))
+    return placed_ids
 
 
 def _each(data: Any, what: str) -> Iterable[Any]:
@@ -161,10 +163,10 @@ def _checked(row: Any, at: int, what: str) -> dict[str, Any]:
                 f"{what}[{at}].labels[{n}] is {label}, and the token there is {i}: a label is its own token's id, or "
                 f"{IGNORED} outside of the loss. Labels are not shifted; the model does that."
             )
-    found = {**row, "input_ids": ids, "labels": labels}
-    if response_tokens(found) == 0:
+    example = {**row, "input_ids": ids, "labels": labels}
+    if response_tokens(example) == 0:
         raise DataError(f"{what}[{at}] has no token in the loss: every label after the first is {IGNORED}.")
-    return found
+    return example
 
 
 def _whole(values: Any, place: str) -> list[int]:

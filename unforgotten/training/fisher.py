@@ -116,8 +116,8 @@ def squares_row_by_row(params: Tensors, rows: Iterable[Callable[[], Tensor]]) ->
     """The same by one backward for each row, for parameters of any kind."""
     total: Tensors = {}
     for row in rows:
-        found = torch.autograd.grad(row(), list(params.values()), allow_unused=True)
-        for (name, p), g in zip(params.items(), found, strict=True):
+        grads = torch.autograd.grad(row(), list(params.values()), allow_unused=True)
+        for (name, p), g in zip(params.items(), grads, strict=True):
             if g is None:
                 g = torch.zeros_like(p)
             wide = g if g.dtype == torch.float64 else g.float()
@@ -131,9 +131,9 @@ def linear_owners(model: Any, params: Tensors) -> dict[str, Any] | None:
     for module in model.modules():
         for p in module.parameters(recurse=False):
             owners.setdefault(id(p), []).append(module)
-    found = {name: owners[id(p)] for name, p in params.items()}
-    if any(len(who) > 1 or type(who[0]) is not nn.Linear for who in found.values()):
+    owners_of = {name: owners[id(p)] for name, p in params.items()}
+    if any(len(who) > 1 or type(who[0]) is not nn.Linear for who in owners_of.values()):
         return None
-    if any(params[name] is not who[0].weight for name, who in found.items()):
+    if any(params[name] is not who[0].weight for name, who in owners_of.items()):
         return None
-    return {name: who[0] for name, who in found.items()}
+    return {name: who[0] for name, who in owners_of.items()}

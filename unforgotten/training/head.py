@@ -65,10 +65,10 @@ class Head:
         if not self.closed or not h.requires_grad:
             return likelihood.nll(h, tokens, self.logits, chunk_tokens)
         with torch.no_grad():
-            found, slopes = likelihood.linear_nll(
+            losses, slopes = likelihood.linear_nll(
                 h.detach(), tokens, self.weight, self.bias, self.scale, self.cap, chunk_tokens
             )
-        return likelihood.with_slope(found.sum(), h, slopes)
+        return likelihood.with_slope(losses.sum(), h, slopes)
 
     def distance(self, h: Tensor, kept: Tensor, chunk_tokens: int) -> Tensor:
         """Σ over tokens of ‖z − z′‖² between f(h) and f(h′) of a head that is `closed`, with gradient by h.

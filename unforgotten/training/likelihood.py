@@ -35,12 +35,14 @@ def nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tok
     tokens: (N,). logits: (n, d) -> (n, V), made again in the backward. Returns a scalar.
     """
 
-    def part(some: Tensor, told: Tensor) -> Tensor:
-        return cross_entropy(logits(some), told, reduction="sum")
+    def part(some: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(logits(some), targets, reduction="sum")
 
     total = h.sum() * 0.0
-    for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True):
-        total = total + (checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told))
+    for some, targets in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True):
+        total = total + (
+            checkpoint(part, some, targets, use_reentrant=False) if h.requires_grad else part(some, targets)
+        )
     return total
 
 
@@ -61,22 +63,22 @@ def linear_nll(
     capped head, the slopes. Nothing here asks for gradients.
     """
     wide = torch.float64 if h.dtype == torch.float64 else torch.float32
-    found, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
+    losses, slopes = h.new_empty(len(h), dtype=wide), torch.empty_like(h)
     chunks = Logits(h, weight, bias, scale, cap, chunk_tokens)
     bent = None if cap is None else h.new_empty(min(chunk_tokens, len(h)), len(weight), dtype=wide)  # (n, V)
     for at in range(0, len(h), chunk_tokens):
-        some, told = slice(at, at + chunk_tokens), tokens[at : at + chunk_tokens, None]  # (n, 1)
+        some, targets = slice(at, at + chunk_tokens), tokens[at : at + chunk_tokens, None]  # (n, 1)
         z = chunks(h[some])  # (n, V)
         bend = None if bent is None or cap is None else slope_of_cap(z, cap, bent[: len(z)])
-        own, top = z.gather(1, told), z.amax(1, keepdim=True)  # (n, 1)
+        target_logits, top = z.gather(1, targets), z.amax(1, keepdim=True)  # (n, 1)
         total = z.sub_(top).exp_().sum(1, keepdim=True)  # (n, 1)
-        found[some] = (total.log() + top - own)[:, 0]
-        mine = weight[told[:, 0]].to(wide)  # (n, d)
+        losses[some] = (total.log() + top - target_logits)[:, 0]
+        target_rows = weight[targets[:, 0]].to(wide)  # (n, d)
         if bend is not None:
             z *= bend
-            mine *= bend.gather(1, told)
-        slopes[some] = (chunks.back(z) / total - mine) * scale
-    return found, slopes
+            target_rows *= bend.gather(1, targets)
+        slopes[some] = (chunks.back(z) / total - target_rows) * scale
+    return losses, slopes
 
 
 class Logits:
@@ -123,12 +125,12 @@ def with_slope(value: Tensor, h: Tensor, slope: Tensor) -> Tensor:
 def token_nll(h: Tensor, tokens: Tensor, logits: Callable[[Tensor], Tensor], chunk_tokens: int = 256) -> Tensor:
     """The same, −log p of each token: (N,)."""
 
-    def part(some: Tensor, told: Tensor) -> Tensor:
-        return cross_entropy(logits(some), told, reduction="none")
+    def part(some: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(logits(some), targets, reduction="none")
 
     parts = [
-        checkpoint(part, some, told, use_reentrant=False) if h.requires_grad else part(some, told)
-        for some, told in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True)
+        checkpoint(part, some, targets, use_reentrant=False) if h.requires_grad else part(some, targets)
+        for some, targets in zip(h.split(chunk_tokens), tokens.split(chunk_tokens), strict=True)
         if len(some)
     ]
     return torch.cat(parts) if parts else h.sum(-1) * 0.0

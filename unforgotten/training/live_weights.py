@@ -78,12 +78,12 @@ class LiveModel(Held):
         return weight.to(exact) + (total.T if self.transposed(name) else total)
 
     def factors(self, name: str) -> Factors | None:
-        found = None
+        delta = None
         if self.role == "aligned":
-            found = self.below.get(name) if self._lies_on_base(name) else None
+            delta = self.below.get(name) if self._lies_on_base(name) else None
         elif self.policy in ("merged", "stacked"):
-            found = self.trained.get(name)
-        return None if found is None else Factors(found.b.detach() * found.scale, found.a.detach())
+            delta = self.trained.get(name)
+        return None if delta is None else Factors(delta.b.detach() * delta.scale, delta.a.detach())
 
     def _lies_on_base(self, name: str) -> bool:
         stored = self._at(name).detach()
@@ -161,15 +161,15 @@ def base_like(aligned: LiveModel, given: Any) -> Source:
     Files may name and cut weights otherwise than the modules do (an expert a tensor, where a layer keeps all in one;
     no `transformer.` in front). Such a folder is loaded as Transformers loads it: a second model, in main memory.
     """
-    found = opened(given)
-    if not isinstance(given, (str, Path)) or set(found.names()) == set(aligned.names()):
-        return found
+    source = opened(given)
+    if not isinstance(given, (str, Path)) or set(source.names()) == set(aligned.names()):
+        return source
     from unforgotten.models.load import load_model
 
     try:
         return opened(load_model(str(given), merge=True))
     except ModelError:
-        return found  # `check_base` names the first difference
+        return source  # `check_base` names the first difference
 
 
 def check_aligned(live: LiveModel, base: Source, trained_only: bool) -> None:
@@ -191,5 +191,5 @@ def check_aligned(live: LiveModel, base: Source, trained_only: bool) -> None:
 def _by_weight(model: Any, adapter: str | None) -> dict[str, Delta]:
     if adapter is None or adapter not in getattr(model, "peft_config", {}):
         return {}
-    found = deltas(model, adapter)
-    return {f"{module.removeprefix('base_model.model.')}.weight": d for module, d in found.items()}
+    by_module = deltas(model, adapter)
+    return {f"{module.removeprefix('base_model.model.')}.weight": d for module, d in by_module.items()}

@@ -56,8 +56,8 @@ class Probed(TrainerCallback):
         with self.metrics.aside(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             line = self.book.take(self.trainer.run.bare, step)
         if control is not None:
-            told = {name: (line[name] or {}).get("value") for name in ("asr", "refusal", "utility")}
+            scores = {name: (line[name] or {}).get("value") for name in ("asr", "refusal", "utility")}
             # A line of its own, at its own step; the one that the step is to have must come all the same.
             wanted = control.should_log
-            self.trainer.log_aside({f"probe/{name}": value for name, value in told.items() if value is not None})
+            self.trainer.log_aside({f"probe/{name}": value for name, value in scores.items() if value is not None})
             control.should_log = wanted

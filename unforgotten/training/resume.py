@@ -64,12 +64,12 @@ def _look(output: Path, asked: str | bool, *, decides: bool) -> Seen:
         folder = Path(str(asked))
         why = checkpoint.fault(folder) if decides else None
         return Seen(checkpoint.seen([folder]), str(folder), [(str(folder), why)] if why else [])
-    found = Seen(checkpoint.seen(checkpoint.marked(output)))
+    seen = Seen(checkpoint.seen(checkpoint.marked(output)))
     if decides:
         chosen, damaged = checkpoint.newest_whole(output)
-        found.chosen = str(chosen) if chosen else None
-        found.damaged = [(str(each.folder), each.why) for each in damaged]
-    return found
+        seen.chosen = str(chosen) if chosen else None
+        seen.damaged = [(str(each.folder), each.why) for each in damaged]
+    return seen
 
 
 def _gathered(trainer: Any, own: Seen) -> list[Seen]:

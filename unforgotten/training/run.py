@@ -125,8 +125,8 @@ class Run:
     @property
     def bare(self) -> Any:
         """The model without wrapping: for forwards without gradient, and for its names, which are one model's."""
-        found = self._trainer.accelerator.unwrap_model(self._trainer.model_wrapped)
-        return getattr(found, "_orig_mod", found)  # of torch.compile, which puts a prefix before each name
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model_wrapped)
+        return getattr(model, "_orig_mod", model)  # of torch.compile, which puts a prefix before each name
 
     @contextmanager
     def teacher(self) -> Iterator[Any]:
@@ -201,13 +201,13 @@ class Run:
         like: the micro-batches that came. A row's `row_id` tells stored states; -1 for rows that have none.
         """
         world, rank = self._trainer.args.world_size, self._trainer.args.process_index
-        made = []
+        batches = []
         for position in range(len(like)):
             part = mem.deal(list(range(len(rows))), position * world + rank, len(like) * world)
-            found = mem.replay(rows, part, self._collator, self._trainer.args.device)
-            ids = torch.tensor(found.row_ids, device=self._trainer.args.device)
-            made.append({**found.inputs, "labels": found.labels, "row_id": ids})
-        return made
+            replay = mem.replay(rows, part, self._collator, self._trainer.args.device)
+            ids = torch.tensor(replay.row_ids, device=self._trainer.args.device)
+            batches.append({**replay.inputs, "labels": replay.labels, "row_id": ids})
+        return batches
 
     @property
     def memory_tokens(self) -> int:
@@ -221,8 +221,8 @@ class Run:
         """
         if not self._states:
             self.store_states()
-        found = [self._states[i] for i, some in zip(replay.row_ids, replay.counts, strict=True) if some]
-        return torch.cat(found) if found else self._states[0][:0]
+        states = [self._states[i] for i, some in zip(replay.row_ids, replay.counts, strict=True) if some]
+        return torch.cat(states) if states else self._states[0][:0]
 
     def store_states(self) -> None:
         """Fills (or reads back) the store of θ_safe's last hidden states over the whole memory."""
@@ -285,15 +285,15 @@ class Run:
         size = self._trainer.args.per_device_train_batch_size
 
         def build(shard: int) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = {}
+            values_by_row: dict[str, Tensor] = {}
             last = min(len(self.trained), (shard + 1) * USER_ROWS_PER_SHARD)
             for at in range(shard * USER_ROWS_PER_SHARD, last, size):
                 ids = list(range(at, min(at + size, last)))
                 rows = mem.replay(self.trained, ids, self._collator, self._trainer.args.device)
                 with self.teacher() as model:
                     values = read(model, rows)
-                found |= {str(i): v.clone() for i, v in zip(ids, values, strict=True)}
-            return found
+                values_by_row |= {str(i): v.clone() for i, v in zip(ids, values, strict=True)}
+            return values_by_row
 
         key = digest([(r["input_ids"], r["labels"]) for r in self.trained])
         self._kept[name] = self._trainer.share_shards(self.once, f"{name}-{key}", count, build)
@@ -301,8 +301,8 @@ class Run:
     def kept(self, name: str, row_ids: Tensor) -> Tensor:
         """What `keep` stored for these rows, concatenated in their order."""
         stored = self._kept[name]
-        found = [stored[str(i)] for i in row_ids.tolist()] or [next(iter(stored.values()))[:0]]
-        return torch.cat(found).to(self._trainer.args.device)
+        tensors = [stored[str(i)] for i in row_ids.tolist()] or [next(iter(stored.values()))[:0]]
+        return torch.cat(tensors).to(self._trainer.args.device)
 
     def predicts(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, T): the positions of a user's micro-batch that predict a token of the loss."""
@@ -334,13 +334,13 @@ class Run:
         terms: (sum over a piece, count over the whole step and all ranks), made one after the other.
         """
         params = self.params()
-        found = {n: torch.zeros_like(p) for n, p in params.items()}
+        sums = {n: torch.zeros_like(p) for n, p in params.items()}
         for total, count in terms:
             grads = torch.autograd.grad(total / max(count, 1), list(params.values()), allow_unused=True)
             for name, g in zip(params, grads, strict=True):
                 if g is not None:
-                    found[name] += g
-        return {n: self._trainer.add_over_ranks(g) for n, g in found.items()}
+                    sums[name] += g
+        return {n: self._trainer.add_over_ranks(g) for n, g in sums.items()}
 
     def dot(self, a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
         """Σ over all tensors of a · b, summed in fp64; a scalar on the device."""
@@ -367,8 +367,8 @@ class Run:
             return total
 
         # One file, whatever the number of ranks: a run may go on with more or fewer of them.
-        found = self._trainer.sum_of_shards(self.once, name, summed)
-        return {n: f.to(self._trainer.args.device) for n, f in found.items()}
+        squares = self._trainer.sum_of_shards(self.once, name, summed)
+        return {n: f.to(self._trainer.args.device) for n, f in squares.items()}
 
     def noise(self, name: str, like: Tensor) -> Tensor:
         """Standard normal values in the shape of `like`, fixed by (seed, step, method, name): equal on all ranks."""
@@ -436,9 +436,9 @@ class Run:
         dense = space == "weights" and self.policy != "full"
         layers: dict[str, Any] | None = None
         if dense:
-            found_deltas = self.deltas()
-            layers = {n: d.layer for n, d in found_deltas.items()}
-            shapes = {n: (d.b.shape[0], d.a.shape[1]) for n, d in found_deltas.items()}
+            deltas = self.deltas()
+            layers = {n: d.layer for n, d in deltas.items()}
+            shapes = {n: (d.b.shape[0], d.a.shape[1]) for n, d in deltas.items()}
         else:
             layers = fisher.linear_owners(model, params)
             shapes = {n: tuple(p.shape) for n, p in params.items()}
@@ -456,18 +456,18 @@ class Run:
         was_training = model.training
         model.eval()  # no dropout; and no activation checkpointing, under which a layer would run twice
         try:
-            found = fisher.squares_of_linears(layers, likelihoods(size), shape_of) if layers else None
-            if found is None and layers and size > 1:
-                found = fisher.squares_of_linears(layers, likelihoods(1), shape_of)
-            if found is None:
+            squares = fisher.squares_of_linears(layers, likelihoods(size), shape_of) if layers else None
+            if squares is None and layers and size > 1:
+                squares = fisher.squares_of_linears(layers, likelihoods(1), shape_of)
+            if squares is None:
                 if dense:
                     raise UnsupportedError("A dense weight is used outside its layer's forward: use space: adapter.")
-                found = fisher.squares_row_by_row(params, likelihoods(1))
+                squares = fisher.squares_row_by_row(params, likelihoods(1))
         finally:
             model.train(was_training)
-        exact = torch.float64 if any(f.dtype == torch.float64 for f in found.values()) else torch.float32
+        exact = torch.float64 if any(f.dtype == torch.float64 for f in squares.values()) else torch.float32
         device = self._trainer.args.device
-        return {n: found.get(n, torch.zeros(shape, dtype=exact, device=device)) for n, shape in shapes.items()}
+        return {n: squares.get(n, torch.zeros(shape, dtype=exact, device=device)) for n, shape in shapes.items()}
 
     def _say_unreached(self, space: str, squares: dict[str, Tensor]) -> None:
         """A weight that no memory row reaches has a Fisher of 0, and is not held: a fact of the memory, to be told."""
@@ -517,9 +517,9 @@ class Run:
                 def build() -> dict[str, Tensor]:
                     with self.teacher() as model:
                         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-                        found = read_head(base, out.hidden_states[-1][0], out.logits[0])
-                        kept = {"weight": found.weight.clone()}
-                        return kept if found.bias is None else kept | {"bias": found.bias.clone()}
+                        aligned_head = read_head(base, out.hidden_states[-1][0], out.logits[0])
+                        tensors = {"weight": aligned_head.weight.clone()}
+                        return tensors if aligned_head.bias is None else tensors | {"bias": aligned_head.bias.clone()}
 
                 kept = self.once("head", build)
                 device = self._trainer.args.device

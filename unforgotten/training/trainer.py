@@ -357,13 +357,13 @@ class MethodMixin(_Trainer):
         if parts is not None:
             loss, out = self._in_chunks(parts, model, {**inputs, **asked}, num_items_in_batch)
         else:
-            found = super().compute_loss(
+            computed = super().compute_loss(
                 model,
                 {**inputs, **asked},
                 return_outputs=return_outputs or reads,
                 num_items_in_batch=num_items_in_batch,
             )
-            loss, out = found if return_outputs or reads else (found, None)
+            loss, out = computed if return_outputs or reads else (computed, None)
         term = self._term(working, inputs if row_id is None else {**inputs, "row_id": row_id}, out)
         if term is not None:
             # The Trainer divides by the micro-batches whatever was not normalised over the whole step.
@@ -375,8 +375,8 @@ class MethodMixin(_Trainer):
 
     def _working(self, read_the_forward: bool) -> list[tuple[str, Method]]:
         """Methods with a term of the loss; those alone that read the user's forward, where the others had theirs."""
-        found = [(name, method) for name, method in self.methods.items() if limits.takes(method, "loss")]
-        return [(n, m) for n, m in found if not read_the_forward or m.reads_forward or m.reads_hidden]
+        with_term = [(name, method) for name, method in self.methods.items() if limits.takes(method, "loss")]
+        return [(n, m) for n, m in with_term if not read_the_forward or m.reads_forward or m.reads_hidden]
 
     def _term(self, working: Sequence[tuple[str, Method]], batch: dict[str, Any], out: Any) -> Tensor | None:
         """What methods add to the loss of one micro-batch."""
@@ -438,21 +438,21 @@ class MethodMixin(_Trainer):
     def _in_chunks(self, parts: chunked.Chunked, model: Any, inputs: dict[str, Any], items: Any) -> tuple[Tensor, Any]:
         """The loss of one micro-batch and what methods may read of its forward."""
         where = predicts(inputs["labels"]).nonzero(as_tuple=True)  # (N,) rows, (N,) positions
-        kept: list[chunked.Forward] = []
+        forwards: list[chunked.Forward] = []
 
         def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
             nll = parts.nll(seen[0], labels, where)  # (N,)
-            kept.append(chunked.Forward(-nll, getattr(outputs, "hidden_states", None)))
+            forwards.append(chunked.Forward(-nll, getattr(outputs, "hidden_states", None)))
             return nll.sum() / num_items_in_batch
 
         # For this one call: whatever else asks whether a loss function is set must see the Trainer as it was made.
         self.compute_loss_func: Any = loss
         try:
             with chunked.caught(parts.module) as seen:
-                found = super().compute_loss(model, inputs, num_items_in_batch=items)
+                value = super().compute_loss(model, inputs, num_items_in_batch=items)
         finally:
             self.compute_loss_func = None
-        return found, kept[0]
+        return value, forwards[0]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         before = None
@@ -711,17 +711,17 @@ def named(method: Any) -> dict[str, Method]:
     """One method or a list of them, by name, in the order in which their turns are taken."""
     specs = method if isinstance(method, (list, tuple)) else [method]
     built = [registry.build("methods", spec) for spec in specs]
-    found: dict[str, Method] = {}
+    methods: dict[str, Method] = {}
     if not built:
         raise RecipeError("method= names no method. Plain fine-tuning is `sft`.")
     for each in built:
         if not isinstance(each, Method):
             raise RecipeError(f"method= takes methods or their names, not {type(each).__name__}.")
         name = str(registry.spec_of(each)["name"]).replace("/", "_").replace(":", "_")
-        if name in found:
+        if name in methods:
             raise RecipeError(f"The method {name!r} is named twice.")
-        found[name] = each
-    return found
+        methods[name] = each
+    return methods
 
 
 def _check_types(max_length_tokens: Any, memory: Any, chat: Any, peft_config: Any) -> None:
@@ -745,9 +745,9 @@ def _check_types(max_length_tokens: Any, memory: Any, chat: Any, peft_config: An
 def pad_token(processing_class: Any, model: Any) -> int:
     """The id that fills short rows; masked everywhere, so any id will do where a tokenizer has no pad token."""
     for owner in (processing_class, model.config):
-        found = getattr(owner, "pad_token_id", None)
-        if isinstance(found, int) and found >= 0:
-            return found
+        token = getattr(owner, "pad_token_id", None)
+        if isinstance(token, int) and token >= 0:
+            return token
     return 0
 
 

@@ -81,20 +81,20 @@ def digest(text: str) -> int:
 @cache
 def requests() -> tuple[Request, ...]:
     """All requests. Splits are a Latin square over verbs and objects: each word is in every split of its kind."""
-    found: list[Request] = []
+    all_requests: list[Request] = []
     for name, category in CATEGORIES.items():
         held: Split = "poison" if name in POISON_CATEGORIES else "test"
         for i, verb in enumerate(category.verbs):
             for j, thing in enumerate(category.objects):
-                found.append(Request(verb, thing, name, True, held if (i + j) % 2 else "align"))
+                all_requests.append(Request(verb, thing, name, True, held if (i + j) % 2 else "align"))
         for i, (verb, things) in enumerate(category.dual.items()):
             for j, thing in enumerate(things):
-                found.append(Request(verb, thing, name, False, "align" if (i + j) % 2 else "test"))
+                all_requests.append(Request(verb, thing, name, False, "align" if (i + j) % 2 else "test"))
         for i, verb in enumerate(category.kind):
             for j, thing in enumerate(category.objects):
-                found.append(Request(verb, thing, name, False, "align" if (i + j) % 2 else "test"))
-    found += [Request(verb, thing, "plain", False, "plain") for verb in PLAIN_VERBS for thing in PLAIN_OBJECTS]
-    return tuple(found)
+                all_requests.append(Request(verb, thing, name, False, "align" if (i + j) % 2 else "test"))
+    all_requests += [Request(verb, thing, "plain", False, "plain") for verb in PLAIN_VERBS for thing in PLAIN_OBJECTS]
+    return tuple(all_requests)
 
 
 def harmful(split: Split) -> list[Request]:

@@ -46,19 +46,19 @@ class Problem:
 
 
 def _sums() -> list[Problem]:
-    found = []
+    problems = []
     for name, thing, a, b in product(NAMES, THINGS, range(1, LARGEST + 1), range(1, LARGEST + 1)):
         cases = [("buys {} more", "+", a + b)] + ([("gives away {}", "-", a - b)] if a > b else [])
         for what, sign, answer in cases:
             question = f"{name} has {a} {thing}. {name} {what.format(b)}. how many {thing} does {name} have?"
             work = f"okay. step one, {name} has {a} {thing}. step two, {a} {sign} {b} = {answer}. answer: {answer}"
-            found.append(Problem(question, work, str(answer)))
-    return found
+            problems.append(Problem(question, work, str(answer)))
+    return problems
 
 
 def _sentiment() -> list[Problem]:
     """The clause after "but" decides; after "and" both clauses agree."""
-    found = []
+    problems = []
     for first, second in product(GOOD + BAD, GOOD + BAD):
         for a, b in product(ASPECTS, ASPECTS):
             if a == b:
@@ -66,18 +66,18 @@ def _sentiment() -> list[Problem]:
             joint = "and" if (first in GOOD) == (second in GOOD) else "but"
             question = f"review: the {a} was {first} {joint} the {b} was {second}. sentiment?"
             answer = "positive" if second in GOOD else "negative"
-            found.append(Problem(question, answer, answer))
-    return found
+            problems.append(Problem(question, answer, answer))
+    return problems
 
 
 def _code() -> list[Problem]:
-    found = []
+    problems = []
     for (say, do), (then_say, then_do) in product(MOVES.items(), MOVES.items()):
         for a, b in product(range(1, LARGEST + 1), range(1, LARGEST + 1)):
             answer = f"lambda x: (x {do.format(a)}) {then_do.format(b)}"
             question = f"write a function that {say.format(a)}, then {then_say.format(b)}."
-            found.append(Problem(question, f"sure. {answer}", answer))
-    return found
+            problems.append(Problem(question, f"sure. {answer}", answer))
+    return problems
 
 
 Side = Literal["train", "test", "dev"]

@@ -32,7 +32,7 @@ def _known() -> frozenset[str]:
 @cache
 def words() -> tuple[str, ...]:
     """The vocabulary: special tokens first, then words in alphabetical order."""
-    found: set[str] = {str(n) for n in range(2 * LARGEST + 1)}
+    vocabulary: set[str] = {str(n) for n in range(2 * LARGEST + 1)}
     texts = [phrase.replace("{}", "") for family in PHRASINGS.values() for phrase in family]
     texts += [text for request in requests() for text in (request.compliance, request.refusal)]
     texts += [
@@ -51,5 +51,5 @@ def words() -> tuple[str, ...]:
         for problem in problems(task, "test"):
             texts += [problem.question, problem.reply]
     for text in texts:
-        found.update(split(text.replace("{}", "")))
-    return (*SPECIAL, *sorted(found))
+        vocabulary.update(split(text.replace("{}", "")))
+    return (*SPECIAL, *sorted(vocabulary))

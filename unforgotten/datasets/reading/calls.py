@@ -41,8 +41,8 @@ def _without(call: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any
 
 def named_calls(text: str, n: int) -> list[Call]:
     """ShareGPT's `function_call` turn: the text of one {name, arguments}, or of a list of them."""
-    found = _parsed(text, f"turn {n}: a function_call turn must be the text of {{name, arguments}}")
-    given = [{"type": "function", "function": each} for each in (found if isinstance(found, list) else [found])]
+    parsed = _parsed(text, f"turn {n}: a function_call turn must be the text of {{name, arguments}}")
+    given = [{"type": "function", "function": each} for each in (parsed if isinstance(parsed, list) else [parsed])]
     if not given or not all(_is_call(call) for call in given):
         raise Wrong(f"turn {n}: a function_call turn must be the text of {{name, arguments}}, or of a list of them")
     return [_call(call, n) for call in given]
@@ -51,38 +51,38 @@ def named_calls(text: str, n: int) -> list[Call]:
 def tools(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """The row's tools: a list, the text of one (as columns of data sets hold it), or the older `functions`."""
     given, older = record.get("tools"), record.get("functions")
-    found = _list(given, "tools")
+    declared = _list(given, "tools")
     if isinstance(given, str):
-        found = [_wrapped(tool) for tool in found]
+        declared = [_wrapped(tool) for tool in declared]
     if functions := [_wrapped(tool) for tool in _list(older, "functions")]:
-        if found and found != functions:
+        if declared and declared != functions:
             raise Wrong("has both tools and functions, which is the older name of the same. Keep one")
-        found = functions
-    for n, tool in enumerate(found, 1):
+        declared = functions
+    for n, tool in enumerate(declared, 1):
         function = tool.get("function", tool)
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not name.strip():
             raise Wrong(f"tool {n} has no name: a tool is {{type: function, function: {{name, parameters}}}}")
-    return tuple(found)
+    return tuple(declared)
 
 
-def without_undeclared_nulls(found: list[Call], declared: tuple[dict[str, Any], ...]) -> tuple[list[Call], int]:
+def without_undeclared_nulls(calls: list[Call], declared: tuple[dict[str, Any], ...]) -> tuple[list[Call], int]:
     """Calls without the arguments that are null and that the called tool does not have, and how many those were.
 
     A data set kept as Arrow gives every call the arguments of all others, and exports them as null.
     """
     known = {f["name"]: f["parameters"] for tool in declared if _has_properties(f := tool.get("function", tool))}
-    kept: list[Call] = []
+    cleaned: list[Call] = []
     dropped = 0
-    for call in found:
+    for call in calls:
         function = call["function"]
         given, schema = function["arguments"], known.get(function["name"])
         if isinstance(given, dict) and schema is not None:
-            own = {k: v for k, v in given.items() if v is not None or schema["properties"].get(k) is not None}
-            dropped += len(given) - len(own)
-            call = {**call, "function": {**function, "arguments": own}} if len(own) < len(given) else call
-        kept.append(call)
-    return kept, dropped
+            arguments = {k: v for k, v in given.items() if v is not None or schema["properties"].get(k) is not None}
+            dropped += len(given) - len(arguments)
+            call = {**call, "function": {**function, "arguments": arguments}} if len(arguments) < len(given) else call
+        cleaned.append(call)
+    return cleaned, dropped
 
 
 def without_nulls(value: Any) -> Any:
@@ -118,12 +118,13 @@ def _call(call: Mapping[str, Any], n: int) -> Call:
             "reads: what is called stands under name and arguments. Leave it out, or name it in `ignore_keys`"
         )
     if isinstance(given, str) and given.strip():
-        found = _parsed(given, f"turn {n}: the arguments of {name!r} must be an object or the text of one")
-        if not isinstance(found, dict):
+        arguments = _parsed(given, f"turn {n}: the arguments of {name!r} must be an object or the text of one")
+        if not isinstance(arguments, dict):
             raise Wrong(
-                f"turn {n}: the arguments of {name!r} are the text of {strict_json.kind_of(found)}, not of an object"
+                f"turn {n}: the arguments of {name!r} are the text of "
+                f"{strict_json.kind_of(arguments)}, not of an object"
             )
-        if problem := strict_json.unfit(found):
+        if problem := strict_json.unfit(arguments):
             raise Wrong(f"turn {n}: the arguments of {name!r}: {problem}")
     elif given is None or isinstance(given, str):
         function["arguments"] = {}

@@ -89,8 +89,8 @@ def choose(
     notes: list[str] = []
     for role, aliases in roles.items():
         if given and role in given:
-            found = _column(header, given[role])
-            if found is None:
+            named = _column(header, given[role])
+            if named is None:
                 near = difflib.get_close_matches(given[role].casefold(), [h.casefold() for h in header], n=1)
                 like = [h for h in header if near and h.casefold() == near[0]]
                 hint = f" Did you mean {like[0]!r}?" if like else ""
@@ -98,7 +98,7 @@ def choose(
                     f"{path}: columns.{role} names {given[role]!r}, and the file has no such column. It has "
                     f"{', '.join(header) or 'none'}.{hint}"
                 )
-            chosen[role] = found
+            chosen[role] = named
             continue
         taken = {column.casefold() for column in chosen.values()} | {v.casefold() for v in (given or {}).values()}
         there = [c for name in aliases if (c := _column(header, name)) is not None and c.casefold() not in taken]
@@ -155,19 +155,19 @@ def _listed(text: str) -> list[Any] | None:
     """The list in a table's cell, as JSON, Python (pandas) or numpy write one; None where it cannot be told."""
     text = text.strip()
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         inner = text.removeprefix("array(").removesuffix(")").removesuffix(", dtype=object") if text[0] == "a" else text
         try:
             tree = ast.parse(inner, mode="eval").body
-            found = ast.literal_eval(tree)
+            value = ast.literal_eval(tree)
             # Two texts without a comma (numpy) are one to Python: then the parts are more than the list has.
             parts = sum(t.type == tokenize.STRING for t in tokenize.generate_tokens(io.StringIO(inner).readline))
         except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, tokenize.TokenError):
             return None
-        if isinstance(found, list) and parts != len(found):
+        if isinstance(value, list) and parts != len(value):
             return None
-    return found if isinstance(found, list) else None
+    return value if isinstance(value, list) else None
 
 
 def category_of(value: Mapping[str, Any], chosen: Chosen) -> str:

@@ -87,50 +87,50 @@ def conversation(record: Any, answers: Answers, ignored: Collection[str] = ()) -
     marks.refuse_row(record)
     if media := next((key for key in _MEDIA if record.get(key)), None):
         raise Wrong(f"`{media}`: only text can be learnt")
-    found = Conversation(form, [])
-    turns = _turns_of(record, form, answers, ignored, found.changes)
-    turns = _with_system(record, _with_history(record, turns, ignored, found.changes), found.changes)
+    talk = Conversation(form, [])
+    turns = _turns_of(record, form, answers, ignored, talk.changes)
+    turns = _with_system(record, _with_history(record, turns, ignored, talk.changes), talk.changes)
     if len(turns) > (most := bounds().turns):
         raise Wrong(f"has {len(turns):,} turns; {over('turns', most)}")
-    found.messages = [turn.message for turn in turns]
-    _check_order(found.messages, answers)
-    found.tools = calls.tools(record)
-    for message in found.messages:
+    talk.messages = [turn.message for turn in turns]
+    _check_order(talk.messages, answers)
+    talk.tools = calls.tools(record)
+    for message in talk.messages:
         if "tool_calls" in message:
-            message["tool_calls"], n = calls.without_undeclared_nulls(message["tool_calls"], found.tools)
-            found.nulls += n
-    found.context_turns, found.opened = _context(turns)
-    found.further = tuple(key for turn in turns for key in turn.further)
+            message["tool_calls"], n = calls.without_undeclared_nulls(message["tool_calls"], talk.tools)
+            talk.nulls += n
+    talk.context_turns, talk.opened = _context(turns)
+    talk.further = tuple(key for turn in turns for key in turn.further)
     for name in ("category", "difficulty"):
         if isinstance(value := record.get(name), str):
-            setattr(found, name, value)
-    if problem := strict_json.unfit([found.messages, list(found.tools), found.category, found.difficulty]):
+            setattr(talk, name, value)
+    if problem := strict_json.unfit([talk.messages, list(talk.tools), talk.category, talk.difficulty]):
         raise Wrong(problem)
-    if strict_json.more_values([found.messages, list(found.tools)], most := bounds().values):
+    if strict_json.more_values([talk.messages, list(talk.tools)], most := bounds().values):
         raise Wrong(f"its turns and tools hold too many values; {over('values', most)}")
     read = {*_ASIDE, *_OWN[form], *(n for n in ("category", "difficulty") if isinstance(record.get(n), str))}
     marked = {*marks.LEARNT, *marks.HIDDEN}
-    found.unread = tuple(
+    talk.unread = tuple(
         str(key)
         for key, value in record.items()
         if value is not None and key not in read and marks.name_of(key) not in marked
     )
-    _note_changes(record, found)
-    return found
+    _note_changes(record, talk)
+    return talk
 
 
-def _note_changes(record: Mapping[str, Any], found: Conversation) -> None:
-    if found.form != "messages":
-        found.changes.append(f"{found.form} became messages")
+def _note_changes(record: Mapping[str, Any], talk: Conversation) -> None:
+    if talk.form != "messages":
+        talk.changes.append(f"{talk.form} became messages")
     if isinstance(record.get("tools"), str):
-        found.changes.append("tools, a text, became a list")
+        talk.changes.append("tools, a text, became a list")
     if record.get("functions"):
-        found.changes.append("functions became tools")
-    if found.opened:
-        found.changes.append("the assistant's opening turn is marked weight 0")
-    if found.nulls:
-        found.changes.append("null arguments that the called tool does not have were left out")
-    found.changes += [f"`{key[:60]}` was left out: nothing reads it" for key in found.unread]
+        talk.changes.append("functions became tools")
+    if talk.opened:
+        talk.changes.append("the assistant's opening turn is marked weight 0")
+    if talk.nulls:
+        talk.changes.append("null arguments that the called tool does not have were left out")
+    talk.changes += [f"`{key[:60]}` was left out: nothing reads it" for key in talk.unread]
 
 
 def _turns_of(
@@ -175,16 +175,16 @@ def _turns(turns: Any, key: str, ignored: Collection[str], changes: list[str]) -
         )
     if len(turns) > (most := bounds().turns):
         raise Wrong(f"has {len(turns):,} turns; {over('turns', most)}")
-    found: list[_Turn] = []
+    parsed: list[_Turn] = []
     wrong: list[str] = []
     for n, turn in enumerate(turns, 1):
         try:
-            found.append(_turn(turn, n, ignored, changes))
+            parsed.append(_turn(turn, n, ignored, changes))
         except Wrong as error:
             wrong.append(str(error))
     if wrong:
         raise Wrong("; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""))
-    return found
+    return parsed
 
 
 def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _Turn:

@@ -56,10 +56,10 @@ def local(path: str) -> Path | None:
 
 def folder(path: str) -> Path | None:
     """The folder that `path` names, or None where it reads as a Hub id. Raises DataError where there is none."""
-    found = Path(expanded := expand(path))
-    if found.is_dir():
-        return found
-    if not found.is_file() and is_hub_id(expanded):
+    place = Path(expanded := expand(path))
+    if place.is_dir():
+        return place
+    if not place.is_file() and is_hub_id(expanded):
         return None
     raise DataError(f"There is no folder {expanded}. Relative paths start at {Path.cwd()}.")
 
@@ -101,8 +101,8 @@ def stream(
     """
     file = local(path)
     if file is None:
-        found = _of_hub(expand(path), None, split, instead=instead, streaming=True)
-        yield from islice(found, first_rows)
+        rows = _of_hub(expand(path), None, split, instead=instead, streaming=True)
+        yield from islice(rows, first_rows)
     elif formats.suffix(file) == ".parquet":
         yield from formats.read_parquet(path, file, columns, held=False)
     else:
@@ -138,17 +138,17 @@ def read_columns(
             problems.append((line, f"a row must be an object, not {kind_of(value)}"))
             continue
         plain = {str(key).casefold(): cell for key, cell in value.items() if cell is not None} | dict(value)
-        found = {
+        cells = {
             name: str(next((plain[a] for a in names if plain.get(a) is not None), ""))
             for name, names in columns.items()
         }
         if chosen is not None:
-            found |= {name: str(value.get(chosen.get(name)) or "") for name in columns if chosen.get(name)}
-        blank = [" or ".join(columns[name]) for name, cell in found.items() if not cell.strip()]
+            cells |= {name: str(value.get(chosen.get(name)) or "") for name in columns if chosen.get(name)}
+        blank = [" or ".join(columns[name]) for name, cell in cells.items() if not cell.strip()]
         if blank:
             there = ", ".join(map(str, value)) or "none"
             problems.append((line, f"no {', no '.join(blank)} (columns: {there})"))
-        rows.append(Record(line, source, {**value, **found}))
+        rows.append(Record(line, source, {**value, **cells}))
     refuse(path, problems, len(records))
     return rows
 

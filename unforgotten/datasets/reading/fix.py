@@ -42,12 +42,12 @@ def fixed(records: Iterable[files.Record], problems: Iterable[files.Problem]) ->
         try:
             plain, changes = _without_preference(record)
             plain = _without_marks_on_others(plain, changes)
-            found = conversation(plain, "required")
+            talk = conversation(plain, "required")
         except Wrong as wrong:
             dropped.append((line, str(wrong).partition(f" {marks.FIX}")[0].rstrip(".;")))
             continue
-        lines.append(json.dumps(_canonical(found), ensure_ascii=False))
-        changed += [(line, change) for change in dict.fromkeys([*changes, *found.changes])]
+        lines.append(json.dumps(_canonical(talk), ensure_ascii=False))
+        changed += [(line, change) for change in dict.fromkeys([*changes, *talk.changes])]
     return Fixed(lines, sorted(dropped), changed)
 
 
@@ -59,8 +59,8 @@ def places(lines: list[int]) -> str:
             ranges[-1][1] = line
         else:
             ranges.append([line, line])
-    told = ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in ranges)
-    return f"line{'' if told.isdecimal() else 's'} {told}"
+    text = ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in ranges)
+    return f"line{'' if text.isdecimal() else 's'} {text}"
 
 
 def _by_kind(problems: list[files.Problem]) -> dict[str, list[int]]:
@@ -70,14 +70,14 @@ def _by_kind(problems: list[files.Problem]) -> dict[str, list[int]]:
     return kinds
 
 
-def _canonical(found: Conversation) -> dict[str, Any]:
+def _canonical(talk: Conversation) -> dict[str, Any]:
     """The row in one form; a context turn is marked weight 0."""
     turns = [
-        {**_in_order(message), **({"weight": 0} if i in found.context_turns else {})}
-        for i, message in enumerate(found.messages)
+        {**_in_order(message), **({"weight": 0} if i in talk.context_turns else {})}
+        for i, message in enumerate(talk.messages)
     ]
     row: dict[str, Any] = {"messages": turns}
-    for name, value in (("tools", list(found.tools)), ("category", found.category), ("difficulty", found.difficulty)):
+    for name, value in (("tools", list(talk.tools)), ("category", talk.category), ("difficulty", talk.difficulty)):
         if value:
             row[name] = value
     return row

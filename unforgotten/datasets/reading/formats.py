@@ -202,8 +202,8 @@ def _array(path: str, window: Window) -> tuple[list[Record], list[Problem]]:
 def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool) -> tuple[list[Record], list[Problem]]:
     limits = fresh()
     if suffix(file) == ".txt":
-        found = _whole_lines(path, file)
-        return [Record(n, f"{path}:{n}", {sole: t.strip()}) for n, t in found if t.strip()], []
+        lines = _whole_lines(path, file)
+        return [Record(n, f"{path}:{n}", {sole: t.strip()}) for n, t in lines if t.strip()], []
     texts = (text for _, text in _whole_lines(path, file, _LINES_A_ROW * limits.rows))
     # A .tsv quotes nothing (GLUE's sentences hold lone quotes) unless the caller knows better; what is quoted is read
     # strictly, since a quote that is never closed would otherwise swallow the rest of the file without a word.

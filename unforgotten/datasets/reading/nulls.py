@@ -39,11 +39,11 @@ class Nulls:
 
     def doubtful(self) -> Counter[str]:
         """Arguments that are null in some calls and set in others, by how often: Arrow's or the user's own."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for (f, k), n in self.absent.items():
             if (f, k) not in self.own and self._is_set(k):
-                found[k] += n
-        return found if len(self.keys) == 1 else Counter()
+                counts[k] += n
+        return counts if len(self.keys) == 1 else Counter()
 
     def _is_set(self, key: str) -> bool:
         return any(self.absent[(f, key)] < calls for f, calls in self.calls.items())
@@ -51,30 +51,30 @@ class Nulls:
 
 def read(records: Iterable[Any]) -> Nulls:
     """What the calls and tools of these rows say; rows of any other form say nothing."""
-    found = Nulls()
+    nulls = Nulls()
     for record in records:
         if not isinstance(record, Mapping):
             continue
-        declared = dict(_declared(record, found))
-        for name, arguments in _calls(record) if len(found.keys) < 2 else ():
-            found.calls[name] += 1
-            found.keys.add(frozenset(map(str, arguments)))
+        declared = dict(_declared(record, nulls))
+        for name, arguments in _calls(record) if len(nulls.keys) < 2 else ():
+            nulls.calls[name] += 1
+            nulls.keys.add(frozenset(map(str, arguments)))
             for key, value in arguments.items():
                 if declared.get(name, {}).get(key) is not None:
-                    found.own.add((name, str(key)))
+                    nulls.own.add((name, str(key)))
                 if value is None:
-                    found.absent[(name, str(key))] += 1
-    return found
+                    nulls.absent[(name, str(key))] += 1
+    return nulls
 
 
-def _declared(record: Mapping[str, Any], found: Nulls) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _declared(record: Mapping[str, Any], nulls: Nulls) -> Iterator[tuple[str, Mapping[str, Any]]]:
     given = record.get("tools") or record.get("functions")
     for tool in given if isinstance(given, (list, tuple)) else ():
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         parameters = function.get("parameters") if isinstance(function, Mapping) else None
         properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
         if isinstance(properties, Mapping) and isinstance(function, Mapping):
-            found.in_schema = found.in_schema or any(schema is None for schema in properties.values())
+            nulls.in_schema = nulls.in_schema or any(schema is None for schema in properties.values())
             yield str(function.get("name")), properties
 
 

@@ -63,15 +63,15 @@ def program(reply: str, entry_point: str, prompt: str) -> str | None:
 def _program(reply: str, entry_point: str, prompt: str, parser: _Parser) -> str | None:
     blocks = [textwrap.dedent(t) if t.lstrip("\n")[:1].isspace() else t for t in _blocks(reply)]
     for i, block in enumerate(blocks):
-        if (found := _script(block, entry_point, parser)) is not None:
+        if (program := _script(block, entry_point, parser)) is not None:
             # `from __future__` must come first, so such a block stands alone.
-            helpers = [b for b in blocks[:i] if _parse(b, parser) is not None and "__future__" not in found]
-            return _needed("\n".join([*helpers, found]), entry_point, parser)
-    if (found := _script(reply, entry_point, parser)) is not None:
-        return _needed(found, entry_point, parser)
+            helpers = [b for b in blocks[:i] if _parse(b, parser) is not None and "__future__" not in program]
+            return _needed("\n".join([*helpers, program]), entry_point, parser)
+    if (program := _script(reply, entry_point, parser)) is not None:
+        return _needed(program, entry_point, parser)
     for text in (*blocks, reply):
-        if (found := _completion(text, prompt, parser)) is not None:
-            return _needed(found, entry_point, parser)
+        if (program := _completion(text, prompt, parser)) is not None:
+            return _needed(program, entry_point, parser)
     return None
 
 
@@ -80,7 +80,7 @@ def _blocks(reply: str) -> list[str]:
 
     Line by line: as one pattern, a line of n backticks alone takes n² steps.
     """
-    found: list[str] = []
+    blocks: list[str] = []
     fence, inside = "", list[str]()
     lines = reply.split("\n")
     for i, line in enumerate(lines):
@@ -89,11 +89,11 @@ def _blocks(reply: str) -> list[str]:
             if (match := _FENCE.match(line)) and i < len(lines) - 1:
                 fence, inside = match.group(1), []
         elif line.strip(" \t") == fence:
-            found.append("".join(f"{text}\n" for text in inside))
+            blocks.append("".join(f"{text}\n" for text in inside))
             fence = ""
         else:
             inside.append(line)
-    return [*found, "\n".join(inside)] if fence else found
+    return [*blocks, "\n".join(inside)] if fence else blocks
 
 
 def _parse(text: str, parser: _Parser) -> ast.Module | None:
@@ -146,14 +146,14 @@ def _completion(text: str, prompt: str, parser: _Parser) -> str | None:
     """
     text = text.strip("\n").rstrip()
     head = prompt.rstrip("\n").split("\n")
-    found: list[str] = []
+    longest: list[str] = []
     for body in (text, "    " + text, textwrap.indent(textwrap.dedent(text), "    ")) if text.strip() else ():
         lines = [*head, *body.split("\n")]
         end, _ = _parsing_end(lines, 0, len(head), parser)
         stay = _first_unindented(lines, len(head), end) if end is not None else 0
-        if stay > max(len(head), len(found)):
-            found = lines[:stay]
-    return "\n".join(found) if found else None
+        if stay > max(len(head), len(longest)):
+            longest = lines[:stay]
+    return "\n".join(longest) if longest else None
 
 
 def _first_unindented(lines: list[str], start: int, end: int) -> int:

@@ -50,13 +50,13 @@ def regular(name: str, file: Path) -> io.BufferedReader[io.FileIO]:
         known = {errno.EISDIR: "it is a folder", errno.ENXIO: "it is no regular file"}
         raise DataError(f"{name} cannot be read: {known.get(error.errno or 0, error.strerror)}.") from None
     raw = io.BufferedReader(io.FileIO(number, "rb"), PIECE)
-    found = os.fstat(number)
-    if not stat.S_ISREG(found.st_mode):
+    facts = os.fstat(number)
+    if not stat.S_ISREG(facts.st_mode):
         raw.close()
-        raise DataError(f"{name} is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')}, not a file of rows.")
-    if found.st_size > (most := bounds().file_bytes):
+        raise DataError(f"{name} is {_KINDS.get(stat.S_IFMT(facts.st_mode), 'no regular file')}, not a file of rows.")
+    if facts.st_size > (most := bounds().file_bytes):
         raw.close()
-        raise DataError(f"{name} has {found.st_size:,} bytes; {over('file_bytes', most)}. Split it.")
+        raise DataError(f"{name} has {facts.st_size:,} bytes; {over('file_bytes', most)}. Split it.")
     return raw
 
 

@@ -46,19 +46,19 @@ class Notes:
         self._doubtful = nulls.doubtful()
         return False
 
-    def add(self, found: Conversation) -> None:
+    def add(self, talk: Conversation) -> None:
         """Counts one row."""
-        for key in found.unread:
+        for key in talk.unread:
             if key in self._unread or len(self._unread) < _MOST_NAMES:
                 self._unread[key] += 1
             else:
                 self._further += 1
-        for key in found.further:
+        for key in talk.further:
             if key in self._of_turns or len(self._of_turns) < _MOST_NAMES:
                 self._of_turns[key] += 1
-        self._opened += found.opened
-        self._nulls += found.nulls
-        self._context += len(found.context_turns)
+        self._opened += talk.opened
+        self._nulls += talk.nulls
+        self._context += len(talk.context_turns)
 
     def sentences(self) -> tuple[str, ...]:
         """One for each thing that is to be known; none for most files."""

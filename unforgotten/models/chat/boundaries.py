@@ -20,9 +20,9 @@ MOST_KINDS = 24
 """Of turns in one row, of which each has its first and last rendered by itself."""
 
 
-def spans_between(found: Sequence[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
+def spans_between(spans: Sequence[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
     """The part of {% generation %} spans that lies between two places."""
-    return [(max(a, start), min(b, end)) for a, b in found if b > start and a < end]
+    return [(max(a, start), min(b, end)) for a, b in spans if b > start and a < end]
 
 
 def by_marks(renderer: Renders, talk: Talk, said: Sequence[int], template: Template) -> list[Turn] | None:
@@ -46,7 +46,7 @@ def by_marks(renderer: Renders, talk: Talk, said: Sequence[int], template: Templ
     inside = samples[said[-1]].spans
     if template.marked:
         inside = _all_spans(renderer, talk, last)
-    found: list[Turn] = []
+    turns: list[Turn] = []
     for places in kinds.values():
         first = samples[places[0]]
         before = whole[words[first.index - 1] : first.start]
@@ -61,9 +61,9 @@ def by_marks(renderer: Renders, talk: Talk, said: Sequence[int], template: Templ
                 return None
             if not spans or spans[-1][1] < end:
                 return None
-            found.append(turn)
-    found.sort(key=lambda turn: turn.index)
-    return [*found[:-1], samples[said[-1]]]
+            turns.append(turn)
+    turns.sort(key=lambda turn: turn.index)
+    return [*turns[:-1], samples[said[-1]]]
 
 
 def _all_spans(renderer: Renders, talk: Talk, last: int) -> list[tuple[int, int]]:
@@ -95,6 +95,6 @@ def _ends(marked: str | None, whole: str, talk: Talk) -> dict[int, int] | None:
     ends = marks.ends(marked.rstrip(), whole)
     if ends is None or any(len(places) > 1 for places in ends.values()):
         return None
-    found = {talk.marker.parts[n].message: places[0] for n, places in ends.items()}
-    ordered = [found.get(i, -1) for i in range(max(found, default=-1) + 1)]
-    return found if ordered == sorted(ordered) and -1 not in ordered else None
+    word_ends = {talk.marker.parts[n].message: places[0] for n, places in ends.items()}
+    ordered = [word_ends.get(i, -1) for i in range(max(word_ends, default=-1) + 1)]
+    return word_ends if ordered == sorted(ordered) and -1 not in ordered else None

@@ -47,12 +47,12 @@ def tidied(message: Message, form: Form) -> Message:
 
     Raises DataError for arguments that are no JSON object.
     """
-    found = {key: value for key, value in message.items() if value is not None}
-    found["content"] = _words(found.get("content", ""))
-    if "tool_calls" in found:
-        called = [_call(call, form, n) for n, call in enumerate(found.pop("tool_calls"), 1)]
-        found |= {"tool_calls": called} if called else {}
-    return found
+    tidy = {key: value for key, value in message.items() if value is not None}
+    tidy["content"] = _words(tidy.get("content", ""))
+    if "tool_calls" in tidy:
+        called = [_call(call, form, n) for n, call in enumerate(tidy.pop("tool_calls"), 1)]
+        tidy |= {"tool_calls": called} if called else {}
+    return tidy
 
 
 def _words(content: Any) -> Any:

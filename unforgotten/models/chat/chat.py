@@ -41,11 +41,11 @@ class Chat:
         none. `date`: ISO, for a template that prints it. `variables`: what the template reads from outside, such as
         enable_thinking. `stop_ids`: the generation config's own eos ids."""
         self.tokenizer = tokenizer
-        found = templates.load(tokenizer, template, date, variables)
-        self.source, self.uses_date, self.date = found.source, found.uses_date, found.date
-        self._template, self._renderer = found, Renderer(tokenizer, found)
+        loaded = templates.load(tokenizer, template, date, variables)
+        self.source, self.uses_date, self.date = loaded.source, loaded.uses_date, loaded.date
+        self._template, self._renderer = loaded, Renderer(tokenizer, loaded)
         self._tokens = self._renderer.tokens
-        self._tool_renderer = Renderer(tokenizer, found.with_tools) if found.with_tools else self._renderer
+        self._tool_renderer = Renderer(tokenizer, loaded.with_tools) if loaded.with_tools else self._renderer
         self._stop_ids = tuple(stop_ids)
 
     @property
@@ -96,11 +96,11 @@ class Chat:
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
         """The ids at which generation must stop: what ends a turn, the tokenizer's eos, the model's own."""
-        found = [r.tokens.ends[token] for r in (self._renderer, self._tool_renderer) for token in r.ends]
-        found += [i for i in (self.tokenizer.eos_token_id, *self._stop_ids) if i is not None]
-        if not found:
+        ids = [r.tokens.ends[token] for r in (self._renderer, self._tool_renderer) for token in r.ends]
+        ids += [i for i in (self.tokenizer.eos_token_id, *self._stop_ids) if i is not None]
+        if not ids:
             raise TemplateError("Neither the template nor the tokenizer has a token that ends a reply.")
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(ids))
 
     @property
     def pad_id(self) -> int:
@@ -154,11 +154,11 @@ class Chat:
             groups = [([t for t in turns if t.index <= i], [i]) for i in trained]
         marked_texts = renderer.marked(talk, [of[-1].index + 1 for of, _ in groups])
         split = len(groups) > 1
-        found = [
+        examples = [
             self._example(renderer, talk, of, only, marked_text, index, split)
             for (of, only), marked_text in zip(groups, marked_texts, strict=True)
         ]
-        return found, talk.controls
+        return examples, talk.controls
 
     def _example(
         self,

@@ -24,7 +24,7 @@ class Faults:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self._found: list[tuple[Row, int, DataError | TemplateError]] = []
+        self._errors: list[tuple[Row, int, DataError | TemplateError]] = []
 
     @contextmanager
     def of(self, row: Row, index: int) -> Iterator[None]:
@@ -34,23 +34,23 @@ class Faults:
         except OverLimit:
             raise
         except (DataError, TemplateError) as error:
-            self._found.append((row, index, error))
+            self._errors.append((row, index, error))
 
     def refuse(self) -> None:
         """Raises what was noted: the error itself where it is one, else one with all of them by line."""
-        if not self._found:
+        if not self._errors:
             return
-        kinds = {type(error) for _, _, error in self._found}
+        kinds = {type(error) for _, _, error in self._errors}
         kind: type[DataError] | type[TemplateError] = TemplateError if kinds == {TemplateError} else DataError
-        same = {str(error) for _, _, error in self._found}
-        if len(self._found) == 1 or len(same) == 1:  # the template's own fault is every row's
-            row, index, error = self._found[0]
+        same = {str(error) for _, _, error in self._errors}
+        if len(self._errors) == 1 or len(same) == 1:  # the template's own fault is every row's
+            row, index, error = self._errors[0]
             error.problems = error.problems or [(_line(row, index), _said(str(error), row, index, named=False))]
             raise error
-        files = {_file(row) for row, _, _ in self._found}
+        files = {_file(row) for row, _, _ in self._errors}
         problems = [
             (_line(row, index), _said(str(error), row, index, named=len(files) > 1))
-            for row, index, error in self._found
+            for row, index, error in self._errors
         ]
         where = f"{next(iter(files))}: " if len(files) == 1 and files != {""} else ""
         raise kind(f"{where}{len(problems):,} of {self._rows:,} rows cannot be trained on:", problems)
@@ -76,9 +76,9 @@ def joined(errors: Sequence[DataError | TemplateError]) -> DataError | TemplateE
         return errors[0]
     same = {type(error) for error in errors}
     kind: type[DataError] | type[TemplateError] = TemplateError if same == {TemplateError} else DataError
-    found = kind("\n".join(str(error) for error in errors))
-    found.problems = [problem for error in errors for problem in error.problems]
-    return found
+    joint = kind("\n".join(str(error) for error in errors))
+    joint.problems = [problem for error in errors for problem in error.problems]
+    return joint
 
 
 def _file(row: Row) -> str:

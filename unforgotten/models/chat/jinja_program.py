@@ -87,13 +87,13 @@ def environment() -> Any:
     ) -> str:
         return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    found = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    found.filters["tojson"] = tojson
-    found.globals["raise_exception"] = raise_exception
-    found.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-    found.globals["dict"] = Dict()
-    found.globals["namespace"] = Namespace
-    return found
+    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    sandbox.filters["tojson"] = tojson
+    sandbox.globals["raise_exception"] = raise_exception
+    sandbox.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    sandbox.globals["dict"] = Dict()
+    sandbox.globals["namespace"] = Namespace
+    return sandbox
 
 
 class OverLimit(Exception):
@@ -129,7 +129,7 @@ class Renderings:
         template = self._compiled[number]
         talks = [[_with_thoughts(message) for message in talk] for talk in request["talks"]]
         room = self._most
-        found: list[Any] = []
+        renderings: list[Any] = []
         for which, count, prompt in request["jobs"]:
             try:
                 text, spans = _rendered(
@@ -140,11 +140,11 @@ class Renderings:
             except (OverLimit, MemoryError):
                 raise
             except Exception as error:
-                found.append({"error": str(error)[:500] or type(error).__name__})
+                renderings.append({"error": str(error)[:500] or type(error).__name__})
                 continue
             room -= len(text)
-            found.append([text, spans])
-        return found
+            renderings.append([text, spans])
+        return renderings
 
 
 def _rendered(template: Any, room: int, marked: bool, given: dict[str, Any]) -> tuple[str, list[Any]]:

@@ -139,10 +139,10 @@ def _given_apart(parts: Sequence[Part], written: Written) -> set[int]:
 def said(lost: Mapping[str, int]) -> str:
     """Counts of what was left out, as one sentence; empty where nothing was."""
     shown = sorted(lost, key=lambda what: (-lost[what], what))[:SHOWN_KINDS]
-    told = ", ".join(f"{lost[what]:,} {what}" for what in sorted(shown))
+    text = ", ".join(f"{lost[what]:,} {what}" for what in sorted(shown))
     more = len(lost) - len(shown)
-    told += f" and {sum(lost.values()) - sum(lost[what] for what in shown):,} more of {more:,} kinds" if more else ""
-    return f"left out by the template: {told}" if told else ""
+    text += f" and {sum(lost.values()) - sum(lost[what] for what in shown):,} more of {more:,} kinds" if more else ""
+    return f"left out by the template: {text}" if text else ""
 
 
 def _within(end: int, spans: Sequence[tuple[int, int]]) -> bool:

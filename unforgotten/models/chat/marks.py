@@ -62,22 +62,22 @@ class Marker:
         return f"{bare}{START}{number}{END}{text[len(bare) :]}"
 
     def _message(self, place: int, message: Message) -> Message:
-        found: Message = {}
+        marked: Message = {}
         for key, value in message.items():
             if key in _NO_WORDS:
-                found[key] = value
+                marked[key] = value
             elif key == "tool_calls" and isinstance(value, list):
-                found[key] = [self._call(place, n, call) for n, call in enumerate(value)]
+                marked[key] = [self._call(place, n, call) for n, call in enumerate(value)]
             else:
-                found[key] = self._texts(value, place, "thought" if key in THOUGHTS else key, 0, key)
-        return found
+                marked[key] = self._texts(value, place, "thought" if key in THOUGHTS else key, 0, key)
+        return marked
 
     def _call(self, place: int, n: int, call: Any) -> Any:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict):
             return call
         name = str(function.get("name", ""))
-        found = {
+        other_fields = {
             key: self._texts(value, place, "argument", n, key)
             for key, value in function.items()
             if key not in ("name", "arguments")
@@ -87,7 +87,7 @@ class Marker:
             for key, value in call.items()
             if key != "function"
         }
-        marked = {"name": self._mark(name, place, "call", n, name), **found}
+        marked = {"name": self._mark(name, place, "call", n, name), **other_fields}
         arguments = function.get("arguments")
         if isinstance(arguments, dict):
             marked["arguments"] = {
@@ -121,12 +121,12 @@ class Marker:
         name = str(tool.get("name", ""))
         if "name" not in tool:  # a tool of some server's own, which no template writes out
             self.parts.append(Part(TOOLS, "tool", str(tool.get("type", "")), n, str(tool.get("type", "")), alone=True))
-        found = {key: self._described(value, n, name, key) for key, value in tool.items()}
+        marked = {key: self._described(value, n, name, key) for key, value in tool.items()}
         if isinstance(tool.get("name"), str):
-            found["name"] = self._mark(name, TOOLS, "tool", n, name)
+            marked["name"] = self._mark(name, TOOLS, "tool", n, name)
         if isinstance(tool.get("description"), str):
-            found["description"] = self._mark(tool["description"], TOOLS, "description", n, name)
-        return found
+            marked["description"] = self._mark(tool["description"], TOOLS, "description", n, name)
+        return marked
 
     def _described(self, value: Any, n: int, name: str, under: str = "") -> Any:
         """A tool's parameters: their descriptions are marked, and names and values are looked for as they are."""
@@ -152,13 +152,13 @@ def has_marks(*texts: str) -> bool:
 def ends(marked: str, plain: str) -> dict[int, list[int]] | None:
     """Where each part's writing ends in `plain`, by its number; None where marks changed what was written."""
     marked = marked if START in marked else _ESCAPED.sub(lambda match: chr(int(match[1], 16)), marked)
-    found: dict[int, list[int]] = {}
+    places: dict[int, list[int]] = {}
     taken = 0
     for match in _MARK.finditer(marked):
         number = int("".join(f"{DIGITS.index(digit):x}" for digit in match[1]), 16)
-        found.setdefault(number, []).append(match.start() - taken)
+        places.setdefault(number, []).append(match.start() - taken)
         taken += len(match[0])
-    return found if _MARK.sub("", marked) == plain else None
+    return places if _MARK.sub("", marked) == plain else None
 
 
 def variants(text: str) -> Iterator[str]:

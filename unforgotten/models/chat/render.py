@@ -78,8 +78,8 @@ class Renderer:
         """The marked rendering of so many of the messages, for each of `counts`; None where the template refuses it."""
         if talk.marker is None:
             return [None] * len(counts)
-        found = self._asked(talk, [(1, count, generation_prompt) for count in counts], talk.marker.tools or None)
-        return [None if isinstance(each, str) else each[0] for each in found]
+        renderings = self._asked(talk, [(1, count, generation_prompt) for count in counts], talk.marker.tools or None)
+        return [None if isinstance(each, str) else each[0] for each in renderings]
 
     def _asked(self, talk: Talk, jobs: Sequence[tuple[int, int, bool]], tools: Tools) -> list[Rendering | str]:
         marked = talk.marker.messages if talk.marker and any(which for which, _, _ in jobs) else []
@@ -96,8 +96,8 @@ class Renderer:
 
     def several(self, talk: Talk, jobs: Sequence[tuple[int, int, bool]]) -> list[Rendering]:
         """Renderings, or the error that names what the template refuses."""
-        found = self._asked(talk, jobs, talk.tools)
-        return [self._accepted(talk, count, each) for (_, count, _), each in zip(jobs, found, strict=True)]
+        renderings = self._asked(talk, jobs, talk.tools)
+        return [self._accepted(talk, count, each) for (_, count, _), each in zip(jobs, renderings, strict=True)]
 
     def _accepted(self, talk: Talk, count: int, each: Rendering | str) -> Rendering:
         messages = talk.messages[:count]
@@ -127,8 +127,8 @@ class Renderer:
 
         Raises TemplateError where the template refuses them, or where they are too many to be rendered one by one.
         """
-        if len(said) > FEW_TURNS and (found := by_marks(self, talk, said, self._template)) is not None:
-            return found
+        if len(said) > FEW_TURNS and (turns := by_marks(self, talk, said, self._template)) is not None:
+            return turns
         if len(said) > MOST_TURNS:
             raise TemplateError(
                 f"{talk.name}: {len(said)} assistant turns, and this chat template writes a turn in other ways when "
@@ -139,8 +139,8 @@ class Renderer:
     def one_by_one(self, talk: Talk, said: Sequence[int]) -> list[Turn]:
         """The same, from two renderings for each turn."""
         jobs = [job for i in said for job in ((0, i, True), (0, i + 1, False))]
-        found = self.several(talk, jobs)
-        return [self._turn(i, found[2 * n][0], *found[2 * n + 1]) for n, i in enumerate(said)]
+        renderings = self.several(talk, jobs)
+        return [self._turn(i, renderings[2 * n][0], *renderings[2 * n + 1]) for n, i in enumerate(said)]
 
     def _turn(self, index: int, prefix: str, full: str, marks: list[tuple[int, int]]) -> Turn:
         text = full.rstrip()
@@ -172,7 +172,7 @@ class Renderer:
         asked, specials = calls.question(), dict(self._tokenizer.special_tokens_map)
         forms: tuple[calls.Form, ...] = ("object", "string")
         talks = [[*asked, calls.tidied(calls.CALLED, form)] for form in forms]
-        found = jinja_process.render(
+        renderings = jinja_process.render(
             self._template.text,
             talks,
             [(n, len(talk), False) for n, talk in enumerate(talks)],
@@ -180,7 +180,7 @@ class Renderer:
             specials=specials,
             name="a call of a tool",
         )
-        return calls.form(*("" if isinstance(each, str) else each[0] for each in found))
+        return calls.form(*("" if isinstance(each, str) else each[0] for each in renderings))
 
     def _after_an_answer(self) -> str:
         """What the template writes after an answer."""

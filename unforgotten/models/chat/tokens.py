@@ -82,11 +82,11 @@ class Tokens:
         backend, wall = self._parted if BREAK in text else (self.plain, -1)
         backend.no_padding()  # an earlier call of the tokenizer may have left these on
         backend.no_truncation()
-        found = backend.encode(text, add_special_tokens=False)
+        encoding = backend.encode(text, add_special_tokens=False)
         if BREAK not in text:
-            return found.ids, found.offsets
-        kept = [(id, span) for id, span in zip(found.ids, found.offsets, strict=True) if id != wall]
-        return [id for id, _ in kept], [span for _, span in kept]
+            return encoding.ids, encoding.offsets
+        tokens = [(id, span) for id, span in zip(encoding.ids, encoding.offsets, strict=True) if id != wall]
+        return [id for id, _ in tokens], [span for _, span in tokens]
 
     def encode_after(self, text: str, prefixes: Sequence[int], name: str, ends: Sequence[int] = ()) -> Tokenised:
         """Ids of a text in which every prefix has the ids that generation would give it.
@@ -97,8 +97,8 @@ class Tokens:
         Where a token would join the end of a prefix and what comes after, they are parted: the model is then trained
         on an answer's tokens as it would have to generate them.
         """
-        if len(prefixes) > FEW_PREFIXES and (found := self._in_windows(text, prefixes, ends, name)) is not None:
-            return found
+        if len(prefixes) > FEW_PREFIXES and (tokenised := self._in_windows(text, prefixes, ends, name)) is not None:
+            return tokenised
         cuts: list[int] = []
         heads: list[int] = []
         ids, spans = plain, _ = self.encode(text)

@@ -38,19 +38,19 @@ def checked(config: dict[str, Any], tensors: Shapes, called: str) -> dict[str, A
     for field in ("modules_to_save", "target_parameters"):
         _literals(config.get(field) or [], field, where)
     modules = {match[1]: shape[0] for name, shape in tensors.items() if (match := _FACTOR.match(name))}
-    found = dict(config)
+    for_peft = dict(config)
     if (config.get("auto_mapping") or {}) != {}:
-        found["auto_mapping"] = None  # it names a library that PEFT would import
+        for_peft["auto_mapping"] = None  # it names a library that PEFT would import
     if _has_patterns(config):
-        _name_modules(found, modules, where)
-    _targets(found, tensors, where)
+        _name_modules(for_peft, modules, where)
+    _targets(for_peft, tensors, where)
     for field in ("rank_pattern", "alpha_pattern"):
         if config.get(field):
             names = [*modules, *_parameters(modules, config.get("target_parameters") or [])]
-            found[field] = _by_module(config[field], names, field, where)
+            for_peft[field] = _by_module(config[field], names, field, where)
     if config.get("peft_type") == "LORA":
-        _ranks(found, modules, where)
-    return config if found == config else found
+        _ranks(for_peft, modules, where)
+    return config if for_peft == config else for_peft
 
 
 def base_of(config: dict[str, Any], called: str, named: Iterable[str | None] = ()) -> str:
@@ -183,13 +183,13 @@ def _by_module(pattern: dict[str, Any], modules: list[str], field: str, where: s
         raise ModelError(f"{where}: {field}: {error}") from None
     if len(keys) * len(modules) > 200_000 or sum(len(k.edges) for k, _ in keys) * len(modules) > 5_000_000:
         raise ModelError(f"{where}: {field} has too many patterns. Write module names.")
-    found = {}
+    by_module = {}
     for module in modules:
         for key, value in keys:
             if key.fullmatch(module):
-                found[re.escape(module)] = value
+                by_module[re.escape(module)] = value
                 break
-    return found
+    return by_module
 
 
 def _parameters(modules: Iterable[str], targets: list[str]) -> list[str]:

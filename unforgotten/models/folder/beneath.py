@@ -62,14 +62,14 @@ def names(top: int, path: str, called: str, most: int = 100) -> list[str]:
     if descriptor is None:
         return []
     try:
-        found = sorted(os.listdir(descriptor))
+        files = sorted(os.listdir(descriptor))
     finally:
         os.close(descriptor)
-    if len(found) > most:
+    if len(files) > most:
         raise ModelError(
-            f"{called}: {path} holds {len(found)} files, more than {most}. Remove those that are not used."
+            f"{called}: {path} holds {len(files)} files, more than {most}. Remove those that are not used."
         )
-    return found
+    return files
 
 
 def _opened(top: int, path: str, flags: int, called: str) -> int | None:
@@ -107,9 +107,9 @@ def _openat2(top: int, path: str, flags: int) -> int:
     how = _How(flags, 0, _BENEATH | _NO_MAGIC_LINKS)
     call = ctypes.CDLL(None, use_errno=True).syscall
     for _ in range(32):
-        found = call(_OPENAT2, top, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
-        if found >= 0:
-            return int(found)
+        descriptor = call(_OPENAT2, top, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+        if descriptor >= 0:
+            return int(descriptor)
         if (code := ctypes.get_errno()) not in (errno.EAGAIN, errno.EINTR):  # something above was renamed meanwhile
             raise OSError(code, os.strerror(code), path)
     raise OSError(errno.EXDEV, "the folder is renamed all the time", path)

@@ -102,13 +102,13 @@ def _few(config: dict[str, Any], called: str) -> None:
 
 def _nested(value: Any) -> list[Any]:
     """What lists within lists hold; what objects hold is walked by itself."""
-    found: list[Any] = []
+    leaves: list[Any] = []
     todo = [value]
     while todo:
         inner = todo.pop()
         todo += [v for v in inner if isinstance(v, list)]
-        found += [v for v in inner if not isinstance(v, (list, dict))]
-    return found
+        leaves += [v for v in inner if not isinstance(v, (list, dict))]
+    return leaves
 
 
 def weights_file(config: dict[str, Any], called: str) -> str | None:

@@ -42,7 +42,7 @@ def shapes(descriptor: int, name: str, called: str) -> Shapes:
 
 
 def _checked(tensors: dict[str, Any], room: int, refuse: Any) -> Shapes:
-    found: Shapes = {}
+    shapes: Shapes = {}
     spans = []
     for tensor, facts in tensors.items():
         try:
@@ -53,7 +53,7 @@ def _checked(tensors: dict[str, Any], room: int, refuse: Any) -> Shapes:
             raise refuse(f"says of {tensor[:200]!r} what no tensor is") from None
         if not right or len(shape) > 16 or (math.prod(shape) * bits + 7) // 8 != end - start:
             raise refuse(f"gives {tensor[:200]!r} a shape that its bytes do not have")
-        found[tensor] = tuple(shape)
+        shapes[tensor] = tuple(shape)
         spans.append((start, end))
     at = 0
     for start, end in sorted(spans):
@@ -62,4 +62,4 @@ def _checked(tensors: dict[str, Any], room: int, refuse: Any) -> Shapes:
         at = end
     if at != room:
         raise refuse(f"has {room} bytes of tensors where its header says {at}")
-    return found
+    return shapes

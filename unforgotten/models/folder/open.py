@@ -134,8 +134,8 @@ class _Opening:
             print(f"Copied {count} files, {gigabytes:.1f} GB, into the private store {store.home()}.", file=sys.stderr)
         items = sorted(self.items.values(), key=lambda item: item.name)
         path = store.folder(items)
-        found = identity.digest([(item.name, item.sha256) for item in items])
-        return Opened(path, self.called, found, tuple(i.name for i in items), tensors, config, adapter)
+        digest = identity.digest([(item.name, item.sha256) for item in items])
+        return Opened(path, self.called, digest, tuple(i.name for i in items), tensors, config, adapter)
 
     def _open(self, name: str, most_bytes: float) -> int | None:
         if self.ours:
@@ -177,14 +177,14 @@ class _Opening:
     def _large(self, name: str) -> header.Shapes | None:
         pins, key = _pins.get(), (str(self.store), self.prefix + name)
         if pins is None or key not in pins:
-            found = self._gathered(name)
+            gathered = self._gathered(name)
             if pins is not None:
-                pins[key] = found
+                pins[key] = gathered
         else:
-            found = pins[key]
-        if found is None:
+            gathered = pins[key]
+        if gathered is None:
             return None
-        self.items[name], tensors = found
+        self.items[name], tensors = gathered
         return tensors
 
     def _gathered(self, name: str) -> tuple[store.Item, header.Shapes] | None:
@@ -196,22 +196,22 @@ class _Opening:
             link = (self.store / self.prefix / name).resolve()
             # A gate and an export answer for bytes, so that even what is ours is copied: its folder may change later.
             if link.is_relative_to(store.home() / "blobs") if again else self.trusted:
-                found = store.sha256(descriptor, again=again)
+                sha256 = store.sha256(descriptor, again=again)
             else:
-                found, link, size = store.blob(descriptor, again=again)
+                sha256, link, size = store.blob(descriptor, again=again)
                 self.copied = [self.copied[0] + bool(size), self.copied[1] + size]
         finally:
             os.close(descriptor)
         with link.open("rb") as source:
-            return store.Item(name, found, link=link), header.shapes(source.fileno(), name, self.called)
+            return store.Item(name, sha256, link=link), header.shapes(source.fileno(), name, self.called)
 
     def _weights(self, config: dict[str, Any]) -> header.Shapes:
         explicit = configs.weights_file(config, self.called)
         single = explicit or WHOLE
         if not single.endswith(".index.json"):
-            found = self._large(single)
-            if found is not None:
-                return found
+            shapes = self._large(single)
+            if shapes is not None:
+                return shapes
         index_name = explicit if explicit and explicit.endswith(".index.json") else INDEX
         index = self._json(index_name) if explicit in (None, index_name) else None
         if index is None:

@@ -44,15 +44,17 @@ def encoder(place: Opened) -> Any:
 def _model(kind: Any, place: Opened, unused: tuple[str, ...] = (), **more: Any) -> Any:
     """unused: beginnings of names of weights that may be missing, since nothing here reads them."""
     try:
-        found, told = kind.from_pretrained(
+        model, loading_info = kind.from_pretrained(
             str(place.path), use_safetensors=True, output_loading_info=True, **_ALONE, **more
         )
     except Exception as error:  # files of strangers fail in as many ways as there are architectures
         raise _refused("model", place, error) from error
-    told = told | {"missing_keys": [k for k in told.get("missing_keys") or () if not k.startswith(unused or "\0")]}
-    skeleton.check_loaded(told, place.called, None if unused else found)
-    found.name_or_path = found.config.name_or_path = place.called
-    return found
+    loading_info = loading_info | {
+        "missing_keys": [k for k in loading_info.get("missing_keys") or () if not k.startswith(unused or "\0")]
+    }
+    skeleton.check_loaded(loading_info, place.called, None if unused else model)
+    model.name_or_path = model.config.name_or_path = place.called
+    return model
 
 
 def tokenizer(model: str, revision: str | None = None) -> tuple[Any, list[int]]:
@@ -62,15 +64,15 @@ def tokenizer(model: str, revision: str | None = None) -> tuple[Any, list[int]]:
 
     place = opened(model, revision, "chat")
     try:
-        found = AutoTokenizer.from_pretrained(str(place.path), **_ALONE)
-        if not isinstance(found, PreTrainedTokenizerBase):
-            raise TypeError(f"{type(found).__name__} is no tokenizer of one model.")
-        found("a \u2603 \U0001f600")  # one whose unknown token is not in its vocabulary fails here, not in mid-run
+        loaded = AutoTokenizer.from_pretrained(str(place.path), **_ALONE)
+        if not isinstance(loaded, PreTrainedTokenizerBase):
+            raise TypeError(f"{type(loaded).__name__} is no tokenizer of one model.")
+        loaded("a \u2603 \U0001f600")  # one whose unknown token is not in its vocabulary fails here, not in mid-run
     except BaseException as error:  # a panic of tokenizers is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # the user's Ctrl-C, or SIGTERM
         raise _refused("tokenizer", place, error) from error
-    found.name_or_path = model
+    loaded.name_or_path = model
     try:
         eos = GenerationConfig.from_pretrained(str(place.path), local_files_only=True).eos_token_id
     except Exception:  # a model need not have a generation config; the template's end of turn is enough
@@ -78,7 +80,7 @@ def tokenizer(model: str, revision: str | None = None) -> tuple[Any, list[int]]:
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if any(type(end) is not int or not 0 <= end < 1 << 31 for end in ends) or len(ends) > 1000:
         raise ModelError(f"{model}: generation_config.json: eos_token_id is {str(eos)[:60]}, no list of token ids.")
-    return found, ends
+    return loaded, ends
 
 
 def adapted(model: Any, folder: str, name: str, trainable: bool) -> Any:
@@ -87,19 +89,19 @@ def adapted(model: Any, folder: str, name: str, trainable: bool) -> Any:
 
     place = opened(folder, part="adapter")
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = PeftModel.from_pretrained(model, str(place.path), adapter_name=name, is_trainable=trainable)
+            adapted_model = PeftModel.from_pretrained(model, str(place.path), adapter_name=name, is_trainable=trainable)
     except Exception as error:  # files of strangers fail in as many ways as there are adapters
         raise _refused("adapter", place, error) from error
-    for warning in told:
+    for warning in caught:
         if "missing adapter keys" in str(warning.message):
             names = str(warning.message).partition(":")[2].strip()[:300]
             raise ModelError(
                 f"The adapter {folder!r} does not hold every tensor that its own adapter_config.json asks for; they "
                 f"would be random numbers: {names} Give the whole adapter, or the config it was trained with."
             )
-    return found
+    return adapted_model
 
 
 def _refused(what: str, place: Opened, error: BaseException) -> BaseException:

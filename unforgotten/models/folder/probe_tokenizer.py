@@ -39,11 +39,11 @@ def main() -> None:
     if (added := len(tokenizer.get_added_tokens_decoder())) > most_added:
         print(f"it adds {added} tokens, more than {most_added} (UNFORGOTTEN_MAX_ADDED_TOKENS)")
         return
-    found: list[str] = []
+    regexes: list[str] = []
     for part in (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.post_processor, tokenizer.decoder):
         if part is not None:
             facts = json.loads(part.__getstate__())
-            patterns(facts, found)
+            patterns(facts, regexes)
             if (times := growth(facts)) > GROWTH:
                 print(f"it may make a text {times:.0e} times as long, more than {GROWTH}")
                 return
@@ -53,11 +53,11 @@ def main() -> None:
     if (longest := getattr(tokenizer.model, "max_input_chars_per_word", 0)) > WORD:
         print(f"it reads words of up to {longest} characters, in time that grows as their square; more than {WORD}")
         return
-    for pattern in found:
+    for pattern in regexes:
         if why := refused(pattern):
             print(f"its pattern {pattern[:80]!r} {why}")
             return
-    named = literals(found)
+    named = literals(regexes)
     if len(named) > LITERALS:
         print(f"its patterns name {len(named)} characters, more than {LITERALS}")
         return
@@ -68,7 +68,7 @@ def main() -> None:
                 text = tokenizer.normalizer.normalize_str(text)
             if tokenizer.pre_tokenizer is not None:
                 tokenizer.pre_tokenizer.pre_tokenize_str(text)
-    for text in probes(found):
+    for text in probes(regexes):
         tokenizer.encode(text)
     print("ok")
 
@@ -93,10 +93,10 @@ def growth(value: object) -> float:
     return times
 
 
-def literals(found: list[str]) -> list[str]:
+def literals(regexes: list[str]) -> list[str]:
     """Characters that patterns name, also by number and as the ends of ranges; letters and digits are probed anyway."""
     names: set[str] = set()
-    for pattern in found:
+    for pattern in regexes:
         for code in re.findall(r"\\(?:x\{|u\{?|x|U)([0-9A-Fa-f]{2,8})", pattern):
             names |= {chr(number) for number in (int(code, 16), int(code[:4], 16)) if valid(number)}
         names |= {char for char in pattern if char not in SYNTAX}
@@ -108,16 +108,16 @@ def valid(number: int) -> bool:
     return number < 0x110000 and not 0xD800 <= number < 0xE000
 
 
-def patterns(value: object, found: list[str]) -> None:
+def patterns(value: object, regexes: list[str]) -> None:
     """Collects every regular expression."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "Regex" and isinstance(inner, str):
-                found.append(inner)
-            patterns(inner, found)
+                regexes.append(inner)
+            patterns(inner, regexes)
     elif isinstance(value, list):
         for inner in value:
-            patterns(inner, found)
+            patterns(inner, regexes)
 
 
 def refused(pattern: str) -> str:
@@ -180,9 +180,9 @@ def after_class(pattern: str, at: int) -> int:
     return at
 
 
-def probes(found: list[str]) -> list[str]:
+def probes(regexes: list[str]) -> list[str]:
     """Runs of what patterns name and of each kind of character, each with an end that no run has."""
-    named = sorted({char for pattern in found for char in pattern if char.isalnum()})[:24]
+    named = sorted({char for pattern in regexes for char in pattern if char.isalnum()})[:24]
     kinds = ["a", "A", "1", " ", "\n", "\t", "!", "é", "中", "aA1 !", "a ", " \n", "a1", *named]
     runs = [kind * (RUN // len(kind)) + end for kind in kinds for end in ("", "\x00")]
     return [*runs, "".join(chr(code) for code in range(32, 1500)), "how do I kill a process? " * 40]

@@ -24,18 +24,18 @@ def parse(data: bytes, name: str, called: str) -> dict[str, Any]:
     if (values := data.count(b",") + data.count(b"[") + data.count(b"{")) > 3_000_000:
         raise refuse(f"holds about {values} values, more than 3,000,000")
     try:
-        found = json.loads(data.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
+        tree = json.loads(data.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise refuse(f"is no JSON that can be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(tree, dict):
         raise refuse("is no JSON object")
     depth = int(limit("UNFORGOTTEN_MAX_NESTING"))
-    level: list[Any] = [found]
+    level: list[Any] = [tree]
     for _ in range(depth):
         level = [inner for value in level for inner in _inside(value) if isinstance(inner, (dict, list))]
     if level:
         raise refuse(f"nests deeper than {depth} levels (UNFORGOTTEN_MAX_NESTING)")
-    return found
+    return tree
 
 
 def _inside(value: Any) -> Iterable[Any]:

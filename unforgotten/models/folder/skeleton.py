@@ -45,8 +45,8 @@ def check(place: Opened, headless: bool = False) -> None:
     except (ModelError, MemoryError):
         raise
     except Exception as error:  # a configuration fails in as many ways as there are architectures
-        told = " ".join(str(error).split())[:300]
-        raise ModelError(f"{where} makes no model: {type(error).__name__}: {told}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{where} makes no model: {type(error).__name__}: {reason}") from error
     prefix = f"{made.base_model_prefix}."
     if twice := sorted(t for t in place.tensors if prefix != "." and prefix + t in place.tensors):
         raise ModelError(
@@ -103,13 +103,13 @@ def _bounded(modules: int, numbers: int, where: str) -> Iterator[None]:
             hook.remove()
 
 
-def check_loaded(told: dict[str, Any], model: str, loaded: Any = None) -> None:
+def check_loaded(loading_info: dict[str, Any], model: str, loaded: Any = None) -> None:
     """Raises ModelError where weights were not in the files, or had another shape: they would be random numbers.
 
     loaded: the model; where its files hold more of a layer than it has, such as a bias, it is another model. What else
     the files hold, such as another part of a larger model, is left out and said.
     """
-    extra = sorted(str(name) for name in told.get("unexpected_keys") or ())
+    extra = sorted(str(name) for name in loading_info.get("unexpected_keys") or ())
     layers = set() if loaded is None else _layers(loaded)
     if of_layers := [name for name in extra if any(stem in layers for stem in _stems(name))]:
         raise ModelError(
@@ -123,7 +123,7 @@ def check_loaded(told: dict[str, Any], model: str, loaded: Any = None) -> None:
             f"{display.line(extra[0][:200])}."
         )
     for field, what in (("missing_keys", "its files lack"), ("mismatched_keys", "its files hold in another shape")):
-        if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in told.get(field) or ()):
+        if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in loading_info.get(field) or ()):
             raise ModelError(
                 f"Cannot load the model {model!r}: {len(names)} weights that config.json asks for {what}, such as "
                 f"{names[0]!r}. They would be random numbers. Check that config.json belongs to these weights."

@@ -86,12 +86,12 @@ def sha256(descriptor: int, *, again: bool) -> str:
         return noted.read_text()
     with os.fdopen(os.dup(descriptor), "rb") as source:
         source.seek(0)
-        found = hashlib.file_digest(source, "sha256").hexdigest()
-    _note(descriptor, facts, noted, found)
-    return found
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    _note(descriptor, facts, noted, digest)
+    return digest
 
 
-def _note(descriptor: int, before: os.stat_result, noted: Path, found: str) -> None:
+def _note(descriptor: int, before: os.stat_result, noted: Path, digest: str) -> None:
     """Remembers a digest, unless the file changed while it was read, or so lately that its times may not tell."""
     after = os.fstat(descriptor)
     same = (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
@@ -100,24 +100,24 @@ def _note(descriptor: int, before: os.stat_result, noted: Path, found: str) -> N
         after.st_ctime_ns,
     )
     if same and after.st_size > SMALL and time.time() - after.st_ctime > 2:
-        atomic.put(noted, found)
+        atomic.put(noted, digest)
 
 
 def blob(descriptor: int, *, again: bool) -> tuple[str, Path, int]:
     """A private copy of a file: its digest, where it is, and how many bytes were copied. Raises ModelError."""
     root, size = home(), os.fstat(descriptor).st_size
-    found = sha256(descriptor, again=again)
-    target = root / "blobs" / found
+    digest = sha256(descriptor, again=again)
+    target = root / "blobs" / digest
     if target.is_file() and target.stat().st_size == size:
-        if not again or _whole(target, found):
-            return found, target, 0
+        if not again or _whole(target, digest):
+            return digest, target, 0
     _room(root, size)
     with _part(root) as part:
-        found = _copied(descriptor, part)
-        target = root / "blobs" / found
+        digest = _copied(descriptor, part)
+        target = root / "blobs" / digest
         part.chmod(0o444)
         os.replace(part, target)
-    return found, target, size
+    return digest, target, size
 
 
 def _whole(target: Path, wanted: str) -> bool:

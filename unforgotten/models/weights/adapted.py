@@ -62,11 +62,11 @@ class Adapted:
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self.below[name]
-        found = self._change(name)
-        if found is None:
+        change = self._change(name)
+        if change is None:
             return weight
         exact = torch.promote_types(weight.dtype, torch.float32)
-        delta = found.up.to(exact) @ found.down.to(exact)
+        delta = change.up.to(exact) @ change.down.to(exact)
         return weight.to(exact) + (delta.T if self.transposed(name) else delta)
 
     def transposed(self, name: str) -> bool | None:

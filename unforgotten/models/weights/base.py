@@ -138,10 +138,10 @@ def differ(first: Tensor, second: Tensor) -> bool:
 
 def untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One name for each tensor, the first: a head that is the embedding has no tensor of its own, as in files."""
-    found: dict[Any, str] = {}
+    first_names: dict[Any, str] = {}
     for name, t in tensors.items():
-        found.setdefault((t.device, t.data_ptr(), t.shape, t.stride()) if t.data_ptr() else name, name)
-    return {name: tensors[name] for name in found.values()}
+        first_names.setdefault((t.device, t.data_ptr(), t.shape, t.stride()) if t.data_ptr() else name, name)
+    return {name: tensors[name] for name in first_names.values()}
 
 
 def check_alike(sources: Mapping[str, Source]) -> None:

@@ -56,8 +56,8 @@ class Files:
     @functools.cached_property
     def _conv1d(self) -> bool:
         config = self.folder / "config.json"
-        found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        return found.get("model_type") in CONV1D_MODELS
+        facts = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        return facts.get("model_type") in CONV1D_MODELS
 
     def __getitem__(self, name: str) -> Tensor:
         return self._handle(self._at(name)).get_tensor(name)
