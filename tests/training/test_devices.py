@@ -63,12 +63,14 @@ def test_arguments_that_see_more_gpus_after_construction_are_put_right_too(tmp_p
 
 def test_the_verbs_arguments_train_on_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from unforgotten.recipe.training import Training
-    from unforgotten.training.arguments import Told
+    from unforgotten.training.arguments import TrackedArguments
     from unforgotten.training.arguments import arguments as of_recipe
 
     args = of_recipe(Training(batch_size=4), tmp_path, 0)
-    monkeypatch.setattr(Told, "n_gpu", property(lambda self: self.__dict__.get("_seen", 2)))
-    monkeypatch.setattr(Told, "_n_gpu", property(None, lambda self, n: self.__dict__.update(_seen=n)), raising=False)
+    monkeypatch.setattr(TrackedArguments, "n_gpu", property(lambda self: self.__dict__.get("_seen", 2)))
+    monkeypatch.setattr(
+        TrackedArguments, "_n_gpu", property(None, lambda self, n: self.__dict__.update(_seen=n)), raising=False
+    )
     assert args.train_batch_size == 8
     trainer(args)
     assert args.train_batch_size == 4

@@ -67,8 +67,8 @@ class ConstrainedSFT(Method):
         known = (batch["row_id"] >= 0)[:, None] & run.predicts(batch)  # (B, T)
         taken = known[run.predicts(batch)]  # (N,)
         logp = run.token_logp(batch, out)[taken]
-        kept = run.kept("logp", batch["row_id"][batch["row_id"] >= 0]).to(logp.dtype)
-        w = token_weights(logp.detach(), kept, self._betas(ranks_in_turn(known)).to(logp.dtype))
+        aligned_logp = run.kept("logp", batch["row_id"][batch["row_id"] >= 0]).to(logp.dtype)
+        w = token_weights(logp.detach(), aligned_logp, self._betas(ranks_in_turn(known)).to(logp.dtype))
         run.log(token_weight=w.mean() if len(w) else 1.0)
         return ((1 - w) * logp).sum(), run.user_tokens
 

@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     from unforgotten.methods.base import Rows, Run, Term
 
 
-def gram_distance(h: Tensor, kept: Tensor, gram: Tensor) -> Tensor:
+def gram_distance(h: Tensor, stored: Tensor, gram: Tensor) -> Tensor:
     """Σ over tokens of ‖W(h − h′)‖², from the Gram matrix WᵀW.
 
-    h, kept: (N, d); gram: (d, d). Returns a scalar in the precision of `gram`.
+    h, stored: (N, d); gram: (d, d). Returns a scalar in the precision of `gram`.
     """
-    gap = h.to(gram.dtype) - kept.to(gram.dtype)  # (N, d)
+    gap = h.to(gram.dtype) - stored.to(gram.dtype)  # (N, d)
     return ((gap @ gram) * gap).sum()
 
 
 def logit_distance(
     h: Tensor,
-    kept: Tensor,
+    stored: Tensor,
     logits: Callable[[Tensor], Tensor],
     target: Callable[[Tensor], Tensor],
     chunk_tokens: int,
 ) -> Tensor:
     """Σ over tokens of ‖f(h) − f′(h′)‖² through the logits, no more than `chunk_tokens` × V of them alive at once.
 
-    h, kept: (N, d); logits, target: (n, d) -> (n, V), made again in the backward.
+    h, stored: (N, d); logits, target: (n, d) -> (n, V), made again in the backward.
     """
     from torch.utils.checkpoint import checkpoint
 
@@ -53,7 +53,7 @@ def logit_distance(
         return (logits(some) - target(some_kept)).square().sum()
 
     total = h.sum() * 0.0
-    for some, some_kept in zip(h.split(chunk_tokens), kept.split(chunk_tokens), strict=True):
+    for some, some_kept in zip(h.split(chunk_tokens), stored.split(chunk_tokens), strict=True):
         total = total + checkpoint(part, some, some_kept, use_reentrant=False)
     return total
 
@@ -105,12 +105,12 @@ class DER(Method):
 
     def _distance(self, run: Run, rows: Rows, h: Tensor) -> Term:
         """λ ‖z − z′‖² of these rows, summed, with its count; h: (N, d), of the model in training."""
-        kept = run.states(rows)  # (N, d)
+        stored = run.states(rows)  # (N, d)
         head = self._head
         if self._gram is not None:
-            total = gram_distance(h, kept, self._gram)
+            total = gram_distance(h, stored, self._gram)
         elif head.closed:
-            total = head.distance(h, kept, self.chunk_tokens)
+            total = head.distance(h, stored, self.chunk_tokens)
         else:
-            total = logit_distance(h, kept, head.logits, head.aligned_logits, self.chunk_tokens)
+            total = logit_distance(h, stored, head.logits, head.aligned_logits, self.chunk_tokens)
         return self.weight * total, run.safety_tokens(self._n(run)) * self._head.vocabulary

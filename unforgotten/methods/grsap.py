@@ -59,8 +59,8 @@ class GRSAP(Method):
                 "Lower ratio (or memory.n_rows), or set control: downstream."
             )
         run.note(f"grsap: {len(chosen)} of {len(run.user)} user rows were replaced by safety rows")
-        kept = random.Random(f"grsap {run.seed}").sample(range(len(run.user)), left)
-        return [run.user[i] for i in sorted(kept)] + chosen
+        user_rows = random.Random(f"grsap {run.seed}").sample(range(len(run.user)), left)
+        return [run.user[i] for i in sorted(user_rows)] + chosen
 
     def _chosen(self, run: Run, wanted: int) -> list[dict[str, Any]]:
         rows = run.sample()  # the whole memory, in an order that the seed fixes

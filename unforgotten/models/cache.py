@@ -90,12 +90,12 @@ class Shelf:
         from unforgotten.models import load
 
         below = self._plain(base, revision, recipe.dtype, recipe.load_in)
-        made = load.put_adapter(below, adapter, "default", trainable=False, keeps_base=False)
+        adapted = load.put_adapter(below, adapter, "default", trainable=False, keeps_base=False)
         if _changes_base(_config(adapter)):
             self.clear()
         else:
-            self._adapted = made
-        return made
+            self._adapted = adapted
+        return adapted
 
 
 def chat_of(target: Path | str | Aligned, recipe: Recipe) -> Chat:
@@ -169,8 +169,8 @@ def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) ->
     if where.made:
         if re.fullmatch(r"[0-9a-f]{12}", where.digest) is None:
             raise ModelError(f"{folder}: environment.json gives the aligned model the digest {where.digest[:40]!r}.")
-        made = Path(recipe.out) / "aligned" / where.digest
-        named += [str(made), str(made / "adapter")]
+        aligned_folder = Path(recipe.out) / "aligned" / where.digest
+        named += [str(aligned_folder), str(aligned_folder / "adapter")]
     allowed = {Path(name).expanduser().resolve() for name in named if name}
     for path in (where.base, where.full, where.adapter, where.chat):
         local = path and (Path(path).expanduser().exists() or not files.is_hub_id(path))

@@ -19,14 +19,14 @@ def loaded_digest(model: Any) -> str:
     """
     import torch
 
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if not isinstance(value, torch.Tensor):
             continue
-        whole.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        hasher.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         flat = value.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
-        whole.update(memoryview(flat.numpy()))
-    return whole.hexdigest()[:12]
+        hasher.update(memoryview(flat.numpy()))
+    return hasher.hexdigest()[:12]
 
 
 def model_digest(model: str, revision: str | None = None) -> str:

@@ -90,7 +90,7 @@ def join(model: Any, adapters: tuple[str, str], name: str = "joined") -> None:
         for path, module in model.named_modules()
         if isinstance(module, LoraLayer) and any(a in module.r for a in adapters)
     }
-    whole = {
+    modules = {
         path: module
         for path, module in model.named_modules()
         if isinstance(module, ModulesToSaveWrapper) and any(a in module.modules_to_save for a in adapters)
@@ -118,7 +118,7 @@ def join(model: Any, adapters: tuple[str, str], name: str = "joined") -> None:
         for adapter in (a for a in adapters if a in module.r):
             _add(module, adapter, name, at)
             at += module.r[adapter]
-    for module in whole.values():
+    for module in modules.values():
         source = next(a for a in adapters if a in module.modules_to_save)
         module.modules_to_save[name].load_state_dict(module.modules_to_save[source].state_dict())
 

@@ -126,8 +126,8 @@ def same_tensors(model: Any, adapter: str, folder: Path) -> None:
     if lost:
         raise _differs(folder, f"{len(lost)} trained tensors are not in it ({lost[0]})")
     for name, tensor in live.items():
-        kept = written.get(name, written.get(f"{name}.weight"))  # a DoRA magnitude, see save.py
-        if kept is None or not torch.equal(kept, tensor.detach().cpu()):
+        saved = written.get(name, written.get(f"{name}.weight"))  # a DoRA magnitude, see save.py
+        if saved is None or not torch.equal(saved, tensor.detach().cpu()):
             raise _differs(folder, f"{name} is not what was trained")
 
 

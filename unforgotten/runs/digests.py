@@ -86,9 +86,9 @@ def public_name(model: str | None) -> str | None:
 def public(value: Any) -> Any:
     """The same without paths of this machine: of an absolute one its last name is kept."""
     if isinstance(value, dict):
-        return {key: public(one) for key, one in value.items()}
+        return {key: public(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [public(one) for one in value]
+        return [public(inner) for inner in value]
     if isinstance(value, str) and (value.startswith(("/", "~")) or value[1:3] in (":\\", ":/")):
         return "…/" + value.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return value

@@ -47,5 +47,5 @@ def _fields(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         yield from map(str, value)
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    for one in inner:
-        yield from _fields(one)
+    for each in inner:
+        yield from _fields(each)

@@ -170,9 +170,9 @@ def alone(target: Path, say: Callable[[str], None]) -> Iterator[Lease]:
     Two processes in one folder would delete each other's checkpoints.
     """
     lease = Lease(target)
-    own = _held.get((lease.folder, threading.get_ident()))
-    if own is not None and own.pid == os.getpid():  # a forked child has the parent's memory, not its leases
-        yield own
+    mine = _held.get((lease.folder, threading.get_ident()))
+    if mine is not None and mine.pid == os.getpid():  # a forked child has the parent's memory, not its leases
+        yield mine
         return
     pause = 0.0
     while not lease.take():

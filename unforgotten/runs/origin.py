@@ -37,8 +37,8 @@ MEND = (
 
 def cache_folder() -> Path:
     """The user's cache: $UNFORGOTTEN_CACHE, else $XDG_CACHE_HOME/unforgotten, else ~/.cache/unforgotten."""
-    if own := os.environ.get("UNFORGOTTEN_CACHE"):
-        return Path(own).expanduser()
+    if given := os.environ.get("UNFORGOTTEN_CACHE"):
+        return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "unforgotten"
 
 

@@ -59,11 +59,11 @@ def read(path: Path, label: str) -> Tensors:
 
 def sha256(label: str, tensors: Tensors) -> str:
     """Over the label, and each tensor's name, type, shape and bytes."""
-    whole = hashlib.sha256(label.encode())
+    hasher = hashlib.sha256(label.encode())
     for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return whole.hexdigest()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
 
 
 def digest(*facts: Any) -> str:
@@ -77,13 +77,13 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]], samples: int = 4096) -> s
     Not a proof of equality, but any training step changes nearly every element, and hashing 14 GB would take longer
     than it is worth.
     """
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         flat = tensor.detach().reshape(-1)
         some = flat[:: max(1, flat.numel() // samples)].to("cpu", torch.float64)
-        whole.update(f"{name}{tuple(tensor.shape)}".encode())
-        whole.update(some.numpy().tobytes())
-    return whole.hexdigest()[:16]
+        hasher.update(f"{name}{tuple(tensor.shape)}".encode())
+        hasher.update(some.numpy().tobytes())
+    return hasher.hexdigest()[:16]
 
 
 class Once:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.training import Training
 
 
-class Told(TrainingArguments):
+class TrackedArguments(TrainingArguments):
     """TrainingArguments that tell trackers the recipe too, beside their own fields."""
 
     more: Mapping[str, Any] = {}
@@ -33,7 +33,7 @@ def arguments(
     report_to: Sequence[str] = (),
     name: str | None = None,
     more: Mapping[str, Any] | None = None,
-) -> Told:
+) -> TrackedArguments:
     """Checkpoints go to `folder`; metrics.jsonl is ours.
 
     report_to: trackers, by Transformers' names, but for tensorboard (see `tensorboard`). name: what they call the run.
@@ -45,7 +45,7 @@ def arguments(
         asked = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     if report_to:
         asked |= {"project": "unforgotten"}
-    made = Told(
+    options = TrackedArguments(
         str(folder),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
@@ -68,8 +68,8 @@ def arguments(
         seed=seed,
         **asked,
     )
-    made.more = {f"recipe/{field}": value for field, value in _flat(more or {})}
-    return made
+    options.more = {f"recipe/{field}": value for field, value in _flat(more or {})}
+    return options
 
 
 TENSORBOARD = "tensorboard"

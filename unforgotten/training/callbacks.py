@@ -78,10 +78,10 @@ class Metrics(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         lines = [line for line in read(self.path) if line["step"] <= state.global_step]
-        kept = [line for line in lines if "train_runtime" not in line]  # the last line of a training that was stopped
-        self.before = kept[-1]["seconds"] if kept else 0.0
+        steps = [line for line in lines if "train_runtime" not in line]  # the last line of a training that was stopped
+        self.before = steps[-1]["seconds"] if steps else 0.0
         if state.is_world_process_zero:
-            atomic.put(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            atomic.put(self.path, "".join(json.dumps(line) + "\n" for line in steps))
         self.started = time.monotonic()
 
     @property

@@ -79,8 +79,8 @@ def refuse_shards(methods: Iterable[Method], args: Any) -> None:
     methods = list(methods)
     if getattr(args, "fsdp", None) or _asked_of_launcher("ACCELERATE_USE_FSDP"):
         config = getattr(args, "fsdp_config", None)
-        own = config.get("version") if isinstance(config, dict) else None
-        version = str(own or os.environ.get("FSDP_VERSION") or 1)
+        version_given = config.get("version") if isinstance(config, dict) else None
+        version = str(version_given or os.environ.get("FSDP_VERSION") or 1)
         if not version.isdecimal():
             raise RecipeError(f"FSDP's version is {version!r}: it is 1 or 2 (fsdp_config, or FSDP_VERSION).")
         _refuse_fsdp(methods, int(version))

@@ -62,9 +62,9 @@ def squares_of_linears(
             parts = _rows(done, shape)
             if parts is None or not _all_seen(layers, {c.name for c in done}, anchors, grads):
                 return None
-            for name, one in parts:
-                kept = total.get(name)
-                total[name] = one.square_() if kept is None else kept.addcmul_(one, one)
+            for name, grad in parts:
+                sum_so_far = total.get(name)
+                total[name] = grad.square_() if sum_so_far is None else sum_so_far.addcmul_(grad, grad)
     finally:
         for handle in handles:
             handle.remove()

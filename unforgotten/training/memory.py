@@ -98,13 +98,13 @@ def deal(rows: list[int], slot: int, slots: int) -> list[int]:
 
 def replay(memory: Sequence[dict[str, Any]], rows: Sequence[int], collator: Collator, device: Any) -> Replay:
     """Memory rows as a batch. No row at all becomes one row without loss: every rank must run the same forwards."""
-    kept = [memory[i] for i in rows] or [{**memory[0], "labels": [IGNORED] * len(memory[0]["labels"])}]
-    batch = collator(kept)
+    chosen = [memory[i] for i in rows] or [{**memory[0], "labels": [IGNORED] * len(memory[0]["labels"])}]
+    batch = collator(chosen)
     mask = predicts(batch["labels"])  # (B, T)
     return Replay(
         inputs={name: batch[name].to(device) for name in ("input_ids", "attention_mask")},
         labels=batch["labels"].to(device),
-        row_ids=[row["row_id"] for row in kept],
+        row_ids=[row["row_id"] for row in chosen],
         at=mask.flatten().nonzero()[:, 0].to(device),
         counts=tuple(mask.sum(1).tolist()),
     )

@@ -72,12 +72,12 @@ def _look(output: Path, asked: str | bool, *, decides: bool) -> Seen:
     return seen
 
 
-def _gathered(trainer: Any, own: Seen) -> list[Seen]:
+def _gathered(trainer: Any, seen: Seen) -> list[Seen]:
     if trainer.args.world_size == 1:
-        return [own]
+        return [seen]
     from accelerate.utils import gather_object
 
-    return [Seen(**facts) for facts in gather_object([asdict(own)])]
+    return [Seen(**facts) for facts in gather_object([asdict(seen)])]
 
 
 def _refuse_different(ranks: list[Seen], where: Path) -> None:

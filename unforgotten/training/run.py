@@ -380,8 +380,8 @@ class Run:
     def log(self, **values: float | Tensor) -> None:
         """Means of these until the next log line, under `method/<name>`; tensors are read only then (no sync here)."""
         for name, value in values.items():
-            kept = value.detach() if isinstance(value, Tensor) else value
-            self.logged.setdefault(f"{self._who}/{name}", []).append(kept)
+            logged = value.detach() if isinstance(value, Tensor) else value
+            self.logged.setdefault(f"{self._who}/{name}", []).append(logged)
 
     def note(self, text: str) -> None:
         """A fact that the results should carry, such as what a weight is called elsewhere."""
@@ -521,9 +521,9 @@ class Run:
                         tensors = {"weight": aligned_head.weight.clone()}
                         return tensors if aligned_head.bias is None else tensors | {"bias": aligned_head.bias.clone()}
 
-                kept = self.once("head", build)
+                stored = self.once("head", build)
                 device = self._trainer.args.device
-                head.weight, head.bias = kept["weight"].to(device), kept.get("bias", None)
+                head.weight, head.bias = stored["weight"].to(device), stored.get("bias", None)
                 head.bias = head.bias.to(device) if head.bias is not None else None
         finally:
             bare.train(was_training)

@@ -519,24 +519,28 @@ class MethodMixin(_Trainer):
                     raise
                 self._term_grads = None  # re-entrant checkpointing has no torch.autograd.grad
                 return
-            kept = self._term_grads.setdefault(method, {})
+            sums = self._term_grads.setdefault(method, {})
             for name, grad in zip(params, grads, strict=True):
                 if grad is not None:
-                    kept[name] = kept[name] + grad if name in kept else grad
+                    sums[name] = sums[name] + grad if name in sums else grad
 
     def _pulls_of_terms(self) -> Pulls | None:
         """On a step that is logged: the norms of the user's gradient and of each term's; the terms' are then let go."""
-        kept, self._term_grads = self._term_grads, None
-        if kept is None or self.is_fsdp_enabled or not any(p.grad is not None for p in self.run.params().values()):
+        term_grads, self._term_grads = self._term_grads, None
+        if (
+            term_grads is None
+            or self.is_fsdp_enabled
+            or not any(p.grad is not None for p in self.run.params().values())
+        ):
             return None
-        terms = {who: {n: self._mean_over_ranks(g) for n, g in grads.items()} for who, grads in kept.items()}
-        whole: Tensors = {}
+        terms = {who: {n: self._mean_over_ranks(g) for n, g in grads.items()} for who, grads in term_grads.items()}
+        sums: Tensors = {}
         for grads in terms.values():
-            whole |= {n: whole[n] + g if n in whole else g for n, g in grads.items()}
+            sums |= {n: sums[n] + g if n in sums else g for n, g in grads.items()}
         params = self.run.params()
-        user = norm(p.grad - whole[n] if n in whole else p.grad for n, p in params.items() if p.grad is not None)
+        user = norm(p.grad - sums[n] if n in sums else p.grad for n, p in params.items() if p.grad is not None)
         methods = {who: norm(grads.values()) for who, grads in terms.items()}
-        return Pulls(user, norm(whole.values()) if whole else None, methods)
+        return Pulls(user, norm(sums.values()) if sums else None, methods)
 
     def _gradients(self) -> Tensors:
         """A copy of all gradients in main memory: where they are, there may be no room for a second."""
@@ -642,10 +646,10 @@ class MethodMixin(_Trainer):
     def stop_if_broken(self) -> None:
         """Raises TrainingError before anything is saved with weights that a NaN has touched."""
         if self._broken is not None and bool(self._broken):
-            kept = next(iter(checkpoint.marked(Path(self.args.output_dir))), None)
+            last = next(iter(checkpoint.marked(Path(self.args.output_dir))), None)
             raise TrainingError(
                 f"The loss or its gradient became NaN or infinite by step {self.state.global_step}. "
-                + (f"The last checkpoint is kept: {kept}. " if kept else "No checkpoint had been written yet. ")
+                + (f"The last checkpoint is kept: {last}. " if last else "No checkpoint had been written yet. ")
                 + "Lower the learning rate or the method's weight, clip gradients (max_grad_norm), or use bf16."
             )
 
@@ -730,8 +734,8 @@ def _check_types(max_length_tokens: Any, memory: Any, chat: Any, peft_config: An
 
     from unforgotten.models.chat import Chat
 
-    whole = isinstance(max_length_tokens, int) and not isinstance(max_length_tokens, bool)
-    if max_length_tokens is not None and not (whole and max_length_tokens > 1):
+    is_int = isinstance(max_length_tokens, int) and not isinstance(max_length_tokens, bool)
+    if max_length_tokens is not None and not (is_int and max_length_tokens > 1):
         raise RecipeError(f"max_length_tokens= is a whole number above 1, or None, not {max_length_tokens!r}.")
     for name, value, kind in (
         ("memory", memory, Memory),

@@ -36,7 +36,7 @@ def config(model: str = "world") -> PreTrainedConfig:
     """The configuration of one of MODELS, its special tokens those of the tokenizer."""
     from transformers import AutoConfig
 
-    architecture, own = MODELS[model]
+    architecture, settings = MODELS[model]
     place = words().index
     return AutoConfig.for_model(
         architecture,
@@ -44,5 +44,5 @@ def config(model: str = "world") -> PreTrainedConfig:
         pad_token_id=place(PAD),
         bos_token_id=place(BOS),
         eos_token_id=place(END),
-        **(SHAPE | own),
+        **(SHAPE | settings),
     )

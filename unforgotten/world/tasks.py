@@ -89,10 +89,10 @@ def problems(task: TaskName, side: Side) -> tuple[Problem, ...]:
 
     test is for results; dev, disjoint from it, for choosing settings.
     """
-    made = {"sums": _sums, "sentiment": _sentiment, "code": _code}[task]()
+    all_problems = {"sums": _sums, "sentiment": _sentiment, "code": _code}[task]()
     if side == "train":
-        return tuple(p for p in made if digest(p.question) % 5)
-    held = [p for p in made if digest(p.question) % 5 == 0]
+        return tuple(p for p in all_problems if digest(p.question) % 5)
+    held = [p for p in all_problems if digest(p.question) % 5 == 0]
     test = random.Random(f"{task} test").sample(held, TEST_ROWS)
     if side == "test":
         return tuple(test)

@@ -64,9 +64,9 @@ def check(given: Mapping[str, str] | None, roles: Iterable[str] = ROLES) -> None
 
 def renamed(given: Mapping[str, str] | None, **roles: str) -> dict[str, str] | None:
     """`columns:` under a reader's own names of its parts: prompt and category, and those in `roles`."""
-    own = {"prompt": "prompt", "category": "category"} | roles
-    check(given, own)
-    return {own[role]: column for role, column in given.items()} if given else None
+    known = {"prompt": "prompt", "category": "category"} | roles
+    check(given, known)
+    return {known[role]: column for role, column in given.items()} if given else None
 
 
 def names(given: Mapping[str, str] | None, roles: Mapping[str, Sequence[str]] = ROLES) -> list[str]:
@@ -213,10 +213,10 @@ def read_prompts(
         if not isinstance(record.value, Mapping):
             problems.append((record.line, "a row must be an object"))
             continue
-        own = chosen
+        columns = chosen
         if "prompt" not in (given or {}) and record.value.get(chosen.get("prompt")) is None:
-            own = choose(path, header_of([record]), given, roles)  # a row may call its prompt otherwise
-        text, wrong = prompt_of(record.value, own)
+            columns = choose(path, header_of([record]), given, roles)  # a row may call its prompt otherwise
+        text, wrong = prompt_of(record.value, columns)
         if wrong:
             problems.append((record.line, wrong))
         rows.append((record, text, category_of(record.value, chosen)))

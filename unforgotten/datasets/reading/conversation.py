@@ -211,8 +211,8 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
     message |= {"role": _ROLES[role], "content": content_of(given, message.get("content"), _ROLES[role], n)}
     if speaker == "function_call":
         message |= {"content": "", "tool_calls": calls.named_calls(message["content"], n)}
-    elif made := calls.calls(given, _ROLES[role], n, ignored):
-        message["tool_calls"] = made
+    elif tool_calls := calls.calls(given, _ROLES[role], n, ignored):
+        message["tool_calls"] = tool_calls
     if not message["content"].strip() and "tool_calls" not in message and _ROLES[role] != "tool":
         raise Wrong(f"turn {n}: the {role} turn is empty")
     if learnt and _ROLES[role] != "assistant":
@@ -232,8 +232,8 @@ def _as_message(given: dict[str, Any], n: int) -> dict[str, Any]:
     """ShareGPT's `value` as content."""
     if "content" in given and "value" in given and given["content"] != given["value"]:
         raise Wrong(f"turn {n}: has both value and content, and they differ")
-    own = {key: value for key, value in given.items() if key not in ("from", "value")}
-    return {**own, "content": given["value"]} if "value" in given else own
+    fields = {key: value for key, value in given.items() if key not in ("from", "value")}
+    return {**fields, "content": given["value"]} if "value" in given else fields
 
 
 def _with_history(
@@ -292,8 +292,8 @@ def _context(turns: list[_Turn]) -> tuple[frozenset[int], bool]:
     said = [i for i, turn in enumerate(turns) if turn.message["role"] == "assistant"]
     asked = next(i for i, turn in enumerate(turns) if turn.message["role"] == "user")
     opening = [i for i in said if i < asked]
-    if kept := [i for i in opening if turns[i].learnt]:
-        raise Wrong(f"turn {kept[0] + 1} opens the conversation and is marked to be learnt: it answers nobody")
+    if learnt := [i for i in opening if turns[i].learnt]:
+        raise Wrong(f"turn {learnt[0] + 1} opens the conversation and is marked to be learnt: it answers nobody")
     context = frozenset(i for i in said if turns[i].learnt is False or i in opening)
     if said and len(context) == len(said) and turns[-1].message["role"] == "assistant":
         raise Wrong("every assistant turn is marked as not to be learnt: there is nothing to learn. Drop the row")

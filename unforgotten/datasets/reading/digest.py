@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def rows_digest(rows: Iterable[Row]) -> str:
     """12 hex digits over the rows' turns and tools, in order."""
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for row in rows:
         facts: list[Any] = [row.messages, row.tools, row.kind, *([row.difficulty] if row.difficulty else [])]
         facts += [{"context_turns": sorted(row.context_turns)}] if row.context_turns else []
-        whole.update(json.dumps(facts, sort_keys=True, default=str).encode())
-        whole.update(b"\n")
-    return whole.hexdigest()[:12]
+        hasher.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        hasher.update(b"\n")
+    return hasher.hexdigest()[:12]

@@ -238,8 +238,8 @@ def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool
             + (" For one prompt a line, with commas in it, use a .txt file." if sole else "")
         )
     problems = [(n, f"{len(row)} cells where the header has {width}") for n, row in body if len(row) != width]
-    whole = [(n, row) for n, row in body if len(row) == width]
-    return [Record(n, f"{path}:{n}", dict(zip(first, row, strict=True))) for n, row in whole], problems
+    complete = [(n, row) for n, row in body if len(row) == width]
+    return [Record(n, f"{path}:{n}", dict(zip(first, row, strict=True))) for n, row in complete], problems
 
 
 def read_parquet(path: str, file: Path, columns: Sequence[str] | None = None, *, held: bool = True) -> Iterator[Record]:

@@ -61,7 +61,7 @@ def check(
     columns: dict[str, None] = {}
     for line, _, value in records:
         for key, cell in value.items() if isinstance(value, Mapping) else ():
-            if key not in (ignored or ()) and (own := _said(str(key), cell, answered, contrasts)) and own != kind:
+            if key not in (ignored or ()) and (stated := _said(str(key), cell, answered, contrasts)) and stated != kind:
                 columns[str(key)] = None
                 against.setdefault(line, f"{key} is {str(cell)[:60]!r}")
     if against:

@@ -23,7 +23,7 @@ class Nulls:
     calls: Counter[str] = field(default_factory=Counter)
     absent: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often an argument of a function is null where the row does not say that the function has it."""
-    own: set[tuple[str, str]] = field(default_factory=set)
+    declared: set[tuple[str, str]] = field(default_factory=set)
     """Arguments that a row's tools say the function has."""
     in_schema: bool = False
     """A property of a tool is null, which is no schema: only Arrow writes that."""
@@ -34,14 +34,14 @@ class Nulls:
             return True
         if len(self.keys) != 1 or len(self.calls) < 2:
             return False
-        never = [(f, k) for (f, k), n in self.absent.items() if n == self.calls[f] and (f, k) not in self.own]
+        never = [(f, k) for (f, k), n in self.absent.items() if n == self.calls[f] and (f, k) not in self.declared]
         return any(self._is_set(k) for _, k in never)
 
     def doubtful(self) -> Counter[str]:
         """Arguments that are null in some calls and set in others, by how often: Arrow's or the user's own."""
         counts: Counter[str] = Counter()
         for (f, k), n in self.absent.items():
-            if (f, k) not in self.own and self._is_set(k):
+            if (f, k) not in self.declared and self._is_set(k):
                 counts[k] += n
         return counts if len(self.keys) == 1 else Counter()
 
@@ -61,7 +61,7 @@ def read(records: Iterable[Any]) -> Nulls:
             nulls.keys.add(frozenset(map(str, arguments)))
             for key, value in arguments.items():
                 if declared.get(name, {}).get(key) is not None:
-                    nulls.own.add((name, str(key)))
+                    nulls.declared.add((name, str(key)))
                 if value is None:
                     nulls.absent[(name, str(key))] += 1
     return nulls

@@ -172,21 +172,21 @@ def _needed(text: str, entry_point: str, parser: _Parser) -> str:
     for i, statement in enumerate(tree.body):
         for name in _bound(statement):
             binds.setdefault(name, []).append(i)
-    todo, reached, kept = [entry_point, "*", "annotations"], set[str](), set[int]()  # no name tells of the last two
+    todo, reached, needed = [entry_point, "*", "annotations"], set[str](), set[int]()  # no name tells of the last two
     read: dict[range, set[str]] = {}  # statements of one line are read together
     while todo:
         if (name := todo.pop()) in reached:
             continue
         reached.add(name)
         for i in binds.get(name, ()):
-            if i not in kept:
-                kept.add(i)
+            if i not in needed:
+                needed.add(i)
                 if (span := _span(tree.body[i])) not in read:
                     read[span] = _used("\n".join(lines[n - 1] for n in span))
                     todo += read[span]
-    wanted = {line for i in kept for line in _span(tree.body[i])}
+    wanted = {line for i in needed for line in _span(tree.body[i])}
     for i, statement in enumerate(tree.body):
-        if i not in kept:
+        if i not in needed:
             for line in _span(statement):
                 if line not in wanted:  # `import a; print(a)` shares a line
                     lines[line - 1] = ""
@@ -215,11 +215,11 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
             elif isinstance(node, ast.alias):  # import a.b binds a
                 yield node.asname or node.name.partition(".")[0]
             elif isinstance(node, (ast.Name, ast.Subscript, ast.Attribute)) and isinstance(node.ctx, ast.Store):
-                whole: ast.expr = node
-                while isinstance(whole, (ast.Subscript, ast.Attribute)):
-                    whole = whole.value
-                if isinstance(whole, ast.Name):
-                    yield whole.id
+                target: ast.expr = node
+                while isinstance(target, (ast.Subscript, ast.Attribute)):
+                    target = target.value
+                if isinstance(target, ast.Name):
+                    yield target.id
 
 
 def _is_main_part(statement: ast.stmt) -> bool:

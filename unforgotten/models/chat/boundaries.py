@@ -39,9 +39,9 @@ def by_marks(renderer: Renders, talk: Talk, said: Sequence[int], template: Templ
     sampled = {said[0], said[1], said[len(said) // 2], said[-2], said[-1]}
     sampled |= {place for places in kinds.values() for place in (places[0], places[-1])}
     samples = {turn.index: turn for turn in renderer.one_by_one(talk, sorted(sampled))}
-    whole = samples[said[-1]].text or ""
-    words = _ends(marked, whole, talk)
-    if words is None or any(t.problem or not whole.startswith(t.text or "\0") for t in samples.values()):
+    full_text = samples[said[-1]].text or ""
+    words = _ends(marked, full_text, talk)
+    if words is None or any(t.problem or not full_text.startswith(t.text or "\0") for t in samples.values()):
         return None
     inside = samples[said[-1]].spans
     if template.marked:
@@ -49,11 +49,11 @@ def by_marks(renderer: Renders, talk: Talk, said: Sequence[int], template: Templ
     turns: list[Turn] = []
     for places in kinds.values():
         first = samples[places[0]]
-        before = whole[words[first.index - 1] : first.start]
-        after = whole[words[first.index] : first.end]
+        before = full_text[words[first.index - 1] : first.start]
+        after = full_text[words[first.index] : first.end]
         for i in places:
             start, end = words[i - 1] + len(before), words[i] + len(after)
-            if whole[words[i - 1] : start] != before or whole[words[i] : end] != after or start > words[i]:
+            if full_text[words[i - 1] : start] != before or full_text[words[i] : end] != after or start > words[i]:
                 return None
             spans = spans_between(inside, start, end) if template.marked else [(start, end)]
             turn = type(first)(i, start, end, None, spans)
@@ -88,11 +88,11 @@ def _is_markup(text: str) -> bool:
     return not text.isspace() and not text.strip().replace("_", "").isalnum()
 
 
-def _ends(marked: str | None, whole: str, talk: Talk) -> dict[int, int] | None:
+def _ends(marked: str | None, full_text: str, talk: Talk) -> dict[int, int] | None:
     """Where each message's words end in the whole text; None where marks do not say it."""
     if marked is None or talk.marker is None:
         return None
-    ends = marks.ends(marked.rstrip(), whole)
+    ends = marks.ends(marked.rstrip(), full_text)
     if ends is None or any(len(places) > 1 for places in ends.values()):
         return None
     word_ends = {talk.marker.parts[n].message: places[0] for n, places in ends.items()}

@@ -75,8 +75,8 @@ class Chat:
             raise TemplateError(f"{talk.name}: this chat template leaves out {_listed(list(dict.fromkeys(called)))}.")
         said = answers(talk.messages)
         turns = renderer.turns(talk, said) if said else []
-        whole = turns[-1].text or "" if turns else ""
-        before = [t for t in turns if not t.problem and text.startswith(whole if t.text is None else t.text)]
+        full_text = turns[-1].text or "" if turns else ""
+        before = [t for t in turns if not t.problem and text.startswith(full_text if t.text is None else t.text)]
         prefixes, ends = [turn.start for turn in before], [turn.end for turn in before]
         return renderer.tokens.encode_after(text, prefixes, talk.name, ends).ids
 
@@ -110,14 +110,14 @@ class Chat:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Ids as text, its spaces as they are."""
-        kept = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
-        return str(self.tokenizer.decode(list(ids), **kept))
+        options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(ids), **options))
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Writes tokenizer and template, the date in it: AutoTokenizer from there renders the same on any day."""
         theirs = self.tokenizer.chat_template
-        own, other = self._template.text, self._template.with_tools
-        self.tokenizer.chat_template = {"default": own, "tool_use": other.text} if other else own
+        template, other = self._template.text, self._template.with_tools
+        self.tokenizer.chat_template = {"default": template, "tool_use": other.text} if other else template
         try:
             self.tokenizer.save_pretrained(folder)
         finally:
@@ -147,8 +147,8 @@ class Chat:
         for turn in learnt:
             if turn.problem:
                 raise TemplateError(f"{name}: {turn.problem}")
-        whole = turns[-1].text or ""
-        if all(turn.text is None or whole.startswith(turn.text) for turn in learnt):
+        full_text = turns[-1].text or ""
+        if all(turn.text is None or full_text.startswith(turn.text) for turn in learnt):
             groups = [(turns, trained)]
         else:
             groups = [([t for t in turns if t.index <= i], [i]) for i in trained]

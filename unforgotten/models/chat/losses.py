@@ -66,17 +66,17 @@ class Written:
 
 def refused(parts: Sequence[Part], written: Written, turn: int, spans: Sequence[tuple[int, int]]) -> list[str]:
     """What of an assistant's turn is not in its loss, in words."""
-    own = [(n, part) for n, part in enumerate(parts) if part.message == turn]
-    if not any(part.kind in _REFUSED for _, part in own):
+    of_turn = [(n, part) for n, part in enumerate(parts) if part.message == turn]
+    if not any(part.kind in _REFUSED for _, part in of_turn):
         return ["any word: the turn is empty"]
-    lost = [part for n, part in own if part.kind in _REFUSED and not written.has(n, part, spans)]
-    return list(dict.fromkeys(_name(part, own) for part in lost))
+    lost = [part for n, part in of_turn if part.kind in _REFUSED and not written.has(n, part, spans)]
+    return list(dict.fromkeys(_name(part, of_turn) for part in lost))
 
 
-def _name(part: Part, own: Sequence[tuple[int, Part]]) -> str:
-    calls = any(other.kind == "call" for _, other in own)
-    which = f"call {part.call + 1}" if any(other.call for _, other in own) else "the call"
-    called = next((p.name for _, p in own if p.kind == "call" and p.call == part.call), "")
+def _name(part: Part, of_turn: Sequence[tuple[int, Part]]) -> str:
+    calls = any(other.kind == "call" for _, other in of_turn)
+    which = f"call {part.call + 1}" if any(other.call for _, other in of_turn) else "the call"
+    called = next((p.name for _, p in of_turn if p.kind == "call" and p.call == part.call), "")
     if part.kind == "content":
         if _THOUGHT_MARKS.search(part.text):
             return "the thought or the words of the turn"

@@ -96,8 +96,8 @@ class Marker:
             }
         elif "arguments" in function:
             marked["arguments"] = self._texts(arguments, place, "argument", n, "arguments")
-        whole = {**beside, "function": {key: marked[key] for key in function}}
-        return {key: whole[key] for key in call}
+        marked_call = {**beside, "function": {key: marked[key] for key in function}}
+        return {key: marked_call[key] for key in call}
 
     def _texts(self, value: Any, place: int, kind: str, n: int, name: str) -> Any:
         if isinstance(value, str):

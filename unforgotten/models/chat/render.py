@@ -58,8 +58,8 @@ class Renderer:
         try:
             for message in messages:
                 tidied = calls.tidied(message, self._call_form if message.get("tool_calls") else "object")
-                kept, n = self._tokens.neutralise(tidied, assistant=message["role"] == "assistant")
-                cleaned.append(kept)
+                neutral, n = self._tokens.neutralise(tidied, assistant=message["role"] == "assistant")
+                cleaned.append(neutral)
                 counted += n
             tools, n = self._tokens.neutralise(list(row.tools), assistant=False)
             marker = Marker(cleaned, tools)

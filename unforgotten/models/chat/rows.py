@@ -85,24 +85,24 @@ def encode_rows(
     examples: list[dict[str, Any]] = []
     faults = Faults(len(rows))
     for index, row in enumerate(rows):
-        whole: list[Encoded] = []
+        full_length: list[Encoded] = []
         with faults.of(row, index):
-            whole, controls = chat.examples(row, index)
+            full_length, controls = chat.examples(row, index)
             counts.control_tokens += controls
             counts.context_turns += sum(m["role"] == "assistant" for m in row.messages) - len(trained_turns(row))
-            counts.split_rows += whole[0].turn is not None
-        for example in whole:
-            kept = example.within(max_length_tokens)
-            if kept is None:
+            counts.split_rows += full_length[0].turn is not None
+        for example in full_length:
+            cut = example.within(max_length_tokens)
+            if cut is None:
                 counts.dropped.append(example.source)
                 continue
-            counts.cut_examples += kept.cut
-            counts.boundary_merges += kept.merges
-            counts.lost.update(kept.lost)
-            counts.tokens += len(kept.input_ids)
-            counts.trained_tokens += sum(label != IGNORED for label in kept.labels)
+            counts.cut_examples += cut.cut
+            counts.boundary_merges += cut.merges
+            counts.lost.update(cut.lost)
+            counts.tokens += len(cut.input_ids)
+            counts.trained_tokens += sum(label != IGNORED for label in cut.labels)
             counts.row_of.append(index)
-            examples.append({"input_ids": kept.input_ids, "labels": kept.labels})
+            examples.append({"input_ids": cut.input_ids, "labels": cut.labels})
         if progress and (index % 100 == 99 or index == len(rows) - 1):
             progress(index + 1, len(rows))
     faults.refuse()
@@ -118,6 +118,6 @@ def encode_rows(
 def digest_ids(ids: Iterable[Sequence[int]]) -> str:
     """The SHA-256 of token ids, lists kept apart by their lengths."""
     seen = hashlib.sha256()
-    for one in ids:
-        seen.update(struct.pack(f"<{len(one) + 1}q", len(one), *one))
+    for row_ids in ids:
+        seen.update(struct.pack(f"<{len(row_ids) + 1}q", len(row_ids), *row_ids))
     return seen.hexdigest()

@@ -31,11 +31,11 @@ def show(
     counts = encode_rows(chat, rows, max_length_tokens)[1]  # first, since it names every row that is wrong
     console.print(f"{legend}; {template}", markup=False, highlight=False)
     for row in rows[:limit]:
-        whole, _ = chat.examples(row)
-        for example in whole:
-            kept = example.within(max_length_tokens)
-            console.rule(_title(example, kept, max_length_tokens), align="left")
-            console.print(paint(chat, kept or example, coloured), soft_wrap=True)
+        full_length, _ = chat.examples(row)
+        for example in full_length:
+            cut = example.within(max_length_tokens)
+            console.rule(_title(example, cut, max_length_tokens), align="left")
+            console.print(paint(chat, cut or example, coloured), soft_wrap=True)
     console.rule()
     for line in counts.lines():
         console.print(line, markup=False, highlight=False)
@@ -62,11 +62,11 @@ def paint(chat: Chat, example: Encoded, coloured: bool = True) -> Text:
     return text
 
 
-def _title(example: Encoded, kept: Encoded | None, limit: int | None) -> str:
+def _title(example: Encoded, cut: Encoded | None, limit: int | None) -> str:
     parts = [example.source, f"{len(example.input_ids)} tokens"]
     parts += [f"assistant turn at message {example.turn + 1} alone"] if example.turn is not None else []
-    if kept is None:
+    if cut is None:
         parts.append(f"DROPPED: {limit} tokens leave nothing of the response")
-    elif kept.cut:
+    elif cut.cut:
         parts.append(f"cut at {limit} tokens")
     return ", ".join(parts)

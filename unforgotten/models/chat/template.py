@@ -50,8 +50,8 @@ def load(
 ) -> Template:
     """The template asked for (Jinja text, a file of it, or "alpaca"), else the tokenizer's own, else Alpaca's."""
     text, source = _choose(tokenizer, template)
-    own = tokenizer.chat_template if template is None else None
-    for_tools = own.get("tool_use") if isinstance(own, dict) else None  # which one renders is transformers' rule
+    named = tokenizer.chat_template if template is None else None
+    for_tools = named.get("tool_use") if isinstance(named, dict) else None  # which one renders is transformers' rule
     texts = [text] if for_tools in (None, text) else [text, for_tools]
     read = [jinja_process.read(each) for each in texts]
     known = set[str]().union(*(names for names, _ in read))

@@ -82,8 +82,8 @@ def base_of(config: dict[str, Any], called: str, named: Iterable[str | None] = (
     )
 
 
-def _same(one: str, other: str) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+def _same(path: str, other: str) -> bool:
+    return Path(path).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _numbers(config: dict[str, Any], where: str) -> None:

@@ -123,8 +123,8 @@ def _accepts(op: Any, value: Any, pattern: str) -> Accepts:
         return lambda char: ord(char) == value
     if op is code.NOT_LITERAL:
         return lambda char: ord(char) != value
-    one = re.compile(_class(value))
-    return lambda char: one.fullmatch(char) is not None
+    regex = re.compile(_class(value))
+    return lambda char: regex.fullmatch(char) is not None
 
 
 def _class(items: Any) -> str:

@@ -41,13 +41,13 @@ def check(place: Opened, headless: bool = False) -> None:
     try:
         config = AutoConfig.from_pretrained(str(place.path), trust_remote_code=False)
         with torch.device("meta"), _bounded(10 * len(place.tensors) + 1_000, 2 * held + SPARE, where):
-            made = (AutoModel if headless else AutoModelForCausalLM).from_config(config, trust_remote_code=False)
+            skeleton = (AutoModel if headless else AutoModelForCausalLM).from_config(config, trust_remote_code=False)
     except (ModelError, MemoryError):
         raise
     except Exception as error:  # a configuration fails in as many ways as there are architectures
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{where} makes no model: {type(error).__name__}: {reason}") from error
-    prefix = f"{made.base_model_prefix}."
+    prefix = f"{skeleton.base_model_prefix}."
     if twice := sorted(t for t in place.tensors if prefix != "." and prefix + t in place.tensors):
         raise ModelError(
             f"{place.called}: its files hold {twice[0]!r} and {prefix + twice[0]!r}, which are two values of one "

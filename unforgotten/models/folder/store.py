@@ -156,11 +156,11 @@ def _copied(descriptor: int, part: Path) -> str:
         if _cloned(source.fileno(), out.fileno()):
             with part.open("rb") as clone:
                 return hashlib.file_digest(clone, "sha256").hexdigest()
-        whole = hashlib.sha256()
+        hasher = hashlib.sha256()
         while chunk := source.read(CHUNK):
-            whole.update(chunk)
+            hasher.update(chunk)
             out.write(chunk)
-        return whole.hexdigest()
+        return hasher.hexdigest()
 
 
 def _cloned(source: int, target: int) -> bool:

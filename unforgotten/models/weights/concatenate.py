@@ -22,31 +22,31 @@ def concatenated(adapters: Sequence[Adapted], folder: Path) -> int:
     Its scale is 1 (alpha = R), so that no server has to know of patterns. A module that one of the adapters leaves
     alone is filled up with zeros. The config names no base. Raises UnsupportedError for weights kept both ways round.
     """
-    turned = {bool(one.config.get("fan_in_fan_out")) for one in adapters}
+    turned = {bool(adapter.config.get("fan_in_fan_out")) for adapter in adapters}
     if len(turned) > 1:
         raise UnsupportedError("One adapter keeps its weights transposed (fan_in_fan_out), the other does not.")
-    held = [{name: one.places(name) for name in one.adapted()} for one in adapters]
+    held = [{name: adapter.places(name) for name in adapter.adapted()} for adapter in adapters]
     widths = [
-        max(one.tensors[down].shape[0] for down, _, _ in places.values())
-        for one, places in zip(adapters, held, strict=True)
+        max(adapter.tensors[down].shape[0] for down, _, _ in places.values())
+        for adapter, places in zip(adapters, held, strict=True)
     ]
     rank, modules, tensors = sum(widths), sorted(set().union(*held)), dict[str, torch.Tensor]()
     for name in modules:
         ups: list[torch.Tensor] = []
         downs: list[torch.Tensor] = []
         size = next(
-            (one.tensors[up].shape[0], one.tensors[down].shape[1])
-            for one, places in zip(adapters, held, strict=True)
+            (adapter.tensors[up].shape[0], adapter.tensors[down].shape[1])
+            for adapter, places in zip(adapters, held, strict=True)
             if name in places
             for down, up, _ in [places[name]]
         )
-        for one, places, width in zip(adapters, held, widths, strict=True):
+        for adapter, places, width in zip(adapters, held, widths, strict=True):
             a, b = torch.zeros(width, size[1]), torch.zeros(size[0], width)  # (r, in), (out, r)
             if name in places:
                 down, up, scale = places[name]
-                r = one.tensors[down].shape[0]
-                a[:r] = one.tensors[down].float() * scale
-                b[:, :r] = one.tensors[up].float()
+                r = adapter.tensors[down].shape[0]
+                a[:r] = adapter.tensors[down].float() * scale
+                b[:, :r] = adapter.tensors[up].float()
             downs.append(a)
             ups.append(b)
         stem = f"base_model.model.{name.removesuffix('.weight')}"

@@ -30,11 +30,11 @@ def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> d
     turned = False
     for name in result.names():
         change = result[name].double() - below[name].double()
-        whole = float(change.square().sum())
-        if whole == 0:
+        energy = float(change.square().sum())
+        if energy == 0:
             continue
         if change.ndim != 2 or any(part in name for part in NO_MODULES) or name.endswith(ROUTERS):
-            left[name] = whole, whole
+            left[name] = energy, energy
             continue
         if below.transposed(name):
             change, turned = change.T, True
@@ -44,7 +44,7 @@ def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> d
         up, down = u[:, :rank] * root, root[:, None] * vh[:rank]
         tensors[f"{stem}.lora_B.weight"] = up.float().contiguous()
         tensors[f"{stem}.lora_A.weight"] = down.float().contiguous()
-        left[name] = float(s[rank:].square().sum()), whole
+        left[name] = float(s[rank:].square().sum()), energy
     if not tensors:
         raise ModelError("The edit left θ_safe as it was, so there is no adapter to make.")
     modules = sorted({n.removeprefix("base_model.model.").rpartition(".lora_")[0] for n in tensors})
