@@ -72,7 +72,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "too many keys, nothing to read": (
         "a.jsonl",
         lambda: json.dumps({f"k{i}": i for i in range(300_000)}).encode(),
-        "neither `messages`",
+        "a row may have 1,000",
     ),
     "arguments without end": (
         "a.jsonl",

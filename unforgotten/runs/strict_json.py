@@ -83,17 +83,31 @@ def _inside(value: Any) -> Any:
 
 
 def more_values(value: Any, most: int) -> bool:
-    """Does a value hold more than so many texts, numbers, truths and nulls?"""
-    todo, n = [value], 0
+    """Does a value hold more than so many texts, numbers, truths, nulls and empty lists and objects?
+
+    What the text of a call's arguments holds counts as what it is the text of.
+    """
+    todo, n, commas = [value], 0, 0
     while todo and n <= most:
         each = todo.pop()
-        if isinstance(each, Mapping):
+        if isinstance(each, Mapping) and each:
             todo += each.values()
-        elif isinstance(each, (list, tuple)):
+            if isinstance(text := each.get("arguments"), str):
+                commas += text.count(",")
+                if commas >= most // 2:  # short ones are not read twice
+                    todo.append(_parsed(text))
+        elif isinstance(each, (list, tuple)) and each:
             todo += each
         else:
             n += 1
     return n > most
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def unfit(value: Any) -> str:

@@ -68,14 +68,13 @@ class _Turn:
 
 def form_of(record: Any) -> str:
     """Which of the formats a row is in. Raises Wrong where it is in none."""
-    if not isinstance(record, Mapping):
-        raise Wrong(f"a row must be an object, not {strict_json.kind_of(record)}")
+    marks.check_object(record)
     # A column that a `datasets.Dataset` fills with None for want of a value is not there.
     form = next((name for key, name in FORMATS.items() if record.get(key) is not None), None)
     if form is None:
         marks.refuse_row(record)
-        there = ", ".join(map(str, record)) or "none"
-        raise Wrong(f"neither `messages` nor `prompt` nor `instruction` (keys: {there[:300]})")
+        there = ", ".join(map(str, record))[:300] or "none"
+        raise Wrong(f"neither `messages` nor `prompt` nor `instruction` (keys: {there})")
     return form
 
 

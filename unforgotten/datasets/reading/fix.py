@@ -92,6 +92,7 @@ def _without_preference(record: Any) -> tuple[Any, list[str]]:
     """A row of preference data as what it says is to be learnt, and what was done. Raises Wrong where it says none."""
     if not isinstance(record, Mapping):
         return record, []
+    marks.check_object(record)
     given = {key: value for key, value in record.items() if value not in (None, "")}
     lower = [marks.name_of(key) for key in given if isinstance(key, str)]
     if twice := next((name for name in lower if name in marks.MARKS and lower.count(name) > 1), None):

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from unforgotten.runs.strict_json import kind_of
+
 LEARNT = ("weight", "loss_weight", "loss_scale", "loss", "loss_mask", "train", "training", "trainable")
 """1 or true: the turn is learnt; 0 or false: it is context."""
 HIDDEN = ("masked",)
@@ -39,10 +41,14 @@ _LIKE_PREFERENCE = frozenset("chosen rejected rejects dispreferred undesirable d
 _LEFT_OUT = frozenset("exclude excluded skip skipped ignore ignored deleted discard discarded drop dropped".split())
 _TAKEN = frozenset("include included keep kept accept accepted approve approved".split())
 """Words that leave a row or turn out where they are true, and where they are false."""
+MOST_KEYS = 1_000
+"""Keys of a row, each of which is looked at for marks."""
 _NESTED = 4
 """Objects in one another that are searched for marks."""
 _NO_FACTS = frozenset(("function", "function_call", "arguments", "tools", "functions", "content"))
 """Objects that are no facts about a turn, but what it says."""
+_PLAIN = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
+"""A key that is spelt as marks are here."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -50,6 +56,8 @@ def name_of(key: Any) -> str:
     """A key as marks are spelt here: `Loss-Weight`, `lossWeight` and `loss weight` are `loss_weight`."""
     if not isinstance(key, str):
         return ""
+    if _PLAIN.fullmatch(key):
+        return key
     seen = "".join(c for c in unicodedata.normalize("NFKC", key) if unicodedata.category(c) not in ("Cf", "Cc", "Mn"))
     return re.sub(r"[\W_]+", "_", _CAMEL.sub("_", seen)).strip("_").lower()
 
@@ -57,6 +65,14 @@ def name_of(key: Any) -> str:
 def is_mark(key: str) -> bool:
     """Whether a key could say that something is not to be learnt."""
     return name_of(key) in MARKS
+
+
+def check_object(record: Any) -> None:
+    """Raises Wrong where a row is no object, or has more keys than are looked at."""
+    if not isinstance(record, Mapping):
+        raise Wrong(f"a row must be an object, not {kind_of(record)}")
+    if len(record) > MOST_KEYS:
+        raise Wrong(f"has {len(record):,} keys; a row may have {MOST_KEYS:,}")
 
 
 def refuse_alike(given: Mapping[str, Any], where: str, marked: Collection[str] = MARKS) -> None:

@@ -70,13 +70,15 @@ def refused(parts: Sequence[Part], written: Written, turn: int, spans: Sequence[
     if not any(part.kind in _REFUSED for _, part in of_turn):
         return ["any word: the turn is empty"]
     lost = [part for n, part in of_turn if part.kind in _REFUSED and not written.has(n, part, spans)]
-    return list(dict.fromkeys(_name(part, of_turn) for part in lost))
+    called = {part.call: part.name for _, part in reversed(of_turn) if part.kind == "call"}
+    several = any(part.call for _, part in of_turn)
+    return list(dict.fromkeys(_name(part, called, several) for part in lost))
 
 
-def _name(part: Part, of_turn: Sequence[tuple[int, Part]]) -> str:
-    calls = any(other.kind == "call" for _, other in of_turn)
-    which = f"call {part.call + 1}" if any(other.call for _, other in of_turn) else "the call"
-    called = next((p.name for _, p in of_turn if p.kind == "call" and p.call == part.call), "")
+def _name(part: Part, calls: Mapping[int, str], several: bool) -> str:
+    """A part in words. calls: the names of the turn's calls; several: whether there is more than one."""
+    which = f"call {part.call + 1}" if several else "the call"
+    called = calls.get(part.call, "")
     if part.kind == "content":
         if _THOUGHT_MARKS.search(part.text):
             return "the thought or the words of the turn"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from unforgotten.models.chat.chat import Chat
 
 TRAINED, CONTEXT, CONTROL = "green", "dim", "bold blue"
+NEAR_TOKENS = 32
+"""Before a piece that are decoded with it, so that the cost is linear: one suffices, and a letter may be of several."""
 
 
 def show(
@@ -47,17 +49,18 @@ def paint(chat: Chat, example: Encoded, coloured: bool = True) -> Text:
 
     special = set(chat.tokenizer.all_special_ids)
     kinds = [(label != IGNORED, id in special) for id, label in zip(example.input_ids, example.labels, strict=True)]
-    text, before, end = Text(), "", 0
+    text, end = Text(), 0
     for trained, run in groupby(kinds, key=lambda kind: kind[0]):
         open_, close = ("⟦", "⟧") if trained and not coloured else ("", "")
         text.append(open_)
         for control, part in groupby(run, key=lambda kind: kind[1]):
-            end += len(list(part))
-            # Decoded from the start each time: some tokenizers drop the space that opens a piece.
-            now = chat.decode(example.input_ids[:end], skip_special_tokens=False)
+            start, end = end, end + len(list(part))
+            # Decoded with the tokens before it: some tokenizers drop the space that opens a piece.
+            near = max(0, start - NEAR_TOKENS)
+            before = chat.decode(example.input_ids[near:start], skip_special_tokens=False)
+            now = chat.decode(example.input_ids[near:end], skip_special_tokens=False)
             style = TRAINED if trained else CONTROL if control else CONTEXT
             text.append(now[len(before) :], style=f"{style} underline" if control and trained else style)
-            before = now
         text.append(close)
     return text
 
