@@ -148,7 +148,8 @@ def tried(name: str, policy: str, targets: str, method: str, folder: Path) -> st
         assert set(found) == set(fisher), sorted(set(found) ^ set(fisher))[:3]
         for n, wanted in fisher.items():
             near = 1e-4 if name in RECURRENT else 1e-9
-            torch.testing.assert_close(found[n].to(wanted), wanted, rtol=1e-6, atol=near * float(wanted.abs().max()))
+            # Norms and soft-caps of some families (Gemma 2) compute in fp32 whatever the weights are.
+            torch.testing.assert_close(found[n].to(wanted), wanted, rtol=1e-5, atol=near * float(wanted.abs().max()))
     read_back(trainer, name, folder / "saved")
     return "ok"
 
