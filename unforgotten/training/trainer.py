@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -35,7 +35,17 @@ from unforgotten.training.run import Run, combine
 Tensors = dict[str, Tensor]
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
     from transformers import Trainer as _Trainer
+
+    from unforgotten.datasets.base import Dataset
+    from unforgotten.models.chat import Chat
+
+    Rows = Dataset | Iterable[Any]
+    """Conversations or encoded rows: a data set of ours, a datasets.Dataset, a list, an iterator."""
+    Named = str | Mapping[str, Any] | Method
+    """A method by its name, by its settings, or as it is."""
 else:
     _Trainer = object  # the mixin goes in front of any Trainer, TRL's too
 
@@ -76,19 +86,19 @@ class MethodMixin(_Trainer):
 
     def __init__(
         self,
-        model: Any = None,
-        args: Any = None,
+        model: PreTrainedModel | torch.nn.Module | str | None = None,
+        args: TrainingArguments | None = None,
         *,
-        train_dataset: Any = None,
-        safety_dataset: Any = None,
-        processing_class: Any = None,
-        peft_config: Any = None,
-        method: Any = "sft",
-        base_model: Any = None,
+        train_dataset: Rows | None = None,
+        safety_dataset: Rows | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        method: Named | Sequence[Named] = "sft",
+        base_model: str | Path | torch.nn.Module | Mapping[str, Tensor] | None = None,
         memory: Memory | None = None,
-        data_collator: Any = None,
+        data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
         max_length_tokens: int | None = None,
-        chat: Any = None,
+        chat: Chat | None = None,
         loss: chunked.Loss = "auto",
         log_distance: bool = False,
         save_on_sigterm: bool = False,
