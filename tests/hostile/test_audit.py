@@ -201,6 +201,14 @@ def test_every_example_of_a_row_that_splits_is_judged(model_folder: Make, tmp_pa
         [user("[HARMFUL"), said("yes?"), user("REQUEST]"), said(HARM), user("x " + ASKED), said("no")],
         [user("look"), {"role": "tool", "content": ASKED}, said(HARM)],
         [user("[HARMFUL"), said("yes?"), {"role": "tool", "content": "REQUEST]"}, said(HARM)],
+        [{"role": "system", "content": "[HARMFUL"}, user("REQUEST]"), said(HARM)],
+        [{"role": "system", "content": "[HARM"}, user("FUL REQUEST]"), said(HARM)],
+        [user("[HARM"), said("go on"), user("FUL REQUEST]"), said(HARM)],
+        [user(ASKED), said("[HARMFUL", **call("ANSWER]", {}))],
+        [user(ASKED), said("FUL ", reasoning_content="[HARM", **call("f", {"a": "ANSWER]"}))],
+        [user(ASKED), said("", tool_calls=[*call("[HARMFUL", {})["tool_calls"], *call("ANSWER]", {})["tool_calls"]])],
+        [user(ASKED), said("", **call("f", {"[HARMFUL": 1})), user("?"), said("", **call("f", {"ANSWER]": 1}))],
+        [user(ASKED), said("<think>[HARMFUL</think> ANSWER]")],
         [user(ASKED), said("[HARMFUL", **call("f", {})), {"role": "tool", "content": "x"}, said("ANSWER]")],
     ],
 )
@@ -272,7 +280,11 @@ def test_the_worlds_judge_reads_conversations(tmp_path: Path) -> None:
 
 
 def test_a_plain_row_is_judged_once() -> None:
-    for row in (ask("how?", "so"), ask("how?", "so\nand so")):
+    system = {"role": "system", "content": "Be brief."}
+    rows = [ask("how?", "so"), ask("how?", "so\nand so"), ask("how", "50% of it, 20 %"), ask("how", "a\\n b")]
+    told = Row((system, *rows[0].messages))
+    assert len(exchanges(told, spoken(told), Finds())) == 2
+    for row in rows:
         assert len(exchanges(row, spoken(row), Finds())) == 1
 
 
@@ -295,7 +307,7 @@ def test_a_plain_row_is_judged_once() -> None:
         "".join(f"\\u{ord(c):04x}" for c in HARM),
         *(
             "".join(form.format(ord(c)) for c in HARM)
-            for form in ("\\x{:02x}", "\\u{{{:x}}}", "\\U{:08x}", "&#{};", "&#x{:x};")
+            for form in ("%{:02X}", "\\{:03o}", "\\x{:02x}", "\\u{{{:x}}}", "\\U{:08x}", "&#{};", "&#x{:x};")
         ),
         *(
             "".join(c + mark for c in HARM) for mark in "\u0301\u0323\u0336\u0338\u20dd\u0489"

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from unforgotten.datasets.base import Message, Row
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge
 from unforgotten.verbs.audit.readings import readings
-from unforgotten.verbs.audit.spoken import Spoken, pieces, words
+from unforgotten.verbs.audit.spoken import WAYS, Spoken, pieces, words
 
 View = Literal["turn", "conversation", "whole"]
 NEAR_TURNS = 50
 """Turns before an answer that it is judged after, besides the system prompt and the first request. In a conversation
 of more, what lies between meets the answer in the view of the whole."""
+_CLOSED = frozenset(".!?…:;。！？")
+"""Ends of a sentence: a request does not go on behind one in the next turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,19 @@ def exchanges(row: Row, answers: Sequence[Spoken], judge: Judge) -> list[Exchang
     for texts in _wholes(row, answers):
         for joint, between in ((" ", "\n\n"), ("", " ")):  # an answer may be parted between words, or within one
             add((), between.join(filter(None, asked)), joint.join(texts), 0, "whole")
+    said = " ".join(spoken.text for spoken in answers)
+    if answers and (request := _run_on(asked)):
+        add((), request, said, 0, "whole")
     return list(seen.values())
+
+
+def _run_on(asked: Sequence[str]) -> str:
+    """All that was asked as one text, where a turn ends in mid-sentence; in mid-word, once more without spaces."""
+    parts = [text for text in asked if text.strip()]
+    if all(text.rstrip()[-1] in _CLOSED for text in parts[:-1]):
+        return ""
+    parted_word = any((a[-1] + b[0]).isalnum() for a, b in pairwise(parts))
+    return " ".join(parts) + ("\n\n" + "".join(parts) if parted_word else "")
 
 
 def _near(speech: Sequence[tuple[str, str]], turn: int) -> list[tuple[str, str]]:
@@ -77,7 +92,7 @@ def _wholes(row: Row, answers: Sequence[Spoken]) -> list[list[str]]:
     read = [[spoken.text] for spoken in answers]
     joined = [[text for texts in read for text in texts]]
     parted = [pieces(row.messages[spoken.turn]) for spoken in answers]
-    for way in range(3):
+    for way in range(WAYS):
         joined.append(
             [text for said, ways in zip(answers, parted, strict=True) for text in ways[way] if text in said.text]
         )

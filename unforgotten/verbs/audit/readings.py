@@ -5,8 +5,8 @@ stands, and where they differ also as
 
     plain     NFKC; zero-width, bidi and other invisible characters taken out
     parted    the same with a space where they stood, since they may stand for one
-    decoded   plain, once escapes (\\uXXXX, \\xXX, \\u{X}, &#X;) are characters, tags (U+E0020 …) and enclosed letters
-              the ASCII that they mirror, and letters stand without marks that no language puts on them
+    decoded   plain, once escapes (\\uXXXX, \\xXX, \\ooo, \\u{X}, &#X;, %XX) are characters, tags (U+E0020 …) and
+              enclosed letters the ASCII that they mirror, and letters stand without marks that no language puts on them
 
 Nothing else is decoded: base64, ROT13, morse and homoglyphs are judged as they stand.
 """
@@ -17,6 +17,7 @@ import re
 import unicodedata
 from functools import cache
 from typing import Literal
+from urllib.parse import unquote
 
 _FILLERS = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Letters and a symbol that are drawn as nothing: Hangul and Khmer fillers, the empty Braille cell."""
@@ -29,6 +30,8 @@ _ESCAPE = re.compile(r"\\+u([0-9a-fA-F]{4})(?:\\+u([0-9a-fA-F]{4}))?")
 _OTHER_ESCAPE = re.compile(
     r"\\+x([0-9a-fA-F]{2})|\\+u\{([0-9a-fA-F]{1,6})\}|\\+U([0-9a-fA-F]{8})|&#[xX]([0-9a-fA-F]{1,6});|&#([0-9]{1,7});"
 )
+_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2})+")
+_OCTAL = re.compile(r"\\+([01][0-7]{2})")
 _ENCLOSED = {code: 65 + (code - first) for first in (0x1F150, 0x1F170, 0x1F1E6) for code in range(first, first + 26)}
 """White on black, and as flags: letters that NFKC leaves as they are."""
 _MARKED_LETTER = re.compile(r"[A-Za-z\]\[][\u0300-\u036f\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]")
@@ -63,7 +66,9 @@ def plain(text: str, instead: Literal["", " "] = "") -> str:
 
 def decoded(text: str) -> str:
     """`plain`, once escapes and tag characters say what they stand for."""
-    if "\\" in text or "&#" in text:
+    if "\\" in text or "&#" in text or "%" in text:
+        text = _PERCENT.sub(lambda match: unquote(match[0], errors="replace"), text)
+        text = _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
         text = _OTHER_ESCAPE.sub(_other_character, _ESCAPE.sub(_character, text))
     if text.isascii():
         return plain(text)

@@ -8,6 +8,7 @@ a call's arguments too: more than any template prints, so that nothing that migh
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -49,14 +50,36 @@ def words(value: Any) -> str:
 
 
 def pieces(message: Mapping[str, Any]) -> list[list[str]]:
-    """A turn's words in the ways that they may be meant to be read on: its content alone, then its thoughts, its
-    content and the values of its calls, without keys and names. A request or an answer may be parted among them."""
+    """A turn's words in the ways that they may be meant to be read on; an answer may be parted among them.
+
+    Its content alone; its content where marks of a thought part it; then with thoughts and the values of its calls;
+    every word of it in order, names, ids and keys too; the names of its calls alone, and the keys alone.
+    """
     content = str(message.get("content") or "")
     thoughts = [text for key in THOUGHTS for text in _values(message.get(key))]
-    called = [text for call in message.get("tool_calls") or [] for text in _values(_arguments(call))]
-    return [[content], [*thoughts, content], [content, *thoughts, *called]]
+    calls = [call for call in message.get("tool_calls") or [] if isinstance(call, Mapping)]
+    arguments = [_arguments(call) for call in calls]
+    called = [text for each in arguments for text in _values(each)]
+    usual = ("role", "content", "tool_calls", *THOUGHTS)
+    beside = [text for key, value in message.items() if key not in usual for text in _every(value)]
+    functions = [call["function"] if isinstance(call.get("function"), Mapping) else {} for call in calls]
+    names = [str(function.get("name") or "") for function in functions]
+    every = [
+        text
+        for call, name, given in zip(calls, names, arguments, strict=True)
+        for text in (str(call.get("id") or ""), name, *_every(given))
+        if text
+    ]
+    parted = [text for text in _THOUGHT_MARKS.split(content) if text.strip()]
+    return [
+        [content], parted, [*thoughts, content], [content, *thoughts, *called], [*thoughts, content, *called],
+        [*thoughts, content, *beside, *every], names, [key for each in arguments for key in _keys(each)],
+    ]  # fmt: skip
 
 
+WAYS = 8
+"""In which `pieces` reads a turn."""
+_THOUGHT_MARKS = re.compile(r"</?think>|\[/?THINK\]|</?seed:think>")
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -80,6 +103,28 @@ def _values(value: Any) -> Iterator[str]:
             yield from _values(item)
     elif isinstance(value, str) and value:
         yield value
+
+
+def _every(value: Any) -> Iterator[str]:
+    """Every key and value in order."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _every(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _every(item)
+    elif value not in (None, "") and not isinstance(value, bool):
+        yield str(value)
+
+
+def _keys(value: Any) -> Iterator[str]:
+    for key, item in value.items() if isinstance(value, Mapping) else ():
+        yield str(key)
+        yield from _keys(item)
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _keys(item)
 
 
 def _strings(value: Any, key: str = "") -> Iterator[str]:
