@@ -1,0 +1,34 @@
+"""Names say what they hold: `found` and `told` fit anything, and are no names here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "unforgotten"
+EMPTY = {"found", "told"}
+
+
+def identifiers(tree: ast.AST) -> Iterator[str]:
+    """Of variables, arguments, attributes, functions and classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+
+
+def test_no_name_is_empty() -> None:
+    assert set(identifiers(ast.parse("def told(x, found): return x.told"))) == {"told", "x", "found"}
+    where = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for name in identifiers(ast.parse(path.read_text(encoding="utf-8")))
+        if name in EMPTY
+    ]
+    assert where == []
