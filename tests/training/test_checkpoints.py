@@ -83,6 +83,10 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
+def nested(file: Path) -> None:
+    file.write_text("[" * 100_000)
+
+
 def undigested(file: Path) -> None:
     """A mark that lost its list of files, as though it were an older one."""
     facts = json.loads(file.read_text())
@@ -111,6 +115,8 @@ def stepped(file: Path) -> None:
         (flip, "optimizer.pt", "optimizer.pt is not as it was written"),
         (cut, "rng_state.pth", "rng_state.pth is not as it was written"),
         (empty, "trainer_state.json", "trainer_state.json is not as it was written"),
+        (nested, "trainer_state.json", "trainer_state.json is not as it was written"),
+        (nested, "unforgotten/complete.json", "unforgotten/complete.json cannot be read"),
         (swap, "adapter_model.safetensors", "adapter_model.safetensors is not as it was written"),
         (Path.unlink, "scheduler.pt", "scheduler.pt is missing"),
         (Path.touch, "pytorch_model.bin", "pytorch_model.bin was not written with it"),

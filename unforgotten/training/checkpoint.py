@@ -99,7 +99,7 @@ def mark(checkpoint: Path) -> dict[str, Any]:
     """What the mark says. Raises TrainingError where there is none that can be read."""
     try:
         facts = json.loads((checkpoint / FOLDER / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         raise TrainingError(
@@ -216,7 +216,7 @@ def _counted(checkpoint: Path) -> Any:
     """The step that the Trainer goes on from; None where there is no state that can be read: its digest tells."""
     try:
         facts = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return facts.get("global_step") if isinstance(facts, dict) else None
 
