@@ -84,3 +84,17 @@ def test_an_answer_that_is_none_is_an_error_of_the_server(body: bytes, monkeypat
         there = retried.Server(f"http://127.0.0.1:{server.server_port}", "", timeout_seconds=5, retries=0)
         with pytest.raises(EndpointError, match="did not answer"):
             there.post("v1", {}, threading.Event())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:s3cr3t@host/x.jsonl",
+        "https://s3cr3t@host/x",
+        "https://h/x?a=1&token=s3cr3t&b=2",
+        "x;api_key=s3cr3t",
+    ],
+)
+def test_an_error_repeats_no_key_of_an_address(address: str) -> None:
+    told = variables.hidden(f"There is no file {address}. Mail me@example.org, or see https://host/a?b=c.")
+    assert "s3cr3t" not in told and told.endswith("Mail me@example.org, or see https://host/a?b=c.")

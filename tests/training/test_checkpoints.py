@@ -182,6 +182,39 @@ def test_a_file_that_nothing_reads_damages_a_checkpoint_without_digests(name: st
     assert name in damaged[0].why
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("optimizer.pt", {"state": {0: {"step": torch.zeros(3)}}, "param_groups": []}),
+        ("optimizer.pt", {"state": Path("x")}),
+        ("rng_state.pth", {"python": None, "numpy": None, "cpu": None}),
+        ("rng_state.pth", b""),
+        ("trainer_state.json", b"[]"),
+        ("trainer_state.json", b"[" * 100_000),
+    ],
+)
+def test_a_checkpoint_whose_digests_were_all_made_anew_is_an_error_or_skipped(
+    name: str, content: Any, copy: Path
+) -> None:
+    folder = copy / "checkpoint-4"
+    shutil.rmtree(copy / "checkpoint-6")
+    if isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+    else:
+        torch.save(content, folder / name)
+    facts = {key: value for key, value in checkpoint.mark(folder).items() if key != "digest"}
+    facts["files"] = checkpoint._digests(folder)
+    (folder / "unforgotten" / "complete.json").write_text(json.dumps(facts | {"digest": checkpoint._digest(facts)}))
+    again = trainer(copy)
+    if name == "trainer_state.json":
+        again.train(resume_from_checkpoint=True)
+        assert again._resumed_from == copy / "checkpoint-2"
+        return
+    with pytest.raises(TrainingError, match="checkpoint-4 cannot be resumed from") as told:
+        again.train(resume_from_checkpoint=True)
+    assert "weights_only" not in str(told.value)
+
+
 def test_other_rows_a_step_are_refused(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoint-6")
     with pytest.raises(TrainingError, match="trained with 2 rows a step, and this run has 4"):

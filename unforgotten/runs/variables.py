@@ -15,6 +15,8 @@ PREFIX = "UNFORGOTTEN_"
 ALLOWED = "UNFORGOTTEN_ALLOW_ENV"
 BRACED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 BARE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_USER_OF_ADDRESS = re.compile(r"(\w:/{1,2})[^/\s@]+@")
+_KEY_OF_ADDRESS = re.compile(r"(?i)([?&;](?:api_?key|key|token|access_token|auth|password|sig|signature)=)[^&;\s'\"]+")
 
 _filled: dict[str, str] = {}
 """Values that stand in texts of this process, and the variables that they came from."""
@@ -47,8 +49,8 @@ def _value(name: str, default: str | None, allow: Iterable[str]) -> str:
 
 
 def hidden(text: str) -> str:
-    """A text for people, with the variable's name wherever the value of one that was filled in would stand."""
-    return _without(text, list(_filled))
+    """A text for people: variables by their names where they were filled in, and addresses without their keys."""
+    return _KEY_OF_ADDRESS.sub(r"\1…", _USER_OF_ADDRESS.sub(r"\1…@", _without(text, list(_filled))))
 
 
 def without_secrets(text: str) -> str:

@@ -142,7 +142,10 @@ def fault(checkpoint: Path) -> str | None:
         if there[name] != digest:
             return f"{name} is not as it was written (its sha256 differs)"
     more = [name for name in there if name not in listed and READ_BY_THE_TRAINER.fullmatch(Path(name).name)]
-    return f"{more[0]} was not written with it" if more else None
+    if more:
+        return f"{more[0]} was not written with it"
+    is_state = "trainer_state.json" not in there or _counted(checkpoint) is not None
+    return None if is_state else "trainer_state.json names no step"
 
 
 def _unreadable(checkpoint: Path) -> str | None:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from unforgotten import errors, registry
-from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
+from unforgotten.errors import DataError, RecipeError, TrainingError, UnforgottenError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.models import adapters as policy
 from unforgotten.models import nf4
@@ -333,6 +334,14 @@ class MethodMixin(_Trainer):
         file = (folder if adapter == "default" else folder / adapter) / "adapter_model.safetensors"
         set_peft_model_state_dict(model, load_file(file), adapter_name=adapter)
         return None
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _resuming(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _resuming(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     # Turns inside a step.
 
@@ -766,3 +775,20 @@ def pad_token(processing_class: Any, model: Any) -> int:
 
 
 __all__ = ["MethodMixin", "MethodTrainer", "UnsupportedError", "named"]
+
+
+@contextlib.contextmanager
+def _resuming(folder: str | None) -> Iterator[None]:
+    """Files whose digests agree may still not be of this run's shapes, or pickles of more than tensors."""
+    try:
+        yield
+    except (UnforgottenError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # as many kinds as there are formats of state
+        # What PyTorch advises for a pickle of more than tensors is to run it.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        why = "a file holds more than tensors" if unsafe else f"{type(error).__name__}: {str(error)[:160]}"
+        raise TrainingError(
+            f"{folder} cannot be resumed from ({why}). Remove it, and the same command "
+            "goes on from an older one or from the start."
+        ) from error
