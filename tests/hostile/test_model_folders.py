@@ -251,6 +251,21 @@ def test_the_hubs_cache_gives_no_other_models_files(
         opened("y/evil")
 
 
+@pytest.mark.parametrize("revision", [None, "v1"])
+def test_a_pipe_as_a_ref_of_the_hubs_cache_is_not_waited_for(
+    revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refs = tmp_path / "models--owner--name" / "refs"
+    refs.mkdir(parents=True)
+    os.mkfifo(refs / (revision or "main"))
+    with pytest.raises(ModelError, match="is no file"):
+        opened("owner/name", revision)
+
+
 def snapshot(base: Path, home: Path) -> Path:
     """The folder as the Hub's cache keeps it: links of a revision to blobs."""
     revision = "0123456789" * 4

@@ -187,6 +187,8 @@ def test_a_file_that_nothing_reads_damages_a_checkpoint_without_digests(name: st
     [
         ("optimizer.pt", {"state": {0: {"step": torch.zeros(3)}}, "param_groups": []}),
         ("optimizer.pt", {"state": Path("x")}),
+        ("scheduler.pt", {"base_lrs": ["x"]}),
+        ("scheduler.pt", {"last_epoch": "four"}),
         ("rng_state.pth", {"python": None, "numpy": None, "cpu": None}),
         ("rng_state.pth", b""),
         ("trainer_state.json", b"[]"),

@@ -6,11 +6,16 @@ in common: trained from there, they would average gradients of different positio
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unforgotten.errors import TrainingError
+from torch import OutOfMemoryError, Tensor
+
+from unforgotten.errors import TrainingError, UnforgottenError
 from unforgotten.training import checkpoint
 
 
@@ -110,3 +115,43 @@ def _check(trainer: Any, chosen: Path) -> None:
         )
     trainer.run.notes += [note for note in mark.get("notes", []) if note not in trainer.run.notes]
     trainer.run.ratios |= {who: tuple(most) for who, most in mark.get("ratios", {}).items()}
+
+
+@contextmanager
+def reading(folder: str | None, settings: Callable[[], list[dict[str, Any]]] = list) -> Iterator[None]:
+    """Reading the Trainer's own state: what it cannot take raises TrainingError that names the checkpoint.
+
+    Files whose digests agree may still hold other shapes, other types, or pickles of more than tensors.
+    settings: mappings whose values must be of the same kinds afterwards as before.
+    """
+    before = [_kinds(values) for values in settings()] if folder else []
+    try:
+        yield
+        after = [_kinds(values) for values in settings()] if folder else []
+        for old, new in zip(before, after, strict=True):
+            other = next((name for name, kind in new.items() if old.get(name, kind) not in (kind, "NoneType")), None)
+            if other is not None:
+                raise TypeError(f"{other!r} is {new[other]}, and {old[other]} is needed")
+    except (UnforgottenError, MemoryError, OutOfMemoryError):
+        raise
+    except Exception as error:  # as many kinds as there are formats of state
+        # What PyTorch advises for a pickle of more than tensors is to run it.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        why = "a file holds more than tensors" if unsafe else f"{type(error).__name__}: {str(error)[:160]}"
+        raise TrainingError(
+            f"{folder} cannot be resumed from ({why}). Remove it, and the same command goes on from an older one or "
+            "from the start."
+        ) from error
+
+
+def _kinds(values: dict[str, Any]) -> dict[str, str]:
+    """What each value is, numbers alike; of lists the kinds inside."""
+    return {name: _kind(value) for name, value in values.items() if name != "params"}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"a list of {', '.join(sorted({_kind(each) for each in value})) or 'nothing'}"
+    if isinstance(value, (int, float, Tensor)) and not isinstance(value, bool):
+        return "a number"
+    return type(value).__name__

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from unforgotten import errors, registry
-from unforgotten.errors import DataError, RecipeError, TrainingError, UnforgottenError, UnsupportedError
+from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.models import adapters as policy
 from unforgotten.models import nf4
@@ -336,11 +335,14 @@ class MethodMixin(_Trainer):
         return None
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _resuming(checkpoint):
+        def settings() -> list[dict[str, Any]]:
+            return [self.lr_scheduler.state_dict(), *self.optimizer.param_groups]
+
+        with resume.reading(checkpoint, settings):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _resuming(checkpoint):
+        with resume.reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
     # Turns inside a step.
@@ -775,20 +777,3 @@ def pad_token(processing_class: Any, model: Any) -> int:
 
 
 __all__ = ["MethodMixin", "MethodTrainer", "UnsupportedError", "named"]
-
-
-@contextlib.contextmanager
-def _resuming(folder: str | None) -> Iterator[None]:
-    """Files whose digests agree may still not be of this run's shapes, or pickles of more than tensors."""
-    try:
-        yield
-    except (UnforgottenError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # as many kinds as there are formats of state
-        # What PyTorch advises for a pickle of more than tensors is to run it.
-        unsafe = isinstance(error, pickle.UnpicklingError)
-        why = "a file holds more than tensors" if unsafe else f"{type(error).__name__}: {str(error)[:160]}"
-        raise TrainingError(
-            f"{folder} cannot be resumed from ({why}). Remove it, and the same command "
-            "goes on from an older one or from the start."
-        ) from error

@@ -87,8 +87,11 @@ def _downloaded(name: str, revision: str | None, part: Part) -> Path:
     """Where a Hub model's files lie in the Hub's cache; what is missing there is downloaded."""
     if not files.is_hub_id(name) and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise ModelError(f"There is no model folder {name}. Give a folder, or a Hub id such as owner/name.")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
+    ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
+    if ref.exists() and not ref.is_file():  # it would be read, and a pipe be waited for
+        raise ModelError(f"{name}: {ref} in the Hub's cache is no file. Remove it, and download the model again.")
     wanted = [*CHAT, f"{TEMPLATES}/*.jinja", *MODEL, "adapter_config.json"]
     wanted += [] if part == "chat" else [WHOLE, INDEX, ADAPTER]
     try:

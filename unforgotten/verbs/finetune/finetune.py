@@ -10,8 +10,6 @@ runs/<name>-<digest>/
   trained.json                     cost and counts; written last, and the run is not trained again
 """
 
-# Long because a run folder has many parts and this file writes them all.
-
 from __future__ import annotations
 
 import shutil
