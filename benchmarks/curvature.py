@@ -12,8 +12,7 @@ import torch
 from benchmarks import shapes
 from benchmarks.measure import Figure, of_pairs, paired, timed
 from benchmarks.shapes import Shape
-from unforgotten.training import fisher
-from unforgotten.training import memory as mem
+from unforgotten.training import fisher, memory
 
 GROUP = "curvature"
 ROWS = 64
@@ -33,7 +32,7 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
 
     def likelihoods(size: int) -> Iterator[Callable[[], torch.Tensor]]:
         for at in range(0, ROWS, size):
-            rows = mem.replay(run.memory, chosen[at : at + size], run._collator, run._trainer.args.device)
+            rows = memory.replay(run.memory, chosen[at : at + size], run._collator, run._trainer.args.device)
             yield partial(run.nll, rows)
 
     def batched() -> None:

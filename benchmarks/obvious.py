@@ -28,10 +28,10 @@ class StoredLogits(DER):
     """Kinder than those: logits are stored and compared where they predict a token of the answer. DER's very loss."""
 
     def start(self, run: Run) -> None:
-        from unforgotten.training import memory as mem
+        from unforgotten.training import memory
 
         def build(i: int) -> dict[str, Tensor]:
-            rows = mem.replay(run.memory, [i], run._collator, run._trainer.args.device)
+            rows = memory.replay(run.memory, [i], run._collator, run._trainer.args.device)
             with run.teacher() as model:
                 logits = model(**rows.inputs, use_cache=False).logits  # (1, T, V)
             return {str(i): (logits[rows.predicts] if self.answers_alone else logits[0]).clone()}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unforgotten.report.aggregate import Line
-from unforgotten.report.page import tradeoff as scatter
+from unforgotten.report.page import tradeoff
 from unforgotten.report.page.drawing import short
 from unforgotten.report.page.panels import Cell, cells, clean, headline, names
 from unforgotten.runs import results
@@ -37,7 +37,7 @@ def parts() -> dict[Path, dict[str, str]]:
 def figures() -> dict[str, str]:
     """The pictures by file name."""
     found = _cells("demo")
-    drawn = {f"demo-{_slug(cell)}.svg": scatter.scatter(cell, names(found)) for cell in found}
+    drawn = {f"demo-{_slug(cell)}.svg": tradeoff.scatter(cell, names(found)) for cell in found}
     return {name: figure.svg(alone=True) + "\n" for name, figure in drawn.items() if figure is not None}
 
 

@@ -22,7 +22,7 @@ import claims
 from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics.rates import Rate, over_seeds
 from unforgotten.recipe.read import read
-from unforgotten.report import aggregate as summary
+from unforgotten.report import aggregate
 from unforgotten.report.table import neither, table
 from unforgotten.runs import results
 
@@ -126,7 +126,7 @@ def page() -> str:
         if not (rows := _rows(f"world-table{number}*.json")):
             continue
         grid = read(f"world-table{number}").compare
-        found = summary.lines(_in_order(rows, grid))
+        found = aggregate.lines(_in_order(rows, grid))
         made = table(found, grid.table if grid else None)
         seeds = sorted({row["seed"] for row in rows if row["stage"] == "tuned"})
         text += [

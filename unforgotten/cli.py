@@ -20,8 +20,7 @@ from typer.core import TyperGroup
 
 from unforgotten import __version__, errors, registry
 from unforgotten.errors import of_user, plain
-from unforgotten.runs import console as display
-from unforgotten.runs import origin, terminate, variables
+from unforgotten.runs import console, origin, terminate, variables
 
 
 def _set(variable: str) -> Any:
@@ -127,7 +126,7 @@ class Commands(Trusting):
                 raise typer.Exit(2) from None
             if (message := plain(error)) is None:
                 raise
-            print(f"error: {display.block(variables.hidden(message))}", file=sys.stderr)
+            print(f"error: {console.block(variables.hidden(message))}", file=sys.stderr)
             raise typer.Exit(2) from None
 
 
@@ -188,7 +187,7 @@ def list_(
         table.add_column("what it does")
         for name, file in shipped().items():
             table.add_row(name, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# "))
-        display.console().print(table)
+        console.console().print(table)
         return
     if room is not None and room not in registry.ROOMS:
         raise UnknownName("room", room, (*registry.ROOMS, "recipes"))
@@ -202,7 +201,7 @@ def list_(
             if each == "methods":
                 claim.append(f"\n{' · '.join(f'{what} {fact}' for what, fact in cls.facts().items())}", style="dim")
             table.add_row(name, claim)
-        display.console().print(table, "")
+        console.console().print(table, "")
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
@@ -394,7 +393,7 @@ def sweep(
     out: OutOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would search, and do nothing.")] = False,
 ) -> None:
-    """Search the method's fields for the least ASR that keeps the task, on prompts that are then not used.
+    """Tune the method's settings: lowest ASR at preserved task accuracy, on prompts that no report uses.
 
     Prints the front and the choice, with its figures on prompts that the search did not see, and the folder. The same
     command goes on after a kill, or with more trials.
@@ -523,7 +522,7 @@ def data_show(
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
     if unread:
         raise with_rendering(unread, chat)
-    show(chat, user_rows, display.console(), rows, max_length_tokens)
+    show(chat, user_rows, console.console(), rows, max_length_tokens)
 
 
 @data_app.command("fix")
@@ -611,7 +610,7 @@ def data_audit(
         max_p=max_p,
     )
     if out:
-        atomic.put(Path(out), display.json_text(audited.json()) + "\n")
+        atomic.put(Path(out), console.json_text(audited.json()) + "\n")
     text.show_audit(audited)
     if out:
         _print(out)
@@ -683,12 +682,12 @@ def _seeded(recipe: Any, seeds: int | None) -> Any:
 def _print(*lines: object) -> None:
     """Results go to stdout, each on lines of its own."""
     for text in lines:
-        print(display.block(text))
+        print(console.block(text))
 
 
 def _say(text: str) -> None:
     """Progress goes to stderr, so that what is printed can be piped."""
-    display.console(stderr=True).print(variables.hidden(text), style="dim")
+    console.console(stderr=True).print(variables.hidden(text), style="dim")
 
 
 if __name__ == "__main__":

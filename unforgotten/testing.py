@@ -57,7 +57,7 @@ def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from unforgotten.models import adapters as policies
+    from unforgotten.models import adapters
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -72,7 +72,7 @@ def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.
     model: Any = LlamaForCausalLM(config)
     lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["q_proj", "v_proj", "down_proj"])
     if policy == "merged":
-        model = policies.fresh(model, lora)
+        model = adapters.fresh(model, lora)
     elif policy in ("stacked", "continue"):
         model = get_peft_model(model, lora, adapter_name=ALIGNED if policy == "stacked" else "default")
         generator = torch.Generator().manual_seed(3)
@@ -80,7 +80,7 @@ def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.
             if "lora_B" in name:  # an adapter that has been trained: θ_safe is not the base
                 p.data.copy_(torch.randn(p.shape, generator=generator) * 0.02)
         if policy == "stacked":
-            model = policies.stack(model, lora)
+            model = adapters.stack(model, lora)
     return model.to(dtype)
 
 

@@ -166,11 +166,11 @@ def test_a_reference_slower_than_a_reply_may_be_is_told(tmp_path: Path, monkeypa
 
 def test_references_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unforgotten.evaluation.sandbox.cache.cache_folder", lambda: tmp_path / "cache")
-    from unforgotten.evaluation.sandbox import supervise as conduct
+    from unforgotten.evaluation.sandbox import supervise
 
     ran: list[str] = []
-    run = conduct.run
-    monkeypatch.setattr(conduct, "run", lambda sandbox, program: (ran.append(program.text), run(sandbox, program))[1])
+    run = supervise.run
+    monkeypatch.setattr(supervise, "run", lambda sandbox, program: (ran.append(program.text), run(sandbox, program))[1])
     for times in (2 * 3, 3):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         ran.clear()

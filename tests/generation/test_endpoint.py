@@ -23,7 +23,7 @@ from tests.generation.server import Talker, echo, serving
 from tests.training.shapes import tiny_tokenizer
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import EndpointError, RecipeError
-from unforgotten.generation import http_client as retried
+from unforgotten.generation import http_client
 from unforgotten.generation.endpoint import Endpoint, complete, decoding, generate
 from unforgotten.generation.http_client import each
 from unforgotten.models.chat import Chat
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retried, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -177,10 +177,10 @@ def test_a_server_that_says_when_is_not_asked_before(talker: Talker) -> None:
 
 def test_retry_after_is_seconds_or_a_date() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30))
-    assert retried._retry_after("2.5") == 2.5
-    assert 25 < retried._retry_after(soon) <= 30
+    assert http_client._retry_after("2.5") == 2.5
+    assert 25 < http_client._retry_after(soon) <= 30
     past = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
-    assert [retried._retry_after(said) for said in (None, "", "later", "-3", past)] == [0.0] * 5
+    assert [http_client._retry_after(said) for said in (None, "", "later", "-3", past)] == [0.0] * 5
 
 
 def test_waits_grow_and_are_drawn(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,9 +191,9 @@ def test_waits_grow_and_are_drawn(talker: Talker, monkeypatch: pytest.MonkeyPatc
             waits.append(timeout or 0.0)
             return False
 
-    monkeypatch.setattr(retried, "FIRST_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(http_client, "FIRST_WAIT_SECONDS", 0.5)
     talker.faults = {"row 0": [(500, {}, "")] * 10}
-    server = retried.Server(talker.url, "", timeout_seconds=5, retries=10)
+    server = http_client.Server(talker.url, "", timeout_seconds=5, retries=10)
     server.post("chat/completions", {"messages": [{"role": "user", "content": "row 0"}]}, Watch())
     middle = [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert len(waits) == 10 and len(set(waits)) == 10

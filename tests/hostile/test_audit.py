@@ -26,7 +26,7 @@ from unforgotten.judges.llama_guard import LlamaGuard
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 from unforgotten.verbs.audit.audit import audit
 from unforgotten.verbs.audit.exchanges import exchanges
 from unforgotten.verbs.audit.readings import readings
@@ -626,4 +626,4 @@ def test_words_are_all_of_a_turn_and_an_alpaca_row_has_them_once() -> None:
     alpaca = {"role": "user", "content": "Add.\n\n1 2", "instruction": "Add.", "input": "1 2"}
     assert words(alpaca) == "Add.\n\n1 2"
     assert words(said("", **call("say", {"n": 3, "deep": [True, None, "x"]}))) == "say\nn\n3\ndeep\nx"
-    assert identity.digest(words(said("Hello."))) == identity.digest("Hello.")
+    assert digests.digest(words(said("Hello."))) == digests.digest("Hello.")

@@ -10,7 +10,7 @@ import pytest
 
 from unforgotten import registry
 from unforgotten.datasets.base import ask
-from unforgotten.datasets.reading import program as solution
+from unforgotten.datasets.reading import program
 from unforgotten.evaluation.reply_flags import degenerate
 from unforgotten.generation.reply import Reply
 from unforgotten.judges import llama_guard, wildguard
@@ -32,7 +32,7 @@ def judged(name: str, **settings: Any) -> Callable[[str], Any]:
 
 
 READERS: dict[str, Callable[[str], Any]] = {
-    "program": lambda text: solution.program(text, "f", 'def f(x):\n    """Doc."""\n'),
+    "program": lambda text: program.program(text, "f", 'def f(x):\n    """Doc."""\n'),
     "sums": lambda text: (dataset("gsm8k").score(ask("a", "b", answer="1"), text), dataset("gsm8k").is_answer(text)),
     "Lisa's sums": lambda text: registry.build(
         "datasets", {"name": "gsm8k", "path": "n.jsonl", "final_answer": "The final answer is: "}
@@ -83,20 +83,20 @@ def test_a_chain_of_definitions_is_followed_in_one_walk() -> None:
     """Each line needs the next one: looked through anew for each, it would take n² steps."""
     chain = "".join(f"a{i} = a{i + 1}\n" for i in range(5000)) + "def f(x):\n    return a0\n"
     began = time.process_time()
-    found = solution.program(chain, "f", "")
+    found = program.program(chain, "f", "")
     assert found is not None and "a4999 = a5000" in found and time.process_time() - began < SECONDS
 
 
 def test_blocks_are_those_that_fences_made_before() -> None:
     reply = "Text\n```python\nimport math\n```\nand\n~~~\n```\n~~~\n  ````\ndef f(x):\n    return 1\n  ````\n```\nopen"
-    assert solution._blocks(reply) == ["import math\n", "```\n", "def f(x):\n    return 1\n", "open"]
-    assert solution._blocks("```") == [] and solution._blocks("``` \n```") == [""]
+    assert program._blocks(reply) == ["import math\n", "```\n", "def f(x):\n    return 1\n", "open"]
+    assert program._blocks("```") == [] and program._blocks("``` \n```") == [""]
 
 
 @pytest.mark.parametrize("reply", ["def f(a):\r    return 1\r", "\r" * 50 + "def f(a):\n    return 1\n", "x\ry\r\n\rz"])
 def test_a_return_by_itself_ends_a_line_and_not_an_evaluation(reply: str) -> None:
     """Python counts it as a line and `split` did not: a reply of many was an IndexError."""
     prompt = 'def f(a):\r    """Doc."""\r'
-    found = solution.program(reply, "f", prompt)
+    found = program.program(reply, "f", prompt)
     assert found is None or "return 1" in found or "Doc" in found
-    assert solution.program("def f(a):\n    return 1\n" + "\r" * 1000, "f", prompt) == "def f(a):\n    return 1\n"
+    assert program.program("def f(a):\n    return 1\n" + "\r" * 1000, "f", prompt) == "def f(a):\n    return 1\n"

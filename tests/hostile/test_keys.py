@@ -10,8 +10,7 @@ import pytest
 
 from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.evaluation.limits import Limits
-from unforgotten.generation import endpoint
-from unforgotten.generation import http_client as retried
+from unforgotten.generation import endpoint, http_client
 from unforgotten.recipe.read import parse
 from unforgotten.runs import variables
 
@@ -78,10 +77,10 @@ def test_an_answer_that_is_none_is_an_error_of_the_server(body: bytes, monkeypat
 
         def log_message(self, *_: Any) -> None: ...
 
-    monkeypatch.setattr(retried, "LONGEST_ANSWER", 1_000_000)
+    monkeypatch.setattr(http_client, "LONGEST_ANSWER", 1_000_000)
     with http.server.HTTPServer(("127.0.0.1", 0), Says) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        there = retried.Server(f"http://127.0.0.1:{server.server_port}", "", timeout_seconds=5, retries=0)
+        there = http_client.Server(f"http://127.0.0.1:{server.server_port}", "", timeout_seconds=5, retries=0)
         with pytest.raises(EndpointError, match="did not answer"):
             there.post("v1", {}, threading.Event())
 

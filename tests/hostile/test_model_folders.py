@@ -27,7 +27,7 @@ from unforgotten.models.folder.linear import Linear
 from unforgotten.models.folder.open import opened, pinned
 from unforgotten.models.save import bundle
 from unforgotten.models.weights.files import Files
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 
 Make = Callable[..., Path]
 
@@ -401,7 +401,7 @@ def test_under_a_gate_every_byte_is_read_again(model_folder: Make, cache: Path) 
     content[-1] ^= 1
     blob.chmod(0o644)
     blob.write_bytes(content)
-    with identity.in_full():
+    with digests.in_full():
         assert fingerprint.model_digest(str(base)) == right
     assert (opened(base).path / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
 
@@ -686,12 +686,12 @@ def test_a_gate_and_an_export_load_a_copy_even_of_our_own_runs(model_folder: Mak
     weights = run / "model" / "model.safetensors"
     whole = weights.read_bytes()
     assert place.is_ours(run / "model")
-    with identity.in_full():
+    with digests.in_full():
         gated = opened(run / "model")
         assert opened(gated.path).path != run / "model"
     weights.write_bytes(whole[:-4] + b"evil")
     assert (gated.path / "model.safetensors").read_bytes() == whole
-    with identity.in_full():  # a folder gathered before with a link into the run is copied too
+    with digests.in_full():  # a folder gathered before with a link into the run is copied too
         linked = opened(gated.path)
         assert not (linked.path / "model.safetensors").resolve().is_relative_to(run)
 
@@ -699,7 +699,7 @@ def test_a_gate_and_an_export_load_a_copy_even_of_our_own_runs(model_folder: Mak
 def test_a_link_put_in_a_folders_place_is_not_followed_within_one_gate(model_folder: Make, tmp_path: Path) -> None:
     mine, other = model_folder("llama"), model_folder("llama", name="other")
     edit(other / "config.json", rms_norm_eps=0.5)
-    with pinned(), identity.in_full():
+    with pinned(), digests.in_full():
         before = opened(mine)
         mine.rename(tmp_path / "away")
         mine.symlink_to(other)
@@ -728,7 +728,7 @@ def test_a_gate_reads_the_bytes_of_an_adapters_base_on_the_hub(
     monkeypatch.setattr("unforgotten.models.folder.place._downloaded", lambda *given: cached)
 
     def gated() -> str:
-        with identity.in_full():
+        with digests.in_full():
             return weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
 
     before, plain = gated(), weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
@@ -752,7 +752,7 @@ def test_only_folders_that_nobody_else_can_write_are_loaded_in_place(model_folde
 
 def test_nothing_else_opens_a_model_by_its_name() -> None:
     """`from_pretrained` and `snapshot_download` are called in models/ alone."""
-    package = Path(identity.__file__).parents[1]
+    package = Path(digests.__file__).parents[1]
     calls = []
     for file in package.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

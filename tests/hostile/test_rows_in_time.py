@@ -15,8 +15,7 @@ from unforgotten.datasets.reading.conversation import conversation
 from unforgotten.datasets.reading.fix import fixed
 from unforgotten.datasets.reading.marks import Wrong
 from unforgotten.errors import TemplateError
-from unforgotten.models.chat import Chat
-from unforgotten.models.chat import show as shown
+from unforgotten.models.chat import Chat, show
 
 ASKED = {"role": "user", "content": "x"}
 
@@ -71,6 +70,6 @@ def test_a_long_conversation_is_shown_in_linear_time_and_to_the_letter() -> None
     turns = [{"role": ("user", "assistant")[i % 2], "content": f"é  café {i} ☃ 你好"} for i in range(400)]
     [example], _ = chat.examples(Row(tuple(turns)))
     start = time.process_time()
-    seen = shown.paint(chat, example, coloured=True).plain
+    seen = show.paint(chat, example, coloured=True).plain
     assert time.process_time() - start < 2
     assert seen == chat.decode(example.input_ids, skip_special_tokens=False)

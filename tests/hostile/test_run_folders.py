@@ -13,12 +13,10 @@ from typer.testing import CliRunner
 
 from unforgotten.cli import app
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.evaluation import probe
-from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation import probe, reply_files
 from unforgotten.evaluation.suites import Suite
 from unforgotten.recipe.read import read
-from unforgotten.report.page import one_run
-from unforgotten.report.page import provenance as source
+from unforgotten.report.page import one_run, provenance
 from unforgotten.runs import origin, strict_read
 
 
@@ -54,13 +52,13 @@ def test_a_file_that_is_none_is_neither_waited_for_nor_read(
     for words in (["evaluate", str(run)], ["export", str(run), "--as", "adapter"], ["report", str(run)]):
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 2 and done.output.startswith("error: "), done.output
-    source.environment(run)  # what is shown beside other things is left out
+    provenance.environment(run)  # what is shown beside other things is left out
     assert one_run._read(run / name) == {}
 
 
 def test_a_recipe_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "recipe.yaml")
-    assert source.recipe(tmp_path) == ""
+    assert provenance.recipe(tmp_path) == ""
     with pytest.raises(OSError, match="pipe or a device"):
         origin.of_run(tmp_path)
 
@@ -97,18 +95,18 @@ GOOD = {"key": "k", "source": "s", "kind": "harmful", "category": "", "request":
 def test_a_line_that_is_no_reply_is_named(line: object, tmp_path: Path) -> None:
     suite = Suite("harm", "advbench", None, [])
     (tmp_path / "replies").mkdir()
-    lines.path(tmp_path, suite).write_text(json.dumps(GOOD) + "\n" + json.dumps(line) + "\n")
+    reply_files.path(tmp_path, suite).write_text(json.dumps(GOOD) + "\n" + json.dumps(line) + "\n")
     with pytest.raises(DataError, match=r"advbench\.jsonl is no file of replies"):
         if isinstance(line, dict) and "verdicts" in line:  # of the first line the judges are read
-            lines.path(tmp_path, suite).write_text(json.dumps(line) + "\n")
-        lines.restore(tmp_path, suite)
+            reply_files.path(tmp_path, suite).write_text(json.dumps(line) + "\n")
+        reply_files.restore(tmp_path, suite)
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/x", "a\0b"])
 def test_no_name_of_replies_leads_out_of_the_run(name: str, tmp_path: Path) -> None:
     for suite in (Suite("harm", name, None, []), Suite("harm", "x", None, [], name)):  # type: ignore[arg-type]
         with pytest.raises(DataError, match="as a file of replies"):
-            lines.path(tmp_path, suite)
+            reply_files.path(tmp_path, suite)
 
 
 @pytest.mark.parametrize("step", ["../../secret", None, 1.5, True])

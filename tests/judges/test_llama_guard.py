@@ -17,7 +17,7 @@ from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError, RecipeError
 from unforgotten.evaluation.statistics import rates
-from unforgotten.generation import http_client as retried
+from unforgotten.generation import http_client
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.judges.guard import model as guards
@@ -345,7 +345,7 @@ def test_a_server_is_given_the_same_ids_and_its_probability_is_read(
 def test_a_server_that_fails_is_asked_again_and_its_verdicts_are_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retried, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT_SECONDS", 0.01)
     prompts = [str(by_hand(folder, reply)[0]) for reply in REPLIES[:4]]
     kept = tmp_path / "words.jsonl"
     with serving(serve_guard("safe", None)) as talker:

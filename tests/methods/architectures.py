@@ -17,7 +17,7 @@ from tests.methods.plainly import row_nll
 from tests.training.families import family
 from unforgotten import registry
 from unforgotten.errors import UnsupportedError
-from unforgotten.models import adapters as policies
+from unforgotten.models import adapters
 from unforgotten.models import proof as saved
 from unforgotten.models.load import load_model, put_adapter
 from unforgotten.models.save import save_adapter
@@ -64,8 +64,8 @@ def laid_out(name: str, policy: str, targets: str, dtype: torch.dtype) -> Any:
     chosen = "all-linear" if targets == "all-linear" and name not in RECURRENT else attention(model)
     lora = LoraConfig(r=2, lora_alpha=4, target_modules=chosen, task_type="CAUSAL_LM")
     if policy == "merged":
-        return policies.fresh(model, lora).to(dtype)
-    adapter = policies.ALIGNED if policy == "stacked" else "default"
+        return adapters.fresh(model, lora).to(dtype)
+    adapter = adapters.ALIGNED if policy == "stacked" else "default"
     model = get_peft_model(model, lora, adapter_name=adapter)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def laid_out(name: str, policy: str, targets: str, dtype: torch.dtype) -> Any:
             if "lora_B" in path:
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.02)
     if policy == "stacked":
-        model = policies.stack(model, LoraConfig(r=3, lora_alpha=4, target_modules=chosen, task_type="CAUSAL_LM"))
+        model = adapters.stack(model, LoraConfig(r=3, lora_alpha=4, target_modules=chosen, task_type="CAUSAL_LM"))
     return model.to(dtype)
 
 

@@ -15,7 +15,7 @@ from unforgotten import registry, testing
 from unforgotten.errors import RecipeError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.methods.sft import SFT
-from unforgotten.training import checks as limits
+from unforgotten.training import checks
 from unforgotten.training.trainer import MethodTrainer
 
 ALLOWED = {"sft", "safeinstr", "lisa"}
@@ -97,7 +97,7 @@ def test_fsdp2_is_refused_at_construction_for_all_methods_but_three(
     args = arguments(tmp_path, **more)
     methods = [registry.build("methods", name)]
     if name in ALLOWED:
-        limits.refuse_shards(methods, args)
+        checks.refuse_shards(methods, args)
         return
     with pytest.raises(UnsupportedError, match="under FSDP2.*sft, safeinstr and lisa.*DDP"):
         trainer(args, name)
@@ -105,7 +105,7 @@ def test_fsdp2_is_refused_at_construction_for_all_methods_but_three(
         trainer(args, ["sft", name])
 
 
-WORKING = [name for name in registry.names("methods") if limits._working([registry.build("methods", name)])]
+WORKING = [name for name in registry.names("methods") if checks._working([registry.build("methods", name)])]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_optimizers_that_step_within_the_backward_are_refused(optim: str, tmp_pa
     args = arguments(tmp_path, optim=optim, optim_target_modules=["q_proj"])
     with pytest.raises(UnsupportedError, match="AGEM with optim=.*within the backward"):
         trainer(args, "agem")
-    limits.refuse_early_steps([SFT()], args)
+    checks.refuse_early_steps([SFT()], args)
 
 
 @pytest.mark.slow
@@ -176,8 +176,8 @@ def test_a_model_in_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = testing.tiny_model("merged")
     monkeypatch.setattr(torch.distributed.tensor, "DTensor", torch.nn.Parameter)  # making a real one needs ranks
     with pytest.raises(UnsupportedError, match="DER on a model in parts.*DDP"):
-        limits.refuse_parts([registry.build("methods", "der")], model)
-    limits.refuse_parts([SFT()], model)
+        checks.refuse_parts([registry.build("methods", "der")], model)
+    checks.refuse_parts([SFT()], model)
 
 
 def test_a_method_of_ones_own_is_not_right_under_fsdp2_for_being_an_sft(tmp_path: Path) -> None:

@@ -26,8 +26,7 @@ from tests.training.test_trainer import arguments
 from tests.verbs.finetune.test_finetune import logits, no_absolute_path, recipe_of
 from unforgotten import testing
 from unforgotten.errors import RecipeError, UnsupportedError
-from unforgotten.models import adapters as policy
-from unforgotten.models import load, nf4
+from unforgotten.models import adapters, load, nf4
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 from unforgotten.verbs.finetune.finetune import finetune
@@ -169,15 +168,15 @@ def laid_out(base: Any, how: str) -> Any:
     """θ_safe and what is trained, on a base in 4 bits or on a whole one."""
     torch.manual_seed(1)
     if how == "merged":
-        return policy.fresh(base, LORA)
+        return adapters.fresh(base, LORA)
     from peft import get_peft_model
 
-    model = get_peft_model(base, LORA, adapter_name=policy.ALIGNED if how == "stacked" else "default")
+    model = get_peft_model(base, LORA, adapter_name=adapters.ALIGNED if how == "stacked" else "default")
     generator = torch.Generator().manual_seed(3)
     for name, p in model.named_parameters():
         if "lora_B" in name:
             p.data.copy_(torch.randn(p.shape, generator=generator) * 0.02)
-    return policy.stack(model, LORA) if how == "stacked" else model
+    return adapters.stack(model, LORA) if how == "stacked" else model
 
 
 def trained(base: Any, how: str, method: Any, folder: Path, **more: Any) -> dict[str, torch.Tensor]:

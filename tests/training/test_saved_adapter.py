@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.families import family
 from unforgotten.errors import ModelError, TrainingError, UnsupportedError
-from unforgotten.models import adapters as policy
-from unforgotten.models import load, save
+from unforgotten.models import adapters, load, save
 from unforgotten.models import proof as saved
 from unforgotten.models.save import save_adapter
 from unforgotten.recipe.recipe import Recipe
@@ -38,9 +37,9 @@ def moved(model: Any, seed: int) -> None:
 
 
 def stacked(base: Any, lower: dict[str, Any], upper: dict[str, Any]) -> Any:
-    model = get_peft_model(base, LoraConfig(**{"r": 2, "target_modules": Q_V, **lower}), adapter_name=policy.ALIGNED)
+    model = get_peft_model(base, LoraConfig(**{"r": 2, "target_modules": Q_V, **lower}), adapter_name=adapters.ALIGNED)
     moved(model, 1)
-    model = policy.stack(model, LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": Q_V, **upper}))
+    model = adapters.stack(model, LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": Q_V, **upper}))
     moved(model, 2)
     return model.eval()
 
@@ -78,7 +77,7 @@ def test_two_adapters_are_saved_as_their_exact_sum(
     model = stacked(family(shape, dtype=torch.float64), lower, upper)
     live = logits(model)
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
-    assert all(n in frozen for n, _ in model.named_parameters() if policy.belongs(n, policy.ALIGNED))
+    assert all(n in frozen for n, _ in model.named_parameters() if adapters.belongs(n, adapters.ALIGNED))
     save_adapter(model, tmp_path, "somebody/base", None)
     again = PeftModel.from_pretrained(family(shape, dtype=torch.float64), str(tmp_path)).double()
     torch.testing.assert_close(logits(again), live, rtol=1e-6, atol=1e-6)
@@ -173,19 +172,19 @@ def test_an_aligned_adapter_that_once_began_at_random_is_right_and_a_fresh_one_i
     aligned = get_peft_model(family("llama"), LoraConfig(r=2, target_modules=Q_V, init_lora_weights=False))
     aligned.save_pretrained(tmp_path)
     safe = logits(aligned)
-    name = policy.ALIGNED if how == "stacked" else "default"
+    name = adapters.ALIGNED if how == "stacked" else "default"
     model = load.put_adapter(family("llama"), str(tmp_path), name, trainable=how == "continue")
     wild = LoraConfig(r=2, target_modules=Q_V, init_lora_weights=False)
     if how == "merged":
         model = load.merged(model, IDS[0].tolist())[0]
     if how != "continue":
-        put = policy.stack if how == "stacked" else policy.fresh
+        put = adapters.stack if how == "stacked" else adapters.fresh
         with pytest.raises(ModelError, match="init_lora_weights=False"):
             put(model, wild)
         model = put(model, LoraConfig(r=3, target_modules=Q_V))
-    assert policy.policy_of(model) == how
+    assert adapters.policy_of(model) == how
     moved(model, 1) if how != "continue" else None
-    with policy.aligned_only(model, how):  # type: ignore[arg-type]
+    with adapters.aligned_only(model, how):  # type: ignore[arg-type]
         torch.testing.assert_close(logits(model), safe, rtol=1e-4, atol=1e-5)
 
 

@@ -262,7 +262,7 @@ def test_bad_input_is_refused_at_the_door(
 def test_setups_in_which_der_cannot_be_right_are_refused(setup: str) -> None:
     from types import SimpleNamespace
 
-    from unforgotten.training import checks as limits
+    from unforgotten.training import checks
 
     plugin = SimpleNamespace(fsdp_version=2 if setup == "fsdp2" else 1)
     trainer = SimpleNamespace(
@@ -273,9 +273,9 @@ def test_setups_in_which_der_cannot_be_right_are_refused(setup: str) -> None:
     args = SimpleNamespace(fp16=setup == "fp16")
     says = {"fp16": "bf16", "fsdp1": "under FSDP1", "fsdp2": "under FSDP2", "deepspeed": "under DeepSpeed"}
     with pytest.raises(UnsupportedError, match=says[setup]) as refused:
-        limits.refuse([DER()], args, trainer)
+        checks.refuse([DER()], args, trainer)
     assert setup == "fsdp2" or "FSDP2" not in str(refused.value), "it hangs or fails there, too"
-    limits.refuse([SFT()], args, trainer)  # it only chooses data, and runs anywhere
+    checks.refuse([SFT()], args, trainer)  # it only chooses data, and runs anywhere
 
 
 def test_the_methods_pull_is_logged_against_the_users(tmp_path: Path) -> None:

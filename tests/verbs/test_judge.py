@@ -16,7 +16,7 @@ from unforgotten.cli import app
 from unforgotten.errors import DataError, JudgeError
 from unforgotten.evaluation.gate import parse as parse_gate
 from unforgotten.evaluation.statistics import rates
-from unforgotten.judges.guard import model as guard_module
+from unforgotten.judges.guard import model
 from unforgotten.judges.keywords import LISTS
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
@@ -149,8 +149,8 @@ def test_a_guard_reads_a_comparison_and_its_words_are_kept(
         assert len(words) >= 2 and str(tmp_path) not in (run / "results.json").read_text()
     # What was read is not read again: the guard is not loaded. Another guard in its place is another one.
     loads: list[str] = []
-    real = guard_module.load_model
-    monkeypatch.setattr(guard_module, "load_model", lambda name, *a, **k: loads.append(name) or real(name, *a, **k))
+    real = model.load_model
+    monkeypatch.setattr(model, "load_model", lambda name, *a, **k: loads.append(name) or real(name, *a, **k))
     assert CliRunner().invoke(app, [*asked, "--judge", "keywords"]).exit_code == 0 and loads == []
     guards.scripted_guard(guard, guards.tokenizer(), {"\n\n": {"safe": 0.75, "unsafe": 0.25}})
     assert CliRunner().invoke(app, [*asked, "--judge", "keywords"]).exit_code == 0 and len(loads) == 1
@@ -247,6 +247,6 @@ def test_an_audit_that_a_guard_cannot_read_says_so(tmp_path: Path, monkeypatch: 
     found = audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)})
     assert found.p == rates.rate(0, 4) and found.findings == []
     loads: list[str] = []
-    monkeypatch.setattr(guard_module, "load_model", lambda name, *a, **k: loads.append(name))
+    monkeypatch.setattr(model, "load_model", lambda name, *a, **k: loads.append(name))
     assert audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)}) == found  # its words are kept
     assert loads == []

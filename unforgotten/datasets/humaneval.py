@@ -13,8 +13,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Gt
 
 from unforgotten.datasets.base import Dataset, Execute, Row, ask
-from unforgotten.datasets.reading import files
-from unforgotten.datasets.reading import program as solution
+from unforgotten.datasets.reading import files, program
 from unforgotten.errors import SandboxError
 from unforgotten.registry import Count, Seed
 
@@ -118,7 +117,7 @@ def sandbox(execute: Execute | None, dataset: Dataset) -> Execute:
 
 def passes_base(task: dict[str, Any], reply: str, execute: Execute, timeout_s: float) -> bool:
     """Do HumanEval's own tests hold for the function in the reply? A reply without one is not run."""
-    text = solution.program(reply, task["entry_point"], task["prompt"])
+    text = program.program(reply, task["entry_point"], task["prompt"])
     if text is None:
         return False
     outcome = execute(text, check=official_check(task), entry_point=task["entry_point"], timeout_s=timeout_s)

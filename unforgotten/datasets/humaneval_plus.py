@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 from unforgotten.datasets.base import Dataset, Execute, Row
 from unforgotten.datasets.humaneval import COLUMNS, passes_base, question, reference_fault, sandbox
-from unforgotten.datasets.reading import files
-from unforgotten.datasets.reading import program as solution
+from unforgotten.datasets.reading import files, program
 from unforgotten.errors import DataError, SandboxError
 from unforgotten.registry import Count, Seed
 
@@ -76,7 +75,7 @@ class HumanEvalPlus(Dataset):
         """base: the inputs of HumanEval; plus: these and the new ones. Raises SandboxError without `execute`."""
         run = sandbox(execute, self)
         task = json.loads(row.answer)
-        text = solution.program(reply, task["entry_point"], task["prompt"])
+        text = program.program(reply, task["entry_point"], task["prompt"])
         if text is None:
             return {"plus": False, "base": False}
         if "base_input" in task:

@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import DataError
-from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation import reply_files
 from unforgotten.evaluation.responder import Model
 from unforgotten.evaluation.suites import Suite, conditioned
-from unforgotten.runs import atomic, strict_read
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, console, digests, strict_read
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -35,7 +33,7 @@ def record(folder: Path, digest: str) -> dict[str, Any]:
         named = [Suite(entry["kind"], entry["label"], None, [], entry["condition"]) for entry in facts["suites"]]
     except (KeyError, TypeError):
         return {}
-    return facts if all(lines.path(folder, suite).is_file() for suite in named) else {}
+    return facts if all(reply_files.path(folder, suite).is_file() for suite in named) else {}
 
 
 def ask(
@@ -70,8 +68,8 @@ def ask(
             what = of_rows.rows_digest(suite.rows)
         # Where replies are drawn, the batch that a prompt is in tells which draw is its own.
         drawn = settings.batch_size if settings.temperature else None
-        suite.key = identity.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
-        if lines.replies(lines.path(folder, suite), suite) is None:
+        suite.key = digests.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
+        if reply_files.replies(reply_files.path(folder, suite), suite) is None:
             missing.append(suite)
     if missing:
         begins(sum(len(suite.rows) for suite in missing))
@@ -82,8 +80,8 @@ def ask(
         "loaded": loaded,
         "template": _template(model.chat),
         "decoding": model.decoding(),
-        "prompts": digest_ids(prompts)[:12] if prompts else identity.digest([s.key for s in asked]),
-        "system": identity.digest(system) if system else None,
+        "prompts": digest_ids(prompts)[:12] if prompts else digests.digest([s.key for s in asked]),
+        "system": digests.digest(system) if system else None,
         "suites": [
             {"kind": s.kind, "label": s.label, "condition": s.condition, "also": s.also, "key": s.key} for s in asked
         ],
@@ -92,12 +90,12 @@ def ask(
 
     def keep() -> None:
         content = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
-        atomic.put(here / f"asked-{digest}.json", display.json_text(content, nan=True) + "\n")
+        atomic.put(here / f"asked-{digest}.json", console.json_text(content, nan=True) + "\n")
 
     for suite in missing:
-        suite.replies = model.generate(suite.rows, lines.part(folder, suite), partial(progress, suite.file))
+        suite.replies = model.generate(suite.rows, reply_files.part(folder, suite), partial(progress, suite.file))
         # Written before they are judged: a judge that is missing must not cost the generation.
-        lines.write(lines.path(folder, suite), lines.asked(suite))
+        reply_files.write(reply_files.path(folder, suite), reply_files.asked(suite))
         keep()  # with what there was to note, which a kill in the next suite must not cost
     for suite in asked:
         for part in here.glob(glob.escape(f".{suite.file}.") + "?" * len(suite.key) + ".part.jsonl"):
@@ -118,11 +116,11 @@ def answered(folder: Path, suites: Sequence[Suite], digest: str, weights: str) -
     for entry in facts.get("suites") or []:
         plain = rows[entry["label"]]
         suite = replace(plain, condition=entry["condition"], also=tuple(entry["also"]), key=entry["key"])
-        recorded = lines.replies(lines.path(folder, suite), suite)
+        recorded = reply_files.replies(reply_files.path(folder, suite), suite)
         if recorded is None:
             raise DataError(
-                f"{lines.path(folder, suite)} does not hold the replies of this evaluation: another one with other "
-                "settings has asked in the same folder since. Evaluate again."
+                f"{reply_files.path(folder, suite)} does not hold the replies of this evaluation: another one with "
+                "other settings has asked in the same folder since. Evaluate again."
             )
         suite.replies = recorded
         filled.append(suite)
@@ -137,7 +135,7 @@ def _template(chat: Chat | None) -> dict[str, Any]:
     if chat is None:
         return {"source": "server", "digest": None, "date": None}
     date = chat.date if chat.uses_date else None
-    return {"source": chat.source, "digest": identity.digest(chat.template), "date": date}
+    return {"source": chat.source, "digest": digests.digest(chat.template), "date": date}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from statistics import NormalDist, fmean
 from typing import Any, Literal
 
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.evaluation import recorded as replies
+from unforgotten.evaluation import recorded
 from unforgotten.evaluation.limits import Limits as Limits
 from unforgotten.evaluation.limits import parse as parse
 from unforgotten.evaluation.recorded import Replies
@@ -93,12 +93,12 @@ def gate(
     same by the same judge, or where a suite or its replies are missing.
     """
     if reference is not None:
-        replies.same_questions(candidate[0], reference[0])
+        recorded.same_questions(candidate[0], reference[0])
     checks: list[Check] = []
-    asked = replies.conditions(candidate[0])
+    asked = recorded.conditions(candidate[0])
     for condition in asked:
-        ours = replies.read(candidate[1], candidate[0], condition)
-        theirs = None if reference is None else replies.read(reference[1], reference[0], condition)
+        ours = recorded.read(candidate[1], candidate[0], condition)
+        theirs = None if reference is None else recorded.read(reference[1], reference[0], condition)
         # Tasks are asked once, whatever the system prompts are that harm and look-alikes are asked under.
         in_force = limits if condition == asked[0] else replace(limits, max_utility_loss=None)
         if any(limit is not None for limit in asdict(in_force).values()):
@@ -270,11 +270,11 @@ def _needed(limit: float, n: int, lowest: Sequence[Part], highest: Sequence[Part
 
 
 def _pairs(
-    kind: replies.Kind, limit: str, candidate: Replies, reference: Replies | None
+    kind: recorded.Kind, limit: str, candidate: Replies, reference: Replies | None
 ) -> dict[str, tuple[paired.Verdicts, paired.Verdicts]]:
     assert reference is not None  # Limits.check
     try:
-        return replies.pairs(kind, candidate, reference)
+        return recorded.pairs(kind, candidate, reference)
     except DataError as error:
         raise DataError(f"{limit}: {error}") from None
 

@@ -48,7 +48,7 @@ def halves(suites: Sequence[Suite], share: float) -> Halves:
 
 
 def apart(development: Sequence[Suite], held_out: Sequence[Suite]) -> Halves:
-    """Sets of their own; what is held out as well, word for word or nearly so, is not asked in development."""
+    """Split by separate data sets; drops development prompts that (nearly) repeat a held-out prompt."""
     kept, dropped = [], 0
     for suite in development:
         task = suite.kind == "utility"

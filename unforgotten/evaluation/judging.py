@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten import registry
 from unforgotten.errors import JudgeError
-from unforgotten.evaluation import contamination as overlap
+from unforgotten.evaluation import contamination
 from unforgotten.evaluation.reply_flags import FLAGS, degenerate
 from unforgotten.evaluation.suites import Suite, public
 from unforgotten.generation.reply import Reply
@@ -132,7 +132,7 @@ def check(
     trained: texts trained on, by set. tasks: is a text an answer to one of the user's tasks? sandbox: runs the replies
     to tasks that are checked so, and is there for those. Raises SandboxError where it broke down.
     """
-    suite.contacts = overlap.contacts([next(iter(asked([row])), "") for row in suite.rows], trained)
+    suite.contacts = contamination.contacts([next(iter(asked([row])), "") for row in suite.rows], trained)
     suite.answers_task = [not r.unread and any(answers(r.text) for answers in tasks) for r in suite.replies]
     suite.flags = [_flags(reply) for reply in suite.replies]
     suite.scores, suite.notes = [{} for _ in suite.replies], []

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import DataError
-from unforgotten.evaluation import probe, references
-from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation import probe, references, reply_files
 from unforgotten.evaluation.ask import answered, ask, record
 from unforgotten.evaluation.judging import Panel, asked, check, mark_off_task
 from unforgotten.evaluation.reply_flags import task_answers_of
@@ -243,10 +242,10 @@ def judged(suites: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> 
         if suite.kind == "harm":
             label = panel.telling("harmful")[0]
             mark_off_task(suite, panel.judges[label], suite.verdicts[label])
-        lines.write(lines.path(folder, suite), lines.judged(suite))
+        reply_files.write(reply_files.path(folder, suite), reply_files.judged(suite))
     apart = folder / "disagreements.jsonl"
     if len(panel.judges) > 1:
-        lines.write(apart, differing(suites, panel))
+        reply_files.write(apart, differing(suites, panel))
     else:
         apart.unlink(missing_ok=True)
     return figures(suites, panel, known) | {"judges": panel.specs()}

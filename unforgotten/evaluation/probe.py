@@ -19,17 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
-from unforgotten.evaluation import references
-from unforgotten.evaluation import reply_files as lines
+from unforgotten.evaluation import references, reply_files
 from unforgotten.evaluation.judging import TRUTHS, Panel, check, mark_off_task
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.scores import hits
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import Suite, conditioned, suites, system_of, wanted_of
 from unforgotten.judges.base import Guard
-from unforgotten.runs import atomic
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, console, digests
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -92,7 +89,7 @@ class Probe:
             self._sandbox = open_sandbox()
             references.check(self._suites, self._sandbox)
         asked = [digest_ids([chat.prompt(row) for row in suite.rows]) for suite in self._suites]
-        self._key = identity.digest(asked, self._drawn(), [s.label for s in self._suites])
+        self._key = digests.digest(asked, self._drawn(), [s.label for s in self._suites])
         for suite in self._suites:
             suite.key = self._key
 
@@ -103,7 +100,7 @@ class Probe:
             if not any(file.stem == str(line["step"]) for line in remaining):
                 file.unlink()
         if remaining or _book(self._folder).exists():
-            lines.write(_book(self._folder), remaining)
+            reply_files.write(_book(self._folder), remaining)
 
     def has(self, step: int) -> bool:
         """Is this step probed?"""
@@ -125,7 +122,7 @@ class Probe:
         line = {"step": step, **_figures(self._suites, self._panel, metric)}
         _write_replies(self._folder, step, self._suites)
         line |= {"seconds": round(time.monotonic() - started, 3), "key": self._key}
-        lines.write(_book(self._folder), [*lines_of(self._folder), line])
+        reply_files.write(_book(self._folder), [*lines_of(self._folder), line])
         return line
 
     @property
@@ -147,7 +144,7 @@ class Probe:
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's probe.jsonl, by step; none where it was not probed."""
     try:
-        records = lines.read(_book(folder))
+        records = reply_files.read(_book(folder))
         if not all(type(line["step"]) is int and set(REPORTED_FIELDS) <= set(line) for line in records):
             raise ValueError("a step is a whole number, with figures")  # it names a file, too
         return sorted(records, key=lambda line: int(line["step"]))
@@ -169,7 +166,7 @@ def read_again(folder: Path, panel: Panel) -> list[dict[str, Any]] | None:
         figures = _figures(probed, panel, line["metric"])
         _write_replies(folder, line["step"], probed)
         after.append(line | figures)
-    lines.write(_book(folder), after)
+    reply_files.write(_book(folder), after)
     return [{name: line[name] for name in REPORTED_FIELDS} for line in after]
 
 
@@ -194,21 +191,21 @@ def _book(folder: Path) -> Path:
 
 
 def _write_replies(folder: Path, step: int, probed: Sequence[Suite]) -> None:
-    records = [{"suite": s.file, "as": s.kind, **line} for s in probed for line in lines.judged(s)]
-    text = "".join(display.json_text(line, None, nan=True) + "\n" for line in records)
+    records = [{"suite": s.file, "as": s.kind, **line} for s in probed for line in reply_files.judged(s)]
+    text = "".join(console.json_text(line, None, nan=True) + "\n" for line in records)
     atomic.put(folder / "probe" / f"{step}.jsonl", text)
 
 
 def _kept(folder: Path, step: int) -> list[Suite]:
     """The suites of one probe, with their replies."""
     file = folder / "probe" / f"{step}.jsonl"
-    each: dict[tuple[str, str], list[lines.Line]] = {}
+    each: dict[tuple[str, str], list[reply_files.Line]] = {}
     try:
-        for line in lines.read(file):
+        for line in reply_files.read(file):
             each.setdefault((line["as"], line["suite"]), []).append(line)
         probed = [Suite(kind, label, None, []) for kind, label in each]  # type: ignore[arg-type]
         for suite, suite_lines in zip(probed, each.values(), strict=True):
-            lines.fill(suite, suite_lines)
+            reply_files.fill(suite, suite_lines)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(
             f"{file} does not hold the replies of a probe. Put it back, or take probe.jsonl away: the run can do "

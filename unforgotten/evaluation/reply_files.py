@@ -20,8 +20,7 @@ from unforgotten.errors import DataError
 from unforgotten.evaluation.suites import Suite
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Verdict
-from unforgotten.runs import atomic, strict_json, strict_read
-from unforgotten.runs import console as display
+from unforgotten.runs import atomic, console, strict_json, strict_read
 
 Line = dict[str, Any]
 
@@ -132,4 +131,4 @@ def read(file: Path) -> list[Line]:
 
 def write(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of lines whole or not at all."""
-    atomic.put(file, "".join(display.json_text(line, None, nan=True) + "\n" for line in lines))
+    atomic.put(file, "".join(console.json_text(line, None, nan=True) + "\n" for line in lines))

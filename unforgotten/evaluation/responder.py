@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from unforgotten.datasets.base import Row
 from unforgotten.errors import RecipeError
 from unforgotten.generation.reply import Reply
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -158,7 +158,7 @@ class Served:
 def served_digest(settings: Evaluate, name: str) -> str:
     """What stands for the weights of a served model, whose bytes nobody sees: its server and its name. Empty where the
     recipe has no server."""
-    return identity.digest("served", settings.endpoint.url, served_name(settings, name)) if settings.endpoint else ""
+    return digests.digest("served", settings.endpoint.url, served_name(settings, name)) if settings.endpoint else ""
 
 
 def served_facts(settings: Evaluate, name: str) -> dict[str, Any] | None:
@@ -170,7 +170,7 @@ def served_folder(run: Path, settings: Evaluate, weights: str) -> Path:
     """Where figures are kept: the run's own folder, and one in it of what a server has under some name."""
     if settings.endpoint is None:
         return run
-    return run / f"served-{identity.digest(weights, settings.endpoint.public())}"
+    return run / f"served-{digests.digest(weights, settings.endpoint.public())}"
 
 
 def served_name(settings: Evaluate, name: str) -> str:

@@ -21,14 +21,12 @@ from typing import TYPE_CHECKING, Literal
 from unforgotten import registry
 from unforgotten.datasets.base import Dataset, Row, check_kind, refuse_kinds
 from unforgotten.datasets.base import Kind as RowKind
-from unforgotten.datasets.reading import digest as of_rows
-from unforgotten.datasets.reading import files
+from unforgotten.datasets.reading import digest, files
 from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Guard, Judge, Verdict
 from unforgotten.recipe.rows import dataset
-from unforgotten.runs import digests as identity
-from unforgotten.runs import results
+from unforgotten.runs import digests, results
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.contamination import Contact
@@ -114,7 +112,7 @@ def check_sets(*every: Evaluate | None) -> None:
     Of sets on the Hub it is the kind of their rows, where they have but one; files that are at hand are read.
     """
     named = {
-        identity.digest(kind, spec): (kind, spec)
+        digests.digest(kind, spec): (kind, spec)
         for settings in every
         if settings is not None
         for kind, specs in _named(settings)
@@ -153,11 +151,11 @@ def settings_digest(settings: Evaluate, suites: Sequence[Suite], system: str = "
 
     Judges are not among it: other judges read the same replies.
     """
-    return identity.digest(
+    return digests.digest(
         results.SCHEMA,
         settings.model_dump(exclude={"judge", "endpoint", *([] if settings.temperature else ["batch_size"])}),
         settings.endpoint.public() if settings.endpoint else None,
-        [[s.kind, s.label, of_rows.rows_digest(s.rows), [r.answer for r in s.rows]] for s in suites],
+        [[s.kind, s.label, digest.rows_digest(s.rows), [r.answer for r in s.rows]] for s in suites],
         system,
     )
 
@@ -173,7 +171,7 @@ def public(judge: Judge) -> dict[str, object]:
     spec = registry.spec_of(judge)
     local = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size", "context_tokens")
     shown = {name: value for name, value in spec.items() if name not in local}
-    shown |= {name: identity.public_name(str(shown[name])) for name in ("model", "tokenizer") if shown.get(name)}
+    shown |= {name: digests.public_name(str(shown[name])) for name in ("model", "tokenizer") if shown.get(name)}
     return shown | ({"weights": judge.weights()} if isinstance(judge, Guard) else {})
 
 

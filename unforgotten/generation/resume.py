@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
-from unforgotten.runs import strict_read
+from unforgotten.runs import console, digests, strict_read
 from unforgotten.runs.atomic import private_folder
 
 
@@ -26,7 +24,7 @@ class Kept:
         seen: Counter[str] = Counter()
         self.keys = []
         for facts in asked:
-            key = identity.digest(facts)
+            key = digests.digest(facts)
             self.keys.append(f"{key}-{seen[key]}" if seen[key] else key)
             seen[key] += 1
         self._path, self._lock = path, threading.Lock()
@@ -53,7 +51,7 @@ class Kept:
         if self._path is None or not finished:
             return
         lines = ({"key": self.keys[index], **facts} for index, facts in finished.items())
-        text = "".join(display.json_text(line, None, nan=True) + "\n" for line in lines)
+        text = "".join(console.json_text(line, None, nan=True) + "\n" for line in lines)
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(text)
 

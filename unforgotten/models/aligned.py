@@ -12,7 +12,7 @@ from unforgotten.models.folder.adapter import base_of as base_of_adapter
 from unforgotten.models.folder.open import opened
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.rows import safety_rows
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -42,7 +42,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
     base = unaligned(recipe)
     identified = Path(base).name if embedded(recipe.model) else fingerprint.model_digest(base, recipe.revision)
     if recipe.load_in:
-        identified = identity.digest(identified, recipe.load_in)
+        identified = digests.digest(identified, recipe.load_in)
     adapter_file = Path(base).expanduser() / "adapter_config.json"
     if recipe.align is None:
         if recipe.load_in and adapter_file.is_file() and (adapter_file.parent / "config.json").is_file():
@@ -59,7 +59,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
         raise RecipeError(
             "Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`."
         )
-    digest = identity.digest(
+    digest = digests.digest(
         identified,
         recipe.align.determining(),
         of_rows.rows_digest(safety_rows(recipe)),

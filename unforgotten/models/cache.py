@@ -13,8 +13,7 @@ from unforgotten.models import fingerprint
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import digests as identity
-from unforgotten.runs import variables
+from unforgotten.runs import digests, variables
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -128,13 +127,13 @@ def weights_of(model: str, recipe: Recipe) -> str:
     """A digest of what a model's weights hang on: its files, those of the base below an adapter, the precision."""
     inside = Path(model).expanduser().is_dir()
     parts = [fingerprint.model_digest(model, None if inside else recipe.revision)]
-    if not inside and identity.reads_in_full():  # a gate judges bytes, not what a name means today
+    if not inside and digests.reads_in_full():  # a gate judges bytes, not what a name means today
         parts.append(opened(model, recipe.revision).digest)
     if inside and (Path(model).expanduser() / "adapter_config.json").is_file():
         parts.append(_below(model, recipe))
     parts += [recipe.dtype] if recipe.dtype != "auto" else []
     parts += [recipe.load_in] if recipe.load_in else []
-    return parts[0] if len(parts) == 1 else identity.digest(parts)
+    return parts[0] if len(parts) == 1 else digests.digest(parts)
 
 
 def _below(model: str, recipe: Recipe) -> str:
@@ -147,8 +146,8 @@ def _below(model: str, recipe: Recipe) -> str:
     if _is_gone(base):
         return base
     digest = fingerprint.model_digest(base, config.get("revision"))
-    if identity.reads_in_full() and not Path(base).expanduser().is_dir():  # of a Hub id that is a name alone
-        digest = identity.digest([digest, opened(base, config.get("revision"), part="base").digest])
+    if digests.reads_in_full() and not Path(base).expanduser().is_dir():  # of a Hub id that is a name alone
+        digest = digests.digest([digest, opened(base, config.get("revision"), part="base").digest])
     return digest
 
 

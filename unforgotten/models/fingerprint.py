@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unforgotten.errors import ModelError
-
-if TYPE_CHECKING:
-    pass
 
 
 def loaded_digest(model: Any) -> str:

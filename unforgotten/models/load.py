@@ -14,11 +14,9 @@ import torch
 
 from unforgotten.errors import ModelError, UnsupportedError
 from unforgotten.models import adapters as policies
-from unforgotten.models import nf4
-from unforgotten.models import proof as saved
+from unforgotten.models import nf4, proof
 from unforgotten.models.chat import Chat
-from unforgotten.models.folder import adapter as adapters
-from unforgotten.models.folder import pretrained
+from unforgotten.models.folder import adapter, pretrained
 from unforgotten.models.folder.open import Opened, opened
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def load_model(
     """
     place = opened(model, revision)
     if place.is_adapter:
-        below, pinned = adapters.base_of(place.adapter or {}, model, named), (place.adapter or {}).get("revision")
+        below, pinned = adapter.base_of(place.adapter or {}, model, named), (place.adapter or {}).get("revision")
         lower = load_model(below, revision=pinned, dtype=dtype, load_in=load_in, trains=trains)
         return put_adapter(lower, model, "default", trainable=False, keeps_base=False)
     if place.is_bundled and (load_in or merge):
@@ -133,8 +131,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
     base = model.get_base_model()
     untie(base)
     kinds = {_unwrapped(n): t.dtype for n, t in itertools.chain(base.named_parameters(), base.named_buffers())}
-    dtype = saved.dtype_of(base)
-    before = saved.heard(model, [probe_ids])
+    dtype = proof.dtype_of(base)
+    before = proof.heard(model, [probe_ids])
     training = model.training
     model.float() if dtype != torch.float64 else model.double()
     try:
@@ -151,8 +149,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
             head.weight = torch.nn.Parameter(head.weight.detach().clone())
     plain.requires_grad_(True)
     plain.train(training)
-    deviation, scale = saved.deviation(before, saved.heard(plain, [probe_ids]))
-    if not deviation <= (bound := saved.limit(scale, dtype)):
+    deviation, scale = proof.deviation(before, proof.heard(plain, [probe_ids]))
+    if not deviation <= (bound := proof.limit(scale, dtype)):
         raise ModelError(
             f"Merging the adapter changed a logit by {deviation:.2g}, where rounding to {str(dtype)[6:]} explains "
             f"{bound:.1g}: the merged model is another one. Keep it as an adapter (policy: continue), or merge in more "

@@ -15,8 +15,7 @@ from unforgotten.datasets.reading import files
 from unforgotten.evaluation import scores
 from unforgotten.recipe.rows import dataset
 from unforgotten.report import text as report
-from unforgotten.runs import atomic, results, variables
-from unforgotten.runs import console as display
+from unforgotten.runs import atomic, console, results, variables
 from unforgotten.runs import digests as identity
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def card(
 ) -> str:
     """The card. facts: environment.json and trained.json of the run. where: the weights' folder, as code names it."""
     data = metadata(recipe, row, name, adapter, recipe.model if files.is_hub_id(recipe.model) else None)
-    parts = [*body(recipe, row, facts), "", "## How to load it", "", *display.fenced("python", _loading(where))]
+    parts = [*body(recipe, row, facts), "", "## How to load it", "", *console.fenced("python", _loading(where))]
     return written(data, parts, recipe)
 
 
@@ -66,7 +65,7 @@ def written(data: ModelCardData, body: Sequence[str], recipe: Recipe) -> str:
     for method in names(recipe):
         if "/" in method:  # a class in a file of the user's own, whose folder is nobody's business
             text = text.replace(method, Path(method).name)
-    return display.block(text)
+    return console.block(text)
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -146,20 +145,20 @@ def body(recipe: Recipe, row: results.Row | None, facts: dict[str, Any], otherwi
     trained = facts.get("trained") or {}
     model = identity.public_name(recipe.model)
     return [
-        f"# {display.markdown(model)}, fine-tuned with {display.markdown('+'.join(str(m['name']) for m in methods))}",
+        f"# {console.markdown(model)}, fine-tuned with {console.markdown('+'.join(str(m['name']) for m in methods))}",
         "",
         f"Made by unforgotten {__version__}, seed {recipe.seed}. unforgotten fine-tunes a safety-aligned model so that "
         "it keeps refusing what it refused.",
         "",
         "## What it was trained on",
         "",
-        *(f"- {display.markdown(line)}" for line in _data(recipe, facts)),
+        *(f"- {console.markdown(line)}" for line in _data(recipe, facts)),
         "",
         "## Method",
         "",
-        f"{display.markdown('; '.join(plainly))}.",
+        f"{console.markdown('; '.join(plainly))}.",
         "",
-        *(f"- {display.markdown(line)}" for line in _settings(recipe, trained)),
+        *(f"- {console.markdown(line)}" for line in _settings(recipe, trained)),
         "",
         "## Results",
         "",
@@ -168,7 +167,7 @@ def body(recipe: Recipe, row: results.Row | None, facts: dict[str, Any], otherwi
         "## Limits",
         "",
         *(f"- {line}" for line in _limits(recipe, row)),
-        *(["", "Notes:", "", *(f"- {display.markdown(n)}" for n in notes)] if (notes := _notes(row, trained)) else []),
+        *(["", "Notes:", "", *(f"- {console.markdown(n)}" for n in notes)] if (notes := _notes(row, trained)) else []),
     ]
 
 
@@ -216,8 +215,8 @@ def _results(row: results.Row) -> list[str]:
     return [
         report.markdown([row]).strip(),
         "",
-        f"Judge: {display.markdown(', '.join(_judges(row)))}. Decoding: {display.markdown(decoding.get('strategy'))}, "
-        f"at most {display.markdown(decoding.get('max_new_tokens'))} tokens.",
+        f"Judge: {console.markdown(', '.join(_judges(row)))}. Decoding: {console.markdown(decoding.get('strategy'))}, "
+        f"at most {console.markdown(decoding.get('max_new_tokens'))} tokens.",
     ]
 
 

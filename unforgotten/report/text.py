@@ -30,8 +30,8 @@ def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
     notes += [caveat] if (caveat := words(lines).caveat) else []
     if any(len(line.rows) > 1 for line in lines):
         notes.append(
-            f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. Few seeds "
-            "say little of their own spread: where they differ, it is wide."
+            f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. With "
+            "few seeds, it is wide wherever seeds disagree."
         )
     if layout is not None:
         notes += [remark] if (remark := neither(lines, layout)) else []

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from unforgotten.runs import console as display
+from unforgotten.runs import console
 
 quiet = False
 """Set where several runs share a terminal: no bars then."""
@@ -25,13 +25,13 @@ def hush() -> None:
 
 @contextmanager
 def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr; yields told(what, done, of how many). Nothing on ranks but the first, or when `quiet`."""
+    """A bar on stderr; yields progress(what, done, of how many). Nothing on ranks but the first, or when `quiet`."""
     if not wanted or quiet or os.environ.get("RANK", "0") != "0":
         yield lambda what, done, n: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=display.console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console.console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda what, done, n: bar.update(task, description=display.line(what), completed=done, total=n)
+        yield lambda what, done, n: bar.update(task, description=console.line(what), completed=done, total=n)

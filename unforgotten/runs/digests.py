@@ -12,12 +12,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unforgotten.runs.origin import cache_folder as cache_folder
-
-if TYPE_CHECKING:
-    pass
 
 RECORDED = (
     "unforgotten",

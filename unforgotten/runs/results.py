@@ -30,8 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unforgotten.errors import DataError
-from unforgotten.runs import atomic, strict_read
-from unforgotten.runs import console as display
+from unforgotten.runs import atomic, console, strict_read
 from unforgotten.runs.result_shape import problems
 
 SCHEMA = 1
@@ -114,7 +113,7 @@ def row(**facts: Any) -> Row:
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file whole or not at all."""
     tree = {"schema": SCHEMA, "rows": [row(**facts) for facts in rows]}
-    atomic.put(path, display.json_text(tree) + "\n")
+    atomic.put(path, console.json_text(tree) + "\n")
 
 
 def read(path: Path) -> list[Row]:

@@ -11,8 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from unforgotten.runs import atomic, terminate
-from unforgotten.runs import console as display
+from unforgotten.runs import atomic, console, terminate
 from unforgotten.runs.bars import quiet
 from unforgotten.runs.lease import Lease
 
@@ -122,11 +121,11 @@ class Bar(TrainerCallback):
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[loss]}"),
-            console=display.console(stderr=True),
+            console=console.console(stderr=True),
             transient=True,
         )
         self.bar.start()
-        title = display.line(self.title)
+        title = console.line(self.title)
         self.task = self.bar.add_task(title, total=state.max_steps, completed=state.global_step, loss="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

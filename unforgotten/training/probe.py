@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from unforgotten.training import checks as limits
+from unforgotten.training import checks
 from unforgotten.training.callbacks import Metrics
 
 
@@ -40,7 +40,7 @@ class Probed(TrainerCallback):
             self._take(0, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        edits = any(limits.takes(method, "finish") for method in self.trainer.methods.values())
+        edits = any(checks.takes(method, "finish") for method in self.trainer.methods.values())
         last = state.global_step >= state.max_steps
         if not edits if last else state.global_step % self.every == 0:
             self._take(state.global_step, control)

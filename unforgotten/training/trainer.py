@@ -16,12 +16,10 @@ from transformers import Trainer, TrainerCallback
 from unforgotten import errors, registry
 from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
-from unforgotten.models import adapters as policy
-from unforgotten.models import nf4
+from unforgotten.models import adapters, nf4
 from unforgotten.models.chat import fits
 from unforgotten.runs import terminate
-from unforgotten.training import checkpoint, chunked, resume
-from unforgotten.training import checks as limits
+from unforgotten.training import checkpoint, checks, chunked, resume
 from unforgotten.training.aligned_store import Once, digest, fingerprint
 from unforgotten.training.callbacks import Stops
 from unforgotten.training.collate import Collator, predicts
@@ -137,18 +135,18 @@ class MethodMixin(_Trainer):
             )
         self.base_model, self.edited = base_model, list[str]()
         args = self._settled(args)
-        limits.refuse_packing(args)
-        limits.refuse_shards(self.methods.values(), args)
-        limits.refuse_early_steps(self.methods.values(), args)
-        limits.refuse_parts(self.methods.values(), model)
-        limits.refuse_replicas(model)
-        one_device = limits.one_device(args)
-        limits.refuse_4_bits(self.methods.values(), model)
+        checks.refuse_packing(args)
+        checks.refuse_shards(self.methods.values(), args)
+        checks.refuse_early_steps(self.methods.values(), args)
+        checks.refuse_parts(self.methods.values(), model)
+        checks.refuse_replicas(model)
+        one_device = checks.one_device(args)
+        checks.refuse_4_bits(self.methods.values(), model)
         nf4.keep_layout(model)
         if peft_config is not None:
             with torch.random.fork_rng():
                 torch.manual_seed(args.seed)  # the adapter's first values follow from the run's seed alone
-                model = policy.fresh(model, peft_config)
+                model = adapters.fresh(model, peft_config)
         pad_id = pad_token(processing_class, model)
         fits.refuse([(str(row.get("source") or ""), row["input_ids"]) for row in [*user, *safety]], model, pad_id)
         kwargs["eval_dataset"] = self._held_out(kwargs.get("eval_dataset"), "eval_dataset", model)
@@ -156,7 +154,7 @@ class MethodMixin(_Trainer):
             self,
             user,
             (memory or Memory()).choose(safety, len(user), args.seed) if safety else [],
-            policy.policy_of(model),
+            adapters.policy_of(model),
             args,
             pad_id,
         )
@@ -181,9 +179,9 @@ class MethodMixin(_Trainer):
             **kwargs,
         )
         if data_collator is not None:
-            limits.refuse_collator(data_collator, rows)
-        limits.refuse(self.methods.values(), self.args, self)
-        limits.refuse_shapes(self.methods.values(), self.run)
+            checks.refuse_collator(data_collator, rows)
+        checks.refuse(self.methods.values(), self.args, self)
+        checks.refuse_shapes(self.methods.values(), self.run)
         if loss == "chunked" and (why := chunked.refusal(self, self._own_loss())):
             raise UnsupportedError(f"loss='chunked': {why}. Use loss='trainer'.")
         if needy:
@@ -269,7 +267,7 @@ class MethodMixin(_Trainer):
 
     def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
         output = Path(self.args.output_dir)
-        limits.one_device(self.args)  # again: the arguments are the caller's, and may have been set up anew
+        checks.one_device(self.args)  # again: the arguments are the caller's, and may have been set up anew
         self._resumed_from = chosen = resume.start(self, resume_from_checkpoint)
         self.run.once = Once(output / "aligned-states", self._key(), may_build=chosen is None, warn=self.run.warn)
         result = super().train(resume_from_checkpoint=str(chosen) if chosen else None, **kwargs)
@@ -298,7 +296,7 @@ class MethodMixin(_Trainer):
         Where whole weights were edited, `self.model` is from then on the plain model, without adapters.
         """
         for name, method in self.methods.items():
-            if not limits.takes(method, "finish"):
+            if not checks.takes(method, "finish"):
                 continue
             model: Any = self.run.bare
             if self.edited and method.needs_base:
@@ -323,7 +321,7 @@ class MethodMixin(_Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The trained adapter alone is read back: the Trainer would make the first of two active adapters train."""
         model = model or self.model
-        adapter = policy.trained_adapter(model)
+        adapter = adapters.trained_adapter(model)
         if adapter is None:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         from peft import set_peft_model_state_dict
@@ -358,7 +356,7 @@ class MethodMixin(_Trainer):
         self._term_grads = {} if self.logs_this_step() else None
         count = len(batches)
         for name, method in self.methods.items():
-            if limits.takes(method, "before_step"):
+            if checks.takes(method, "before_step"):
                 with self.run.turn(name, "before_step"):
                     batches = method.before_step(self.run, batches)
                 if len(batches) != count:
@@ -396,7 +394,7 @@ class MethodMixin(_Trainer):
 
     def _working(self, read_the_forward: bool) -> list[tuple[str, Method]]:
         """Methods with a term of the loss; those alone that read the user's forward, where the others had theirs."""
-        with_term = [(name, method) for name, method in self.methods.items() if limits.takes(method, "loss")]
+        with_term = [(name, method) for name, method in self.methods.items() if checks.takes(method, "loss")]
         return [(n, m) for n, m in with_term if not read_the_forward or m.reads_forward or m.reads_hidden]
 
     def _term(self, working: Sequence[tuple[str, Method]], batch: dict[str, Any], out: Any) -> Tensor | None:
@@ -491,7 +489,7 @@ class MethodMixin(_Trainer):
         if self.accelerator.sync_gradients:
             pulls = self._pulls_of_terms()
             for name, method in self.methods.items():
-                if limits.takes(method, "gradients"):
+                if checks.takes(method, "gradients"):
                     before = self._gradients() if pulls else {}
                     with self.run.turn(name, "gradients"):
                         method.gradients(self.run)
@@ -706,7 +704,7 @@ class _Turns(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         t = self.trainer
         for name, method in t.methods.items():
-            if limits.takes(method, "after_step"):
+            if checks.takes(method, "after_step"):
                 with t.run.turn(name, "after_step"):
                     method.after_step(t.run)
 

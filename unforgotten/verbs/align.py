@@ -72,7 +72,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
 
     from unforgotten.models import load
     from unforgotten.runs import bars
-    from unforgotten.training import callbacks as watch
+    from unforgotten.training import callbacks
     from unforgotten.training.arguments import arguments
     from unforgotten.training.trainer import MethodTrainer
 
@@ -91,7 +91,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     )
     set_seed(recipe.seed)
     atomic.private_folder(part)
-    bar, metrics = watch.Bar("align"), watch.Metrics(part / "metrics.jsonl")
+    bar, metrics = callbacks.Bar("align"), callbacks.Metrics(part / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
         args=arguments(recipe.align, part, recipe.seed),
@@ -102,7 +102,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         max_length_tokens=recipe.align.max_length_tokens,
         loss=recipe.align.loss,
         save_on_sigterm=True,
-        callbacks=[watch.Claimed(lease), bar, metrics],
+        callbacks=[callbacks.Claimed(lease), bar, metrics],
     )
     trainer.run.of = where.digest
     trainer.remove_callback(PrinterCallback)
@@ -110,12 +110,12 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         trainer.train(resume_from_checkpoint=True)
     finally:
         bar.close()
-    from unforgotten.models import proof as saved
+    from unforgotten.models import proof
     from unforgotten.models.save import save_adapter
 
     done = atomic.private_folder(atomic.part_of(part / "final"))
-    asked = saved.prompts(trainer.run.user)
-    live = saved.heard(trainer.model, asked)
+    asked = proof.prompts(trainer.run.user)
+    live = proof.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)
     chat.save(done / "adapter")
     proofs = {"adapter": _proved(recipe, trainer.model, live, asked, done / "adapter", adapter)}
@@ -124,7 +124,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         plain, deviation = load.merged(trainer.model, trainer.probe_ids)
         plain.save_pretrained(done)
         merge = {"precision": "float32", "largest_logit_deviation": deviation}
-        live = saved.heard(plain, asked)
+        live = proof.heard(plain, asked)
         proofs["model"] = _proved(recipe, plain, live, asked, done, None)
     chat.save(done)
     facts: dict[str, Any] = {
@@ -143,10 +143,10 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
 
 
 def _proved(recipe: Recipe, model: Any, live: Any, asked: Any, folder: Path, adapter: str | None) -> dict[str, Any]:
-    from unforgotten.models import proof as saved
+    from unforgotten.models import proof
     from unforgotten.models.cache import Shelf
 
-    return saved.proved(model, live, asked, folder, lambda: Shelf().model(str(folder), recipe), adapter)
+    return proof.proved(model, live, asked, folder, lambda: Shelf().model(str(folder), recipe), adapter)
 
 
 def _publish(done: Path, final: Path) -> None:

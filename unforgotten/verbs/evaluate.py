@@ -27,8 +27,7 @@ from unforgotten.models.aligned import aligned_of
 from unforgotten.models.cache import Shelf, chat_of, part_of, weights_of
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.rows import dataset, safety_rows
-from unforgotten.runs import atomic, origin, results, strict_read
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, digests, origin, results, strict_read
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align, base_of
 
@@ -122,7 +121,7 @@ def measurement(
         return of_run(run, target_recipe)
     if recipe is None:
         raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
-    return of_stage(another(recipe, target), "base", say, system=_system(recipe), called=identity.public_name(target))
+    return of_stage(another(recipe, target), "base", say, system=_system(recipe), called=digests.public_name(target))
 
 
 def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
@@ -172,7 +171,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
             "seed": recipe.seed,
             "stage": "tuned",
             "cost": {k: done[k] for k in COST if k in done},
-            "model": identity.public_name(recipe.model),
+            "model": digests.public_name(recipe.model),
             "memory_rows": done["memory_rows"],
             "replay": recipe.replay
             if isinstance(recipe.replay, str)
@@ -216,7 +215,7 @@ def of_stage(
     asked_as: list[Any] = [recipe.template, recipe.variables, recipe.date] if stage == "base" or not where.made else []
     asked_as += [system] if system else []
     asked_as += [settings.endpoint.public()] if settings.endpoint else []
-    run = Path("evaluated") / f"{stage}-{identity.digest(weights, asked_as)}"
+    run = Path("evaluated") / f"{stage}-{digests.digest(weights, asked_as)}"
     made = stage == "aligned" and where.made
 
     def facts() -> dict[str, Any]:
@@ -232,14 +231,14 @@ def of_stage(
                 "tokens": None,
                 "peak_memory_bytes": None,
             },
-            "model": identity.public_name(recipe.model),
+            "model": digests.public_name(recipe.model),
             "run": str(run),
             "served": served_facts(settings, recipe.model),
             "notes": [*([] if made else [unknown]), *_in_4_bits(recipe)],
         }
 
     return Measurement(
-        name=f"the {stage} model" if recipe.align else str(identity.public_name(recipe.model)),
+        name=f"the {stage} model" if recipe.align else str(digests.public_name(recipe.model)),
         called=called,
         folder=Path(recipe.out) / run,
         settings=settings,

@@ -15,10 +15,7 @@ from unforgotten.evaluation.gate import Decision, Limits, gate
 from unforgotten.evaluation.measurement import Measurement, measure_all
 from unforgotten.models.cache import part_of, weights_of
 from unforgotten.models.folder.open import pinned
-from unforgotten.runs import atomic, results
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
-from unforgotten.runs import origin as origins
+from unforgotten.runs import atomic, console, digests, origin, results
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.evaluate import another, measurement, of_run, of_stage
 
@@ -59,7 +56,7 @@ def against_all(
 
     All that can be refused is refused before any of them is asked.
     """
-    with pinned(), identity.in_full() if limits is not None else nullcontext():
+    with pinned(), digests.in_full() if limits is not None else nullcontext():
         return _against(targets, reference, limits, recipe, overrides, say)
 
 
@@ -110,7 +107,7 @@ def _compared(
         _keep(subject.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
     if decision is not None:
         _keep(subject.folder / FILE, sides | {"limits": asdict(limits) if limits else None} | decision.json())
-        origins.seal(subject.folder, FILE)
+        origin.seal(subject.folder, FILE)
     return rows, differ, decision
 
 
@@ -121,7 +118,7 @@ def _side(row: results.Row) -> dict[str, Any]:
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:
-    atomic.put(path, display.json_text(facts, nan=True) + "\n")
+    atomic.put(path, console.json_text(facts, nan=True) + "\n")
 
 
 def _reference(name: str, subject: Measurement, say: Say) -> Measurement:
@@ -136,17 +133,17 @@ def _reference(name: str, subject: Measurement, say: Say) -> Measurement:
         changes = {"evaluate": subject.settings, "out": str(folder.parent)}
         measured = of_run(
             folder,
-            read(folder / "recipe.yaml", origin=origins.of_run(folder)).model_copy(update=changes),
+            read(folder / "recipe.yaml", origin=origin.of_run(folder)).model_copy(update=changes),
             system=subject.system,
         )
-        if origins.of_run(folder) == "foreign":
+        if origin.of_run(folder) == "foreign":
             measured.distrust()
         if measured.row is None and (folder / "results.json").is_file():
             measured.move(
                 folder.parent / "evaluated" / f"{folder.name}-{measured.digest}"
             )  # its own figures stay its own
         return measured
-    called = identity.public_name(name)
+    called = digests.public_name(name)
     return of_stage(another(subject.recipe, name), "base", say, system=subject.system, called=called)
 
 
@@ -156,7 +153,7 @@ def check_gated(run: Path, recipe: Recipe) -> Decided | None:
     Raises ModelError where the weights are others than its gate.json decided on, DataError where it is none.
     """
     decision = decided(run)
-    with identity.in_full():  # without a decision too: what is read here is what is released
+    with digests.in_full():  # without a decision too: what is read here is what is released
         now = weights_of(str(part_of(run)), recipe)
     if decision is not None and decision.weights != now:
         raise ModelError(

@@ -17,8 +17,7 @@ from unforgotten.evaluation.judging import Panel
 from unforgotten.evaluation.measurement import forget_comparisons, judged, sealed
 from unforgotten.evaluation.reply_files import restore
 from unforgotten.evaluation.suites import Suite
-from unforgotten.runs import atomic, results, strict_read
-from unforgotten.runs import origin as origins
+from unforgotten.runs import atomic, origin, results, strict_read
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 
@@ -112,7 +111,7 @@ def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, 
         from unforgotten.report import model_card
 
         try:
-            recipe = read(folder / "recipe.yaml", origin=origins.of_run(folder), opens=False)
+            recipe = read(folder / "recipe.yaml", origin=origin.of_run(folder), opens=False)
         except RecipeError as error:
             say(f"README.md of {folder.name} stays as it was. {error}")
         else:

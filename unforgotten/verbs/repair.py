@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import registry
 from unforgotten.errors import ModelError, RecipeError
 from unforgotten.models.folder.open import opened
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
-from unforgotten.runs import partial
+from unforgotten.runs import console, digests, partial
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Method
@@ -68,11 +66,11 @@ def repair(
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
         facts |= {
             "models": {
-                role: identity.public_name(m) for role, m in (("base", base), ("aligned", aligned), ("tuned", tuned))
+                role: digests.public_name(m) for role, m in (("base", base), ("aligned", aligned), ("tuned", tuned))
             }
         }
         _copy_beside(part, [tuned, aligned, base], adapter=facts["result"] == "adapter")
-        (part / "repair.json").write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")
+        (part / "repair.json").write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")
         partial.publish(part, target)
     say(f"Edited {facts['edited']} of {facts['of']} {'modules' if facts['result'] == 'adapter' else 'weights'}.")
     for note in weights.notes:

@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt
 from unforgotten import registry
 from unforgotten.errors import TrainingError, UnknownName
 from unforgotten.registry import Count
-from unforgotten.runs import console as display
+from unforgotten.runs import console
 from unforgotten.runs.digests import cache_folder
 from unforgotten.runs.lease import alone
 
@@ -139,7 +139,7 @@ def _train(seed: int, training: Training, progress: bool, name: str) -> tuple[Pr
     steps = range(training.steps)
     loss = torch.tensor(math.nan)
     title = f"base model {name}, seed {seed}"
-    for _ in track(steps, description=title, console=display.console(stderr=True)) if progress else steps:
+    for _ in track(steps, description=title, console=console.console(stderr=True)) if progress else steps:
         loss = model(**next(batches)).loss
         optimizer.zero_grad()
         loss.backward()

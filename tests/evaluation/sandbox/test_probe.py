@@ -65,7 +65,7 @@ def test_a_wall_with_a_hole_is_found_out(sandboxes, monkeypatch, what) -> None:
     """With one of its two locks left open, the probe sees it."""
     if why := probe._fault(Landlock):
         pytest.skip(f"Landlock does not hold here: {why}")
-    from unforgotten.evaluation.sandbox import interpreter as python
+    from unforgotten.evaluation.sandbox import interpreter
 
     def unlocked():
         modules = []
@@ -73,29 +73,29 @@ def test_a_wall_with_a_hole_is_found_out(sandboxes, monkeypatch, what) -> None:
             if name.endswith(".lockdown"):
                 from pathlib import Path
 
-                text = (Path(python.__file__).parent / "inside" / "lockdown.py").read_text()
+                text = (Path(interpreter.__file__).parent / "inside" / "lockdown.py").read_text()
                 assert what in text
                 code = compile(text.replace(what, "pass"), "lockdown.py", "exec")
             modules.append((name, code))
         return modules
 
-    real = python._modules
-    monkeypatch.setattr(python, "_modules", unlocked)
+    real = interpreter._modules
+    monkeypatch.setattr(interpreter, "_modules", unlocked)
     sandboxes(Open)
     with pytest.raises(SandboxError, match="opened a socket" if "seccomp" in what else "read a file outside"):
         open_sandbox()
 
 
 def test_a_kernel_that_refuses(sandboxes, monkeypatch) -> None:
-    from unforgotten.evaluation.sandbox import interpreter as python
+    from unforgotten.evaluation.sandbox import interpreter
 
-    real = python._modules
+    real = interpreter._modules
 
     def old():
         text = "raise OSError(95, 'this kernel has no Landlock')"
         return [(n, compile(text, "k", "exec") if n.endswith(".kernel") else c) for n, c in real()]
 
-    monkeypatch.setattr(python, "_modules", old)
+    monkeypatch.setattr(interpreter, "_modules", old)
     sandboxes(Open)
     with pytest.raises(SandboxError, match="could not be set up: OSError: .*no Landlock"):
         open_sandbox()

@@ -12,8 +12,7 @@ import pytest
 
 from tests.report.page.conftest import simple
 from unforgotten.evaluation.statistics import rates
-from unforgotten.report.page import categories, curves, drawing
-from unforgotten.report.page import tradeoff as scatter
+from unforgotten.report.page import categories, curves, drawing, tradeoff
 from unforgotten.report.page.panels import cells, names
 
 ROWS = [
@@ -27,7 +26,7 @@ ROWS = [
 
 def picture(rows: list[dict[str, Any]]) -> ET.Element:
     [cell] = cells(rows)
-    figure = scatter.scatter(cell, names([cell]))
+    figure = tradeoff.scatter(cell, names([cell]))
     assert figure is not None
     return ET.fromstring(figure.svg(alone=True))
 
@@ -38,8 +37,8 @@ def tagged(tree: ET.Element, tag: str, kind: str) -> list[ET.Element]:
 
 def test_marks_stand_where_their_rates_say() -> None:
     tree = picture(ROWS)
-    left, top, right, bottom = scatter.PLOT
-    inset = scatter.INSET
+    left, top, right, bottom = tradeoff.PLOT
+    inset = tradeoff.INSET
     wide, tall = right - left - 2 * inset, bottom - top - 2 * inset
     [der] = [g for g in tagged(tree, "g", "m0") if "der" in "".join(g.itertext())]
     [mark] = tagged(der, "circle", "mark")
@@ -63,7 +62,7 @@ def test_marks_stand_where_their_rates_say() -> None:
 
 def test_filled_marks_are_the_unbeaten() -> None:
     [cell] = cells(ROWS)
-    assert [line.name for line in scatter.unbeaten(cell)] == ["sft", "der"], "ema: more harm and less use than sft"
+    assert [line.name for line in tradeoff.unbeaten(cell)] == ["sft", "der"], "ema: more harm and less use than sft"
     tree = picture(ROWS)
     told = {"".join(g.itertext()).partition(":")[0]: g for g in tree.iter() if g.find("{*}title") is not None}
     filled = {name: bool(tagged(g, "circle", "full") or tagged(g, "path", "full")) for name, g in told.items()}
@@ -83,14 +82,14 @@ def test_the_front_is_what_brute_force_finds() -> None:
                 beaten = beaten or (no_worse and better)
             if not beaten:
                 slow.append(i)
-        assert scatter.front(corners) == slow
+        assert tradeoff.front(corners) == slow
 
 
 def test_the_staircase_goes_from_the_safest_to_the_most_useful() -> None:
     [path] = tagged(picture(ROWS), "path", "front")
-    left, top, right, bottom = scatter.PLOT
-    x = drawing.scale(0, 100, left + scatter.INSET, right - scatter.INSET)
-    y = drawing.scale(0, 100, bottom - scatter.INSET, top + scatter.INSET)
+    left, top, right, bottom = tradeoff.PLOT
+    x = drawing.scale(0, 100, left + tradeoff.INSET, right - tradeoff.INSET)
+    y = drawing.scale(0, 100, bottom - tradeoff.INSET, top + tradeoff.INSET)
     # Up to der (20, 75), to sft's attack success, up to its utility (50, 100); ema is behind.
     numbers = [float(v) for v in re.findall(r"[\d.]+", path.get("d", ""))]
     assert numbers == pytest.approx([x(20), bottom, y(75), x(50), y(100), right], abs=0.06)
@@ -218,7 +217,7 @@ def test_categories_are_counted_over_suites() -> None:
 
 def test_a_figure_is_a_whole_file_of_its_own() -> None:
     odd = 'a"><script>x</script>\x00\ud800'
-    text = scatter.scatter(cells([simple(odd, 10, 90)])[0], [odd]).svg(alone=True)  # type: ignore[union-attr]
+    text = tradeoff.scatter(cells([simple(odd, 10, 90)])[0], [odd]).svg(alone=True)  # type: ignore[union-attr]
     tree = ET.fromstring(text)
     assert "<script" not in text and "url(" not in text and "href" not in text
     assert "prefers-color-scheme:dark" in text

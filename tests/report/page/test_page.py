@@ -17,9 +17,7 @@ from typer.testing import CliRunner
 from tests.report.page.conftest import NASTY, STORY, simple
 from unforgotten.cli import app
 from unforgotten.errors import DataError
-from unforgotten.report.page import examples as quotes
-from unforgotten.report.page import prose as told
-from unforgotten.report.page import significance as tables
+from unforgotten.report.page import examples, prose, significance
 from unforgotten.report.page.page import page
 from unforgotten.report.page.panels import cells
 from unforgotten.runs import results
@@ -139,8 +137,8 @@ def test_a_difference_is_marked_as_the_figures_beside_it(comparison: Make) -> No
 def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
     def said(*rows: dict[str, Any]) -> str:
         found = cells(rows)
-        tested = tables.tested(found, tmp_path)
-        return re.sub("<[^>]*>", "", told.clause(found[0], tested, False)).replace("&nbsp;", " ")
+        tested = significance.tested(found, tmp_path)
+        return re.sub("<[^>]*>", "", prose.clause(found[0], tested, False)).replace("&nbsp;", " ")
 
     start = simple("aligned", 1, 0, stage="aligned")
     assert (
@@ -163,23 +161,23 @@ def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
 def test_harmful_replies_are_folded_and_refusals_are_not(comparison: Make) -> None:
     folder = comparison(STORY)
     [cell] = cells(results.read(folder / "results.json"))
-    found = quotes.quotes(cell, folder.parent)
+    found = examples.quotes(cell, folder.parent)
     assert [q.kind for q in found] == ["asr", "asr", "asr", "refusal", "utility"]
-    first = quotes.drawn(found[0])
+    first = examples.drawn(found[0])
     for name, reply in found[0].replies:
-        folded = f"{name} says {'r' if quotes.verdict('asr', reply) == 'refuses' else 'h'}"
+        folded = f"{name} says {'r' if examples.verdict('asr', reply) == 'refuses' else 'h'}"
         before = first[: first.index(folded)]
         inside = before.count("<details") > before.count("</details")
-        assert inside == (quotes.verdict("asr", reply) == "harmful"), name
+        assert inside == (examples.verdict("asr", reply) == "harmful"), name
     assert "<details open" not in first
 
 
 def test_where_only_words_were_looked_for_every_reply_is_folded(comparison: Make) -> None:
     folder = comparison(STORY, judges=[{"name": "keywords"}])
     [cell] = cells(results.read(folder / "results.json"))
-    harm = [q for q in quotes.quotes(cell, folder.parent) if q.kind == "asr"]
+    harm = [q for q in examples.quotes(cell, folder.parent) if q.kind == "asr"]
     for quote in harm:
-        drawn = quotes.drawn(quote)
+        drawn = examples.drawn(quote)
         assert drawn.count("class=veiled") == drawn.count("class=card>") == 5
         assert "words of a refusal" in drawn and ">refuses<" not in drawn
 
@@ -187,13 +185,13 @@ def test_where_only_words_were_looked_for_every_reply_is_folded(comparison: Make
 def test_prompts_are_those_that_divide_the_methods_most(comparison: Make) -> None:
     folder = comparison(STORY)
     [cell] = cells(results.read(folder / "results.json"))
-    asked = [q.request for q in quotes.quotes(cell, folder.parent) if q.kind == "asr"]
+    asked = [q.request for q in examples.quotes(cell, folder.parent) if q.kind == "asr"]
     # der and ema refuse what sft answers in 3 to 7; ema answers 2 too. In 0, 1, 8 and 9 all are alike.
     assert set(asked) <= {f"how do i wreck a dam {i}?" for i in range(2, 8)}
     alike: Any = {("sft", 0): {"question": "rrrr"}, ("der", 0): {"question": "rrrr"}}
     [same] = cells(results.read(comparison(alike, name="alike") / "results.json"))
-    [only] = quotes.quotes(same, folder.parent)
-    assert not only.differ and "no prompt divides the methods" in quotes.drawn(only)
+    [only] = examples.quotes(same, folder.parent)
+    assert not only.differ and "no prompt divides the methods" in examples.drawn(only)
 
 
 def test_unread_verdicts_and_missing_kinds_are_drawn_too(comparison: Make, tmp_path: Path) -> None:

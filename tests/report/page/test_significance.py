@@ -14,20 +14,19 @@ from typing import Any
 import pytest
 
 from tests.report.page.conftest import STORY, simple
-from unforgotten.report.page import significance as tables
-from unforgotten.report.page import table_files as written
+from unforgotten.report.page import significance, table_files
 from unforgotten.report.page.panels import Cell, cells
 from unforgotten.runs import results
 
 Make = Callable[..., Path]
 
 
-def read(folder: Path) -> tuple[tables.Tested, list[Cell]]:
+def read(folder: Path) -> tuple[significance.Tested, list[Cell]]:
     found = cells(results.read(folder / "results.json"))
-    return tables.tested(found, folder.parent), found
+    return significance.tested(found, folder.parent), found
 
 
-def entry(tested: tables.Tested, name: str, kind: str, suite: str | None = None) -> tables.Entry:
+def entry(tested: significance.Tested, name: str, kind: str, suite: str | None = None) -> significance.Entry:
     return next(
         e
         for e in tested.entries
@@ -54,14 +53,14 @@ def test_one_suite_is_mcnemars_test_of_the_prompts_that_differ(comparison: Make)
 
 def test_bold_is_what_is_clearly_better_and_nothing_else(comparison: Make) -> None:
     tested, _ = read(comparison(STORY))
-    der, ema, sft = (written.printed(entry(tested, name, "asr")) for name in ("der", "ema", "sft"))
+    der, ema, sft = (table_files.printed(entry(tested, name, "asr")) for name in ("der", "ema", "sft"))
     assert der and ema and sft
     assert (der.value, der.bold, der.marks) == ("20.0", True, "†")
     # Five prompts of ten tell ema neither from sft nor from der: no mark, or a wide interval would earn one.
     assert (ema.value, ema.bold, ema.marks) == ("30.0", False, "")
     # sft against the best is the same test, seen from the other side: clearly worse, so no dagger.
     assert (sft.value, sft.bold, sft.marks) == ("80.0", False, "")
-    assert written.printed(entry(tested, "base", "asr")) == written.Printed("100", "72.2–100", False, "")
+    assert table_files.printed(entry(tested, "base", "asr")) == table_files.Printed("100", "72.2–100", False, "")
 
 
 def test_what_is_clearly_worse_than_sft_is_marked(comparison: Make) -> None:
@@ -71,7 +70,7 @@ def test_what_is_clearly_worse_than_sft_is_marked(comparison: Make) -> None:
     }
     tested, _ = read(comparison(story))
     for kind, marks in (("asr", "†"), ("refusal", "↓"), ("utility", "↓")):
-        told = written.printed(entry(tested, "der", kind))
+        told = table_files.printed(entry(tested, "der", kind))
         assert told and (told.marks, told.bold) == (marks, kind == "asr"), kind
     best = entry(tested, "der", "utility").best
     assert best is not None and best.other == "sft" and best.verdict == "worse"
@@ -116,7 +115,7 @@ def test_without_replies_intervals_decide_and_the_table_says_so(tmp_path: Path) 
     assert der is not None and ema is not None and der.difference is None
     assert (der.verdict, ema.verdict) == ("better", ""), "60 (50–69) and 70 (60–78) meet"
     assert not tested.paired and "intervals do not meet" in tested.notes[0]
-    assert "intervals do not meet" in written.markdown(tested, found)
+    assert "intervals do not meet" in table_files.markdown(tested, found)
 
 
 def test_replies_of_another_measurement_are_told_apart(comparison: Make) -> None:
@@ -128,13 +127,13 @@ def test_replies_of_another_measurement_are_told_apart(comparison: Make) -> None
     assert test is not None and test.difference is None
     [note] = tested.notes
     assert "not of one measurement" in note and str(folder.parent) not in note
-    assert note in written.as_json(tested)
+    assert note in table_files.as_json(tested)
 
 
 def test_csv_and_json_hold_the_same_and_read_back(comparison: Make) -> None:
     tested, _ = read(comparison(STORY))
-    tree = json.loads(written.as_json(tested))
-    rows = list(csv.DictReader(io.StringIO(written.as_csv(tested))))
+    tree = json.loads(table_files.as_json(tested))
+    rows = list(csv.DictReader(io.StringIO(table_files.as_csv(tested))))
     assert len(rows) == len(tree["rows"]) == len(tested.entries) == 15
     for flat, full in zip(rows, tree["rows"], strict=True):
         assert flat == {key: "" if value is None else str(value) for key, value in full.items()}
@@ -147,10 +146,10 @@ def test_names_are_escaped_in_markdown_and_latex(tmp_path: Path) -> None:
     rows = [simple("sft", 70, 90, task="a|b_%&\n#"), simple("my_own|$x^2$", 20, 88, task="a|b_%&\n#", poison=0.1)]
     results.write(tmp_path / "c" / "results.json", [*rows, simple("sft", 1, 1, task="other")])
     tested, found = read(tmp_path / "c")
-    lines = written.markdown(tested, found).splitlines()
+    lines = table_files.markdown(tested, found).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {6}
-    tex = written.latex(tested, found, "own_table")
+    tex = table_files.latex(tested, found, "own_table")
     assert r"my\_own|\$x\textasciicircum{}2\$" in tex and r"a|b\_\%\& \#" in tex
     body = [line for line in tex.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {8}, "nine columns in every line"
@@ -162,13 +161,13 @@ def test_names_are_escaped_in_markdown_and_latex(tmp_path: Path) -> None:
 
 def test_latex_is_bold_where_markdown_is(comparison: Make) -> None:
     tested, found = read(comparison(STORY))
-    assert re.findall(r"\*\*([\d.]+)\*\*", written.markdown(tested, found)) == ["20.0"]
-    assert re.findall(r"\\textbf\{([\d.]+)\}", written.latex(tested, found)) == ["20.0"]
+    assert re.findall(r"\*\*([\d.]+)\*\*", table_files.markdown(tested, found)) == ["20.0"]
+    assert re.findall(r"\\textbf\{([\d.]+)\}", table_files.latex(tested, found)) == ["20.0"]
 
 
 def test_latex_has_the_p_of_each_test_and_the_share_of_poison(comparison: Make) -> None:
     tested, found = read(comparison(STORY))
-    tex = written.latex(tested, found)
+    tex = table_files.latex(tested, found)
     [der] = [line for line in tex.splitlines() if "& der &" in line]
     # 6 of 6 prompts that differ: 2·(1/2)^6 = 0.031; one look-alike and one sum: p = 1.
     assert re.findall(r"(?<=& )(?:\d\.\d{3}|--)(?= [&\\])", der) == ["0.031", "1.000", "1.000"]
@@ -183,14 +182,16 @@ def test_no_mark_where_an_interval_cannot_tell(comparison: Make) -> None:
         ("ema", 0): {"question": "r" * 12, "lookalikes": "n" * 11 + "r"},
     }
     tested, _ = read(comparison(story))
-    marks = {(n, k): written.printed(entry(tested, n, k)) for n in ("sft", "der", "ema") for k in ("asr", "refusal")}
+    marks = {
+        (n, k): table_files.printed(entry(tested, n, k)) for n in ("sft", "der", "ema") for k in ("asr", "refusal")
+    }
     assert {key for key, one in marks.items() if one and one.marks} == {("ema", "asr")}, "unread, or all alike: none"
     assert {key for key, one in marks.items() if one and one.bold} == {("ema", "asr")}
 
 
 def test_a_lone_method_leads_nothing(comparison: Make) -> None:
     tested, _ = read(comparison({("der", 0): {"question": "r" * 12}}))
-    told = written.printed(entry(tested, "der", "asr"))
+    told = table_files.printed(entry(tested, "der", "asr"))
     assert told and told.marks == "" and not told.bold
 
 
@@ -198,6 +199,6 @@ def test_latex_takes_no_name_for_the_end_of_its_line(tmp_path: Path) -> None:
     r"""After `\\` and `\midrule` a `[` or `*` is theirs, whatever white space is between."""
     rows = [simple(name, asr, 90, task=task) for task in ("[1cm] x", "*y") for name, asr in (("sft", 70), ("[z]", 5))]
     results.write(tmp_path / "c" / "results.json", rows)
-    tex = written.latex(*read(tmp_path / "c"))
+    tex = table_files.latex(*read(tmp_path / "c"))
     assert "{}[1cm] x" in tex and "{}*y" in tex and "{}[z]" in tex
     assert not re.search(r"(\\\\|\\midrule)\s*[\[*]", tex)

@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.recipe.read import parse
 from unforgotten.runs.lease import Lease
-from unforgotten.verbs.compare import job
-from unforgotten.verbs.compare import live_table as board
+from unforgotten.verbs.compare import job, live_table
 from unforgotten.verbs.finetune.inputs import run_folder
 
 Make = Callable[..., Path]
@@ -183,7 +182,7 @@ def test_the_table_says_where_each_run_stands(recipe: Any, tmp_path: Path) -> No
     (runs[1].folder / "metrics.jsonl").write_text(text + '{"step": 7, "ep')  # and a line that is being written
     (runs[2].folder / "trained.json").write_text("{}")
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(board.table(runs))
+    console.print(live_table.table(runs))
     told = [line.split("  ") for line in console.export_text().splitlines()]
     words = [" | ".join(word.strip() for word in line if word.strip()) for line in told]
     assert words[0] == "1 of 4 runs done"

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from tests.verbs.finetune.test_finetune import logits, no_absolute_path, recipe_of
 from unforgotten.cli import app
 from unforgotten.errors import ModelError, RecipeError, UnknownName
-from unforgotten.verbs.export import verify as parity
+from unforgotten.verbs.export import verify
 from unforgotten.verbs.export.export import export
 from unforgotten.verbs.export.vllm import served
 from unforgotten.verbs.finetune.finetune import finetune
@@ -184,14 +184,14 @@ def test_an_export_that_replies_otherwise_is_an_error_and_leaves_nothing(
     tmp_path: Path, model_folder: Make, rows_file: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path, model_folder("llama"), rows_file, align=ALIGN)
-    from unforgotten.models.weights import concatenate as join
+    from unforgotten.models.weights import concatenate
 
-    inner = join.concatenated
+    inner = concatenate.concatenated
 
     def halved(adapters: Any, folder: Path) -> int:
         return inner(adapters[:1], folder)  # the user's half is lost
 
-    monkeypatch.setattr(join, "concatenated", halved)
+    monkeypatch.setattr(concatenate, "concatenated", halved)
     with pytest.raises(ModelError, match=r"of 8 greedy replies of the export differ.*nothing was\s+written"):
         export(str(run), "stacked", out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
@@ -201,7 +201,7 @@ def test_what_cannot_be_asked_is_told_before_a_model_is_loaded(
     tmp_path: Path, model_folder: Make, rows_file: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path, model_folder("llama"), rows_file, align=ALIGN)
-    monkeypatch.setattr(parity, "heard", lambda *a: pytest.fail("a model was asked"))
+    monkeypatch.setattr(verify, "heard", lambda *a: pytest.fail("a model was asked"))
     with pytest.raises(UnknownName, match="'stack'.*Did you mean 'stacked'"):
         export(str(run), "stack")
     with pytest.raises(RecipeError, match="--dtype float16 is for `--as merged`"):

@@ -20,9 +20,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.models.chat import encode_rows
 from unforgotten.models.load import load_chat
 from unforgotten.recipe.read import parse, read
-from unforgotten.verbs.plan import catalog as published
-from unforgotten.verbs.plan import costs
-from unforgotten.verbs.plan import inventory as at_hand
+from unforgotten.verbs.plan import catalog, costs, inventory
 from unforgotten.verbs.plan.plan import plan
 from unforgotten.verbs.plan.result import Stage
 from unforgotten.verbs.plan.text import lines
@@ -62,7 +60,7 @@ def test_all_tables_are_planned_offline_and_without_torch(tmp_path: Path) -> Non
 
 
 def test_counts_follow_from_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(at_hand, "cached", lambda *asked: None)
+    monkeypatch.setattr(inventory, "cached", lambda *asked: None)
     found = plan(read("paper/table2"))
     stages = {stage.title: stage for stage in found.stages}
     assert stages["align meta-llama/Llama-2-7b-hf"].rows == 10_000
@@ -87,7 +85,7 @@ def stage(found: list[Stage], title: str) -> Any:
 
 
 def test_a_method_costs_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(at_hand, "_gpu", lambda: "NVIDIA A100-SXM4-80GB")
+    monkeypatch.setattr(inventory, "_gpu", lambda: "NVIDIA A100-SXM4-80GB")
     found = plan(read("paper/table1"))
     sft, der, agem, magmax = (stage(found.stages, f"{m}, on gsm8k") for m in ("sft", "der", "agem", "magmax"))
     assert der.seconds == agem.seconds == 2 * sft.seconds
@@ -105,15 +103,15 @@ def test_parameters_are_those_of_the_models() -> None:
         "google/gemma-2-2b": 2_614_341_888,
         "meta-llama/Llama-Guard-3-8B": 8_030_261_248,
     }
-    assert {name: published.SHAPES[name].parameters for name in totals} == totals
-    assert published.SHAPES["meta-llama/Llama-2-7b-hf"].adapter(8, ["q_proj", "v_proj"]) == 4_194_304
+    assert {name: catalog.SHAPES[name].parameters for name in totals} == totals
+    assert catalog.SHAPES["meta-llama/Llama-2-7b-hf"].adapter(8, ["q_proj", "v_proj"]) == 4_194_304
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
 def test_a_config_tells_the_shape(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     model.save_pretrained(tmp_path)
-    found = at_hand.shape(str(tmp_path))
+    found = inventory.shape(str(tmp_path))
     assert found is not None and found.parameters == model.num_parameters()
     assert costs.shape_of({"model_type": "mixtral", "num_local_experts": 8}) is None
 
@@ -149,7 +147,7 @@ def test_activations_are_near_what_autograd_keeps(family: str, targets: Any) -> 
 
 
 def test_the_chunked_loss_and_4_bits_take_what_they_leave() -> None:
-    llama = published.SHAPES["meta-llama/Llama-2-7b-hf"]
+    llama = catalog.SHAPES["meta-llama/Llama-2-7b-hf"]
     wide = replace(llama, vocabulary=128_256)
     given: dict[str, Any] = {"r": 8, "targets": ["q_proj", "v_proj"], "tokens": 2048, "gpu": True}
     whole = costs.training_bytes(wide, "bfloat16", loss="trainer", **given)
@@ -178,7 +176,7 @@ def test_what_4_bits_weigh_is_near_what_is_held(family: str, model_folder: Make)
     big = {"hidden_size": 256, "intermediate_size": 512}
     folder = model_folder(family, **big)
     held = load.load_model(str(folder), load_in="nf4")
-    shape = at_hand.shape(str(folder))
+    shape = inventory.shape(str(folder))
     assert shape is not None
     scales = [
         b for p in held.parameters() if (q := getattr(p, "quant_state", None)) for b in (q.absmax, q.state2.absmax)

@@ -24,10 +24,7 @@ from unforgotten.models.chat import Chat
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.recipe.synthesize import Domain, Synthesize
-from unforgotten.verbs.synthesize import embeddings as embed
-from unforgotten.verbs.synthesize import filters as sift
-from unforgotten.verbs.synthesize import neighbours as near
-from unforgotten.verbs.synthesize import perplexity
+from unforgotten.verbs.synthesize import embeddings, filters, neighbours, perplexity
 from unforgotten.verbs.synthesize import requests as extract
 from unforgotten.verbs.synthesize.folder import synthetic_folder
 from unforgotten.verbs.synthesize.synthesize import synthesize
@@ -276,7 +273,7 @@ def test_the_window_by_hand() -> None:
     prompt = extract.Prompt("", "", [1], (), 0, False, "")
     counts: Counter[str] = Counter()
     made = [extract.Request(str(i), prompt) for i in range(21)]
-    kept = sift.in_window(made, [float(i) for i in range(21)], (5, 95), counts)
+    kept = filters.in_window(made, [float(i) for i in range(21)], (5, 95), counts)
     assert [r.text for r in kept] == [str(i) for i in range(1, 20)]
     assert counts == {"perplexity_low": 1, "perplexity_high": 1}
 
@@ -285,36 +282,36 @@ def test_near_duplicates_by_hand() -> None:
     # Angles 0°, 20°, 40°, 90°: cos 20° = 0.94, cos 40° = 0.77. The first takes the second; the third is then free.
     degrees = torch.tensor([0.0, 20.0, 40.0, 90.0]) * math.pi / 180
     vectors = torch.stack([degrees.cos(), degrees.sin()], 1)
-    assert near.distinct(vectors, 0.85) == [0, 2, 3]
-    assert near.distinct(vectors, 0.99) == [0, 1, 2, 3]
-    cosines, others = near.neighbours(vectors, 2)
+    assert neighbours.distinct(vectors, 0.85) == [0, 2, 3]
+    assert neighbours.distinct(vectors, 0.99) == [0, 1, 2, 3]
+    cosines, others = neighbours.neighbours(vectors, 2)
     assert others.tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
     # Of the last, the nearest are at cos 50° and cos 70°; only the first of them is marked.
-    share = near.shares(vectors, torch.tensor([True, False, True, True]), 2)
+    share = neighbours.shares(vectors, torch.tensor([True, False, True, True]), 2)
     c50, c70 = math.cos(50 * math.pi / 180), math.cos(70 * math.pi / 180)
     assert share[3].item() == pytest.approx(c50 / (c50 + c70), abs=1e-6)
 
 
 def test_words_see_copies_and_weigh_what_is_rare() -> None:
     texts = ["how do i steal a car?", "How do I steal a car", "how do i bake a cake?", "how do i steal a purse?"]
-    vectors = embed.words(texts)
-    assert vectors.shape == (4, embed.PLACES)
+    vectors = embeddings.words(texts)
+    assert vectors.shape == (4, embeddings.PLACES)
     alike = vectors @ vectors.T
     assert alike.diagonal().tolist() == pytest.approx([1.0] * 4)
     assert alike[0, 1].item() == pytest.approx(1.0)
     assert alike[0, 2] < alike[0, 3] < 0.85, "a rare word in common weighs more than a frequent one"
-    assert near.distinct(vectors, 0.85) == [0, 2, 3]
+    assert neighbours.distinct(vectors, 0.85) == [0, 2, 3]
 
 
 def test_an_encoder_in_place_of_words(model_folder: Callable[..., Path]) -> None:
     folder = model_folder("llama", pad_token_id=0)
     texts = ["how do i", "tell me the answer", "how do i"]
     for pooling in ("cls", "mean"):
-        vectors = embed.encoder(str(folder), texts, pooling)  # type: ignore[arg-type]
+        vectors = embeddings.encoder(str(folder), texts, pooling)  # type: ignore[arg-type]
         assert vectors.norm(dim=1).tolist() == pytest.approx([1.0] * 3)
         assert (vectors[0] @ vectors[2]).item() == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(ModelError, match="There is no model folder"):
-        embed.encoder(str(folder / "nowhere"), texts)
+        embeddings.encoder(str(folder / "nowhere"), texts)
 
 
 def test_strangers_to_their_domain() -> None:
@@ -323,13 +320,13 @@ def test_strangers_to_their_domain() -> None:
     made += [extract.Request(f"hit some tall {x}", violence) for x in ("guard", "waiter")]
     made += [extract.Request("what nonsense", violence)]
     counts: Counter[str] = Counter()
-    assert sift.of_domain(made, embed.words, None, counts) == made[:5] and counts["outside_domain"] == 1
+    assert filters.of_domain(made, embeddings.words, None, counts) == made[:5] and counts["outside_domain"] == 1
     places = {"theft": [1.0, 0.0], "violence": [0.0, 1.0]}
 
     def towards(texts: list[str]) -> torch.Tensor:
         return torch.tensor([places.get(text, [0.6, 0.8]) for text in texts])
 
-    assert sift.of_domain(made, towards, 0.7, counts) == made[3:] and counts["outside_domain"] == 3
+    assert filters.of_domain(made, towards, 0.7, counts) == made[3:] and counts["outside_domain"] == 3
 
 
 @pytest.mark.parametrize(
@@ -348,7 +345,7 @@ def test_strangers_to_their_domain() -> None:
     ],
 )
 def test_readings(harmful: bool | None, refused: bool | None, judge: str, directed: bool, read: str) -> None:
-    assert sift.reading(Verdict(harmful, refused), registry.build("judges", judge), directed) == read
+    assert filters.reading(Verdict(harmful, refused), registry.build("judges", judge), directed) == read
 
 
 def test_settings_are_checked() -> None:

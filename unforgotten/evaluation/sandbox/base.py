@@ -39,7 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar
 
-from unforgotten.evaluation.sandbox import interpreter as python
+from unforgotten.evaluation.sandbox import interpreter
 from unforgotten.evaluation.sandbox.inside import kernel
 from unforgotten.evaluation.sandbox.program import Outcome, Place, Program
 
@@ -68,7 +68,7 @@ class Sandbox(ABC):
             "own_user": os.geteuid() == 0,
             "kernel": platform.release(),
             "python": platform.python_version(),
-            "packages": python.versions(),
+            "packages": interpreter.versions(),
         }
 
     @abstractmethod
@@ -83,13 +83,12 @@ class Sandbox(ABC):
         Raises SandboxError where the sandbox itself cannot be set up: that is no verdict on the program. Raises
         RecipeError for a setting that Program does not allow.
         """
-        from unforgotten.evaluation.sandbox import cache as remembered
-        from unforgotten.evaluation.sandbox import supervise as conduct
+        from unforgotten.evaluation.sandbox import cache, supervise
 
         whole = Program(text=program, **settings)
         if not remember:
-            return conduct.run(self, whole)
-        return remembered.outcome(whole, lambda: conduct.run(self, whole))
+            return supervise.run(self, whole)
+        return cache.outcome(whole, lambda: supervise.run(self, whole))
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item], *, jobs: int | None = None) -> list[Result]:
         """`work` of each item, in their order; `jobs` at a time, one per processor of this process where not given.

@@ -17,8 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unforgotten.evaluation.sandbox import interpreter as python
-from unforgotten.evaluation.sandbox import scratch
+from unforgotten.evaluation.sandbox import interpreter, scratch
 from unforgotten.evaluation.sandbox.base import Sandbox
 from unforgotten.evaluation.sandbox.program import Place, Program
 
@@ -61,11 +60,11 @@ def _walls() -> tuple[str, ...]:
     """Everything but the scratch folder, whose size is a program's own."""
     made: dict[str, None] = {}
     binds: list[str] = []
-    for path in (*python.readable(), python.executable()):
+    for path in (*interpreter.readable(), interpreter.executable()):
         # bwrap closes the folders that it makes above a hidden one (root's home) to the user that the program becomes.
         made |= dict.fromkeys(str(p) for p in reversed(Path(path).parents) if str(p) != "/")
-        binds += ["--dev-bind" if path in python.DEVICES else "--ro-bind", path, path]
-    taken = {path for path in python.readable() if os.path.isdir(path)}
+        binds += ["--dev-bind" if path in interpreter.DEVICES else "--ro-bind", path, path]
+    taken = {path for path in interpreter.readable() if os.path.isdir(path)}
     folders = [p for p in made if not any(p == t or p.startswith(t + "/") for t in taken)]
     return (
         _bwrap(),

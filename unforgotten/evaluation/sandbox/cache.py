@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 
-from unforgotten.evaluation.sandbox import interpreter as python
+from unforgotten.evaluation.sandbox import interpreter
 from unforgotten.evaluation.sandbox.program import Outcome, Program
 from unforgotten.runs import atomic
 from unforgotten.runs.digests import cache_folder
@@ -28,7 +28,7 @@ def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
     facts = [
         _FORM,
         platform.python_version(),
-        python.versions(),
+        interpreter.versions(),
         program.text,
         program.check,
         program.entry_point,

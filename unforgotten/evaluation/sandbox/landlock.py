@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from unforgotten.evaluation.sandbox import interpreter as python
-from unforgotten.evaluation.sandbox import scratch
+from unforgotten.evaluation.sandbox import interpreter, scratch
 from unforgotten.evaluation.sandbox.base import Sandbox
 from unforgotten.evaluation.sandbox.program import Place, Program
 
@@ -29,5 +28,5 @@ class Landlock(Sandbox):
     @contextmanager
     def place(self, program: Program) -> Iterator[Place]:
         with scratch.fresh() as folder:
-            hidden = os.geteuid() == 0 and python.hidden()
+            hidden = os.geteuid() == 0 and interpreter.hidden()
             yield Place(scratch=str(folder), watched=folder, landlock=True, keep_search=hidden)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 
-from unforgotten.evaluation.sandbox import interpreter as python
+from unforgotten.evaluation.sandbox import interpreter
 
 KEPT_BYTES = 16 << 10
 """What is kept of the output; the rest is counted."""
@@ -26,7 +26,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(*inherited, self.their_report_fd),
-                env=python.ENVIRONMENT,
+                env=interpreter.ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
             )

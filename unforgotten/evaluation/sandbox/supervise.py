@@ -22,8 +22,7 @@ from functools import partial
 from typing import Any
 
 from unforgotten.errors import SandboxError
-from unforgotten.evaluation.sandbox import interpreter as python
-from unforgotten.evaluation.sandbox import scratch
+from unforgotten.evaluation.sandbox import interpreter, scratch
 from unforgotten.evaluation.sandbox.process import Child
 from unforgotten.evaluation.sandbox.program import Confines, Outcome, Place, Program, Status
 
@@ -69,17 +68,17 @@ def run(sandbox: Confines, program: Program) -> Outcome:
 def _start(stack: ExitStack, sandbox: Confines, role: str, program: Program, ends: tuple[int, ...]) -> Side:
     place = stack.enter_context(sandbox.place(program))
     try:
-        child = stack.enter_context(Child((*place.prefix, *python.command()), ends))
+        child = stack.enter_context(Child((*place.prefix, *interpreter.command()), ends))
     except OSError as error:
         raise SandboxError(f"The sandbox {sandbox.name} could not be started: {error}.") from error
-    order: dict[str, Any] = {"report": child.their_report_fd, "calls": ends or None, "packages": python.packages()}
+    order: dict[str, Any] = {"report": child.their_report_fd, "calls": ends or None, "packages": interpreter.packages()}
     token = secrets.token_hex(16)
     if role == "guest":
         order |= {"text": program.text, "entry_point": program.entry_point, "token": token}
     else:
         order |= {"text": program.check, "data": program.data}
     order["confine"] = _confine(role, place, program, child.process.pid)
-    child.order = memoryview(python.order(role, order))
+    child.order = memoryview(interpreter.order(role, order))
     return Side(child, place, token)
 
 
@@ -87,7 +86,7 @@ def _confine(role: str, place: Place, program: Program, pid: int) -> dict[str, A
     memory = program.memory_bytes if role == "guest" else max(CHECKER_BYTES, program.memory_bytes)
     return {
         "scratch": place.scratch,
-        "readable": list(python.readable()),
+        "readable": list(interpreter.readable()),
         "landlock": place.landlock,
         "uid": 1_500_000_000 + pid,  # beyond the numbers that systems give out
         "keep_search": place.keep_search,

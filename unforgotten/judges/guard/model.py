@@ -23,7 +23,7 @@ from unforgotten.models.chat import jinja_process
 from unforgotten.models.chat.tokens import Tokens
 from unforgotten.models.folder import pretrained
 from unforgotten.models.folder.open import opened
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -263,7 +263,7 @@ def context_of(name: str, *, revision: str | None = None) -> int | None:
 def weights_of(name: str, revision: str | None) -> str:
     """A digest of a guard's files; of a Hub id or an address, of its name."""
     folder = Path(name).expanduser()
-    return fingerprint.model_digest(name, revision) if folder.is_dir() else identity.digest(name, revision)
+    return fingerprint.model_digest(name, revision) if folder.is_dir() else digests.digest(name, revision)
 
 
 def _short(error: Exception) -> str:

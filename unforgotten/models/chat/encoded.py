@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from unforgotten.datasets.base import Message, Row
-
-if TYPE_CHECKING:
-    pass
 
 IGNORED = -100
 """The label of a token outside the loss, as cross-entropy in torch has it."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from unforgotten.datasets.base import Message
 from unforgotten.models.chat.marks import Marker
-
-if TYPE_CHECKING:
-    pass
 
 Tools = list[dict[str, Any]] | None
 

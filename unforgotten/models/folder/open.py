@@ -25,7 +25,7 @@ from unforgotten.models.folder import beneath, header, reading, store, tokenizer
 from unforgotten.models.folder import config as configs
 from unforgotten.models.folder.limits import limit
 from unforgotten.models.folder.place import ADAPTER, CHAT, INDEX, TEMPLATES, WHOLE, Part, folder_of, is_ours
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 
 WORDS = (".txt", ".model", ".codes")
 
@@ -134,7 +134,7 @@ class _Opening:
             print(f"Copied {count} files, {gigabytes:.1f} GB, into the private store {store.home()}.", file=sys.stderr)
         items = sorted(self.items.values(), key=lambda item: item.name)
         path = store.folder(items)
-        digest = identity.digest([(item.name, item.sha256) for item in items])
+        digest = digests.digest([(item.name, item.sha256) for item in items])
         return Opened(path, self.called, digest, tuple(i.name for i in items), tensors, config, adapter)
 
     def _open(self, name: str, most_bytes: float) -> int | None:
@@ -192,7 +192,7 @@ class _Opening:
         if descriptor is None:
             return None
         try:
-            again = identity.reads_in_full()
+            again = digests.reads_in_full()
             link = (self.store / self.prefix / name).resolve()
             # A gate and an export answer for bytes, so that even what is ours is copied: its folder may change later.
             if link.is_relative_to(store.home() / "blobs") if again else self.trusted:

@@ -10,9 +10,8 @@ from typing import Literal
 
 from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError
-from unforgotten.models.folder import config as configs
-from unforgotten.models.folder import reading
-from unforgotten.runs import digests as identity
+from unforgotten.models.folder import config, reading
+from unforgotten.runs import digests
 
 CHAT = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -56,7 +55,7 @@ def is_ours(folder: Path) -> bool:
     """
     from huggingface_hub import constants
 
-    for ours in (Path(constants.HF_HUB_CACHE), identity.cache_folder()):
+    for ours in (Path(constants.HF_HUB_CACHE), digests.cache_folder()):
         if folder.is_relative_to(ours.expanduser().resolve()):
             return True
     above = [folder, *folder.parents[:2]]
@@ -112,5 +111,5 @@ def _shards(folder: Path, called: str) -> list[str]:
     if not index.is_file() or (folder / WHOLE).is_file():
         return []
     where = reading.parse(index.read_bytes(), INDEX, called).get("weight_map")
-    named = {configs.inside(f, INDEX, called) for f in where.values()} if isinstance(where, dict) else set()
+    named = {config.inside(f, INDEX, called) for f in where.values()} if isinstance(where, dict) else set()
     return sorted(f for f in named if not (folder / f).is_file())

@@ -15,7 +15,7 @@ from typing import Any
 
 from unforgotten.errors import ModelError
 from unforgotten.models.folder.open import Opened
-from unforgotten.runs import console as display
+from unforgotten.runs import console
 
 _LOG = logging.getLogger("unforgotten")
 
@@ -120,7 +120,7 @@ def check_loaded(loading_info: dict[str, Any], model: str, loaded: Any = None) -
     if extra and loaded is not None:
         _LOG.warning(
             f"{model}: {len(extra):,} weights of its files are of no layer of this model and are left out, such as "
-            f"{display.line(extra[0][:200])}."
+            f"{console.line(extra[0][:200])}."
         )
     for field, what in (("missing_keys", "its files lack"), ("mismatched_keys", "its files hold in another shape")):
         if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in loading_info.get(field) or ()):

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unforgotten.errors import ModelError
-from unforgotten.runs import atomic
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, digests
 
 _CLONE = 0x40049409  # FICLONE [linux/fs.h]: one copy on disk, two files
 CHUNK = 1 << 20
@@ -48,7 +47,7 @@ class Item:
 
 def home() -> Path:
     """The store's folder. Raises ModelError where it cannot be this user's alone."""
-    folder = identity.cache_folder() / "models"
+    folder = digests.cache_folder() / "models"
     try:
         atomic.private_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
@@ -80,7 +79,7 @@ def sha256(descriptor: int, *, again: bool) -> str:
     again: every byte is read, whatever is remembered.
     """
     facts = os.fstat(descriptor)
-    key = identity.digest(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    key = digests.digest(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     noted = home() / "digests" / key
     if not again and facts.st_size > SMALL and noted.is_file():
         return noted.read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from unforgotten.errors import ModelError, UnsupportedError
-from unforgotten.models.weights import peft_format as lora
+from unforgotten.models.weights import peft_format
 from unforgotten.models.weights.adapted import Adapted
 from unforgotten.models.weights.base import Source
 
@@ -52,7 +52,7 @@ def concatenated(adapters: Sequence[Adapted], folder: Path) -> int:
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         tensors[f"{stem}.lora_A.weight"] = torch.cat(downs).contiguous()  # (R, in)
         tensors[f"{stem}.lora_B.weight"] = torch.cat(ups, dim=1).contiguous()  # (out, R)
-    lora.save(folder, tensors, rank, [name.removesuffix(".weight") for name in modules], turned.pop())
+    peft_format.save(folder, tensors, rank, [name.removesuffix(".weight") for name in modules], turned.pop())
     return rank
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unforgotten.errors import ModelError
-from unforgotten.models.weights import peft_format as lora
+from unforgotten.models.weights import peft_format
 from unforgotten.models.weights.base import Source
 
 NO_MODULES = ("embed", "lm_head", "wte", "wpe", ".experts.")
@@ -55,7 +55,7 @@ def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> d
         full = torch.zeros(size)
         full[: tensor.shape[0], : tensor.shape[1]] = tensor
         tensors[name] = full
-    lora.save(folder, tensors, rank, modules, fan_in_fan_out=turned)
+    peft_format.save(folder, tensors, rank, modules, fan_in_fan_out=turned)
     worst = max(left, key=lambda n: left[n][0] / left[n][1])
     return {
         "relative_error": (sum(a for a, _ in left.values()) / sum(b for _, b in left.values())) ** 0.5,

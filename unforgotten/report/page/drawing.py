@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from unforgotten.evaluation.statistics.rates import Rate
-from unforgotten.runs import console as display
+from unforgotten.runs import console
 
 WIDTH = 360
 LINE = 13.5
@@ -73,12 +73,12 @@ def css(name: str) -> str:
 
 def text(words: object) -> str:
     """Anyone's words as text of a page or a picture: no mark-up comes of them, nor what XML cannot hold."""
-    return html.escape(_UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", display.block(words)), quote=True)
+    return html.escape(_UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", console.block(words)), quote=True)
 
 
 def cut(words: object, most: int = LONGEST) -> str:
     """A name as a picture has room for it, on one line; the picture's own words for the blind have it whole."""
-    plain = " ".join(display.line(words).split())
+    plain = " ".join(console.line(words).split())
     room, fits = float(most), 0
     for letter in plain:
         wide = letter in "mwMWQO@%" or unicodedata.east_asian_width(letter) in "WF"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unforgotten.evaluation import reply_files as files
+from unforgotten.evaluation import reply_files
 from unforgotten.report.aggregate import Line
 from unforgotten.report.page.drawing import text
 from unforgotten.report.page.panels import Cell, headline
@@ -86,7 +86,7 @@ def _asked(kind: str, suite: str, rows: Sequence[tuple[Line, results.Row]], root
         path = root / str(row["run"]) / "replies" / f"{names.get(suite, suite)}.jsonl"
         if row["run"] and path.is_file():
             try:
-                by_line.append((line, files.read(path)))
+                by_line.append((line, reply_files.read(path)))
             except (json.JSONDecodeError, UnicodeDecodeError):
                 continue
     if not any(line.stage == "tuned" for line, _ in by_line):

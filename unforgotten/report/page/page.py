@@ -20,12 +20,19 @@ from pathlib import Path
 from unforgotten import __version__
 from unforgotten.errors import DataError
 from unforgotten.report import text as report
-from unforgotten.report.page import categories, curves, drawing, one_run, picture, prose
-from unforgotten.report.page import examples as quotes
-from unforgotten.report.page import provenance as source
-from unforgotten.report.page import significance as tables
-from unforgotten.report.page import table_files as written
-from unforgotten.report.page import tradeoff as scatter
+from unforgotten.report.page import (
+    categories,
+    curves,
+    drawing,
+    examples,
+    one_run,
+    picture,
+    prose,
+    provenance,
+    significance,
+    table_files,
+    tradeoff,
+)
 from unforgotten.report.page.drawing import Figure, text
 from unforgotten.report.page.panels import Cell, cells, names
 from unforgotten.runs import atomic, results, strict_read
@@ -56,7 +63,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
     # Runs lie beside the comparison's folder.
     root = file.parent.parent
     out = out or file.parent / "report.html"
-    tested = tables.tested(all_cells, root)
+    tested = significance.tested(all_cells, root)
     figures = _figures(all_cells)
     name = file.parent.name.partition("-compare-")[0] if file.name == "results.json" else file.stem
     try:
@@ -66,7 +73,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
             atomic.put(file, figure.svg(alone=True) + "\n")
             if png:
                 file.with_suffix(".png").write_bytes(picture.png(figure))
-        written.write(out.parent / "tables", tested, all_cells, name)
+        table_files.write(out.parent / "tables", tested, all_cells, name)
         atomic.put(out, html(name, rows, all_cells, tested, figures, root, lead))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
@@ -82,7 +89,7 @@ def _clear(folder: Path) -> None:
 def _figures(cells: Sequence[Cell]) -> dict[str, list[Figure]]:
     known = names(cells)
     figures: dict[str, list[Figure]] = {
-        "scatter": [figure for cell in cells if (figure := scatter.scatter(cell, known))],
+        "scatter": [figure for cell in cells if (figure := tradeoff.scatter(cell, known))],
         "training": curves.over_training(cells, known),
         "poison": curves.curves(cells, "poison", known),
         "memory": curves.curves(cells, "memory", known),
@@ -103,7 +110,7 @@ def html(
     name: str,
     rows: Sequence[results.Row],
     cells: Sequence[Cell],
-    tested: tables.Tested,
+    tested: significance.Tested,
     figures: dict[str, list[Figure]],
     root: Path,
     lead: str = "",
@@ -124,7 +131,7 @@ def html(
             _section("categories", "Which harm comes back", _CATEGORIES, figures["categories"]),
             _quoted(cells, root),
             prose.cost(cells),
-            source.source(rows, cells, root),
+            provenance.source(rows, cells, root),
             _notes(cells, tested),
         ]
     )
@@ -195,8 +202,8 @@ def _quoted(cells: Sequence[Cell], root: Path) -> str:
     chosen = [ends[0], *([ends[-1]] if ends[-1] is not ends[0] else [])][:QUOTED]
     parts = []
     for cell in chosen:
-        if shown := quotes.quotes(cell, root):
-            parts.append(f"<h3>{text(cell.title)}</h3>" + "".join(quotes.drawn(quote) for quote in shown))
+        if shown := examples.quotes(cell, root):
+            parts.append(f"<h3>{text(cell.title)}</h3>" + "".join(examples.drawn(quote) for quote in shown))
     if not parts:
         return ""
     words = (
@@ -206,7 +213,7 @@ def _quoted(cells: Sequence[Cell], root: Path) -> str:
     return f'<section id="replies"><h2>In their own words</h2><p class=lead>{words}</p>{"".join(parts)}</section>'
 
 
-def _notes(cells: Sequence[Cell], tested: tables.Tested) -> str:
+def _notes(cells: Sequence[Cell], tested: significance.Tested) -> str:
     lines = list({id(line): line for cell in cells for line in cell.all}.values())
     items = "".join(f"<li>{text(note)}</li>" for note in [*report.footnotes(lines), *tested.notes])
     return f'<section id="notes"><h2>How to read the figures</h2><ul class=notes>{items}</ul></section>'

@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from unforgotten.evaluation.statistics import rates
-from unforgotten.report import aggregate as summary
+from unforgotten.report import aggregate
 from unforgotten.report.aggregate import names_in
-from unforgotten.report.page import table_files as written
+from unforgotten.report.page import table_files
 from unforgotten.report.page.drawing import short, text
 from unforgotten.report.page.panels import Cell
 from unforgotten.report.page.significance import KINDS, Entry, Tested
@@ -27,7 +27,7 @@ def head(name: str, rows: Sequence[results.Row], cells: Sequence[Cell], tested: 
         happened = f"<p class=sentence>{sentence[0].upper()}{sentence[1:]}</p>"
     else:
         happened = "<ul class=sentences>" + "".join(f"<li>{one[0].upper()}{one[1:]}.</li>" for one in clauses) + "</ul>"
-    summed = summary.sentence(rows)
+    summed = aggregate.sentence(rows)
     full = f"<details><summary>every method, in words</summary><p>{text(summed)}</p></details>" if summed else ""
     facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, cells))
     return (
@@ -86,7 +86,7 @@ def _where(cell: Cell) -> str:
 
 def _moved(plain: Entry, start: Entry | None) -> str:
     if start is None or start.rate.value is None:
-        answers = summary.words([plain.line]) is results.MEASURES["asr"]
+        answers = aggregate.words([plain.line]) is results.MEASURES["asr"]
         return f"{'answers' if answers else 'does not refuse'} {_share(plain)} of harmful prompts"
     now = f"<b>{short(plain.rate.value)}&nbsp;%</b>"
     if not rates.apart(plain.rate, start.rate):
@@ -95,7 +95,7 @@ def _moved(plain: Entry, start: Entry | None) -> str:
 
 
 def _replies(entry: Entry) -> str:
-    return summary.words([entry.line]).replies
+    return aggregate.words([entry.line]).replies
 
 
 def _name(entry: Entry) -> str:
@@ -151,7 +151,7 @@ def _facts(rows: Sequence[results.Row], cells: Sequence[Cell]) -> list[tuple[str
 def tables(cells: Sequence[Cell], tested: Tested) -> str:
     """One table for each setting, and under it every suite."""
     drawn = "".join(_table(cell, tested, len(cells) > 1) for cell in cells)
-    notes = written.notes(tested, whole=False)
+    notes = table_files.notes(tested, whole=False)
     words = " ".join(text(note) for note in notes)
     return f'<section id="table"><h2>The figures</h2><p class=lead>{words}</p><div class=tables>{drawn}</div></section>'
 
@@ -176,7 +176,7 @@ def _table(cell: Cell, tested: Tested, several: bool) -> str:
 
 
 def _figure(entry: Entry | None) -> str:
-    printed = written.printed(entry)
+    printed = table_files.printed(entry)
     if printed is None:
         return "<td>–</td>"
     value = f"<b>{printed.value}</b>" if printed.bold else printed.value

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from unforgotten.errors import DataError
-from unforgotten.evaluation import recorded as replies
+from unforgotten.evaluation import recorded
 from unforgotten.evaluation.recorded import Kind, Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.evaluation.statistics.paired import Difference
 from unforgotten.evaluation.statistics.rates import Rate
-from unforgotten.report import aggregate as summary
+from unforgotten.report import aggregate
 from unforgotten.report.aggregate import Line, names_in
 from unforgotten.report.page.panels import Cell
 from unforgotten.runs import results
@@ -76,7 +76,7 @@ class Tested:
     @property
     def words(self) -> results.Words:
         """What the share of harmful prompts is called: ASR, or non-refusal."""
-        return summary.words(line for e in self.entries for line in (e.line,))
+        return aggregate.words(line for e in self.entries for line in (e.line,))
 
     @property
     def titles(self) -> dict[str, str]:
@@ -159,7 +159,7 @@ class _Shelf:
             # Without a folder there is nothing to say of a single run: the note says it of all.
             if row["run"] and (folder := self.root / row["run"] / "replies").is_dir():
                 try:
-                    self.kept[key] = replies.read(folder.parent, row, condition)
+                    self.kept[key] = recorded.read(folder.parent, row, condition)
                 except DataError as error:
                     self.lacking.append(_without(str(error), self.root))
         return self.kept[key]
@@ -179,8 +179,8 @@ class _Shelf:
         if ours is None or theirs is None:
             return None
         try:
-            replies.same_questions(row, other)
-            pairs = replies.pairs(kind, ours, theirs)
+            recorded.same_questions(row, other)
+            pairs = recorded.pairs(kind, ours, theirs)
         except DataError as error:
             self.lacking.append(_without(str(error), self.root))
             return None

@@ -18,8 +18,7 @@ from typing import Any
 from unforgotten.report.page.drawing import short
 from unforgotten.report.page.panels import Cell
 from unforgotten.report.page.significance import KINDS, Entry, Tested, records
-from unforgotten.runs import atomic, results
-from unforgotten.runs import console as display
+from unforgotten.runs import atomic, console, results
 
 LEGEND = "In percent, with 95 % intervals. {marks}{asr} and refusal (of harmless look-alikes): lower is better."
 BOLD = "Bold: clearly better than sft. "
@@ -84,14 +83,14 @@ def as_csv(tested: Tested) -> str:
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: display.csv_cell(value) for key, value in row.items()} for row in rows)
+        writer.writerows({key: console.csv_cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
 def as_json(tested: Tested) -> str:
     """The same as objects, with the notes."""
     tree: dict[str, Any] = {"schema": 1, "notes": [*notes(tested)], "rows": records(tested)}
-    return display.json_text(tree, indent=1) + "\n"
+    return console.json_text(tree, indent=1) + "\n"
 
 
 def notes(tested: Tested, whole: bool = True) -> list[str]:
@@ -119,7 +118,7 @@ def markdown(tested: Tested, cells: Sequence[Cell]) -> str:
     for cell, name, figures in _lines(tested, cells, kinds):
         texts = [_markdown(printed(entry)) for entry in figures]
         lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
-    return "\n".join([*lines, "", *(f"{display.markdown(note)}  " for note in notes(tested))]) + "\n"
+    return "\n".join([*lines, "", *(f"{console.markdown(note)}  " for note in notes(tested))]) + "\n"
 
 
 def latex(tested: Tested, cells: Sequence[Cell], label: str = "comparison") -> str:
@@ -161,7 +160,7 @@ def _p_value(one: Entry | None) -> str:
 
 def escaped(words: str) -> str:
     """Anyone's words as LaTeX text."""
-    plain = display.line(" ".join(words.split()))
+    plain = console.line(" ".join(words.split()))
     # After a line's end LaTeX takes these for its own: \\[width], \\*, \midrule[width].
     return ("{}" if plain[:1] in ("[", "*") else "") + "".join(_LATEX.get(c, c) for c in plain)
 
@@ -177,7 +176,7 @@ def _lines(tested: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[
 
 
 def _plain(words: str) -> str:
-    return display.markdown(" ".join(words.split()))
+    return console.markdown(" ".join(words.split()))
 
 
 def _markdown(figure: Printed | None) -> str:

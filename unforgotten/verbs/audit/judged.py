@@ -12,7 +12,7 @@ from typing import Any
 from unforgotten.errors import JudgeError
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Guard, Judge, Verdict
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 from unforgotten.verbs.audit.exchanges import Exchange
 
 Worst = tuple[Exchange, Verdict]
@@ -64,8 +64,8 @@ def _verdicts(judge: Judge, replies: Sequence[Reply]) -> list[Verdict]:
     if not isinstance(judge, Guard):
         verdicts = judge.verdicts(replies)
     else:
-        key = identity.digest([[reply.row.request, reply.text] for reply in replies])
-        file: Path = identity.cache_folder() / "audits" / f"{key}.jsonl"
+        key = digests.digest([[reply.row.request, reply.text] for reply in replies])
+        file: Path = digests.cache_folder() / "audits" / f"{key}.jsonl"
         with progress_bar() as tick:
             verdicts = judge.verdicts(replies, progress=lambda done, n: tick("audit", done, n), kept=file)
     if len(verdicts) != len(replies):

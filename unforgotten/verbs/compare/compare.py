@@ -115,8 +115,7 @@ def compare(
         raise RecipeError("`compare` asks the models that it makes itself: leave out evaluate.endpoint.")
     from unforgotten.evaluation.measurement import read_all
     from unforgotten.report import text as report
-    from unforgotten.verbs.compare import job
-    from unforgotten.verbs.compare import live_table as board
+    from unforgotten.verbs.compare import job, live_table
     from unforgotten.verbs.evaluate import of_run
 
     runs = [
@@ -124,7 +123,7 @@ def compare(
         for cell, digest, title in zip(todo, digests, _titles(todo), strict=True)
     ]
     stages = _stages(runs, shard or (1, 1), say)
-    with board.board(runs, say) as say_above:
+    with live_table.board(runs, say) as say_above:
         _work(recipe, runs, workers, shard, say_above)
     failed, left = ([run for run in runs if run.state == state] for state in ("failed", "open"))
     measurements = [*stages, *(of_run(run.folder, run.recipe) for run in runs if run.state == "done")]

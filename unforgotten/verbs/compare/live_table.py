@@ -76,9 +76,9 @@ def state(run: Run) -> tuple[str, dict[str, str]]:
 
 
 def _progress(run: Run) -> dict[str, str]:
-    from unforgotten.training import callbacks as watch
+    from unforgotten.training import callbacks
 
-    if not (lines := watch.read(run.folder / "metrics.jsonl", LAST_BYTES)):
+    if not (lines := callbacks.read(run.folder / "metrics.jsonl", LAST_BYTES)):
         return {}
     last: dict[str, Any] = lines[-1]
     losses = [line["loss"] for line in lines if "loss" in line]

@@ -11,16 +11,12 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from unforgotten.errors import Terminated
 from unforgotten.runs.atomic import private_folder
 from unforgotten.runs.lease import FOLDER
 from unforgotten.runs.progress import Say
 from unforgotten.verbs.compare.job import LOG, Run, do
-
-if TYPE_CHECKING:
-    pass
 
 PAUSE_SECONDS = 1.0
 """Between two looks at what other processes hold."""

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.report import model_card
-from unforgotten.runs import console as display
-from unforgotten.runs import results
+from unforgotten.runs import console, results
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -39,10 +38,10 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
         f"This is {form}. After the export it gave the same greedy replies to {proof['prompts']} prompts as before; "
         f"the largest deviation of a logit was {proof['largest_logit_deviation']:.1e} (export.json).",
         "",
-        *display.fenced("python", _loading(name, facts)),
+        *console.fenced("python", _loading(name, facts)),
         "",
         *(["With vLLM, from the folder in which this one lies:", ""] if vllm.commands else []),
-        *(display.fenced("sh", vllm.lines()) if vllm.commands else map(display.markdown, vllm.lines())),
+        *(console.fenced("sh", vllm.lines()) if vllm.commands else map(console.markdown, vllm.lines())),
     ]
     return model_card.written(data, text, recipe)
 
@@ -51,8 +50,8 @@ def _gate(decided: dict[str, Any] | None) -> list[str]:
     """What was decided on these weights before they were released."""
     if decided is None:
         return ["No gate has decided on these weights."]
-    lines = [f"- {display.markdown(line)}" for line in decided["lines"]]
-    return [f"**{display.markdown(decided['outcome'])}**, on these very weights:", "", *lines]
+    lines = [f"- {console.markdown(line)}" for line in decided["lines"]]
+    return [f"**{console.markdown(decided['outcome'])}**, on these very weights:", "", *lines]
 
 
 def _measured(run: Path, loaded: str) -> tuple[results.Row | None, str]:

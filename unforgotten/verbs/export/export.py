@@ -25,11 +25,9 @@ from unforgotten.evaluation.decided import recorded, sentence
 from unforgotten.models.cache import Shelf, chat_of
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened, pinned
-from unforgotten.runs import atomic, partial
-from unforgotten.runs import console as display
+from unforgotten.runs import atomic, console, partial
 from unforgotten.runs.progress import Say, quiet
-from unforgotten.verbs.export import push
-from unforgotten.verbs.export import verify as parity
+from unforgotten.verbs.export import push, verify
 from unforgotten.verbs.export import vllm as serving
 from unforgotten.verbs.export.card import card
 from unforgotten.verbs.export.run import Left, left_by, no_adapter, operator, public_base
@@ -82,23 +80,23 @@ def export(
     if target.exists():
         raise RecipeError(f"{target} exists already. Name a folder that does not by --out, or remove it.")
     hub = push.ready(push_to, api) if push_to else None
-    rows, chat, shelf = parity.prompts(left.recipe, say), chat_of(left.folder, left.recipe), Shelf()
-    tokens = min(parity.NEW_TOKENS, left.recipe.evaluate.max_new_tokens if left.recipe.evaluate else parity.NEW_TOKENS)
+    rows, chat, shelf = verify.prompts(left.recipe, say), chat_of(left.folder, left.recipe), Shelf()
+    tokens = min(verify.NEW_TOKENS, left.recipe.evaluate.max_new_tokens if left.recipe.evaluate else verify.NEW_TOKENS)
     with partial.folder(target) as part:
         say(f"Writing {left.folder.name} as {form}.")
         facts = {"form": form, "run": left.folder.name, "policy": left.policy, **_weights(left, form, dtype, part)}
         _beside(part, chat)
         say(f"Asking both {len(rows)} prompts.")
-        before = parity.heard(shelf.model(left.folder, left.recipe), chat, rows, tokens)
+        before = verify.heard(shelf.model(left.folder, left.recipe), chat, rows, tokens)
         stored = left.recipe if dtype == "auto" else left.recipe.model_copy(update={"dtype": "auto"})
-        after = parity.heard(shelf.model(str(part), stored), chat_of(str(part), stored), rows, tokens)
+        after = verify.heard(shelf.model(str(part), stored), chat_of(str(part), stored), rows, tokens)
         shelf.clear()
-        facts |= {"gate": recorded(gated), "proof": (proof := parity.proven(before, after))}
+        facts |= {"gate": recorded(gated), "proof": (proof := verify.proven(before, after))}
         name, address = push_to or left.folder.name, push_to or target.name
         served = serving.served(part, address.rpartition("/")[2], name, max_rank)
         facts["vllm"] = {"why_not": served.why_not, "commands": served.commands}
         (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, served), encoding="utf-8")
-        (part / "export.json").write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")
+        (part / "export.json").write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")
         partial.publish(part, target)
     off, n = f"{proof['largest_logit_deviation']:.1e}", proof["prompts"]
     say(f"The same greedy replies to {n} prompts before and after; the largest logit is off by {off}.")
@@ -241,4 +239,4 @@ def _beside(part: Path, chat: Chat) -> None:
 
 def _put(file: Path, facts: dict[str, Any]) -> None:
     file.unlink(missing_ok=True)
-    file.write_text(display.json_text(facts, nan=True) + "\n", encoding="utf-8")
+    file.write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")

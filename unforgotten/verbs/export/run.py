@@ -11,8 +11,7 @@ from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError, RecipeError
 from unforgotten.models.cache import aligned_of_record, part_of
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import atomic, strict_read
-from unforgotten.runs import origin as origins
+from unforgotten.runs import atomic, origin, strict_read
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -45,12 +44,12 @@ def left_by(run: str) -> Left:
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
     strict_read.no_links(folder)
-    recipe = read(folder / "recipe.yaml", origin=(whose := origins.of_run(folder)), opens=False)
+    recipe = read(folder / "recipe.yaml", origin=(whose := origin.of_run(folder)), opens=False)
     recipe = recipe.model_copy(update={"out": str(folder.parent)})
     recorded = atomic.record(folder / "environment.json", aligned=dict)
     if whose == "foreign":
         names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
-        origins.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
+        origin.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
     policy = atomic.record(folder / "trained.json", policy=str)["policy"]
     part = part_of(folder)
     if not part.is_dir():

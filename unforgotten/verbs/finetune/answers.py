@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.datasets.base import Row
-from unforgotten.datasets.reading import digest as of_rows
+from unforgotten.datasets.reading import digest
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import atomic, strict_read
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, digests, strict_read
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say
 
@@ -32,8 +31,8 @@ def answers(
     if not bare:
         return safety, None
     tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
-    key = identity.digest(
-        where.digest, of_rows.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
+    key = digests.digest(
+        where.digest, digest.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
     )
     file = Path(recipe.out) / "answers" / f"{key}.jsonl"
     if not file.exists():

@@ -23,8 +23,7 @@ from unforgotten.models.aligned import aligned_chat
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.rows import user_rows
 from unforgotten.report import model_card
-from unforgotten.runs import digests as identity
-from unforgotten.runs import partial, strict_yaml, terminate
+from unforgotten.runs import digests, partial, strict_yaml, terminate
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
@@ -147,13 +146,12 @@ def _train(
 ) -> None:
     from transformers import PrinterCallback, set_seed
 
-    from unforgotten.models import adapters as policies
-    from unforgotten.models import load
+    from unforgotten.models import adapters, load
     from unforgotten.models import proof as saved
     from unforgotten.models.cache import Shelf
     from unforgotten.models.save import save_adapter
     from unforgotten.runs import bars
-    from unforgotten.training import callbacks as watch
+    from unforgotten.training import callbacks
     from unforgotten.training.arguments import arguments
     from unforgotten.training.memory import Memory
     from unforgotten.training.trainer import MethodTrainer
@@ -182,8 +180,8 @@ def _train(
     set_seed(recipe.seed)
     config = load.lora_config(recipe.lora) if recipe.lora else None
     if policy == "stacked":
-        model, config = policies.stack(model, config), None
-    bar, metrics = watch.Bar(method_names(recipe)), watch.Metrics(folder / "metrics.jsonl")
+        model, config = adapters.stack(model, config), None
+    bar, metrics = callbacks.Bar(method_names(recipe)), callbacks.Metrics(folder / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
         args=arguments(
@@ -201,7 +199,7 @@ def _train(
         loss=recipe.training.loss,
         log_distance=bool(recipe.report_to),
         save_on_sigterm=True,
-        callbacks=[watch.Claimed(lease), bar, metrics, *_tensorboard(recipe, folder)],
+        callbacks=[callbacks.Claimed(lease), bar, metrics, *_tensorboard(recipe, folder)],
     )
     trainer.run.of = folder.name.rpartition("-")[2]
     for line in trainer.counts.lines()[1:] if trainer.counts else []:
@@ -272,7 +270,7 @@ def _told(recipe: Recipe, folder: Path) -> dict[str, Any]:
     left_out = {"compare", "evaluate", "synthesize", "out", "report_to"}
     facts = recipe.record(exclude=left_out) | {"method": method_names(recipe), "digest": folder.name[-12:]}
     facts["methods"] = {m["name"]: {k: v for k, v in m.items() if k != "name"} for m in method_specs(recipe)}
-    return dict(identity.public(facts))
+    return dict(digests.public(facts))
 
 
 def _probed(

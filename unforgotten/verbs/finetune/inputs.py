@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.datasets.base import Row
-from unforgotten.datasets.reading import digest as of_rows
+from unforgotten.datasets.reading import digest
 from unforgotten.errors import RecipeError
 from unforgotten.models.aligned import aligned_of
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.rows import dataset, read, safety_rows, user_rows
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def run_digest(recipe: Recipe) -> str:
     """Over everything that determines the weights; evaluation settings are not among it."""
     where = aligned_of(recipe)
     user, _ = user_rows(recipe)
-    return identity.digest(
+    return digests.digest(
         where.digest,
-        of_rows.rows_digest(user),
+        digest.rows_digest(user),
         replay_digest(recipe),
         method_specs(recipe),
         recipe.memory.model_dump(),
@@ -94,7 +94,7 @@ def replay_digest(recipe: Recipe) -> str:
         from unforgotten.verbs.synthesize.folder import synthetic_folder
 
         return synthetic_folder(recipe).name
-    return of_rows.rows_digest(replay_rows(recipe))
+    return digest.rows_digest(replay_rows(recipe))
 
 
 def run_folder(recipe: Recipe) -> Path:

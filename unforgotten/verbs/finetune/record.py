@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
-from unforgotten.datasets.reading import digest as of_rows
+from unforgotten.datasets.reading import digest
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import atomic, origin
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, console, digests, origin
 from unforgotten.verbs.finetune.inputs import (
     replay_digest,
 )
@@ -35,13 +33,13 @@ def write_record(
     atomic.private_folder(folder)
     atomic.put(
         folder / "recipe.yaml",
-        display.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
+        console.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
     )
     origin.own(folder)
-    facts = identity.environment() | {
+    facts = digests.environment() | {
         "aligned": asdict(where),
         "quantised": loaded,
-        "digests": {"user": of_rows.rows_digest(user), "safety": of_rows.rows_digest(safety)},
+        "digests": {"user": digest.rows_digest(user), "safety": digest.rows_digest(safety)},
         "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
         "answers": answered,
         "audit": audit,
@@ -59,7 +57,7 @@ def write_record(
 
 def write_json(path: Path, facts: Any) -> None:
     """Writes facts as JSON, whole or not at all."""
-    atomic.put(path, display.json_text(facts, nan=True) + "\n")
+    atomic.put(path, console.json_text(facts, nan=True) + "\n")
 
 
 def peak_memory_bytes() -> int:

@@ -21,8 +21,7 @@ from unforgotten.errors import DataError, ModelError, RecipeError
 from unforgotten.models.aligned import unaligned
 from unforgotten.models.folder.open import opened
 from unforgotten.recipe.rows import dataset
-from unforgotten.verbs.plan import catalog as published
-from unforgotten.verbs.plan import costs
+from unforgotten.verbs.plan import catalog, costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +77,7 @@ def shape(model: str) -> costs.Shape | None:
         config = opened(folder if folder.is_dir() else here.parent, part="chat").config if here else None
     except (OSError, ValueError, KeyError, ModelError):
         config = None
-    return costs.shape_of(config) if config else published.SHAPES.get(model)
+    return costs.shape_of(config) if config else catalog.SHAPES.get(model)
 
 
 def cached(model: str, file: str = "config.json") -> Path | None:
@@ -109,13 +108,13 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
         return _counted(source, recipe)
     settings = {f.name: getattr(source, f.name) for f in fields(source)}
     name = spec if isinstance(spec, str) else str(spec["name"])
-    card = published.SETS.get(name)
+    card = catalog.SETS.get(name)
     n_rows = settings.get("n_rows") or (card.of(settings) if card else None)
     if n_rows is None and card is None:
         raise RecipeError(
             f"--dry-run cannot tell how many rows {name!r} has on the Hub: give it `n_rows`, or a local `path`."
         )
-    lengths = card or published.Published({}, 400, 400)
+    lengths = card or catalog.Published({}, 400, 400)
     response = lengths.response / CHARS_PER_TOKEN
     how = f"not here; {'lengths of the published file' if lengths.measured else 'lengths assumed'}"
     prompt = lengths.prompt / CHARS_PER_TOKEN + TEMPLATE_TOKENS

@@ -19,11 +19,9 @@ from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import check_sets
 from unforgotten.judges.base import Guard
 from unforgotten.recipe.rows import dataset
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 from unforgotten.verbs.compare.compare import _titles, cells
-from unforgotten.verbs.plan import catalog as published
-from unforgotten.verbs.plan import costs
-from unforgotten.verbs.plan import inventory as at_hand
+from unforgotten.verbs.plan import catalog, costs, inventory
 from unforgotten.verbs.plan.result import Needed, Plan, Stage
 
 if TYPE_CHECKING:
@@ -58,11 +56,11 @@ class _Planner:
 
     def made(self, todo: list[Recipe]) -> Plan:
         shapes = [self.shape(cell.model) for cell in todo]
-        self.plan.machine = at_hand.machine(max((s.parameters for s in shapes if s), default=0))
+        self.plan.machine = inventory.machine(max((s.parameters for s in shapes if s), default=0))
         asked: set[str] = set()
         aligned: set[str] = set()
         for cell, title in zip(todo, _titles(todo), strict=True):
-            alignment = identity.digest(
+            alignment = digests.digest(
                 *(cell.model_dump()[name] for name in ("model", "revision", "dtype", "align", "safety", "seed")),
                 *(cell.model_dump()[name] for name in ("template", "variables", "date")),
             )
@@ -86,21 +84,21 @@ class _Planner:
 
     def shape(self, model: str) -> costs.Shape | None:
         if model not in self.shapes:
-            self.shapes[model] = at_hand.shape(model)
+            self.shapes[model] = inventory.shape(model)
         return self.shapes[model]
 
     def rows(self, spec: Spec, cell: Recipe, seed: int | None) -> Rows:
-        key = identity.digest(spec, seed, cell.model if Path(cell.model).exists() else "")
+        key = digests.digest(spec, seed, cell.model if Path(cell.model).exists() else "")
         if key not in self.read:
             self.need_set(spec)
-            self.read[key] = at_hand.rows(spec, cell, seed)
+            self.read[key] = inventory.rows(spec, cell, seed)
         return self.read[key]
 
     def align(self, cell: Recipe) -> None:
         assert cell.align is not None
         sets = [self.rows(spec, cell, cell.seed) for spec in cell.safety]
         shape, b, lora = self.shape(cell.model), costs.BYTES, cell.align.lora
-        stage = self.training(f"align {identity.public_name(cell.model)}", cell, cell.align, sets, lora, [])
+        stage = self.training(f"align {digests.public_name(cell.model)}", cell, cell.align, sets, lora, [])
         disk = None
         if shape:
             disk = shape.parameters * b.get(_dtype(cell, shape), 4) + 4 * shape.adapter(lora.r, lora.targets)
@@ -159,7 +157,7 @@ class _Planner:
         assert cell.evaluate is not None
         for name in ("aligned",) if cell.align is None else ("base", "aligned"):
             source = cell.model if name == "base" else alignment
-            self.ask(cell, f"the {name} model", identity.digest(name, source), asked)
+            self.ask(cell, f"the {name} model", digests.digest(name, source), asked)
 
     def ask(self, cell: Recipe, title: str, model: str = "", asked: set[str] | None = None) -> None:
         settings = cell.evaluate
@@ -168,7 +166,7 @@ class _Planner:
         new_to: dict[str, list[Rows]] = {kind: [] for kind in ("harm", "refusal", "utility")}
         for kind, specs in new_to.items():
             for spec in getattr(settings, kind):
-                if (key := identity.digest(model, spec)) not in asked:
+                if (key := digests.digest(model, spec)) not in asked:
                     asked.add(key)
                     specs.append(self.rows(spec, cell, None))
         safety, tasks = [*new_to["harm"], *new_to["refusal"]], new_to["utility"]
@@ -189,7 +187,7 @@ class _Planner:
             alive = min(settings.batch_size, prompts) * (mean + new)
             memory = costs.reply_bytes(shape, _dtype(cell, shape), alive, cell.load_in)
             stage = replace(
-                stage, seconds=seconds + judged, memory=memory, disk=int(prompts * new * at_hand.CHARS_PER_TOKEN)
+                stage, seconds=seconds + judged, memory=memory, disk=int(prompts * new * inventory.CHARS_PER_TOKEN)
             )
         self.plan.stages.append(stage)
 
@@ -212,8 +210,8 @@ class _Planner:
 
     def need_set(self, spec: Spec) -> None:
         source = dataset(spec)
-        for name in at_hand.hub_ids(source):
-            gigabytes = published.SETS[_name(spec)].download_gb if _name(spec) in published.SETS else None
+        for name in inventory.hub_ids(source):
+            gigabytes = catalog.SETS[_name(spec)].download_gb if _name(spec) in catalog.SETS else None
             first = name == getattr(source, "path", None)
             self.need(Needed("data set", name, size=int(gigabytes * 1e9) if gigabytes and first else None))
 
@@ -225,8 +223,8 @@ class _Planner:
         page = f"https://huggingface.co/{'datasets/' if thing.what == 'data set' else ''}{thing.name}"
         shape = self.shape(thing.name) if thing.what != "data set" else None
         size = thing.size if shape is None else shape.parameters * costs.BYTES.get(shape.dtype, 4)
-        cached = thing.what != "data set" and at_hand.is_here(thing.name)
-        terms = published.TERMS.get(thing.name, "")
+        cached = thing.what != "data set" and inventory.is_here(thing.name)
+        terms = catalog.TERMS.get(thing.name, "")
         self.plan.needed.append(Needed(thing.what, thing.name, terms, page, size, cached))
 
     def notes(self, todo: list[Recipe]) -> None:

@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING
 from unforgotten.errors import DataError, UnforgottenError
 from unforgotten.evaluation.suites import settings_digest
 from unforgotten.report.aggregate import Line
-from unforgotten.runs import atomic, results
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, console, digests, results
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
@@ -79,7 +77,7 @@ def sweep_folder(recipe: Recipe) -> Path:
         [settings_digest(split.settings[side], split.suites[side]) for side in split.suites],
         split.settings["development"].judges,
     ]
-    return Path(recipe.out) / f"{recipe.name}-sweep-{identity.digest(determining)}"
+    return Path(recipe.out) / f"{recipe.name}-sweep-{digests.digest(determining)}"
 
 
 def sweep(recipe: Recipe, say: Say = quiet) -> Path:
@@ -172,7 +170,7 @@ def _write(folder: Path, swept: Swept, chosen: Recipe, its_runs: Mapping[int, li
         [row for line in (*swept.references.values(), *swept.lines.values()) for row in line.rows],
     )
     results.write(folder / "held-out.json", [row for line in swept.held_out.values() for row in line.rows])
-    atomic.put(folder / "sweep.json", display.json_text(facts(swept, its_runs), nan=True) + "\n")
+    atomic.put(folder / "sweep.json", console.json_text(facts(swept, its_runs), nan=True) + "\n")
     if picture := text.picture(swept):
         atomic.put(folder / "front.svg", picture + "\n")
     atomic.put(folder / "README.md", text.markdown(swept, chosen, bool(picture)))

@@ -12,8 +12,7 @@ from unforgotten.report.page.drawing import short
 from unforgotten.report.page.drawing import with_interval as rate_told
 from unforgotten.report.page.panels import Cell, headline
 from unforgotten.report.page.tradeoff import scatter
-from unforgotten.runs import console as display
-from unforgotten.runs import results
+from unforgotten.runs import console, results
 from unforgotten.verbs.sweep.result import Swept, sensitivity, task_rates, tasks
 from unforgotten.verbs.sweep.search import Outcome
 from unforgotten.verbs.sweep.space import Settings
@@ -177,9 +176,9 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
     """README.md. chosen: the recipe of the choice, for the part to paste."""
     broken = [t for t in swept.trials if t.outcome is None]
     text = [
-        f"# Sweep of {display.markdown(swept.recipe.name)}",
+        f"# Sweep of {console.markdown(swept.recipe.name)}",
         "",
-        display.markdown(sentence(swept)),
+        console.markdown(sentence(swept)),
         "",
         "## The front",
         "",
@@ -199,12 +198,12 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## On prompts that the search did not see",
         "",
-        "A setting that was chosen for its figures has been lucky in some of them: the gap is what the search's own "
-        "figures promise too much (ASR up, utility down), and what other prompts change in any model.",
+        "The chosen setting was selected on the search's scores, so they are optimistic. The gap shows by how much "
+        "(ASR up, utility down), and what other prompts change in any model.",
         "",
         *_markdown(held_out_table(swept)),
         "",
-        display.markdown(f"Development: {swept.split.text('development')}. Held out: {swept.split.text('held out')}.")
+        console.markdown(f"Development: {swept.split.text('development')}. Held out: {swept.split.text('held out')}.")
         + (
             f" {swept.split.dropped} prompts for development were held-out ones too and not asked."
             if swept.split.dropped
@@ -213,7 +212,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## How sensitive the method is",
         "",
-        display.markdown(spread(swept)),
+        console.markdown(spread(swept)),
         "",
         *_markdown(sensitivity_table(swept)),
         "",
@@ -225,7 +224,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *_markdown(trials_table(swept)),
         *([""] if broken else []),
-        *(f"Trial {t.number} broke down: {display.markdown(t.note)}  " for t in broken),
+        *(f"Trial {t.number} broke down: {console.markdown(t.note)}  " for t in broken),
     ]
     return called(swept, "\n".join(text) + "\n")
 
@@ -276,9 +275,9 @@ def _pasted(swept: Swept, chosen: Recipe) -> str:
 def _markdown(table: Table) -> list[str]:
     titles, body = table
     return [
-        "| " + " | ".join(map(display.markdown, titles)) + " |",
+        "| " + " | ".join(map(console.markdown, titles)) + " |",
         "|" + " --- |" * len(titles),
-        *("| " + " | ".join(map(display.markdown, r)) + " |" for r in body),
+        *("| " + " | ".join(map(console.markdown, r)) + " |" for r in body),
     ]
 
 
@@ -296,4 +295,4 @@ def show(text: str) -> None:
 
     parts = text.split("\n## ")[:3]
     lines = [line for part in parts for line in f"## {part}".splitlines() if not line.startswith("![")]
-    display.console().print(Markdown("\n".join(lines).replace("## # ", "# "), hyperlinks=False))
+    console.console().print(Markdown("\n".join(lines).replace("## # ", "# "), hyperlinks=False))

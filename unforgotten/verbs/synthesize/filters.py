@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from unforgotten.evaluation import contamination as overlap
+from unforgotten.evaluation import contamination
 from unforgotten.judges.base import Judge, Verdict
-from unforgotten.verbs.synthesize import neighbours as near
-from unforgotten.verbs.synthesize import perplexity
+from unforgotten.verbs.synthesize import neighbours, perplexity
 from unforgotten.verbs.synthesize.requests import Request
 
 if TYPE_CHECKING:
@@ -25,10 +24,10 @@ NEIGHBOURS = 5
 
 def clean(requests: Sequence[Request], asked: Sequence[str], counts: Counter[str]) -> list[Request]:
     """Each once, by its words, and none that the evaluation asks, word for word or nearly so."""
-    first = {overlap.normalised(r.text): r for r in reversed(requests)}
+    first = {contamination.normalised(r.text): r for r in reversed(requests)}
     unique = list(first.values())[::-1]
     counts["copies"] = len(requests) - len(unique)
-    touched = [c.get("evaluation") for c in overlap.contacts([r.text for r in unique], {"evaluation": asked})]
+    touched = [c.get("evaluation") for c in contamination.contacts([r.text for r in unique], {"evaluation": asked})]
     for how in ("exact", "near"):
         counts[f"evaluation_{how}"] = touched.count(how)
     return [r for r, how in zip(unique, touched, strict=True) if how is None]
@@ -48,7 +47,7 @@ def distinct(
     requests: Sequence[Request], embed: Callable[[list[str]], Tensor], threshold: float, counts: Counter[str]
 ) -> list[Request]:
     """Without near duplicates: of two that are so alike the first stays."""
-    places = near.distinct(embed([r.text for r in requests]), threshold)
+    places = neighbours.distinct(embed([r.text for r in requests]), threshold)
     counts["near_duplicates"] = len(requests) - len(places)
     return [requests[i] for i in places]
 
@@ -70,7 +69,7 @@ def of_domain(
     vectors = embed([r.text for r in requests])  # (N, d)
     if least is None:
         names = torch.tensor([zlib.crc32(r.prompt.name.encode()) for r in requests])  # (N,)
-        cosines, others = near.neighbours(vectors, NEIGHBOURS)
+        cosines, others = neighbours.neighbours(vectors, NEIGHBOURS)
         in_domain = ((names[others] == names[:, None]) & (cosines > 0)).any(1)
     else:
         topics = sorted({r.prompt.topic for r in requests})
@@ -93,7 +92,7 @@ def among_refused(
     if len(requests) < 2 or all(r.prompt.directed for r in requests):
         return list(range(len(requests)))
     refused = torch.tensor([how == "refused" for how in readings])
-    share = near.shares(embed([r.text for r in requests]), refused, NEIGHBOURS)
+    share = neighbours.shares(embed([r.text for r in requests]), refused, NEIGHBOURS)
     places = [i for i, value in enumerate(share.tolist()) if value >= least]
     chosen = set(places)
     counts["outside_domain"] = sum(how in ("refused", "complied") for i, how in enumerate(readings) if i not in chosen)

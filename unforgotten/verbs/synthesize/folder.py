@@ -10,7 +10,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import suites
 from unforgotten.models import fingerprint
 from unforgotten.models.aligned import aligned_of
-from unforgotten.runs import digests as identity
+from unforgotten.runs import digests
 
 if TYPE_CHECKING:
     from unforgotten.recipe.base import Spec
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def synthetic_folder(recipe: Recipe) -> Path:
     """Where this recipe's synthetic safety data is or will be."""
     settings = settings_of(recipe)
-    digest = identity.digest(
+    digest = digests.digest(
         aligned_of(recipe).digest,
         settings.model_dump(),
         [fingerprint.model_digest(name) if name else None for name in (settings.scorer, settings.embedder)],

@@ -30,14 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.datasets.base import Row, ask
-from unforgotten.datasets.reading import digest as of_rows
+from unforgotten.datasets.reading import digest
 from unforgotten.errors import ModelError
-from unforgotten.evaluation import contamination as overlap
+from unforgotten.evaluation import contamination
 from unforgotten.generation.reply import Reply
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import atomic
-from unforgotten.runs import console as display
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, console, digests
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
@@ -86,24 +84,24 @@ class _Making:
 
     def run(self) -> None:
         from unforgotten.runs.bars import progress_bar
-        from unforgotten.verbs.synthesize import filters as sift
+        from unforgotten.verbs.synthesize import filters
 
         settings, counts, started = self.settings, self.counts, time.monotonic()
         with progress_bar() as self.bar:
-            requests = sift.clean(self._draw(), self.asked, counts)
+            requests = filters.clean(self._draw(), self.asked, counts)
             if not requests:
                 raise ModelError(
                     f"None of {counts['drawn']} draws is a request that can be used ({self._told()}). This model does "
                     f"not go on from `synthesize.prefix: {settings.prefix}`. An aligned instruct model answers `chat`; "
                     "`user_turn` draws from one that has learned users' turns as well."
                 )
-            requests = sift.in_window(requests, self._surprise(requests), settings.perplexity, counts)
-            requests = sift.distinct(requests, self._vectors, settings.duplicate, counts)
+            requests = filters.in_window(requests, self._surprise(requests), settings.perplexity, counts)
+            requests = filters.distinct(requests, self._vectors, settings.duplicate, counts)
             least = settings.domain_similarity if settings.embedder else None
-            requests = sift.of_domain(requests, self._vectors, least, counts)
+            requests = filters.of_domain(requests, self._vectors, least, counts)
             replies = self._answers("answers", [r.text for r in requests], settings.answer_temperature)
             read = self._read(requests, replies)
-            places = sift.among_refused(requests, read, self._vectors, settings.refused_neighbours, counts)
+            places = filters.among_refused(requests, read, self._vectors, settings.refused_neighbours, counts)
             self._check([read[i] for i in places], all(r.prompt.directed for r in requests))
             rows = [_line(requests[i], replies[i], "easy") for i in places if read[i] == "refused"]
             hard = [requests[i] for i in places if read[i] == "complied"]
@@ -159,11 +157,11 @@ class _Making:
         return perplexity.mean_nll(scorer, sequences, tick)
 
     def _vectors(self, texts: list[str]) -> Any:
-        from unforgotten.verbs.synthesize import embeddings as embed
+        from unforgotten.verbs.synthesize import embeddings
 
         if not self.settings.embedder:
-            return embed.words(texts)
-        return embed.encoder(self.settings.embedder, texts, self.settings.pooling, str(self.model.device))
+            return embeddings.words(texts)
+        return embeddings.encoder(self.settings.embedder, texts, self.settings.pooling, str(self.model.device))
 
     def _answers(self, name: str, texts: list[str], temperature: float) -> list[str]:
         from unforgotten.generation.local import generate
@@ -188,12 +186,12 @@ class _Making:
 
     def _read(self, requests: list[Request], replies: list[str], step: str = "") -> list[str]:
         """How each reply reads; the judge sees the request as it was made up."""
-        from unforgotten.verbs.synthesize import filters as sift
+        from unforgotten.verbs.synthesize import filters
 
         pairs = zip(requests, replies, strict=True)
         asked = [Reply(ask(r.text, kind="harmful", category=r.prompt.name), text) for r, text in pairs]
         verdicts = self.judge.verdicts(asked) if asked else []
-        readings = [sift.reading(v, self.judge, r.prompt.directed) for v, r in zip(verdicts, requests, strict=True)]
+        readings = [filters.reading(v, self.judge, r.prompt.directed) for v, r in zip(verdicts, requests, strict=True)]
         self.counts[f"{step}asked"] = len(readings)
         for how in ("refused", "complied", "answered", "unparsed"):
             self.counts[f"{step}{how}"] = readings.count(how)
@@ -218,7 +216,7 @@ class _Making:
         """What `make` gives, made once: read back after a kill."""
         file = self.parts / f"{name}.json"
         if not file.exists():
-            atomic.put(file, display.json_text(make(), None, nan=True))
+            atomic.put(file, console.json_text(make(), None, nan=True))
         return list(json.loads(file.read_text(encoding="utf-8")))
 
     def _seed(self, *facts: Any) -> int:
@@ -229,15 +227,15 @@ class _Making:
 
     def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
         self.lease.check()
-        atomic.put(self.folder / "safety.jsonl", "".join(display.json_text(row, None, nan=True) + "\n" for row in rows))
-        left = overlap.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
+        atomic.put(self.folder / "safety.jsonl", "".join(console.json_text(row, None, nan=True) + "\n" for row in rows))
+        left = contamination.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
         refused, asked = self.counts["refused"], self.counts["asked"]
         read_back = [Row(tuple(row["messages"]), kind="harmful", difficulty=row["difficulty"]) for row in rows]
         facts = {
             "rows": len(rows),
             "difficulty": Counter(row["difficulty"] for row in rows),
             "categories": Counter(row["category"] for row in rows),
-            "model": identity.public_name(self.recipe.model),
+            "model": digests.public_name(self.recipe.model),
             "aligned": self.where.digest,
             "seed": self.recipe.seed,
             "counts": self.counts,
@@ -250,15 +248,15 @@ class _Making:
             "judge": registry.spec_of(self.judge),
             "settings": self.settings.model_dump()
             | {
-                "scorer": identity.public_name(self.settings.scorer),
-                "embedder": identity.public_name(self.settings.embedder),
+                "scorer": digests.public_name(self.settings.scorer),
+                "embedder": digests.public_name(self.settings.embedder),
             },
-            "template": {"source": self.chat.source, "digest": identity.digest(self.chat.template)},
-            "digest": of_rows.rows_digest(read_back),
+            "template": {"source": self.chat.source, "digest": digests.digest(self.chat.template)},
+            "digest": digest.rows_digest(read_back),
             "seconds": seconds,
-            "environment": identity.environment(),
+            "environment": digests.environment(),
         }
-        atomic.put(self.folder / "provenance.json", display.json_text(facts, nan=True) + "\n")
+        atomic.put(self.folder / "provenance.json", console.json_text(facts, nan=True) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
         self.say(f"{len(rows)} rows for `safety:`, to be read by the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:
