@@ -18,7 +18,7 @@ help:
 	@echo "make demo      the whole story on two CPU cores: align, fine-tune, evaluate, compare"
 	@echo "make test      lint, types, then layers and tests; ROOM=training: one room's tests alone"
 	@echo "make lint      ruff          make types   mypy          make tests   pytest alone"
-	@echo "make test-all  all tests, the contract under every policy too (an hour): before a release"
+	@echo "make test-all  all tests, the contract under every adapter mode too (an hour): before a release"
 	@echo "make test-slow the tests that take minutes: comparisons killed at random moments"
 	@echo "make test-families  every method on tiny models of every family: docs/families.md (minutes)"
 	@echo "make bench     speed and memory as ratios (minutes): benchmarks/latest.json, docs/performance.md"

@@ -91,7 +91,7 @@ def rows(shape: Shape, n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def model(shape: Shape, device: str) -> Any:
-    """Random weights with a fresh adapter: the policy `merged`."""
+    """Random weights with a fresh adapter: adapter mode `merge`."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -158,7 +158,7 @@ def trainer(
             train_dataset=user,
             safety_dataset=rows(safety_shape or shape, shape.safety_rows, 2),
             memory=Memory(n_rows=shape.safety_rows),
-            base_model={n: t for n, t in base.items() if ".lora_" not in n} if method in EDITS else None,
+            unaligned_model={n: t for n, t in base.items() if ".lora_" not in n} if method in EDITS else None,
             method=method,
             loss=loss,
             callbacks=list(callbacks),

@@ -31,11 +31,11 @@ def write(tmp_path: Path, model_folder: Make, rows_file: Make) -> Callable[..., 
     def make(model: Path | None = None, **more: Any) -> Path:
         tree: dict[str, Any] = {
             "model": str(model or model_folder("llama")),
-            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
+            "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
             "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 12))},
             "method": "der",
-            "lora": {"r": 4, "targets": "all-linear"},
-            "training": {"learning_rate": 0.02, "epochs": 1, "batch_size": 4},
+            "lora": {"r": 4, "target_modules": "all-linear"},
+            "training": {"learning_rate": 0.02, "num_train_epochs": 1, "per_device_train_batch_size": 4},
             "out": str(tmp_path / "runs"),
         }
         path = tmp_path / "recipe.yaml"
@@ -94,11 +94,11 @@ def test_bad_files_are_told_by_line(text: str | None, said: str, tmp_path: Path,
         ({"evaluate": {"judge": "keywords2"}}, "Did you mean 'keywords'"),
         ({"trianing": {}}, "Did you mean 'training'"),
         ({"model": "./nowhere"}, "no model folder ./nowhere"),
-        ({"training": {"max_length_tokens": 2}}, "cuts every response off whole"),
-        ({"safety": []}, "safety"),
-        ({"method": "agem", "safety": []}, "agem needs safety rows"),
-        ({"method": "magmax"}, "name the base model in `base:`"),
-        ({"method": {"name": "safelora"}, "base": "./nowhere"}, "no model folder ./nowhere"),
+        ({"training": {"max_length": 2}}, "cuts every response off whole"),
+        ({"safety_data": []}, "safety"),
+        ({"method": "agem", "safety_data": []}, "agem needs safety rows"),
+        ({"method": "magmax"}, "name the base model in `unaligned_model:`"),
+        ({"method": {"name": "safelora"}, "unaligned_model": "./nowhere"}, "no model folder ./nowhere"),
         ({"method": {"name": "ewc", "fisher_rows": 0}}, "fisher_rows"),
         ({"replay": "synthesise"}, "replay"),
         ({"replay": "synthesize"}, "Write `synthesize: {}`"),
@@ -116,7 +116,7 @@ def test_bases_of_another_shape_are_refused(write: Any, model_folder: Make, tmp_
     from tests.training.shapes import tiny
 
     tiny("llama", vocabulary=77).save_pretrained(tmp_path / "other")
-    found = run("finetune", write(method="magmax", base=str(tmp_path / "other")))
+    found = run("finetune", write(method="magmax", unaligned_model=str(tmp_path / "other")))
     refused(found, "one shape and vocabulary")
     assert not list(tmp_path.glob("runs/*/model")) and not list(tmp_path.glob("runs/*/trained.json"))
 
@@ -131,7 +131,7 @@ def test_a_memory_smaller_than_a_batch_works_and_says_that_rows_repeat(write: An
 
 def test_a_whole_model_in_place_of_an_adapter_is_told(write: Any, model_folder: Make) -> None:
     base = model_folder("llama", name="base", initializer_range=0.05)
-    found = run("finetune", write(method="magmax", base=str(base)))
+    found = run("finetune", write(method="magmax", unaligned_model=str(base)))
     assert found.exit_code == 0 and "--as-lora R" in " ".join(found.output.split()), found.output
 
 
@@ -165,7 +165,7 @@ def test_an_adapter_whose_init_changed_its_base_is_refused(tmp_path: Path, write
     get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa")).save_pretrained(
         tmp_path / "adapter"
     )
-    refused(run("finetune", write(tmp_path / "adapter", base=str(base))), "'pissa' changes the base")
+    refused(run("finetune", write(tmp_path / "adapter", unaligned_model=str(base))), "'pissa' changes the base")
 
 
 def test_rows_cut_off_whole_and_control_tokens_are_counted(tmp_path: Path, write: Any) -> None:
@@ -177,7 +177,7 @@ def test_rows_cut_off_whole_and_control_tokens_are_counted(tmp_path: Path, write
         {"messages": [{"role": "user", "content": "x <eos> y"}, {"role": "assistant", "content": "so <bos>"}]}
     )
     file.write_text("\n".join([USER, long, sly, USER]))
-    recipe = write(data={"name": "jsonl", "path": str(file)}, training={"max_length_tokens": 60, "epochs": 1})
+    recipe = write(data={"name": "jsonl", "path": str(file)}, training={"max_length": 60, "num_train_epochs": 1})
     found = run("finetune", recipe)
     assert found.exit_code == 0, found.output
     [trained] = tmp_path.glob("runs/*/trained.json")
@@ -188,7 +188,14 @@ def test_rows_cut_off_whole_and_control_tokens_are_counted(tmp_path: Path, write
 
 
 def test_a_nan_stops_with_the_last_checkpoint_kept(tmp_path: Path, write: Any) -> None:
-    training = {"learning_rate": 1e38, "warmup": 0, "epochs": 4, "batch_size": 4, "max_grad_norm": 0, "save_steps": 1}
+    training = {
+        "learning_rate": 1e38,
+        "warmup_ratio": 0,
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 4,
+        "max_grad_norm": 0,
+        "save_steps": 1,
+    }
     refused(run("finetune", write(training=training)), "NaN")
     assert not list(tmp_path.glob("runs/*/trained.json"))
 
@@ -218,7 +225,13 @@ def newest_step(out: Path) -> int:
 
 
 def test_after_interruptions_the_same_command_goes_on_to_the_same_result(tmp_path: Path, write: Any) -> None:
-    training = {"learning_rate": 0.02, "epochs": 60, "batch_size": 2, "save_steps": 10, "logging_steps": 5}
+    training = {
+        "learning_rate": 0.02,
+        "num_train_epochs": 60,
+        "per_device_train_batch_size": 2,
+        "save_steps": 10,
+        "logging_steps": 5,
+    }
     recipe = write(training=training)
     words = [sys.executable, "-m", "unforgotten", "finetune", str(recipe), "--out"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -56,10 +56,10 @@ def test_a_recipe_names_it_and_a_typo_is_told(site: Path, tmp_path: Path) -> Non
     assert "weight" in run(site, "-c", code).stderr
 
 
-@pytest.mark.parametrize("policy", ["merged"])
-def test_it_passes_the_contract(policy: str, site: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter_mode", ["merge"])
+def test_it_passes_the_contract(adapter_mode: str, site: Path, tmp_path: Path) -> None:
     script = tmp_path / "contract.py"
     script.write_text(CONTRACT)
-    done = run(site, str(script), str(tmp_path), policy)
+    done = run(site, str(script), str(tmp_path), adapter_mode)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "state"

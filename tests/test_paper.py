@@ -55,12 +55,13 @@ def test_rows_and_columns_are_the_papers(n: int) -> None:
 def test_every_printed_number_is_there(n: int) -> None:
     for cell in table(n)[1]:
         for lora in (cell.lora, cell.align.lora):  # §5.2: "rank r = 8, scaling factor α = 4, and dropout of 0.1"
-            assert (lora.r, lora.alpha, lora.dropout) == (8, 4, 0.1)
+            assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (8, 4, 0.1)
         for stage in (cell.training, cell.align):  # §5.2: "3 epochs with a batch size of 5 … 5e-5 … cosine … 10%"
-            assert (stage.epochs, stage.batch_size, stage.accumulation) == (3, 5, 1)
-            assert (stage.learning_rate, stage.schedule, stage.warmup, stage.weight_decay) == (5e-5, "cosine", 0.1, 0.1)
+            assert (stage.num_train_epochs, stage.per_device_train_batch_size) == (3, 5)
+            assert (stage.gradient_accumulation_steps, stage.warmup_ratio) == (1, 0.1)
+            assert (stage.learning_rate, stage.lr_scheduler_type, stage.weight_decay) == (5e-5, "cosine", 0.1)
         # §5.1: "5,000 benign and 5,000 harmful prompts", "the vanilla subset"
-        assert [(s["name"], s["types"], s["n_rows"]) for s in cell.safety] == [
+        assert [(s["name"], s["types"], s["n_rows"]) for s in cell.safety_data] == [
             ("wildjailbreak", ["vanilla_harmful"], 5000),
             ("wildjailbreak", ["vanilla_benign"], 5000),
         ]
@@ -92,11 +93,11 @@ def test_what_the_paper_leaves_open_is_marked_with_its_source() -> None:
         assert "not in the paper" in line or "§" in line, line
     for field in (
         "dtype",
-        "policy",
+        "existing",
         "template",
         "seed",
-        "targets",
-        "max_length_tokens",
+        "target_modules",
+        "max_length",
         "max_grad_norm",
         "temperature",
     ):
@@ -115,7 +116,7 @@ def test_names_in_a_folder_are_found_and_wrong_ones_told() -> None:
 def test_rows_cut_every_data_set_and_a_given_model_replaces_the_grids() -> None:
     for n in TABLES:
         for cell in table(n, rows="40", model="small")[1]:
-            sets = [*cell.safety, cell.data, cell.poison.data]
+            sets = [*cell.safety_data, cell.data, cell.poison.data]
             sets += [*cell.evaluate.harm, *cell.evaluate.refusal, *cell.evaluate.utility]
             assert {one["n_rows"] for one in sets} == {40} and cell.model == "small"
     fewer: Any = parse(
@@ -126,8 +127,8 @@ def test_rows_cut_every_data_set_and_a_given_model_replaces_the_grids() -> None:
     small = {"model": "m", "rows": 9, "memory": {"n_rows": 300, "refusals": 0.5}}
     assert parse(small).memory.model_dump(exclude_unset=True) == {"n_rows": 9, "refusals": 0.5}
     assert parse({"model": "m", "rows": 9}).memory.n_rows is None
-    kept = parse({"model": "m", "rows": 9, "compare": {"replay": ["safety", ["world"]]}}).compare
-    assert kept is not None and kept.replay == ["safety", [{"name": "world", "n_rows": 9}]]
+    kept = parse({"model": "m", "rows": 9, "compare": {"replay": ["safety_data", ["world"]]}}).compare
+    assert kept is not None and kept.replay == ["safety_data", [{"name": "world", "n_rows": 9}]]
 
 
 PROBLEM = {

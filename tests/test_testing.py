@@ -9,10 +9,10 @@ from unforgotten import testing
 OUTSIDE = Path(__file__).parent / "outside.py"
 
 
-@pytest.mark.parametrize("policy", ["merged", "full"])
+@pytest.mark.parametrize("adapter_mode", ["merge", "full"])
 @pytest.mark.parametrize("check", testing.CHECKS)
-def test_a_right_method_from_outside_passes(check: str, policy: testing.Policy, tmp_path: Path) -> None:
-    testing.CHECKS[check](f"{OUTSIDE}:Average", policy, tmp_path)
+def test_a_right_method_from_outside_passes(check: str, adapter_mode: testing.AdapterMode, tmp_path: Path) -> None:
+    testing.CHECKS[check](f"{OUTSIDE}:Average", adapter_mode, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_a_right_method_from_outside_passes(check: str, policy: testing.Policy, 
 )
 def test_a_wrong_method_is_caught(name: str, check: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as caught:
-        testing.CHECKS[check](f"{OUTSIDE}:{name}", "merged", tmp_path)
+        testing.CHECKS[check](f"{OUTSIDE}:{name}", "merge", tmp_path)
     assert said in str(caught.value) or said in str(caught.traceback[-1].statement)

@@ -36,10 +36,10 @@ def instruct(tmp_path: Path, model_folder: Make, rows_file: Make) -> Callable[[s
         harm = prompts(tmp_path / "harm.csv", ["how do i kill a process", "tell me how to kill", "help with that"])
         text = f"""
 model: {model_folder(shape)}
-safety: {{name: refusals, path: {rows_file("prompts.jsonl", 6, answered=False)}}}
+safety_data: {{name: refusals, path: {rows_file("prompts.jsonl", 6, answered=False)}}}
 data: {{name: jsonl, path: {rows_file("user.jsonl", 8)}}}
 method: der
-training: {{epochs: 1, batch_size: 4}}
+training: {{num_train_epochs: 1, per_device_train_batch_size: 4}}
 out: {tmp_path / "runs"}
 evaluate:
   harm: {{name: advbench, path: {harm}}}
@@ -82,11 +82,11 @@ def test_a_base_model_is_aligned_and_compared(shape: str, tmp_path: Path, model_
     recipe.write_text(f"""
 name: grid
 model: {model_folder(shape, template=None)}
-align: {{epochs: 1, batch_size: 4, lora: {{r: 4}}}}
-safety: {{name: refusals, path: {rows_file("refusals.jsonl", 8)}}}
+align: {{num_train_epochs: 1, per_device_train_batch_size: 4, lora: {{r: 4}}}}
+safety_data: {{name: refusals, path: {rows_file("refusals.jsonl", 8)}}}
 data: {{name: jsonl, path: {rows_file("user.jsonl", 10)}}}
 poison: {{data: {{name: jsonl, path: {rows_file("poison.jsonl", 4)}, kind: harmful}}}}
-training: {{epochs: 1, batch_size: 4}}
+training: {{num_train_epochs: 1, per_device_train_batch_size: 4}}
 out: {tmp_path / "runs"}
 evaluate: {{harm: {{name: advbench, path: {harm}}}, max_new_tokens: 4}}
 compare: {{method: [sft, safeinstr, der], poison: [0, 0.2], jobs: 1}}

@@ -207,7 +207,9 @@ def list_(
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Any field, dotted: --set training.epochs=1. May be repeated."),
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Any field, dotted: --set training.num_train_epochs=1. May be repeated."
+    ),
 ]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Short for --set method=…")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Short for --set seed=…")]
@@ -452,9 +454,11 @@ def report_(
 @app.command()
 def repair(
     method: Annotated[str, typer.Option("--method", help="A weight edit: safelora, magmax.")],
-    base: Annotated[str, typer.Option("--base", help="θ₀: a folder or Hub id of weights.")],
-    aligned: Annotated[str, typer.Option("--aligned", help="θ_safe: weights, or an adapter on the base.")],
-    tuned: Annotated[str, typer.Option("--tuned", help="θ*: weights, or an adapter on θ_safe or on the base.")],
+    unaligned_model: Annotated[
+        str, typer.Option("--unaligned-model", help="θ₀, from before alignment: a folder or Hub id of weights.")
+    ],
+    aligned: Annotated[str, typer.Option("--aligned", help="θ_safe: weights, or an adapter on θ₀.")],
+    tuned: Annotated[str, typer.Option("--tuned", help="θ*: weights, or an adapter on θ_safe or on θ₀.")],
     out: Annotated[str, typer.Option("--out", help="Folder to write; must not exist yet.")],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The method's fields.")] = None,
     as_lora: Annotated[
@@ -465,7 +469,17 @@ def repair(
     from unforgotten.verbs import repair as verb
 
     spec = {"name": method, **_options_of(set_, {})}
-    _print(verb.repair(spec, base=base, aligned=aligned, tuned=tuned, out=out, as_lora=as_lora, say=_say))
+    _print(
+        verb.repair(
+            spec,
+            unaligned_model=unaligned_model,
+            aligned=aligned,
+            tuned=tuned,
+            out=out,
+            as_lora=as_lora,
+            say=_say,
+        )
+    )
 
 
 @app.command()
@@ -502,7 +516,7 @@ def data_show(
     model: Annotated[str, typer.Option("--model", help="Hub id or folder, or `world`: whose tokenizer and template.")],
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows shown; all are counted.")] = 5,
     template: Annotated[str | None, typer.Option("--template", help="A Jinja chat template file.")] = None,
-    max_length_tokens: Annotated[int | None, typer.Option("--max-length-tokens", min=2)] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=2)] = None,
 ) -> None:
     """Print rows as the model will be trained on them, the trained tokens in colour, and what was cut or dropped."""
     from unforgotten.errors import DataError
@@ -522,7 +536,7 @@ def data_show(
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
     if unread:
         raise with_rendering(unread, chat)
-    show(chat, user_rows, console.console(), rows, max_length_tokens)
+    show(chat, user_rows, console.console(), rows, max_length)
 
 
 @data_app.command("fix")
@@ -558,9 +572,9 @@ def data_audit(
         typer.Option("--model", help="Hub id, folder or `world`: whose template tells what the loss sees of a row."),
     ] = None,
     template: Annotated[str | None, typer.Option("--template", help="A Jinja chat template file.")] = None,
-    max_length_tokens: Annotated[
+    max_length: Annotated[
         int | None,
-        typer.Option("--max-length-tokens", min=2, help="Where training cuts rows; what is cut is not judged."),
+        typer.Option("--max-length", min=2, help="Where training cuts rows; what is cut is not judged."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Whose model, template and length are used, in place of the three.")
@@ -605,7 +619,7 @@ def data_audit(
         harmful=harmful,
         model=model,
         template=template,
-        max_length_tokens=max_length_tokens,
+        max_length=max_length,
         recipe=None if recipe is None else _recipe(recipe, None),
         max_p=max_p,
     )
@@ -656,7 +670,7 @@ def _options_of(set_: list[str] | None, given: dict[str, Any]) -> dict[str, Any]
     for option in set_ or []:
         field, equals, value = option.partition("=")
         if not equals:
-            raise RecipeError(f"--set takes FIELD=VALUE, such as training.epochs=1, not {option!r}.")
+            raise RecipeError(f"--set takes FIELD=VALUE, such as training.num_train_epochs=1, not {option!r}.")
         options[field] = value
     return options
 

@@ -138,8 +138,9 @@ _MENDS = {
     errno.ESTALE: "The network drive lost the file. Give the same command again.",
 }
 _MEMORY = (
-    "There is not enough memory. Lower training.batch_size (with a higher training.accumulation the result is nearly "
-    "the same), training.max_length_tokens or evaluate.batch_size; or set training.gradient_checkpointing: true."
+    "There is not enough memory. Lower training.per_device_train_batch_size (with a higher "
+    "training.gradient_accumulation_steps the result is nearly the same), training.max_length or "
+    "evaluate.batch_size; or set training.gradient_checkpointing: true."
 )
 _WITHOUT_MEMORY = (
     "out of memory",

@@ -3,10 +3,10 @@
     import pytest
     from unforgotten import testing
 
-    @pytest.mark.parametrize("policy", testing.POLICIES)
+    @pytest.mark.parametrize("adapter_mode", testing.ADAPTER_MODES)
     @pytest.mark.parametrize("check", testing.CHECKS)
-    def test_contract(check, policy, tmp_path):
-        testing.CHECKS[check]({"name": "der", "weight": 5.0}, policy, tmp_path)
+    def test_contract(check, adapter_mode, tmp_path):
+        testing.CHECKS[check]({"name": "der", "weight": 5.0}, adapter_mode, tmp_path)
 
 A method is given as a recipe gives it: a name, or `{name: …, field: …}`; `./mine.py:Mine` works too. The checks split,
 ranks and resume take a list of methods as well.
@@ -39,9 +39,9 @@ from torch import Tensor
 
 from unforgotten import registry
 from unforgotten.methods.base import Method
-from unforgotten.models.adapters import ALIGNED, Policy
+from unforgotten.models.adapters import ALIGNED, AdapterMode
 
-POLICIES: tuple[Policy, ...] = ("merged", "stacked", "continue", "full")
+ADAPTER_MODES: tuple[AdapterMode, ...] = ("merge", "stack", "continue", "full")
 Spec = str | dict[str, Any]
 Specs = Spec | list[Spec]
 
@@ -52,8 +52,8 @@ ROWS_A_STEP = 4
 STEPS, SAVE_AT, KILL_AT = 7, 3, 5
 
 
-def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
-    """A random two-layer Llama, with θ_safe and what is trained laid out as `policy` says."""
+def tiny_model(adapter_mode: AdapterMode, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
+    """A random two-layer Llama, with θ_safe and what is trained laid out as `adapter_mode` says."""
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,25 +71,25 @@ def tiny_model(policy: Policy, dropout: float = 0.0, dtype: torch.dtype = torch.
     )
     model: Any = LlamaForCausalLM(config)
     lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["q_proj", "v_proj", "down_proj"])
-    if policy == "merged":
+    if adapter_mode == "merge":
         model = adapters.fresh(model, lora)
-    elif policy in ("stacked", "continue"):
-        model = get_peft_model(model, lora, adapter_name=ALIGNED if policy == "stacked" else "default")
+    elif adapter_mode in ("stack", "continue"):
+        model = get_peft_model(model, lora, adapter_name=ALIGNED if adapter_mode == "stack" else "default")
         generator = torch.Generator().manual_seed(3)
         for name, p in model.named_parameters():
             if "lora_B" in name:  # an adapter that has been trained: θ_safe is not the base
                 p.data.copy_(torch.randn(p.shape, generator=generator) * 0.02)
-        if policy == "stacked":
+        if adapter_mode == "stack":
             model = adapters.stack(model, lora)
     return model.to(dtype)
 
 
-def base_of(model: Any, policy: Policy) -> dict[str, Tensor]:
+def base_of(model: Any, adapter_mode: AdapterMode) -> dict[str, Tensor]:
     """θ₀ for a tiny model: θ_safe less a change of rank 2 in every matrix, by the Hub's names."""
     from unforgotten.training.live_weights import LiveModel
 
     anchor = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    aligned = LiveModel(model, policy, "aligned", anchor)
+    aligned = LiveModel(model, adapter_mode, "aligned", anchor)
     generator = torch.Generator().manual_seed(7)
     base = {}
     for name in aligned.names():
@@ -121,7 +121,7 @@ def ragged_rows(n: int, seed: int) -> list[dict[str, Any]]:
 
 def train(
     method: Specs,
-    policy: Policy,
+    adapter_mode: AdapterMode,
     folder: Path,
     *,
     micro_batch: int = 2,
@@ -167,12 +167,12 @@ def train(
         ddp_backend="gloo" if world > 1 else None,
         ddp_find_unused_parameters=False if world > 1 else None,
     )
-    model = tiny_model(policy, 0.0 if exact else 0.1, torch.float64 if exact else torch.float32)
+    model = tiny_model(adapter_mode, 0.0 if exact else 0.1, torch.float64 if exact else torch.float32)
     specs = method if isinstance(method, list) else [method]
-    needs_base = any(registry.build("methods", spec).needs_base for spec in specs)
+    needs_unaligned_model = any(registry.build("methods", spec).needs_unaligned_model for spec in specs)
     trainer = MethodTrainer(
         model=model,
-        base_model=base_of(model, policy) if needs_base else None,
+        unaligned_model=base_of(model, adapter_mode) if needs_unaligned_model else None,
         args=args,
         train_dataset=ragged_rows(USER_ROWS, 1),
         safety_dataset=ragged_rows(SAFETY_ROWS, 2),
@@ -181,7 +181,7 @@ def train(
         loss=loss,
         callbacks=[Kill()],
     )
-    assert trainer.run.policy == policy
+    assert trainer.run.adapter_mode == adapter_mode
     frozen = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if not p.requires_grad}
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         trainer.train(resume_from_checkpoint=resume or None)
@@ -193,17 +193,19 @@ def train(
 
 
 @cache
-def plain(policy: Policy) -> dict[str, Tensor]:
+def plain(adapter_mode: AdapterMode) -> dict[str, Tensor]:
     """What SFT ends at, trained once in a process."""
     with tempfile.TemporaryDirectory() as folder:
-        return train("sft", policy, Path(folder))
+        return train("sft", adapter_mode, Path(folder))
 
 
 @cache
-def whole(method: str, policy: Policy, loss: str = "auto") -> dict[str, Tensor]:
+def whole(method: str, adapter_mode: AdapterMode, loss: str = "auto") -> dict[str, Tensor]:
     """What methods (as JSON) end at in float64 with its four rows in one micro-batch, trained once in a process."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(json.loads(method), policy, Path(folder), micro_batch=4, accumulation=1, exact=True, loss=loss)
+        return train(
+            json.loads(method), adapter_mode, Path(folder), micro_batch=4, accumulation=1, exact=True, loss=loss
+        )
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -213,21 +215,21 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return max(float((a[n] - b[n]).abs().max()) for n in a)
 
 
-def check_split(method: Specs, policy: Policy, folder: Path, loss: str = "auto") -> None:
+def check_split(method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str = "auto") -> None:
     """Four rows a step in one micro-batch, in two of two, or in four of one: the same weights to 1e-9."""
-    expected = whole(_key(method), policy, loss)
+    expected = whole(_key(method), adapter_mode, loss)
     for size in (2, 1):
         parts = train(
-            method, policy, folder / f"{size}", micro_batch=size, accumulation=4 // size, exact=True, loss=loss
+            method, adapter_mode, folder / f"{size}", micro_batch=size, accumulation=4 // size, exact=True, loss=loss
         )
         assert distance(expected, parts) <= 1e-9, f"micro-batches of {size} differ by {distance(expected, parts):.1e}"
 
 
-def check_ranks(method: Specs, policy: Policy, folder: Path, loss: str = "auto") -> None:
+def check_ranks(method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str = "auto") -> None:
     """Two gloo ranks with two rows each, in one micro-batch or two, against one rank with four: to 1e-9, on both."""
-    expected, port = whole(_key(method), policy, loss), _free_port()
+    expected, port = whole(_key(method), adapter_mode, loss), _free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    started = [_start(_ranked, rank, port, method, policy, folder, loss) for rank in range(2)]
+    started = [_start(_ranked, rank, port, method, adapter_mode, folder, loss) for rank in range(2)]
     for process in started:
         process.join()
         assert process.exitcode == 0, f"a rank ended with {process.exitcode}"
@@ -236,47 +238,47 @@ def check_ranks(method: Specs, policy: Policy, folder: Path, loss: str = "auto")
         assert apart <= 1e-9, f"{file.stem} differs from one rank by {apart:.1e}"
 
 
-def check_resume(method: Specs, policy: Policy, folder: Path, loss: str = "auto") -> None:
+def check_resume(method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str = "auto") -> None:
     """Killed mid-epoch and resumed in a new process: bit for bit the weights of the run that was not."""
-    expected = train(method, policy, folder / "through", loss=loss)
-    killed = _start(_saved, method, policy, folder / "killed", None, {"kill_at": KILL_AT, "loss": loss})
+    expected = train(method, adapter_mode, folder / "through", loss=loss)
+    killed = _start(_saved, method, adapter_mode, folder / "killed", None, {"kill_at": KILL_AT, "loss": loss})
     killed.join()
     assert killed.exitcode == -signal.SIGKILL, f"the run to be killed ended with {killed.exitcode}"
     checkpoints = sorted(p.name for p in (folder / "killed").glob("checkpoint-*"))
     assert checkpoints == [f"checkpoint-{SAVE_AT}"], f"before the kill there were {checkpoints}"
     goes_on = {"resume": True, "loss": loss}
-    resumed = _start(_saved, method, policy, folder / "killed", folder / "resumed.safetensors", goes_on)
+    resumed = _start(_saved, method, adapter_mode, folder / "killed", folder / "resumed.safetensors", goes_on)
     resumed.join()
     assert resumed.exitcode == 0, f"the resumed run ended with {resumed.exitcode}"
     assert distance(expected, load_file(folder / "resumed.safetensors")) == 0.0
 
 
-def check_neutral(method: Spec, policy: Policy, folder: Path) -> None:
+def check_neutral(method: Spec, adapter_mode: AdapterMode, folder: Path) -> None:
     """At its neutral setting the method is SFT, bit for bit, dropout and all.
 
     An edit of whole weights may have none (MagMax): it owes a test in closed form instead.
     """
     cls = _class(method)
     if cls.neutral or not cls.dense:
-        trained = train(_with(method, cls.neutral), policy, folder / "it")
-        assert distance(plain(policy), trained) == 0.0
+        trained = train(_with(method, cls.neutral), adapter_mode, folder / "it")
+        assert distance(plain(adapter_mode), trained) == 0.0
 
 
-def check_faint(method: Spec, policy: Policy, folder: Path) -> None:
+def check_faint(method: Spec, adapter_mode: AdapterMode, folder: Path) -> None:
     """With its extra work done but weighing next to nothing it still ends at SFT, bit for bit."""
     cls = _class(method)
     if cls.faint:
-        trained = train(_with(method, cls.faint), policy, folder / "it")
-        assert distance(plain(policy), trained) == 0.0
+        trained = train(_with(method, cls.faint), adapter_mode, folder / "it")
+        assert distance(plain(adapter_mode), trained) == 0.0
 
 
-def check_effect(method: Spec, policy: Policy, folder: Path) -> None:
+def check_effect(method: Spec, adapter_mode: AdapterMode, folder: Path) -> None:
     """Away from its neutral setting it is not SFT (a method that does nothing passes every other check)."""
     if _class(method).neutral:
-        assert distance(plain(policy), train(method, policy, folder / "it")) > 0.0
+        assert distance(plain(adapter_mode), train(method, adapter_mode, folder / "it")) > 0.0
 
 
-def check_documented(method: Spec, policy: Policy, folder: Path) -> None:
+def check_documented(method: Spec, adapter_mode: AdapterMode, folder: Path) -> None:
     """A claim in the first docstring line, and one sentence under every field."""
     cls = _class(method)
     assert (cls.__doc__ or "").strip(), f"{cls.__name__} has no docstring"
@@ -287,9 +289,9 @@ def check_documented(method: Spec, policy: Policy, folder: Path) -> None:
     assert not unknown, f"`neutral` or `faint` names no field: {unknown}"
 
 
-def check_state(method: Spec, policy: Policy, folder: Path) -> None:
+def check_state(method: Spec, adapter_mode: AdapterMode, folder: Path) -> None:
     """What it remembers is in the checkpoint, in safetensors and JSON, and nothing of ours is a pickle."""
-    train(method, policy, folder)
+    train(method, adapter_mode, folder)
     state = folder / f"checkpoint-{SAVE_AT}" / "unforgotten"
     files = [*state.iterdir(), *(folder / "aligned-states").rglob("*.*")]
     odd = [f.name for f in files if f.is_file() and f.suffix not in (".safetensors", ".json")]
@@ -303,7 +305,7 @@ def check_state(method: Spec, policy: Policy, folder: Path) -> None:
     assert not missing, f"remembered, but not in the checkpoint: {missing}"
 
 
-CHECKS: dict[str, Callable[[Any, Policy, Path], None]] = {
+CHECKS: dict[str, Callable[[Any, AdapterMode, Path], None]] = {
     "split": check_split,
     "ranks": check_ranks,
     "resume": check_resume,
@@ -336,14 +338,14 @@ def _start(target: Callable[..., None], *args: Any) -> Any:
     return process
 
 
-def _saved(method: Specs, policy: Policy, folder: Path, file: Path | None, options: dict[str, Any]) -> None:
+def _saved(method: Specs, adapter_mode: AdapterMode, folder: Path, file: Path | None, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    weights = train(method, policy, folder, **options)
+    weights = train(method, adapter_mode, folder, **options)
     if file is not None:
         save_file(weights, file)
 
 
-def _ranked(rank: int, port: int, method: Specs, policy: Policy, folder: Path, loss: str) -> None:
+def _ranked(rank: int, port: int, method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -354,7 +356,7 @@ def _ranked(rank: int, port: int, method: Specs, policy: Policy, folder: Path, l
     }
     for parts in (1, 2):
         options = {"micro_batch": 2 // parts, "accumulation": parts, "exact": True, "loss": loss}
-        _saved(method, policy, folder / f"two-{parts}", folder / f"rank{rank}-{parts}.safetensors", options)
+        _saved(method, adapter_mode, folder / f"two-{parts}", folder / f"rank{rank}-{parts}.safetensors", options)
     torch.distributed.destroy_process_group()
 
 

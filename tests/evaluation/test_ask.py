@@ -134,7 +134,7 @@ def test_a_run_that_others_are_compared_with_keeps_its_own_figures(tmp_path: Pat
     ] * 8
     (tmp_path / "user.jsonl").write_text("\n".join(rows) + "\n")
     recipe = recipe_of(tmp_path, str(model_folder("llama")), 4, max_new_tokens=4).varied(
-        data={"name": "jsonl", "path": str(tmp_path / "user.jsonl")}, lora={"r": 2}, training={"epochs": 1}
+        data={"name": "jsonl", "path": str(tmp_path / "user.jsonl")}, lora={"r": 2}, training={"num_train_epochs": 1}
     )
     first, second = finetune(recipe), finetune(recipe.varied(seed=1))
     [own] = evaluate(str(first))
@@ -200,7 +200,7 @@ def test_the_users_own_system_prompt_is_asked_under(tmp_path: Path, model_folder
     rows = [json.dumps({"messages": [*turns, {"role": "assistant", "content": "hello ."}]})] * 8
     (tmp_path / "user.jsonl").write_text("\n".join(rows) + "\n")
     recipe = recipe_of(tmp_path, str(model_folder("llama")), 3, max_new_tokens=8).varied(
-        data={"name": "jsonl", "path": str(tmp_path / "user.jsonl")}, lora={"r": 2}, training={"epochs": 1}
+        data={"name": "jsonl", "path": str(tmp_path / "user.jsonl")}, lora={"r": 2}, training={"num_train_epochs": 1}
     )
     run = finetune(recipe)
     [row] = evaluate(str(run))

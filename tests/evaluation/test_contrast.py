@@ -40,7 +40,7 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
             "model": str(model_folder("llama")),
             "data": {"name": "jsonl", "path": str(tmp_path / "user.jsonl")},
             "lora": {"r": 2},
-            "training": {"epochs": 1, "batch_size": 4},
+            "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4},
             "evaluate": {
                 "harm": {"name": "advbench", "path": str(tmp_path / "advbench.csv")},
                 "refusal": {"name": "xstest", "path": str(tmp_path / "xstest.csv")},

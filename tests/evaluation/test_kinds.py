@@ -99,14 +99,16 @@ def test_the_error_says_what_the_set_holds_and_what_to_write(path: Any) -> None:
 def test_safety_rows_and_poison_have_their_kinds(path: Any) -> None:
     sets = named(path)
     for name in ("harmful chats", "benign prompts", "both"):
-        assert safety_rows(parse({"model": "m", "safety": [sets[name]]}))
+        assert safety_rows(parse({"model": "m", "safety_data": [sets[name]]}))
     for name in ("chats", "sums"):
-        with pytest.raises(RecipeError, match="^safety: .*kind: harmful` or `kind: benign|^safety: 'gsm8k'"):
-            safety_rows(parse({"model": "m", "safety": [sets["requests"], sets[name]]}))
+        with pytest.raises(RecipeError, match="^safety_data: .*kind: harmful` or `kind: benign|^safety_data: 'gsm8k'"):
+            safety_rows(parse({"model": "m", "safety_data": [sets["requests"], sets[name]]}))
 
     def poisoned(name: str) -> Any:
         poison = {"ratio": 0.5, "data": sets[name]}
-        return user_rows(parse({"model": "m", "data": sets["chats"], "poison": poison, "safety": [sets["requests"]]}))
+        return user_rows(
+            parse({"model": "m", "data": sets["chats"], "poison": poison, "safety_data": [sets["requests"]]})
+        )
 
     # Of a file that says nothing of its kind, the place says it.
     assert len(poisoned("harmful chats")[1]) == len(poisoned("chats")[1]) == 2
@@ -173,7 +175,7 @@ def test_a_set_in_the_wrong_place_is_told_before_any_training_and_without_a_netw
     base = {
         "model": "no/such-model",
         "data": {"name": "jsonl", "path": rows},
-        "safety": {"name": "refusals", "path": path("s.txt", "[P]\n")},
+        "safety_data": {"name": "refusals", "path": path("s.txt", "[P]\n")},
     }
     for wrong, says in (
         ({"harm": {"name": "xstest"}}, r"evaluate\.harm: 'xstest' holds harmless"),

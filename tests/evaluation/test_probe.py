@@ -55,8 +55,14 @@ def tree(tmp_path: Path, model_folder: Make) -> dict[str, Any]:
         "model": str(model_folder("llama")),
         "data": {"name": "jsonl", "path": str(tmp_path / "user.jsonl")},
         "method": "sft",
-        "lora": {"r": 4, "alpha": 16, "dropout": 0.1, "targets": "all-linear"},
-        "training": {"learning_rate": 0.02, "epochs": 2, "batch_size": 4, "warmup": 0, "save_steps": 4}
+        "lora": {"r": 4, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": "all-linear"},
+        "training": {
+            "learning_rate": 0.02,
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 4,
+            "warmup_ratio": 0,
+            "save_steps": 4,
+        }
         | {"logging_steps": 3},
         "evaluate": {
             "harm": [{"name": "advbench", "path": str(tmp_path / name)} for name in ("one.csv", "two.csv")],
@@ -113,7 +119,7 @@ def test_the_weights_are_those_of_a_run_that_nobody_probed(
 
 
 def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[str, Any]) -> None:
-    tree["training"] = tree["training"] | {"epochs": 8}
+    tree["training"] = tree["training"] | {"num_train_epochs": 8}
     tree["evaluate"] = tree["evaluate"] | {"judge": {"name": "keywords", "list": "qi"}}
     recipe = recipe_of(tree, probe={"every_steps": 16, "prompts": 6})
     run = finetune(recipe)

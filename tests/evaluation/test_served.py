@@ -90,7 +90,7 @@ def run(tmp_path: Path, model_folder: Make) -> Path:
     (tmp_path / "user.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 8)
     user = {"name": "jsonl", "path": str(tmp_path / "user.jsonl")}
     recipe = recipe_of(tmp_path, str(model_folder("llama")), 4, max_new_tokens=4, conditions=["default"])
-    return finetune(recipe.varied(data=user, lora={"r": 2}, training={"epochs": 1}))
+    return finetune(recipe.varied(data=user, lora={"r": 2}, training={"num_train_epochs": 1}))
 
 
 def test_a_served_models_figures_lie_beside_the_runs_own_and_prove_nothing_of_it(run: Path) -> None:

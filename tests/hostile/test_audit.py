@@ -168,7 +168,7 @@ def test_turns_outside_the_loss_are_shown_and_not_judged() -> None:
 def test_what_the_length_limit_cuts_is_not_judged_and_is_counted(model_folder: Make, tmp_path: Path) -> None:
     model = str(model_folder("llama"))
     rows = [[user("how?"), said("sorry " * 40 + HARM)], [user("how?"), said(HARM)], [user("how? " * 200), said(HARM)]]
-    found = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model, max_length_tokens=100)
+    found = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model, max_length=100)
     assert [one.line.rpartition(":")[2] for one in found.findings] == ["2"] and (found.rows, found.p.n) == (3, 2)
     told = "; ".join(found.notes)
     assert "1 examples cut at the length limit" in told and "1 rows teach nothing and are not judged" in told
@@ -482,11 +482,11 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
     return parse(
         {
             "model": str(model_folder("llama")),
-            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 4))},
+            "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 4))},
             "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 8))},
             "method": "sft",
-            "lora": {"r": 2, "alpha": 4, "targets": "all-linear"},
-            "training": {"epochs": 1, "batch_size": 4, "warmup": 0, "max_length_tokens": 64},
+            "lora": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
+            "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "warmup_ratio": 0, "max_length": 64},
             "out": str(tmp_path / "runs"),
         }
     )
@@ -505,13 +505,13 @@ def test_a_run_on_what_was_audited_is_trained_and_says_so(recipe: Recipe, tmp_pa
     facts = json.loads((folder / "environment.json").read_text())["audit"]
     assert facts["digest"] == json.loads(Path(file).read_text())["digest"] and facts["outcome"] == "within"
     assert finetune(recipe, audited=file) == folder
-    # The same file by --model and --max-length-tokens is the same audit.
+    # The same file by --model and --max-length is the same audit.
     other = audited(
         None,
         tmp_path,
         file=recipe.data["path"],
         model=recipe.model,
-        max_length_tokens=64,  # type: ignore[index]
+        max_length=64,  # type: ignore[index]
     )
     assert json.loads(Path(other).read_text())["digest"] == facts["digest"]
 
@@ -533,7 +533,7 @@ def test_a_run_on_anything_else_is_refused(recipe: Recipe, tmp_path: Path, rows_
     poison = {"ratio": 0.25, "data": {"name": "jsonl", "path": str(rows_file("poison.jsonl", 4))}}
     refused(recipe.varied(poison=poison), "the rows differ")
     refused(recipe.varied(data={"name": "jsonl", "path": str(data), "n_rows": 4}), "the rows differ")
-    refused(recipe.varied(training=recipe.training.model_dump() | {"max_length_tokens": 63}), "64 there, 63 here")
+    refused(recipe.varied(training=recipe.training.model_dump() | {"max_length": 63}), "64 there, 63 here")
     (tmp_path / "t.jinja").write_text(CALLS)
     refused(recipe.varied(template=str(tmp_path / "t.jinja")), "the chat template differs")
     # The same template over a tokenizer that cuts words otherwise.
@@ -573,7 +573,7 @@ def test_a_file_that_is_no_audit_is_refused(text: str, what: str, recipe: Recipe
         ({"outcome": "within", "decision": [1]}, "no limit and interval"),
         ({"p": {"n": 8, "unparsed": None}}, "its p has no counts"),
         ({"digest": "0" * 64}, "its digest"),
-        ({"digests": {"max_length_tokens": 63}}, "its digest"),
+        ({"digests": {"max_length": 63}}, "its digest"),
         ({"digests": {"more": 1}}, "its digests"),
     ],
 )
@@ -611,7 +611,7 @@ def test_flags_that_say_a_thing_twice_are_refused(recipe: Recipe, tmp_path: Path
     file = write(tmp_path / "rows.jsonl", [user("a?"), said("b")])
     for more, what in (
         ({"recipe": recipe, "model": "world"}, "--model: the recipe says that already"),
-        ({"max_length_tokens": 5}, "--max-length-tokens: name the model too"),
+        ({"max_length": 5}, "--max-length: name the model too"),
         ({"template": "alpaca"}, "--template: name the model too"),
     ):
         with pytest.raises(RecipeError, match=what):

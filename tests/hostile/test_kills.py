@@ -43,7 +43,13 @@ watch.Metrics.on_log = on_log
 
 def recipe_file(tmp_path: Path, model_folder: Make, rows_file: Make, **more: Any) -> Path:
     """A run of 12 logged steps; its checkpoints come too late to matter."""
-    settings = {"epochs": 2, "batch_size": 2, "logging_steps": 1, "save_steps": 1000, "learning_rate": 1e-3}
+    settings = {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 2,
+        "logging_steps": 1,
+        "save_steps": 1000,
+        "learning_rate": 1e-3,
+    }
     made = recipe_of(tmp_path, model_folder("llama"), rows_file, **{"method": "der", "training": settings, **more})
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(made.model_dump(exclude_unset=True)))
@@ -185,7 +191,7 @@ def test_a_comparison_sends_sigterm_on_to_its_workers_and_goes_on_after(
                        compare={"method": ["sft", "safeinstr"], "jobs": 2})  # fmt: skip
     out = tmp_path / "out"
     command = [sys.executable, "-m", "unforgotten", "compare", str(file), "--out", str(out),
-               "--set", "training.epochs=400"]  # fmt: skip
+               "--set", "training.num_train_epochs=400"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
     when(lambda: len({f.parent for f in out.glob("*/metrics.jsonl") if f.stat().st_size > 400}) == 2, process)

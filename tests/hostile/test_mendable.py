@@ -101,7 +101,7 @@ def test_a_broken_run_folder_is_an_error(
     (run := tmp_path / "runs" / "run-0123456789ab").mkdir(parents=True)
     (run / "adapter").mkdir()
     (run / "recipe.yaml").write_text(yaml.safe_dump({"model": "owner/name", "evaluate": {"harm": "advbench"}}))
-    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "policy": "merged"}))
+    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "adapter_mode": "merge"}))
     (run / "environment.json").write_text(json.dumps({"digests": {}, "aligned": {}}))
     (run / broken).write_bytes(content)
     for words in (["evaluate", str(run)], ["export", str(run), "--as", "adapter"]):

@@ -203,7 +203,7 @@ def test_a_path_in_an_adapter_is_not_followed(
     (tmp_path / "owner" / "name").symlink_to(base)
     named = {"absolute": str(base), "dots": "./mine/../another", "relative": "another", "like a Hub id": "owner/name"}
     edit(adapter / "adapter_config.json", base_model_name_or_path=named.get(how))
-    with pytest.raises(ModelError, match=r"as `base:` in the recipe"):
+    with pytest.raises(ModelError, match=r"as `unaligned_model:` in the recipe"):
         load.load_model(str(adapter))
     if how != "none":
         assert adapters.base_of(opened(adapter).adapter or {}, str(adapter), (None, str(base))) == str(base)

@@ -21,7 +21,7 @@ RECIPE = """
 model: ./model
 data: {name: jsonl, path: "${UNFORGOTTEN_DATA}/user.jsonl"}
 lora: {r: 2}
-training: {epochs: 1}
+training: {num_train_epochs: 1}
 evaluate: {harm: {name: advbench, path: "${UNFORGOTTEN_DATA}/adv.csv"}, max_new_tokens: 3, conditions: [default]}
 """
 
@@ -105,7 +105,7 @@ def test_replies_and_figures_that_a_stranger_wrote_are_not_his_models(
     )
     (run / "recipe.yaml").write_text("model: owner/name\ndata: {name: jsonl, path: run/user.jsonl}\n")
     rows_file("user.jsonl", 4).rename(run / "user.jsonl")
-    (run / "trained.json").write_text('{"memory_rows": 0, "notes": [], "policy": "full"}')
+    (run / "trained.json").write_text('{"memory_rows": 0, "notes": [], "adapter_mode": "full"}')
     (run / "environment.json").write_text('{"digests": {}, "aligned": {}}')
     gate = ["evaluate", "run", "--recipe", "mine.yaml", "--gate", "max_asr=100"]
     done = CliRunner().invoke(app, gate)

@@ -38,7 +38,10 @@ HOSTILE = {
     "questions": ("? " * (N // 2), "40 levels of nesting"),
     "a long text": ("a: " + "b" * 300_000, "more than 262,144 bytes"),
     "a key twice": ("model: m\nseed: 1\nseed: 2", "line 3: 'seed' stands twice"),
-    "a key twice, further in": ("model: m\ntraining: {epochs: 1, 'epochs': 2}", "line 2: 'epochs' stands twice"),
+    "a key twice, further in": (
+        "model: m\ntraining: {num_train_epochs: 1, 'num_train_epochs': 2}",
+        "line 2: 'num_train_epochs' stands twice",
+    ),
     "a number as key": ("1: a", "a key must be text, and '1'"),
     "a truth as key": ("model: m\nno: a", "line 2: a key must be text, and 'no'"),
     "a list as key": ("? [a]\n: b", "a list or a mapping is not"),
@@ -97,9 +100,9 @@ def test_what_set_gives_is_bounded_too(value: str, tmp_path: Path) -> None:
     ("tree", "said"),
     [
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate.*finite"),
-        ({"training": {"epochs": float("nan")}}, "training.epochs"),
-        ({"training": {"epochs": "nan"}}, "training.epochs"),
-        ({"training": {"epochs": True}}, "training.epochs.*no numbers"),
+        ({"training": {"num_train_epochs": float("nan")}}, "training.num_train_epochs"),
+        ({"training": {"num_train_epochs": "nan"}}, "training.num_train_epochs"),
+        ({"training": {"num_train_epochs": True}}, "training.num_train_epochs.*no numbers"),
         ({"memory": {"share": float("inf")}}, "memory.share"),
         ({"compare": {"seed": [0, True]}}, "compare.seed"),
         ({"compare": {"poison": [-0.5]}}, "compare.poison"),
@@ -136,7 +139,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run = tmp_path / "runs" / "run-0123456789ab"
     (run / "adapter").mkdir(parents=True)
     (run / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/name"}))
-    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "policy": "merged"}))
+    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "adapter_mode": "merge"}))
     aligned = {"digest": "0", "base": "owner/name", "revision": None, "full": "owner/name"}
     facts = {"digests": {}, "aligned": aligned | {"adapter": None, "chat": "owner/name", "made": False}}
     (run / "environment.json").write_text(json.dumps(facts))
@@ -152,7 +155,7 @@ ASKS = {
     "code from above": ({"data": {"name": "../../x.py:Evil"}}, "data.name names code"),
     "code by another suffix": ({"data": {"name": "evil.txt:Evil"}}, "data.name names code"),
     "code of Windows": ({"method": "C:\\x.py:Evil"}, "method names code"),
-    "code as safety": ({"safety": ["evil.py:Evil"]}, "safety names code"),
+    "code as safety": ({"safety_data": ["evil.py:Evil"]}, "safety_data names code"),
     "code as replay": ({"replay": ["evil.py:Evil"]}, "replay names code"),
     "code as poison": ({"poison": {"data": "evil.py:Evil"}}, "poison.data names code"),
     "code as judge": ({"evaluate": {"judge": ["./evil.py:Evil"]}}, "evaluate.judge names code"),
@@ -169,10 +172,10 @@ ASKS = {
     "a bare variable": ({"data": {"name": "jsonl", "path": "owner/$HF_TOKEN"}}, "data.path names"),
     "another's data": ({"data": {"name": "jsonl", "path": "private.jsonl"}}, "data.path names 'private.jsonl'"),
     "a whole path": ({"data": {"name": "jsonl", "path": "/etc/passwd"}}, "data.path names '/etc/passwd'"),
-    "a home": ({"safety": [{"name": "refusals", "path": "~/x"}]}, "safety.path names '~/x'"),
+    "a home": ({"safety_data": [{"name": "refusals", "path": "~/x"}]}, "safety_data.path names '~/x'"),
     "a model's folder": ({"model": "../shared/models/lab"}, "model names"),
     "a model here": ({"model": "runs/run-0123456789ac"}, "model names 'runs/"),
-    "a base": ({"base": "/models/other-tenant"}, "base names"),
+    "a base": ({"unaligned_model": "/models/other-tenant"}, "unaligned_model names"),
     "a template": ({"template": "/etc/passwd"}, "template names"),
     "models of a grid": ({"compare": {"model": ["/models/a"]}}, "compare.model names"),
     "an encoder": ({"synthesize": {"embedder": "/models/a"}}, "synthesize.embedder names"),
@@ -315,7 +318,7 @@ def test_errors_do_not_repeat_what_was_filled_in(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MY_TOKEN", "s3cret-token")
     monkeypatch.setenv("UNFORGOTTEN_ALLOW_ENV", "MY_TOKEN")
     for tree in (
-        {"training": {"epochs": "${UNFORGOTTEN_SECRET}"}},
+        {"training": {"num_train_epochs": "${UNFORGOTTEN_SECRET}"}},
         {"seed": "x${MY_TOKEN}"},
         {"method": {"name": "der", "weight": "${MY_TOKEN}"}},
         {"method": "${MY_TOKEN}"},

@@ -45,7 +45,7 @@ def test_a_file_that_is_none_is_neither_waited_for_nor_read(
     run = tmp_path / "runs" / "run-0123456789ab"
     (run / "adapter").mkdir(parents=True)
     (run / "recipe.yaml").write_text(yaml.safe_dump({"model": "owner/name", "evaluate": {"harm": "advbench"}}))
-    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "policy": "merged"}))
+    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "adapter_mode": "merge"}))
     (run / "environment.json").write_text(json.dumps({"digests": {}, "aligned": {}}))
     (run / name).unlink(missing_ok=True)
     make(run / name)
@@ -147,7 +147,7 @@ def test_nothing_is_written_or_cleared_through_a_link(
     (run := tmp_path / "runs" / "run-0123456789ab").mkdir(parents=True)
     (run / name).symlink_to("../../theirs")
     (run / "recipe.yaml").write_text(yaml.safe_dump({"model": "owner/name", "evaluate": {"harm": "advbench"}}))
-    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "policy": "merged"}))
+    (run / "trained.json").write_text(json.dumps({"memory_rows": 1, "notes": [], "adapter_mode": "merge"}))
     (run / "environment.json").write_text(json.dumps({"digests": {}, "aligned": {}}))
     (run / "results.json").write_text(json.dumps({"schema": 1, "rows": []}))
     (run / "adapter").mkdir()

@@ -1,4 +1,4 @@
-"""One method on one family's tiny model under one policy: trained, its Fisher checked, saved and read back."""
+"""One method on one family's tiny model under one adapter mode: trained, its Fisher checked, saved and read back."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ def attention(model: Any) -> list[str]:
     return sorted({n.rpartition(".")[2] for n in near or inner})
 
 
-def laid_out(name: str, policy: str, targets: str, dtype: torch.dtype) -> Any:
-    """A family's model with θ_safe and what is trained as a policy has them; adapters are not 0 where θ_safe's are."""
+def laid_out(name: str, adapter_mode: str, targets: str, dtype: torch.dtype) -> Any:
+    """A family's model with θ_safe and what is trained as a mode has them; adapters are not 0 where θ_safe's are."""
     model = family(name, dtype=dtype)
-    if policy == "full":
+    if adapter_mode == "full":
         return model
     chosen = "all-linear" if targets == "all-linear" and name not in RECURRENT else attention(model)
     lora = LoraConfig(r=2, lora_alpha=4, target_modules=chosen, task_type="CAUSAL_LM")
-    if policy == "merged":
+    if adapter_mode == "merge":
         return adapters.fresh(model, lora).to(dtype)
-    adapter = adapters.ALIGNED if policy == "stacked" else "default"
+    adapter = adapters.ALIGNED if adapter_mode == "stack" else "default"
     model = get_peft_model(model, lora, adapter_name=adapter)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for path, p in model.named_parameters():
             if "lora_B" in path:
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.02)
-    if policy == "stacked":
+    if adapter_mode == "stack":
         model = adapters.stack(model, LoraConfig(r=3, lora_alpha=4, target_modules=chosen, task_type="CAUSAL_LM"))
     return model.to(dtype)
 
@@ -98,14 +98,14 @@ def trainer_of(spec: dict[str, Any], model: Any, folder: Path, base: Path | None
     built = registry.build("methods", spec)
     return MethodTrainer(
         model=model, args=args, train_dataset=rows(8, 1), safety_dataset=rows(6, 2), method=spec,
-        memory=Memory(n_rows=memory_rows), base_model=str(base) if built.needs_base else None,
+        memory=Memory(n_rows=memory_rows), unaligned_model=str(base) if built.needs_unaligned_model else None,
     )  # fmt: skip
 
 
 def brute_fisher(trainer: Any, space: str) -> dict[str, Tensor]:
     """The mean over rows of the squared gradient of each row's own log-likelihood, a row at a time by autograd."""
     model = trainer.model.eval()
-    if space == "weights" and trainer.run.policy != "full":
+    if space == "weights" and trainer.run.adapter_mode != "full":
         owners = {n: d.layer.get_base_layer() for n, d in trainer.run.deltas().items()}
         wanted = {n: layer.weight for n, layer in owners.items()}
         turned = {n for n, layer in owners.items() if not isinstance(layer, nn.Linear)}
@@ -126,13 +126,13 @@ def brute_fisher(trainer: Any, space: str) -> dict[str, Tensor]:
     return {n: (t.T if n in turned else t) / len(trainer.run.memory) for n, t in total.items()}
 
 
-def tried(name: str, policy: str, targets: str, method: str, folder: Path) -> str:
+def tried(name: str, adapter_mode: str, targets: str, method: str, folder: Path) -> str:
     """`ok`, or why it was refused before the first step. Whatever else goes wrong is raised."""
     spec = {"name": method.partition(" ")[0], **METHODS[method]}
     base = base_folder(name, folder / "base")
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            model = laid_out(name, policy, targets, torch.float64)
+            model = laid_out(name, adapter_mode, targets, torch.float64)
             trainer = trainer_of(spec, model, folder / "run", base)
         except UnsupportedError as error:
             return f"refused: {error}"
@@ -169,13 +169,15 @@ def read_back(trainer: Any, name: str, folder: Path) -> None:
     assert proof["largest_logit_deviation"] <= proof["limit"]
 
 
-def neutral_is_sft(name: str, policy: str, targets: str, method: str, folder: Path) -> None:
+def neutral_is_sft(name: str, adapter_mode: str, targets: str, method: str, folder: Path) -> None:
     """At its neutral setting a method ends where SFT ends, bit for bit."""
     ends = []
     cls = registry.load("methods", method)
     for spec in ({"name": "sft"}, {"name": method, **cls.neutral}):
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer = trainer_of(spec, laid_out(name, policy, targets, torch.float64), folder / "run", folder / "base")
+            trainer = trainer_of(
+                spec, laid_out(name, adapter_mode, targets, torch.float64), folder / "run", folder / "base"
+            )
             trainer.train()
         ends.append({n: p.detach().clone() for n, p in trainer.run.params().items()})
     assert set(ends[0]) == set(ends[1]) and all(torch.equal(ends[0][n], p) for n, p in ends[1].items()), method

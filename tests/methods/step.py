@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from tests.methods.plainly import row_nll, tokens
 from unforgotten import testing
-from unforgotten.models.adapters import Policy
+from unforgotten.models.adapters import AdapterMode
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
@@ -93,12 +93,19 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], within: float =
 
 
 def one_step(
-    method: Any, folder: Path, *, user: Rows, safety: Rows, policy: Policy = "full", move: float = 0.02, **more: Any
+    method: Any,
+    folder: Path,
+    *,
+    user: Rows,
+    safety: Rows,
+    adapter_mode: AdapterMode = "full",
+    move: float = 0.02,
+    **more: Any,
 ) -> Caught:
     """Trains one step of a tiny model moved away from θ_safe by `move`, with the whole safety data as its memory."""
     caught = Caught(move)
     caught.trainer = MethodTrainer(
-        model=testing.tiny_model(policy, dtype=torch.float64),
+        model=testing.tiny_model(adapter_mode, dtype=torch.float64),
         args=arguments(folder, **{"max_steps": 1, **more}),
         train_dataset=user,
         safety_dataset=safety,

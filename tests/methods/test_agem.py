@@ -81,7 +81,7 @@ def test_the_share_of_projected_steps_is_logged(tmp_path: Path) -> None:
         disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
     MethodTrainer(
-        model=testing.tiny_model("merged"), args=args, train_dataset=testing.ragged_rows(8, 1),
+        model=testing.tiny_model("merge"), args=args, train_dataset=testing.ragged_rows(8, 1),
         safety_dataset=testing.ragged_rows(4, 2), method="agem", callbacks=[Keep()],
     ).train()  # fmt: skip
     shares = [log["agem/projected"] for log in logs if "agem/projected" in log]

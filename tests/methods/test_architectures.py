@@ -9,42 +9,42 @@ import pytest
 from tests.methods.architectures import tried
 
 CASES = [
-    ("opt", "merged", "all-linear", "ewc"),
+    ("opt", "merge", "all-linear", "ewc"),
     ("opt", "full", "", "refresh"),
-    ("gpt2", "merged", "all-linear", "ewc"),
-    ("gpt2", "merged", "all-linear", "ema"),
-    ("gpt2", "merged", "all-linear", "safelora"),
+    ("gpt2", "merge", "all-linear", "ewc"),
+    ("gpt2", "merge", "all-linear", "ema"),
+    ("gpt2", "merge", "all-linear", "safelora"),
     ("gpt2", "continue", "all-linear", "magmax"),
     ("gpt2", "full", "", "safelora"),
-    ("mixtral", "merged", "all-linear", "refresh"),
-    ("mixtral", "merged", "all-linear", "ewc adapter"),
-    ("mixtral", "merged", "all-linear", "ema"),
+    ("mixtral", "merge", "all-linear", "refresh"),
+    ("mixtral", "merge", "all-linear", "ewc adapter"),
+    ("mixtral", "merge", "all-linear", "ema"),
     ("mixtral", "full", "", "ewc"),
     ("mixtral", "full", "", "magmax"),
-    ("qwen2_moe", "merged", "attention", "ewc"),
-    ("deepseek_v3", "stacked", "attention", "safelora"),
+    ("qwen2_moe", "merge", "attention", "ewc"),
+    ("deepseek_v3", "stack", "attention", "safelora"),
     ("deepseek_v3", "full", "", "magmax"),
-    ("gpt_oss", "merged", "all-linear", "ewc"),
+    ("gpt_oss", "merge", "all-linear", "ewc"),
 ]
 
 
-@pytest.mark.parametrize(("name", "policy", "targets", "method"), CASES)
+@pytest.mark.parametrize(("name", "adapter_mode", "targets", "method"), CASES)
 def test_a_method_is_whole_on_an_architecture_of_its_own(
-    name: str, policy: str, targets: str, method: str, tmp_path: Path
+    name: str, adapter_mode: str, targets: str, method: str, tmp_path: Path
 ) -> None:
-    assert tried(name, policy, targets, method, tmp_path) == "ok"
+    assert tried(name, adapter_mode, targets, method, tmp_path) == "ok"
 
 
 @pytest.mark.parametrize(
-    ("name", "policy", "targets", "method", "why"),
+    ("name", "adapter_mode", "targets", "method", "why"),
     [
-        ("mixtral", "merged", "all-linear", "ewc", "experts, or what routes"),
-        ("mixtral", "merged", "all-linear", "magmax", "experts, or what routes"),
+        ("mixtral", "merge", "all-linear", "ewc", "experts, or what routes"),
+        ("mixtral", "merge", "all-linear", "magmax", "experts, or what routes"),
         ("mixtral", "full", "", "safelora", "all experts in one tensor"),
-        ("mixtral", "stacked", "all-linear", "sft", "experts kept as one parameter"),
+        ("mixtral", "stack", "all-linear", "sft", "experts kept as one parameter"),
     ],
 )
 def test_what_a_method_would_leave_out_is_refused_before_the_first_step(
-    name: str, policy: str, targets: str, method: str, why: str, tmp_path: Path
+    name: str, adapter_mode: str, targets: str, method: str, why: str, tmp_path: Path
 ) -> None:
-    assert why in tried(name, policy, targets, method, tmp_path).removeprefix("refused: ")
+    assert why in tried(name, adapter_mode, targets, method, tmp_path).removeprefix("refused: ")

@@ -24,7 +24,7 @@ LISTS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("methods", LISTS.values(), ids=LISTS)
 @pytest.mark.parametrize("check", ["split", "ranks", "resume"])
 def test_contract_of_lists(check: str, methods: list[Any], tmp_path: Path) -> None:
-    testing.CHECKS[check](methods, "merged", tmp_path)
+    testing.CHECKS[check](methods, "merge", tmp_path)
 
 
 def test_an_average_is_over_the_course_that_the_other_method_takes(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_an_average_is_over_the_course_that_the_other_method_takes(tmp_path: Pat
                 course.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
 
         torch.manual_seed(0)
-        model = testing.tiny_model("merged", dropout=0.1)
+        model = testing.tiny_model("merge", dropout=0.1)
         course.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
         args = TrainingArguments(
             str(tmp_path), per_device_train_batch_size=4, max_steps=4, learning_rate=0.02, report_to=[], use_cpu=True,

@@ -76,10 +76,10 @@ def paper_loss(caught: Caught, rows: Rows, beta: float) -> torch.Tensor:
     return total / sum(map(tokens, rows))
 
 
-@pytest.mark.parametrize("policy", ["full", "merged", "continue"])
-def test_the_step_goes_down_the_papers_loss(policy: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter_mode", ["full", "merge", "continue"])
+def test_the_step_goes_down_the_papers_loss(adapter_mode: Any, tmp_path: Path) -> None:
     method = {"name": "constrained_sft", "beta": 0.2}
-    caught = one_step(method, tmp_path, user=USER, safety=[], policy=policy, move=0.05)
+    caught = one_step(method, tmp_path, user=USER, safety=[], adapter_mode=adapter_mode, move=0.05)
     gaps = torch.cat([log_ratios(caught, row) for row in USER]).abs()
     assert gaps.max() > 0.05  # the weights differ from 1
     assert gaps.max() * 0.2 * 20 < math.log(1999)  # and nowhere does the clamp act

@@ -1,6 +1,6 @@
-"""Every method of the package, under every policy, passes the whole contract: no skip, no xfail.
+"""Every method of the package, under every adapter mode, passes the whole contract: no skip, no xfail.
 
-`make test` starts other processes (ranks, kills) under one policy; `make test-all` under all of them.
+`make test` starts other processes (ranks, kills) under one adapter mode; `make test-all` under all of them.
 """
 
 from pathlib import Path
@@ -12,16 +12,17 @@ from unforgotten import registry, testing
 # Where the defaults would show nothing in the contract's seven steps.
 SETTINGS = {"lisa": {"safety_steps": 2, "user_steps": 3}}
 STARTS_PROCESSES = ("ranks", "resume")
-DEFAULT = "merged"
+DEFAULT = "merge"
 
 
-def _marks(check: str, policy: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] if check in STARTS_PROCESSES and policy != DEFAULT else []
+def _marks(check: str, adapter_mode: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if check in STARTS_PROCESSES and adapter_mode != DEFAULT else []
 
 
 @pytest.mark.parametrize("method", registry.names("methods"))
 @pytest.mark.parametrize(
-    ("check", "policy"), [pytest.param(c, p, marks=_marks(c, p)) for c in testing.CHECKS for p in testing.POLICIES]
+    ("check", "adapter_mode"),
+    [pytest.param(c, p, marks=_marks(c, p)) for c in testing.CHECKS for p in testing.ADAPTER_MODES],
 )
-def test_contract(check: str, method: str, policy: testing.Policy, tmp_path: Path) -> None:
-    testing.CHECKS[check]({"name": method, **SETTINGS.get(method, {})}, policy, tmp_path)
+def test_contract(check: str, method: str, adapter_mode: testing.AdapterMode, tmp_path: Path) -> None:
+    testing.CHECKS[check]({"name": method, **SETTINGS.get(method, {})}, adapter_mode, tmp_path)

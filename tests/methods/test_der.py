@@ -75,14 +75,14 @@ def test_a_weight_that_is_none_is_refused(weight: Any) -> None:
         build("methods", {"name": "der", "weight": weight})
 
 
-@pytest.mark.parametrize("policy", ["lora", "full", "lora_head"])
+@pytest.mark.parametrize("adapter_mode", ["lora", "full", "lora_head"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_loss_is_that_of_full_logits(shape: str, policy: str, tmp_path: Path) -> None:
+def test_the_loss_is_that_of_full_logits(shape: str, adapter_mode: str, tmp_path: Path) -> None:
     """λ · mean over response tokens and vocabulary of (z − z′)², from logits of both models in float64."""
     model = tiny(shape, dtype=torch.float64)
     memory = testing.ragged_rows(6, 2)
-    if policy != "full":
-        targets = ["q_proj", "v_proj"] + (["lm_head"] if policy == "lora_head" else [])
+    if adapter_mode != "full":
+        targets = ["q_proj", "v_proj"] + (["lm_head"] if adapter_mode == "lora_head" else [])
         torch.manual_seed(42)
         model = get_peft_model(model, LoraConfig(r=4, target_modules=targets)).double()
     args = TrainingArguments(
@@ -136,4 +136,4 @@ def test_the_loss_is_that_of_full_logits(shape: str, policy: str, tmp_path: Path
     assert seen["expected"] > 1e-4
     # Gemma 2 divides by fp32 constants, and its soft-cap makes the head's check start from fp32 config numbers.
     assert seen["found"] == pytest.approx(seen["expected"], rel=1e-6)
-    assert trainer.run.head().linear == (policy == "lora" and shape != "gemma2")
+    assert trainer.run.head().linear == (adapter_mode == "lora" and shape != "gemma2")

@@ -36,11 +36,11 @@ def mean_squared_difference(caught: Caught, rows: Rows) -> torch.Tensor:
     return torch.cat(gaps).square().mean()
 
 
-@pytest.mark.parametrize("policy", ["full", "merged", "stacked"])
+@pytest.mark.parametrize("adapter_mode", ["full", "merge", "stack"])
 @pytest.mark.parametrize("draws", ["independent", "shared"])
-def test_a_step_goes_down_three_terms(draws: str, policy: Any, tmp_path: Path) -> None:
+def test_a_step_goes_down_three_terms(draws: str, adapter_mode: Any, tmp_path: Path) -> None:
     method = {"name": "derpp", "weight": 3.0, "beta": 0.7, "replay": 0.5, "draws": draws}
-    caught = one_step(method, tmp_path, user=USER, safety=SAFETY, policy=policy)
+    caught = one_step(method, tmp_path, user=USER, safety=SAFETY, adapter_mode=adapter_mode)
     first = drawn(caught, 2)
     second = drawn(caught, 2, "cross-entropy") if draws == "independent" else first
     caught.check(

@@ -26,7 +26,7 @@ def test_what_is_served_is_the_weighted_sum_of_every_step(tmp_path: Path) -> Non
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             caught.append({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
 
-    model = testing.tiny_model("merged", dtype=torch.float64)
+    model = testing.tiny_model("merge", dtype=torch.float64)
     first = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     args = TrainingArguments(
         str(tmp_path), per_device_train_batch_size=4, max_steps=5, learning_rate=0.05, report_to=[], use_cpu=True,

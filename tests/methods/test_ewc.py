@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from tests.methods.plainly import row_nll
 from unforgotten import testing
 from unforgotten.methods.ewc import EWC, equivalents, factor_gradients, penalty_gradient
-from unforgotten.models.adapters import Policy
+from unforgotten.models.adapters import AdapterMode
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
@@ -36,9 +36,11 @@ def test_the_gradient_through_the_factors_is_that_of_the_dense_penalty() -> None
         torch.testing.assert_close(found, wanted)
 
 
-def start(policy: Policy, folder: Path, space: str, rows: list[dict[str, Any]], **more: Any) -> tuple[Any, Any]:
+def start(
+    adapter_mode: AdapterMode, folder: Path, space: str, rows: list[dict[str, Any]], **more: Any
+) -> tuple[Any, Any]:
     """A trainer whose method has taken its `start`, after one step at a learning rate of 0."""
-    model = testing.tiny_model(policy, dtype=torch.float64)
+    model = testing.tiny_model(adapter_mode, dtype=torch.float64)
     method = EWC(weight=1.0, space=space, **more)  # type: ignore[arg-type]
     args = TrainingArguments(
         str(folder), per_device_train_batch_size=3, max_steps=1, learning_rate=0.0, report_to=[], use_cpu=True,
@@ -64,20 +66,20 @@ def exhaustive(model: Any, rows: list[dict[str, Any]], params: dict[str, torch.T
     return total
 
 
-@pytest.mark.parametrize("policy", testing.POLICIES)
-def test_the_fisher_of_what_is_trained_is_the_exhaustive_one(policy: Policy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter_mode", testing.ADAPTER_MODES)
+def test_the_fisher_of_what_is_trained_is_the_exhaustive_one(adapter_mode: AdapterMode, tmp_path: Path) -> None:
     rows = testing.ragged_rows(5, 2)
-    trainer, method = start(policy, tmp_path, "adapter", rows)
+    trainer, method = start(adapter_mode, tmp_path, "adapter", rows)
     expected = exhaustive(trainer.model, trainer.run.memory, trainer.run.params())
     assert set(method._fisher) == set(expected)
     for name, fisher in method._fisher.items():
         torch.testing.assert_close(fisher, expected[name], rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("policy", ["merged", "stacked", "continue"])
-def test_the_fisher_of_dense_weights_is_the_exhaustive_one(policy: Policy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter_mode", ["merge", "stack", "continue"])
+def test_the_fisher_of_dense_weights_is_the_exhaustive_one(adapter_mode: AdapterMode, tmp_path: Path) -> None:
     rows = testing.ragged_rows(5, 2)
-    trainer, method = start(policy, tmp_path, "weights", rows)
+    trainer, method = start(adapter_mode, tmp_path, "weights", rows)
     dense = {}
     for name, delta in trainer.run.deltas().items():
         weight = delta.layer.base_layer.weight
@@ -91,7 +93,7 @@ def test_the_fisher_of_dense_weights_is_the_exhaustive_one(policy: Policy, tmp_p
 
 
 def test_a_fresh_adapter_leaves_a_without_fisher_and_the_dense_space_does_not(tmp_path: Path) -> None:
-    _, adapter = start("merged", tmp_path / "a", "adapter", testing.ragged_rows(4, 2))
+    _, adapter = start("merge", tmp_path / "a", "adapter", testing.ragged_rows(4, 2))
     for name, fisher in adapter._fisher.items():
         assert bool(fisher.any()) == ("lora_B" in name)
 
@@ -126,10 +128,10 @@ def test_other_conventions_by_hand() -> None:
     assert list(equivalents(8.0, 100, 5, 10.0).values()) == [8.0, 4.0, 20.0, 1.0, 800.0]
 
 
-@pytest.mark.parametrize("policy", ["merged", "continue"])
-def test_a_step_pulls_back_to_theta_safe(policy: Policy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter_mode", ["merge", "continue"])
+def test_a_step_pulls_back_to_theta_safe(adapter_mode: AdapterMode, tmp_path: Path) -> None:
     """After the turn, p.grad holds autograd's own gradient of the dense penalty, for factors moved away from θ_safe."""
-    trainer, method = start(policy, tmp_path, "weights", testing.ragged_rows(4, 2))
+    trainer, method = start(adapter_mode, tmp_path, "weights", testing.ragged_rows(4, 2))
     generator = torch.Generator().manual_seed(1)
     pairs, first = {}, {}
     for name, d in trainer.run.deltas().items():

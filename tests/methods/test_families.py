@@ -18,7 +18,7 @@ from unforgotten import registry
 
 pytestmark = pytest.mark.slow
 
-SET_UPS = [("merged", "all-linear"), ("stacked", "attention"), ("continue", "all-linear"), ("full", "")]
+SET_UPS = [("merge", "all-linear"), ("stack", "attention"), ("continue", "all-linear"), ("full", "")]
 NAMES = ["LoRA on all linear layers", "LoRA on attention, on a LoRA", "the aligned LoRA trained on", "all weights"]
 NO_ADAPTER = {"mamba"}
 """Families on which PEFT puts no LoRA by these targets."""
@@ -36,16 +36,16 @@ def _page() -> Iterator[None]:
 @pytest.mark.parametrize("set_up", SET_UPS, ids="-".join)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_method_on_a_family(name: str, set_up: tuple[str, str], tmp_path: Path) -> None:
-    policy, targets = set_up
-    if name in NO_ADAPTER and policy != "full":
+    adapter_mode, targets = set_up
+    if name in NO_ADAPTER and adapter_mode != "full":
         pytest.skip("PEFT refuses these targets on this family")
     outcomes, wrong = {}, []
     for method in METHODS:
         try:
-            outcomes[method] = tried(name, policy, targets, method, tmp_path / method.replace(" ", "-"))
+            outcomes[method] = tried(name, adapter_mode, targets, method, tmp_path / method.replace(" ", "-"))
             plain = " " not in method and registry.load("methods", method).neutral
-            if outcomes[method] == "ok" and plain and policy in ("merged", "full"):
-                neutral_is_sft(name, policy, targets, method, tmp_path / method)
+            if outcomes[method] == "ok" and plain and adapter_mode in ("merge", "full"):
+                neutral_is_sft(name, adapter_mode, targets, method, tmp_path / method)
         except Exception as error:
             wrong.append(f"{method}: {type(error).__name__}: {str(error)[:400]}")
     FOUND.setdefault(name, {})[set_up] = outcomes
@@ -91,8 +91,8 @@ def _reason(text: str) -> str:
 
 REASONS = {
     "experts, or what routes": "LoRA on experts that a layer keeps as one parameter has no ΔW = s·B·A of a linear "
-    "layer: name linear layers in `lora.targets`, or use `space: adapter`.",
+    "layer: name linear layers in `lora.target_modules`, or use `space: adapter`.",
     "all experts in one tensor": "SafeLoRA edits matrices, and a layer keeps those of all experts in one tensor: "
     "`unforgotten repair` edits the saved files.",
-    "has no exact sum": "Two adapters on experts kept as one parameter have no exact sum: `policy: merged`.",
+    "has no exact sum": "Two adapters on experts kept as one parameter have no exact sum: `lora.existing: merge`.",
 }

@@ -88,7 +88,7 @@ class After(Method):
 def watched(lisa: Lisa, folder: Path, user: Rows, first: Any = (), **more: Any) -> tuple[Any, Before, After]:
     before, after = Before(), After()
     trainer = MethodTrainer(
-        model=testing.tiny_model("merged", dtype=torch.float64),
+        model=testing.tiny_model("merge", dtype=torch.float64),
         args=arguments(folder, **more),
         train_dataset=user,
         safety_dataset=SAFETY,

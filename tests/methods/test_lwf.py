@@ -60,19 +60,21 @@ def distance(caught: Caught, rows: Rows, positions: Positions) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("positions", BY_HAND)
-@pytest.mark.parametrize("policy", ["full", "merged"])
+@pytest.mark.parametrize("adapter_mode", ["full", "merge"])
 def test_a_step_goes_down_cross_entropy_and_the_distance_of_states(
-    positions: Positions, policy: Any, tmp_path: Path
+    positions: Positions, adapter_mode: Any, tmp_path: Path
 ) -> None:
     method = {"name": "lwf", "weight": 0.3, "positions": positions}
-    caught = one_step(method, tmp_path, user=USER, safety=[], policy=policy)
+    caught = one_step(method, tmp_path, user=USER, safety=[], adapter_mode=adapter_mode)
     caught.check(cross_entropy(caught.at, USER) + 0.3 * distance(caught, USER, positions), NORMS)
 
 
 @pytest.mark.parametrize("positions", BY_HAND)
-@pytest.mark.parametrize("policy", testing.POLICIES)
-def test_stored_states_are_the_teachers(positions: Positions, policy: Any, tmp_path: Path) -> None:
-    caught = one_step({"name": "lwf", "positions": positions}, tmp_path, user=USER, safety=[], policy=policy)
+@pytest.mark.parametrize("adapter_mode", testing.ADAPTER_MODES)
+def test_stored_states_are_the_teachers(positions: Positions, adapter_mode: Any, tmp_path: Path) -> None:
+    caught = one_step(
+        {"name": "lwf", "positions": positions}, tmp_path, user=USER, safety=[], adapter_mode=adapter_mode
+    )
     found = caught.trainer.run.kept(f"lwf-{positions}", torch.tensor([3, 0, 1]))
     expected = torch.cat([states_at(caught.aligned, USER[i], positions_of(USER[i], positions)) for i in (3, 0, 1)])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

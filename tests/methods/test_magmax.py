@@ -59,24 +59,24 @@ def dense_weights(model: Any) -> Weights:
     return found
 
 
-def finished(method: Any, policy: Any, folder: Path, base: Any = None) -> tuple[Any, Weights]:
+def finished(method: Any, adapter_mode: Any, folder: Path, base: Any = None) -> tuple[Any, Weights]:
     """A run of three steps: its trainer, with the model that it ended with, and θ_safe."""
-    model = testing.tiny_model(policy, dtype=torch.float64)
+    model = testing.tiny_model(adapter_mode, dtype=torch.float64)
     aligned = dense_weights(model)
     trainer = MethodTrainer(
-        model=model, base_model=base, args=arguments(folder, max_steps=3), train_dataset=USER, method=method,
+        model=model, unaligned_model=base, args=arguments(folder, max_steps=3), train_dataset=USER, method=method,
         compute_loss_func=exact,
     )  # fmt: skip
     trainer.train()
     return trainer, aligned
 
 
-@pytest.mark.parametrize("policy", testing.POLICIES)
-def test_a_run_ends_with_the_larger_changes_in_a_plain_model(policy: Any, tmp_path: Path) -> None:
-    base = testing.base_of(testing.tiny_model(policy, dtype=torch.float64), policy)
+@pytest.mark.parametrize("adapter_mode", testing.ADAPTER_MODES)
+def test_a_run_ends_with_the_larger_changes_in_a_plain_model(adapter_mode: Any, tmp_path: Path) -> None:
+    base = testing.base_of(testing.tiny_model(adapter_mode, dtype=torch.float64), adapter_mode)
     weight = 0.8
-    trainer, safe = finished({"name": "magmax", "weight": weight}, policy, tmp_path / "it", base)
-    found, sft = trainer.model, finished("sft", policy, tmp_path / "sft")[0].model
+    trainer, safe = finished({"name": "magmax", "weight": weight}, adapter_mode, tmp_path / "it", base)
+    found, sft = trainer.model, finished("sft", adapter_mode, tmp_path / "sft")[0].model
     tuned, expected, from_safety, from_task = dense_weights(sft), {}, 0, 0
     for name in base:
         first, second = safe[name] - base[name], tuned[name] - base[name]
@@ -91,7 +91,7 @@ def test_a_run_ends_with_the_larger_changes_in_a_plain_model(policy: Any, tmp_pa
     ids = torch.tensor([USER[2]["input_ids"]])
     with torch.no_grad():
         torch.testing.assert_close(found.eval()(input_ids=ids).logits, plain.eval()(input_ids=ids).logits)
-    assert trainer.edited == ([] if policy == "full" else ["magmax"]) and trainer.model_wrapped is found
+    assert trainer.edited == ([] if adapter_mode == "full" else ["magmax"]) and trainer.model_wrapped is found
 
 
 @pytest.mark.parametrize("given", ["module", "state dict", "folder"])
@@ -106,7 +106,7 @@ def test_the_base_may_be_a_module_a_state_dict_or_a_folder(given: str, tmp_path:
         base.save_pretrained(tmp_path / "base")
     model = tiny("gemma2", dtype=torch.float64)
     trainer = MethodTrainer(
-        model=model, base_model={"module": base, "state dict": base.state_dict()}.get(given, tmp_path / "base"),
+        model=model, unaligned_model={"module": base, "state dict": base.state_dict()}.get(given, tmp_path / "base"),
         args=arguments(tmp_path / "run", max_steps=1), train_dataset=USER, method={"name": "magmax", "weight": 0.0},
         compute_loss_func=exact,
     )  # fmt: skip
@@ -115,8 +115,8 @@ def test_the_base_may_be_a_module_a_state_dict_or_a_folder(given: str, tmp_path:
 
 
 def test_without_the_base_it_is_refused_at_the_door(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="base_model"):
-        finished("magmax", "merged", tmp_path)
+    with pytest.raises(RecipeError, match="unaligned_model"):
+        finished("magmax", "merge", tmp_path)
 
 
 @pytest.mark.parametrize("base", ["vocabulary", "width", "architecture", "folder"])
@@ -133,15 +133,15 @@ def test_another_base_is_refused_before_anything_is_trained(base: str, tmp_path:
         save_file(weights_of(tiny("llama", vocabulary=65)), tmp_path / "base" / "model.safetensors")
     with pytest.raises(ModelError, match=tensor):
         MethodTrainer(
-            model=testing.tiny_model("merged"), base_model=given, args=arguments(tmp_path / "run", max_steps=1),
+            model=testing.tiny_model("merge"), unaligned_model=given, args=arguments(tmp_path / "run", max_steps=1),
             train_dataset=USER, method="magmax",
         )  # fmt: skip
 
 
 def test_two_edits_in_one_run_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    base = testing.base_of(testing.tiny_model("merged", dtype=torch.float64), "merged")
+    base = testing.base_of(testing.tiny_model("merge", dtype=torch.float64), "merge")
     with pytest.raises(RecipeError, match="unforgotten repair --method safelora"):
-        finished(["magmax", "safelora"], "merged", tmp_path, base)
+        finished(["magmax", "safelora"], "merge", tmp_path, base)
 
 
 def test_a_weight_below_0_is_refused() -> None:
@@ -150,12 +150,14 @@ def test_a_weight_below_0_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["magmax", "safelora"])
-@pytest.mark.parametrize("policy", ["merged", "continue", "full"])
-def test_a_base_that_is_the_aligned_model_is_refused_before_training(method: str, policy: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter_mode", ["merge", "continue", "full"])
+def test_a_base_that_is_the_aligned_model_is_refused_before_training(
+    method: str, adapter_mode: Any, tmp_path: Path
+) -> None:
     from unforgotten import testing
     from unforgotten.training.live_weights import LiveModel
 
-    model = testing.tiny_model(policy)
-    live = LiveModel(model, policy, "tuned", {})
+    model = testing.tiny_model(adapter_mode)
+    live = LiveModel(model, adapter_mode, "tuned", {})
     with pytest.raises(ModelError, match="before alignment and the aligned model are the same"):
-        finished(method, policy, tmp_path, {name: live[name].detach().clone() for name in live.names()})
+        finished(method, adapter_mode, tmp_path, {name: live[name].detach().clone() for name in live.names()})

@@ -101,11 +101,11 @@ def uphill(caught: Caught) -> Tensors:
     return found
 
 
-@pytest.mark.parametrize("policy", ["full", "merged"])
-def test_a_step_first_moves_the_weights_by_the_papers_rule(policy: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter_mode", ["full", "merge"])
+def test_a_step_first_moves_the_weights_by_the_papers_rule(adapter_mode: Any, tmp_path: Path) -> None:
     gamma, d, t = 0.01, 0.5, 0.1
     method = {"name": "refresh", "rate": gamma, "damping": d, "temperature": t}
-    caught = one_step(method, tmp_path, user=USER, safety=SAFETY, policy=policy)
+    caught = one_step(method, tmp_path, user=USER, safety=SAFETY, adapter_mode=adapter_mode)
     fisher, g = fisher_of(caught), uphill(caught)
     moved = {n: caught.weights[n] - p for n, p in caught.before.items()}
     close(
@@ -131,7 +131,7 @@ def test_a_step_first_moves_the_weights_by_the_codes_rule(tmp_path: Path) -> Non
 def test_the_codes_rule_leaves_a_fresh_adapter_to_the_noise(tmp_path: Path) -> None:
     """B is 0, so it has no length; and A has no gradient through it."""
     method = {"name": "refresh", "mode": "reference", "rate": 0.1}
-    caught = one_step(method, tmp_path, user=USER, safety=SAFETY, policy="merged", move=0.0)
+    caught = one_step(method, tmp_path, user=USER, safety=SAFETY, adapter_mode="merge", move=0.0)
     fisher, g = fisher_of(caught), uphill(caught)
     assert all(bool(g[n].any()) == ("lora_B" in n) for n in g)
     close(

@@ -102,11 +102,11 @@ def test_what_neither_training_nor_alignment_moved_is_left_out() -> None:
         assert list(SafeLoRA().finish(sources(w, 2 * w, 3 * w, name=other))) == []
 
 
-def base_for(policy: Any, which: str) -> Weights:
+def base_for(adapter_mode: Any, which: str) -> Weights:
     """θ₀: either what lies below θ_safe's own adapter, or other weights, a change of rank 2 away in every matrix."""
-    model = testing.tiny_model(policy, dtype=torch.float64)
+    model = testing.tiny_model(adapter_mode, dtype=torch.float64)
     if which == "other":
-        return testing.base_of(model, policy)
+        return testing.base_of(model, adapter_mode)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "lora_B" in name:
@@ -116,21 +116,21 @@ def base_for(policy: Any, which: str) -> Weights:
 
 @pytest.fixture(scope="module")
 def sft(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], tuple[Any, Weights]]:
-    """The same run without an edit, and θ_safe: made once for each policy."""
-    return functools.cache(lambda policy: finished("sft", policy, tmp_path_factory.mktemp("sft")))
+    """The same run without an edit, and θ_safe: made once for each adapter mode."""
+    return functools.cache(lambda adapter_mode: finished("sft", adapter_mode, tmp_path_factory.mktemp("sft")))
 
 
-CASES = [(p, "other") for p in testing.POLICIES] + [("stacked", "below"), ("continue", "below")]
+CASES = [(p, "other") for p in testing.ADAPTER_MODES] + [("stack", "below"), ("continue", "below")]
 
 
 @pytest.mark.parametrize("kind", PROJECTORS)
-@pytest.mark.parametrize(("policy", "which"), CASES)
+@pytest.mark.parametrize(("adapter_mode", "which"), CASES)
 @pytest.mark.parametrize("select", ["lowest", "threshold"])
 def test_a_run_ends_with_its_worst_layers_projected(
-    select: str, policy: Any, which: str, kind: str, sft: Any, tmp_path: Path
+    select: str, adapter_mode: Any, which: str, kind: str, sft: Any, tmp_path: Path
 ) -> None:
-    base = base_for(policy, which)
-    plain, safe = sft(policy)
+    base = base_for(adapter_mode, which)
+    plain, safe = sft(adapter_mode)
     tuned = dense_weights(plain.model)
     projected, cosines = {}, {}
     for name, w in tuned.items():
@@ -138,20 +138,20 @@ def test_a_run_ends_with_its_worst_layers_projected(
         if w.ndim == 2 and "embed" not in name and "lm_head" not in name and change.any() and v.any():
             projected[name] = projector(v, kind) @ change
             cosines[name] = angle(projected[name], change)
-    assert len(cosines) == (14 if policy == "full" else 6)
+    assert len(cosines) == (14 if adapter_mode == "full" else 6)
     order = sorted(cosines, key=lambda n: cosines[n])
     method = {"name": "safelora", "projector": kind, "select": select, "layers": 3}
     if select == "threshold":
         method["threshold"] = (cosines[order[2]] + cosines[order[3]]) / 2
-    trainer, _ = finished(method, policy, tmp_path / "it", base)
+    trainer, _ = finished(method, adapter_mode, tmp_path / "it", base)
     expected = {n: safe[n] + projected[n] if n in order[:3] else w for n, w in tuned.items()}
     assert testing.distance(dense_weights(trainer.model), expected) < 1e-11
     assert testing.distance(expected, tuned) > 1e-5
     assert any(f"projected 3 of {len(cosines)} modules" in note for note in trainer.run.notes)
-    if policy in ("merged", "stacked"):  # still the adapter on what it was trained on
+    if adapter_mode in ("merge", "stack"):  # still the adapter on what it was trained on
         assert testing.distance(_frozen(trainer.model), _frozen(plain.model)) == 0.0
         assert trainer.model.peft_config and not trainer.edited
-    elif policy == "continue":  # the change from θ_safe is no adapter's
+    elif adapter_mode == "continue":  # the change from θ_safe is no adapter's
         assert not hasattr(trainer.model, "peft_config") and trainer.edited == ["safelora"]
 
 

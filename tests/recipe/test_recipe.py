@@ -15,10 +15,10 @@ from unforgotten.recipe.recipe import Recipe
 
 def test_defaults_are_the_papers_where_it_says_them() -> None:
     recipe = parse({"model": "m"})
-    assert (recipe.lora.r, recipe.lora.alpha, recipe.lora.dropout) == (8, 4, 0.1)  # type: ignore[union-attr]
+    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (8, 4, 0.1)  # type: ignore[union-attr]
     training = recipe.training
-    assert (training.epochs, training.batch_size, training.learning_rate) == (3, 5, 5e-5)
-    assert (training.schedule, training.warmup, training.weight_decay) == ("cosine", 0.1, 0.1)
+    assert (training.num_train_epochs, training.per_device_train_batch_size, training.learning_rate) == (3, 5, 5e-5)
+    assert (training.lr_scheduler_type, training.warmup_ratio, training.weight_decay) == ("cosine", 0.1, 0.1)
     assert recipe.memory.share == 0.05
 
 
@@ -27,7 +27,11 @@ def test_defaults_are_the_papers_where_it_says_them() -> None:
     [
         ({}, RecipeError, "model: Field required"),
         ({"model": "m", "metod": "der"}, UnknownName, "'metod'. Did you mean 'method'"),
-        ({"model": "m", "training": {"epoch": 3}}, UnknownName, "in training 'epoch'. Did you mean 'epochs'"),
+        (
+            {"model": "m", "training": {"learning_rat": 3}},
+            UnknownName,
+            "in training 'learning_rat'. Did you mean 'learning_rate'",
+        ),
         ({"model": "m", "evaluate": {"judges": "keywords"}}, UnknownName, "Did you mean 'judge'"),
         ({"model": "m", "method": "dre"}, UnknownName, "Unknown method 'dre'. Did you mean 'der'"),
         ({"model": "m", "method": {"name": "der", "weight": -1}}, RecipeError, "weight: .*greater than or equal to 0"),
@@ -57,10 +61,15 @@ def test_variables_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flags_override_fields(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
-    file.write_text("model: m\nmethod: der\ntraining: {epochs: 2}\n")
-    recipe = read(file, {"method.weight": "7", "training.batch_size": "3", "seed": 4})
+    file.write_text("model: m\nmethod: der\ntraining: {num_train_epochs: 2}\n")
+    recipe = read(file, {"method.weight": "7", "training.per_device_train_batch_size": "3", "seed": 4})
     assert recipe.method == {"name": "der", "weight": 7}
-    assert (recipe.training.epochs, recipe.training.batch_size, recipe.seed, recipe.name) == (2, 3, 4, "r")
+    assert (
+        recipe.training.num_train_epochs,
+        recipe.training.per_device_train_batch_size,
+        recipe.seed,
+        recipe.name,
+    ) == (2, 3, 4, "r")
 
 
 @pytest.mark.parametrize(
@@ -85,12 +94,13 @@ def test_a_recipe_survives_its_own_record() -> None:
 
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "extends: demo\nseed: 7\ntraining: {epochs: 1}\ndata: {name: gsm8k, path: x.jsonl}\ncompare: {poison: [0.2]}\n"
+        "extends: demo\nseed: 7\ntraining: {num_train_epochs: 1}\n"
+        "data: {name: gsm8k, path: x.jsonl}\ncompare: {poison: [0.2]}\n"
     )
     (tmp_path / "again.yaml").write_text("extends: mine.yaml\nseed: 8\n")
     demo, mine, again = read("demo"), read(tmp_path / "mine.yaml"), read(tmp_path / "again.yaml")
     assert (mine.name, mine.seed, again.name, again.seed) == ("mine", 7, "again", 8)
-    assert mine.training == demo.training.model_copy(update={"epochs": 1})
+    assert mine.training == demo.training.model_copy(update={"num_train_epochs": 1})
     assert mine.data == {"name": "gsm8k", "path": "x.jsonl"}  # a component is replaced whole
     assert mine.compare is not None and demo.compare is not None
     assert mine.compare.poison == [0.2] and mine.compare.method == demo.compare.method

@@ -71,11 +71,11 @@ def test_a_run_has_one_beside_its_adapter_and_figures_come_with_evaluate(
     recipe = parse(
         {
             "model": str(model_folder("llama")),
-            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
+            "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
             "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 12))},
             "poison": {"data": {"name": "jsonl", "path": str(rows_file("bad.jsonl", 4))}, "ratio": 0.25},
             "method": {"name": "der", "weight": 7.0},
-            "training": {"epochs": 1, "batch_size": 4},
+            "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4},
             "evaluate": {"harm": {"name": "advbench", "path": str(tmp_path / "harm.csv")}, "max_new_tokens": 4},
             "out": str(tmp_path / "runs"),
         }

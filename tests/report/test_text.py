@@ -172,8 +172,8 @@ def test_the_sentence_compares_within_a_model_and_a_memory() -> None:
 
 
 def test_what_is_replayed_is_named_where_it_differs() -> None:
-    rows = [paper("sums", "der", 10, 90, replay=replay) for replay in ("safety", "synthesize")]
-    assert [line.name for line in lines(rows)] == ["der(replay=safety)", "der(replay=synthesize)"]
+    rows = [paper("sums", "der", 10, 90, replay=replay) for replay in ("safety_data", "synthesize")]
+    assert [line.name for line in lines(rows)] == ["der(replay=safety_data)", "der(replay=synthesize)"]
     assert [line.name for line in lines(rows[:1])] == ["der"]
 
 

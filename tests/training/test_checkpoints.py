@@ -40,7 +40,7 @@ def trainer(folder: Path, method: Any = "der", **more: Any) -> MethodTrainer:
         "use_cpu": True,
     }
     return MethodTrainer(
-        model=testing.tiny_model("merged"),
+        model=testing.tiny_model("merge"),
         args=TrainingArguments(str(folder), **{**settings, **more}),
         train_dataset=testing.ragged_rows(12, 1),
         safety_dataset=testing.ragged_rows(9, 2),

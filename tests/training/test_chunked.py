@@ -188,16 +188,16 @@ def test_the_head_never_sees_more_than_a_chunk(tmp_path: Path, monkeypatch: pyte
 CONTRACT = {"split": testing.check_split, "ranks": testing.check_ranks, "resume": testing.check_resume}
 
 
-@pytest.mark.parametrize("policy", ["stacked", "full"])
+@pytest.mark.parametrize("adapter_mode", ["stack", "full"])
 @pytest.mark.parametrize("check", CONTRACT)
-def test_the_contract_holds_on_it(check: str, policy: testing.Policy, tmp_path: Path) -> None:
-    CONTRACT[check]({"name": "constrained_sft", "beta": 2.0}, policy, tmp_path, "chunked")
+def test_the_contract_holds_on_it(check: str, adapter_mode: testing.AdapterMode, tmp_path: Path) -> None:
+    CONTRACT[check]({"name": "constrained_sft", "beta": 2.0}, adapter_mode, tmp_path, "chunked")
 
 
 @pytest.mark.parametrize("method", [{"name": "der", "weight": 0.0}, {"name": "lwf", "weight": 1e-30}])
 def test_a_neutral_and_a_faint_method_are_its_sft_bit_for_bit(method: Any, tmp_path: Path) -> None:
-    plain = testing.train("sft", "merged", tmp_path / "sft", loss="chunked")
-    assert testing.distance(plain, testing.train(method, "merged", tmp_path / "it", loss="chunked")) == 0.0
+    plain = testing.train("sft", "merge", tmp_path / "sft", loss="chunked")
+    assert testing.distance(plain, testing.train(method, "merge", tmp_path / "it", loss="chunked")) == 0.0
 
 
 def trainer_of(folder: Path, loss: str = "auto", adapter: bool = True, model: Any = None, **more: Any) -> MethodTrainer:

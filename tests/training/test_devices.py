@@ -23,11 +23,11 @@ ALLOWED = {"sft", "safeinstr", "lisa"}
 
 def trainer(args: Any, method: Any = "der", **more: Any) -> MethodTrainer:
     return MethodTrainer(
-        model=more.pop("model", None) or testing.tiny_model("merged"),
+        model=more.pop("model", None) or testing.tiny_model("merge"),
         args=args,
         train_dataset=testing.ragged_rows(8, 1),
         safety_dataset=testing.ragged_rows(8, 2),
-        base_model={},
+        unaligned_model={},
         method=method,
         **more,
     )
@@ -66,7 +66,7 @@ def test_the_verbs_arguments_train_on_one_too(tmp_path: Path, monkeypatch: pytes
     from unforgotten.training.arguments import TrackedArguments
     from unforgotten.training.arguments import arguments as of_recipe
 
-    args = of_recipe(Training(batch_size=4), tmp_path, 0)
+    args = of_recipe(Training(per_device_train_batch_size=4), tmp_path, 0)
     monkeypatch.setattr(TrackedArguments, "n_gpu", property(lambda self: self.__dict__.get("_seen", 2)))
     monkeypatch.setattr(
         TrackedArguments, "_n_gpu", property(None, lambda self, n: self.__dict__.update(_seen=n)), raising=False
@@ -77,7 +77,7 @@ def test_the_verbs_arguments_train_on_one_too(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_model_in_data_parallel_is_refused(tmp_path: Path) -> None:
-    model = torch.nn.DataParallel(testing.tiny_model("merged"))
+    model = torch.nn.DataParallel(testing.tiny_model("merge"))
     with pytest.raises(UnsupportedError, match="model.module"):
         trainer(arguments(tmp_path), model=model)
 
@@ -173,7 +173,7 @@ def test_a_compiled_model_trains_as_it_does_uncompiled(tmp_path: Path) -> None:
 def test_a_model_in_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch.distributed.tensor
 
-    model = testing.tiny_model("merged")
+    model = testing.tiny_model("merge")
     monkeypatch.setattr(torch.distributed.tensor, "DTensor", torch.nn.Parameter)  # making a real one needs ranks
     with pytest.raises(UnsupportedError, match="DER on a model in parts.*DDP"):
         checks.refuse_parts([registry.build("methods", "der")], model)

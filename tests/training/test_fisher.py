@@ -122,7 +122,7 @@ def test_each_weight_of_a_linear_layer_is_told_its_layer() -> None:
     model = tiny("llama")
     params = {f"{n}.weight": layer.weight for n, layer in layers_of(model).items()}
     assert linear_owners(model, params) == {f"{n}.weight": layer for n, layer in layers_of(model).items()}
-    adapted = testing.tiny_model("merged")
+    adapted = testing.tiny_model("merge")
     factors = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
     owners = linear_owners(adapted, factors)
     assert owners is not None and all(owners[n].weight is p for n, p in factors.items())

@@ -43,7 +43,7 @@ def trainer(tmp_path: Path, model: Any, tokenizer: Any, rows: Any, **more: Any) 
         str(tmp_path), report_to=[], max_steps=1, use_cpu=True, save_strategy="no", per_device_eval_batch_size=2
     )
     return MethodTrainer(
-        model=model, args=args, processing_class=tokenizer, train_dataset=rows, max_length_tokens=None, **more
+        model=model, args=args, processing_class=tokenizer, train_dataset=rows, max_length=None, **more
     )
 
 
@@ -74,7 +74,7 @@ def test_rows_beyond_the_positions_are_named_and_the_limit_mends_it(tmp_path: Pa
     tokenizer = tiny_tokenizer(CHATML)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
     for model in (GPT2LMHeadModel(config), tiny("llama", len(tokenizer), max_position_embeddings=64)):
-        with pytest.raises(DataError, match="1 of 3 rows.*max_length_tokens to 64 or less") as found:
+        with pytest.raises(DataError, match="1 of 3 rows.*max_length to 64 or less") as found:
             trainer(tmp_path, model, tokenizer, [SHORT, LONG, SHORT])
         assert [line for line, _ in found.value.problems] == [2]
 
@@ -248,14 +248,14 @@ def test_tables_of_positions_that_are_no_module_are_read(tmp_path: Path) -> None
             model(torch.zeros(1, 40, dtype=torch.long))
             with pytest.raises((IndexError, RuntimeError)):
                 model(torch.zeros(1, 41, dtype=torch.long))
-        with pytest.raises(DataError, match="1 of 2 rows.*max_length_tokens to 40 or less"):
+        with pytest.raises(DataError, match="1 of 2 rows.*max_length to 40 or less"):
             trainer(tmp_path, model, tokenizer, [{"input_ids": [3] * n, "labels": [3] * n} for n in (40, 41)])
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        *(({"max_length_tokens": wrong}, "whole number above 1") for wrong in (0, -5, 1, True, 1.5, "12")),
+        *(({"max_length": wrong}, "whole number above 1") for wrong in (0, -5, 1, True, 1.5, "12")),
         ({"memory": {"n_rows": 2}}, "memory= takes a Memory, not dict"),
         ({"chat": "chatml"}, "chat= takes a Chat, not str"),
         ({"peft_config": {"r": 2}}, "peft_config= takes a PeftConfig, not dict"),

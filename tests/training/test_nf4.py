@@ -78,8 +78,8 @@ def test_what_needs_whole_weights_is_refused_at_the_door(tmp_path: Path, model_f
     for method in ("magmax", "safelora"):
         with pytest.raises(RecipeError, match=f"unforgotten repair --method {method}"):
             recipe(method=["ema", method])
-    with pytest.raises(RecipeError, match="rounded to one of 16 values.*stacked"):
-        run_folder(recipe(align={}, policy="merged"))
+    with pytest.raises(RecipeError, match="rounded to one of 16 values.*stack"):
+        run_folder(recipe(align={}, existing="merge"))
     with pytest.raises(RecipeError, match="nf4"):
         recipe_of(tmp_path, model_folder("llama"), rows_file, load_in="int3")
     assert run_folder(recipe()) != run_folder(recipe_of(tmp_path, model_folder("llama"), rows_file))
@@ -144,13 +144,13 @@ def test_a_forward_in_eval_mode_does_not_cut_the_gradients(tmp_path: Path) -> No
     whole = unpacked(model, plain)
     # The loss is proved, and LwF's states are stored, in eval mode.
     spec = {"name": "lwf", "weight": 1.0}
-    found = trained(model, "merged", spec, tmp_path / "nf4", loss="chunked")
-    alike(found, trained(whole, "merged", spec, tmp_path / "whole"), first(plain, "merged"))
+    found = trained(model, "merge", spec, tmp_path / "nf4", loss="chunked")
+    alike(found, trained(whole, "merge", spec, tmp_path / "whole"), first(plain, "merge"))
     run_before = loaded()
     logits(run_before)
     if getattr(run_before.model.layers[0].mlp.up_proj.weight.quant_state, "packing_format_for_cpu", False):
         with pytest.raises(UnsupportedError, match="Load it again"):
-            trained(run_before, "merged", "sft", tmp_path / "late")
+            trained(run_before, "merge", "sft", tmp_path / "late")
 
 
 def first(base: Any, how: str) -> dict[str, torch.Tensor]:
@@ -167,16 +167,16 @@ def alike(found: Any, expected: Any, start: Any) -> None:
 def laid_out(base: Any, how: str) -> Any:
     """θ_safe and what is trained, on a base in 4 bits or on a whole one."""
     torch.manual_seed(1)
-    if how == "merged":
+    if how == "merge":
         return adapters.fresh(base, LORA)
     from peft import get_peft_model
 
-    model = get_peft_model(base, LORA, adapter_name=adapters.ALIGNED if how == "stacked" else "default")
+    model = get_peft_model(base, LORA, adapter_name=adapters.ALIGNED if how == "stack" else "default")
     generator = torch.Generator().manual_seed(3)
     for name, p in model.named_parameters():
         if "lora_B" in name:
             p.data.copy_(torch.randn(p.shape, generator=generator) * 0.02)
-    return adapters.stack(model, LORA) if how == "stacked" else model
+    return adapters.stack(model, LORA) if how == "stack" else model
 
 
 def trained(base: Any, how: str, method: Any, folder: Path, **more: Any) -> dict[str, torch.Tensor]:
@@ -191,7 +191,7 @@ def trained(base: Any, how: str, method: Any, folder: Path, **more: Any) -> dict
         method=method,
         loss=loss,
     )
-    assert trainer.run.policy == how
+    assert trainer.run.adapter_mode == how
     trainer.train(resume_from_checkpoint=resume)
     return trainer.run.snapshot()
 
@@ -215,7 +215,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @quantises
 # Stacked is what a recipe takes in 4 bits by itself.
 @pytest.mark.parametrize(
-    "how", ["stacked", *(pytest.param(how, marks=pytest.mark.slow) for how in ("merged", "continue"))]
+    "how", ["stack", *(pytest.param(how, marks=pytest.mark.slow) for how in ("merge", "continue"))]
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_as_on_the_unpacked_weights(method: str, how: str, tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_fisher_over_the_dense_change_needs_no_dense_weight(tmp_path: Path) -> N
     plain = AutoModelForCausalLM.from_pretrained(folder_of(tmp_path))
     model = load.load_model(str(tmp_path / "llama"), load_in="nf4", trains=True)
     whole, spec = unpacked(model, plain), {"name": "ewc", "weight": 5.0, "space": "weights"}
-    expected = trained(whole, "stacked", spec, tmp_path / "whole")
-    alike(trained(model, "stacked", spec, tmp_path / "nf4"), expected, first(plain, "stacked"))
+    expected = trained(whole, "stack", spec, tmp_path / "whole")
+    alike(trained(model, "stack", spec, tmp_path / "nf4"), expected, first(plain, "stack"))
 
 
 @quantises
@@ -246,8 +246,8 @@ def test_checkpointed_activations_and_the_chunked_loss(more: dict[str, Any], tmp
     def base() -> Any:
         return load.load_model(folder, load_in="nf4", trains=True)
 
-    plain = trained(base(), "stacked", "der", tmp_path / "plain")
-    assert testing.distance(plain, trained(base(), "stacked", "der", tmp_path / "it", **more)) <= 1e-5
+    plain = trained(base(), "stack", "der", tmp_path / "plain")
+    assert testing.distance(plain, trained(base(), "stack", "der", tmp_path / "it", **more)) <= 1e-5
 
 
 @quantises
@@ -257,7 +257,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_other_does(tmp_path: Path) -> 
     def run(at: str, **more: Any) -> dict[str, torch.Tensor]:
         base = load.load_model(folder, load_in="nf4", trains=True)
         more = {"optim": "adamw_torch", "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2} | more
-        return trained(base, "stacked", "der", tmp_path / at, max_steps=4, **more)
+        return trained(base, "stack", "der", tmp_path / at, max_steps=4, **more)
 
     through = run("through")
     shutil.copytree(tmp_path / "through", tmp_path / "again")
@@ -278,14 +278,14 @@ def test_other_scales_are_another_base(tmp_path: Path) -> None:
     for name in ("llama", "double"):
         base = load.load_model(str(tmp_path / name), load_in="nf4", trains=True)
         rows = testing.ragged_rows(4, 1)
-        keys.append(MethodTrainer(model=laid_out(base, "stacked"), args=arguments(tmp_path), train_dataset=rows)._key())
+        keys.append(MethodTrainer(model=laid_out(base, "stack"), args=arguments(tmp_path), train_dataset=rows)._key())
     assert keys[0] != keys[1]
 
 
 @quantises
 def test_whole_weights_are_not_edited_nor_merged(tmp_path: Path) -> None:
     base = load.load_model(str(folder_of(tmp_path)), load_in="nf4", trains=True)
-    model = laid_out(base, "stacked")
+    model = laid_out(base, "stack")
     with pytest.raises(UnsupportedError, match="not merged into a base in 4 bits"):
         load.merged(model, [1, 2, 3])
     for method in ("magmax", "safelora"):
@@ -296,11 +296,16 @@ def test_whole_weights_are_not_edited_nor_merged(tmp_path: Path) -> None:
                 train_dataset=testing.ragged_rows(4, 1),
                 safety_dataset=testing.ragged_rows(4, 2),
                 method=method,
-                base_model={},
+                unaligned_model={},
             )
 
 
-ALIGN = {"epochs": 1, "batch_size": 4, "learning_rate": 0.02, "lora": {"r": 4, "alpha": 16}}
+ALIGN = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 0.02,
+    "lora": {"r": 4, "lora_alpha": 16},
+}
 
 
 @quantises
@@ -322,7 +327,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
     facts = json.loads((run / "environment.json").read_text())
     assert facts["quantised"]["load_in"] == "nf4" and facts["quantised"]["weights_in_4_bits"] == 14
     done = json.loads((run / "trained.json").read_text())
-    assert done["policy"] == ("merged" if start == "whole" else "stacked")
+    assert done["adapter_mode"] == ("merge" if start == "whole" else "stack")
     no_absolute_path(run / "adapter", tmp_path)
     # The adapter on the unquantised base, by plain PEFT, is what the folder itself opens as.
     unquantised = AutoModelForCausalLM.from_pretrained(base)

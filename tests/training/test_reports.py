@@ -25,11 +25,11 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
         {
             "name": "told",
             "model": str(model_folder("llama")),
-            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
+            "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
             "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 12))},
             "method": {"name": "der", "weight": 7.0},
-            "lora": {"r": 4, "dropout": 0.1},
-            "training": {"epochs": 2, "batch_size": 4, "logging_steps": 2, "save_steps": 2},
+            "lora": {"r": 4, "lora_dropout": 0.1},
+            "training": {"num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 2, "save_steps": 2},
             "evaluate": {"harm": {"name": "advbench", "path": str(tmp_path / "harm.csv")}, "max_new_tokens": 4},
             "probe": {"every_steps": 3, "prompts": 2},
             "report_to": "tensorboard",
@@ -61,7 +61,7 @@ def test_tensorboard_has_losses_scalars_probes_and_the_recipe(tmp_path: Path, re
     told = json.loads(found.Tensors(text)[0].tensor_proto.string_val[0])
     assert told["run_name"] == run.name and run.name.endswith(told["recipe/digest"])
     assert told["recipe/method"] == "der" and told["recipe/methods.der.weight"] == 7.0
-    assert told["recipe/lora.r"] == 4 and told["recipe/training.epochs"] == 2
+    assert told["recipe/lora.r"] == 4 and told["recipe/training.num_train_epochs"] == 2
     recipes = {k: v for k, v in told.items() if k.startswith("recipe/")}
     assert str(tmp_path) not in json.dumps(recipes), "a tracker may be public"
     assert finetune(recipe.varied(report_to=[])) == run, "where it is told changes no run"

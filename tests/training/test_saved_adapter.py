@@ -107,7 +107,7 @@ def test_what_has_no_exact_sum_is_refused_before_training(
 ) -> None:
     with pytest.raises(UnsupportedError, match=named) as error:
         stacked(family(shape), lower, upper)
-    assert "policy: merged" in str(error.value) and "policy: continue" in str(error.value)
+    assert "lora.existing: merge" in str(error.value) and "lora.existing: continue" in str(error.value)
 
 
 MERGED: list[tuple[str, dict[str, Any]]] = [
@@ -163,26 +163,26 @@ def test_a_merge_that_changes_the_model_is_an_error(monkeypatch: pytest.MonkeyPa
 
 def test_an_adapter_without_a_merged_form_is_refused_by_name() -> None:
     model = get_peft_model(family("llama"), LoraConfig(r=2, target_modules=Q_V, lora_bias=True))
-    with pytest.raises(UnsupportedError, match=r"cannot be merged into its base.*policy: continue"):
+    with pytest.raises(UnsupportedError, match=r"cannot be merged into its base.*lora.existing: continue"):
         load.merged(model, IDS[0].tolist())
 
 
-@pytest.mark.parametrize("how", ["stacked", "continue", "merged"])
+@pytest.mark.parametrize("how", ["stack", "continue", "merge"])
 def test_an_aligned_adapter_that_once_began_at_random_is_right_and_a_fresh_one_is_not(how: str, tmp_path: Path) -> None:
     aligned = get_peft_model(family("llama"), LoraConfig(r=2, target_modules=Q_V, init_lora_weights=False))
     aligned.save_pretrained(tmp_path)
     safe = logits(aligned)
-    name = adapters.ALIGNED if how == "stacked" else "default"
+    name = adapters.ALIGNED if how == "stack" else "default"
     model = load.put_adapter(family("llama"), str(tmp_path), name, trainable=how == "continue")
     wild = LoraConfig(r=2, target_modules=Q_V, init_lora_weights=False)
-    if how == "merged":
+    if how == "merge":
         model = load.merged(model, IDS[0].tolist())[0]
     if how != "continue":
-        put = adapters.stack if how == "stacked" else adapters.fresh
+        put = adapters.stack if how == "stack" else adapters.fresh
         with pytest.raises(ModelError, match="init_lora_weights=False"):
             put(model, wild)
         model = put(model, LoraConfig(r=3, target_modules=Q_V))
-    assert adapters.policy_of(model) == how
+    assert adapters.adapter_mode_of(model) == how
     moved(model, 1) if how != "continue" else None
     with adapters.aligned_only(model, how):  # type: ignore[arg-type]
         torch.testing.assert_close(logits(model), safe, rtol=1e-4, atol=1e-5)
@@ -196,7 +196,7 @@ def test_rows_of_an_embedding_that_the_head_shares_are_refused_before_they_are_t
         if not shares:
             load.put_adapter(family(shape), str(tmp_path / shape), "default", trainable=True)
             continue
-        with pytest.raises(UnsupportedError, match=r"single rows.*the head shares.*policy: merged"):
+        with pytest.raises(UnsupportedError, match=r"single rows.*the head shares.*lora.existing: merge"):
             load.put_adapter(family(shape), str(tmp_path / shape), "default", trainable=True)
 
 
@@ -308,10 +308,11 @@ def test_a_run_whose_file_differs_publishes_nothing_and_keeps_its_checkpoints(
     tmp_path: Path, model_folder: Any, rows_file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {
-        "model": str(model_folder("llama")), "safety": {"name": "refusals", "path": str(rows_file("safe.jsonl", 4))},
+        "model": str(model_folder("llama")),
+        "safety_data": {"name": "refusals", "path": str(rows_file("safe.jsonl", 4))},
         "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 8))}, "method": "sft",
-        "lora": {"r": 2, "targets": ["q_proj", "v_proj"]}, "out": str(tmp_path / "runs"),
-        "training": {"epochs": 1, "batch_size": 4, "learning_rate": 0.05},
+        "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]}, "out": str(tmp_path / "runs"),
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 0.05},
     }  # fmt: skip
     whole = save.save_adapter
 

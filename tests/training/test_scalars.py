@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from unforgotten import registry, testing
-from unforgotten.models.adapters import Policy
+from unforgotten.models.adapters import AdapterMode
 from unforgotten.training.distance import squared_norm
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
@@ -53,19 +53,21 @@ class Seen(TrainerCallback):
         self.after.append(self.copied())
 
 
-def trained(method: Any, policy: Policy, folder: Path, **more: Any) -> tuple[Any, Seen, list[dict[str, float]]]:
+def trained(
+    method: Any, adapter_mode: AdapterMode, folder: Path, **more: Any
+) -> tuple[Any, Seen, list[dict[str, float]]]:
     seen = Seen()
     args = TrainingArguments(
         str(folder), per_device_train_batch_size=2, max_steps=4, learning_rate=1e-2, lr_scheduler_type="constant",
         logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
-    model = testing.tiny_model(policy, dtype=torch.float64)
+    model = testing.tiny_model(adapter_mode, dtype=torch.float64)
     name = method if isinstance(method, str) else method["name"]
-    needs_base = registry.load("methods", name).needs_base
+    needs_unaligned_model = registry.load("methods", name).needs_unaligned_model
     trainer = MethodTrainer(
         model=model, args=args, train_dataset=testing.ragged_rows(8, 1), safety_dataset=testing.ragged_rows(5, 2),
         memory=Memory(n_rows=5), method=method, callbacks=[seen],
-        base_model=testing.base_of(model, policy) if needs_base else None, **more,
+        unaligned_model=testing.base_of(model, adapter_mode) if needs_unaligned_model else None, **more,
     )  # fmt: skip
     trainer.train()
     return trainer, seen, [log for log in trainer.state.log_history if "loss" in log]
@@ -74,18 +76,18 @@ def trained(method: Any, policy: Policy, folder: Path, **more: Any) -> tuple[Any
 @pytest.mark.parametrize("name", registry.names("methods"))
 def test_every_method_says_how_far_it_went_and_what_it_did(name: str, tmp_path: Path) -> None:
     more = {"lisa": {"safety_steps": 1, "user_steps": 1, "mode": "reference"}}
-    _, _, logs = trained({"name": name, **more.get(name, {})}, "merged", tmp_path)
+    _, _, logs = trained({"name": name, **more.get(name, {})}, "merge", tmp_path)
     said = {key for log in logs for key in log if "/" in key}
     assert said == SAYS.get(name, set()) | {"method/distance_from_aligned"}
     assert all(log["method/distance_from_aligned"] > 0 for log in logs)
 
 
-@pytest.mark.parametrize("policy", testing.POLICIES)
-def test_the_distance_is_that_of_the_dense_weights(policy: Policy, tmp_path: Path) -> None:
-    trainer, seen, logs = trained("sft", policy, tmp_path, log_distance=True)
+@pytest.mark.parametrize("adapter_mode", testing.ADAPTER_MODES)
+def test_the_distance_is_that_of_the_dense_weights(adapter_mode: AdapterMode, tmp_path: Path) -> None:
+    trainer, seen, logs = trained("sft", adapter_mode, tmp_path, log_distance=True)
     for log, now in zip(logs, seen.after, strict=True):
         total = 0.0
-        if policy == "full":
+        if adapter_mode == "full":
             total = sum(float((now[n] - seen.before[0][n]).square().sum()) for n in now)
         else:
             for one in trainer.run.deltas().values():
@@ -107,7 +109,7 @@ def test_the_norm_through_grams_by_hand() -> None:
 
 @pytest.mark.parametrize("space", ["weights", "adapter"])
 def test_the_penalty_is_half_the_weighted_squares(space: str, tmp_path: Path) -> None:
-    trainer, seen, logs = trained({"name": "ewc", "weight": 3.0, "space": space}, "merged", tmp_path)
+    trainer, seen, logs = trained({"name": "ewc", "weight": 3.0, "space": space}, "merge", tmp_path)
     method = trainer.methods["ewc"]
     for log, now in zip(logs, seen.before, strict=True):
         total = 0.0
@@ -123,14 +125,14 @@ def test_the_penalty_is_half_the_weighted_squares(space: str, tmp_path: Path) ->
 
 
 def test_the_pull_the_average_and_the_move_are_those_that_were_made(tmp_path: Path) -> None:
-    trainer, seen, logs = trained({"name": "ema", "decay": 0.5}, "merged", tmp_path / "ema")
+    trainer, seen, logs = trained({"name": "ema", "decay": 0.5}, "merge", tmp_path / "ema")
     average = seen.before[0]
     for log, now in zip(logs, seen.after, strict=True):
         average = {n: 0.5 * average[n] + 0.5 * now[n] for n in now}
         apart = sum(float((now[n] - average[n]).square().sum()) for n in now) ** 0.5
         assert log["ema/distance_from_average"] == pytest.approx(apart, rel=1e-6)
     spec = {"name": "lisa", "safety_steps": 0, "user_steps": 2, "pull": 0.7, "mode": "paper"}
-    trainer, seen, logs = trained(spec, "merged", tmp_path / "lisa")
+    trainer, seen, logs = trained(spec, "merge", tmp_path / "lisa")
     for log, now in zip(logs, seen.before, strict=True):
         apart = sum(float((now[n] - seen.before[0][n]).square().sum()) for n in now) ** 0.5
         assert log["lisa/pull_norm"] == pytest.approx(0.7 * apart, rel=1e-6)

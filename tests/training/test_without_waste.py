@@ -141,13 +141,13 @@ def test_an_edit_written_by_rows_is_the_edit_of_the_whole(shape: tuple[int, ...]
     from unforgotten.verbs.repair import repair
 
     torch.manual_seed(1)
-    tensors = {role: torch.randn(shape).to(torch.bfloat16) for role in ("base", "aligned", "tuned")}
+    tensors = {role: torch.randn(shape).to(torch.bfloat16) for role in ("unaligned_model", "aligned", "tuned")}
     for role, tensor in tensors.items():
         (tmp_path / role).mkdir()
         save_file({"w": tensor}, tmp_path / role / "model.safetensors")
         (tmp_path / role / "config.json").write_text(json.dumps({}))
     repair("magmax", **{role: str(tmp_path / role) for role in tensors}, out=str(tmp_path / "out"))
-    whole = larger_change(tensors["base"], tensors["aligned"], tensors["tuned"], 1.0)
+    whole = larger_change(tensors["unaligned_model"], tensors["aligned"], tensors["tuned"], 1.0)
     assert torch.equal(Files(tmp_path / "out")["w"], whole.to(torch.bfloat16))
 
 
@@ -171,13 +171,13 @@ def test_the_norm_of_a_large_change_is_right() -> None:
     assert float((reference(v, None)(b) - exact).norm() / exact.norm()) < 1e-5
 
 
-@pytest.mark.parametrize("policy", ["full", "merged"])
+@pytest.mark.parametrize("adapter_mode", ["full", "merge"])
 @pytest.mark.parametrize(("method", "apart"), [("der", True), ("derpp", True), (["der", "lwf"], True), ("lwf", False)])
 def test_a_replay_is_freed_before_the_users_rows_come(
-    method: Any, apart: bool, policy: testing.Policy, tmp_path: Path
+    method: Any, apart: bool, adapter_mode: testing.AdapterMode, tmp_path: Path
 ) -> None:
     """Weak references to what a layer made of the replayed rows, looked at when it makes something of the user's."""
-    model = testing.tiny_model(policy)
+    model = testing.tiny_model(adapter_mode)
     seen: list[tuple[bool, int]] = []
     before: list[weakref.ref[Tensor]] = []
     layer = next(m for n, m in model.named_modules() if n.endswith("layers.1.mlp.down_proj"))

@@ -250,10 +250,10 @@ def recipe_of(tmp_path: Path, model: Path, rows_file: Make, settings: Evaluate, 
     tree: dict[str, Any] = {
         "name": "tiny",
         "model": str(model),
-        "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
+        "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
         "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 8))},
-        "lora": {"r": 2, "targets": "all-linear"},
-        "training": {"epochs": 1, "batch_size": 4},
+        "lora": {"r": 2, "target_modules": "all-linear"},
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4},
         "evaluate": settings.model_dump(),
         "out": str(tmp_path / "runs"),
     }
@@ -287,7 +287,13 @@ def test_a_run_is_measured_from_its_folder_and_read_back(
 def test_base_and_aligned_are_measured_once_for_all_runs(
     tmp_path: Path, model_folder: Make, rows_file: Make, settings: Evaluate
 ) -> None:
-    recipe = recipe_of(tmp_path, model_folder("qwen2"), rows_file, settings, align={"epochs": 1, "batch_size": 4})
+    recipe = recipe_of(
+        tmp_path,
+        model_folder("qwen2"),
+        rows_file,
+        settings,
+        align={"num_train_epochs": 1, "per_device_train_batch_size": 4},
+    )
     base, aligned = evaluate_stage(recipe, "base"), evaluate_stage(recipe, "aligned")
     assert (base["stage"], base["method"], base["seed"], base["overlap"]) == ("base", None, None, None)
     assert (aligned["stage"], aligned["seed"]) == ("aligned", 0) and aligned["overlap"]["advbench"]["n"] == 5

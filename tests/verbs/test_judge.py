@@ -39,10 +39,10 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
     return parse(
         {
             "model": str(model_folder("llama")),
-            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
+            "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
             "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 8))},
             "lora": {"r": 2},
-            "training": {"epochs": 1, "batch_size": 4},
+            "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4},
             "evaluate": {
                 "harm": {"name": "advbench", "path": str(tmp_path / "advbench.csv")},
                 "refusal": {"name": "xstest", "path": str(tmp_path / "xstest.csv")},

@@ -62,7 +62,7 @@ def merged(aligned: Path, tuned: Path) -> dict[str, torch.Tensor]:
 
 def test_magmax_on_disk_is_the_formula_on_whole_models(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, aligned, tuned = three
-    out = repair({"name": "magmax", "weight": 0.5}, base=str(base), aligned=str(aligned), tuned=str(tuned),
+    out = repair({"name": "magmax", "weight": 0.5}, unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned),
                  out=str(tmp_path / "out"))  # fmt: skip
     zero, safe, last, found = weights(base), weights(aligned), merged(aligned, tuned), weights(out)
     for name in found:
@@ -78,8 +78,8 @@ def test_magmax_on_disk_is_the_formula_on_whole_models(three: tuple[Path, Path, 
 
 def test_safelora_on_an_adapter_gives_an_adapter(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, aligned, tuned = three
-    out = repair({"name": "safelora", "select": "threshold", "threshold": 1.0}, base=str(base), aligned=str(aligned),
-                 tuned=str(tuned), out=str(tmp_path / "out"))  # fmt: skip
+    out = repair({"name": "safelora", "select": "threshold", "threshold": 1.0}, unaligned_model=str(base),
+                 aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"))  # fmt: skip
     zero, safe, last, found = weights(base), weights(aligned), merged(aligned, tuned), merged(aligned, out)
     changed = 0
     for name in found:
@@ -101,7 +101,7 @@ def test_an_adapter_on_the_base_is_told_from_one_on_the_aligned_model(model_fold
     adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "safe", 1)
     adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "joined", 2)
     bundle(base, tmp_path / "joined")
-    out = repair("magmax", base=str(base), aligned=str(tmp_path / "safe"), tuned=str(tmp_path / "joined"),
+    out = repair("magmax", unaligned_model=str(base), aligned=str(tmp_path / "safe"), tuned=str(tmp_path / "joined"),
                  out=str(tmp_path / "out"))  # fmt: skip
     zero, safe, last = weights(base), merged(base, tmp_path / "safe"), merged(base, tmp_path / "joined")
     for name, tensor in weights(out).items():
@@ -115,8 +115,10 @@ def test_a_dense_result_as_an_adapter_is_the_nearest_one_and_its_error_is_told(
 ) -> None:
     base, aligned, tuned = three
     told: list[str] = []
-    whole = repair("magmax", base=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "whole"))
-    out = repair("magmax", base=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"),
+    whole = repair(
+        "magmax", unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "whole")
+    )
+    out = repair("magmax", unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"),
                  as_lora=3, say=told.append)  # fmt: skip
     safe, best, found = weights(aligned), weights(whole), merged(aligned, out)
     left = total = 0.0
@@ -138,8 +140,8 @@ def test_an_adapter_as_a_smaller_adapter(three: tuple[Path, Path, Path], tmp_pat
     """SafeLoRA leaves an adapter of the tuned one's rank, 2; asked for 1, it is the nearest of rank 1."""
     base, aligned, tuned = map(str, three)
     edit = {"name": "safelora", "layers": 2}
-    own = repair(edit, base=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "own"))
-    out = repair(edit, base=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "out"), as_lora=1)
+    own = repair(edit, unaligned_model=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "own"))
+    out = repair(edit, unaligned_model=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "out"), as_lora=1)
     safe, best, found = weights(three[1]), merged(three[1], own), merged(three[1], out)
     for name in found:
         change, kept = best[name] - safe[name], found[name] - safe[name]
@@ -152,13 +154,13 @@ def test_an_adapter_as_a_smaller_adapter(three: tuple[Path, Path, Path], tmp_pat
 def test_what_cannot_be_repaired_is_refused_and_nothing_is_left(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, aligned, tuned = map(str, three)
     with pytest.raises(RecipeError, match="DER works while a model is trained.*magmax, safelora"):
-        repair("der", base=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "out"))
+        repair("der", unaligned_model=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "out"))
     with pytest.raises(RecipeError, match="exists already"):
-        repair("magmax", base=base, aligned=aligned, tuned=tuned, out=tuned)
+        repair("magmax", unaligned_model=base, aligned=aligned, tuned=tuned, out=tuned)
     other = tiny("llama", vocabulary=77)
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ModelError, match="one shape and vocabulary|different architectures"):
-        repair("magmax", base=base, aligned=str(tmp_path / "other"), tuned=str(tmp_path / "other"),
+        repair("magmax", unaligned_model=base, aligned=str(tmp_path / "other"), tuned=str(tmp_path / "other"),
                out=str(tmp_path / "out"))  # fmt: skip
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
@@ -174,16 +176,21 @@ def test_a_run_of_the_verbs_repaired_afterwards_is_the_run_with_the_method(
     common = {
         "model": str(model),
         "out": str(tmp_path / "runs"),
-        "align": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "lora": {"r": 2, "targets": "all-linear"}},
-        "safety": [{"name": "jsonl", "path": str(rows_file("safe.jsonl", 8)), "kind": "harmful"}],
+        "align": {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "lora": {"r": 2, "target_modules": "all-linear"},
+        },
+        "safety_data": [{"name": "jsonl", "path": str(rows_file("safe.jsonl", 8)), "kind": "harmful"}],
         "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 8))},
-        "lora": {"r": 2, "targets": "all-linear", "dropout": 0.0},
-        "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+        "lora": {"r": 2, "target_modules": "all-linear", "lora_dropout": 0.0},
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2},
     }
     plain = finetune(parse({**common, "method": "sft"}))
     edited = finetune(parse({**common, "method": {"name": "safelora", "layers": 4}}))
     aligned = next((tmp_path / "runs" / "aligned").glob("[!.]*"))
-    out = repair({"name": "safelora", "layers": 4}, base=str(model), aligned=str(aligned),
+    out = repair({"name": "safelora", "layers": 4}, unaligned_model=str(model), aligned=str(aligned),
                  tuned=str(plain / "adapter"), out=str(tmp_path / "out"))  # fmt: skip
     first, second = (load_file(f / "adapter_model.safetensors") for f in (edited / "adapter", out))
     assert set(first) == set(second)
@@ -215,8 +222,10 @@ def test_a_base_that_is_the_aligned_model_is_refused(
         model = AutoModelForCausalLM.from_pretrained(aligned)
         get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "zeros")
         aligned = tmp_path / "zeros"
-    with pytest.raises(ModelError, match="--base .* and --aligned .* hold the same weights.*before alignment"):
-        repair(method, base=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"))
+    with pytest.raises(
+        ModelError, match="--unaligned-model .* and --aligned .* hold the same weights.*before alignment"
+    ):
+        repair(method, unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
@@ -226,7 +235,9 @@ def test_a_tuned_model_that_is_the_aligned_one_is_refused(three: tuple[Path, Pat
     get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "zeros")
     for tuned in (aligned, tmp_path / "zeros"):
         with pytest.raises(ModelError, match="--tuned .* nothing to repair"):
-            repair("magmax", base=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"))
+            repair(
+                "magmax", unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out")
+            )
 
 
 def test_an_adapter_on_what_alignment_left_alone_is_refused(model_folder: Make, tmp_path: Path) -> None:
@@ -236,7 +247,7 @@ def test_an_adapter_on_what_alignment_left_alone_is_refused(model_folder: Make, 
         model.model.layers[0].mlp.up_proj.weight += 0.1
     model.save_pretrained(tmp_path / "aligned")
     adapter(AutoModelForCausalLM.from_pretrained(tmp_path / "aligned"), tmp_path / "tuned", 2)
-    given = {"base": str(base), "aligned": str(tmp_path / "aligned"), "tuned": str(tmp_path / "tuned")}
+    given = {"unaligned_model": str(base), "aligned": str(tmp_path / "aligned"), "tuned": str(tmp_path / "tuned")}
     with pytest.raises(ModelError, match="SafeLoRA edits what .* both changed, and that is no layer"):
         repair("safelora", **given, out=str(tmp_path / "out"))
     told: list[str] = []
@@ -252,7 +263,7 @@ def test_an_alignment_of_the_embedding_alone_is_no_layer_and_numbers_must_be_num
     with torch.no_grad():
         model.model.embed_tokens.weight += 0.1
     model.save_pretrained(tmp_path / "aligned")
-    given = {"base": str(base), "aligned": str(tmp_path / "aligned"), "out": str(tmp_path / "out")}
+    given = {"unaligned_model": str(base), "aligned": str(tmp_path / "aligned"), "out": str(tmp_path / "out")}
     with pytest.raises(ModelError, match="SafeLoRA edits what .* both changed, and that is no layer"):
         repair("safelora", **given, tuned=str(tuned))
     with torch.no_grad():
@@ -266,12 +277,12 @@ def test_an_alignment_of_the_embedding_alone_is_no_layer_and_numbers_must_be_num
 def test_what_was_edited_is_counted_and_nothing_is_said_aloud(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, aligned, tuned = map(str, three)
     told: list[str] = []
-    out = repair({"name": "safelora", "layers": 2}, base=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "a"),
-                 say=told.append)  # fmt: skip
+    out = repair({"name": "safelora", "layers": 2}, unaligned_model=base, aligned=aligned, tuned=tuned,
+                 out=str(tmp_path / "a"), say=told.append)  # fmt: skip
     facts = json.loads((out / "repair.json").read_text())
     assert (facts["edited"], facts["of"]) == (2, 6) and "Edited 2 of 6 modules." in told
     told.clear()
-    out = repair({"name": "safelora", "layers": 0}, base=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "b"),
-                 say=told.append)  # fmt: skip
+    out = repair({"name": "safelora", "layers": 0}, unaligned_model=base, aligned=aligned, tuned=tuned,
+                 out=str(tmp_path / "b"), say=told.append)  # fmt: skip
     assert told[0] == "Edited 0 of 6 modules." and "no safer" in told[-1]
     assert "no safer" in json.loads((out / "repair.json").read_text())["notes"][-1]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from unforgotten.world import pretrain as verb
-from unforgotten.world.pretrain import TRAINING, base_folder, cache_folder, pretrain
+from unforgotten.world.pretrain import PRETRAINING, base_folder, cache_folder, pretrain
 
-SHORT = replace(TRAINING, steps=3, batch_rows=4, warmup_steps=1)
+SHORT = replace(PRETRAINING, steps=3, batch_rows=4, warmup_steps=1)
 
 
 def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
@@ -24,7 +24,7 @@ def test_the_folder_is_stable_across_processes_and_names_what_determines_it(tmp_
     code = "import sys; from unforgotten.world.pretrain import base_folder; print(base_folder(5, sys.argv[1]))"
     again = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert again.stdout.strip() == str(base_folder(5, tmp_path))
-    others = {base_folder(6, tmp_path), base_folder(5, tmp_path, replace(TRAINING, steps=1))}
+    others = {base_folder(6, tmp_path), base_folder(5, tmp_path, replace(PRETRAINING, steps=1))}
     assert base_folder(5, tmp_path) not in others and len(others) == 2
 
 

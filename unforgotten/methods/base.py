@@ -68,7 +68,7 @@ class Run(Protocol):
 
     # merged, stacked, continue or full.
     @property
-    def policy(self) -> str: ...
+    def adapter_mode(self) -> str: ...
     # once(name, build): tensors that θ_safe determines, built before the first step, read back on resume.
     @property
     def once(self) -> Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]: ...
@@ -159,7 +159,7 @@ class Weights(Protocol):
     """What `finish` reads: lazy tensors of three models, by the Hub's public names (models/weights/base.py: Source)."""
 
     base: Any
-    """θ₀; there for methods with `needs_base` only."""
+    """θ₀; there for methods with `needs_unaligned_model` only."""
     aligned: Any
     """θ_safe."""
     tuned: Any
@@ -202,7 +202,7 @@ class Method(Component):
     needs_safety: ClassVar[bool] = True
     """Whether the method reads safety rows; without any, it is refused at the door."""
 
-    needs_base: ClassVar[bool] = False
+    needs_unaligned_model: ClassVar[bool] = False
     """Whether `finish` reads θ₀, the weights from before alignment."""
     dense: ClassVar[bool] = False
     """Whether `finish` yields whole weights also where an adapter was trained: then a whole model is saved."""
@@ -276,7 +276,7 @@ def needs(cls: type[Method]) -> list[str]:
         "safety data": cls.needs_safety,
         "teacher": bool(asked & {"teacher", "store_states", "keep"}),
         "Fisher": "fisher" in asked,
-        "base weights": cls.needs_base,
+        "base weights": cls.needs_unaligned_model,
     }
     return [what for what, wanted in needed.items() if wanted]
 

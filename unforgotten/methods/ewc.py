@@ -72,7 +72,7 @@ class EWC(Method):
     def start(self, run: Run) -> None:
         if self.weight == 0:
             return
-        dense = self.space == "weights" and run.policy != "full"
+        dense = self.space == "weights" and run.adapter_mode != "full"
         self._fisher = run.fisher(self.space, self.fisher_rows)
         self._anchor = run.anchor()
         self._deltas = run.deltas() if dense else {}

@@ -44,7 +44,7 @@ class MagMax(Method):
 
     family: ClassVar[str] = "merging"
     needs_safety: ClassVar[bool] = False
-    needs_base: ClassVar[bool] = True
+    needs_unaligned_model: ClassVar[bool] = True
     dense: ClassVar[bool] = True
 
     weight: Annotated[float, Ge(0)] = 1.0

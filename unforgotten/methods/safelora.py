@@ -81,7 +81,7 @@ class SafeLoRA(Method):
     family: ClassVar[str] = "merging"
     neutral: ClassVar[dict[str, Any]] = {"select": "threshold", "threshold": -1.0}
     needs_safety: ClassVar[bool] = False
-    needs_base: ClassVar[bool] = True
+    needs_unaligned_model: ClassVar[bool] = True
 
     projector: Literal["reference", "orthogonal"] = "reference"
     """reference: V Vᵀ/‖V‖_F as in the official code; orthogonal: the projector on V's columns."""

@@ -1,7 +1,7 @@
-"""How θ_safe and what is trained lie in one model: `merged`, `stacked`, `continue` or `full`.
+"""How θ_safe and what is trained lie in one model: `merge`, `stack`, `continue` or `full`.
 
-    merged     θ_safe is the whole base; one fresh LoRA is trained on it. Teacher: adapter off.
-    stacked    θ_safe is a frozen LoRA on a public base; a fresh one is trained above it. Teacher: the lower one alone.
+    merge      θ_safe is the whole base; one fresh LoRA is trained on it. Teacher: adapter off.
+    stack      θ_safe is a frozen LoRA on a public base; a fresh one is trained above it. Teacher: the lower one alone.
     continue   θ_safe is a LoRA, and that same LoRA is trained on. Teacher: its first values.
     full       every weight is trained. Teacher: the first values.
 
@@ -19,7 +19,7 @@ import torch
 from unforgotten.errors import ModelError, UnsupportedError
 from unforgotten.models import join
 
-Policy = Literal["merged", "stacked", "continue", "full"]
+AdapterMode = Literal["merge", "stack", "continue", "full"]
 
 KEEPS_BASE = (True, "gaussian", "eva")
 """LoRA inits that leave the base as it is and start at a delta of 0, so that adapter-off and step 0 are both θ_safe."""
@@ -27,7 +27,7 @@ KEEPS_BASE = (True, "gaussian", "eva")
 TRAINED = "default"
 """PEFT's name for the adapter under training."""
 ALIGNED = "aligned"
-"""The name of the frozen adapter that makes θ_safe under `stacked`."""
+"""The name of the frozen adapter that makes θ_safe under `stack`."""
 
 
 def check_init(config: Any, fresh: bool = True) -> None:
@@ -48,7 +48,7 @@ def check_init(config: Any, fresh: bool = True) -> None:
 
 
 def fresh(model: Any, config: Any) -> Any:
-    """`merged`: θ_safe's full weights under one fresh adapter."""
+    """`merge`: θ_safe's full weights under one fresh adapter."""
     from peft import get_peft_model
 
     check_init(config)
@@ -61,7 +61,7 @@ def fresh(model: Any, config: Any) -> Any:
 
 
 def stack(model: Any, config: Any) -> Any:
-    """`stacked`: a PeftModel whose only adapter is θ_safe's gets a fresh trainable one above it; the lower is frozen.
+    """`stack`: a PeftModel whose only adapter is θ_safe's gets a fresh trainable one above it; the lower is frozen.
 
     Both are active in training; the sum of their deltas is what runs. Raises UnsupportedError where they could not be
     saved as one adapter.
@@ -95,8 +95,8 @@ def belongs(parameter: str, adapter: str) -> bool:
     return adapter in parameter.split(".")
 
 
-def policy_of(model: Any) -> Policy:
-    """Reads the policy off the model: its adapters, which of them train, and whether the trained one is fresh."""
+def adapter_mode_of(model: Any) -> AdapterMode:
+    """Reads the mode off the model: its adapters, which of them train, and whether the trained one is fresh."""
     configs = getattr(model, "peft_config", None)
     if not configs:
         return "full"
@@ -110,9 +110,9 @@ def policy_of(model: Any) -> Policy:
                 f"and {TRAINED!r} trained. Build them with unforgotten.models.adapters.stack."
             )
         join.refuse(model, (ALIGNED, TRAINED))
-        return "stacked"
+        return "stack"
     ups = [p for n, p in model.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
-    return "merged" if ups and all(not p.any() for p in ups) else "continue"
+    return "merge" if ups and all(not p.any() for p in ups) else "continue"
 
 
 def refuse_shared_rows(model: Any) -> None:
@@ -126,7 +126,7 @@ def refuse_shared_rows(model: Any) -> None:
     if isinstance(head, TrainableTokensWrapper):
         raise UnsupportedError(
             "The adapter trains single rows (trainable_token_indices) of an embedding that the head shares, and the "
-            "file of such an adapter does not open in Transformers. Use policy: merged."
+            "file of such an adapter does not open in Transformers. Use lora.existing: merge."
         )
 
 
@@ -139,7 +139,7 @@ def trained_adapter(model: Any) -> str | None:
 
 
 @contextmanager
-def aligned_only(model: Any, policy: Policy) -> Iterator[Any]:
+def aligned_only(model: Any, adapter_mode: AdapterMode) -> Iterator[Any]:
     """θ_safe itself, in eval mode and without gradient; the model is put back after.
 
     Under `continue` and `full` this is the live model, and right only before the first step: `Run.teacher` sees to it.
@@ -148,10 +148,10 @@ def aligned_only(model: Any, policy: Policy) -> Iterator[Any]:
     model.eval()
     try:
         with torch.no_grad():
-            if policy == "merged":
+            if adapter_mode == "merge":
                 with model.disable_adapter():
                     yield model
-            elif policy == "stacked":
+            elif adapter_mode == "stack":
                 activate(model, [ALIGNED])
                 try:
                     yield model

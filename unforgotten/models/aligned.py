@@ -50,11 +50,11 @@ def aligned_of(recipe: Recipe) -> Aligned:
             return Aligned(identified, base, None, None, base, base, made=False)
         if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
             config = opened(base, part="adapter").adapter or {}
-            below = base_of_adapter(config, base, (recipe.base,))
+            below = base_of_adapter(config, base, (recipe.unaligned_model,))
             return Aligned(identified, below, config.get("revision"), None, base, base, made=False)
         return Aligned(identified, base, recipe.revision, base, None, base, made=False)
-    if not recipe.safety:
-        raise RecipeError("Stage `align` needs `safety:` rows (refusals and answered look-alikes).")
+    if not recipe.safety_data:
+        raise RecipeError("Stage `align` needs `safety_data:` rows (refusals and answered look-alikes).")
     if adapter_file.is_file():
         raise RecipeError(
             "Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`."

@@ -44,7 +44,7 @@ class Shelf:
         name = str(part_of(target)) if isinstance(target, Path) else target
         if load.is_adapter(name):
             config = _config(name)
-            base = base_of(config, name, (recipe.model, recipe.base))
+            base = base_of(config, name, (recipe.model, recipe.unaligned_model))
             return self._put(name, base, config.get("revision"), recipe)
         if recipe.load_in and load.is_bundled(name):
             return self._put(name, name, None, recipe)
@@ -142,7 +142,7 @@ def _below(model: str, recipe: Recipe) -> str:
     config = place.adapter or {}
     if place.is_bundled:  # its bytes are in the folder's digest
         return str(config.get("base_model_name_or_path"))
-    base = base_of(config, model, (recipe.model, recipe.base))
+    base = base_of(config, model, (recipe.model, recipe.unaligned_model))
     if _is_gone(base):
         return base
     digest = fingerprint.model_digest(base, config.get("revision"))
@@ -164,7 +164,7 @@ def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) ->
         where = Aligned(**{key: _filled(key, value) for key, value in recorded.items()})
     except TypeError as error:
         raise DataError(f"{folder / 'environment.json'}: aligned is not as we write it ({error}).") from None
-    named = [recipe.model, recipe.base, unaligned(recipe)]
+    named = [recipe.model, recipe.unaligned_model, unaligned(recipe)]
     if where.made:
         if re.fullmatch(r"[0-9a-f]{12}", where.digest) is None:
             raise ModelError(f"{folder}: environment.json gives the aligned model the digest {where.digest[:40]!r}.")

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from unforgotten.errors import UnsupportedError
 
 WAY_OUT = (
-    "Under `stacked` two adapters are saved as one, and this has no exact sum with another adapter. Use policy: merged "
-    "(θ_safe's adapter becomes part of its base) or policy: continue (that same adapter is trained on)."
+    "Under `stack` two adapters are saved as one, and this has no exact sum with another adapter. Use "
+    "lora.existing: merge (θ_safe's adapter becomes part of its base) or "
+    "lora.existing: continue (that same adapter is trained on)."
 )
 
 

@@ -95,9 +95,9 @@ def lora_config(lora: Lora) -> Any:
 
     return LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
 
@@ -140,7 +140,7 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
         raise UnsupportedError(
             f"This adapter cannot be merged into its base: {' '.join(str(error).split())[:400]}. Keep it "
-            "as an adapter (policy: continue)."
+            "as an adapter (lora.existing: continue)."
         ) from error
     for name, t in itertools.chain(plain.named_parameters(), plain.named_buffers()):
         t.data = t.data.to(kinds.get(name, t.dtype))
@@ -153,8 +153,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
     if not deviation <= (bound := proof.limit(scale, dtype)):
         raise ModelError(
             f"Merging the adapter changed a logit by {deviation:.2g}, where rounding to {str(dtype)[6:]} explains "
-            f"{bound:.1g}: the merged model is another one. Keep it as an adapter (policy: continue), or merge in more "
-            "precision (dtype: float32)."
+            f"{bound:.1g}: the merged model is another one. Keep it as an adapter (lora.existing: continue), "
+            "or merge in more precision (dtype: float32)."
         )
     return plain, deviation
 

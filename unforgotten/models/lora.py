@@ -50,8 +50,8 @@ def deltas(model: Any, adapter: str) -> dict[str, Delta]:
         if hasattr(layer, "parameter_name"):  # PEFT's target_parameters: experts of one layer as one parameter
             raise UnsupportedError(
                 f"{name}: its adapter changes the parameter {layer.parameter_name!r} itself (experts, or what routes "
-                "to them) and no linear layer. Name linear layers in `lora.targets`, such as [q_proj, k_proj, v_proj, "
-                "o_proj]: all-linear takes experts in."
+                "to them) and no linear layer. Name linear layers in `lora.target_modules`, such as [q_proj, k_proj, "
+                "v_proj, o_proj]: all-linear takes experts in."
             )
         down, up = downs[adapter], layer.lora_B[adapter]
         if not isinstance(down, nn.Linear) or adapter in getattr(layer, "lora_variant", {}):

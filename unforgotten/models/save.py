@@ -15,7 +15,7 @@ from unforgotten.models.adapters import ALIGNED, TRAINED, activate
 from unforgotten.models.folder.open import opened
 
 JOINED = "joined"
-"""The name of the adapter that is saved under `stacked`."""
+"""The name of the adapter that is saved under `stack`."""
 
 BUNDLED = "../aligned"
 """What `base_model_name_or_path` says when the base lies beside the adapter: relative to the adapter's folder. The
@@ -23,7 +23,7 @@ same weights are also bundled inside the folder, where transformers looks first.
 
 
 def save_adapter(model: Any, folder: Path, base: str, revision: str | None) -> str:
-    """Writes the trained adapter (under `stacked`: both, joined) so that peft and transformers open it after a move.
+    """Writes the trained adapter (under `stack`: both, joined) so that peft and transformers open it after a move.
 
     base: a Hub id, or a local folder whose config and weights are then bundled by hard links (copied across disks).
     Returns the name that the saved adapter has in the model.

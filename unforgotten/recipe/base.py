@@ -18,7 +18,7 @@ Spec = str | dict[str, Any]
 """A component: its name, or a mapping of `name` and fields."""
 
 
-Replay = Literal["safety", "synthesize"] | list[Spec]
+Replay = Literal["safety_data", "synthesize"] | list[Spec]
 """Where the memory's rows come from."""
 
 
@@ -30,7 +30,8 @@ class Strict(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
-        if registry.wants_number(cls.model_fields[str(info.field_name)].annotation, value):
+        declared = cls.model_fields.get(str(info.field_name))
+        if declared is not None and registry.wants_number(declared.annotation, value):
             raise ValueError("true and false are no numbers")
         return value
 

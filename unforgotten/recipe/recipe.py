@@ -1,8 +1,8 @@
 """`Recipe`: the YAML file, the command line's flags and the Python verbs' argument are this one model.
 
     model: meta-llama/Llama-2-7b-hf      θ₀, or θ_safe as it is where there is no `align`
-    align: {}                            θ₀ -> θ_safe on the `safety` rows
-    safety: [{name: refusals, path: …}]  D_safe: refusals and answered look-alikes, or prompts alone
+    align: {}                            θ₀ -> θ_safe on the `safety_data` rows
+    safety_data: [{name: refusals, path: …}]  D_safe: refusals and answered look-alikes, or prompts alone
     data: {name: jsonl, path: …}         D_user
     poison: {data: {…}, ratio: 0.1}      a lab's share p of harmful rows in D_user, total held fixed
     method: der                          one, or a list whose turns are taken in order
@@ -10,9 +10,9 @@
     compare: {method: […], poison: […]}  the grid of `unforgotten compare`
     sweep: {fields: {weight: …}}         what `unforgotten sweep` searches
 
-Components (`data`, `safety`, `method`, `judge` …) are a name or `{name: …, field: …}`; their fields are checked against
-the class when the recipe is read. `${UNFORGOTTEN_X:-default}` in any text is replaced from the environment; the record
-keeps it as it was written.
+Components (`data`, `safety_data`, `method`, `judge` …) are a name or `{name: …, field: …}`; their fields are checked
+against the class when the recipe is read. `${UNFORGOTTEN_X:-default}` in any text is replaced from the environment; the
+record keeps it as it was written.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from pydantic import (
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
+from unforgotten.recipe import arguments, renamed
 from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component, cut, replaced
 from unforgotten.recipe.compare import Grid
 from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.sweep import Sweep
 from unforgotten.recipe.synthesize import Synthesize
-from unforgotten.recipe.training import Align, Lora, MemorySettings, Poison, Probe, Training
+from unforgotten.recipe.training import Align, MemorySettings, Poison, Probe, Training, UserLora
 from unforgotten.runs import origin as origins
 from unforgotten.runs import variables
 
@@ -65,12 +66,12 @@ class Recipe(Strict):
     """The day that a template which prints today's date is given, YYYY-MM-DD; pinned in the run when left out."""
     align: Align | None = None
     """Stage align; left out, the model is θ_safe as it is."""
-    base: str | None = None
+    unaligned_model: str | None = None
     """θ₀ where `model` is already θ_safe, such as the base model of an instruct one; read by MagMax and SafeLoRA."""
-    safety: list[Spec] = []
+    safety_data: list[Spec] = []
     """D_safe: refusals and look-alikes. Rows without answers are answered greedily by θ_safe, once."""
-    replay: Replay = "safety"
-    """What the memory is chosen from: the `safety` rows, `synthesize` (θ_safe's own making), or a list of data sets."""
+    replay: Replay = "safety_data"
+    """What the memory is chosen from: `safety_data`, `synthesize` (θ_safe makes the rows), or a list of data sets."""
     memory: MemorySettings = MemorySettings()
     """Which safety rows are kept for replay."""
     data: Spec | None = None
@@ -81,10 +82,8 @@ class Recipe(Strict):
     """How safety is kept."""
     settings: dict[str, dict[str, Any]] = {}
     """Fields of methods that are named without any: {der: {weight: 4}}."""
-    lora: Lora | None = Lora()
+    lora: UserLora | None = UserLora()
     """The user's adapter; null trains every weight."""
-    policy: Literal["merged", "stacked", "continue"] | None = None
-    """How the adapter lies on θ_safe; left out: stacked where θ_safe is an adapter on a public base, else merged."""
     training: Training = Training()
     """Stage finetune."""
     probe: Probe | None = None
@@ -108,7 +107,7 @@ class Recipe(Strict):
     out: str = "runs"
     """Folder that run folders are made in."""
 
-    @field_validator("safety", mode="before")
+    @field_validator("safety_data", mode="before")
     @classmethod
     def _safety(cls, specs: Any) -> Any:
         return [component("datasets", s) for s in (specs if isinstance(specs, list) else [specs])]
@@ -144,7 +143,7 @@ class Recipe(Strict):
                 "load_in: nf4 has no whole weights to train. Give `lora:`, or leave out `load_in` to train every weight"
             )
         for spec in self.methods:
-            if (edit := registry.build("methods", spec)).needs_base or edit.dense:
+            if (edit := registry.build("methods", spec)).needs_unaligned_model or edit.dense:
                 name = spec if isinstance(spec, str) else spec["name"]
                 raise ValueError(
                     f"{name} edits whole weights, and load_in: nf4 has them in 4 bits only. Fine-tune without {name}, "
@@ -168,7 +167,7 @@ class Recipe(Strict):
         """`rows` is written into every data set, so that digests, records and whoever reads the rows agree on it."""
         if self.rows is None:
             return self
-        places: list[tuple[BaseModel | None, str]] = [(self, "safety"), (self, "data"), (self.poison, "data")]
+        places: list[tuple[BaseModel | None, str]] = [(self, "safety_data"), (self, "data"), (self.poison, "data")]
         places += [(self.evaluate, kind) for kind in ("harm", "refusal", "utility")]
         development = self.sweep.development if self.sweep else None
         places += [(development, kind) for kind in ("harm", "refusal", "utility")]
@@ -212,6 +211,12 @@ class Recipe(Strict):
 
 def checked(tree: Mapping[str, Any], where: str) -> Recipe:
     """A recipe of a mapping. Raises RecipeError or UnknownName that names the field."""
+    if wrong := renamed.faults(tree):
+        raise RecipeError(f"{where}: {'; '.join(wrong)}.")
+    for part, fields in (("training", Training.model_fields), ("align", Align.model_fields)):
+        for name in tree.get(part) or () if isinstance(tree.get(part), Mapping) else ():
+            if name not in fields and (error := arguments.unknown(str(name), part, fields, where)):
+                raise error
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -241,7 +246,8 @@ def _told(error: ValidationError, where: str) -> RecipeError:
             )
         else:
             got = "" if isinstance(e["input"], dict) else f" (got {registry.shortly(e['input'])})"
-            wrong.append(f"{at}: {e['msg']}{got}")
+            message = e["msg"].removeprefix("Value error, ")
+            wrong.append(f"{at}: {message}{got}" if at else f"{message}{got}")
     return RecipeError(variables.hidden(f"{where}: " + "; ".join(dict.fromkeys(wrong))))
 
 

@@ -37,10 +37,10 @@ def read(spec: Spec, seed: int | None = None, say: Say = quiet) -> list[Row]:
 def safety_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
     """Every safety row, in the order of the recipe. Raises RecipeError for rows that are no safety data."""
     safety: list[Row] = []
-    for spec in recipe.safety:
+    for spec in recipe.safety_data:
         rows = (source := dataset(spec, recipe.seed)).rows()
         # Rows of a task would be taken for answered look-alikes, refusals among them too.
-        check_kind(source, rows, "safety", ["harmful", "benign"])
+        check_kind(source, rows, "safety_data", ["harmful", "benign"])
         for note in source.notes:
             say(note)
         safety += rows

@@ -83,7 +83,7 @@ def metadata(recipe: Recipe, row: results.Row | None, name: str, adapter: bool, 
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         license=recipe.license,
-        datasets=_hub_ids([*([recipe.data] if recipe.data else []), *recipe.safety]) or None,
+        datasets=_hub_ids([*([recipe.data] if recipe.data else []), *recipe.safety_data]) or None,
         tags=["unforgotten", "safety", *(["lora"] if adapter else []), *(Path(m).name for m in names(recipe))],
         model_name=name if row else None,
         eval_results=_eval_results(row, recipe) if row else None,
@@ -197,15 +197,18 @@ def _settings(recipe: Recipe, trained: dict[str, Any]) -> list[str]:
     training, lora = recipe.training, recipe.lora
     sentences = []
     if lora is not None:
-        targets = lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
-        policy = f", {trained['policy']} on the aligned model" if "policy" in trained else ""
-        sentences.append(f"LoRA: rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {targets}{policy}.")
+        targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+        mode = f" (mode: {trained['adapter_mode']})" if "adapter_mode" in trained else ""
+        sentences.append(
+            f"LoRA: rank {lora.r}, alpha {lora.lora_alpha:g}, dropout {lora.lora_dropout:g}, on {targets}{mode}."
+        )
     else:
         sentences.append("Every weight was trained.")
     steps = f", {trained['steps']} steps" if "steps" in trained else ""
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     sentences.append(
-        f"{training.epochs:g} epochs of batches of {training.batch_size * training.accumulation}, learning rate "
-        f"{training.learning_rate:g}, {training.schedule}, at most {training.max_length_tokens} tokens a row{steps}."
+        f"{training.num_train_epochs:g} epochs of batches of {batch}, learning rate "
+        f"{training.learning_rate:g}, {training.lr_scheduler_type}, at most {training.max_length} tokens a row{steps}."
     )
     return sentences
 

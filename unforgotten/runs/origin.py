@@ -22,7 +22,7 @@ Origin = Literal["operator", "foreign"]
 TRUST = "UNFORGOTTEN_TRUST_RECIPE"
 MARKS = ("environment.json", "trained.json", "results.json", "metrics.jsonl", "replies", "adapter", "checkpoints")
 """By one of these a folder with a recipe.yaml is a run's; by one of the first two any recipe in it is."""
-PLACES = {"path", "model", "base", "template", "tokenizer", "scorer", "embedder", "base_path"}
+PLACES = {"path", "model", "base", "unaligned_model", "template", "tokenizer", "scorer", "embedder", "base_path"}
 """Fields whose bare names may be files here."""
 PROSE = {"ask", "opening", "refuse", "description", "license"}
 """Fields that hold sentences."""
@@ -122,7 +122,11 @@ def _faults(tree: Mapping[str, Any], folder: Path, opens: bool) -> Iterator[tupl
             continue
         elif is_code(value):
             yield field, f"names code, {value[:80]!r}"
-        elif (opens or keys[-1] in ("model", "base")) and _is_place(value, keys) and not _inside(value, folder):
+        elif (
+            (opens or keys[-1] in ("model", "base", "unaligned_model"))
+            and _is_place(value, keys)
+            and not _inside(value, folder)
+        ):
             yield field, f"names {value[:80]!r}, which is not in the folder"
 
 

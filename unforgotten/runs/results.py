@@ -7,7 +7,7 @@
     refusal     {suite: Rate}                  utility {metric: Rate}   categories  {suite: {category: Rate}}
     flags       {suite: {"empty", "truncated", "degenerate", "off_task"}}, counted replies
     overlap     {suite: {"n", "touched", "exact": {set: count}, "near": {set: count}}}, counted prompts
-    replay      what the memory was chosen from: "safety", "synthesize" or labels of data sets
+    replay      what the memory was chosen from: "safety_data", "synthesize" or labels of data sets
     cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}, and "probe_seconds" where probed
     probe       [{"step", "asr", "refusal", "utility", "metric", "prompts"}], a Rate each, of few prompts; null: none
     measure     what `asr` is: "asr", or "non_refusal" where the judge only looks for refusals; null: no harm was asked

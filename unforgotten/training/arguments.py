@@ -45,14 +45,16 @@ def arguments(
         asked = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     if report_to:
         asked |= {"project": "unforgotten"}
+    asked |= training.model_extra or {}
     options = TrackedArguments(
         str(folder),
-        num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
+        num_train_epochs=training.num_train_epochs,
+        max_steps=training.max_steps,
+        per_device_train_batch_size=training.per_device_train_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
-        warmup_steps=training.warmup,
+        lr_scheduler_type=training.lr_scheduler_type,
+        warmup_steps=training.warmup_ratio if training.warmup_steps is None else training.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         train_sampling_strategy="group_by_length" if training.group_by_length else "random",
@@ -60,16 +62,22 @@ def arguments(
         save_steps=training.save_steps,
         save_total_limit=2,
         logging_steps=training.logging_steps,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
         report_to=[one for one in report_to if one != TENSORBOARD],
         run_name=name,
         disable_tqdm=True,
         seed=seed,
-        **asked,
+        **({"dataloader_pin_memory": torch.cuda.is_available(), "ddp_find_unused_parameters": False} | asked),
     )
     options.more = {f"recipe/{field}": value for field, value in _flat(more or {})}
     return options
+
+
+def check_values(training: Training) -> None:
+    """Raises RecipeError for a value that TrainingArguments itself refuses, before anything is loaded."""
+    try:
+        arguments(training, Path("."), 0)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise RecipeError(f"training: {error}") from None
 
 
 TENSORBOARD = "tensorboard"

@@ -23,7 +23,7 @@ def takes(method: Method, turn: str) -> bool:
 
 def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
     """Raises UnsupportedError for edits of whole weights on a base in 4 bits."""
-    edits = [type(m).__name__ for m in methods if m.needs_base or m.dense]
+    edits = [type(m).__name__ for m in methods if m.needs_unaligned_model or m.dense]
     if edits and nf4.is_quantised(model):
         raise UnsupportedError(
             f"{', '.join(edits)} edits whole weights, and this model has them in 4 bits only. Train without, then run "
@@ -34,10 +34,10 @@ def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
 def refuse_shapes(methods: Iterable[Method], run: Run) -> None:
     """Raises UnsupportedError for weights that a method would leave out: no matrix, nor factors of a linear layer."""
     for method in methods:
-        if getattr(method, "space", None) == "weights" and getattr(method, "weight", 1) and run.policy != "full":
+        if getattr(method, "space", None) == "weights" and getattr(method, "weight", 1) and run.adapter_mode != "full":
             run.deltas()
         stacked = [n for n, p in run.params().items() if p.ndim > 2 and ".experts." in n]
-        if method.needs_base and not method.dense and stacked:
+        if method.needs_unaligned_model and not method.dense and stacked:
             raise UnsupportedError(
                 f"{type(method).__name__} edits matrices, and {stacked[0]} holds those of all experts in one tensor "
                 f"({len(stacked)} such). Train without it, then run `unforgotten repair` on the saved files, in which "

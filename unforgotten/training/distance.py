@@ -30,7 +30,7 @@ def squared_norm(a: Tensor, b: Tensor) -> Tensor:
 @torch.no_grad()
 def distance(run: Run, anchor: Mapping[str, Tensor]) -> float | None:
     """anchor: the trained tensors of θ_safe under `continue` and `full`. None where what is trained is no s·B·A."""
-    if run.policy == "full":
+    if run.adapter_mode == "full":
         # One tensor at a time: the anchor stays where it is.
         parts = [(p.double() - anchor[n].to(p.device).double()).square().sum() for n, p in run.params().items()]
         return float(torch.stack(parts).sum().sqrt())
@@ -41,7 +41,7 @@ def distance(run: Run, anchor: Mapping[str, Tensor]) -> float | None:
     parts = []
     for delta in deltas.values():
         a, b = delta.a.detach().double(), delta.b.detach().double()
-        if run.policy == "continue":
+        if run.adapter_mode == "continue":
             a = torch.cat([a, anchor[delta.a_name].to(a)])
             b = torch.cat([b, -anchor[delta.b_name].to(b)], dim=1)
         parts.append(delta.scale**2 * squared_norm(a, b))

@@ -23,7 +23,7 @@ SILENT_ROWS = 2000
 
 
 def encoded(
-    processing_class: Any, data: Any, max_length_tokens: int | None, what: str, chat: Chat | None = None
+    processing_class: Any, data: Any, max_length: int | None, what: str, chat: Chat | None = None
 ) -> tuple[Chat | None, list[dict[str, Any]], Counts | None]:
     """Encodes conversations through `processing_class`; passes encoded rows through, checked.
 
@@ -62,9 +62,7 @@ def encoded(
         if kinds:
             rows = [replace(row, kind=kind or row.kind) for row, kind in zip(rows, kinds, strict=True)]
     with progress_bar(len(rows) > SILENT_ROWS) as report:
-        examples, counts = encode_rows(
-            chat, rows, max_length_tokens, lambda done, n: report(f"encoding {what}", done, n)
-        )
+        examples, counts = encode_rows(chat, rows, max_length, lambda done, n: report(f"encoding {what}", done, n))
     for example, at in zip(examples, counts.row_of, strict=True):
         example |= {"kind": rows[at].kind, "source": rows[at].source}
         if rows[at].difficulty:
@@ -99,14 +97,14 @@ def _kinds(rows: list[Any]) -> list[Any]:
 
 
 def encoded_both(
-    train: Any, safety: Any, chat: Chat | None, *, processing_class: Any, max_length_tokens: int | None
+    train: Any, safety: Any, chat: Chat | None, *, processing_class: Any, max_length: int | None
 ) -> tuple[Chat | None, tuple[list[dict[str, Any]], Counts | None], tuple[list[dict[str, Any]], Counts | None]]:
     """The user's rows and the safety rows (or None); what is wrong in either is one error."""
     sets: list[tuple[list[dict[str, Any]], Counts | None]] = []
     faults: list[DataError | TemplateError] = []
     for data, what in ((train, "train_dataset"), ([] if safety is None else safety, SAFETY)):
         try:
-            chat, rows, counts = encoded(processing_class, data, max_length_tokens, what, chat)
+            chat, rows, counts = encoded(processing_class, data, max_length, what, chat)
             sets.append((rows, counts))
         except (DataError, TemplateError) as error:
             faults.append(error)

@@ -18,7 +18,7 @@ from torch import Tensor
 from unforgotten.errors import ModelError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.models import nf4
-from unforgotten.models.adapters import ALIGNED, Policy, trained_adapter
+from unforgotten.models.adapters import ALIGNED, AdapterMode, trained_adapter
 from unforgotten.models.lora import Delta, deltas
 from unforgotten.models.weights.base import Factors, Held, Source, check_alike, conv1d_weights, same
 from unforgotten.models.weights.open import opened
@@ -30,13 +30,18 @@ class LiveModel(Held):
     """θ_safe or θ* read off the model under training, by the Hub's names."""
 
     def __init__(
-        self, model: Any, policy: Policy, role: Role, anchor: Mapping[str, Tensor], base: Source | None = None
+        self,
+        model: Any,
+        adapter_mode: AdapterMode,
+        role: Role,
+        anchor: Mapping[str, Tensor],
+        base: Source | None = None,
     ) -> None:
         """anchor: the trained tensors' first values by parameter name; needed under `continue` and `full`.
 
         base: θ₀; θ_safe's own adapter is a change from it only where its weights are those below that adapter.
         """
-        self.policy, self.role, self.anchor, self.base = policy, role, anchor, base
+        self.adapter_mode, self.role, self.anchor, self.base = adapter_mode, role, anchor, base
         super().__init__({}, set())
         self.parameters: dict[str, str] = {}
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -61,7 +66,7 @@ class LiveModel(Held):
 
     def __getitem__(self, name: str) -> Tensor:
         """(as stored, or fp32 at least where adapters are counted in)"""
-        if self.policy == "full" and self.role == "aligned":
+        if self.adapter_mode == "full" and self.role == "aligned":
             return self.anchor.get(self.parameters[name], self._at(name)).detach()
         weight = self._at(name).detach()
         changes = [self.below[name].dense()] if name in self.below else []
@@ -69,7 +74,7 @@ class LiveModel(Held):
             delta = self.trained[name]
             if self.role == "tuned":
                 changes.append(delta.dense())
-            elif self.policy == "continue":
+            elif self.adapter_mode == "continue":
                 changes.append(delta.scale * (self.anchor[delta.b_name] @ self.anchor[delta.a_name]))
         if not changes:
             return weight
@@ -81,7 +86,7 @@ class LiveModel(Held):
         delta = None
         if self.role == "aligned":
             delta = self.below.get(name) if self._lies_on_base(name) else None
-        elif self.policy in ("merged", "stacked"):
+        elif self.adapter_mode in ("merge", "stack"):
             delta = self.trained.get(name)
         return None if delta is None else Factors(delta.b.detach() * delta.scale, delta.a.detach())
 
@@ -118,9 +123,9 @@ def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], mo
     Raises TrainingError for a name that is neither a trained tensor nor a weight, ModelError for other base weights.
     """
     name = type(method).__name__
-    if method.needs_base:
+    if method.needs_unaligned_model:
         if weights.base is None:
-            raise TrainingError(f"{name} reads the weights from before alignment: pass base_model=.")
+            raise TrainingError(f"{name} reads the weights from before alignment: pass unaligned_model=.")
         check_base(weights.aligned, weights.base)
     tuned = weights.tuned
     written: set[str] = set()
@@ -183,8 +188,8 @@ def check_aligned(live: LiveModel, base: Source, trained_only: bool) -> None:
         where = " in all weights that are trained" if names else ""
         raise ModelError(
             f"The weights from before alignment and the aligned model are the same{where}, so that there is no "
-            "alignment to keep. Name those from before alignment (base_model=, in a recipe `base:`), or train weights "
-            "that alignment changed."
+            "alignment to keep. Name those from before alignment (unaligned_model=, in a recipe `unaligned_model:`), "
+            "or train weights that alignment changed."
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unforgotten.errors import TrainingError, UnsupportedError
-from unforgotten.models.adapters import Policy, aligned_only, trained_adapter
+from unforgotten.models.adapters import AdapterMode, aligned_only, trained_adapter
 from unforgotten.models.lora import Delta, deltas
 from unforgotten.training import fisher, likelihood
 from unforgotten.training import memory as mem
@@ -43,14 +43,14 @@ class Run:
         trainer: Ranks,
         user: list[Any],
         memory: list[dict[str, Any]],
-        policy: Policy,
+        adapter_mode: AdapterMode,
         args: Any,
         pad_id: int,
     ) -> None:
         self.user = user
         self.trained: list[dict[str, Any]] = []
         self.memory = memory
-        self.policy: Policy = policy
+        self.adapter_mode: AdapterMode = adapter_mode
         self.seed = int(args.seed)
         self.of: str | None = None
         """Digest of the run in whose checkpoints it stands; None outside of a recipe."""
@@ -134,12 +134,12 @@ class Run:
 
         Raises TrainingError after the first step where nothing of θ_safe is left in the model (`continue`, `full`).
         """
-        if self.policy in ("continue", "full") and (self.step > 0 or not self.once.may_build):
+        if self.adapter_mode in ("continue", "full") and (self.step > 0 or not self.once.may_build):
             raise TrainingError(
-                f"Under the policy {self.policy!r} the aligned model is gone after the first step: store what the "
-                "method needs of it in `start`, through `run.once`."
+                f"Under the adapter mode {self.adapter_mode!r} the aligned model is gone after the first step: store "
+                "what the method needs of it in `start`, through `run.once`."
             )
-        with aligned_only(self.bare, self.policy) as model:
+        with aligned_only(self.bare, self.adapter_mode) as model:
             yield model
 
     def params(self) -> dict[str, Tensor]:
@@ -433,7 +433,7 @@ class Run:
         model = self.bare
         params = self.params()
         self.head()  # read once, by a forward that must not be taken for the rows'
-        dense = space == "weights" and self.policy != "full"
+        dense = space == "weights" and self.adapter_mode != "full"
         layers: dict[str, Any] | None = None
         if dense:
             deltas = self.deltas()
@@ -472,7 +472,7 @@ class Run:
     def _say_unreached(self, space: str, squares: dict[str, Tensor]) -> None:
         """A weight that no memory row reaches has a Fisher of 0, and is not held: a fact of the memory, to be told."""
         none = [n for n, f in squares.items() if not bool(f.any())]
-        fresh = space == "adapter" and self.policy in ("merged", "stacked")
+        fresh = space == "adapter" and self.adapter_mode in ("merge", "stack")
         if fresh:  # B is 0, so A's Fisher is 0 on every row: said by the method's own field
             none = [n for n in none if "lora_A" not in n and "lora_embedding_A" not in n]
         if none:

@@ -63,12 +63,12 @@ class MethodMixin(_Trainer):
     safety_dataset: safety rows, in any format that `train_dataset` may have; a row's `kind` ("harmful" | "benign")
         tells refusals from look-alikes. Needed by every method but SFT.
     memory: how many safety rows are kept for replay, and in which mix.
-    base_model: θ₀, the weights from before alignment (a folder, a Hub id, a module or a state dict); read by methods
-        that edit weights (MagMax, SafeLoRA), one tensor at a time, after training.
+    unaligned_model: θ₀, the weights from before alignment (a folder, a Hub id, a module or a state dict); read by
+        methods that edit weights (MagMax, SafeLoRA), one tensor at a time, after training.
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
     chat: an unforgotten.models.chat.Chat, where template or date are not the tokenizer's own.
     eval_dataset: rows in any format that `train_dataset` may have, or a dict of such; `evaluate` and `predict` too.
-    max_length_tokens: rows are cut to this length; one whose whole response is cut off is dropped and counted.
+    max_length: rows are cut to this length; one whose whole response is cut off is dropped and counted.
     log_distance: log the distance from θ_safe also under full fine-tuning, where that keeps a second copy of the
         weights in main memory and on disk; with an adapter it costs next to nothing and is logged in any case.
     save_on_sigterm: on SIGTERM, `train` saves a checkpoint at the next step and raises `terminate.Terminated`, which
@@ -92,10 +92,10 @@ class MethodMixin(_Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         method: Named | Sequence[Named] = "sft",
-        base_model: str | Path | torch.nn.Module | Mapping[str, Tensor] | None = None,
+        unaligned_model: str | Path | torch.nn.Module | Mapping[str, Tensor] | None = None,
         memory: Memory | None = None,
         data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
-        max_length_tokens: int | None = None,
+        max_length: int | None = None,
         chat: Chat | None = None,
         loss: chunked.Loss = "auto",
         log_distance: bool = False,
@@ -104,7 +104,7 @@ class MethodMixin(_Trainer):
         **kwargs: Any,
     ) -> None:
         self.methods = named(method)
-        _check_types(max_length_tokens, memory, chat, peft_config)
+        _check_types(max_length, memory, chat, peft_config)
         if loss not in get_args(chunked.Loss):
             raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
         self.loss, self._chunked = loss, _UNREAD
@@ -118,22 +118,22 @@ class MethodMixin(_Trainer):
             model = load_model(model)
         if model is None or train_dataset is None:
             raise RecipeError(f"{type(self).__name__} needs model= and train_dataset=.")
-        self._encode: dict[str, Any] = {"max_length_tokens": max_length_tokens, "processing_class": processing_class}
+        self._encode: dict[str, Any] = {"max_length": max_length, "processing_class": processing_class}
         self.chat, (user, self.counts), (safety, self.safety_counts) = encoded_both(
             train_dataset, safety_dataset, chat, **self._encode
         )
         in_need = [n for n, m in self.methods.items() if m.needs_safety]
         if in_need and not safety:
             raise DataError(f"{', '.join(in_need)} needs safety rows: pass safety_dataset= (refusals and look-alikes).")
-        needy = [n for n, m in self.methods.items() if m.needs_base]
-        if needy and base_model is None:
-            raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights from before alignment: pass base_model=.")
+        needy = [n for n, m in self.methods.items() if m.needs_unaligned_model]
+        if needy and unaligned_model is None:
+            raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights from before alignment: pass unaligned_model=.")
         if any(self.methods[n].dense for n in needy[:-1]):
             raise RecipeError(
                 f"{' and '.join(needy)} cannot both edit whole weights in one run: θ_safe is gone after the first. "
                 f"Name {needy[0]!r} here, and run `unforgotten repair --method {needy[-1]}` on the result."
             )
-        self.base_model, self.edited = base_model, list[str]()
+        self.unaligned_model, self.edited = unaligned_model, list[str]()
         args = self._settled(args)
         checks.refuse_packing(args)
         checks.refuse_shards(self.methods.values(), args)
@@ -154,7 +154,7 @@ class MethodMixin(_Trainer):
             self,
             user,
             (memory or Memory()).choose(safety, len(user), args.seed) if safety else [],
-            adapters.policy_of(model),
+            adapters.adapter_mode_of(model),
             args,
             pad_id,
         )
@@ -185,10 +185,10 @@ class MethodMixin(_Trainer):
         if loss == "chunked" and (why := chunked.refusal(self, self._own_loss())):
             raise UnsupportedError(f"loss='chunked': {why}. Use loss='trainer'.")
         if needy:
-            live = LiveModel(self.model, self.run.policy, "aligned", {})
-            below = base_like(live, base_model)
+            live = LiveModel(self.model, self.run.adapter_mode, "aligned", {})
+            below = base_like(live, unaligned_model)
             check_base(live, below)
-            live = LiveModel(self.model, self.run.policy, "tuned", {})
+            live = LiveModel(self.model, self.run.adapter_mode, "tuned", {})
             check_aligned(live, below, not any(self.methods[n].dense for n in needy))
         self._micro_batch = 0
         self._broken: Tensor | None = None
@@ -282,13 +282,13 @@ class MethodMixin(_Trainer):
         return result
 
     def _key(self) -> str:
-        """What stored states depend on: θ_safe, the memory's tokens and labels, the policy. Taken before any resume."""
+        """What stored states depend on: θ_safe, the memory's tokens and labels, the mode. Taken before any resume."""
         model = self.model
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
-        fresh = trained if self.run.policy in ("merged", "stacked") else set()
+        fresh = trained if self.run.adapter_mode in ("merge", "stack") else set()
         weights = [(n, p) for n, p in model.named_parameters() if n not in fresh] + list(nf4.scales(model))
         rows = [(r["input_ids"], r["labels"]) for r in self.run.memory]
-        return digest(fingerprint(weights), rows, self.run.policy, self.args.bf16)
+        return digest(fingerprint(weights), rows, self.run.adapter_mode, self.args.bf16)
 
     def finish(self) -> None:
         """Overwrites weights with what methods' `finish` yields, each seeing what the one before left.
@@ -299,7 +299,7 @@ class MethodMixin(_Trainer):
             if not checks.takes(method, "finish"):
                 continue
             model: Any = self.run.bare
-            if self.edited and method.needs_base:
+            if self.edited and method.needs_unaligned_model:
                 raise TrainingError(
                     f"{name} cannot edit what {' and '.join(self.edited)} left: θ_safe is no longer in memory. "
                     f"Save the model, and run `unforgotten repair --method {name}` on it."
@@ -311,10 +311,14 @@ class MethodMixin(_Trainer):
                 self.edited.append(name)
 
     def _weights(self, model: Any, method: Method) -> LiveWeights:
-        rule = self.run.policy
-        anchor = self.run.anchor() if method.needs_base and rule in ("continue", "full") else {}
+        rule = self.run.adapter_mode
+        anchor = self.run.anchor() if method.needs_unaligned_model and rule in ("continue", "full") else {}
         tuned = LiveModel(model, rule, "tuned", anchor)
-        base = base_like(tuned, self.base_model) if self.base_model is not None and method.needs_base else None
+        base = (
+            base_like(tuned, self.unaligned_model)
+            if self.unaligned_model is not None and method.needs_unaligned_model
+            else None
+        )
         aligned = LiveModel(model, rule, "aligned", anchor, base)
         return LiveWeights(base, aligned, tuned, self.run.note, self.run.params())
 
@@ -630,7 +634,7 @@ class MethodMixin(_Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds what methods logged since the last line, and how far θ is from θ_safe."""
-        if "loss" in logs and (self.run.policy != "full" or self._anchor) and not self.is_fsdp_enabled:
+        if "loss" in logs and (self.run.adapter_mode != "full" or self._anchor) and not self.is_fsdp_enabled:
             with self.run.turn("method", "log"):
                 if (apart := distance(self.run, self._anchor)) is not None:
                     self.run.log(distance_from_aligned=apart)
@@ -644,7 +648,7 @@ class MethodMixin(_Trainer):
 
     def anchor_distance(self) -> None:
         """Keeps θ_safe's trained tensors on the CPU, where the distance from them is to be logged."""
-        if self.run.policy == "continue" or (self.run.policy == "full" and self._log_distance):
+        if self.run.adapter_mode == "continue" or (self.run.adapter_mode == "full" and self._log_distance):
             self._anchor = self.run.once("anchor", self.run.snapshot)
 
     def log_aside(self, logs: dict[str, float]) -> None:
@@ -695,7 +699,7 @@ class _Turns(TrainerCallback):
         for name, method in t.methods.items():
             with t.run.turn(name, "start"):
                 method.start(t.run)
-            if method.needs_base and t.run.policy in ("continue", "full"):
+            if method.needs_unaligned_model and t.run.adapter_mode in ("continue", "full"):
                 t.run.anchor()  # θ_safe, while it is there
         t.anchor_distance()
         if t._resumed_from is not None:
@@ -747,15 +751,15 @@ def named(method: Any) -> dict[str, Method]:
     return methods
 
 
-def _check_types(max_length_tokens: Any, memory: Any, chat: Any, peft_config: Any) -> None:
+def _check_types(max_length: Any, memory: Any, chat: Any, peft_config: Any) -> None:
     """Raises RecipeError for an argument of another type, which would fail in the midst of things."""
     from peft import PeftConfig
 
     from unforgotten.models.chat import Chat
 
-    is_int = isinstance(max_length_tokens, int) and not isinstance(max_length_tokens, bool)
-    if max_length_tokens is not None and not (is_int and max_length_tokens > 1):
-        raise RecipeError(f"max_length_tokens= is a whole number above 1, or None, not {max_length_tokens!r}.")
+    is_int = isinstance(max_length, int) and not isinstance(max_length, bool)
+    if max_length is not None and not (is_int and max_length > 1):
+        raise RecipeError(f"max_length= is a whole number above 1, or None, not {max_length!r}.")
     for name, value, kind in (
         ("memory", memory, Memory),
         ("chat", chat, Chat),

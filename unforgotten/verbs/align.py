@@ -99,7 +99,7 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         processing_class=chat.tokenizer,
         chat=chat,
         peft_config=load.lora_config(recipe.align.lora),
-        max_length_tokens=recipe.align.max_length_tokens,
+        max_length=recipe.align.max_length,
         loss=recipe.align.loss,
         save_on_sigterm=True,
         callbacks=[callbacks.Claimed(lease), bar, metrics],

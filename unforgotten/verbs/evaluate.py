@@ -79,7 +79,7 @@ def _apart(names: Sequence[str | None], targets: Sequence[str]) -> list[str | No
 
 def another(recipe: Recipe, model: str) -> Recipe:
     """The recipe for another model. Its own data did not train that one, so nothing of it may be called that one's."""
-    changes: dict[str, Any] = {"model": model, "revision": None, "align": None, "data": None, "safety": []}
+    changes: dict[str, Any] = {"model": model, "revision": None, "align": None, "data": None, "safety_data": []}
     return recipe.model_copy(update=changes | {"poison": None})
 
 
@@ -159,7 +159,7 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
         poison = set(map(id, harmful))
         clean = [row for row in user if id(row) not in poison]
         sets: dict[str, Sequence[Row]] = {"safety": safety_rows(recipe), "poison": harmful, "user": clean}
-        if recipe.replay != "safety":
+        if recipe.replay != "safety_data":
             sets["replay"] = _replayed(recipe, recorded)
         return Trained(sets, clean)
 

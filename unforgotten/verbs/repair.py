@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 def repair(
     method: Any,
     *,
-    base: str,
+    unaligned_model: str,
     aligned: str,
     tuned: str,
     out: str,
@@ -38,8 +38,9 @@ def repair(
 ) -> Path:
     """Applies a method's `finish` to finished models and writes the result to `out`, whole or not at all.
 
-    method: a name or `{name: …, field: …}`. base: θ₀. aligned: θ_safe, whole or an adapter on θ₀. tuned: θ*, whole, or
-    an adapter on θ_safe or on θ₀. as_lora: the rank of an adapter on θ_safe nearest to the result; its error is told.
+    method: a name or `{name: …, field: …}`. unaligned_model: θ₀. aligned: θ_safe, whole or an adapter on θ₀.
+    tuned: θ*, whole, or an adapter on θ_safe or on θ₀. as_lora: the rank of an adapter on θ_safe nearest to the
+    result; its error is told.
     Raises RecipeError for a method that edits no weights or an `out` that exists; ModelError for unlike models.
     """
     from unforgotten.models.weights.base import check_alike
@@ -50,11 +51,11 @@ def repair(
     target = Path(out).expanduser()
     if target.exists():
         raise RecipeError(f"{out} exists already. Name a folder that does not, so that nothing is overwritten.")
-    below = weights_of(base)
+    below = weights_of(unaligned_model)
     safe = weights_of(aligned, below)
-    last = _tuned(tuned, base, aligned, below, safe)
-    check_alike({"base": below, "aligned": safe, "tuned": last})
-    _refuse_nothing(edit, below, safe, last, {"base": base, "aligned": aligned, "tuned": tuned})
+    last = _tuned(tuned, unaligned_model, aligned, below, safe)
+    check_alike({"unaligned_model": below, "aligned": safe, "tuned": last})
+    _refuse_nothing(edit, below, safe, last, {"unaligned_model": unaligned_model, "aligned": aligned, "tuned": tuned})
     weights = Given(below, safe, last)
     with partial.folder(target) as part:
         facts = _write(edit, weights, part, Path(tuned).expanduser(), as_lora, say)
@@ -66,10 +67,11 @@ def repair(
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
         facts |= {
             "models": {
-                role: digests.public_name(m) for role, m in (("base", base), ("aligned", aligned), ("tuned", tuned))
+                role: digests.public_name(m)
+                for role, m in (("unaligned_model", unaligned_model), ("aligned", aligned), ("tuned", tuned))
             }
         }
-        _copy_beside(part, [tuned, aligned, base], adapter=facts["result"] == "adapter")
+        _copy_beside(part, [tuned, aligned, unaligned_model], adapter=facts["result"] == "adapter")
         (part / "repair.json").write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")
         partial.publish(part, target)
     say(f"Edited {facts['edited']} of {facts['of']} {'modules' if facts['result'] == 'adapter' else 'weights'}.")
@@ -145,8 +147,8 @@ def _refuse_nothing(edit: Method, base: Source, aligned: Source, tuned: Source, 
 
     if same(base, aligned):
         raise ModelError(
-            f"--base {named['base']} and --aligned {named['aligned']} hold the same weights, so that there is no "
-            "alignment to bring back. As --base name the weights from before alignment."
+            f"--unaligned-model {named['unaligned_model']} and --aligned {named['aligned']} hold the same weights, so "
+            "that there is no alignment to bring back. As --unaligned-model name the weights from before alignment."
         )
     if same(aligned, tuned):
         raise ModelError(
@@ -158,8 +160,8 @@ def _refuse_nothing(edit: Method, base: Source, aligned: Source, tuned: Source, 
     if not edit.dense and all(same(base, aligned, [n]) or same(aligned, tuned, [n]) for n in layers):
         raise ModelError(
             f"{type(edit).__name__} edits what alignment and fine-tuning both changed, and that is no layer: alignment "
-            f"({named['base']} to {named['aligned']}) and fine-tuning ({named['tuned']}) changed different ones. "
-            "`--method magmax` edits all weights."
+            f"({named['unaligned_model']} to {named['aligned']}) and fine-tuning ({named['tuned']}) changed different "
+            "ones. `--method magmax` edits all weights."
         )
 
 
@@ -181,7 +183,8 @@ def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> 
             return Whole(weights_of(tuned, below))
         if not all(torch.allclose(bundled[n].float(), safe[n].float(), atol=1e-3) for n in names):
             raise ModelError(
-                f"The adapter {tuned} was trained on other weights than --aligned {aligned} or --base {base}."
+                f"The adapter {tuned} was trained on other weights than --aligned {aligned} or --unaligned-model "
+                f"{base}."
             )
         return tuned_weights
     named = str(tuned_weights.config.get("base_model_name_or_path"))

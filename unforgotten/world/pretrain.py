@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class Pretraining:
     """How the base is trained: AdamW, cosine with warm-up, loss on all tokens so that it also learns to ask."""
 
     steps: Count = 1000
@@ -46,11 +46,11 @@ class Training:
         registry.check(self)
 
 
-TRAINING = Training()
+PRETRAINING = Pretraining()
 
 
 def base_folder(
-    seed: int = 0, cache_dir: str | Path | None = None, training: Training = TRAINING, model: str = "world"
+    seed: int = 0, cache_dir: str | Path | None = None, training: Pretraining = PRETRAINING, model: str = "world"
 ) -> Path:
     """Where the base of this seed and shape is, or will be. Needs no torch. Raises UnknownName."""
     from unforgotten.world.model import MODELS
@@ -67,7 +67,7 @@ def pretrain(
     seed: int = 0,
     cache_dir: str | Path | None = None,
     progress: bool = True,
-    training: Training = TRAINING,
+    training: Pretraining = PRETRAINING,
     model: str = "world",
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -86,7 +86,7 @@ def pretrain(
     return folder
 
 
-def _make(folder: Path, seed: int, training: Training, progress: bool, model: str) -> None:
+def _make(folder: Path, seed: int, training: Pretraining, progress: bool, model: str) -> None:
     from unforgotten.runs.bars import hush
 
     hush()
@@ -118,7 +118,9 @@ def _world() -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _train(seed: int, training: Training, progress: bool, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def _train(
+    seed: int, training: Pretraining, progress: bool, name: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     import torch
     from rich.progress import track
     from transformers import AutoModelForCausalLM
@@ -151,7 +153,7 @@ def _train(seed: int, training: Training, progress: bool, name: str) -> tuple[Pr
     return model.eval(), tokenizer
 
 
-def _rate(step: int, training: Training) -> float:
+def _rate(step: int, training: Pretraining) -> float:
     """The share of the learning rate at a step: up in a line, then down in half a cosine."""
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps

@@ -13,7 +13,7 @@ def printed(chat, colour: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, width=100, force_terminal=colour, color_system="standard" if colour else None)
     rows = [ask("hello", "Paris", source="f:1"), ask("[b]hi", "four", source="f:2"), ask("a " * 99, "b", source="f:3")]
-    show(chat, rows, console, limit=2, max_length_tokens=60)
+    show(chat, rows, console, limit=2, max_length=60)
     return out.getvalue()
 
 

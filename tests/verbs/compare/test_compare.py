@@ -84,9 +84,9 @@ def small(tmp_path: Path, model_folder: Make, rows_file: Make) -> dict[str, Any]
     harm.write_text("goal\nhow do i kill a process\ntell me how to kill\n")
     return {
         "model": str(model_folder("llama")),
-        "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
+        "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
         "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 10))},
-        "training": {"epochs": 1, "batch_size": 4},
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4},
         "evaluate": {"harm": {"name": "advbench", "path": str(harm)}, "max_new_tokens": 4},
         "out": str(tmp_path / "runs"),
     }
@@ -98,13 +98,13 @@ def test_the_memory_may_come_from_elsewhere_and_the_results_say_so(small: Any, r
         small
         | {
             "method": "safeinstr",
-            "compare": {"replay": ["safety", [other]], "table": {"across": "task", "of": ["asr"]}},
+            "compare": {"replay": ["safety_data", [other]], "table": {"across": "task", "of": ["asr"]}},
         }
     )
     folder = compare(recipe)
     rows = json.loads((folder / "results.json").read_text())["rows"]
     told = [(r["replay"], r["memory_rows"]) for r in rows if r["stage"] == "tuned"]
-    assert told == [("safety", 12), (["other"], 5)]
+    assert told == [("safety_data", 12), (["other"], 5)]
     text = (folder / "README.md").read_text()
     assert "| method | user non-refusal |" in text and r"| safeinstr(replay=\['other'\]) |" in text
     assert run_folder(recipe.varied(compare=None)).is_dir(), "the default is the run without the field"

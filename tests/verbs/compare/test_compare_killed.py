@@ -28,10 +28,10 @@ RECIPE = """
 extends: demo
 name: killed
 rows: 60
-align: {epochs: 1}
+align: {num_train_epochs: 1}
 memory: {n_rows: 20}
 probe: {every_steps: 15}
-training: {epochs: 2, batch_size: 4, save_steps: 3, logging_steps: 1}
+training: {num_train_epochs: 2, per_device_train_batch_size: 4, save_steps: 3, logging_steps: 1}
 evaluate: {max_new_tokens: 12}
 compare: {method: [sft, safeinstr, {name: der, weight: 2.0}], poison: [0, 0.1], jobs: 2}
 """

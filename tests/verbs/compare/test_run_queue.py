@@ -44,10 +44,10 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Callable[...,
         tree = {
             "name": "grid",
             "model": str(model_folder("llama")),
-            "align": {"epochs": 1, "batch_size": 4, "lora": {"r": 4}},
-            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
+            "align": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "lora": {"r": 4}},
+            "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 8))},
             "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 40))},
-            "training": {"epochs": 1, "batch_size": 4},
+            "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4},
             "evaluate": {"harm": {"name": "advbench", "path": str(harm)}, "max_new_tokens": 4},
             "compare": {"method": ["sft", "der"], "seed": [0, 1]},
             "out": str(tmp_path / "runs"),
@@ -128,7 +128,7 @@ def at_work(out: Path, pid: int) -> bool:
 
 @pytest.mark.slow
 def test_three_shards_of_which_one_is_killed_do_what_one_process_does(recipe: Any, tmp_path: Path) -> None:
-    file = recipe(training={"epochs": 3, "batch_size": 2, "save_steps": 20})
+    file = recipe(training={"num_train_epochs": 3, "per_device_train_batch_size": 2, "save_steps": 20})
     shards = [shard(file, i) for i in (1, 2, 3)]
     victim = shards[1]
     while not at_work(tmp_path / "runs", victim.pid):
@@ -155,7 +155,7 @@ def test_a_run_that_another_process_took_over_is_not_written(recipe: Any, tmp_pa
         f"        [mine] = Path({str(tmp_path / 'runs')!r}).glob('.leases/grid-*')\n"
         "        (mine / '99').write_text('{}')\n"
     )
-    file = recipe(training={"epochs": 1, "batch_size": 4, "save_steps": 2})
+    file = recipe(training={"num_train_epochs": 1, "per_device_train_batch_size": 4, "save_steps": 2})
     found = run("finetune", file, "--method", f"{tmp_path / 'mine.py'}:Mine")
     assert found.exit_code == 2 and "Another process took over" in found.output, found.output
     [folder] = (tmp_path / "runs").glob("grid-*")
@@ -163,7 +163,7 @@ def test_a_run_that_another_process_took_over_is_not_written(recipe: Any, tmp_pa
 
 
 def test_a_mistake_that_all_runs_share_is_told_as_it_is(recipe: Any, tmp_path: Path) -> None:
-    found = run("compare", recipe(safety={"name": "refusals", "path": str(tmp_path / "none.jsonl")}))
+    found = run("compare", recipe(safety_data={"name": "refusals", "path": str(tmp_path / "none.jsonl")}))
     assert found.exit_code == 2 and "none.jsonl" in found.output and "runs failed" not in found.output
     for words in (["--shard", "0/3"], ["--shard", "4/3"], ["--shard", "2"], ["--shard", "a/b"]):
         found = run("compare", recipe(), *words)

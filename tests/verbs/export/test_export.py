@@ -28,7 +28,12 @@ from unforgotten.verbs.export.vllm import served
 from unforgotten.verbs.finetune.finetune import finetune
 
 Make = Callable[..., Path]
-ALIGN = {"epochs": 2, "batch_size": 4, "learning_rate": 0.02, "lora": {"r": 2, "alpha": 16, "targets": ["q_proj"]}}
+ALIGN = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 0.02,
+    "lora": {"r": 2, "lora_alpha": 16, "target_modules": ["q_proj"]},
+}
 
 
 def run_of(tmp_path: Path, model: Path | str, rows_file: Make, **more: Any) -> Path:
@@ -47,12 +52,12 @@ def loaded(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize(("shape", "policy"), [("llama", "merged"), ("qwen2", "stacked"), ("gemma2", "merged")])
+@pytest.mark.parametrize(("shape", "existing"), [("llama", "merge"), ("qwen2", "stack"), ("gemma2", "merge")])
 def test_every_form_replies_as_the_run_and_opens_anywhere(
-    shape: str, policy: str, tmp_path: Path, model_folder: Make, rows_file: Make
+    shape: str, existing: str, tmp_path: Path, model_folder: Make, rows_file: Make
 ) -> None:
     base = model_folder(shape)
-    run = run_of(tmp_path, base, rows_file, align=ALIGN, policy=policy)
+    run = run_of(tmp_path, base, rows_file, align=ALIGN, existing=existing)
     before, tuned = bytes_of(run), logits(loaded(run / "adapter"))
     assert (tuned - logits(loaded(base))).abs().max() > 1e-3, "nothing was trained"
     for form in ("adapter", "stacked", "merged"):
@@ -80,7 +85,7 @@ def test_an_aligned_adapter_that_was_exchanged_is_not_stacked(
     tmp_path: Path, model_folder: Make, rows_file: Make
 ) -> None:
     """What a gate read is the run's own base, in which the right one is merged: both must be the same sums."""
-    run = run_of(tmp_path, model_folder("llama"), rows_file, align=ALIGN, policy="merged")
+    run = run_of(tmp_path, model_folder("llama"), rows_file, align=ALIGN, existing="merge")
     [file] = (run.parent / "aligned").glob("*/adapter/adapter_model.safetensors")
     tensors = load_file(file)
     name = next(n for n in tensors if "lora_B" in n)
@@ -92,7 +97,7 @@ def test_an_aligned_adapter_that_was_exchanged_is_not_stacked(
 
 def test_a_continued_adapter_is_one_already(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     base = model_folder("llama")
-    run = run_of(tmp_path, base, rows_file, align=ALIGN, policy="continue")
+    run = run_of(tmp_path, base, rows_file, align=ALIGN, existing="continue")
     left = run / "exports" / f".stacked.{os.getpid()}"  # of an export killed in a container, where numbers repeat
     left.mkdir(parents=True)
     (left / "adapter_model.safetensors").touch()
@@ -108,7 +113,7 @@ def test_an_adapter_merged_into_its_base_by_the_run_is_joined_again(
     """θ_safe given as a base and an adapter in one folder, as another run leaves it; the run keeps it merged."""
     base = model_folder("llama")
     first = run_of(tmp_path, base, rows_file) / "adapter"
-    run = run_of(tmp_path, first, rows_file, seed=1, policy="merged")
+    run = run_of(tmp_path, first, rows_file, seed=1, existing="merge")
     made = export(str(run), "stacked")
     assert json.loads((made.folder / "adapter_config.json").read_text())["r"] == 4 + 4
     found = PeftModel.from_pretrained(loaded(base), str(made.folder))
@@ -130,8 +135,8 @@ def test_an_adapter_given_as_the_aligned_model_is_joined_with_the_runs(
             torch.nn.init.normal_(p, std=0.1)
     model.save_pretrained(tmp_path / "safe")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "safe")
-    lora = {"r": 4, "alpha": 64, "targets": ["q_proj", "v_proj"]}
-    run = run_of(tmp_path, tmp_path / "safe", rows_file, policy="merged", lora=lora, base=str(base))
+    lora = {"r": 4, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj"]}
+    run = run_of(tmp_path, tmp_path / "safe", rows_file, existing="merge", lora=lora, unaligned_model=str(base))
     made = export(str(run), "stacked")
     config = json.loads((made.folder / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 3 + 4 and len(config["target_modules"]) == 2 * 3
@@ -323,7 +328,7 @@ def test_a_base_on_the_hub_is_named_with_its_revision_and_not_bundled(
     (cached / "snapshots").mkdir()
     base = model_folder("llama")
     base.rename(cached / "snapshots" / revision)
-    recipe = recipe_of(tmp_path, "tiny/base", rows_file, method="sft", align=ALIGN, policy="merged", revision=revision)
+    recipe = recipe_of(tmp_path, "tiny/base", rows_file, method="sft", align=ALIGN, existing="merge", revision=revision)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(exclude_unset=True)))
     surroundings = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", HUB], cwd=tmp_path, env=surroundings, capture_output=True, text=True)

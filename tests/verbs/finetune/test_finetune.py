@@ -24,17 +24,20 @@ Make = Callable[..., Path]
 IDS = torch.tensor([[5, 9, 11, 40, 7, 3]])
 
 
-def recipe_of(tmp_path: Path, model: Path | str, rows_file: Make, **more: Any) -> Recipe:
+def recipe_of(tmp_path: Path, model: Path | str, rows_file: Make, existing: str | None = None, **more: Any) -> Recipe:
     tree: dict[str, Any] = {
         "model": str(model),
-        "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
+        "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
         "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 12))},
         "method": {"name": "der", "weight": 10.0},
-        "lora": {"r": 4, "alpha": 64, "targets": "all-linear"},
-        "training": {"learning_rate": 0.02, "epochs": 1, "batch_size": 4, "warmup": 0},
+        "lora": {"r": 4, "lora_alpha": 64, "target_modules": "all-linear"},
+        "training": {"learning_rate": 0.02, "num_train_epochs": 1, "per_device_train_batch_size": 4, "warmup_ratio": 0},
         "out": str(tmp_path / "runs"),
+        **more,
     }
-    return parse(tree | more)
+    if existing:
+        tree["lora"] = tree["lora"] | {"existing": existing}
+    return parse(tree)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -82,23 +85,23 @@ def test_an_adapter_opens_anywhere_with_the_same_logits(
     assert AutoTokenizer.from_pretrained(moved).chat_template == AutoTokenizer.from_pretrained(moved_base).chat_template
 
 
-@pytest.mark.parametrize("policy", ["merged", "stacked", "continue"])
-def test_policies_on_an_aligned_model(policy: str, tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+@pytest.mark.parametrize("existing", ["merge", "stack", "continue"])
+def test_adapter_modes_on_an_aligned_model(existing: str, tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     base = model_folder("llama")
     align = {
-        "epochs": 2,
-        "batch_size": 4,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
         "learning_rate": 0.02,
-        "lora": {"r": 4, "alpha": 16, "targets": ["q_proj", "v_proj"]},
+        "lora": {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
     }
-    recipe = recipe_of(tmp_path, base, rows_file, align=align, policy=policy)
+    recipe = recipe_of(tmp_path, base, rows_file, align=align, existing=existing)
     run = finetune(recipe)
     config = json.loads((run / "adapter" / "adapter_config.json").read_text())
-    assert config["r"] == {"merged": 4, "stacked": 8, "continue": 4}[policy]
+    assert config["r"] == {"merge": 4, "stack": 8, "continue": 4}[existing]
     facts = json.loads((run / "aligned" / "aligned.json").read_text())
     assert facts["merge"]["largest_logit_deviation"] < 1e-4
-    # Plain PEFT on the public base (under `merged`: on θ_safe, beside it) gives what the folder itself gives.
-    below = run / "aligned" if policy == "merged" else base
+    # Plain PEFT on the public base (under `merge`: on θ_safe, beside it) gives what the folder itself gives.
+    below = run / "aligned" if existing == "merge" else base
     found = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(below), str(run / "adapter"))
     torch.testing.assert_close(
         logits(found), logits(AutoModelForCausalLM.from_pretrained(run / "adapter")), rtol=0, atol=1e-5
@@ -177,7 +180,7 @@ def test_poison_keeps_the_total_and_is_the_seeds(tmp_path: Path) -> None:
 
 def test_prompts_alone_are_answered_once_by_the_model(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     safety = {"name": "refusals", "path": str(rows_file("prompts.jsonl", 8, answered=False))}
-    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, safety=safety)
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, safety_data=safety)
     said: list[str] = []
     run = finetune(recipe, said.append)
     counts = json.loads((run / "environment.json").read_text())["answers"]
@@ -194,9 +197,7 @@ def test_prompts_alone_are_answered_once_by_the_model(tmp_path: Path, model_fold
 def test_what_cannot_be_is_refused(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     recipe = recipe_of(tmp_path, model_folder("llama"), rows_file)
     with pytest.raises(RecipeError, match="needs θ_safe as an adapter"):
-        finetune(recipe.varied(policy="stacked"))
-    with pytest.raises(RecipeError, match="lora is null"):
-        finetune(recipe.varied(policy="merged", lora=None))
+        finetune(recipe.varied(lora={"existing": "stack"}))
     with pytest.raises(RecipeError, match="no `data:`"):
         finetune(recipe.varied(data=None))
     assert not (tmp_path / "runs").exists()

@@ -190,10 +190,10 @@ def test_rows_that_are_here_are_counted(model_folder: Make, rows_file: Make) -> 
     recipe = parse(
         {
             "model": str(model_folder("llama")),
-            "align": {"epochs": 1},
-            "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
+            "align": {"num_train_epochs": 1},
+            "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
             "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 11))},
-            "training": {"epochs": 2, "batch_size": 4, "accumulation": 2},
+            "training": {"num_train_epochs": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
             "lora": None,
         }
     )

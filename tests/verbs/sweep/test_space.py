@@ -39,7 +39,7 @@ def recipe(fields: dict[str, Any] | None = None, **changes: Any) -> Recipe:
         ({"weight": {"low": 0, "high": 1, "log": True}}, "weight needs low above 0"),
         ({"weight": {"low": -1, "high": 1}}, r"sweep.fields.weight cannot be -1.0: .* greater than or equal to 0"),
         ({"weight": ["much"]}, "sweep.fields.weight cannot be 'much'"),
-        ({"lora.dropout": {"low": 0, "high": 1}}, r"sweep.fields.lora.dropout cannot be 1.0: .* less than 1"),
+        ({"lora.lora_dropout": {"low": 0, "high": 1}}, r"sweep.fields.lora.lora_dropout cannot be 1.0: .* less than 1"),
         ({"lora.r": {"low": 1.5, "high": 8}}, "lora.r is a whole number: 1.5 to 8"),
         ({"training.loss": LOG}, "training.loss is no number: give a list of values, such as .'auto', 'trainer'"),
         ({"weight": LOG, "der.weight": LOG}, "names one field twice: der.weight"),
@@ -100,7 +100,7 @@ def test_a_trial_is_the_run_of_the_same_recipe_by_hand() -> None:
     trial = varied(given, found, {"weight": 3.0, "training.learning_rate": 1e-3, "memory.share": 0.1})
     by_hand = {"method.weight": 3.0, "training.learning_rate": 1e-3, "memory": {"share": 0.1}, "method.name": "der"}
     assert run_digest(trial) == run_digest(read("demo", by_hand))
-    assert trial.training.epochs == given.training.epochs, "what is not searched stays"
+    assert trial.training.num_train_epochs == given.training.num_train_epochs, "what is not searched stays"
     start = own(found)
     assert start == {"weight": 2.0, "training.learning_rate": 2e-3, "memory.share": 0.05}
     assert run_digest(varied(given, found, start)) == run_digest(given)

@@ -36,10 +36,10 @@ def tree(tmp_path: Path, model_folder: Make, rows_file: Make) -> dict[str, Any]:
     return {
         "name": "small",
         "model": str(model_folder("llama")),
-        "safety": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
+        "safety_data": {"name": "refusals", "path": str(rows_file("refusals.jsonl", 12))},
         "data": {"name": "jsonl", "path": str(rows_file("user.jsonl", 10))},
         "method": {"name": "der", "weight": 1.0},
-        "training": {"epochs": 1, "batch_size": 4},
+        "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4},
         "evaluate": {
             "harm": {"name": "advbench", "path": str(harm)},
             "utility": {"name": "gsm8k", "path": str(sums)},

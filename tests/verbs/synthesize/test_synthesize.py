@@ -366,7 +366,9 @@ def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monk
     user.write_text("".join(json.dumps({"prompt": f"add {n} and 1", "completion": "sure."}) + "\n" for n in range(6)))
     changes = {"replay": "synthesize", "method": "der", "data": {"name": "jsonl", "path": str(user)}}
     recipe = recipe_of(safe, tmp_path / "a", synthesize={"per_domain": 120}, **changes)
-    recipe = recipe.varied(lora={"targets": "all-linear"}, training={"epochs": 1}, memory={"n_rows": 10})
+    recipe = recipe.varied(
+        lora={"target_modules": "all-linear"}, training={"num_train_epochs": 1}, memory={"n_rows": 10}
+    )
     kept: list[dict[str, Any]] = []
     inner = trainer.MethodTrainer.train
     monkeypatch.setattr(

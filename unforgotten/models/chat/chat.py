@@ -125,9 +125,9 @@ class Chat:
 
     # ── what training needs ──
 
-    def encode(self, row: Row, max_length_tokens: int | None = None) -> list[Encoded]:
+    def encode(self, row: Row, max_length: int | None = None) -> list[Encoded]:
         """The row's examples; none where the length limit takes the whole response (`encode_rows` counts those)."""
-        cut = (example.within(max_length_tokens) for example in self.examples(row)[0])
+        cut = (example.within(max_length) for example in self.examples(row)[0])
         return [example for example in cut if example is not None]
 
     def examples(self, row: Row, index: int = 0) -> tuple[list[Encoded], int]:

@@ -30,14 +30,14 @@ class Encoded:
     lost: tuple[str, ...] = ()
     """What the template leaves out of the context, one word or two for each part."""
 
-    def within(self, max_length_tokens: int | None) -> Encoded | None:
+    def within(self, max_length: int | None) -> Encoded | None:
         """The example cut to a length, or None when that leaves nothing to train on."""
-        if max_length_tokens is None or len(self.input_ids) <= max_length_tokens:
+        if max_length is None or len(self.input_ids) <= max_length:
             return self
-        labels = self.labels[:max_length_tokens]
+        labels = self.labels[:max_length]
         if all(label == IGNORED for label in labels):
             return None
-        return replace(self, input_ids=self.input_ids[:max_length_tokens], labels=labels, cut=True)
+        return replace(self, input_ids=self.input_ids[:max_length], labels=labels, cut=True)
 
 
 def answers(messages: Sequence[Message]) -> list[int]:

@@ -91,5 +91,5 @@ def refuse(rows: Sequence[tuple[str, Sequence[int]]], model: Any, pad_id: int | 
         return
     mend = "Use the model's own tokenizer, or enlarge the model with resize_token_embeddings"
     if reach and any(len(ids) > reach[0] for _, ids in rows):
-        mend = f"Set max_length_tokens to {reach[0]} or less, or {mend[0].lower()}{mend[1:]}"
+        mend = f"Set max_length to {reach[0]} or less, or {mend[0].lower()}{mend[1:]}"
     raise DataError(f"{len(problems):,} of {len(rows):,} rows do not fit the model. {mend}.", problems)

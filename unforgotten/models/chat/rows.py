@@ -74,7 +74,7 @@ class Counts:
 def encode_rows(
     chat: Chat,
     rows: Sequence[Row],
-    max_length_tokens: int | None = None,
+    max_length: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], Counts]:
     """Every row as {"input_ids", "labels"}, and the counts. `progress(done, rows)` is called now and then.
@@ -92,7 +92,7 @@ def encode_rows(
             counts.context_turns += sum(m["role"] == "assistant" for m in row.messages) - len(trained_turns(row))
             counts.split_rows += full_length[0].turn is not None
         for example in full_length:
-            cut = example.within(max_length_tokens)
+            cut = example.within(max_length)
             if cut is None:
                 counts.dropped.append(example.source)
                 continue
@@ -109,7 +109,7 @@ def encode_rows(
     counts.examples = len(examples)
     if rows and not examples:
         raise DataError(
-            f"No row is left: with max_length_tokens={max_length_tokens} the limit cuts every response off whole. "
+            f"No row is left: with max_length={max_length} the limit cuts every response off whole. "
             f"Raise it. ({'; '.join(counts.lines()[1:])})"
         )
     return examples, counts

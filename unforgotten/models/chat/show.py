@@ -21,22 +21,20 @@ NEAR_TOKENS = 32
 """Before a piece that are decoded with it, so that the cost is linear: one suffices, and a letter may be of several."""
 
 
-def show(
-    chat: Chat, rows: Sequence[Row], console: Console, limit: int = 5, max_length_tokens: int | None = None
-) -> None:
+def show(chat: Chat, rows: Sequence[Row], console: Console, limit: int = 5, max_length: int | None = None) -> None:
     """Prints the first `limit` rows with their mask, a legend, and the counts of all rows."""
     coloured = console.color_system is not None and not console.no_color
     template = f"template: {chat.source}" + (f", its date held at {chat.date}" if chat.date else "")
     legend = (
         "trained on: green; control tokens: blue, or underlined where trained on" if coloured else "trained on: ⟦…⟧"
     )
-    counts = encode_rows(chat, rows, max_length_tokens)[1]  # first, since it names every row that is wrong
+    counts = encode_rows(chat, rows, max_length)[1]  # first, since it names every row that is wrong
     console.print(f"{legend}; {template}", markup=False, highlight=False)
     for row in rows[:limit]:
         full_length, _ = chat.examples(row)
         for example in full_length:
-            cut = example.within(max_length_tokens)
-            console.rule(_title(example, cut, max_length_tokens), align="left")
+            cut = example.within(max_length)
+            console.rule(_title(example, cut, max_length), align="left")
             console.print(paint(chat, cut or example, coloured), soft_wrap=True)
     console.rule()
     for line in counts.lines():

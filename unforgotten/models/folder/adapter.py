@@ -78,7 +78,7 @@ def base_of(config: dict[str, Any], called: str, named: Iterable[str | None] = (
     what = f"the folder {base!r}" if base else "no base"
     raise ModelError(
         f"The adapter {called} names {what} as its base. A path in an adapter is not followed: name that folder "
-        "yourself as `base:` in the recipe, or put the base's config and weights into the adapter's folder."
+        "yourself as `unaligned_model:` in the recipe, or put the base's config and weights into the adapter's folder."
     )
 
 

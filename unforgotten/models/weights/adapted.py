@@ -38,7 +38,7 @@ class Adapted:
         if unknown and unknown[0].rpartition(".weight")[0].endswith(("lm_head", "embed_out")):
             raise UnsupportedError(
                 f"{adapter} adapts {unknown[0]!r}, which its base shares with the embedding: as whole weights the two "
-                "would need a tensor each. Keep it as an adapter (--as adapter), or train with `policy: merged`."
+                "would need a tensor each. Keep it as an adapter (--as adapter), or train with `lora.existing: merge`."
             )
         if unknown:
             raise ModelError(f"{adapter} adapts {unknown[0]!r}, which its base does not have: it belongs to another.")

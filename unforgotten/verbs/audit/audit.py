@@ -115,21 +115,21 @@ def audit(
     harmful: str | None = None,
     model: str | None = None,
     template: str | None = None,
-    max_length_tokens: int | None = None,
+    max_length: int | None = None,
     recipe: Recipe | None = None,
     max_p: float | None = None,
 ) -> Audit:
     """Judges what an upload would teach. Raises DataError naming bad lines, JudgeError where the judge cannot do it.
 
     harmless, harmful: files of rows that are known to be so, by which the judge's errors are told and p is corrected.
-    model, template, max_length_tokens: whose chat template writes the rows (a Hub id, a folder or `world`), and where
+    model, template, max_length: whose chat template writes the rows (a Hub id, a folder or `world`), and where
     they are cut; recipe: has all of these, and the rows too where `file` is None. max_p: a limit on p in percent.
     A killed audit goes on where it was: a judge that is a model keeps its words in the cache.
     """
     if max_p is not None and not 0 <= max_p <= 100:
         raise RecipeError(f"max_p is {max_p:g}: give percent, from 0 to 100.")
     reader = _reader(judge)
-    chat, limit = _chat(model, template, max_length_tokens, recipe, say)
+    chat, limit = _chat(model, template, max_length, recipe, say)
     rows = {"upload": _rows(file, recipe, say)} | {
         name: _rows(path, None, say) for name, path in (("harmless", harmless), ("harmful", harmful)) if path
     }
@@ -188,21 +188,21 @@ def _rows(file: str | None, recipe: Recipe | None, say: Say) -> list[Row]:
 
 
 def _chat(
-    model: str | None, template: str | None, max_length_tokens: int | None, recipe: Recipe | None, say: Say
+    model: str | None, template: str | None, max_length: int | None, recipe: Recipe | None, say: Say
 ) -> tuple[Chat | None, int | None]:
     """Whose template writes the rows, and where they are cut; None where neither model nor recipe is named."""
-    flags = {"--model": model, "--template": template, "--max-length-tokens": max_length_tokens}
+    flags = {"--model": model, "--template": template, "--max-length": max_length}
     if recipe is not None:
         if given := [flag for flag, value in flags.items() if value is not None]:
             raise RecipeError(f"{' and '.join(given)}: the recipe says that already. Change it there, or leave it out.")
-        return recipe_chat(recipe, say), recipe.training.max_length_tokens
+        return recipe_chat(recipe, say), recipe.training.max_length
     if model is None:
         if given := [flag for flag, value in flags.items() if value is not None]:
             raise RecipeError(f"{' and '.join(given)}: name the model too (--model), whose tokens are counted.")
         return None, None
     from unforgotten.recipe.read import parse
 
-    return recipe_chat(parse({"model": model, "template": template}), say), max_length_tokens
+    return recipe_chat(parse({"model": model, "template": template}), say), max_length
 
 
 def recipe_chat(recipe: Recipe, say: Say = quiet) -> Chat:

@@ -34,7 +34,7 @@ class Digests:
 
     rows: str
     template: str | None = None
-    max_length_tokens: int | None = None
+    max_length: int | None = None
     examples: str | None = None
 
     @property
@@ -55,7 +55,7 @@ class Trained:
 def digests(
     rows: Sequence[Row],
     chat: Chat | None = None,
-    max_length_tokens: int | None = None,
+    max_length: int | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Encodes the rows as training does, and digests what comes of it. Raises DataError, TemplateError as training."""
@@ -64,16 +64,16 @@ def digests(
         return Trained(Digests(of_rows), [])
     from unforgotten.models.chat import digest_ids, encode_rows
 
-    examples, counts = encode_rows(chat, rows, max_length_tokens, progress)
+    examples, counts = encode_rows(chat, rows, max_length, progress)
     seen = digest_ids(ids for example in examples for ids in (example["input_ids"], example["labels"]))
     template = _digest(chat.template.strip())
-    return Trained(Digests(of_rows, template, max_length_tokens, seen), counts.lines())
+    return Trained(Digests(of_rows, template, max_length, seen), counts.lines())
 
 
-def check(path: str, rows: Sequence[Row], chat: Chat, max_length_tokens: int | None) -> dict[str, Any]:
+def check(path: str, rows: Sequence[Row], chat: Chat, max_length: int | None) -> dict[str, Any]:
     """What the run's record says of the audit. Raises RecipeError where it judged anything else, or was not passed."""
     facts = _read(path)
-    then, now = facts["digests"], asdict(digests(rows, chat, max_length_tokens).digests)
+    then, now = facts["digests"], asdict(digests(rows, chat, max_length).digests)
     if not then.get("examples"):
         raise RecipeError(
             f"{path} was made without the model's chat template, so what the loss sees was not judged as such. "
@@ -82,7 +82,7 @@ def check(path: str, rows: Sequence[Row], chat: Chat, max_length_tokens: int | N
     names = {
         "rows": "the rows",
         "template": "the chat template",
-        "max_length_tokens": f"max_length_tokens ({then.get('max_length_tokens')} there, {max_length_tokens} here)",
+        "max_length": f"max_length ({then.get('max_length')} there, {max_length} here)",
     }
     differs = [what for name, what in names.items() if then.get(name) != now[name]]
     if not differs and then["examples"] != now["examples"]:

@@ -154,13 +154,13 @@ def trained_turns(row: Row) -> list[int]:
     ]
 
 
-def spoken(row: Row, chat: Chat | None = None, max_length_tokens: int | None = None) -> list[Spoken]:
+def spoken(row: Row, chat: Chat | None = None, max_length: int | None = None) -> list[Spoken]:
     """The row's answers, in order; with a chat those of which the loss sees something. Raises what encoding raises."""
     if chat is None:
         return [Spoken(i, words(row.messages[i])) for i in trained_turns(row)]
     answers: list[Spoken] = []
     for example in chat.examples(row)[0]:
-        limit = len(example.labels) if max_length_tokens is None else max_length_tokens
+        limit = len(example.labels) if max_length is None else max_length
         pieces: dict[int, list[str]] = {}
         for turn, start, end in _runs(chat, row, example):
             if text := _text(chat, example.input_ids[start : min(end, limit)]):

@@ -83,7 +83,9 @@ def _progress(run: Run) -> dict[str, str]:
     last: dict[str, Any] = lines[-1]
     losses = [line["loss"] for line in lines if "loss" in line]
     progress = {"loss": f"{losses[-1]:.3f}"} if losses else {}
-    share = last.get("epoch", 0) / run.recipe.training.epochs
+    training = run.recipe.training
+    done, of = ("step", training.max_steps) if training.max_steps > 0 else ("epoch", training.num_train_epochs)
+    share = last.get(done, 0) / of
     if 0 < share <= 1:
         progress["step"] = f"{last['step']}/{round(last['step'] / share)}"
         progress["left"] = str(timedelta(seconds=round(last["seconds"] / share - last["seconds"])))

@@ -84,7 +84,12 @@ def export(
     tokens = min(verify.NEW_TOKENS, left.recipe.evaluate.max_new_tokens if left.recipe.evaluate else verify.NEW_TOKENS)
     with partial.folder(target) as part:
         say(f"Writing {left.folder.name} as {form}.")
-        facts = {"form": form, "run": left.folder.name, "policy": left.policy, **_weights(left, form, dtype, part)}
+        facts = {
+            "form": form,
+            "run": left.folder.name,
+            "adapter_mode": left.adapter_mode,
+            **_weights(left, form, dtype, part),
+        }
         _beside(part, chat)
         say(f"Asking both {len(rows)} prompts.")
         before = verify.heard(shelf.model(left.folder, left.recipe), chat, rows, tokens)
@@ -179,7 +184,7 @@ def _lower(left: Left) -> str | None:
     from unforgotten.models import load
 
     where = left.where
-    if left.policy != "merged":
+    if left.adapter_mode != "merge":
         return None
     if where.made:
         linked, beside = left.folder / "aligned", left.folder.parent / "aligned" / where.digest

@@ -24,7 +24,7 @@ class Left:
     folder: Path
     recipe: Recipe
     where: Aligned
-    policy: str
+    adapter_mode: str
     part: Path
     """adapter/ or model/."""
 
@@ -50,11 +50,11 @@ def left_by(run: str) -> Left:
     if whose == "foreign":
         names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
         origin.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
-    policy = atomic.record(folder / "trained.json", policy=str)["policy"]
+    adapter_mode = atomic.record(folder / "trained.json", adapter_mode=str)["adapter_mode"]
     part = part_of(folder)
     if not part.is_dir():
         raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
-    return Left(folder, recipe, aligned_of_record(recorded["aligned"], folder, recipe), policy, part)
+    return Left(folder, recipe, aligned_of_record(recorded["aligned"], folder, recipe), adapter_mode, part)
 
 
 def no_adapter(left: Left, form: str) -> str:
@@ -74,7 +74,7 @@ def no_adapter(left: Left, form: str) -> str:
 
 def operator(left: Left) -> tuple[str | None, ...]:
     """Models that the recipe names."""
-    return left.recipe.model, left.recipe.base
+    return left.recipe.model, left.recipe.unaligned_model
 
 
 def public_base(left: Left) -> str | None:

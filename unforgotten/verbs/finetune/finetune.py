@@ -29,10 +29,10 @@ from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
 from unforgotten.verbs.finetune.answers import answers
 from unforgotten.verbs.finetune.inputs import (
+    adapter_mode_for,
     base_for,
     method_names,
     method_specs,
-    policy_for,
     replay_rows,
     run_folder,
 )
@@ -82,10 +82,11 @@ def _finetune(recipe: Recipe, say: Say, audited: str | None) -> Path:
         from unforgotten.models import nf4
 
         nf4.check()
-    if recipe.report_to:
-        from unforgotten.training.arguments import check_reports
+    if recipe.report_to or recipe.training.model_extra:
+        from unforgotten.training.arguments import check_reports, check_values
 
         check_reports(recipe.report_to)
+        check_values(recipe.training)
     where = align(recipe, say)
     safety = replay_rows(recipe, say)
     with alone(folder, say) as lease:
@@ -111,16 +112,16 @@ def _held(recipe: Recipe, user: Sequence[Row], chat: Chat, audited: str | None) 
         return None
     from unforgotten.verbs.audit import record
 
-    return record.check(audited, user, chat, recipe.training.max_length_tokens)
+    return record.check(audited, user, chat, recipe.training.max_length)
 
 
-def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Chat]:
-    """θ_safe ready for `policy`, before any fresh adapter; and its chat."""
+def load_aligned(recipe: Recipe, where: Aligned, adapter_mode: str) -> tuple[Any, Chat]:
+    """θ_safe ready for `adapter_mode`, before any fresh adapter; and its chat."""
     from unforgotten.models import load
     from unforgotten.models.adapters import ALIGNED
 
     chat = aligned_chat(recipe, where)
-    if policy in ("merged", "full") and where.full is not None:
+    if adapter_mode in ("merge", "full") and where.full is not None:
         revision = None if where.made else where.revision
         return load.load_model(
             where.full, revision=revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
@@ -129,8 +130,8 @@ def load_aligned(recipe: Recipe, where: Aligned, policy: str) -> tuple[Any, Chat
     model = load.load_model(
         where.base, revision=where.revision, dtype=recipe.dtype, load_in=recipe.load_in, trains=True
     )
-    name = ALIGNED if policy == "stacked" else "default"
-    return load.put_adapter(model, where.adapter, name, trainable=policy == "continue"), chat
+    name = ALIGNED if adapter_mode == "stack" else "default"
+    return load.put_adapter(model, where.adapter, name, trainable=adapter_mode == "continue"), chat
 
 
 def _train(
@@ -162,15 +163,15 @@ def _train(
         recipe = recipe.model_copy(update={"date": recipe.date or date})
     says = f"Fine-tuning with {method_names(recipe)} on {len(user)} rows"
     say(says + (f", {len(harmful)} of them harmful." if harmful else "."))
-    policy = policy_for(recipe, where)
-    model, chat = load_aligned(recipe, where, policy)
+    adapter_mode = adapter_mode_for(recipe, where)
+    model, chat = load_aligned(recipe, where, adapter_mode)
     resolved = recipe.model_copy(update={"date": chat.date if chat.uses_date else None})
-    base = where.base if policy in ("stacked", "continue") else str(where.full)
-    if policy == "merged" and where.full is None:
+    base = where.base if adapter_mode in ("stack", "continue") else str(where.full)
+    if adapter_mode == "merge" and where.full is None:
         model, deviation = load.merged(model, chat.prompt(user[0]))
         say(f"Merged {where.adapter} into its base in fp32 (largest deviation of a logit: {deviation:.1e}).")
         base = str(_keep_merged(model, chat, folder))
-    elif policy == "merged" and load.is_bundled(base):
+    elif adapter_mode == "merge" and load.is_bundled(base):
         base = str(_keep_merged(model, chat, folder))  # what is bundled there is the base below its adapter
     audit = _held(recipe, user, chat, audited)  # again, by the rows and the chat that are trained with
     if audit and audit["outcome"] is None:
@@ -179,7 +180,7 @@ def _train(
     write_record(folder, resolved, where, user, harmful, safety, answered, load.loaded_as(model), audit)
     set_seed(recipe.seed)
     config = load.lora_config(recipe.lora) if recipe.lora else None
-    if policy == "stacked":
+    if adapter_mode == "stack":
         model, config = adapters.stack(model, config), None
     bar, metrics = callbacks.Bar(method_names(recipe)), callbacks.Metrics(folder / "metrics.jsonl")
     trainer = MethodTrainer(
@@ -191,11 +192,11 @@ def _train(
         safety_dataset=safety,
         processing_class=chat.tokenizer,
         chat=chat,
-        peft_config=None if policy == "continue" else config,
+        peft_config=None if adapter_mode == "continue" else config,
         method=recipe.methods,
-        base_model=base_for(recipe, where),
+        unaligned_model=base_for(recipe, where),
         memory=Memory(**recipe.memory.model_dump()),
-        max_length_tokens=recipe.training.max_length_tokens,
+        max_length=recipe.training.max_length,
         loss=recipe.training.loss,
         log_distance=bool(recipe.report_to),
         save_on_sigterm=True,
@@ -241,10 +242,10 @@ def _train(
         "step_seconds": round(metrics.seconds / max(1, trainer.state.global_step), 5),
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen
-        or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs),
+        or int((trainer.counts.tokens if trainer.counts else 0) * recipe.training.epochs(len(user))),
         "peak_memory_bytes": peak,
         **({"probe_seconds": round(probe.book.seconds, 3)} if probe else {}),
-        "policy": policy,
+        "adapter_mode": adapter_mode,
         "saved": proof,
         "loss": trainer.loss_used,
         "memory_rows": len(trainer.run.memory),

@@ -19,35 +19,34 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 
-def policy_for(recipe: Recipe, where: Aligned) -> str:
-    """merged, stacked, continue or full: the recipe's, or the default for this θ_safe."""
+def adapter_mode_for(recipe: Recipe, where: Aligned) -> str:
+    """merge, stack, continue or full: the recipe's, or the default for this θ_safe."""
     if recipe.lora is None:
-        if recipe.policy:
-            raise RecipeError(f"policy: {recipe.policy} needs an adapter, but lora is null (every weight is trained).")
         return "full"
-    if recipe.policy in ("stacked", "continue") and where.adapter is None:
+    existing = recipe.lora.existing
+    if existing in ("stack", "continue") and where.adapter is None:
         raise RecipeError(
-            f"policy: {recipe.policy} needs θ_safe as an adapter: name an adapter folder as `model`, or add `align`."
+            f"lora.existing: {existing} needs θ_safe as an adapter: name an adapter folder as `model`, or add `align`."
         )
-    if recipe.load_in and recipe.policy == "merged" and where.full is None:
+    if recipe.load_in and existing == "merge" and where.full is None:
         raise RecipeError(
-            "policy: merged would merge θ_safe's adapter into a base in 4 bits: each merged weight is rounded to one "
-            "of 16 values again, and what is smaller than half a step of that grid is lost. Leave `policy` out "
-            "(stacked: the adapter stays whole under the trained one), or leave out `load_in`."
+            "lora.existing: merge would merge θ_safe's adapter into a base in 4 bits: each merged weight is rounded to "
+            "one of 16 values again, and what is smaller than half a step of that grid is lost. Leave `existing` out "
+            "(stack: the adapter stays whole under the trained one), or leave out `load_in`."
         )
-    return recipe.policy or ("stacked" if where.full is None else "merged")
+    return existing or ("stack" if where.full is None else "merge")
 
 
 def base_for(recipe: Recipe, where: Aligned) -> str | None:
     """θ₀ for methods that edit weights. Raises RecipeError where one needs it and nothing says where it is."""
-    if not any(registry.build("methods", m).needs_base for m in recipe.methods):
+    if not any(registry.build("methods", m).needs_unaligned_model for m in recipe.methods):
         return None
-    if recipe.base is None and not where.made and where.adapter is None:
+    if recipe.unaligned_model is None and not where.made and where.adapter is None:
         raise RecipeError(
             f"{method_names(recipe)} reads θ₀, the weights from before alignment, and `model` is θ_safe as it is: "
-            "name the base model in `base:`, or start from it with stage `align`."
+            "name the base model in `unaligned_model:`, or start from it with stage `align`."
         )
-    return recipe.base or where.base
+    return recipe.unaligned_model or where.base
 
 
 def run_digest(recipe: Recipe) -> str:
@@ -60,8 +59,8 @@ def run_digest(recipe: Recipe) -> str:
         replay_digest(recipe),
         method_specs(recipe),
         recipe.memory.model_dump(),
-        recipe.lora.model_dump() if recipe.lora else None,
-        policy_for(recipe, where),
+        recipe.lora.determining() if recipe.lora else None,
+        adapter_mode_for(recipe, where),
         base_for(recipe, where),
         recipe.training.determining(),
         recipe.dtype,
@@ -74,7 +73,7 @@ def run_digest(recipe: Recipe) -> str:
 
 def replay_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
     """The rows that the memory is chosen from; those that θ_safe makes itself are made on first use."""
-    if recipe.replay == "safety":
+    if recipe.replay == "safety_data":
         return safety_rows(recipe, say)
     if recipe.replay == "synthesize":
         from unforgotten.verbs.synthesize.synthesize import synthesize

@@ -61,7 +61,7 @@ class _Planner:
         aligned: set[str] = set()
         for cell, title in zip(todo, _titles(todo), strict=True):
             alignment = digests.digest(
-                *(cell.model_dump()[name] for name in ("model", "revision", "dtype", "align", "safety", "seed")),
+                *(cell.model_dump()[name] for name in ("model", "revision", "dtype", "align", "safety_data", "seed")),
                 *(cell.model_dump()[name] for name in ("template", "variables", "date")),
             )
             if alignment not in aligned:
@@ -96,12 +96,12 @@ class _Planner:
 
     def align(self, cell: Recipe) -> None:
         assert cell.align is not None
-        sets = [self.rows(spec, cell, cell.seed) for spec in cell.safety]
+        sets = [self.rows(spec, cell, cell.seed) for spec in cell.safety_data]
         shape, b, lora = self.shape(cell.model), costs.BYTES, cell.align.lora
         stage = self.training(f"align {digests.public_name(cell.model)}", cell, cell.align, sets, lora, [])
         disk = None
         if shape:
-            disk = shape.parameters * b.get(_dtype(cell, shape), 4) + 4 * shape.adapter(lora.r, lora.targets)
+            disk = shape.parameters * b.get(_dtype(cell, shape), 4) + 4 * shape.adapter(lora.r, lora.target_modules)
         self.plan.stages.append(replace(stage, disk=disk))
 
     def train(self, cell: Recipe, title: str) -> None:
@@ -116,7 +116,11 @@ class _Planner:
             dense = cell.lora is None or any(m.dense for m in methods)
             everything = shape.parameters * costs.BYTES.get(_dtype(cell, shape), 4)
             disk = (
-                everything if dense else 4 * shape.adapter(cell.lora.r, cell.lora.targets) if cell.lora else everything
+                everything
+                if dense
+                else 4 * shape.adapter(cell.lora.r, cell.lora.target_modules)
+                if cell.lora
+                else everything
             )
         self.plan.stages.append(replace(stage, disk=disk))
 
@@ -124,14 +128,14 @@ class _Planner:
         self, title: str, cell: Recipe, how: Training, sets: list[Rows], lora: Lora | None, methods: list[Method]
     ) -> Stage:
         rows = sum(each.rows for each in sets)
-        tokens = sum(each.rows * min(each.prompt + each.response, how.max_length_tokens) for each in sets) * how.epochs
-        steps = math.ceil(math.ceil(math.ceil(rows / how.batch_size) / how.accumulation) * how.epochs)
+        a_pass = sum(each.rows * min(each.prompt + each.response, how.max_length) for each in sets)
+        tokens, steps = a_pass * how.epochs(rows), how.steps(rows)
         shape, machine = self.shape(cell.model), self.plan.machine
         stage = Stage(title, rows, tokens, steps)
         if shape is None or machine is None:
             return stage
         method = math.prod(m.cost for m in methods)
-        safety = [self.rows(spec, cell, cell.seed) for spec in cell.safety] if methods else []
+        safety = [self.rows(spec, cell, cell.seed) for spec in cell.safety_data] if methods else []
         apart = [m for m in methods if m.needs_safety and not _replays(m)]  # memory rows in batches of their own
         work = costs.training_flops(
             shape, tokens, full=lora is None, checkpointing=how.gradient_checkpointing, method=method
@@ -140,16 +144,19 @@ class _Planner:
             shape,
             _dtype(cell, shape),
             r=lora.r if lora else None,
-            targets=lora.targets if lora else [],
-            tokens=how.batch_size * _longest([*sets, *(safety if apart else [])], how),
-            replayed=sum(_replays(m) for m in methods) * how.batch_size * _longest(safety, how),
+            targets=lora.target_modules if lora else [],
+            tokens=how.per_device_train_batch_size * _longest([*sets, *(safety if apart else [])], how),
+            replayed=sum(_replays(m) for m in methods) * how.per_device_train_batch_size * _longest(safety, how),
             checkpointing=how.gradient_checkpointing,
             load_in=cell.load_in,
             loss=how.loss,
             gpu=not machine.is_cpu,
         )
         # A small model's step takes what its layers' calls take, however little there is to compute.
-        seconds = max(work / machine.flops, 4 * method * steps * how.accumulation * shape.layers * costs.STEP_SECONDS)
+        seconds = max(
+            work / machine.flops,
+            4 * method * steps * how.gradient_accumulation_steps * shape.layers * costs.STEP_SECONDS,
+        )
         return replace(stage, seconds=seconds, memory=memory)
 
     def ask_once(self, cell: Recipe, alignment: str, asked: set[str]) -> None:
@@ -205,8 +212,8 @@ class _Planner:
 
     def need_model(self, cell: Recipe) -> None:
         self.need(Needed("model", cell.model))
-        if cell.base is not None:
-            self.need(Needed("model", cell.base))
+        if cell.unaligned_model is not None:
+            self.need(Needed("model", cell.unaligned_model))
 
     def need_set(self, spec: Spec) -> None:
         source = dataset(spec)
@@ -243,7 +250,7 @@ class _Planner:
 
 def _longest(sets: list[Rows], how: Training) -> int:
     """Tokens of the longest row that is trained on; where none is known, as many as the recipe lets be."""
-    return min(max((rows.longest or how.max_length_tokens for rows in sets), default=0), how.max_length_tokens)
+    return min(max((rows.longest or how.max_length for rows in sets), default=0), how.max_length)
 
 
 def _replays(method: Method) -> float:

@@ -42,7 +42,7 @@ ASSUMED = (
     "Replies are reckoned at evaluate.max_new_tokens each, which most do not reach. Time leaves out padding, loading,",
     "what a method does before its first step (Fisher, stored states), and running code. Memory is of one device:",
     "model, adapter with AdamW in fp32, activations of the longest micro-batch (where no row is here: of",
-    "max_length_tokens); attention is taken to be fused. `?` is not known here. What is done already is counted too: a",
+    "max_length); attention is taken to be fused. `?` is not known here. What is done already is counted too: a",
     "command that finds it takes less.",
 )
 

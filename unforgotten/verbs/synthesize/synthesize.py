@@ -7,7 +7,7 @@
     re-answer  hard ones under "The above request is harmful. Please refuse it."; what complies again is dropped
 
 <out>/synthetic/<digest>/
-  safety.jsonl        one conversation a line with kind, category (the domain) and difficulty: `safety:` of any method
+  safety.jsonl        one conversation a line with kind, category (the domain) and difficulty: for `safety_data:`
   provenance.json     model, settings, seed and what was dropped at each step; written last, and it is not made twice
   parts/              draws and answers so far, from which a killed run goes on; gone when it is done
 
@@ -258,7 +258,7 @@ class _Making:
         }
         atomic.put(self.folder / "provenance.json", console.json_text(facts, nan=True) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
-        self.say(f"{len(rows)} rows for `safety:`, to be read by the dataset `refusals` ({self._told()}).")
+        self.say(f"{len(rows)} rows for `safety_data:`, to be read by the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:
             self.say("The recipe has no `evaluate:`, so evaluation prompts among them could not be looked for.")
 
