@@ -5,13 +5,11 @@ A component's first docstring line is its claim; the sentence under each field s
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import sys
 from pathlib import Path
-from typing import Any
 
 from unforgotten import registry
+from unforgotten.runs import described
 
 DOCS = Path(__file__).parent
 INTRO = {
@@ -34,9 +32,7 @@ def page(room: str) -> str:
         *_overview(room, own),
     ]
     for name, cls in own.items():
-        lines += ["", f"## {name}", "", _text(cls)]
-        if settings := _settings(cls):
-            lines += ["", "| setting | default | meaning |", "| --- | --- | --- |", *settings]
+        lines += ["", f"## {name}", "", described.docstring(cls), *_settings(cls)]
     return "\n".join(lines) + "\n"
 
 
@@ -45,7 +41,7 @@ def _overview(room: str, own: dict[str, type]) -> list[str]:
     lines = ["| " + " | ".join(["name", *more, "what it does"]) + " |", "|" + " --- |" * (len(more) + 2)]
     for name, cls in own.items():
         facts = [_cell(cls.facts()[c]) for c in more]  # type: ignore[attr-defined]
-        lines.append("| " + " | ".join([f"[{name}](#{name})", *facts, _cell(_claim(cls))]) + " |")
+        lines.append("| " + " | ".join([f"[{name}](#{name})", *facts, _cell(described.claim(cls))]) + " |")
     if room == "methods":
         lines += ["", "turns: where in a run it steps in. step: its cost, F being one forward of the user's batch."]
     return lines
@@ -56,30 +52,12 @@ def _own(room: str, name: str) -> type | None:
     return cls if cls.__module__.startswith("unforgotten.") else None  # others document their own
 
 
-def _claim(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
-
-
-def _text(cls: type) -> str:
-    """The docstring; what is set in (a formula, a drawing) stays so."""
-    return inspect.cleandoc(cls.__doc__ or "")
-
-
 def _settings(cls: type) -> list[str]:
-    described = registry.fields(cls)
-    return [
-        f"| `{field.name}` | {_default(field)} | {_cell(described[field.name].get('description', ''))} |"
-        for field in dataclasses.fields(cls)
-        if field.init
-    ]
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is not dataclasses.MISSING:
-        return f"`{_cell(repr(field.default))}`"
-    if field.default_factory is not dataclasses.MISSING:
-        return f"`{_cell(repr(field.default_factory()))}`"
-    return "required"
+    rows = []
+    for setting in described.settings(cls):
+        default = f"`{_cell(setting.default)}`" if setting.default else "required"
+        rows.append(f"| `{setting.name}` | `{_cell(setting.type)}` | {default} | {_cell(setting.sentence)} |")
+    return ["", "| setting | type | default | meaning |", "| --- | --- | --- | --- |", *rows] if rows else []
 
 
 def _cell(text: str) -> str:

@@ -18,7 +18,7 @@ from unforgotten.judges.base import Judge
 from unforgotten.methods.base import Method
 from unforgotten.methods.der import DER
 from unforgotten.training.memory import Memory
-from unforgotten.world.pretrain import Training
+from unforgotten.world.pretrain import Pretraining
 
 NEGATIVE_IS_RIGHT = {("safelora", "threshold")}
 """A cosine: −1 to 1."""
@@ -84,7 +84,7 @@ def test_python_and_yaml_say_the_same(settings: dict[str, Any], said: str) -> No
     ("cls", "field"),
     [
         (cls, field.name)
-        for cls in (Training, Program)
+        for cls in (Pretraining, Program)
         for field in dataclasses.fields(cls)
         if "float" in str(field.type) or "int" in str(field.type) or field.type == "Count"
     ],

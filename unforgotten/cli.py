@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from unforgotten import __version__, errors, registry
 from unforgotten.errors import of_user, plain
-from unforgotten.runs import console, origin, terminate, variables
+from unforgotten.runs import console, origin, terminate, user_code, variables
 
 
 def _set(variable: str) -> Any:
@@ -54,7 +54,7 @@ def _trust() -> list[Any]:
             bool,
             typer.Option(
                 "--no-user-code",
-                callback=_set(registry.NO_CODE),
+                callback=_set(user_code.NO_CODE),
                 help="Load no class out of a file (./mine.py:Mine), whoever names it.",
             ),
         ] = False,
@@ -177,9 +177,9 @@ def list_(
     from rich.table import Table
     from rich.text import Text
 
-    from unforgotten import registry
     from unforgotten.errors import UnknownName
     from unforgotten.recipe.read import shipped
+    from unforgotten.runs import described
 
     if room == "recipes":
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -197,7 +197,7 @@ def list_(
         table.add_column("what it does")
         for name in registry.names(each):
             cls: Any = registry.load(each, name)
-            claim = Text((cls.__doc__ or "").strip().partition("\n")[0])
+            claim = Text(described.claim(cls))
             if each == "methods":
                 claim.append(f"\n{' · '.join(f'{what} {fact}' for what, fact in cls.facts().items())}", style="dim")
             table.add_row(name, claim)

@@ -163,7 +163,7 @@ def plain(error: BaseException) -> str | None:
     if isinstance(error, UnforgottenError):
         return str(error)
     names = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(error).__mro__}
-    text = _text(error)
+    text = text_of(error)
     if (
         isinstance(error, MemoryError)
         or _lacked_memory(error)
@@ -238,16 +238,17 @@ def of_user(error: BaseException) -> str | None:
             is_theirs = False
     if not is_theirs:
         return None
-    name, said = type(error).__name__, _text(error)
+    name, said = type(error).__name__, text_of(error)
     if not isinstance(error, Exception):
         return f"{place}: your code ended the program ({name}{f' {said}' if said else ''}); it must not. Mend it there."
     return f"{place}: your code raised {name}{f': {said}' if said else ''}. Mend it there."
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """What an error says; the class of an error may be a user's own, so that asking it may fail."""
     try:
         return str(error).strip()
-    except Exception:  # the class of an error may be a user's own, too
+    except Exception:
         return "its own text cannot be had"
 
 
@@ -258,11 +259,11 @@ def _lacked_memory(error: BaseException) -> bool:
     import resource
 
     limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    return limited and re.search("without (setting an )?exception|NULL", _text(error)) is not None
+    return limited and re.search("without (setting an )?exception|NULL", text_of(error)) is not None
 
 
 def _says(error: BaseException, words: Sequence[str]) -> bool:
-    text = _text(error).lower()
+    text = text_of(error).lower()
     return isinstance(error, (RuntimeError, OSError, ImportError)) and any(word in text for word in words)
 
 

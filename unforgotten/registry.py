@@ -6,19 +6,13 @@ A component is a dataclass: its fields are its settings, in YAML, flags and docu
 same from YAML and from Python: `Component` checks each field that is set, in `__init__` and afterwards.
 """
 
-# Long because names, settings and their checks are told apart nowhere else: together they are what a component is.
-
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
-import os
 import sys
-import traceback
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -28,10 +22,10 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
-from unforgotten.errors import USER_MODULE, RecipeError, Terminated, UnforgottenError, UnknownName
+from unforgotten.errors import RecipeError, Terminated, UnknownName
+from unforgotten.runs import user_code
+from unforgotten.runs.described import Described
 
-NO_CODE = "UNFORGOTTEN_NO_USER_CODE"
-"""Set to 1, no class is loaded out of a file, whoever names it."""
 ROOMS = ("methods", "datasets", "judges")
 
 Count = Annotated[int, Gt(0)]
@@ -40,10 +34,11 @@ Seed = Annotated[int, Ge(0), Lt(2**32)]
 """What NumPy takes for a seed; Python's own generator would take −1 and 1 for the same."""
 
 
-class Component:
+class Component(metaclass=Described):
     """A dataclass whose fields hold nothing but what its annotations allow, set in Python as from a recipe.
 
     Raises RecipeError that names the class, the field and the value. A default is the author's own and is not checked.
+    `help(cls)` lists the fields.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -278,43 +273,13 @@ def _own_class(module: Any) -> type:
 
 
 def _from_file(room: str, name: str) -> type:
-    if os.environ.get(NO_CODE, "0") not in ("", "0"):
-        raise RecipeError(f"{name!r} is code in a file, and --no-user-code ({NO_CODE}) loads none.")
     path, _, wanted = name.rpartition(":")
-    file = Path(path).expanduser()
     if not wanted.isidentifier():
-        raise RecipeError(f"{name!r}: {wanted!r} is no name of a class. Write ./file.py:ClassName.")
-    if not file.is_file():
-        raise RecipeError(f"{name!r}: no file {file}. Write ./file.py:ClassName, relative to the current folder.")
-    # One module for one file: loading it twice must give the same class, and two files of one name must not collide.
-    title = f"{USER_MODULE}{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}_{file.stem}"
-    module = sys.modules.get(title)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(title, file)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[title] = module  # dataclasses look their module up there
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as error:
-            del sys.modules[title]
-            if isinstance(error, (KeyboardInterrupt, Terminated, UnforgottenError)):
-                raise
-            raise RecipeError(f"{file} cannot be imported: {_of_user(error, file)}.") from error
+        raise RecipeError(f"{name!r}: {wanted!r} is not the name of a class. Write ./file.py:ClassName.")
+    module = user_code.load(path, name)
     classes = [n for n, c in vars(module).items() if inspect.isclass(c) and getattr(c, "room", None) == room]
     if wanted not in classes:
-        raise UnknownName(f"class in {file}", wanted, classes)
+        raise UnknownName(f"class in {path}", wanted, classes)
     cls = getattr(module, wanted)
     cls.registry_name = name
     return cls
-
-
-def _of_user(error: BaseException, file: Path) -> str:
-    """An error of a user's own code, with the line of their file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-    try:
-        said = str(error)
-    except Exception:  # the class of an error may be a user's own, too
-        said = "its own text cannot be had"
-    return type(error).__name__ + (f" in line {lines[-1]}" if lines else "") + (f": {said}" if said else "")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from unforgotten.errors import RecipeError
 from unforgotten.registry import Component
+from unforgotten.runs.described import described
 
 Message = dict[str, Any]
 """One turn as OpenAI writes it: role (system, user, assistant, tool), content (str), and what tools need.
@@ -22,6 +23,7 @@ that place them apart; `content` holds both, joined by a blank line.
 Kind = Literal["harmful", "benign", "task"]
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class Row:
     """One conversation: to train on when it ends in an assistant turn, to ask when it ends in a user turn."""

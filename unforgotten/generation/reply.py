@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unforgotten.datasets.base import Row
+from unforgotten.runs.described import described
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a model generated for a row."""

@@ -23,6 +23,7 @@ from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, EndpointError, JudgeError, ModelError, RecipeError
 from unforgotten.generation.reply import Reply
 from unforgotten.registry import Component
+from unforgotten.runs.described import described
 
 if TYPE_CHECKING:
     from unforgotten.generation.endpoint import Endpoint
@@ -35,6 +36,7 @@ CONTEXT_TOKENS = 8192
 """Taken for a server's context where neither `context_tokens` nor the guard's tokenizer tells it."""
 
 
+@described
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A judge's reading of one reply. None means that the judge's output could not be read: counted, never dropped.

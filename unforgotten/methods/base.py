@@ -24,6 +24,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from unforgotten.registry import Component
+from unforgotten.runs import described
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -283,7 +284,7 @@ def needs(cls: type[Method]) -> list[str]:
 
 def papers(cls: type[Method]) -> list[str]:
     """The arXiv ids of the docstring's first line."""
-    return re.findall(r"\d{4}\.\d{4,5}", (cls.__doc__ or "").strip().partition("\n")[0])
+    return re.findall(r"\d{4}\.\d{4,5}", described.claim(cls))
 
 
 def _names(code: CodeType) -> set[str]:

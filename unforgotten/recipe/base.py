@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from unforgotten import registry
+from unforgotten.runs.described import with_fields
 
 Spec = str | dict[str, Any]
 """A component: its name, or a mapping of `name` and fields."""
@@ -26,6 +27,10 @@ class Strict(BaseModel):
     """A part of a recipe: no field that is not declared, and true or false are no numbers."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **more: Any) -> None:
+        cls.__doc__ = with_fields(cls)
 
     @field_validator("*", mode="before")
     @classmethod

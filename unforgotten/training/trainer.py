@@ -680,6 +680,8 @@ class MethodMixin(_Trainer):
 class MethodTrainer(MethodMixin, Trainer):
     """`transformers.Trainer` with safety-preserving methods; with `sft` it is the Trainer, step for step.
 
+    Its arguments are described under `help(MethodMixin)`.
+
     Bit for bit with `loss="trainer"`, which small vocabularies and trained heads have by themselves; otherwise the loss
     is made in chunks, and equal to rounding.
 
