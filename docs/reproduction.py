@@ -21,7 +21,7 @@ import claims
 
 from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics.rates import Rate, over_seeds
-from unforgotten.recipe.read import read
+from unforgotten.recipe.read import load_recipe
 from unforgotten.report import aggregate
 from unforgotten.report.table import neither, table
 from unforgotten.runs import results
@@ -125,7 +125,7 @@ def page() -> str:
     for number, title in TABLES.items():
         if not (rows := _rows(f"world-table{number}*.json")):
             continue
-        grid = read(f"world-table{number}").compare
+        grid = load_recipe(f"world-table{number}").compare
         found = aggregate.lines(_in_order(rows, grid))
         made = table(found, grid.table if grid else None)
         seeds = sorted({row["seed"] for row in rows if row["stage"] == "tuned"})

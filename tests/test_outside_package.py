@@ -48,7 +48,7 @@ def test_it_is_listed_with_what_its_class_says(site: Path) -> None:
 def test_a_recipe_names_it_and_a_typo_is_told(site: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("model: world\nmethod: {name: l2sp, weight: 0.3}\nevaluate: {harm: advbench, judge: opening}\n")
-    code = f"from unforgotten.recipe.read import read; print(read({str(recipe)!r}).methods)"
+    code = f"from unforgotten.recipe.read import load_recipe; print(load_recipe({str(recipe)!r}).methods)"
     assert "l2sp" in run(site, "-c", code).stdout
     recipe.write_text("model: world\nmethod: l2ps\n")
     assert "Did you mean 'l2sp'" in run(site, "-c", code).stderr

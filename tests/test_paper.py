@@ -12,7 +12,7 @@ import pytest
 from unforgotten import registry
 from unforgotten.datasets.beavertails import CATEGORIES
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.read import parse, read, shipped
+from unforgotten.recipe.read import load_recipe, parse, shipped
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.verbs.compare.compare import cells, compare
 
@@ -31,7 +31,7 @@ TABLES = {
 
 def table(n: int, **given: Any) -> tuple[Any, list[Any]]:
     """The recipe and its cells."""
-    recipe = read(f"paper/table{n}", given)
+    recipe = load_recipe(f"paper/table{n}", given)
     return recipe, cells(recipe)
 
 
@@ -108,9 +108,9 @@ def test_what_the_paper_leaves_open_is_marked_with_its_source() -> None:
 def test_names_in_a_folder_are_found_and_wrong_ones_told() -> None:
     assert {f"paper/table{n}" for n in TABLES} <= set(shipped())
     with pytest.raises(UnknownName, match="Did you mean 'paper/table1'"):
-        read("paper/tabel1")
+        load_recipe("paper/tabel1")
     with pytest.raises(RecipeError, match="no recipe file mine/table1"):
-        read("mine/table1")
+        load_recipe("mine/table1")
 
 
 def test_rows_cut_every_data_set_and_a_given_model_replaces_the_grids() -> None:
@@ -196,7 +196,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trial(n: int, files: Path, model: Path, **more: Any) -> Recipe:
     """A table with its data sets here: 40 rows of each, short replies, words for a judge since no guard is."""
     given = {"model": str(model), "rows": 40, "out": str(files / "runs"), "evaluate.judge": "keywords"}
-    return read(f"paper/table{n}", given | {"evaluate.max_new_tokens": 4, **more})
+    return load_recipe(f"paper/table{n}", given | {"evaluate.max_new_tokens": 4, **more})
 
 
 def test_a_table_runs_whole_on_a_small_model(files: Path, model_folder: Make) -> None:

@@ -658,9 +658,9 @@ def _plan(recipe: Any, verb: Any) -> None:
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:
-    from unforgotten.recipe.read import read
+    from unforgotten.recipe.read import load_recipe
 
-    return read(source, _options_of(set_, given))
+    return load_recipe(source, _options_of(set_, given))
 
 
 def _options_of(set_: list[str] | None, given: dict[str, Any]) -> dict[str, Any]:

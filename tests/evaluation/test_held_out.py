@@ -12,7 +12,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.evaluation.contamination import contacts
 from unforgotten.evaluation.held_out import apart, halves
 from unforgotten.evaluation.suites import Kind, Suite, suites
-from unforgotten.recipe.read import read
+from unforgotten.recipe.read import load_recipe
 
 WORDS = "paint carry borrow empty wooden silver bridge garden window basket harbour ladder candle mirror".split()
 
@@ -32,7 +32,7 @@ def texts(found: list[Suite]) -> set[str]:
 
 
 def test_both_sides_are_the_whole_and_share_no_request() -> None:
-    whole = suites(read("demo").evaluate)  # type: ignore[arg-type]
+    whole = suites(load_recipe("demo").evaluate)  # type: ignore[arg-type]
     made = halves(whole, 0.5)
     for one, seen, unseen in zip(whole, made.development, made.held_out, strict=True):
         assert [row for row in one.rows if row in seen.rows or row in unseen.rows] == one.rows

@@ -20,7 +20,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.evaluation import probe
 from unforgotten.evaluation.statistics import rates
 from unforgotten.recipe.evaluate import Evaluate
-from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.verbs.evaluate import evaluate_run
@@ -159,14 +159,14 @@ KILLED = """
 import os, signal, sys
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.evaluation.probe import Probe
-from unforgotten.recipe.read import read
+from unforgotten.recipe.read import load_recipe
 take, at = Probe.take, int(sys.argv[2])
 def killed(self, model, step):
     if step == at:
         os.kill(os.getpid(), signal.SIGKILL)
     return take(self, model, step)
 Probe.take = killed
-finetune(read(sys.argv[1]))
+finetune(load_recipe(sys.argv[1]))
 """
 
 
@@ -181,7 +181,7 @@ def test_a_kill_neither_repeats_nor_loses_a_probe(tmp_path: Path, tree: dict[str
     [cut] = (tmp_path / "runs").glob("probed-*")
     assert (cut / "probe" / "9.jsonl").exists() and not (cut / "probe" / f"{STEPS}.jsonl").exists()
     early = [(cut / "probe" / f"{step}.jsonl").stat().st_mtime_ns for step in (0, 3, 6)]
-    assert finetune(read(file)) == cut
+    assert finetune(load_recipe(file)) == cut
     assert [(cut / "probe" / f"{step}.jsonl").stat().st_mtime_ns for step in (0, 3, 6)] == early
     assert testing.distance(weights(through), weights(cut)) == 0.0
     told = [[{k: v for k, v in line.items() if k != "seconds"} for line in probe.lines_of(f)] for f in (through, cut)]

@@ -109,10 +109,10 @@ def test_sigterm_saves_the_step_exits_143_and_the_same_command_goes_on(
     assert 3 <= step < 12 and f"Step {step} of 12 is saved" in said and "same command again" in said
     assert "Traceback" not in said and not list(out.glob("*/adapter"))
     nobody_holds(out)
-    from unforgotten.recipe.read import read
+    from unforgotten.recipe.read import load_recipe
 
-    finetune(read(str(file), {"out": str(out)}))
-    finetune(read(str(file), {"out": str(tmp_path / "through")}))
+    finetune(load_recipe(str(file), {"out": str(out)}))
+    finetune(load_recipe(str(file), {"out": str(tmp_path / "through")}))
     assert testing.distance(weights(out), weights(tmp_path / "through")) == 0.0
     assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, 13))
     assert sum("train_runtime" in line for line in lines(out)) == 1

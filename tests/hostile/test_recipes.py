@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.runs import atomic, origin, results, strict_yaml, variables
 from unforgotten.verbs.compare.compare import cells
 
@@ -59,7 +59,7 @@ def test_yaml_that_is_too_much_is_refused_at_once(case: str, tmp_path: Path) -> 
     (tmp_path / "r.yaml").write_text(text)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(RecipeError, match=said):
-        read(tmp_path / "r.yaml")
+        load_recipe(tmp_path / "r.yaml")
     assert time.process_time() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
@@ -93,7 +93,7 @@ def test_what_a_person_writes_is_read_as_it_is_written() -> None:
 def test_what_set_gives_is_bounded_too(value: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: m")
     with pytest.raises(RecipeError, match="--set x"):
-        read(tmp_path / "r.yaml", {"variables.x": value})
+        load_recipe(tmp_path / "r.yaml", {"variables.x": value})
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_strangers_recipe_does_nothing_on_its_own(case: str, stranger: Path) -
     (stranger.parent.parent / "private.yaml").write_text("model: m\nmethod: ./evil.py:Evil\n")
     (stranger / "recipe.yaml").write_text(yaml.safe_dump({"model": "owner/name"} | asked))
     with pytest.raises(RecipeError, match=f"{re.escape(said)}.*--recipe FILE.*--trust-recipe") as error:
-        read(stranger / "recipe.yaml")
+        load_recipe(stranger / "recipe.yaml")
     assert "hf_a_secret_of_ours" not in str(error.value)
     done = CliRunner().invoke(app, ["evaluate", str(stranger)])
     assert done.exit_code == 2 and said in done.output and "Traceback" not in done.output
@@ -210,20 +210,20 @@ def test_what_it_extends_is_a_strangers_too(stranger: Path) -> None:
     (stranger / "below.yaml").write_text("model: owner/name\nmethod: ./evil.py:Evil\n")
     (stranger / "recipe.yaml").write_text("extends: below.yaml\n")
     with pytest.raises(RecipeError, match="below.yaml: method names code"):
-        read(stranger / "recipe.yaml")
+        load_recipe(stranger / "recipe.yaml")
     mine = stranger.parent.parent / "mine.yaml"
     mine.write_text(f"extends: {stranger}/recipe.yaml\nseed: 3\n")
     with pytest.raises(RecipeError, match="below.yaml: method names code"):
-        read(mine)
+        load_recipe(mine)
     linked = stranger.parent.parent / "linked.yaml"
     linked.symlink_to(stranger / "recipe.yaml")
     with pytest.raises(RecipeError, match="run folder that was not trained here"):
-        read(linked)
+        load_recipe(linked)
 
 
 def test_what_a_flag_gives_is_the_operators(stranger: Path) -> None:
     (stranger / "recipe.yaml").write_text("model: owner/name\nevaluate: {harm: advbench}\n")
-    recipe = read(stranger / "recipe.yaml", {"evaluate.endpoint.url": "http://127.0.0.1:9/v1"})
+    recipe = load_recipe(stranger / "recipe.yaml", {"evaluate.endpoint.url": "http://127.0.0.1:9/v1"})
     assert recipe.origin == recipe.varied(seed=1).origin == "foreign"
     assert recipe.evaluate is not None and recipe.evaluate.endpoint is not None
 
@@ -231,14 +231,14 @@ def test_what_a_flag_gives_is_the_operators(stranger: Path) -> None:
 def test_a_run_that_was_trained_here_is_ours(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (stranger / "recipe.yaml").write_text("model: owner/name\ndata: {name: jsonl, path: private.jsonl}\n")
     with pytest.raises(RecipeError, match="data.path"):
-        read(stranger / "recipe.yaml")
+        load_recipe(stranger / "recipe.yaml")
     origin.own(stranger)
-    assert read(stranger / "recipe.yaml").origin == "operator"
+    assert load_recipe(stranger / "recipe.yaml").origin == "operator"
     (stranger / "recipe.yaml").write_text("model: owner/name\ndata: {name: jsonl, path: ./private.jsonl}\n")
     with pytest.raises(RecipeError, match="data.path"):  # somebody wrote another one into it
-        read(stranger / "recipe.yaml")
+        load_recipe(stranger / "recipe.yaml")
     monkeypatch.setenv("UNFORGOTTEN_TRUST_RECIPE", "1")
-    assert read(stranger / "recipe.yaml").origin == "operator"
+    assert load_recipe(stranger / "recipe.yaml").origin == "operator"
 
 
 def test_no_user_code_forbids_the_operators_too(stranger: Path) -> None:
@@ -293,9 +293,9 @@ def test_only_variables_of_ours_are_filled_in(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("UNFORGOTTEN_DATA", "/data/of/mine")
     (file := tmp_path / "r.yaml").write_text("model: ${UNFORGOTTEN_DATA}/m\nlicense: ${HF_TOKEN}\n")
     with pytest.raises(RecipeError, match=r"\$\{HF_TOKEN\} is not filled in.*--allow-env HF_TOKEN") as error:
-        read(file)
+        load_recipe(file)
     assert "hf_a_secret" not in str(error.value)
-    recipe = read(file, allow_env=["HF_TOKEN"])
+    recipe = load_recipe(file, allow_env=["HF_TOKEN"])
     assert (recipe.model, recipe.license) == ("/data/of/mine/m", "hf_a_secret_of_ours")
     for one in (recipe, recipe.varied(seed=3), cells(recipe)[0], pickle.loads(pickle.dumps(recipe))):
         told = one.record()

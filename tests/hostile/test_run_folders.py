@@ -15,7 +15,7 @@ from unforgotten.cli import app
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe, reply_files
 from unforgotten.evaluation.suites import Suite
-from unforgotten.recipe.read import read
+from unforgotten.recipe.read import load_recipe
 from unforgotten.report.page import one_run, provenance
 from unforgotten.runs import origin, strict_read
 
@@ -131,7 +131,7 @@ def test_a_strangers_code_is_known_by_what_loads_it(
     for tree in ({"method": code}, {"settings": {code: {"weight": 1}}}, {"evaluate": {"judge": [{"name": code}]}}):
         (run / "recipe.yaml").write_text(yaml.safe_dump({"model": "owner/name"} | tree))
         with pytest.raises(RecipeError, match="names code"):
-            read(run / "recipe.yaml")
+            load_recipe(run / "recipe.yaml")
     assert not (tmp_path / "ran").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.recipe.recipe import Recipe
 
 
@@ -62,7 +62,7 @@ def test_variables_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flags_override_fields(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("model: m\nmethod: der\ntraining: {num_train_epochs: 2}\n")
-    recipe = read(file, {"method.weight": "7", "training.per_device_train_batch_size": "3", "seed": 4})
+    recipe = load_recipe(file, {"method.weight": "7", "training.per_device_train_batch_size": "3", "seed": 4})
     assert recipe.method == {"name": "der", "weight": 7}
     assert (
         recipe.training.num_train_epochs,
@@ -78,9 +78,9 @@ def test_flags_override_fields(tmp_path: Path) -> None:
 def test_files_that_are_no_recipes(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError, match=said):
-        read(tmp_path / "r.yaml")
+        load_recipe(tmp_path / "r.yaml")
     with pytest.raises(RecipeError, match="no recipe file"):
-        read(tmp_path / "none.yaml")
+        load_recipe(tmp_path / "none.yaml")
 
 
 def test_a_recipe_survives_its_own_record() -> None:
@@ -98,7 +98,7 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
         "data: {name: gsm8k, path: x.jsonl}\ncompare: {poison: [0.2]}\n"
     )
     (tmp_path / "again.yaml").write_text("extends: mine.yaml\nseed: 8\n")
-    demo, mine, again = read("demo"), read(tmp_path / "mine.yaml"), read(tmp_path / "again.yaml")
+    demo, mine, again = load_recipe("demo"), load_recipe(tmp_path / "mine.yaml"), load_recipe(tmp_path / "again.yaml")
     assert (mine.name, mine.seed, again.name, again.seed) == ("mine", 7, "again", 8)
     assert mine.training == demo.training.model_copy(update={"num_train_epochs": 1})
     assert mine.data == {"name": "gsm8k", "path": "x.jsonl"}  # a component is replaced whole
@@ -109,10 +109,10 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
 
 def test_a_probe_goes_with_the_evaluation_that_it_asks(tmp_path: Path) -> None:
     (tmp_path / "bare.yaml").write_text("extends: demo\nevaluate: null\ncompare: null\n")
-    assert read("demo").probe is not None and read(str(tmp_path / "bare.yaml")).probe is None
+    assert load_recipe("demo").probe is not None and load_recipe(str(tmp_path / "bare.yaml")).probe is None
     (tmp_path / "asks.yaml").write_text("extends: bare.yaml\nprobe: {every_steps: 5}\n")
     with pytest.raises(RecipeError, match="probe asks what `evaluate:` names"):
-        read(str(tmp_path / "asks.yaml"))
+        load_recipe(str(tmp_path / "asks.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_a_probe_goes_with_the_evaluation_that_it_asks(tmp_path: Path) -> None:
 def test_an_extension_of_nothing_is_told(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(RecipeError, match=said):
-        read(tmp_path / "mine.yaml")
+        load_recipe(tmp_path / "mine.yaml")

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from unforgotten.errors import RecipeError, UnforgottenError, UnknownName
 from unforgotten.recipe import arguments, renamed
-from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.recipe.training import Align, Lora, Training, UserLora
 
@@ -39,13 +39,13 @@ def test_another_name_gets_the_one_here(tree: dict[str, Any], said: str, tmp_pat
         parse({"model": "m", **tree})
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"model": "m", **tree}))
     with pytest.raises(RecipeError, match=said):
-        read(tmp_path / "r.yaml")
+        load_recipe(tmp_path / "r.yaml")
 
 
 def test_flags_get_it_too(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: m\n")
     with pytest.raises(RecipeError, match="training.epochs is called training.num_train_epochs here"):
-        read(tmp_path / "r.yaml", {"training.epochs": "1"})
+        load_recipe(tmp_path / "r.yaml", {"training.epochs": "1"})
 
 
 def test_every_new_name_is_one() -> None:

@@ -13,7 +13,7 @@ from unforgotten.runs import origin as origins
 from unforgotten.runs import strict_yaml, variables
 
 
-def read(
+def load_recipe(
     source: str | Path,
     overrides: Mapping[str, Any] | None = None,
     *,

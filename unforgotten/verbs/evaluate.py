@@ -87,7 +87,7 @@ def measurement(
     target: str, recipe: Recipe | None = None, overrides: Mapping[str, Any] | None = None, say: Say = quiet
 ) -> Measurement:
     """What `evaluate` of one target will measure; loads no model, but trains θ_safe where a recipe has none yet."""
-    from unforgotten.recipe.read import read
+    from unforgotten.recipe.read import load_recipe
     from unforgotten.verbs.finetune.inputs import run_folder
 
     folder = Path(target).expanduser()
@@ -96,7 +96,7 @@ def measurement(
             raise RecipeError(f"{', '.join(strange)} cannot be changed for a run that is trained; only evaluate.… can.")
         whose = origin.of_run(folder)
         try:
-            target_recipe = read(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
+            target_recipe = load_recipe(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
         except RecipeError as error:
             if whose == "operator" or recipe is None:
                 raise
@@ -112,7 +112,7 @@ def measurement(
     if recipe is None and not folder.is_dir():
         if files.is_hub_id(target) and not folder.exists():
             raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
-        target_recipe = read(target, overrides)
+        target_recipe = load_recipe(target, overrides)
         if target_recipe.data is None:
             return of_stage(target_recipe, "aligned" if target_recipe.align else "base", say)
         run = run_folder(target_recipe)

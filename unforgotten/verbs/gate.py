@@ -128,12 +128,12 @@ def _reference(name: str, subject: Measurement, say: Say) -> Measurement:
         return of_stage(subject.recipe, name, say, system=subject.system)
     folder = Path(name).expanduser()
     if (folder / "recipe.yaml").is_file():
-        from unforgotten.recipe.read import read
+        from unforgotten.recipe.read import load_recipe
 
         changes = {"evaluate": subject.settings, "out": str(folder.parent)}
         measured = of_run(
             folder,
-            read(folder / "recipe.yaml", origin=origin.of_run(folder)).model_copy(update=changes),
+            load_recipe(folder / "recipe.yaml", origin=origin.of_run(folder)).model_copy(update=changes),
             system=subject.system,
         )
         if origin.of_run(folder) == "foreign":

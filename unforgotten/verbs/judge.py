@@ -107,11 +107,11 @@ def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, 
         figures[field] = {**(row[field] or {}), **(figures[field] or {})} or None
     changed = row | figures | {"utility": row["utility"], "probe": probe.read_again(folder, panel)}
     if (folder / "recipe.yaml").is_file():
-        from unforgotten.recipe.read import read
+        from unforgotten.recipe.read import load_recipe
         from unforgotten.report import model_card
 
         try:
-            recipe = read(folder / "recipe.yaml", origin=origin.of_run(folder), opens=False)
+            recipe = load_recipe(folder / "recipe.yaml", origin=origin.of_run(folder), opens=False)
         except RecipeError as error:
             say(f"README.md of {folder.name} stays as it was. {error}")
         else:

@@ -12,7 +12,7 @@ import pytest
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.models.aligned import unaligned
-from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.verbs.compare.compare import _titles, cells, compare
 from unforgotten.verbs.finetune.inputs import run_digest, run_folder
 from unforgotten.world.pretrain import base_folder
@@ -21,7 +21,7 @@ Make = Callable[..., Path]
 
 
 def grid(**axes: Any) -> Any:
-    return read("demo", {"compare": axes, "memory": {"share": 0.05, "at_least": 1}})
+    return load_recipe("demo", {"compare": axes, "memory": {"share": 0.05, "at_least": 1}})
 
 
 def test_every_combination_is_a_cell_and_the_method_varies_fastest() -> None:
@@ -73,7 +73,7 @@ def test_methods_named_alone_get_their_settings() -> None:
     assert parse(own | {"method": {"name": "der", "replay": 2.0}}).methods == [{"name": "der", "replay": 2.0}]
     with pytest.raises(UnknownName, match=r"Did you mean 'weight'"):
         parse({"model": "world", "settings": {"der": {"wieght": 1}}})
-    demo = read("demo")
+    demo = load_recipe("demo")
     named, spelled = demo.varied(settings={"der": {"weight": 7}}), demo.varied(method={"name": "der", "weight": 7.0})
     assert run_digest(named.varied(method="der")) == run_digest(spelled), "the same run, however it was written"
 
@@ -111,13 +111,13 @@ def test_the_memory_may_come_from_elsewhere_and_the_results_say_so(small: Any, r
 
 
 def methods_of(name: str) -> list[str]:
-    found = read(name).compare
+    found = load_recipe(name).compare
     assert found is not None
     return [spec if isinstance(spec, str) else spec["name"] for spec in found.method]
 
 
 def test_the_shipped_tables_run_what_the_papers_tables_do() -> None:
-    tables = {n: read(f"world-table{n}") for n in range(1, 7)}
+    tables = {n: load_recipe(f"world-table{n}") for n in range(1, 7)}
     shape = {n: len(cells(table)) for n, table in tables.items()}
     assert shape == {1: 14 * 3, 2: 14 * 3, 3: 4 * 4, 4: 4 * 3, 5: 2 * 3, 6: 4 * 2}
     assert sorted(methods_of("world-table1")) == sorted(methods_of("world-table2")) == registry.names("methods")
@@ -142,17 +142,17 @@ def test_every_setting_is_the_sweeps_choice_by_its_own_rule() -> None:
             (asr, clean["utility"]["accuracy"]["value"], clean["methods"][0])
         )
     enough = figures["sft"][0][1] - 5
-    settings = read("world-table1").settings
+    settings = load_recipe("world-table1").settings
     for method, tried in figures.items():
         near = [each for each in tried if each[1] >= enough]
         _, _, best = min(near, key=lambda each: each[0]) if near else max(tried, key=lambda each: each[1])
         used = registry.spec_of(registry.build("methods", {"name": method, **settings.get(method, {})}))
         assert used == best, method
     assert set(settings) == {method for method, tried in figures.items() if len(tried) > 1}
-    sweep = read("world-sweep")
+    sweep = load_recipe("world-sweep")
     assert set(methods_of("world-sweep")) == set(registry.names("methods"))
     assert sweep.seed not in range(10), "no table shows that seed"
-    own, shown = sweep.evaluate, read("world-table1").evaluate
+    own, shown = sweep.evaluate, load_recipe("world-table1").evaluate
     assert (
         own
         and shown

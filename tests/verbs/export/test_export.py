@@ -309,8 +309,8 @@ import json, sys
 from pathlib import Path
 from unforgotten.verbs.export.export import export
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.recipe.read import read
-run = finetune(read("recipe.yaml"))
+from unforgotten.recipe.read import load_recipe
+run = finetune(load_recipe("recipe.yaml"))
 print(json.dumps({form: [str(m.folder), m.vllm.commands] for form in ("adapter", "stacked", "merged")
                   for m in [export(str(run), form)]}))
 """

@@ -19,7 +19,7 @@ from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import RecipeError
 from unforgotten.models.chat import encode_rows
 from unforgotten.models.load import load_chat
-from unforgotten.recipe.read import parse, read
+from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.verbs.plan import catalog, costs, inventory
 from unforgotten.verbs.plan.plan import plan
 from unforgotten.verbs.plan.result import Stage
@@ -33,9 +33,9 @@ def refuse(*given, **named): raise AssertionError("a plan asked the network")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from unforgotten.verbs.plan.plan import plan
 from unforgotten.verbs.plan.text import lines
-from unforgotten.recipe.read import read
+from unforgotten.recipe.read import load_recipe
 for n in range(1, 7):
-    found = plan(read(f"paper/table{n}"))
+    found = plan(load_recipe(f"paper/table{n}"))
     assert len(lines(found)) > 20
     print(n, *found.count.values(), len(found.needed), int(found.seconds > 3600))
 assert not {"torch", "transformers"} & set(sys.modules), "a plan loaded torch"
@@ -61,7 +61,7 @@ def test_all_tables_are_planned_offline_and_without_torch(tmp_path: Path) -> Non
 
 def test_counts_follow_from_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "cached", lambda *asked: None)
-    found = plan(read("paper/table2"))
+    found = plan(load_recipe("paper/table2"))
     stages = {stage.title: stage for stage in found.stages}
     assert stages["align meta-llama/Llama-2-7b-hf"].rows == 10_000
     trained = [stage for stage in found.stages if stage.steps]
@@ -86,7 +86,7 @@ def stage(found: list[Stage], title: str) -> Any:
 
 def test_a_method_costs_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "_gpu", lambda: "NVIDIA A100-SXM4-80GB")
-    found = plan(read("paper/table1"))
+    found = plan(load_recipe("paper/table1"))
     sft, der, agem, magmax = (stage(found.stages, f"{m}, on gsm8k") for m in ("sft", "der", "agem", "magmax"))
     assert der.seconds == agem.seconds == 2 * sft.seconds
     assert sft.memory < der.memory < agem.memory, "both have safety batches of their own; DER's makes no logits"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from unforgotten import registry
 from unforgotten.cli import app
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.read import read
+from unforgotten.recipe.read import load_recipe
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.verbs.finetune.inputs import run_digest
 from unforgotten.verbs.sweep.space import COMPUTED, own, places, varied
@@ -21,7 +21,7 @@ LOG = {"low": 0.1, "high": 10, "log": True}
 
 def recipe(fields: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     demo = {"method": {"name": "der", "weight": 2.0}, "memory": {"share": 0.05}, "compare": None}
-    return read("demo").varied(**demo | {"sweep": {"fields": fields or {}}} | changes)
+    return load_recipe("demo").varied(**demo | {"sweep": {"fields": fields or {}}} | changes)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_trial_is_the_run_of_the_same_recipe_by_hand() -> None:
     found = places(given)
     trial = varied(given, found, {"weight": 3.0, "training.learning_rate": 1e-3, "memory.share": 0.1})
     by_hand = {"method.weight": 3.0, "training.learning_rate": 1e-3, "memory": {"share": 0.1}, "method.name": "der"}
-    assert run_digest(trial) == run_digest(read("demo", by_hand))
+    assert run_digest(trial) == run_digest(load_recipe("demo", by_hand))
     assert trial.training.num_train_epochs == given.training.num_train_epochs, "what is not searched stays"
     start = own(found)
     assert start == {"weight": 2.0, "training.learning_rate": 2e-3, "memory.share": 0.05}

@@ -31,7 +31,7 @@ class Left:
 
 def left_by(run: str) -> Left:
     """What a run left, by its folder or its recipe. Raises RecipeError where it is no run or not trained to its end."""
-    from unforgotten.recipe.read import read, shipped
+    from unforgotten.recipe.read import load_recipe, shipped
     from unforgotten.verbs.finetune.inputs import run_folder
 
     folder = Path(run).expanduser()
@@ -40,11 +40,11 @@ def left_by(run: str) -> Left:
     if not folder.exists() and "/" in run and folder.suffix not in (".yaml", ".yml") and run not in shipped():
         raise RecipeError(f"There is no run folder {run}. `unforgotten finetune` prints the one that it leaves.")
     if not folder.is_dir():
-        folder = run_folder(read(run))
+        folder = run_folder(load_recipe(run))
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
     strict_read.no_links(folder)
-    recipe = read(folder / "recipe.yaml", origin=(whose := origin.of_run(folder)), opens=False)
+    recipe = load_recipe(folder / "recipe.yaml", origin=(whose := origin.of_run(folder)), opens=False)
     recipe = recipe.model_copy(update={"out": str(folder.parent)})
     recorded = atomic.record(folder / "environment.json", aligned=dict)
     if whose == "foreign":

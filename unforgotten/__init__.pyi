@@ -1,0 +1,56 @@
+"""Every public name, and where it stands: what type checkers read, and what `__init__.py` imports on first use."""
+
+from .datasets.base import Dataset as Dataset
+from .datasets.base import Row as Row
+from .datasets.jsonl import Jsonl as Jsonl
+from .errors import DataError as DataError
+from .errors import EndpointError as EndpointError
+from .errors import JudgeError as JudgeError
+from .errors import LeaseLost as LeaseLost
+from .errors import ModelError as ModelError
+from .errors import RecipeError as RecipeError
+from .errors import SandboxError as SandboxError
+from .errors import TemplateError as TemplateError
+from .errors import TrainingError as TrainingError
+from .errors import Unfinished as Unfinished
+from .errors import UnforgottenError as UnforgottenError
+from .errors import UnknownName as UnknownName
+from .errors import UnsupportedError as UnsupportedError
+from .generation.reply import Reply as Reply
+from .judges.base import Judge as Judge
+from .judges.base import Verdict as Verdict
+from .methods.agem import AGEM as AGEM
+from .methods.base import Method as Method
+from .methods.constrained_sft import ConstrainedSFT as ConstrainedSFT
+from .methods.der import DER as DER
+from .methods.derpp import DERpp as DERpp
+from .methods.ema import EMA as EMA
+from .methods.ewc import EWC as EWC
+from .methods.grsap import GRSAP as GRSAP
+from .methods.lisa import Lisa as Lisa
+from .methods.lwf import LwF as LwF
+from .methods.magmax import MagMax as MagMax
+from .methods.refresh import Refresh as Refresh
+from .methods.safeinstr import SafeInstr as SafeInstr
+from .methods.safelora import SafeLoRA as SafeLoRA
+from .methods.sft import SFT as SFT
+from .models.chat.chat import Chat as Chat
+from .recipe.read import load_recipe as load_recipe
+from .recipe.recipe import Recipe as Recipe
+from .training.memory import Memory as Memory
+from .training.trainer import MethodMixin as MethodMixin
+from .training.trainer import MethodTrainer as MethodTrainer
+from .verbs.align import align as align
+from .verbs.audit.audit import audit as audit
+from .verbs.compare.compare import compare as compare
+from .verbs.evaluate import evaluate as evaluate
+from .verbs.export.export import export as export
+from .verbs.finetune.finetune import finetune as finetune
+from .verbs.gate import against as against
+from .verbs.judge import judge as judge
+from .verbs.plan.plan import plan as plan
+from .verbs.repair import repair as repair
+from .verbs.sweep.sweep import sweep as sweep
+from .verbs.synthesize.synthesize import synthesize as synthesize
+
+__version__: str
