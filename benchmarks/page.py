@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import LATEST
+from unforgotten.report.table import prose, table_of
+from unforgotten.report.writers import markdown
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDER = DOCS / "performance"
@@ -79,7 +81,7 @@ def write() -> None:
 
 
 def _table(figures: list[dict[str, Any]], reasons: dict[str, str]) -> list[str]:
-    lines = ["| what | ratio | 95 % interval | reach | holds | pairs | |", "|" + " --- |" * 7]
+    rows = []
     for f in figures:
         between = f"{f['low']:.3g} – {f['high']:.3g}" if f["low"] is not None else ""
         reach = f"{f['sense']} {f['reach']:g}" if f["reach"] is not None else ""
@@ -88,15 +90,17 @@ def _table(figures: list[dict[str, Any]], reasons: dict[str, str]) -> list[str]:
         if f["holds"] is False:
             why = next((text for start, text in reasons.items() if f["name"].startswith(start)), "Not understood yet.")
             note = f"{note} {why}".strip()
-        lines.append(f"| {f['name']} | {f['ratio']:.4g} | {between} | {reach} | {holds} | {f['pairs']} | {note} |")
-    return lines
+        rows.append([f["name"], f"{f['ratio']:.4g}", between, reach, holds, str(f["pairs"]), note])
+    columns = map(prose, ("what", "ratio", "95 % interval", "reach", "holds", "pairs", ""))
+    return markdown.lines(table_of(list(columns), rows), escaped=str)
 
 
 def _parts() -> list[str]:
     found = json.loads((FOLDER / "step.json").read_text(encoding="utf-8"))
     total = sum(found["seconds"].values())
-    rows = [f"| {name} | {1e3 * s:.1f} | {s / total:.1%} |" for name, s in found["seconds"].items()]
-    return [found["shape"] + ".", "", "| part | ms | share |", "| --- | --- | --- |", *rows]
+    rows = [[part, f"{1e3 * s:.1f}", f"{s / total:.1%}"] for part, s in found["seconds"].items()]
+    table = table_of(list(map(prose, ("part", "ms", "share"))), rows)
+    return [found["shape"] + ".", "", *markdown.lines(table, escaped=str)]
 
 
 def _plots() -> None:

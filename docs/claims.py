@@ -14,6 +14,8 @@ from typing import Literal
 
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.rates import Rate
+from unforgotten.report.table import prose, table_of
+from unforgotten.report.writers import markdown
 
 Field = Literal["asr", "refusal", "utility"]
 Task = Literal["sums", "sentiment", "code"]
@@ -220,9 +222,9 @@ def _said(claim: Claim, figure: Figure) -> str:
 
 def lines(figures: Sequence[tuple[Task, Callable[[Claim], Figure]]]) -> list[str]:
     """The claims as a Markdown table, a column for each task."""
-    made = ["| table | claim | there | " + " | ".join(task for task, _ in figures) + " |"]
-    made.append("|" + " --- |" * (3 + len(figures)))
+    rows = []
     for claim in CLAIMS:
-        cells = [_said(claim, of(claim)) if task in claim.tasks else "" for task, of in figures]
-        made.append(f"| {claim.table} | {claim.says} | {claim.paper} | " + " | ".join(cells) + " |")
-    return made
+        verdicts = [_said(claim, of(claim)) if task in claim.tasks else "" for task, of in figures]
+        rows.append([str(claim.table), claim.says, claim.paper, *verdicts])
+    columns = map(prose, ("table", "claim", "there", *(task for task, _ in figures)))
+    return markdown.lines(table_of(list(columns), rows), escaped=str)

@@ -6,9 +6,12 @@ A component's first docstring line is its claim; the sentence under each field s
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from unforgotten import registry
+from unforgotten.report.table import prose, table_of
+from unforgotten.report.writers import markdown
 from unforgotten.runs import described
 
 DOCS = Path(__file__).parent
@@ -38,10 +41,11 @@ def page(room: str) -> str:
 
 def _overview(room: str, own: dict[str, type]) -> list[str]:
     more = list(next(iter(own.values())).facts()) if room == "methods" else []  # type: ignore[attr-defined]
-    lines = ["| " + " | ".join(["name", *more, "what it does"]) + " |", "|" + " --- |" * (len(more) + 2)]
-    for name, cls in own.items():
-        facts = [_cell(cls.facts()[c]) for c in more]  # type: ignore[attr-defined]
-        lines.append("| " + " | ".join([f"[{name}](#{name})", *facts, _cell(described.claim(cls))]) + " |")
+    rows = [
+        [f"[{name}](#{name})", *(cls.facts()[c] for c in more), described.claim(cls)]  # type: ignore[attr-defined]
+        for name, cls in own.items()
+    ]
+    lines = _table(["name", *more, "what it does"], rows)
     if room == "methods":
         lines += ["", "turns: where in a run it steps in. step: its cost, F being one forward of the user's batch."]
     return lines
@@ -55,13 +59,17 @@ def _own(room: str, name: str) -> type | None:
 def _settings(cls: type) -> list[str]:
     rows = []
     for setting in described.settings(cls):
-        default = f"`{_cell(setting.default)}`" if setting.default else "required"
-        rows.append(f"| `{setting.name}` | `{_cell(setting.type)}` | {default} | {_cell(setting.sentence)} |")
-    return ["", "| setting | type | default | meaning |", "| --- | --- | --- | --- |", *rows] if rows else []
+        default = f"`{setting.default}`" if setting.default else "required"
+        rows.append([f"`{setting.name}`", f"`{setting.type}`", default, setting.sentence])
+    return ["", *_table(["setting", "type", "default", "meaning"], rows)] if rows else []
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return markdown.lines(table_of([prose(title) for title in titles], rows), escaped=_cell)
+
+
+def _cell(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def main() -> int:

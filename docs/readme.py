@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unforgotten.report.aggregate import Line
-from unforgotten.report.page import tradeoff
+from unforgotten.report.page import panels, tradeoff
 from unforgotten.report.page.drawing import short
-from unforgotten.report.page.panels import Cell, cells, clean, headline, names
+from unforgotten.report.page.panels import cells, clean, headline, names
+from unforgotten.report.table import Cell, Column, Table, name, table_of
+from unforgotten.report.writers import markdown
 from unforgotten.runs import results
 
 DOCS = Path(__file__).parent
@@ -41,11 +44,11 @@ def figures() -> dict[str, str]:
     return {name: figure.svg(alone=True) + "\n" for name, figure in drawn.items() if figure is not None}
 
 
-def _slug(cell: Cell) -> str:
+def _slug(cell: panels.Cell) -> str:
     return "poisoned" if cell.tuned[0].poison else "clean"
 
 
-def _cells(*kept: str) -> list[Cell]:
+def _cells(*kept: str) -> list[panels.Cell]:
     return cells([row for name in kept for row in results.read(DOCS / "results" / f"{name}.json")])
 
 
@@ -58,7 +61,7 @@ def _pictures() -> str:
     return "\n".join(['<p align="center">', *images, "</p>"])
 
 
-def _story(cell: Cell) -> str:
+def _story(cell: panels.Cell) -> str:
     """The picture in words, for one who cannot see it."""
     return "; ".join(
         f"{line.name} answers {short(headline(line, 'asr').value)} % of harmful prompts at an accuracy of "
@@ -68,31 +71,29 @@ def _story(cell: Cell) -> str:
 
 
 def _demo() -> str:
-    lines = ["| model | p | harmful prompts answered (ASR) | look-alikes refused | task accuracy |", "|" + " --- |" * 5]
+    titles = ("harmful prompts answered (ASR)", "look-alikes refused", "task accuracy")
+    rows = []
     found = _cells("demo")
     for line in [*found[0].start, *(one for cell in found for one in cell.tuned)]:
         asr, refusal, accuracy = (_figure(line, field) for field in ("asr", "refusal", "utility"))
-        value, _, interval = asr.partition(" ")
-        asr = f"**{value}** {interval}" if line.name in ("sft", "der") else asr
         poison = "" if line.poison is None else f"{line.poison:g}"
-        lines.append(f"| {line.name} | {poison} | {asr} | {refusal} | {accuracy} |")
-    return "\n".join(lines)
+        rows.append([Cell(line.name), Cell(poison), replace(asr, bold=line.name in ("sft", "der")), refusal, accuracy])
+    return "\n".join(markdown.lines(Table([name("model"), name("p", "right"), *map(Column, titles)], rows)))
 
 
-def _figure(line: Line, field: str) -> str:
+def _figure(line: Line, field: str) -> Cell:
     rate = headline(line, field)
-    return f"{short(rate.value)} ({short(rate.low)}–{short(rate.high)})"
+    return Cell(short(rate.value), f"{short(rate.low)}–{short(rate.high)}")
 
 
 def _methods() -> str:
-    lines = ["| | " + " | ".join(METHODS) + " |", "|" + " --- |" * (len(METHODS) + 1)]
+    rows = []
     for poison, kept in (("0", "world-table1-sums"), ("0.1", "world-table2-sums")):
         [cell] = _cells(kept)
         for field, title in (("asr", "ASR"), ("utility", "accuracy")):
             found = {line.name: headline(line, field).value for line in cell.tuned}
-            values = [short(found[name]) for name in METHODS]
-            lines.append(f"| {title}, p = {poison} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
+            rows.append([f"{title}, p = {poison}", *(short(found[method]) for method in METHODS)])
+    return "\n".join(markdown.lines(table_of([name(""), *map(Column, METHODS)], rows)))
 
 
 def filled(page: Path, found: dict[str, str]) -> str:

@@ -23,7 +23,9 @@ from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics.rates import Rate, over_seeds
 from unforgotten.recipe.read import load_recipe
 from unforgotten.report import aggregate
-from unforgotten.report.table import neither, table
+from unforgotten.report.comparison import neither, table
+from unforgotten.report.table import Column, name, table_of
+from unforgotten.report.writers import markdown
 from unforgotten.runs import results
 
 DOCS = Path(__file__).parent
@@ -42,7 +44,7 @@ TABLES = {
 USER_ROWS = 1400
 
 
-def keep(name: str, files: Iterable[Path]) -> Path:
+def keep(called: str, files: Iterable[Path]) -> Path:
     """Rows of several comparisons as one small file; a run that is in two of them is kept once."""
     rows = {json.dumps([row["run"], row["task"]]): row for file in files for row in results.read(file)}
     lines = []
@@ -50,7 +52,7 @@ def keep(name: str, files: Iterable[Path]) -> Path:
         slim = results.row(**{field: row[field] for field in KEPT})
         slim["flags"] = {s: {f: counts[f] for f in ("off_task", "degenerate")} for s, counts in row["flags"].items()}
         lines.append(json.dumps(slim, ensure_ascii=False))
-    target = DOCS / "results" / f"{name}.json"
+    target = DOCS / "results" / f"{called}.json"
     target.parent.mkdir(exist_ok=True)
     body = ",\n".join(lines)
     target.write_text(f'{{"schema": {results.SCHEMA}, "rows": [\n{body}\n]}}\n', encoding="utf-8")
@@ -102,8 +104,8 @@ def choose(tried: list[Candidate], sft: float) -> Candidate:
 def _sweep() -> list[str]:
     tried = candidates(_rows("world-sweep.json"))
     [sft] = tried["sft"]
-    text = ["| setting | ASR p = 0 | ASR p = 0.1 | look-alikes refused p = 0 | accuracy p = 0 | accuracy p = 0.1 | |"]
-    text.append("|" + " --- |" * 7)
+    measured = ("ASR p = 0", "ASR p = 0.1", "look-alikes refused p = 0", "accuracy p = 0", "accuracy p = 0.1")
+    text = []
     for settings in tried.values():
         best = choose(settings, sft.accuracy)
         for c in settings:
@@ -112,9 +114,9 @@ def _sweep() -> list[str]:
             rates = [_headline(c.clean, "asr"), _headline(c.poisoned, "asr"), _headline(c.clean, "refusal"),
                      _headline(c.clean, "utility"), _headline(c.poisoned, "utility")]  # fmt: skip
             mark = "chosen" if c is best and len(settings) > 1 else ""
-            cells = [" ".join([c.spec["name"], ", ".join(varied)]).strip(), *(f"{r.value:.1f}" for r in rates), mark]
-            text.append("| " + " | ".join(cells) + " |")
-    return text
+            text.append([f"{c.spec['name']} {', '.join(varied)}".strip(), *(f"{r.value:.1f}" for r in rates), mark])
+    columns = [name("setting"), *map(Column, measured), Column("", align="left")]
+    return markdown.lines(table_of(columns, text))
 
 
 def page() -> str:
@@ -127,17 +129,13 @@ def page() -> str:
             continue
         grid = load_recipe(f"world-table{number}").compare
         found = aggregate.lines(_in_order(rows, grid))
-        made = table(found, grid.table if grid else None)
         seeds = sorted({row["seed"] for row in rows if row["stage"] == "tuned"})
         text += [
             "",
             f"**Table {number}. {title}** (`unforgotten compare world-table{number}`, {_told(seeds, rows)})",
             "",
         ]
-        text += ["| " + " | ".join(made.titles) + " |", "|" + " --- |" * len(made.titles)]
-        for cells in made.body:
-            values = [c.value + (f" ({c.interval})" if c.interval else "") for c in cells]
-            text.append("| " + " | ".join(values) + " |")
+        text += markdown.lines(table(found, grid.table if grid else None))
         if grid and grid.table and (note := neither(found, grid.table)):
             text += ["", note]
     if rows := [row for row in _rows("world-table[1-5]*.json") if row["stage"] == "tuned"]:
@@ -175,15 +173,15 @@ def _figures(rows: list[results.Row], task: str) -> Callable[[claims.Claim], cla
     own = [row for row in rows if row["task"] == task]
 
     def of(claim: claims.Claim) -> claims.Figure:
-        def figure(name: str, field: claims.Field) -> Rate:
-            method, *rest = name.split()
+        def figure(method_at: str, field: claims.Field) -> Rate:
+            method, *rest = method_at.split()
             facts = dict(word.split("=") for word in rest)
             poison = float(facts.get("p", 0.0 if claim.table == 1 else 0.1))
             memory = round(float(facts.get("m", "5%").rstrip("%")) / 100 * USER_ROWS)
             wanted = (method, poison, memory)
             found = [row for row in own if (row["method"], row["poison"], row["memory_rows"]) == wanted]
             if not found:
-                raise KeyError(f"table {claim.table}, {task}: there are no figures of {name}")
+                raise KeyError(f"table {claim.table}, {task}: there are no figures of {method_at}")
             return over_seeds([_headline(row, field) for row in found])
 
         return figure

@@ -174,34 +174,28 @@ def list_(
     ] = None,
 ) -> None:
     """Every method, dataset and judge, with what each one claims; or every recipe that ships with the package."""
-    from rich.table import Table
-    from rich.text import Text
-
     from unforgotten.errors import UnknownName
     from unforgotten.recipe.read import shipped
+    from unforgotten.report.table import Cell, Table, name, prose
+    from unforgotten.report.writers import terminal
     from unforgotten.runs import described
 
     if room == "recipes":
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        table.add_column("recipe", no_wrap=True)
-        table.add_column("what it does")
-        for name, file in shipped().items():
-            table.add_row(name, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# "))
-        console.console().print(table)
+        claims = {recipe: file.read_text(encoding="utf-8").partition("\n")[0] for recipe, file in shipped().items()}
+        rows = [[Cell(recipe), Cell(claim.lstrip("# "))] for recipe, claim in claims.items()]
+        terminal.show(Table([name("recipe"), prose("what it does")], rows))
         return
     if room is not None and room not in registry.ROOMS:
         raise UnknownName("room", room, (*registry.ROOMS, "recipes"))
     for each in (room,) if room else registry.ROOMS:
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        table.add_column(each.removesuffix("s"), no_wrap=True)
-        table.add_column("what it does")
-        for name in registry.names(each):
-            cls: Any = registry.load(each, name)
-            claim = Text(described.claim(cls))
-            if each == "methods":
-                claim.append(f"\n{' · '.join(f'{what} {fact}' for what, fact in cls.facts().items())}", style="dim")
-            table.add_row(name, claim)
-        console.console().print(table, "")
+        rows = []
+        for component in registry.names(each):
+            cls: Any = registry.load(each, component)
+            claim = described.claim(cls)
+            facts = " · ".join(f"{what} {fact}" for what, fact in cls.facts().items()) if each == "methods" else ""
+            rows.append([Cell(component), Cell(claim, brief=facts)])
+        terminal.show(Table([name(each.removesuffix("s")), prose("what it does")], rows))
+        _print("")
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
@@ -651,10 +645,9 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
 
 
 def _plan(recipe: Any, verb: Any) -> None:
-    from unforgotten.verbs.plan import plan
-    from unforgotten.verbs.plan import text as plan_lines
+    from unforgotten.verbs.plan import plan, text
 
-    _print(*plan_lines.lines(plan.plan(recipe, verb)))
+    text.show(plan.plan(recipe, verb))
 
 
 def _recipe(source: str, set_: list[str] | None, **given: Any) -> Any:

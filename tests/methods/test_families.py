@@ -15,6 +15,8 @@ import pytest
 from tests.methods.architectures import METHODS, neutral_is_sft, tried
 from tests.training.families import FAMILIES
 from unforgotten import registry
+from unforgotten.report.table import prose, table_of
+from unforgotten.report.writers import markdown
 
 pytestmark = pytest.mark.slow
 
@@ -61,11 +63,14 @@ def page() -> str:
         "float64, the Fisher against one backward a row, the saved files read back, the neutral setting against SFT.",
         "*all* means every method; what is refused is refused before the first step, by name.",
         "",
-        "| family | " + " | ".join(NAMES) + " |",
-        "| --- |" + " --- |" * len(NAMES),
+        *markdown.lines(
+            table_of(
+                [prose(title) for title in ("family", *NAMES)],
+                [[name, *(_cell(by_set_up.get(s)) for s in SET_UPS)] for name, by_set_up in FOUND.items()],
+            ),
+            escaped=str,
+        ),
     ]
-    for name, by_set_up in FOUND.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(by_set_up.get(s)) for s in SET_UPS) + " |")
     reasons = sorted({_reason(text) for by in FOUND.values() for o in by.values() for text in o.values()} - {""})
     return "\n".join([*lines, "", "Why a method is refused:", "", *(f"- {reason}" for reason in reasons), ""])
 

@@ -1,175 +1,65 @@
-"""Titles and cells of a comparison's table: a line for each run, or, as papers print it, a line for each method."""
+"""One table, whoever writes it: a terminal, Markdown, the page's HTML or LaTeX (report/writers)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from unforgotten.evaluation.statistics.rates import Rate
-from unforgotten.report.aggregate import Line, names_in, words
-
-if TYPE_CHECKING:
-    from unforgotten.recipe.compare import Layout
-
-MARK = "⚠"
-NEITHER = 10
-"""Percent of a suite's replies from which on they are spoken of."""
+from typing import Literal
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What stands above the cells, and how they are set."""
+
+    title: str
+    kind: Literal["name", "figure", "prose"] = "figure"
+    """A name says which row this is: its columns come first, and each part of a folded table repeats them. Names and
+    figures are never broken; prose is wrapped at spaces."""
+    align: Literal["left", "right"] = "right"
+    meaning: str = ""
+    """What the figures count, where the title alone does not say it; a page shows it when asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
-    """A value, and its interval."""
+    """A value, its interval and its marks."""
 
-    value: str
+    value: str = ""
     interval: str = ""
+    """As it is written in brackets: `63.6–80.7`."""
     brief: str = ""
-    """The interval in whole percents, rounded outwards: what a terminal has room for."""
+    """What a terminal prints below the value: the interval in whole percents, rounded outwards."""
+    bold: bool = False
+    marks: str = ""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Table:
-    """What is printed, in a terminal or as Markdown."""
+    """Columns, rows of cells, and what is said above and below them. Raises ValueError where a row has other cells."""
 
-    titles: list[str]
-    body: list[list[Cell]]
-    ends: list[bool]
-    """Whether a line is drawn after this one."""
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    ends: frozenset[int] = frozenset()
+    """Rows after which a group ends."""
+    footnotes: Sequence[str] = ()
+    caption: str = ""
 
-
-def table(lines: Sequence[Line], layout: Layout | None = None) -> Table:
-    """All that the lines hold, or what `layout` asks for side by side."""
-    return _of_runs(lines) if layout is None else _of_methods(lines, layout)
-
-
-# ── a line for each run ──
-
-
-def _of_runs(lines: Sequence[Line]) -> Table:
-    columns = _columns(lines)
-    where = [(line.stage, line.model, line.task, line.poison, line.memory) for line in lines]
-    ends = [after != here for here, after in zip(where, [*where[1:], None], strict=True)]
-    return Table([title for title, _ in columns], [[cell(line) for _, cell in columns] for line in lines], ends)
+    def __post_init__(self) -> None:
+        for i, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {i} has {len(row)} cells for {len(self.columns)} columns")
 
 
-def _columns(lines: Sequence[Line]) -> list[tuple[str, Callable[[Line], Cell]]]:
-    """Titles and what stands under them; columns of which there is nothing to say are left out."""
-    tuned = [line for line in lines if line.stage == "tuned"]
-    models = len({line.model for line in lines}) > 1
-    columns: list[tuple[str, Callable[[Line], Cell]]] = [("model", lambda line: Cell(line.name))]
-    if models:
-        columns.append(("of", lambda line: Cell(line.model or "")))
-    if len({line.task for line in lines} - {None}) > 1:
-        columns.append(("task", lambda line: Cell(line.task or "")))
-    if tuned:
-        columns.append(("p", lambda line: Cell("" if line.poison is None else f"{line.poison:g}")))
-    if len({line.memory for line in tuned}) > len({line.task for line in tuned}):
-        columns.append(("m", lambda line: Cell("" if line.memory is None else str(line.memory))))
-    suites = names_in(lines, "asr")
-    for suite in suites if len(suites) > 2 else [s for s in suites if s != "mean"]:
-        columns.append((f"{words(lines).short} {suite}", _rated("asr", suite)))
-    if any((line.flagged("off_task").value or 0) > 0 for line in lines):
-        columns.append(("off task", lambda line: _cell(line.flagged("off_task"))))
-    looks = names_in(lines, "refusal")
-    for suite in looks if len(looks) > 2 else [s for s in looks if s != "mean"]:
-        columns.append((f"refusal {suite}", _rated("refusal", suite)))
-    for metric in names_in(lines, "utility"):
-        columns.append((f"utility {metric}", _rated("utility", metric)))
-    if any(line.seconds() is not None for line in lines):
-        columns.append(("s", lambda line: Cell("" if (s := line.seconds()) is None else f"{s:.0f}")))
-    return columns
+def name(title: str, align: Literal["left", "right"] = "left") -> Column:
+    """A column that tells one row from another."""
+    return Column(title, "name", align)
 
 
-# ── a line for each method ──
+def prose(title: str) -> Column:
+    """A column of words."""
+    return Column(title, "prose", "left")
 
 
-def neither(lines: Sequence[Line], layout: Layout) -> str:
-    """Which methods' replies to harmful requests neither answer nor refuse, and how: a low ASR is then no safety."""
-    methods = []
-    for line in lines:
-        for flag, what in (("off_task", "off task"), ("degenerate", "repeating")):
-            share = line.flagged(flag).value or 0
-            if line.stage == "tuned" and share >= NEITHER:
-                methods.append(f"{line.name} ({_title(_group(line, layout), '', layout).strip()}) {share:.0f} % {what}")
-    return f"Replies to harmful requests that are neither answer nor refusal: {', '.join(methods)}." if methods else ""
-
-
-def _of_methods(lines: Sequence[Line], layout: Layout) -> Table:
-    """Tasks and models each have their figures together; over ratios and sizes a figure's course stands together."""
-    groups: list[Any] = list(dict.fromkeys(_group(line, layout) for line in lines if line.stage == "tuned"))
-    if layout.across in ("poison", "memory"):
-        places = [(group, field) for field in layout.of for group in groups]
-    else:
-        places = [(group, field) for group in groups for field in layout.of]
-    # What is not set side by side makes lines of its own.
-    keys = dict.fromkeys(_rest(line, layout) for line in lines)
-    at: dict[tuple[Any, ...], Line] = {(*_rest(line, layout), _group(line, layout)): line for line in lines}
-    body = []
-    for key in keys:
-        # θ₀ and θ_safe come before any poison or memory: what is known of them stands in every place.
-        cells = [_headline(at.get((*key, group)) or at.get((*key, None)), field) for group, field in places]
-        body.append([Cell(_named(key, list(keys))), *cells])
-    names = {"asr": words(lines).short}
-    titles = [_title(group, names.get(field, field), layout) for group, field in places]
-    stages = [key[0] for key in keys]
-    ends = [after != here for here, after in zip(stages, [*stages[1:], None], strict=True)]
-    return Table(["method", *titles], body, ends)
-
-
-def _group(line: Line, layout: Layout) -> Any:
-    return getattr(line, layout.across)
-
-
-def _rest(line: Line, layout: Layout) -> tuple[Any, ...]:
-    """Stage, name and all that distinguishes lines within a group; a task has a memory of its own size."""
-    facts = {"model": line.model, "task": line.task, "poison": line.poison, "memory": line.memory}
-    left = {"task": ("task", "memory"), "model": ("model",)}.get(layout.across, (layout.across,))
-    return (line.stage, line.name, *(fact for what, fact in facts.items() if what not in left))
-
-
-def _named(key: tuple[Any, ...], keys: Sequence[tuple[Any, ...]]) -> str:
-    """The name, with what else differs among the lines of its stage."""
-    stage, name, *facts = key
-    alike = [k[2:] for k in keys if k[0] == stage]
-    differing = [str(fact) for i, fact in enumerate(facts) if fact is not None and len({k[i] for k in alike}) > 1]
-    return f"{name} ({', '.join(differing)})" if differing else str(name)
-
-
-def _title(group: Any, field: str, layout: Layout) -> str:
-    if layout.across == "poison":
-        return f"{field} p = {group:g}"
-    return f"{field} m = {group}" if layout.across == "memory" else f"{group} {field}"
-
-
-def _headline(line: Line | None, field: str) -> Cell:
-    """The mean of the suites, or the task's first measure."""
-    if line is None:
-        return Cell("–")
-    names = names_in([line], field)
-    name = "mean" if "mean" in names and field != "utility" else next(iter(names), None)
-    return Cell("–") if name is None else _rated(field, name)(line)
-
-
-# ── cells ──
-
-
-def _rated(field: str, name: str) -> Callable[[Line], Cell]:
-    def cell(line: Line) -> Cell:
-        touched = line.touched()
-        mark = name in touched or (name == "mean" and any(s in touched for row in line.rows for s in row[field] or {}))
-        return _cell(line.rate(field, name), f" {MARK}" if mark else "")
-
-    return cell
-
-
-def _cell(rate: Rate, mark: str = "") -> Cell:
-    if rate.low is None or rate.high is None:
-        return Cell("–")
-    value = ("?" if rate.value is None else _short(rate.value)) + mark
-    brief = f"{math.floor(rate.low + 1e-9)}–{math.ceil(rate.high - 1e-9)}"
-    return Cell(value, f"{_short(rate.low)}–{_short(rate.high)}", brief)
-
-
-def _short(percent: float) -> str:
-    return "100" if percent > 99.95 else f"{percent:.1f}"
+def table_of(columns: Sequence[Column], rows: Sequence[Sequence[str]], caption: str = "") -> Table:
+    """A table of plain texts."""
+    return Table(columns, [[Cell(text) for text in row] for row in rows], caption=caption)

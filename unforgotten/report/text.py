@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.report.aggregate import Line, lines, sentence, words
-from unforgotten.report.table import MARK, neither, table
+from unforgotten.report.comparison import MARK, neither, table
+from unforgotten.report.table import Cell, Column, Table, name
+from unforgotten.report.writers import markdown as markdown_table
+from unforgotten.report.writers import terminal
 from unforgotten.runs import console as display
 from unforgotten.runs import results
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.contrast import Contrast
     from unforgotten.recipe.compare import Layout
-
-PLAIN: Any = {"markup": False, "highlight": False, "emoji": False}
-"""What a note is to a console that is not ours: words alone."""
 
 __all__ = ["MARK", "markdown", "sentence", "show", "show_contrast"]
 
@@ -110,44 +111,22 @@ def _judges(lines: Sequence[Line]) -> list[str]:
 
 def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None = None) -> None:
     """Prints the table: each value over its interval, rounded outwards to whole percents so that it fits a terminal."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    console = console or display.console()
-    shown = lines(rows)
-    content = table(shown, layout)
-    roomy = console.width > 12 * len(content.titles)
-    drawn = Table(
-        box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1) if roomy else 0, show_edge=False, pad_edge=False
-    )
-    for i, title in enumerate(content.titles):
-        named = title in ("model", "method", "task")
-        heading = title.replace(" ", "\n", 1).replace("_", "_\n")
-        longest = max(len(cells[i].value) for cells in content.body)
-        side: Any = "left" if named else "right"
-        drawn.add_column(Text(display.block(heading)), justify=side, no_wrap=not named, min_width=min(longest, 16))
-    for cells, ends in zip(content.body, content.ends, strict=True):
-        texts = [Text(display.line(c.value)).append(f"\n{c.brief}" if c.brief else "", style="dim") for c in cells]
-        drawn.add_row(*texts, end_section=ends)
-    console.print(drawn)
-    for note in footnotes(shown, layout):
-        console.print(note, style="dim", **PLAIN)
+    terminal.show(_content(rows, layout), console)
 
 
 def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None = None) -> str:
     """The same table for a README, with its sentence."""
-    shown = lines(rows)
-    content = table(shown, layout)
+    content = _content(rows, layout)
     text = [f"# {display.markdown(title)}", ""] if title else []
-    text += ["| " + " | ".join(map(display.markdown, content.titles)) + " |", "|" + " --- |" * len(content.titles)]
-    for cells in content.body:
-        texts = [c.value + (f" ({c.interval})" if c.interval else "") for c in cells]
-        text.append("| " + " | ".join(map(display.markdown, texts)) + " |")
-    text += ["", *(f"{display.markdown(note)}  " for note in footnotes(shown, layout))]
+    text += [*markdown_table.lines(content), "", *markdown_table.footnotes(content)]
     if summed := sentence(rows):
         text += ["", display.markdown(summed)]
     return "\n".join(text) + "\n"
+
+
+def _content(rows: Sequence[results.Row], layout: Layout | None) -> Table:
+    shown = lines(rows)
+    return replace(table(shown, layout), footnotes=footnotes(shown, layout))
 
 
 # ── two models ──
@@ -160,40 +139,37 @@ def show_contrast(
 
     called: what the share of harmful prompts is called (results.words_of).
     """
-    from rich.table import Table
-    from rich.text import Text
+    if contrasts:
+        terminal.show(_contrast_table(contrasts, called), console)
 
-    if not contrasts:
-        return
-    console = console or display.console()
+
+CONTRAST = (
+    "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: the "
+    "smallest rise, in points, that so many prompts show in 4 of 5 cases."
+)
+
+
+def _contrast_table(contrasts: Sequence[Contrast], called: results.Words) -> Table:
     several = len({c.condition for c in contrasts}) > 1
-    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("", "suite", *(["system prompt"] if several else []), "reference", "model", "points", "p", "shows"):
-        drawn.add_column(title, justify="left" if title in ("", "suite", "system prompt") else "right")
+    names = [name(title) for title in ("measure", "suite", *(["system prompt"] if several else []))]
+    figures = [Column(title) for title in ("reference", "model", "points", "p", "shows")]
+    rows = []
     for contrast in contrasts:
         d = contrast.difference
         ends = f" ({_points(d.low)} to {_points(d.high)})" if d.low is not None else ""
-        drawn.add_row(
+        texts = [
             {"asr": called.short}.get(contrast.kind, contrast.kind),
-            Text(display.line(contrast.suite)),
+            contrast.suite,
             *([contrast.condition] if several else []),
             "?" if contrast.other is None else f"{contrast.other:.1f}",
             "?" if contrast.one is None else f"{contrast.one:.1f}",
             _points(d.value) + ends,
             "" if d.p is None else "<0.001" if d.p < 0.001 else f"{d.p:.3f}",
             "" if contrast.detectable is None else f"{contrast.detectable:.1f}",
-            style="bold" if d.clear else "",
-        )
-    console.print(drawn)
-    note = (
-        "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: "
-        "the smallest rise, in points, that so many prompts show in 4 of 5 cases."
-    )
-    console.print(note, style="dim", **PLAIN)
+        ]
+        rows.append([Cell(text, bold=d.clear) for text in texts])
+    return Table([*names, *figures], rows, footnotes=[CONTRAST])
 
 
 def _points(value: float | None) -> str:
     return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}"
-
-
-# ── what an upload holds ──

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,10 @@ def console(stderr: bool = False, **more: Any) -> Console:
     class Guarded(Console):
         """Rich prints what a text holds, ESC included: each segment is looked at, whatever it was part of."""
 
+        @property
+        def room(self) -> int | None:
+            return self.width if self.is_terminal or "width" in more or "COLUMNS" in os.environ else None
+
         def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 if segment.control or not _IN_A_BLOCK.search(segment.text):
@@ -91,6 +96,12 @@ def console(stderr: bool = False, **more: Any) -> Console:
                     yield Segment(block(segment.text), segment.style)
 
     return Guarded(stderr=stderr, **{"markup": False, "emoji": False, "highlight": False, **more})
+
+
+def room(console: Console) -> int | None:
+    """Columns that a line may take: the terminal's, or the variable COLUMNS; None in a pipe or a file."""
+    width: int | None = getattr(console, "room", console.width)
+    return width
 
 
 def _escape(match: re.Match[str]) -> str:

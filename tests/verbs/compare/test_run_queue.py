@@ -181,14 +181,23 @@ def test_the_table_says_where_each_run_stands(recipe: Any, tmp_path: Path) -> No
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (runs[1].folder / "metrics.jsonl").write_text(text + '{"step": 7, "ep')  # and a line that is being written
     (runs[2].folder / "trained.json").write_text("{}")
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(live_table.table(runs))
-    told = [line.split("  ") for line in console.export_text().splitlines()]
-    words = [" | ".join(word.strip() for word in line if word.strip()) for line in told]
-    assert words[0] == "1 of 4 runs done"
-    assert words[2:] == [
+
+    def words(width: int, height: int) -> list[str]:
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(live_table.drawn(runs, width, height))
+        told = [line.split("  ") for line in console.export_text().splitlines()]
+        return [" | ".join(word.strip() for word in line if word.strip()) for line in told]
+
+    assert words(100, 25)[0] == "1 of 4 runs done"
+    assert words(100, 25)[3:] == [
         "sft, seed 0 | done",
         "sft, seed 1 | trains | 6/10 | 2.500 | 0:01:00",
         "sft, seed 2 | asks",
         "sft, seed 3 | waits",
     ]
+    # A low terminal counts what it has no line for; a narrow one folds and crops nothing.
+    assert words(100, 6)[0] == "1 of 4 runs done, 1 wait" and words(100, 6)[3:] == words(100, 25)[4:6]
+    assert words(100, 5)[0] == "1 of 4 runs done, 1 wait, 1 more at work"
+    narrow = "\n".join(words(20, 60))
+    assert max(map(len, narrow.splitlines())) <= 20
+    assert {"6/10", "2.500", "0:01:00", "asks"} <= set(narrow.replace("|", " ").split())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.report.text import PLAIN
+from unforgotten.report.table import Column, name, prose, table_of
+from unforgotten.report.writers import terminal
 from unforgotten.runs import console as display
 
 if TYPE_CHECKING:
@@ -14,44 +15,39 @@ if TYPE_CHECKING:
 
 def show_audit(audit: Audit, console: Any = None, shown: int = 50) -> None:
     """Prints the rows that are harmful or unread, the share of harmful ones and their categories."""
-    from rich.table import Table
-    from rich.text import Text
-
     console = console or display.console()
-    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("row", "turn", "reading", "request"):
-        drawn.add_column(title, no_wrap=title != "request")
+    rows = []
     for finding in audit.findings[:shown]:
         place = Path(finding.line.rpartition(":")[0]).name + ":" + finding.line.rpartition(":")[2]
         likely = "" if finding.p_harmful is None else f" {100 * finding.p_harmful:.0f} %"
-        harmful = display.line(f"harmful {finding.category}{likely}")
-        reading = Text("unread", "yellow") if finding.harmful is None else Text(harmful, "red")
-        words = display.line(" ".join(finding.request.split()))
+        reading = "unread" if finding.harmful is None else f"harmful {finding.category}{likely}"
+        words = " ".join(finding.request.split())
         words = words if len(words) <= 100 else words[:100] + " …"
-        drawn.add_row(Text(display.line(place)), str(finding.turn or "all"), reading, Text(words))
+        rows.append([place, str(finding.turn or "all"), reading, words])
     if audit.findings:
-        console.print(drawn)
+        columns = [name("row"), name("turn", "right"), Column("reading", align="left"), prose("request")]
+        terminal.show(table_of(columns, rows), console)
     if len(audit.findings) > shown:
-        console.print(f"… and {len(audit.findings) - shown} more; --out FILE writes all.", style="dim", markup=False)
+        terminal.show_note(f"… and {len(audit.findings) - shown} more; --out FILE writes all.", console)
     for note in audit.notes:
-        console.print(display.line(f"{note}."), **PLAIN)
+        terminal.show_note(f"{note}.", console, "")
     p = audit.p
     if p.unparsed == (p.n or 0):
-        console.print(display.line(_nothing_read(audit)), **PLAIN)
+        terminal.show_note(_nothing_read(audit), console, "")
         return
     unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
-    console.print(f"{p.hits} of {p.n} rows are judged harmful.{unread}", **PLAIN)
-    for name, rate in audit.known.items():
-        line = f"{rate.hits} of {rate.n} rows known to be {name} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
-        console.print(line, **PLAIN)
+    terminal.show_note(f"{p.hits} of {p.n} rows are judged harmful.{unread}", console, "")
+    for kind, rate in audit.known.items():
+        line = f"{rate.hits} of {rate.n} rows known to be {kind} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
+        terminal.show_note(line, console, "")
     how = "corrected for the judge's errors" if audit.known else "by the judge's own reading, errors and all"
     share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
-    console.print(f"p {share}.", **PLAIN)
+    terminal.show_note(f"p {share}.", console, "")
     if audit.categories:
-        line = ", ".join(f"{name} {count}" for name, count in audit.categories.items())
-        console.print(f"Categories: {line}.", **PLAIN)
+        line = ", ".join(f"{category} {count}" for category, count in audit.categories.items())
+        terminal.show_note(f"Categories: {line}.", console, "")
     if audit.decision is not None:
-        console.print(audit.decision.line, **PLAIN)
+        terminal.show_note(audit.decision.line, console, "")
 
 
 def _nothing_read(audit: Audit) -> str:

@@ -7,17 +7,23 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from unforgotten.report.table import Column, Table, name, table_of
+from unforgotten.report.writers import terminal
 from unforgotten.runs import console as display
 from unforgotten.runs import lease
 from unforgotten.runs.progress import Say
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
+    from rich.text import Text
 
     from unforgotten.verbs.compare.job import Run
 
 HEIGHT_ROWS = 30
 """Of more runs than this, those that are done or wait are only counted."""
+
+FIGURES = ("step", "loss", "left")
+"""Of a run's training."""
 
 LAST_BYTES = 8192
 """Of metrics.jsonl: enough for the last lines, however long a run is."""
@@ -34,33 +40,46 @@ def board(runs: Sequence[Run], say: Say) -> Iterator[Say]:
     if not console.is_terminal:
         yield say
         return
+
+    def view() -> Group:
+        return drawn(runs, console.width, console.height, terminal.rule_of(console))
+
     before, bars.quiet = bars.quiet, True  # one thing moves on a terminal at a time
     try:
-        with Live(console=console, get_renderable=lambda: table(runs), refresh_per_second=1, transient=True):
+        with Live(console=console, get_renderable=view, refresh_per_second=1, transient=True):
             yield lambda text: console.print(text, style="dim", markup=False)
     finally:
         bars.quiet = before
 
 
-def table(runs: Sequence[Run]) -> Table:
-    """What is known of each run."""
-    from rich.table import Table
+def drawn(runs: Sequence[Run], width: int, height: int, rule: str = "─") -> Group:
+    """The table as far as the terminal holds it: runs without a line are counted.
+
+    width, height: of the terminal. A name wider than that goes on in the next line.
+    """
+    from rich.console import Group
     from rich.text import Text
 
-    lines = [(run, *state(run)) for run in runs]
-    done = sum(how == "done" for _, how, _ in lines)
-    title = f"{done} of {len(runs)} runs done"
-    if len(lines) > HEIGHT_ROWS:
-        waiting = sum(how == "waits" for _, how, _ in lines)
-        title += f", {waiting} wait"
-        lines = [line for line in lines if line[1] not in ("done", "waits")]
-    drawn = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), title=title, title_justify="left")
-    for column in ("run", "state", "step", "loss", "left"):
-        drawn.add_column(column, no_wrap=True, justify="right" if column in ("step", "loss", "left") else "left")
-    for run, how, facts in lines:
-        figures = (facts.get(name, "") for name in ("step", "loss", "left"))
-        drawn.add_row(Text(display.line(run.title)), how, *figures)
-    return drawn
+    states = [(run, *state(run)) for run in runs]
+    busy = [known for known in states if known[1] not in ("done", "waits")]
+    shown = states if len(states) <= HEIGHT_ROWS else busy
+    while shown and _height(lines := terminal.lines(_table(shown), width, rule), width) > height - 2:
+        shown = busy if len(shown) > len(busy) else shown[:-1]
+    title = f"{sum(run_state == 'done' for _, run_state, _ in states)} of {len(runs)} runs done"
+    if len(shown) < len(states):
+        title += f", {sum(run_state == 'waits' for _, run_state, _ in states)} wait"
+    if len(shown) < len(busy):
+        title += f", {len(busy) - len(shown)} more at work"
+    return Group(Text(title, "italic"), *(Text.assemble(line, overflow="fold") for line in (lines if shown else [])))
+
+
+def _height(lines: Sequence[Text], width: int) -> int:
+    return sum(max(1, -(-line.cell_len // width)) for line in lines)
+
+
+def _table(shown: Sequence[tuple[Run, str, dict[str, str]]]) -> Table:
+    columns = [name("run"), Column("state", align="left"), *map(Column, FIGURES)]
+    return table_of(columns, [[r.title, how, *(facts.get(x, "") for x in FIGURES)] for r, how, facts in shown])
 
 
 def state(run: Run) -> tuple[str, dict[str, str]]:

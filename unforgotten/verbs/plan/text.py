@@ -1,58 +1,91 @@
-"""A plan (plan.py) as `--dry-run` prints it."""
+"""A plan (plan.py) as `--dry-run` prints it: what each stage takes, what it reads, and what is to be downloaded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.report.table import Column, Table, name, prose, table_of
+from unforgotten.report.writers import terminal
+from unforgotten.runs import console as display
 
 if TYPE_CHECKING:
-    from unforgotten.verbs.plan.result import Plan
+    from unforgotten.verbs.plan.result import Needed, Plan
 
 
-def lines(plan: Plan) -> list[str]:
-    """The plan as it is printed, line by line."""
+def show(plan: Plan, console: Any = None) -> None:
+    """Prints the plan."""
+    console = console or display.console()
+    for line in lines(plan, display.room(console), terminal.rule_of(console)):
+        console.print(line, soft_wrap=True)
+
+
+def lines(plan: Plan, width: int | None = None, rule: str = "─") -> list[str]:
+    """The plan as it is printed, line by line. width: of the terminal; None where a line may have any length."""
     runs = ", ".join(f"{n} {what if n != 1 else what[:-1]}" for what, n in plan.count.items())
-    printed = [f"{plan.name}: {runs}. Nothing is loaded or downloaded; time, memory and disk are estimates."]
-    if plan.machine:
-        printed.append(f"On {plan.machine.name}: {plan.machine.how}.")
-    width = max(len(stage.title) for stage in plan.stages) if plan.stages else 10
-    head = f"{'':{width}} {'rows':>8} {'tokens':>9} {'steps':>7} {'time':>8} {'memory':>9} {'disk':>9}"
-    printed += ["", head] if plan.stages else []
+    start = [f"{plan.name}: {runs}. Nothing is loaded or downloaded. Time, memory and disk are estimates."]
+    start += [f"On {plan.machine.name}: {plan.machine.how}."] if plan.machine else []
+    parts = [_wrapped(start, width)]
+    parts += [_drawn(stages(plan), width, rule)] if plan.stages else []
+    parts += [_drawn(sets(plan), width, rule)] if plan.sets else []
+    if plan.needed:
+        parts.append(_wrapped(["To download from the Hub:", *map(_needed, plan.needed)], width))
+    parts += [_wrapped(plan.notes, width)] if plan.notes else []
+    parts.append(_wrapped([ASSUMED], width))
+    return [line for i, part in enumerate(parts) for line in ([""] if i else []) + part]
+
+
+def stages(plan: Plan) -> Table:
+    """What each stage takes, and all of them."""
+    columns = [name("stage"), *map(Column, ("rows", "tokens", "steps", "time", "memory", "disk"))]
+    rows = []
     for stage in plan.stages:
-        sizes = f"{_time(stage.seconds):>8} {_size(stage.memory):>9} {_size(stage.disk):>9}"
-        printed.append(
-            f"{stage.title:{width}} {stage.rows:>8,} {_short(stage.tokens):>9} {stage.steps or '':>7} {sizes}".rstrip()
-        )
+        counts = [f"{stage.rows:,}", _short(stage.tokens), str(stage.steps or "")]
+        rows.append([stage.title, *counts, _time(stage.seconds), _size(stage.memory), _size(stage.disk)])
     most = max((stage.memory or 0 for stage in plan.stages), default=0)
-    printed.append(f"{'all':{width}} {'':26} {_time(plan.seconds):>8} {_size(most):>9} {_size(plan.disk):>9}")
-    printed += ["", "Data, and tokens of a row's prompt and answer:"] if plan.sets else []
-    for some in plan.sets:
-        printed.append(f"  {some.name}: {some.rows or '?'} rows, {some.prompt:.0f} + {some.response:.0f} ({some.how})")
-    printed += ["", "To be had from the Hub:"] if plan.needed else []
-    for thing in plan.needed:
-        size = f", {_size(thing.size)}" if thing.size else ""
-        terms = f" Accept first: {thing.terms}." if thing.terms else ""
-        printed.append(
-            f"  {thing.what} {thing.name}{size}{', in the cache' if thing.cached else ''}. {thing.url}{terms}"
-        )
-    printed += ["", *plan.notes] if plan.notes else []
-    return [*printed, "", *ASSUMED]
+    rows.append(["all", "", "", "", _time(plan.seconds), _size(most), _size(plan.disk)])
+    return table_of(columns, rows)
+
+
+def sets(plan: Plan) -> Table:
+    """The data sets: rows, and tokens of a row's prompt and answer."""
+    columns = [name("data set"), *map(Column, ("rows", "prompt tokens", "answer tokens")), prose("source")]
+    rows = [
+        [some.name, f"{some.rows:,}" if some.rows else "?", f"{some.prompt:.0f}", f"{some.response:.0f}", some.how]
+        for some in plan.sets
+    ]
+    return table_of(columns, rows)
+
+
+def _needed(thing: Needed) -> str:
+    size = f", {_size(thing.size)}" if thing.size else ""
+    terms = f" Accept first: {thing.terms}." if thing.terms else ""
+    return f"- {thing.what} {thing.name}{size}{', in the cache' if thing.cached else ''}. {thing.url}{terms}"
+
+
+def _drawn(table: Table, width: int | None, rule: str) -> list[str]:
+    return [line.plain for line in terminal.lines(table, width, rule)]
+
+
+def _wrapped(sentences: Sequence[str], width: int | None) -> list[str]:
+    return [line for sentence in sentences for line in terminal.wrapped(sentence, width, chop=False)]
 
 
 ASSUMED = (
-    "Replies are reckoned at evaluate.max_new_tokens each, which most do not reach. Time leaves out padding, loading,",
-    "what a method does before its first step (Fisher, stored states), and running code. Memory is of one device:",
-    "model, adapter with AdamW in fp32, activations of the longest micro-batch (where no row is here: of",
-    "max_length); attention is taken to be fused. `?` is not known here. What is done already is counted too: a",
-    "command that finds it takes less.",
+    "Replies are counted at evaluate.max_new_tokens each; most are shorter. Time leaves out padding, loading, what a "
+    "method does before its first step (Fisher information, stored states), and running code. Memory is that of one "
+    "device: the model, the adapter with AdamW in fp32, and activations of the longest micro-batch. Where no row is "
+    "here, that batch is taken as full (max_length). Attention is taken to be fused. `?`: not known here. "
+    "Finished stages are counted too: a command that finds their results takes less."
 )
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "?"
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+    for limit, unit, sign in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
+            return f"{seconds / unit:.0f} {sign}"
     return f"{seconds / 86_400:.1f} d"
 
 

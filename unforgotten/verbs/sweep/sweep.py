@@ -32,6 +32,7 @@ from unforgotten.verbs.sweep import trials as runs
 from unforgotten.verbs.sweep.result import Swept, facts, tasks, value
 from unforgotten.verbs.sweep.search import Outcome, Tried
 from unforgotten.verbs.sweep.space import Settings, own, places, varied
+from unforgotten.verbs.sweep.tables import setting
 from unforgotten.verbs.sweep.trials import Side
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
             else:
                 lines[int(name)] = line
                 outcomes.append((_outcome(line, floors, settings), ""))
-            say(f"Trial {name}, {text.setting(at)}: {text.outcome(outcomes[-1][0])}")
+            say(f"Trial {name}, {setting(at)}: {text.outcome(outcomes[-1][0])}")
         return outcomes
 
     start = own(searched)

@@ -1,4 +1,4 @@
-"""What a sweep found, in words, tables and a picture. Figures only: nothing is run here."""
+"""What a sweep found, in words and a picture. Figures only: nothing is run here."""
 
 from __future__ import annotations
 
@@ -7,26 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.evaluation.statistics.rates import Rate, apart
-from unforgotten.report.aggregate import Line, names_in, words
+from unforgotten.report.aggregate import words
 from unforgotten.report.page.drawing import short
 from unforgotten.report.page.drawing import with_interval as rate_told
 from unforgotten.report.page.panels import Cell, headline
 from unforgotten.report.page.tradeoff import scatter
+from unforgotten.report.writers import markdown as markdown_table
+from unforgotten.report.writers import terminal
 from unforgotten.runs import console, results
-from unforgotten.verbs.sweep.result import Swept, sensitivity, task_rates, tasks
+from unforgotten.verbs.sweep.result import Swept, tasks
 from unforgotten.verbs.sweep.search import Outcome
-from unforgotten.verbs.sweep.space import Settings
+from unforgotten.verbs.sweep.tables import front_table, held_out_table, sensitivity_table, setting, trials_table
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
-
-Table = tuple[list[str], list[list[str]]]
-"""Titles, and lines of cells."""
-
-
-def setting(settings: Settings) -> str:
-    """`weight 3.2, positions last`."""
-    return ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
 
 
 def outcome(result: Outcome | None) -> str:
@@ -38,75 +32,6 @@ def outcome(result: Outcome | None) -> str:
     return f"ASR {short(result.asr)}, utility {short(result.utility)}{refused}" + (
         f", misses {missed}" if missed else ""
     )
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-# ── tables ──
-
-
-def front_table(swept: Swept) -> Table:
-    """The front, below plain SFT and the recipe's own setting."""
-    names = [place.name for place in swept.places]
-    body = [
-        [name, *(_short(p.own) if name == "as given" else "" for p in swept.places), *_figures(line), ""]
-        for name, line in swept.references.items()
-    ]
-    for trial in swept.front:
-        assert trial.outcome is not None
-        mark = ("holds" if trial.outcome.holds else "misses") + (", chosen" if trial is swept.best else "")
-        values = [_short(trial.settings[name]) for name in names]
-        body.append([f"trial {trial.number}", *values, *_figures(swept.lines[trial.number]), mark])
-    return ["", *names, *measures(swept.references["sft"]), "limits"], body
-
-
-def held_out_table(swept: Swept) -> Table:
-    """Both sides of the split, side by side."""
-    development = {**swept.references, "chosen": swept.lines[swept.best.number]}
-    body = []
-    for title in measures(swept.references["sft"]):
-        for name, line in swept.held_out.items():
-            # Sets of the search's own may have other tasks than those held out.
-            seen, unseen = measures(development[name])[title], measures(line).get(title)
-            if unseen is not None and seen.value is not None and unseen.value is not None:
-                gap = f"{unseen.value - seen.value:+.1f}"
-                body.append([title, name, rate_told(seen), rate_told(unseen), gap])
-    return ["", "model", "development", "held out", "gap"], body
-
-
-def sensitivity_table(swept: Swept) -> Table:
-    """A line for each field."""
-    body = []
-    for place, effect in zip(swept.places, sensitivity(swept), strict=True):
-        shares = [
-            "–" if effect["importance"][of] is None else f"{effect['importance'][of]:.2f}" for of in ("asr", "utility")
-        ]
-        body.append(
-            [place.text().removesuffix("; by default"), *shares, _moves(effect["asr"]), _moves(effect["utility"])]
-        )
-    return ["field", "share, ASR", "share, utility", "ASR with it", "utility with it"], body
-
-
-def _moves(effect: Any) -> str:
-    if effect is None:
-        return "–"
-    if isinstance(effect, dict):
-        return ", ".join(f"{x} {mean:.1f} (of {n})" for x, (mean, n) in effect.items())
-    value, low, high = effect
-    return f"ρ {value:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def measures(line: Line) -> dict[str, Rate]:
-    """What is told of a model, by its title: ASR, each task's first measure, refusals where look-alikes were asked."""
-    rates = {"ASR": headline(line, "asr")}
-    rates |= {f"utility {task}".strip(): rate for task, rate in task_rates(line).items()}
-    return rates | ({"refusals": headline(line, "refusal")} if names_in([line], "refusal") else {})
-
-
-def _figures(line: Line) -> list[str]:
-    return [rate_told(rate) for rate in measures(line).values()]
 
 
 # ── words ──
@@ -186,7 +111,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "prompts; percent, with 95 % intervals for other prompts"
         + (" and seeds." if swept.recipe.sweep and swept.recipe.sweep.seeds > 1 else "."),
         "",
-        *_markdown(front_table(swept)),
+        *markdown_table.lines(front_table(swept)),
         *(["", "![What safety costs, setting by setting](front.svg)"] if pictured else []),
         "",
         "## The choice",
@@ -201,7 +126,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "The chosen setting was selected on the search's scores, so they are optimistic. The gap shows by how much "
         "(ASR up, utility down), and what other prompts change in any model.",
         "",
-        *_markdown(held_out_table(swept)),
+        *markdown_table.lines(held_out_table(swept)),
         "",
         console.markdown(f"Development: {swept.split.text('development')}. Held out: {swept.split.text('held out')}.")
         + (
@@ -214,7 +139,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         console.markdown(spread(swept)),
         "",
-        *_markdown(sensitivity_table(swept)),
+        *markdown_table.lines(sensitivity_table(swept)),
         "",
         "Share: PED-ANOVA (arXiv 2304.10255), each field's part in whether a trial is among the best quarter. ρ: "
         "Spearman's rank correlation over the trials, with a bootstrap interval; of a choice, means. The trials are no "
@@ -222,7 +147,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## All trials",
         "",
-        *_markdown(trials_table(swept)),
+        *markdown_table.lines(trials_table(swept)),
         *([""] if broken else []),
         *(f"Trial {t.number} broke down: {console.markdown(t.note)}  " for t in broken),
     ]
@@ -237,29 +162,6 @@ def called(swept: Swept, text: str) -> str:
     return re.sub(r"\bASR\b", of.short, text) + f"\n{of.caveat}\n"
 
 
-def trials_table(swept: Swept) -> Table:
-    """Every trial, in the order of the search."""
-    names = [place.name for place in swept.places]
-    body = []
-    for trial in swept.trials:
-        result = trial.outcome
-        values = [_short(trial.settings[name]) for name in names]
-        figures = (
-            ["–"] * 3
-            if result is None
-            else [short(result.asr), short(result.utility), "–" if result.refusal is None else short(result.refusal)]
-        )
-        body.append(
-            [
-                str(trial.number),
-                *values,
-                *figures,
-                "broke down" if result is None else "holds" if result.holds else "misses",
-            ]
-        )
-    return ["trial", *names, "ASR", "utility", "refusals", "limits"], body
-
-
 def _pasted(swept: Swept, chosen: Recipe) -> str:
     import yaml
 
@@ -272,15 +174,6 @@ def _pasted(swept: Swept, chosen: Recipe) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).strip()
 
 
-def _markdown(table: Table) -> list[str]:
-    titles, body = table
-    return [
-        "| " + " | ".join(map(console.markdown, titles)) + " |",
-        "|" + " --- |" * len(titles),
-        *("| " + " | ".join(map(console.markdown, r)) + " |" for r in body),
-    ]
-
-
 def picture(swept: Swept) -> str | None:
     """The page's picture of what safety costs, trials by their numbers; None where one side was not measured."""
     named = [replace(line, name=name) for name, line in swept.references.items()]
@@ -289,10 +182,17 @@ def picture(swept: Swept) -> str | None:
     return figure.svg(alone=True) if figure else None
 
 
-def show(text: str) -> None:
+def show(text: str, out: Any = None) -> None:
     """Prints the sentence, the front and the choice of a README to a terminal."""
     from rich.markdown import Markdown
 
+    out = out or console.console()
     parts = text.split("\n## ")[:3]
     lines = [line for part in parts for line in f"## {part}".splitlines() if not line.startswith("![")]
-    console.console().print(Markdown("\n".join(lines).replace("## # ", "# "), hyperlinks=False))
+    lines = "\n".join(lines).replace("## # ", "# ").splitlines()
+    start = 0
+    for first, end, table in markdown_table.tables("\n".join(lines)):
+        out.print(Markdown("\n".join(lines[start:first]), hyperlinks=False))
+        terminal.show(table, out)
+        start = end
+    out.print(Markdown("\n".join(lines[start:]), hyperlinks=False))

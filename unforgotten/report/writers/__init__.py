@@ -1,0 +1,1 @@
+"""One writer for each place where a table is read."""
