@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from unforgotten import __version__, cli, registry
 from unforgotten.errors import UnforgottenError
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "httpx2")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

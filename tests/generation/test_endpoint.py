@@ -24,8 +24,8 @@ from tests.training.shapes import tiny_tokenizer
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.generation import http_client
+from unforgotten.generation.concurrent import each
 from unforgotten.generation.endpoint import Endpoint, complete, decoding, generate
-from unforgotten.generation.http_client import each
 from unforgotten.models.chat import Chat
 
 ROOT = Path(__file__).parents[2]

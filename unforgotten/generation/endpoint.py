@@ -3,7 +3,7 @@
     generate    replies to rows, as generation/local gives them
     complete    what follows prompts, given as text or as token ids, and how likely each token was
 
-Requests go out `concurrent_requests` at a time and are asked again where the server fails (generation/retried); with
+Requests go out `concurrent_requests` at a time and are sent again where the server fails (generation/http_client); with
 `kept`, a JSONL file, each finished row is written as it comes and not asked again by the next call.
 
 What is the server's own, and local generation does without: its chat template, unless `generate` is given a chat; and
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from unforgotten import registry
 from unforgotten.datasets.base import Row
 from unforgotten.errors import EndpointError, RecipeError
-from unforgotten.generation.http_client import Server, each
+from unforgotten.generation.concurrent import each
+from unforgotten.generation.http_client import Server
 from unforgotten.generation.openai_format import Answer, read, restored
 from unforgotten.generation.reply import Reply
 from unforgotten.generation.resume import Kept
@@ -56,7 +57,7 @@ class Endpoint:
     retries: int = 10
     """How often a request is asked again, over about four minutes."""
     timeout_seconds: float = 600.0
-    """Longest silence of the server; a whole reply must come in it."""
+    """The time in which a whole answer must come; after it, the request is sent again."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}; null takes one of ours out."""
 
