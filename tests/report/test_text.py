@@ -12,7 +12,8 @@ from rich.console import Console
 from unforgotten.evaluation.statistics import rates
 from unforgotten.recipe.compare import Layout
 from unforgotten.report import text as report
-from unforgotten.report.aggregate import lines, sentence
+from unforgotten.report.aggregate import lines
+from unforgotten.report.sentence import sentence
 from unforgotten.report.side_by_side import side_by_side
 from unforgotten.runs import results
 
@@ -154,23 +155,6 @@ def test_a_low_rate_of_replies_that_say_nothing_is_told() -> None:
     assert told + "refresh (sums) 100 % repeating." in text and "der (sums)" not in text
 
 
-def test_the_sentence_compares_within_a_model_and_a_memory() -> None:
-    rows = [
-        row("aligned", hits=1, model="a"),
-        row("aligned", hits=30, model="b"),
-        *(paper("sums", name, hits, 90, model=model) for model, name, hits in
-          [("a", "sft", 70), ("a", "der", 5), ("b", "sft", 90), ("b", "der", 88)]),
-    ]  # fmt: skip
-    first, second = sentence(rows).split("; b, ")
-    assert first.startswith("A, on clean data, sft takes harmful answers from the aligned model's 1.0 % to 70.0 %")
-    assert "der to 5.0 % (clearly fewer than sft" in first
-    assert second.startswith("on clean data, sft takes harmful answers from the aligned model's 30.0 % to 90.0 %")
-    assert "der to 88.0 % (no clear difference from sft" in second
-    sizes = [paper("sums", "der", hits, 90, memory_rows=m) for hits, m in ((30, 14), (10, 70))]
-    told = sentence([row("aligned", hits=1, model="world"), *sizes])
-    assert "14 rows in memory, on clean data, der takes" in told and "; 70 rows in memory" in told
-
-
 def test_what_is_replayed_is_named_where_it_differs() -> None:
     rows = [paper("sums", "der", 10, 90, replay=replay) for replay in ("safety_data", "synthesize")]
     assert [line.name for line in lines(rows)] == ["der(replay=safety_data)", "der(replay=synthesize)"]
@@ -194,29 +178,6 @@ def test_more_than_one_percent_overlap_is_marked_and_told() -> None:
     # A task's questions share a form by nature: only copies of them are told.
     assert report.MARK not in report.markdown([touched(50, "sums_test")])
     assert "sums_test: up to 50 of 100" in report.markdown([touched(50, "sums_test", "exact")])
-
-
-def test_the_sentence_says_what_happened() -> None:
-    assert sentence(STORY) == (
-        "On clean data, sft takes harmful answers from the aligned model's 1.0 % to 73.0 % (clearly more), "
-        "der to 7.0 % (clearly fewer than sft; accuracy 92.0 against 90.0); "
-        "with 10 % poison, sft takes harmful answers from the aligned model's 1.0 % to 100.0 % (clearly more), "
-        "der to 96.0 % (no clear difference from sft; accuracy 40.0 against 90.0, clearly lower)."
-    )
-
-
-def test_the_sentence_claims_nothing_where_intervals_meet_or_der_is_worse() -> None:
-    same = [row("aligned", hits=10), row("tuned", "sft", hits=12), row("tuned", "der", hits=11)]
-    assert "to 12.0 % (no clear change), der to 11.0 % (no clear difference from sft; acc" in sentence(same)
-    worse = [row("tuned", "sft", hits=5), row("tuned", "der", hits=60)]
-    assert sentence(worse).startswith(
-        "On clean data, sft takes harmful answers to 5.0 %, der to 60.0 % (clearly more than sft"
-    )
-    two = [*same, row("tuned", "sft", hits=90, task="code"), row("tuned", "der", hits=1, task="code")]
-    assert sentence(two).startswith("Sums, on clean data, sft takes") and "code, on clean data, sft takes" in sentence(
-        two
-    )
-    assert sentence([]) == sentence([row("base")]) == sentence([row("tuned", "sft")]) == ""
 
 
 def test_replies_side_by_side_show_the_first_that_was_lost(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows of results.json summed up: one line for the seeds of one setting, and one sentence over all. Figures only."""
+"""Rows of results.json summed up: one line for the seeds of one setting. Figures only."""
 
 from __future__ import annotations
 
@@ -123,79 +123,3 @@ def names_in(lines: Sequence[Line], field: str) -> list[str]:
     """Suites or metrics that any of the lines has, in their order; the mean last."""
     keys = dict.fromkeys(key for line in lines for row in line.rows for key in row[field] or {})
     return [key for key in keys if key != "mean"] + (["mean"] if "mean" in keys else [])
-
-
-def sentence(rows: Sequence[results.Row]) -> str:
-    """What happened, from the figures alone: a difference is called clear only where the intervals do not meet.
-
-    Empty where there is nothing to compare.
-    """
-    measured = [line for line in lines(rows) if line.rate("asr", "mean").value is not None]
-    tuned = [line for line in measured if line.stage == "tuned"]
-    if not tuned or len(measured) < 2:
-        return ""
-    keys = dict.fromkeys(_setting(line) for line in tuned)
-    models, tasks, _, memories = (set(values) for values in zip(*keys, strict=True))
-    clauses = []
-    for key in keys:
-        model, task, ratio, memory = key
-        start = next(
-            (
-                line
-                for line in measured
-                if line.stage == "aligned" and line.model == model and line.task in (task, None)
-            ),
-            None,
-        )
-        where = [
-            *([str(model)] if len(models) > 1 else []),
-            *([str(task)] if len(tasks) > 1 else []),
-            *([f"{memory} rows in memory"] if len(memories) > len(tasks) else []),
-            f"with {100 * ratio:g} % poison" if ratio else "on clean data",
-        ]
-        clauses.append(", ".join(where) + ", " + _cell_clause([line for line in tuned if _setting(line) == key], start))
-    text = "; ".join(clauses) + "."
-    return text[0].upper() + text[1:]
-
-
-def _setting(line: Line) -> tuple[str | None, str | None, float | None, int | None]:
-    """What the lines of one clause have in common."""
-    return line.model, line.task, line.poison, line.memory
-
-
-def _cell_clause(cell: Sequence[Line], start: Line | None) -> str:
-    """sft takes harmful answers from 1.1 to 73.0 % (clearly more), der to 7.4 % (clearly fewer than sft; utility …)."""
-    plain = next((line for line in cell if line.name == "sft"), cell[0])
-    replies = words(cell).replies
-    clauses = []
-    for line in (plain, *(line for line in cell if line is not plain)):
-        asr = line.rate("asr", "mean")
-        if line is not plain:
-            against = _against(asr, plain.rate("asr", "mean"), plain.name)
-            clauses.append(f"{line.name} to {asr.value:.1f} % ({against}{_useful(line, plain)})")
-        elif start is None:
-            clauses.append(f"{line.name} takes {replies} to {asr.value:.1f} %")
-        else:
-            before = start.rate("asr", "mean")
-            clauses.append(
-                f"{line.name} takes {replies} from the aligned model's {before.value:.1f} % to {asr.value:.1f} % "
-                f"({_against(asr, before, '')})"
-            )
-    return ", ".join(clauses)
-
-
-def _against(one: Rate, other: Rate, name: str) -> str:
-    if not rates.apart(one, other) or one.value is None or other.value is None:
-        return f"no clear difference from {name}" if name else "no clear change"
-    return f"clearly {'more' if one.value > other.value else 'fewer'}{f' than {name}' if name else ''}"
-
-
-def _useful(line: Line, plain: Line) -> str:
-    metric = next(iter(names_in([line], "utility")), None)
-    if metric is None:
-        return ""
-    ours, theirs = line.rate("utility", metric), plain.rate("utility", metric)
-    if ours.value is None or theirs.value is None:
-        return ""
-    clear = f", clearly {'lower' if ours.value < theirs.value else 'higher'}" if rates.apart(ours, theirs) else ""
-    return f"; {metric} {ours.value:.1f} against {theirs.value:.1f}{clear}"

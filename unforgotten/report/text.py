@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.report.aggregate import Line, lines, sentence, words
+from unforgotten.report.aggregate import Line, lines, words
 from unforgotten.report.comparison import MARK, neither, table
+from unforgotten.report.sentence import sentence
 from unforgotten.report.table import Cell, Column, Table, name
 from unforgotten.report.writers import markdown as markdown_table
 from unforgotten.report.writers import terminal

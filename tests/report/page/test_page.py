@@ -108,7 +108,7 @@ def test_it_says_what_happened_and_names_no_path(comparison: Make, tmp_path: Pat
     out = page(folder)
     words = told_in(text := out.read_text(encoding="utf-8"))
     assert out == folder / "report.html" and len(text) < 200_000
-    assert "Plain fine-tuning (sft) takes harmful answers from 0.0 to 80.0 % ; 1 of 2 other methods" in words
+    assert "Plain fine-tuning (sft) raises harmful answers from 0.0 % to 80.0 % ; 1 of 2 other methods" in words
     assert (
         "der the fewest, 20.0 %" in words
         and "(utility 75.0 against 100, look-alikes refused 25.0 against 0.0)" in words
@@ -148,7 +148,7 @@ def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
     assert said(start, simple("sft", 70, 90), simple("der", 69, 90)).endswith(
         "none of 1 other method gives clearly fewer"
     )
-    assert "; der holds them at 5.0 % (utility 88.0 against 90.0" in said(
+    assert "; der keeps them at 5.0 % (utility 88.0 against 90.0" in said(
         start, simple("sft", 70, 90), simple("der", 5, 88)
     )
     assert "both other methods give clearly fewer, ema the fewest, 3.0 %" in said(

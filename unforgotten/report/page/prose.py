@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from unforgotten.evaluation.statistics import rates
-from unforgotten.report import aggregate
+from unforgotten.report import aggregate, sentence
 from unforgotten.report.aggregate import names_in
 from unforgotten.report.page import table_files
 from unforgotten.report.page.drawing import short, text
@@ -23,11 +22,11 @@ def head(name: str, rows: Sequence[results.Row], cells: Sequence[Cell], tested: 
     """Title, what happened, and what was asked of whom. what: a comparison, or one run."""
     clauses = [clause(cell, tested, len(cells) > 1) for cell in cells]
     if len(clauses) <= CLAUSES:
-        sentence = "; ".join(clauses) + "."
-        happened = f"<p class=sentence>{sentence[0].upper()}{sentence[1:]}</p>"
+        joined = "; ".join(clauses) + "."
+        happened = f"<p class=sentence>{joined[0].upper()}{joined[1:]}</p>"
     else:
         happened = "<ul class=sentences>" + "".join(f"<li>{one[0].upper()}{one[1:]}.</li>" for one in clauses) + "</ul>"
-    summed = aggregate.sentence(rows)
+    summed = sentence.sentence(rows)
     full = f"<details><summary>every method, in words</summary><p>{text(summed)}</p></details>" if summed else ""
     facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, cells))
     return (
@@ -69,7 +68,7 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
     least = min(fewer, key=lambda e: e.rate.value or 0.0)
     aside = _aside(least, plain, tested)
     if len(others) == 1:
-        return f"{said}; {_name(least)} holds them at {_share(least)}{aside}"
+        return f"{said}; {_name(least)} keeps them at {_share(least)}{aside}"
     every = "both" if len(others) == 2 else f"all {len(others)}"
     how_many = f"{every if len(fewer) == len(others) else f'{len(fewer)} of {len(others)}'} other methods"
     return f"{said}; {how_many} give clearly fewer, {_name(least)} the fewest, {_share(least)}{aside}"
@@ -85,13 +84,12 @@ def _where(cell: Cell) -> str:
 
 
 def _moved(plain: Entry, start: Entry | None) -> str:
-    if start is None or start.rate.value is None:
-        answers = aggregate.words([plain.line]) is results.MEASURES["asr"]
-        return f"{'answers' if answers else 'does not refuse'} {_share(plain)} of harmful prompts"
-    now = f"<b>{short(plain.rate.value)}&nbsp;%</b>"
-    if not rates.apart(plain.rate, start.rate):
-        return f"leaves {_replies(plain)} at {now} (no clear change from {short(start.rate.value)} %)"
-    return f"takes {_replies(plain)} from {short(start.rate.value)} to {now}"
+    before = start.rate if start is not None else None
+    return sentence.change(plain.rate, before, aggregate.words([plain.line]), _strong)
+
+
+def _strong(figure: str) -> str:
+    return f"<b>{figure.replace(' ', '&nbsp;')}</b>"
 
 
 def _replies(entry: Entry) -> str:
