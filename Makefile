@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Tests reach for no network, and two workers share the cores, so each computes on one thread.
 TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install demo test lint types tests test-all test-slow test-families bench format docs clean
+.PHONY: help install demo test lint types tests test-all test-slow test-families bench format docs site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make bench     speed and memory as ratios (minutes): benchmarks/latest.json, docs/performance.md"
 	@echo "make format    ruff, in place"
 	@echo "make docs      docs/*.md from the docstrings, README's figures from docs/results"
+	@echo "make site      the pages as HTML, into site/; a broken link is an error"
 	@echo "make clean     caches and .venv; runs/ stays"
 
 install: .venv/.installed
@@ -38,7 +39,7 @@ install: .venv/.installed
 	@echo "Installing torch into .venv (once; some minutes) …"
 	@$(PIP) torch
 	@echo "Installing unforgotten and its tools …"
-	@$(PIP) --editable '.[dev,trl,qlora,sweep,bench]'
+	@$(PIP) --editable '.[dev,docs,trl,qlora,sweep,bench]'
 	@touch $@
 	@echo "Installed. Try: $(BIN)/unforgotten --help"
 
@@ -76,6 +77,10 @@ format: install
 docs: install
 	@$(BIN)/python docs/generate.py && $(BIN)/python docs/reproduction.py && $(BIN)/python docs/readme.py
 
+# Offline: the theme loads nothing from elsewhere.
+site: docs
+	@$(BIN)/python -m sphinx -W --keep-going -q -E -b html -c docs/site . site && echo "site/index.html"
+
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv dist site .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

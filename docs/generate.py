@@ -1,17 +1,23 @@
-"""Writes docs/methods.md, datasets.md and judges.md from the docstrings: `make docs`; `--check` only compares.
+"""Writes docs/methods.md, datasets.md, judges.md, recipe.md and api.md from the docstrings: `make docs`.
+
+`--check` only compares.
 
 A component's first docstring line is its claim; the sentence under each field says what the field does. Loads no torch.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import api_page
+import recipe_page
+from markup import GENERATED, cell, settings, table
+
 from unforgotten import registry
-from unforgotten.report.table import prose, table_of
-from unforgotten.report.writers import markdown
 from unforgotten.runs import described
 
 DOCS = Path(__file__).parent
@@ -30,25 +36,33 @@ def page(room: str) -> str:
         "",
         INTRO[room],
         "",
-        "*Generated from the docstrings by `make docs`; change them there.*",
+        GENERATED,
         "",
         *_overview(room, own),
     ]
     for name, cls in own.items():
-        lines += ["", f"## {name}", "", described.docstring(cls), *_settings(cls)]
+        lines += ["", f"## {name}", "", described.docstring(cls)]
+        if rows := settings(described.settings(cls)):
+            lines += ["", *rows]
     return "\n".join(lines) + "\n"
 
 
 def _overview(room: str, own: dict[str, type]) -> list[str]:
     more = list(next(iter(own.values())).facts()) if room == "methods" else []  # type: ignore[attr-defined]
-    rows = [
-        [f"[{name}](#{name})", *(cls.facts()[c] for c in more), described.claim(cls)]  # type: ignore[attr-defined]
-        for name, cls in own.items()
-    ]
-    lines = _table(["name", *more, "what it does"], rows)
+    rows = []
+    for name, cls in own.items():
+        facts = [cell(cls.facts()[c]) for c in more]  # type: ignore[attr-defined]
+        rows.append([f"[{name}](#{name})", *facts, cell(_claim(cls, more))])
+    lines = table(["name", *more, "what it does"], rows)
     if room == "methods":
         lines += ["", "turns: where in a run it steps in. step: its cost, F being one forward of the user's batch."]
     return lines
+
+
+def _claim(cls: type, more: list[str]) -> str:
+    """What it does; without the papers, where they have a column."""
+    claim = described.claim(cls)
+    return re.sub(r" \[[^]]*\d{4}\.\d{5}[^]]*\]$", "", claim) if "arXiv" in more else claim
 
 
 def _own(room: str, name: str) -> type | None:
@@ -56,27 +70,13 @@ def _own(room: str, name: str) -> type | None:
     return cls if cls.__module__.startswith("unforgotten.") else None  # others document their own
 
 
-def _settings(cls: type) -> list[str]:
-    rows = []
-    for setting in described.settings(cls):
-        default = f"`{setting.default}`" if setting.default else "required"
-        rows.append([f"`{setting.name}`", f"`{setting.type}`", default, setting.sentence])
-    return ["", *_table(["setting", "type", "default", "meaning"], rows)] if rows else []
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return markdown.lines(table_of([prose(title) for title in titles], rows), escaped=_cell)
-
-
-def _cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
 def main() -> int:
     """Write the pages; with --check, return 1 where one is stale."""
     stale = []
-    for room in registry.ROOMS:
-        file, text = DOCS / f"{room}.md", page(room)
+    pages = {room: page(room) for room in registry.ROOMS}
+    pages |= {"recipe": recipe_page.page(), "api": api_page.page()}
+    for name, text in pages.items():
+        file = DOCS / f"{name}.md"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             stale.append(file.name)
             if "--check" not in sys.argv:
