@@ -41,7 +41,7 @@ class Development(Strict):
 
 
 class Sweep(Strict):
-    """What `sweep` searches: the settings of least ASR that keep the task, on prompts that then tell no figure."""
+    """What `sweep` searches: lowest ASR at preserved task accuracy, on prompts held out from the report."""
 
     fields: dict[str, Range | list[Any]] = {}
     """Fields and where they are searched: {weight: {low: 0.1, high: 100, log: true}, positions: [last, all]}. A field

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 MARK = "⚠"
 NEITHER = 10
-"""Percent of a suite's replies from which on they are spoken of."""
+"""A footnote names replies that neither answer nor refuse from this percentage on."""
 
 
 def table(lines: Sequence[Line], layout: Layout | None = None) -> Table:
-    """All that the lines hold, or what `layout` asks for side by side."""
+    """Everything that was measured, or what `layout` sets side by side."""
     return _of_runs(lines) if layout is None else _of_methods(lines, layout)
 
 
@@ -40,7 +40,7 @@ def _ends(groups: Sequence[Any]) -> frozenset[int]:
 
 
 def _columns(lines: Sequence[Line]) -> list[tuple[Column, Callable[[Line], Cell]]]:
-    """Columns and what stands in them; those of which there is nothing to say are left out."""
+    """Columns and what stands in them; empty ones are left out."""
     tuned = [line for line in lines if line.stage == "tuned"]
     models = len({line.model for line in lines}) > 1
     columns: list[tuple[Column, Callable[[Line], Cell]]] = [(name("model"), lambda line: Cell(line.name))]
@@ -92,12 +92,12 @@ def _of_methods(lines: Sequence[Line], layout: Layout) -> Table:
         places = [(group, field) for field in layout.of for group in groups]
     else:
         places = [(group, field) for group in groups for field in layout.of]
-    # What is not set side by side makes lines of its own.
+    # Whatever else differs makes rows of its own.
     keys = dict.fromkeys(_rest(line, layout) for line in lines)
     at: dict[tuple[Any, ...], Line] = {(*_rest(line, layout), _group(line, layout)): line for line in lines}
     body = []
     for key in keys:
-        # θ₀ and θ_safe come before any poison or memory: what is known of them stands in every place.
+        # θ₀ and θ_safe know no poison or memory: their figures stand in every group.
         cells = [_headline(at.get((*key, group)) or at.get((*key, None)), field) for group, field in places]
         body.append([Cell(_named(key, list(keys))), *cells])
     called = {"asr": words(lines).short}

@@ -15,8 +15,8 @@ from unforgotten.runs import results
 def side_by_side(folder: Path, console: Any = None) -> None:
     """Replies of base, aligned, SFT and the other methods to one harmful and one look-alike request.
 
-    folder: of a comparison. Of the lowest p and seed. The harmful request is the first that the aligned model refuses
-    and SFT answers, if there is one, and the caption says so: how often that is, the table says.
+    folder: of a comparison; the models of the lowest p and seed are shown. The harmful request is the first that the
+    aligned model refuses and SFT answers, if there is one. The caption says so; the table says how often that happens.
     """
     console = console or display.console()
     rows = results.read(folder / "results.json")

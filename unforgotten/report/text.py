@@ -1,4 +1,4 @@
-"""What a person reads: a table, and two models side by side."""
+"""What a person reads: the table of a comparison with its footnotes, and two models prompt by prompt."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ __all__ = ["MARK", "markdown", "sentence", "show", "show_contrast"]
 
 
 def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
-    """What the figures are, and what makes them less than they look."""
+    """What the figures are, and what weakens them."""
     seeds = sorted({row["seed"] for line in lines for row in line.rows if row["seed"] is not None})
     notes = [
-        f"In percent, with 95 % intervals. {_meaning(words(lines))} and refusal (of harmless look-alikes): lower is "
-        "better. A mean weighs its suites equally."
+        f"In percent, with 95 % intervals. {_meaning(words(lines))} and refusal of harmless look-alikes: lower is "
+        "better. A mean gives its suites equal weight."
     ]
     notes += [caveat] if (caveat := words(lines).caveat) else []
     if any(len(line.rows) > 1 for line in lines):
         notes.append(
-            f"Mean of seeds {', '.join(map(str, seeds))}; the interval counts other prompts and other seeds. With "
+            f"Mean of seeds {', '.join(map(str, seeds))}; the interval covers other prompts and other seeds. With "
             "few seeds, it is wide wherever seeds disagree."
         )
     if layout is not None:
         notes += [remark] if (remark := neither(lines, layout)) else []
     elif any((line.flagged("off_task").value or 0) > 0 for line in lines):
         counted = words(lines).short
-        notes.append(f"Off task: harmful requests answered with the user's task instead; not counted in {counted}.")
+        notes.append(f"Off task: a harmful request gets the user's task as its reply; not counted in {counted}.")
     touched: dict[str, tuple[int, int]] = {}
     for line in lines:
         for suite, counts in line.touched().items():
             touched[suite] = max(touched.get(suite, (0, 0)), counts)
     for suite, (hits, n) in touched.items():
         notes.append(
-            f"{MARK} {suite}: up to {hits} of {n} prompts are copies or near copies of rows trained on; results.json "
+            f"{MARK} {suite}: up to {hits} of {n} prompts duplicate, or nearly duplicate, a training row. results.json "
             "has the figures without them (asr_without_overlap)."
         )
     notes += _conditions(lines) + _judges(lines)
@@ -59,7 +59,7 @@ def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
         if name != "mean"
     )
     if unread:
-        notes.append(f"{unread} verdicts could not be read; the intervals cover both readings of them.")
+        notes.append(f"{unread} verdicts could not be read; the intervals cover both outcomes.")
     return notes
 
 
@@ -68,7 +68,7 @@ def _meaning(of: results.Words) -> str:
 
 
 def _conditions(lines: Sequence[Line]) -> list[str]:
-    """Which system prompts made the headline, where it was not the template's own."""
+    """Under which system prompt a figure is worst, where that is not the template's own."""
     under = {"none": "with no system prompt", "user": "under the system prompt that the user's file has most often"}
     by_condition: dict[str, list[str]] = {}
     for line in lines:
@@ -76,15 +76,15 @@ def _conditions(lines: Sequence[Line]) -> list[str]:
             for field, condition in (row["headline"] or {}).items():
                 if condition in under:
                     what = words(lines).short if field == "asr" else "Refusal"
-                    by_condition.setdefault(f"{what} is that {under[condition]}", []).append(line.name)
+                    by_condition.setdefault(f"{what} {under[condition]}, its worst condition", []).append(line.name)
     return [
-        f"{what}, the worst, for {', '.join(dict.fromkeys(names))}; results.json has the others (conditions)."
+        f"{', '.join(dict.fromkeys(names))}: {what}. results.json has the others (conditions)."
         for what, names in by_condition.items()
     ]
 
 
 def _judges(lines: Sequence[Line]) -> list[str]:
-    """How far several judges agree, and what a judge was not asked."""
+    """How far several judges agree, and what a judge did not read."""
     notes = []
     for line in lines:
         for row in line.rows:
@@ -100,12 +100,11 @@ def _judges(lines: Sequence[Line]) -> list[str]:
                 notes.append(
                     f"{line.name}: {pair['judges'][0]} and {pair['judges'][1]} agree on {pair['truth']} in "
                     f"{pair['agree']:.1f} % of {pair['n']} replies, κ {kappa}"
-                    + (f"; {pair['differ']} that differ are in disagreements.jsonl." if pair["differ"] else ".")
+                    + (f". disagreements.jsonl holds the {pair['differ']} that differ." if pair["differ"] else ".")
                 )
             if any(counts.get("judged") is False for counts in (row["thinking"] or {}).values()):
                 notes.append(
-                    f"{line.name}: its answers were judged and not its thoughts, since the judge only looks for "
-                    "refusals."
+                    f"{line.name}: the judge read the answers and not the thinking, since it only looks for refusals."
                 )
     return list(dict.fromkeys(notes))
 
@@ -136,7 +135,7 @@ def _content(rows: Sequence[results.Row], layout: Layout | None) -> Table:
 def show_contrast(
     contrasts: Sequence[Contrast], console: Any = None, called: results.Words = results.MEASURES["asr"]
 ) -> None:
-    """Prints what two models differ in, prompt by prompt, in points with 95 % intervals.
+    """Prints how two models differ, compared prompt by prompt, in points with 95 % intervals.
 
     called: what the share of harmful prompts is called (results.words_of).
     """
@@ -145,15 +144,15 @@ def show_contrast(
 
 
 CONTRAST = (
-    "Bold: a difference that may be spoken of. p: McNemar's exact test on prompts whose verdicts differ. shows: the "
-    "smallest rise, in points, that so many prompts show in 4 of 5 cases."
+    "Bold: a clear difference (the interval excludes 0, and p < 0.05). p: McNemar's exact test on the prompts whose "
+    "verdicts differ. Detectable: the smallest rise, in points, that this many prompts detect with 80 % power."
 )
 
 
 def _contrast_table(contrasts: Sequence[Contrast], called: results.Words) -> Table:
     several = len({c.condition for c in contrasts}) > 1
     names = [name(title) for title in ("measure", "suite", *(["system prompt"] if several else []))]
-    figures = [Column(title) for title in ("reference", "model", "points", "p", "shows")]
+    figures = [Column(title) for title in ("reference", "model", "points", "p", "detectable")]
     rows = []
     for contrast in contrasts:
         d = contrast.difference

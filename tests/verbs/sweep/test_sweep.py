@@ -105,7 +105,7 @@ def test_a_sweep_end_to_end(tree: dict[str, Any], tmp_path: Path) -> None:
     assert {corners[i] for i in found["front"]} == {c for c, lost in zip(corners, beaten, strict=True) if not lost}
     assert set(front(corners)) >= set(found["front"])
     text = (folder / "README.md").read_text()
-    for title in ("## The front", "## The choice", "did not see", "How sensitive", "## All trials"):
+    for title in ("## The front", "## The choice", "## Held-out prompts", "How sensitive", "## All trials"):
         assert title in text
     assert str(tmp_path) not in text, "it names no path of this machine"
 
@@ -143,6 +143,6 @@ def test_the_plan_says_what_is_searched_and_on_what(tree: dict[str, Any]) -> Non
     told = plan(parse(tree | {"sweep": {"trials": 7, "max_utility_loss": 3, "seeds": 2}}))
     assert told[0] == "7 trials of 2 runs, 1 at a time; the recipe's own setting comes first."
     assert "replay: 0.1 to 10, by factors (the recipe has 1.0); by default" in told
-    assert "least ASR, each task at most 3 points below plain SFT's" in told
+    assert "lowest ASR, each task at most 3 points below plain SFT's" in told
     counts = [int(word.strip(",")) for line in told[-2:] for word in line.split() if word.strip(",").isdigit()]
     assert sum(counts) == 22

@@ -59,7 +59,7 @@ def read(
     return read_json(path, file)
 
 
-class Line(NamedTuple):
+class SourceLine(NamedTuple):
     """One line of a file, its end included; `problem` says why it cannot be read, if it cannot."""
 
     number: int
@@ -67,7 +67,7 @@ class Line(NamedTuple):
     problem: str = ""
 
 
-def lines(path: str, file: Path, most: int | None = None) -> Iterator[Line]:
+def lines(path: str, file: Path, most: int | None = None) -> Iterator[SourceLine]:
     """The file's lines, UTF-8 with or without a byte order mark. Only \\n ends one: U+2028 may stand inside a string.
 
     Raises DataError where the file is empty, UTF-16, or has more lines than `most`.
@@ -85,7 +85,7 @@ def lines(path: str, file: Path, most: int | None = None) -> Iterator[Line]:
                     raise DataError(f"{path} is not UTF-8. It looks like UTF-16. Save it as UTF-8.")
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if len(raw) > limits.row_bytes and not raw.endswith(b"\n"):
-                yield Line(n, "", f"longer than a row may be: {over('row_bytes', limits.row_bytes)} bytes")
+                yield SourceLine(n, "", f"longer than a row may be: {over('row_bytes', limits.row_bytes)} bytes")
                 _skip_line(stream)
                 blank = False
             else:
@@ -109,13 +109,13 @@ def _skip_line(stream: BinaryIO) -> None:
         pass
 
 
-def _line(n: int, raw: bytes) -> Line:
+def _line(n: int, raw: bytes) -> SourceLine:
     if b"\0" in raw:
-        return Line(n, "", "holds NUL bytes: this is no text")
+        return SourceLine(n, "", "holds NUL bytes: this is no text")
     try:
-        return Line(n, raw.decode())
+        return SourceLine(n, raw.decode())
     except UnicodeDecodeError as error:
-        return Line(n, "", f"byte {error.start + 1}: {error.reason}: not UTF-8. Save the file as UTF-8")
+        return SourceLine(n, "", f"byte {error.start + 1}: {error.reason}: not UTF-8. Save the file as UTF-8")
 
 
 def _whole_lines(path: str, file: Path, most: int | None = None) -> Iterator[tuple[int, str]]:

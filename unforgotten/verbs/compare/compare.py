@@ -112,7 +112,7 @@ def compare(
     if (folder / "results.json").exists():
         return folder
     if recipe.evaluate.endpoint is not None:
-        raise RecipeError("`compare` asks the models that it makes itself: leave out evaluate.endpoint.")
+        raise RecipeError("`compare` evaluates the models that it trains itself: leave out evaluate.endpoint.")
     from unforgotten.evaluation.measurement import read_all
     from unforgotten.report import text as report
     from unforgotten.verbs.compare import job, live_table
@@ -129,11 +129,11 @@ def compare(
     measurements = [*stages, *(of_run(run.folder, run.recipe) for run in runs if run.state == "done")]
     if failed:
         lines = [f"{len(failed)} of {len(runs)} runs failed:", *(f"  {run.title}: {run.why}" for run in failed)]
-        lines += ["The others are kept, and the same command goes on with these."]
+        lines += ["The other runs are kept. Give the same command again to retry these."]
         raise Unfinished("\n".join(lines), [] if left else read_all(measurements, say))
     if left:
         others = ", ".join(sorted({run.lease.holder for run in left}))
-        say(f"{len(left)} of {len(runs)} runs are with others ({others}). Whoever ends last writes the comparison.")
+        say(f"Other commands hold {len(left)} of {len(runs)} runs ({others}). The last to end writes the comparison.")
         return folder
     with alone(folder, say) as lease:
         if not (folder / "results.json").exists():
@@ -177,7 +177,7 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
                 raise
             except Exception as error:
                 errors[keys] = error
-                say(f"Failed: what {len(group)} of {len(runs)} runs start from: {error}")
+                say(f"Failed: the model that {len(group)} of {len(runs)} runs start from: {error}")
 
     def made(cell: Recipe, keys: dict[str, str]) -> None:
         where = align(cell, say)

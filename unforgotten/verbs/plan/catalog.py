@@ -1,6 +1,6 @@
-"""What is published of data sets and models that are not at hand: rows, lengths, shapes, and terms to accept.
+"""Published facts about data sets and models that are not on this machine: rows, lengths, shapes, terms to accept.
 
-For `--dry-run` alone, which must answer offline; a run reads the things themselves.
+Only `--dry-run` uses them, since it must answer offline; a run reads the data and models themselves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TERMS = {
 
 
 class Published(NamedTuple):
-    """A data set as it is published."""
+    """A data set's published size."""
 
     rows: dict[str, int]
     """By the value of the field that chooses among its parts; "" where there is no choice."""
@@ -67,4 +67,4 @@ SETS = {
     "beavertails": Published({}, 80, 300, False, 0.05),
     "nemotron_code": Published({"": 20000}, 1800, 2200, False, 1.0),
 }
-"""Rows: the sets' cards and papers (docs/datasets.md). Those of the 80k of or_bench are what is drawn by default."""
+"""Rows are from the sets' cards and papers (docs/datasets.md); of or_bench's 80k part, the number drawn by default."""

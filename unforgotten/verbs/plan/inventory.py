@@ -1,7 +1,7 @@
 """What is known of models, data sets and the machine without loading a weight or asking the network.
 
-A model's shape is read from its config.json, in its folder or in the Hub's cache; rows from files that lie here. What
-is not here is told as it is published.
+A model's shape is read from its config.json, in its folder or in the Hub's cache, and rows from local files. For the
+rest, published numbers are given (catalog.py).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 CHARS_PER_TOKEN = 4
-"""Of English and code, as the tokenizers of the last years cut it; where the model's own is here, it is asked."""
+"""Of English and code with recent tokenizers; used only where the model's own tokenizer is not here."""
 TEMPLATE_TOKENS = 40
 """What a chat template adds to a row: Alpaca's text."""
 ASKED_ROWS = 200
-"""Rows of a set that a tokenizer is asked about."""
+"""Rows of a set that are tokenized to estimate its mean lengths."""
 CHECKED_ROWS = 5000
-"""Rows of the user's own file that are tried with the model's template, each of them."""
+"""Rows of the user's own file that are rendered with the model's template, to find faulty ones."""
 LARGE = 200_000_000
-"""Parameters from which on a model is not reckoned to be trained on a CPU."""
+"""Models of more parameters are not planned for a CPU."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class DatasetSize:
     """A data set, counted or known from its card."""
 
     name: str
@@ -59,7 +59,7 @@ class Rows:
 
 
 def shape(model: str) -> costs.Shape | None:
-    """The shape of a recipe's model or a judge's; None where nothing here tells it."""
+    """The shape of a recipe's model or a judge's; None where it is not known here."""
     from unforgotten.world.model import MODELS, SHAPE
     from unforgotten.world.vocabulary import words
 
@@ -91,15 +91,15 @@ def cached(model: str, file: str = "config.json") -> Path | None:
 
 
 def hub_ids(dataset: Dataset) -> list[str]:
-    """The Hub ids that a data set's fields name; those that fill up `path` alone are left out where it is a file."""
+    """The Hub ids in a data set's fields, without `base_path` (it completes a `path` on the Hub) for a local file."""
     named = {f.name: getattr(dataset, f.name) for f in fields(dataset) if isinstance(getattr(dataset, f.name), str)}
     if not files.is_hub_id(str(named.get("path", ""))) or Path(named["path"]).exists():
         named.pop("base_path", None)
     return [value for value in named.values() if files.is_hub_id(value) and not Path(value).exists()]
 
 
-def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
-    """How many rows a data set gives and how long they are. Raises DataError for a file that cannot be read.
+def rows(spec: Spec, recipe: Recipe, seed: int | None) -> DatasetSize:
+    """How many rows a data set has and how long they are. Raises DataError for a file that cannot be read.
 
     Raises RecipeError where it is on the Hub and neither its `n_rows` nor its card tells its size.
     """
@@ -119,10 +119,10 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> Rows:
     how = f"not here; {'lengths of the published file' if lengths.measured else 'lengths assumed'}"
     prompt = lengths.prompt / CHARS_PER_TOKEN + TEMPLATE_TOKENS
     longest = TEMPLATE_TOKENS + lengths.longest // CHARS_PER_TOKEN if lengths.longest else None
-    return Rows(source.label, n_rows or 0, prompt, response, longest, how)
+    return DatasetSize(source.label, n_rows or 0, prompt, response, longest, how)
 
 
-def _counted(dataset: Dataset, recipe: Recipe) -> Rows:
+def _counted(dataset: Dataset, recipe: Recipe) -> DatasetSize:
     try:
         rows = dataset.rows()
     except DataError as error:
@@ -137,7 +137,9 @@ def _counted(dataset: Dataset, recipe: Recipe) -> Rows:
     pairs = [lengths(row) for row in rows[:: max(1, len(rows) // ASKED_ROWS)]] or [(0, 0)]
     most = max(rows, key=lambda row: len(_prompt(row)) + len(row.response), default=None)
     prompts, responses = (sum(counts) / len(pairs) for counts in zip(*pairs, strict=True))
-    return Rows(dataset.label, len(rows), prompts, responses, sum(lengths(most)) if most else 0, f"read here; {how}")
+    return DatasetSize(
+        dataset.label, len(rows), prompts, responses, sum(lengths(most)) if most else 0, f"read here; {how}"
+    )
 
 
 def _check(chat: Chat, rows: list[Row]) -> None:
@@ -169,7 +171,7 @@ def _prompt(row: Row) -> str:
 def _measure(recipe: Recipe) -> tuple[Callable[[Row], tuple[int, int]], str]:
     """Tokens of a row's prompt, template included, and of its answers.
 
-    Where the model's tokenizer is here they are those of training, else reckoned from the number of characters.
+    With the model's tokenizer they are exact; otherwise they are estimated from the number of characters.
     """
     chat = _chat_here(recipe)
     if chat is None:
@@ -198,19 +200,19 @@ def _chat(folder: str, template: str | None, date: str | None, variables: str) -
 
 
 def machine(parameters: int) -> costs.Machine:
-    """What runs would be timed on: this machine's GPU; of large models one A100 where there is none; else its cores."""
+    """The hardware that times are estimated for: the GPU here, else the CPU, or one A100 for large models."""
     if (name := _gpu()) and (gpu := costs.gpu(name, "the GPU here")):
         return gpu
     if parameters < LARGE and not name:
         return costs.cpu(os.cpu_count() or 1)
     what = f"{name} is not in our list of GPUs" if name else "there is no GPU here"
-    gpu = costs.gpu("A100", f"{what}: reckoned on one A100")
+    gpu = costs.gpu("A100", f"{what}; estimates are for one A100")
     assert gpu is not None
     return gpu
 
 
 def _gpu() -> str | None:
-    """The name of the first NVIDIA GPU, as its driver tells it: torch would take a second to ask."""
+    """The name of the first NVIDIA GPU, from its driver's tool: importing torch would take a second."""
     if shutil.which("nvidia-smi") is None:
         return None
     asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.evaluate import Evaluate
     from unforgotten.recipe.recipe import Recipe
     from unforgotten.recipe.training import Lora, Training
-    from unforgotten.verbs.plan.inventory import Rows
+    from unforgotten.verbs.plan.inventory import DatasetSize
 
 Verb = Literal["align", "finetune", "compare"]
 GUARD_TOKENS = 300
@@ -51,7 +51,7 @@ def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:
 class _Planner:
     def __init__(self, recipe: Recipe, verb: Verb) -> None:
         self.verb, self.plan = verb, Plan(recipe.name)
-        self.read: dict[str, Rows] = {}
+        self.read: dict[str, DatasetSize] = {}
         self.shapes: dict[str, costs.Shape | None] = {}
 
     def made(self, todo: list[Recipe]) -> Plan:
@@ -87,7 +87,7 @@ class _Planner:
             self.shapes[model] = inventory.shape(model)
         return self.shapes[model]
 
-    def rows(self, spec: Spec, cell: Recipe, seed: int | None) -> Rows:
+    def rows(self, spec: Spec, cell: Recipe, seed: int | None) -> DatasetSize:
         key = digests.digest(spec, seed, cell.model if Path(cell.model).exists() else "")
         if key not in self.read:
             self.need_set(spec)
@@ -125,7 +125,7 @@ class _Planner:
         self.plan.stages.append(replace(stage, disk=disk))
 
     def training(
-        self, title: str, cell: Recipe, how: Training, sets: list[Rows], lora: Lora | None, methods: list[Method]
+        self, title: str, cell: Recipe, how: Training, sets: list[DatasetSize], lora: Lora | None, methods: list[Method]
     ) -> Stage:
         rows = sum(each.rows for each in sets)
         a_pass = sum(each.rows * min(each.prompt + each.response, how.max_length) for each in sets)
@@ -170,7 +170,7 @@ class _Planner:
         settings = cell.evaluate
         assert settings is not None
         asked = set() if asked is None else asked
-        new_to: dict[str, list[Rows]] = {kind: [] for kind in ("harm", "refusal", "utility")}
+        new_to: dict[str, list[DatasetSize]] = {kind: [] for kind in ("harm", "refusal", "utility")}
         for kind, specs in new_to.items():
             for spec in getattr(settings, kind):
                 if (key := digests.digest(model, spec)) not in asked:
@@ -238,17 +238,17 @@ class _Planner:
         say = self.plan.notes.append
         for model in dict.fromkeys(cell.model for cell in todo):
             if self.shape(model) is None:
-                say(f"{model}: its config.json is not here, so neither time nor memory are known; download it first.")
+                say(f"{model}: its config.json is not here, so time and memory are unknown. Download it first.")
         if any(n.what == "data set" for n in self.plan.needed) and importlib.util.find_spec("datasets") is None:
             say("Data sets of the Hub need `pip install 'unforgotten[data]'`.")
         tasks = [spec for cell in todo if cell.evaluate and self.verb == "compare" for spec in cell.evaluate.utility]
         if any(dataset(spec).executes for spec in tasks):
-            say("What the model writes is run to score it: a sandbox (bubblewrap, or Landlock on Linux) is needed.")
+            say("Scoring runs the code that the model writes: it needs a sandbox (bubblewrap, or Landlock on Linux).")
         if any(cell.replay == "synthesize" for cell in todo) and self.verb != "align":
             say("replay: synthesize: the requests and answers that θ_safe makes are not counted here.")
 
 
-def _longest(sets: list[Rows], how: Training) -> int:
+def _longest(sets: list[DatasetSize], how: Training) -> int:
     """Tokens of the longest row that is trained on; where none is known, as many as the recipe lets be."""
     return min(max((rows.longest or how.max_length for rows in sets), default=0), how.max_length)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from unforgotten.verbs.plan import costs
 
 if TYPE_CHECKING:
-    from unforgotten.verbs.plan.inventory import Rows
+    from unforgotten.verbs.plan.inventory import DatasetSize
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Plan:
 
     name: str
     stages: list[Stage] = field(default_factory=list)
-    sets: list[Rows] = field(default_factory=list)
+    sets: list[DatasetSize] = field(default_factory=list)
     needed: list[Needed] = field(default_factory=list)
     machine: costs.Machine | None = None
     notes: list[str] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""`unforgotten sweep`: the settings of least ASR that keep the task. `sweep.sweep` is the verb."""
+"""`unforgotten sweep`: the settings of lowest ASR at preserved task accuracy. `sweep.sweep` is the verb."""

@@ -16,7 +16,7 @@ from unforgotten.verbs.sweep.space import Place
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
-    from unforgotten.verbs.sweep.trials import Parts
+    from unforgotten.verbs.sweep.trials import PromptSplit
 
 SCHEMA = 1
 
@@ -35,7 +35,7 @@ class Swept:
     """Trials that did not break down, on the same."""
     held_out: Mapping[str, Line]
     """The references and the choice, on the prompts that the search did not see."""
-    split: Parts
+    split: PromptSplit
     floors: Mapping[str, float]
     limits: str
 

@@ -1,6 +1,6 @@
 """The search: proposes settings, is told what came of them, and keeps both in an Optuna study on disk.
 
-Optuna's TPE with constraints: least ASR among what keeps the limits. Of 20 trials on a known function with noise (three
+Optuna's TPE with constraints: lowest ASR within the limits. Of 20 trials on a known function with noise (three
 fields of which one is a nuisance, and a choice; 60 seeds; best reachable ASR 18) it came to 33 on average, 10 random
 trials first; with 6 first 35, with two objectives 33, multivariate or not the same; NSGA-II 48, random 52.
 

@@ -1,4 +1,4 @@
-"""Stage sweep: the settings of least ASR among those that keep the task, searched on prompts that are then not used.
+"""Stage sweep: search the settings of lowest ASR at preserved task accuracy, on prompts held out from the report.
 
     runs/<name>-sweep-<digest>/
       sweep.db       the search, an Optuna study; the same command goes on from it, after a kill too
@@ -48,7 +48,7 @@ def plan(recipe: Recipe) -> list[str]:
     """What a sweep of this recipe searches, and on what, in lines. Raises what a sweep would raise at its door."""
     recipe = _whole(recipe)
     assert recipe.sweep is not None
-    settings, searched, split = recipe.sweep, places(recipe), runs.parts(recipe)
+    settings, searched, split = recipe.sweep, places(recipe), runs.split_of(recipe)
     runs_each = "1 run" if settings.seeds == 1 else f"{settings.seeds} runs"
     start = (
         "the recipe's own setting comes first"
@@ -58,11 +58,11 @@ def plan(recipe: Recipe) -> list[str]:
     lines = [
         f"{settings.trials} trials of {runs_each}, {settings.jobs} at a time; {start}.",
         *(place.text() for place in searched),
-        f"least ASR, {_limits_told(settings)}",
+        f"lowest ASR, {_limits_told(settings)}",
         *(f"{side}: {split.text(side)}" for side in split.suites),
     ]
     if split.dropped:
-        lines.append(f"{split.dropped} prompts for development are held-out ones too, or nearly so: not asked.")
+        lines.append(f"{split.dropped} development prompts (nearly) duplicate a held-out prompt: they are dropped.")
     return lines
 
 
@@ -70,7 +70,7 @@ def sweep_folder(recipe: Recipe) -> Path:
     """Where the sweep is or will be kept. More trials are the same sweep; needs data and digests, no model."""
     recipe = _whole(recipe)
     assert recipe.sweep is not None
-    searched, split = places(recipe), runs.parts(recipe)
+    searched, split = places(recipe), runs.split_of(recipe)
     determining = [
         run_digest(varied(recipe, [], {})),
         [asdict(place) for place in searched],
@@ -99,7 +99,7 @@ def sweep(recipe: Recipe, say: Say = quiet) -> Path:
 
 
 def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say: Say) -> None:
-    searched, split = places(recipe), runs.parts(recipe)
+    searched, split = places(recipe), runs.split_of(recipe)
     plain = recipe.varied(sweep=None, compare=None, probe=None)
     seeds = range(recipe.seed, recipe.seed + settings.seeds)
     for seed in seeds:
@@ -159,7 +159,7 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
     lines = {t.number: lines[t.number] for t in trials if t.outcome}
     best = search.best(trials)
     if best is None:
-        raise UnforgottenError(f"Every trial broke down in training; the first: {trials[0].note}")
+        raise UnforgottenError(f"Every trial failed in training; the first: {trials[0].note}")
     held = _lines(measured({SFT: {}, OWN: {}, CHOSEN: best.settings}, "held out"))
     swept = Swept(recipe, searched, trials, best, references, lines, held, split, floors, _limits_told(settings))
     _write(folder, swept, cells(CHOSEN, best.settings)[0], {t.number: _runs(cells("", t.settings)) for t in trials})

@@ -23,7 +23,7 @@ def front_table(swept: Swept) -> Table:
     ]
     for trial in swept.front:
         assert trial.outcome is not None
-        mark = ("holds" if trial.outcome.holds else "misses") + (", chosen" if trial is swept.best else "")
+        mark = ("meets" if trial.outcome.holds else "misses") + (", chosen" if trial is swept.best else "")
         values = [_short(trial.settings[name]) for name in names]
         body.append([f"trial {trial.number}", *values, *_figures(swept.lines[trial.number]), mark])
     figures = map(Column, (*names, *measures(swept.references["sft"])))
@@ -68,7 +68,7 @@ def _moves(effect: Any) -> str:
 
 
 def measures(line: Line) -> dict[str, Rate]:
-    """What is told of a model, by its title: ASR, each task's first measure, refusals where look-alikes were asked."""
+    """A model's figures by title: ASR, each task's first measure, refusals where look-alikes were asked."""
     rates = {"ASR": headline(line, "asr")}
     rates |= {f"utility {task}".strip(): rate for task, rate in task_rates(line).items()}
     return rates | ({"refusals": headline(line, "refusal")} if names_in([line], "refusal") else {})
@@ -95,7 +95,7 @@ def trials_table(swept: Swept) -> Table:
                 str(trial.number),
                 *values,
                 *figures,
-                "broke down" if result is None else "holds" if result.holds else "misses",
+                "failed" if result is None else "meets" if result.holds else "misses",
             ]
         )
     columns = map(Column, (*names, "ASR", "utility", "refusals"))

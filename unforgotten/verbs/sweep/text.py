@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def outcome(result: Outcome | None) -> str:
     """`ASR 12.3, utility 96.0, refusals 3.1, holds`, for a line of progress."""
     if result is None:
-        return "training broke down"
+        return "training failed"
     refused = "" if result.refusal is None else f", refusals {short(result.refusal)}"
     missed = ", ".join(f"{limit} by {points:.1f}" for limit, points in result.missed.items() if points > 1e-9)
     return f"ASR {short(result.asr)}, utility {short(result.utility)}{refused}" + (
@@ -38,35 +38,35 @@ def outcome(result: Outcome | None) -> str:
 
 
 def sentence(swept: Swept) -> str:
-    """What came of it, by the held-out figures; a difference is called clear only where intervals do not meet."""
+    """The result on held-out prompts; a difference is called clear only where intervals do not meet."""
     best = swept.best.outcome
     assert best is not None
     sft, as_given, chosen = (swept.held_out[name] for name in ("sft", "as given", "chosen"))
     if not best.holds:
         start = (
-            f"None of {len(swept.trials)} settings holds the limits ({swept.limits}); trial {swept.best.number} "
+            f"None of {len(swept.trials)} settings meets the limits ({swept.limits}); trial {swept.best.number} "
             f"({setting(swept.best.settings)}) misses them least"
         )
     else:
         start = f"Of {len(swept.trials)} settings, trial {swept.best.number} ({setting(swept.best.settings)}) has the "
-        start += f"least ASR within the limits ({swept.limits})"
+        start += f"lowest ASR within the limits ({swept.limits})"
     asr = {name: headline(line, "asr") for name, line in swept.held_out.items()}
     against = [_against(asr["chosen"], asr["sft"], "plain SFT")]
     if as_given.rows[0]["run"] != chosen.rows[0]["run"]:
         against.append(_against(asr["chosen"], asr["as given"], "the recipe's own setting"))
     else:
         against.append("it is the recipe's own setting")
-    text = f"{start}: on prompts that the search did not see, ASR {rate_told(asr['chosen'])}, {' and '.join(against)}"
+    text = f"{start}: on held-out prompts, ASR {rate_told(asr['chosen'])}, {' and '.join(against)}"
     text += f"; utility {rate_told(headline(chosen, 'utility'))}, plain SFT's {rate_told(headline(sft, 'utility'))}"
     lost = {t: floor - tasks(chosen)[t] for t, floor in _held_floors(swept).items() if tasks(chosen)[t] < floor - 1e-9}
     if best.holds and lost:
         losses = ", ".join(f"{points:.1f} points{f' on {task}' if task else ''}" for task, points in lost.items())
-        text += f". There it misses the utility limit, which it held in the search, by {losses}"
+        text += f". There it misses the utility limit, which it kept in the search, by {losses}"
     return text + "."
 
 
 def _held_floors(swept: Swept) -> dict[str, float]:
-    """The same limit, counted from plain SFT on the held-out prompts where it is counted from that."""
+    """The utility limits on held-out prompts, where plain SFT has other figures."""
     assert swept.recipe.sweep is not None
     settings, sft = swept.recipe.sweep, tasks(swept.held_out["sft"])
     if settings.utility_floor is not None:
@@ -82,17 +82,17 @@ def _against(rate: Rate, other: Rate, name: str) -> str:
 
 
 def spread(swept: Swept) -> str:
-    """How much the setting matters at all."""
+    """The range of ASR and utility over all trials."""
     outcomes = [t.outcome for t in swept.trials if t.outcome]
     within = [o for o in outcomes if o.holds]
     asr, utility = [o.asr for o in outcomes], [o.utility for o in outcomes]
-    text = f"Over all trials ASR goes from {short(min(asr))} to {short(max(asr))} and "
+    text = f"Over all trials, ASR ranges from {short(min(asr))} to {short(max(asr))} and "
     text += f"utility from {short(min(utility))} to {short(max(utility))}; "
     if not within:
         return text + "none is within the limits."
     asr = [o.asr for o in within]
     return text + (
-        f"over the {len(within)} of {len(outcomes)} within the limits ASR goes from {short(min(asr))} to "
+        f"over the {len(within)} of {len(outcomes)} within the limits, ASR ranges from {short(min(asr))} to "
         f"{short(max(asr))}."
     )
 
@@ -107,8 +107,8 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## The front",
         "",
-        "Trials that no other one equals in ASR, utility and refusals while better in one of them, on the development "
-        "prompts; percent, with 95 % intervals for other prompts"
+        "The Pareto front on the development prompts: no other trial is as good in ASR, utility and refusals and "
+        "better in one of them. In percent, with 95 % intervals over prompts"
         + (" and seeds." if swept.recipe.sweep and swept.recipe.sweep.seeds > 1 else "."),
         "",
         *markdown_table.lines(front_table(swept)),
@@ -116,21 +116,22 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## The choice",
         "",
-        *([] if swept.best.outcome and swept.best.outcome.holds else ["It does not hold the limits.", ""]),
+        *([] if swept.best.outcome and swept.best.outcome.holds else ["It misses the limits.", ""]),
         "```yaml",
         _pasted(swept, chosen),
         "```",
         "",
-        "## On prompts that the search did not see",
+        "## Held-out prompts",
         "",
-        "The chosen setting was selected on the search's scores, so they are optimistic. The gap shows by how much "
-        "(ASR up, utility down), and what other prompts change in any model.",
+        "The search did not see these prompts. The chosen setting was selected on the development scores, so those are "
+        "optimistic. The gap shows by how much (ASR rises, utility falls). It also holds what other prompts change in "
+        "any model.",
         "",
         *markdown_table.lines(held_out_table(swept)),
         "",
         console.markdown(f"Development: {swept.split.text('development')}. Held out: {swept.split.text('held out')}.")
         + (
-            f" {swept.split.dropped} prompts for development were held-out ones too and not asked."
+            f" {swept.split.dropped} development prompts (nearly) duplicate a held-out prompt; they were dropped."
             if swept.split.dropped
             else ""
         ),
@@ -141,21 +142,21 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *markdown_table.lines(sensitivity_table(swept)),
         "",
-        "Share: PED-ANOVA (arXiv 2304.10255), each field's part in whether a trial is among the best quarter. ρ: "
-        "Spearman's rank correlation over the trials, with a bootstrap interval; of a choice, means. The trials are no "
-        "random sample, the search goes where it is good: these tell which way to look, not how strong an effect is.",
+        "Share: how much a field decides whether a trial is among the best quarter (PED-ANOVA, arXiv 2304.10255). ρ: "
+        "Spearman's rank correlation over the trials, with a bootstrap interval; for named choices, the mean of each. "
+        "The search tries good regions more often. So these figures show a direction, not the size of an effect.",
         "",
         "## All trials",
         "",
         *markdown_table.lines(trials_table(swept)),
         *([""] if broken else []),
-        *(f"Trial {t.number} broke down: {console.markdown(t.note)}  " for t in broken),
+        *(f"Trial {t.number} failed in training: {console.markdown(t.note)}  " for t in broken),
     ]
     return called(swept, "\n".join(text) + "\n")
 
 
 def called(swept: Swept, text: str) -> str:
-    """A text of ours in which ASR is called what the judge's figure is, with its caveat."""
+    """The text with ASR renamed to what the judge measures, and the caveat of that measure."""
     of = words(swept.references.values())
     if of is results.MEASURES["asr"]:
         return text

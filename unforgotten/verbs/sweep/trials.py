@@ -26,7 +26,7 @@ KINDS = ("harm", "refusal", "utility")
 
 
 @dataclass
-class Parts:
+class PromptSplit:
     """The prompts of both sides, with the settings that they are asked under."""
 
     settings: dict[Side, Evaluate]
@@ -38,7 +38,7 @@ class Parts:
         return ", ".join(f"{suite.label} {len(suite.rows)}" for suite in self.suites[side])
 
 
-def parts(recipe: Recipe) -> Parts:
+def split_of(recipe: Recipe) -> PromptSplit:
     """The split of the recipe's prompts. Raises RecipeError where nothing says what to measure, or too little."""
     evaluate, sweep = recipe.evaluate, recipe.sweep
     assert sweep is not None
@@ -54,14 +54,14 @@ def parts(recipe: Recipe) -> Parts:
         split = apart(suites(development, "sweep.development"), asked)
     if sweep.max_refusal is not None and not development.refusal:
         raise RecipeError("sweep.max_refusal limits refused look-alikes, and the recipe asks none (refusal).")
-    return Parts({"development": development, "held out": evaluate}, _sides(split), split.dropped)
+    return PromptSplit({"development": development, "held out": evaluate}, _sides(split), split.dropped)
 
 
 def _sides(split: Halves) -> dict[Side, list[Suite]]:
     return {"development": split.development, "held out": split.held_out}
 
 
-def measurement(cell: Recipe, split: Parts, side: Side) -> Measurement:
+def measurement(cell: Recipe, split: PromptSplit, side: Side) -> Measurement:
     """Of a trained run, one part; kept beside the run, whose own figures stay its own."""
     from unforgotten.verbs.evaluate import of_run
     from unforgotten.verbs.finetune.inputs import run_folder
@@ -88,7 +88,7 @@ def workers(jobs: int) -> Iterator[Pool | None]:
 
 
 def rows(
-    todo: Sequence[Recipe], recipe: Recipe, split: Parts, side: Side, pool: Pool | None, say: Say
+    todo: Sequence[Recipe], recipe: Recipe, split: PromptSplit, side: Side, pool: Pool | None, say: Say
 ) -> list[results.Row | str]:
     """The row of each cell; its error where training broke down. recipe: the one with `sweep`."""
     from unforgotten.evaluation.measurement import read_all
@@ -105,7 +105,7 @@ def rows(
     return [why or next(read) for why in broken]
 
 
-def _done(cell: Recipe, split: Parts, side: Side, say: Say = quiet) -> str:
+def _done(cell: Recipe, split: PromptSplit, side: Side, say: Say = quiet) -> str:
     """Trains and asks; why not, where training broke down (a rate too high, say), which is a trial's result."""
     from unforgotten.verbs.finetune.finetune import finetune
 
@@ -137,7 +137,7 @@ def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[str, str]:
     """Why training broke down, and any other error of ours, as their texts."""
     cell, recipe, side = given
     try:
-        return _done(cell, parts(recipe), side), ""
+        return _done(cell, split_of(recipe), side), ""
     except UnforgottenError as error:
         return "", str(error)
     except SystemExit as error:  # of a class of one's own; a pool would wait for this worker for ever
