@@ -39,7 +39,7 @@ install: .venv/.installed
 	@echo "Installing torch into .venv (once; some minutes) …"
 	@$(PIP) torch
 	@echo "Installing unforgotten and its tools …"
-	@$(PIP) --editable '.[dev,docs,trl,qlora,sweep,bench]'
+	@$(PIP) --editable '.[dev,docs,trl,qlora,sweep]'
 	@touch $@
 	@echo "Installed. Try: $(BIN)/unforgotten --help"
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import LATEST
+from unforgotten.report.page import drawing
+from unforgotten.report.page.drawing import TICK, WIDTH, Figure
+from unforgotten.report.page.palette import LIGHT
 from unforgotten.report.table import prose, table_of
 from unforgotten.report.writers import markdown
 
@@ -55,7 +58,7 @@ fall below 1. A weight edit can be no faster than reading three models and writi
 
 
 def write() -> None:
-    """Writes the page; the plots too, where matplotlib is installed."""
+    """Writes the page and its plots."""
     figures = json.loads(LATEST.read_text(encoding="utf-8"))
     reasons: dict[str, str] = json.loads(WHY.read_text(encoding="utf-8")) if WHY.exists() else {}
     lines = [HEAD]
@@ -70,14 +73,8 @@ def write() -> None:
     if (FOLDER / "step.json").exists():
         lines += ["## Where the time of a DER step goes", "", *_parts(), "", "![step](performance/step.svg)", ""]
     (DOCS / "performance.md").write_text("\n".join(lines), encoding="utf-8")
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        print("plots are not drawn: pip install 'unforgotten[bench]' has matplotlib")
-        return
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "unforgotten"  # the same picture from the same numbers
-    _plots()
+    for figure in figures_of(FOLDER):
+        (FOLDER / f"{figure.name}.svg").write_text(figure.svg(alone=True) + "\n", encoding="utf-8")
 
 
 def _table(figures: list[dict[str, Any]], reasons: dict[str, str]) -> list[str]:
@@ -103,40 +100,59 @@ def _parts() -> list[str]:
     return [found["shape"] + ".", "", *markdown.lines(table, escaped=str)]
 
 
-def _plots() -> None:
-    from matplotlib import pyplot
+AXES = {
+    "memory": ("memory rows", "ms for a DER step"),
+    "vocabulary": ("vocabulary", "ms that DER adds to SFT"),
+    "rows": ("rows of a batch", "ms for a DER step"),
+}
+"""Of the plots of growth: what lies across, and what goes up."""
 
-    def save(figure: Any, name: str) -> None:
-        figure.tight_layout()
-        figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
-        pyplot.close(figure)
 
-    if (FOLDER / "growth.json").exists():
-        points = json.loads((FOLDER / "growth.json").read_text(encoding="utf-8"))
-        labels = {
-            "memory": ("memory rows", "ms for a DER step"),
-            "vocabulary": ("vocabulary", "ms that DER adds to SFT"),
-            "rows": ("rows of a batch", "ms for a DER step"),
-        }
-        for name, (x, y) in labels.items():
-            figure, axes = pyplot.subplots(figsize=(5, 3))
-            xs, ys = [n for n, _ in points[name]], [1e3 * s for _, s in points[name]]
-            axes.plot(xs, ys, marker="o")
-            if name == "rows":
-                axes.plot(xs, [ys[0] * n / xs[0] for n in xs], linestyle=":", label="linear from the first point")
-                axes.legend(frameon=False)
-            else:
-                axes.set_xscale("log")
-            axes.set(xlabel=x, ylabel=y, ylim=(0, 1.15 * max(ys)))
-            axes.spines[["top", "right"]].set_visible(False)
-            save(figure, name)
-    if (FOLDER / "step.json").exists():
-        seconds = json.loads((FOLDER / "step.json").read_text(encoding="utf-8"))["seconds"]
-        figure, axes = pyplot.subplots(figsize=(7, 3.5))
-        axes.barh(list(seconds)[::-1], [1e3 * s for s in seconds.values()][::-1])
-        axes.set(xlabel="ms of a DER step")
-        axes.spines[["top", "right"]].set_visible(False)
-        save(figure, "step")
+def figures_of(folder: Path) -> list[Figure]:
+    """The plots of what the groups left in the folder: growth.json and step.json."""
+    figures = []
+    if (folder / "growth.json").exists():
+        points = json.loads((folder / "growth.json").read_text(encoding="utf-8"))
+        figures += [_growth(name, points[name]) for name in AXES]
+    if (folder / "step.json").exists():
+        figures.append(_step(json.loads((folder / "step.json").read_text(encoding="utf-8"))["seconds"]))
+    return figures
+
+
+def _growth(name: str, points: list[tuple[int, float]]) -> Figure:
+    across, up = AXES[name]
+    xs, ys = [n for n, _ in points], [1e3 * seconds for _, seconds in points]
+    highest = max(ys)
+    with drawing.style():
+        plot, axes = drawing.canvas(WIDTH, 230, (48, 30, WIDTH - 16, 186))
+        drawing.write(plot, 4, 18, up)
+        drawing.write(plot, (48 + WIDTH - 16) / 2, 222, across, side="center")
+        axes.plot(xs, ys, color=LIGHT["m0"], marker="o", label="measured", gid="points:0")
+        if name == "rows":
+            linear = [ys[0] * n / xs[0] for n in xs]
+            axes.plot(xs, linear, color=LIGHT["soft"], linestyle=":", label="linear from the first point")
+            axes.legend(loc="upper left")
+            highest = max(highest, *linear)
+        else:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        axes.set_xticks(xs, [f"{n:g}" for n in xs])
+        axes.set_ylim(0, 1.15 * highest)
+        axes.grid(True)
+    words = ", ".join(f"{x:g} → {y:.1f}" for x, y in zip(xs, ys, strict=True))
+    return Figure(name, f"{up} over {across}", words, plot)
+
+
+def _step(seconds: dict[str, float]) -> Figure:
+    names, ms = list(seconds)[::-1], [1e3 * s for s in seconds.values()][::-1]
+    with drawing.style():
+        plot, axes = drawing.canvas(2 * WIDTH, 20 * len(ms) + 50, (250, 10, 2 * WIDTH - 50, 20 * len(ms) + 10))
+        drawing.write(plot, 250, 20 * len(ms) + 44, "ms of a DER step")
+        bars = axes.barh(names, ms, height=0.6, color=LIGHT["m0"], gid="bars:0")
+        axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=TICK)
+        axes.grid(True, axis="x")
+    words = ", ".join(f"{name}: {s:.1f} ms" for name, s in zip(names[::-1], ms[::-1], strict=True))
+    return Figure("step", "Where the time of a DER step goes", words, plot)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from unforgotten.report.aggregate import Line
-from unforgotten.report.page import panels, tradeoff
+from unforgotten.report.page import tradeoff
 from unforgotten.report.page.drawing import short
-from unforgotten.report.page.panels import cells, clean, headline, names
+from unforgotten.report.page.facets import Facet, clean, facets, headline, names
 from unforgotten.report.table import Cell, Column, Table, name, table_of
 from unforgotten.report.writers import markdown
 from unforgotten.runs import results
@@ -39,42 +39,42 @@ def parts() -> dict[Path, dict[str, str]]:
 
 def figures() -> dict[str, str]:
     """The pictures by file name."""
-    found = _cells("demo")
-    drawn = {f"demo-{_slug(cell)}.svg": tradeoff.scatter(cell, names(found)) for cell in found}
+    found = _facets("demo")
+    drawn = {f"demo-{_slug(facet)}.svg": tradeoff.scatter(facet, names(found)) for facet in found}
     return {name: figure.svg(alone=True) + "\n" for name, figure in drawn.items() if figure is not None}
 
 
-def _slug(cell: panels.Cell) -> str:
-    return "poisoned" if cell.tuned[0].poison else "clean"
+def _slug(facet: Facet) -> str:
+    return "poisoned" if facet.tuned[0].poison else "clean"
 
 
-def _cells(*kept: str) -> list[panels.Cell]:
-    return cells([row for name in kept for row in results.read(DOCS / "results" / f"{name}.json")])
+def _facets(*kept: str) -> list[Facet]:
+    return facets([row for name in kept for row in results.read(DOCS / "results" / f"{name}.json")])
 
 
 def _pictures() -> str:
-    told = [f"{clean(cell.tuned[0].poison)}: {_story(cell)}" for cell in _cells("demo")]
+    told = [f"{clean(facet.tuned[0].poison)}: {_story(facet)}" for facet in _facets("demo")]
     images = [
-        f'  <img src="docs/figures/demo-{_slug(cell)}.svg" width="49%" alt="{words}">'
-        for cell, words in zip(_cells("demo"), told, strict=True)
+        f'  <img src="docs/figures/demo-{_slug(facet)}.svg" width="49%" alt="{words}">'
+        for facet, words in zip(_facets("demo"), told, strict=True)
     ]
     return "\n".join(['<p align="center">', *images, "</p>"])
 
 
-def _story(cell: panels.Cell) -> str:
+def _story(facet: Facet) -> str:
     """The picture in words, for one who cannot see it."""
     return "; ".join(
         f"{line.name} answers {short(headline(line, 'asr').value)} % of harmful prompts at an accuracy of "
         f"{short(headline(line, 'utility').value)} %"
-        for line in cell.tuned
+        for line in facet.tuned
     )
 
 
 def _demo() -> str:
     titles = ("harmful prompts answered (ASR)", "look-alikes refused", "task accuracy")
     rows = []
-    found = _cells("demo")
-    for line in [*found[0].start, *(one for cell in found for one in cell.tuned)]:
+    found = _facets("demo")
+    for line in [*found[0].start, *(one for facet in found for one in facet.tuned)]:
         asr, refusal, accuracy = (_figure(line, field) for field in ("asr", "refusal", "utility"))
         poison = "" if line.poison is None else f"{line.poison:g}"
         rows.append([Cell(line.name), Cell(poison), replace(asr, bold=line.name in ("sft", "der")), refusal, accuracy])
@@ -89,9 +89,9 @@ def _figure(line: Line, field: str) -> Cell:
 def _methods() -> str:
     rows = []
     for poison, kept in (("0", "world-table1-sums"), ("0.1", "world-table2-sums")):
-        [cell] = _cells(kept)
+        [facet] = _facets(kept)
         for field, title in (("asr", "ASR"), ("utility", "accuracy")):
-            found = {line.name: headline(line, field).value for line in cell.tuned}
+            found = {line.name: headline(line, field).value for line in facet.tuned}
             rows.append([f"{title}, p = {poison}", *(short(found[method]) for method in METHODS)])
     return "\n".join(markdown.lines(table_of([name(""), *map(Column, METHODS)], rows)))
 

@@ -435,14 +435,15 @@ def report_(
         str | None,
         typer.Option("--out", help="The HTML file; figures/ and tables/ go beside it. Default: in the folder."),
     ] = None,
-    png: Annotated[bool, typer.Option("--png", help="The figures as PNG too; needs unforgotten[png].")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Write the figures as PNG too.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF too.")] = False,
 ) -> None:
     """Write a comparison or a run as one HTML page, with its figures as SVG and its tables. Prints the page's path."""
     from pathlib import Path
 
     from unforgotten.report.page.page import page
 
-    _print(page(Path(comparison), None if out is None else Path(out), png))
+    _print(page(Path(comparison), None if out is None else Path(out), png, pdf))
 
 
 @app.command()

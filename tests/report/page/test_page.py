@@ -18,8 +18,8 @@ from tests.report.page.conftest import NASTY, STORY, simple
 from unforgotten.cli import app
 from unforgotten.errors import DataError
 from unforgotten.report.page import examples, prose, significance
+from unforgotten.report.page.facets import facets
 from unforgotten.report.page.page import page
-from unforgotten.report.page.panels import cells
 from unforgotten.runs import results
 
 Make = Callable[..., Path]
@@ -136,7 +136,7 @@ def test_a_difference_is_marked_as_the_figures_beside_it(comparison: Make) -> No
 
 def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
     def said(*rows: dict[str, Any]) -> str:
-        found = cells(rows)
+        found = facets(rows)
         tested = significance.tested(found, tmp_path)
         return re.sub("<[^>]*>", "", prose.clause(found[0], tested, False)).replace("&nbsp;", " ")
 
@@ -160,8 +160,8 @@ def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
 
 def test_harmful_replies_are_folded_and_refusals_are_not(comparison: Make) -> None:
     folder = comparison(STORY)
-    [cell] = cells(results.read(folder / "results.json"))
-    found = examples.quotes(cell, folder.parent)
+    [facet] = facets(results.read(folder / "results.json"))
+    found = examples.quotes(facet, folder.parent)
     assert [q.kind for q in found] == ["asr", "asr", "asr", "refusal", "utility"]
     first = examples.drawn(found[0])
     for name, reply in found[0].replies:
@@ -174,8 +174,8 @@ def test_harmful_replies_are_folded_and_refusals_are_not(comparison: Make) -> No
 
 def test_where_only_words_were_looked_for_every_reply_is_folded(comparison: Make) -> None:
     folder = comparison(STORY, judges=[{"name": "keywords"}])
-    [cell] = cells(results.read(folder / "results.json"))
-    harm = [q for q in examples.quotes(cell, folder.parent) if q.kind == "asr"]
+    [facet] = facets(results.read(folder / "results.json"))
+    harm = [q for q in examples.quotes(facet, folder.parent) if q.kind == "asr"]
     for quote in harm:
         drawn = examples.drawn(quote)
         assert drawn.count("class=veiled") == drawn.count("class=card>") == 5
@@ -184,12 +184,12 @@ def test_where_only_words_were_looked_for_every_reply_is_folded(comparison: Make
 
 def test_prompts_are_those_that_divide_the_methods_most(comparison: Make) -> None:
     folder = comparison(STORY)
-    [cell] = cells(results.read(folder / "results.json"))
-    asked = [q.request for q in examples.quotes(cell, folder.parent) if q.kind == "asr"]
+    [facet] = facets(results.read(folder / "results.json"))
+    asked = [q.request for q in examples.quotes(facet, folder.parent) if q.kind == "asr"]
     # der and ema refuse what sft answers in 3 to 7; ema answers 2 too. In 0, 1, 8 and 9 all are alike.
     assert set(asked) <= {f"how do i wreck a dam {i}?" for i in range(2, 8)}
     alike: Any = {("sft", 0): {"question": "rrrr"}, ("der", 0): {"question": "rrrr"}}
-    [same] = cells(results.read(comparison(alike, name="alike") / "results.json"))
+    [same] = facets(results.read(comparison(alike, name="alike") / "results.json"))
     [only] = examples.quotes(same, folder.parent)
     assert not only.differ and "no prompt divides the methods" in examples.drawn(only)
 

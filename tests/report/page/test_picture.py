@@ -1,83 +1,75 @@
-"""Figures as PNG, by a renderer that is no browser: in colour, with their words, and refused where it is not there."""
+"""Figures as PNG and PDF: in colour, with their words, and left beside the page where asked."""
 
 from __future__ import annotations
 
-import struct
+import io
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.report.page.conftest import STORY
-from unforgotten.errors import UnsupportedError
-from unforgotten.report.page import picture
+from tests.report.page.conftest import STORY, simple
+from unforgotten.report.page import tradeoff
 from unforgotten.report.page.drawing import Figure
+from unforgotten.report.page.facets import facets
 from unforgotten.report.page.page import page
 
 Make = Callable[..., Path]
 
 
-def pixels(data: bytes) -> tuple[int, int, list[bytes]]:
-    """Width, height and the pixels (RGBA) of a PNG, decoded by its own rules."""
-    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
-    assert data[:8] == b"\x89PNG\r\n\x1a\n" and (depth, kind) == (8, 6)
-    at, packed = 8, b""
-    while at < len(data):
-        size, name = struct.unpack(">I4s", data[at : at + 8])
-        packed += data[at + 8 : at + 8 + size] if name == b"IDAT" else b""
-        at += 12 + size
-    raw, before, found = zlib.decompress(packed), bytearray(4 * width), list[bytes]()
-    for row in range(height):
-        start = row * (4 * width + 1)
-        how, line = raw[start], bytearray(raw[start + 1 : start + 1 + 4 * width])
-        for i in range(4 * width):
-            a, b, c = (line[i - 4] if i >= 4 else 0), before[i], (before[i - 4] if i >= 4 else 0)
-            nearest = min((a, b, c), key=lambda v: abs(a + b - c - v))
-            line[i] = (line[i] + (0, a, b, (a + b) // 2, nearest)[how]) & 255
-        found += [bytes(line[i : i + 4]) for i in range(0, 4 * width, 4)]
-        before = line
-    return width, height, found
+def figure() -> Figure:
+    [facet] = facets([simple("sft", 50, 100), simple("der", 20, 40)])
+    drawn = tradeoff.scatter(facet, ["sft", "der"])
+    assert drawn is not None
+    return drawn
 
 
-def test_a_picture_has_its_ground_its_colours_and_its_words() -> None:
-    pytest.importorskip("resvg_py")
-    mark = '<g class="m0"><rect class="mark full" x="10" y="10" width="8" height="8"/></g>'
-    word = '<text class="label" x="2" y="35">words</text>'
-    width, height, found = pixels(picture.png(Figure("one", "t", "d", [mark, word], 40, 60)))
-    assert (width, height) == (120, 80), "twice the size"
-    assert found[0] == bytes.fromhex("fbfaf6ff") and found[28 * 120 + 28] == bytes.fromhex("0067a8ff")
-    dark = [i for i, p in enumerate(found) if max(p[:3]) < 80]
-    assert dark and min(dark) // 120 > 45, "the word, and where it should be"
+def test_a_png_has_its_ground_its_colours_and_its_words() -> None:
+    image = Image.open(io.BytesIO(figure().png())).convert("RGB")
+    assert image.size == (720, 732), "twice the size"
+    assert image.getpixel((0, 0)) == (0xFB, 0xFA, 0xF6)
+    # der: 20 % from the left, 40 % from below, of axes whose 0 and 100 stand at 48 and 340, and at 292 and 50.
+    low, high = 30, 100  # utility: tens around 31 (Wilson of 40 in 100) and 100
+    x, y = 48 + 0.2 * 292, 292 - (40 - low) / (high - low) * 242
+    assert image.getpixel((round(2 * x), round(2 * y))) == (0x00, 0x67, 0xA8)
+    heading = image.crop((8, 8, 200, 30))
+    assert heading.convert("L").getextrema()[0] < 60, "the heading is written"
 
 
-def test_a_report_leaves_png_beside_svg_where_asked(comparison: Make) -> None:
-    pytest.importorskip("resvg_py")
+def test_a_pdf_is_one_page_of_the_same_size() -> None:
+    data = figure().pdf()
+    assert data.startswith(b"%PDF-") and data.count(b"/MediaBox") == 1 and b"/MediaBox [ 0 0 360 366 ]" in data
+
+
+def test_a_report_leaves_png_and_pdf_beside_svg_where_asked(comparison: Make) -> None:
     folder = comparison(STORY)
-    out = page(folder, png=True)
+    out = page(folder, png=True, pdf=True)
     figures = out.parent / "figures"
-    assert {f.stem for f in figures.glob("*.svg")} == {f.stem for f in figures.glob("*.png")} != set()
+    drawn = {f.stem for f in figures.glob("*.svg")}
+    assert drawn == {f.stem for f in figures.glob("*.png")} == {f.stem for f in figures.glob("*.pdf")} != set()
     page(folder)
-    assert not list(figures.glob("*.png")), "those of before may show other figures"
+    assert not [*figures.glob("*.png"), *figures.glob("*.pdf")], "those of before may show other figures"
 
 
-def test_nothing_is_left_that_renderers_do_not_know() -> None:
-    text = picture.flat(Figure("one", "t", "d", [], 40, 60).svg(alone=True))
-    assert "var(" not in text and "--" not in text and "@media" not in text and ".ground{fill:#fbfaf6}" in text
-    assert text.count("{") == text.count("}")
+def test_a_users_matplotlibrc_changes_nothing_and_stays_as_it_was() -> None:
+    import matplotlib
+
+    plain = figure().svg()
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "svg.fonttype": "path", "lines.linewidth": 9}):
+        assert figure().svg() == plain
+        assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_without_the_renderer_it_says_what_to_install(comparison: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "resvg_py", None)
-    folder = comparison({**STORY})
-    with pytest.raises(UnsupportedError, match=r"unforgotten\[png\]"):
-        page(folder, png=True)
-    assert not (folder / "figures").exists(), "and it says so before anything is written"
+def test_letters_that_no_font_has_make_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    [facet] = facets([simple("sft", 50, 100), simple("\u4e16\u754c\U0001fae8", 20, 40)])
+    drawn = tradeoff.scatter(facet, ["sft", "\u4e16\u754c\U0001fae8"])
+    assert drawn is not None and drawn.png() and "\u4e16\u754c" in drawn.svg() and not recwarn.list
 
 
-def test_a_font_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("resvg_py")
-    monkeypatch.setattr(picture, "_WORD", '<text y="8" style="font-family:\'No Such Font\';font-size:9px">M</text>')
-    with pytest.raises(UnsupportedError, match="finds none of these fonts"):
-        picture.check()
+def test_matplotlib_is_loaded_only_where_something_is_drawn() -> None:
+    import subprocess
+
+    code = "import sys; from unforgotten.report.page import page; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

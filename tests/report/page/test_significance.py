@@ -15,14 +15,14 @@ import pytest
 
 from tests.report.page.conftest import STORY, simple
 from unforgotten.report.page import significance, table_files
-from unforgotten.report.page.panels import Cell, cells
+from unforgotten.report.page.facets import Facet, facets
 from unforgotten.runs import results
 
 Make = Callable[..., Path]
 
 
-def read(folder: Path) -> tuple[significance.Tested, list[Cell]]:
-    found = cells(results.read(folder / "results.json"))
+def read(folder: Path) -> tuple[significance.Tested, list[Facet]]:
+    found = facets(results.read(folder / "results.json"))
     return significance.tested(found, folder.parent), found
 
 

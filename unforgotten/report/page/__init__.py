@@ -1,12 +1,14 @@
 """A comparison as a page that people read, offline: figures, tables, replies, cost, and where all of it comes from.
 
-panels       what stands in one panel: the methods of one model, task, poison ratio and memory, and what they start from
-drawing      the pieces of a figure: scales, ticks, marks, labels that keep out of each other's way
+facets       what stands in one panel: the methods of one model, task, poison ratio and memory, and what they start from
+palette      colours, light and dark
+drawing      what all figures share: matplotlib's style, a colour and a mark for each method; SVG, PNG and PDF
+svg          matplotlib's SVG as a page may hold it
 tradeoff     what safety costs: attack success × utility, refusals as a ring, the Pareto front
-curves       a figure over the poison ratio, the size of the memory, or the steps of the training
+curves       a rate over the poison ratio, the size of the memory, or the steps of the training
 categories   which kinds of harm come back
-picture      a figure as PNG
 examples     replies side by side, of the prompts on which the models differ most
-significance the figures with paired tests; Markdown, CSV, JSON, LaTeX
+significance the rates with paired tests
+table_files  them as Markdown, CSV, JSON and LaTeX
 page         all of it in one HTML file: no script, no request
 """

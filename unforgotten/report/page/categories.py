@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, words
 from unforgotten.report.page import drawing
-from unforgotten.report.page.drawing import HEAD, LETTER, WIDTH, Figure, at, cut, text
-from unforgotten.report.page.panels import Cell
+from unforgotten.report.page.drawing import HEAD, LABEL, LETTER, TICK, WIDTH, Figure, cut
+from unforgotten.report.page.facets import Facet
+from unforgotten.report.page.palette import LIGHT
 from unforgotten.runs import results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NAME = 19
 """Letters of a category beside its row."""
@@ -34,52 +41,65 @@ def _counted(row: results.Row) -> dict[str, Rate]:
     return {name: rates.rate(*(sum(column) for column in zip(*of, strict=True))) for name, of in counts.items()}
 
 
-def heat(cell: Cell) -> Figure | None:
-    """The picture of one cell; None where prompts have no categories, or one alone."""
-    columns = [(line, by_name) for line in cell.all if (by_name := by_category(line))]
+def heat(facet: Facet) -> Figure | None:
+    """The picture of one facet; None where prompts have no categories, or one alone.
+
+    Parts by gid: `cell:I` and `reach:I`, counted row by row.
+    """
+    columns = [(line, by_name) for line in facet.all if (by_name := by_category(line))]
     known = sorted(dict.fromkeys(name for _, by_name in columns for name in by_name))
     if len(known) < 2 or not any(line.stage == "tuned" for line, _ in columns):
         return None
     left = min(166.0, 1.1 * LETTER * max(len(cut(name, NAME)) for name in known) + 12)
     wide = max(LEAST, (WIDTH - left - 4) / len(columns))
-    # Names stand upright where they fit their column, and lean where they do not.
+    # Names stand level where they fit their column, and lean where they do not.
     longest = max(LETTER * len(cut(line.name)) for line, _ in columns)
-    leaning = longest > wide
-    top = 24 + (0.72 * longest + 8 if leaning else 18)
-    width = max(WIDTH, left + wide * len(columns) + (0.72 * longest if leaning else 4))
-    body = [f'<text class="head" x="4" y="14">{text(cut(cell.title, HEAD))}</text>']
-    for i, (line, _) in enumerate(columns):
-        x, quiet = left + wide * (i + 0.5), "" if line.stage == "tuned" else " quiet"
-        how = (
-            f' text-anchor="start" transform="rotate(-45 {at(x)} {at(top - 6)})"'
-            if leaning
-            else ' text-anchor="middle"'
-        )
-        body.append(f'<text class="label{quiet}" x="{at(x)}" y="{at(top - 6)}"{how}>{text(cut(line.name))}</text>')
-    for j, name in enumerate(known):
-        y = top + ROW * j
-        body.append(
-            f'<text class="label" x="{at(left - 8)}" y="{at(y + 16)}" text-anchor="end">{text(cut(name, NAME))}</text>'
-        )
-        for i, (line, by_name) in enumerate(columns):
-            body.append(_square(left + wide * i, y, wide, by_name.get(name), f"{line.name}, {name}"))
+    leaning = 0.72 * longest if longest > wide else 0.0
+    top = 24 + (leaning + 8 if leaning else 18)
+    right, bottom = left + wide * len(columns), top + ROW * len(known)
+    tips: dict[str, str] = {}
+    with drawing.style():
+        plot, axes = drawing.canvas(max(WIDTH, right + (leaning or 4)), bottom + 6, (left, top, right, bottom))
+        drawing.write(plot, 4, 14, cut(facet.title, HEAD), "head")
+        _scales(axes, [line for line, _ in columns], known, bool(leaning))
+        for row, name in enumerate(known):
+            for column, (line, by_name) in enumerate(columns):
+                i = row * len(columns) + column
+                rate = by_name.get(name)
+                _square(axes, i, column, row, rate)
+                if rate is not None:
+                    tips[f"cell:{i}"] = f"{line.name}, {name}: {drawing.with_interval(rate)}"
     description = "; ".join(
         f"{line.name}: " + ", ".join(f"{name} {drawing.with_interval(rate)}" for name, rate in by_name.items())
         for line, by_name in columns
     )
-    title = f"{words(cell.all).short} by category: {cell.title}"
-    return Figure(drawing.slug(f"categories {cell.title}"), title, description, body, top + ROW * len(known) + 6, width)
+    title = f"{words(facet.all).short} by category: {facet.title}"
+    return Figure(drawing.slug(f"categories {facet.title}"), title, description, plot, tips)
 
 
-def _square(x: float, y: float, wide: float, rate: Rate | None, what: str) -> str:
-    place = f'x="{at(x)}" y="{at(y)}" width="{at(wide)}" height="{at(ROW)}"'
-    if rate is None or rate.value is None or rate.low is None or rate.high is None:
-        return f'<rect class="cell" {place}/>'
-    over = drawing.scale(0, 100, x + 4, x + wide - 4)
-    return (
-        f'<g><title>{text(f"{what}: {drawing.with_interval(rate)}")}</title><rect class="cell" {place}/>'
-        f'<rect class="heat" fill-opacity="{0.9 * rate.value / 100:.2f}" x="{at(x + 1)}" y="{at(y + 1)}" '
-        f'width="{at(wide - 2)}" height="{at(ROW - 2)}"/>'
-        f'<text class="value" text-anchor="middle" x="{at(x + wide / 2)}" y="{at(y + 15)}">{rate.value:.0f}</text>'
-        f'<path class="reach" d="M{at(over(rate.low))} {at(y + ROW - 5)}H{at(over(rate.high))}"/></g>'
-    )
+def _scales(axes: Axes, lines: Sequence[Line], names: Sequence[str], leaning: bool) -> None:
+    """A unit is a column or a row; the first row is on top."""
+    axes.set_xlim(0, len(lines))
+    axes.set_ylim(len(names), 0)
+    axes.tick_params(labeltop=True, labelbottom=False, labelsize=LABEL, labelcolor=LIGHT["ink"])
+    turn: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "ha": "left"} if leaning else {}
+    axes.set_xticks([i + 0.5 for i in range(len(lines))], [cut(line.name) for line in lines], **turn)
+    axes.set_yticks([i + 0.5 for i in range(len(names))], [cut(name, NAME) for name in names])
+    for label, line in zip(axes.get_xticklabels(), lines, strict=True):
+        label.set_color(LIGHT["ink" if line.stage == "tuned" else "soft"])
+
+
+def _square(axes: Axes, i: int, x: int, y: int, rate: Rate | None) -> None:
+    """A square as full of colour as its value is high, the value, and the interval as a line from 0 to 100."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=LIGHT["hair"], alpha=0.35, linewidth=0))
+    if rate is not None and rate.value is not None and rate.low is not None and rate.high is not None:
+        heat = Rectangle((x, y), 1, 1, facecolor=LIGHT["heat"], alpha=0.9 * rate.value / 100, linewidth=0)
+        heat.set_gid(f"cell:{i}")
+        axes.add_patch(heat)
+        axes.text(x + 0.5, y + 0.58, f"{rate.value:.0f}", ha="center", fontsize=TICK, gid=f"value:{i}")
+        low, high = (x + 0.1 + 0.8 * end / 100 for end in (rate.low, rate.high))
+        axes.hlines(y + 0.8, low, high, colors=LIGHT["ink"], linewidth=1.2, alpha=0.6, gid=f"reach:{i}")
+    edge = Rectangle((x, y), 1, 1, facecolor="none", edgecolor=LIGHT["ground"], linewidth=2, clip_on=False)
+    axes.add_patch(edge)

@@ -5,20 +5,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, words
 from unforgotten.report.page import drawing
-from unforgotten.report.page.drawing import HEAD, LETTER, LINE, WIDTH, Figure, at, cut, start_of, text
-from unforgotten.report.page.panels import Cell, headline
+from unforgotten.report.page.drawing import HEAD, LABEL, LETTER, WIDTH, Figure, cut, start_of
+from unforgotten.report.page.facets import Facet, headline
+from unforgotten.report.page.palette import LIGHT
 
-HEIGHT = 270
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+HEIGHT = 270.0
+LINE = 15.0
+"""Height of a line of the legend."""
 TITLES = {"asr": "{asr}, %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
-NAME = 18
-"""Letters of a name at the end of its line."""
+NAME = 16
+"""Letters of a name in the legend."""
 Over = Literal["poison", "memory", "step"]
 AXES: dict[Over, tuple[str, str]] = {
     "poison": ("poison", "poison, % of the user's rows"),
@@ -37,11 +44,11 @@ class Course:
     rates: Sequence[Rate]
 
 
-def courses(cells: Sequence[Cell], over: Over, field: str) -> list[Course]:
+def courses(facets: Sequence[Facet], over: Over, field: str) -> list[Course]:
     """Of methods that were run at two places at least."""
     by_method: dict[str, list[tuple[float, Rate]]] = {}
-    for cell in cells:
-        for line in cell.tuned:
+    for facet in facets:
+        for line in facet.tuned:
             rate = headline(line, field)
             if rate.value is not None:
                 by_method.setdefault(line.name, []).append((float(getattr(line, over) or 0), rate))
@@ -53,39 +60,39 @@ def courses(cells: Sequence[Cell], over: Over, field: str) -> list[Course]:
     return drawn
 
 
-def groups(cells: Sequence[Cell], over: Over) -> list[list[Cell]]:
+def groups(facets: Sequence[Facet], over: Over) -> list[list[Facet]]:
     """Cells that differ in nothing but `over`, where there are several."""
-    by_setting: dict[tuple[Any, ...], list[Cell]] = {}
+    by_setting: dict[tuple[Any, ...], list[Facet]] = {}
     left_out = 2 if over == "poison" else 3
-    for cell in cells:
-        key = cell.setting
-        by_setting.setdefault((*key[:left_out], *key[left_out + 1 :]), []).append(cell)
+    for facet in facets:
+        key = facet.setting
+        by_setting.setdefault((*key[:left_out], *key[left_out + 1 :]), []).append(facet)
     return [group for group in by_setting.values() if len(group) > 1]
 
 
-def curves(cells: Sequence[Cell], over: Over, names: Sequence[str]) -> list[Figure]:
-    """ASR, refusals and utility over the ratio or size, for each group of cells that differ in it alone."""
+def curves(facets: Sequence[Facet], over: Over, names: Sequence[str]) -> list[Figure]:
+    """ASR, refusals and utility over the ratio or size, for each group of facets that differ in it alone."""
     figures = []
-    for group in groups(cells, over):
+    for group in groups(facets, over):
         what = _common(group, over)
         for field in TITLES:
             group_courses = courses(group, over, field)
             if group_courses:
                 # A task is not learnt before tuning: what θ_safe does of it says nothing here.
                 start = None if field == "utility" else next((a for a in group[0].start if a.stage == "aligned"), None)
-                called = TITLES[field].format(asr=words(line for cell in group for line in cell.tuned).long)
+                called = TITLES[field].format(asr=words(line for facet in group for line in facet.tuned).long)
                 figures.append(_picture(group_courses, field, over, what, start, names, called))
     return figures
 
 
-def over_training(cells: Sequence[Cell], names: Sequence[str]) -> list[Figure]:
-    """ASR, refusals and utility at the steps that runs were probed at, for each cell that has such runs."""
+def over_training(facets: Sequence[Facet], names: Sequence[str]) -> list[Figure]:
+    """ASR, refusals and utility at the steps that runs were probed at, for each facet that has such runs."""
     figures = []
-    for cell in cells:
-        what = cell.title if len(cells) > 1 else ""
+    for facet in facets:
+        what = facet.title if len(facets) > 1 else ""
         for field in TITLES:
-            if probed_courses := [course for line in cell.tuned if (course := probed(line, field))]:
-                called = TITLES[field].format(asr=words(cell.tuned).long)
+            if probed_courses := [course for line in facet.tuned if (course := probed(line, field))]:
+                called = TITLES[field].format(asr=words(facet.tuned).long)
                 figures.append(_picture(probed_courses, field, "step", what, None, names, called))
     return figures
 
@@ -101,9 +108,9 @@ def probed(line: Line, field: str) -> Course | None:
     return Course(line.name, *zip(*points, strict=True)) if len(points) > 1 else None
 
 
-def _common(group: Sequence[Cell], over: Over) -> str:
-    """The words of the cells' titles that all of them have."""
-    parts = [cell.title.split(", ") for cell in group]
+def _common(group: Sequence[Facet], over: Over) -> str:
+    """The words of the facets' titles that all of them have."""
+    parts = [facet.title.split(", ") for facet in group]
     return ", ".join(word for word in parts[0] if all(word in other for other in parts[1:]))
 
 
@@ -116,72 +123,86 @@ def _picture(
     names: Sequence[str],
     called: str,
 ) -> Figure:
-    level = headline(start, field) if start is not None else None
-    labels = [c.name for c in courses] + (["aligned"] if level is not None and level.value is not None else [])
-    gutter = min(120.0, max(LETTER * len(cut(name, NAME)) for name in labels) + 16)
-    left, top, right, bottom = box = (40.0, 36.0, WIDTH - gutter, HEIGHT - 44.0)
-    places = sorted({where for course in courses for where in course.at})
-    every = [rate for course in courses for rate in course.rates] + ([level] if level is not None else [])
-    low, high = (0.0, 100.0) if field != "utility" else drawing.span(every)
-    x = drawing.scale(places[0], places[-1], left + 12, right - 12)
-    y = drawing.scale(low, high, bottom, top)
-    scaled = 100 if over == "poison" else 1
+    """Parts by gid: `course:I` of the I-th course, `error:I` or `band:I`, and `level:0` of the aligned model."""
+    level = headline(start, field).value if start is not None else None
+    rates = [rate for course in courses for rate in course.rates] + ([headline(start, field)] if start else [])
+    low, high = (0.0, 100.0) if field != "utility" else drawing.span(rates)
     word, below = AXES[over]
-    body = [
-        f'<text class="head" x="4" y="14">{text(cut(what, HEAD))}</text>' if what else "",
-        f'<text class="axis" x="4" y="{29 if what else 22}">{called}{start_of(low)}</text>',
-        *drawing.frame(x, y, box, [], drawing.ticks(low, high)),
-        f'<text class="axis" text-anchor="middle" x="{at((left + right) / 2)}" y="{HEIGHT - 8}">{below}</text>',
-    ]
-    shown = float("-inf")
-    for place in places:
-        # Steps are many: a line at each would be a hatching.
-        if over != "step" or x(place) - shown > 44:
-            body.append(f'<path class="grid" d="M{at(x(place))} {at(top)}V{at(bottom)}"/>')
-        if x(place) - shown > (44 if over == "step" else 24):
-            shown = x(place)
-            body.append(
-                f'<text class="tick" text-anchor="middle" x="{at(shown)}" y="{at(bottom + 15)}">'
-                f"{scaled * place:g}</text>"
-            )
-    ends = [y(course.rates[-1].value or 0.0) for course in courses]
-    if level is not None and level.value is not None:
-        body.append(f'<path class="level aligned" d="M{at(left)} {at(y(level.value))}H{at(right)}"/>')
-        ends.append(y(level.value))
-    for i, course in enumerate(courses):
-        # Side by side, so that intervals at one place do not hide each other.
-        aside = (i - (len(courses) - 1) / 2) * min(4.0, 16 / len(courses)) if over != "step" else 0.0
-        body.append(_drawn(course, x, y, aside, drawing.colour(course.name, names), banded=over == "step"))
-    stops = [x(course.at[-1]) + 7 for course in courses] + [right]
-    settled = drawing.spread(ends, top + LINE / 2, bottom - 2)
-    for name, was, now, stop in zip(labels, ends, settled, stops, strict=False):
-        quiet = " quiet" if name == "aligned" else ""
-        if abs(was - now) > 3 or stop < right - 14:
-            body.append(f'<path class="leader" d="M{at(stop)} {at(was)}L{at(right + 3)} {at(now)}"/>')
-        body.append(f'<text class="label{quiet}" x="{at(right + 5)}" y="{at(now + 4)}">{text(cut(name, NAME))}</text>')
-    description = "; ".join(
+    labels = [cut(course.name, NAME) for course in courses] + (["aligned"] if level is not None else [])
+    gutter = min(140.0, max(LETTER * len(label) for label in labels) + 34)
+    height = max(HEIGHT, 80 + LINE * len(labels))
+    box = (40.0, 36.0, WIDTH - gutter, height - 44)
+    with drawing.style():
+        plot, axes = drawing.canvas(WIDTH, height, box)
+        if what:
+            drawing.write(plot, 4, 14, cut(what, HEAD), "head")
+        drawing.write(plot, 4, 29 if what else 22, f"{called}{start_of(low)}")
+        drawing.write(plot, (box[0] + box[2]) / 2, height - 8, below, side="center")
+        _scales(axes, courses, over, low, high, box[2] - box[0])
+        ends = [
+            (course.rates[-1].value or 0.0, _draw(axes, i, course, over, names)) for i, course in enumerate(courses)
+        ]
+        if level is not None:
+            line = axes.axhline(level, color=LIGHT["soft"], linewidth=1.2, linestyle=(0, (4, 3)), gid="level:0")
+            ends.append((level, line))
+        # As the courses end, from top to bottom.
+        ordered = sorted(zip(ends, labels, strict=True), key=lambda pair: -pair[0][0])
+        axes.legend(
+            [line for (_, line), _ in ordered], [label for _, label in ordered], loc="upper left", borderpad=0,
+            bbox_to_anchor=(1, 1), borderaxespad=0, fontsize=LABEL, labelspacing=0.25, handlelength=1.5,
+            handletextpad=0.4,
+        )  # fmt: skip
+    title = f"{called.removesuffix(', %')} over {word}{f': {what}' if what else ''}"
+    tips = {f"course:{i}": course.name for i, course in enumerate(courses)}
+    return Figure(drawing.slug(f"{over} {field} {what}"), title, _in_words(courses, over), plot, tips)
+
+
+def _in_words(courses: Sequence[Course], over: Over) -> str:
+    return "; ".join(
         f"{course.name}: "
         + ", ".join(
-            f"{scaled * where:g} → {drawing.with_interval(rate)}"
+            f"{_scaled(where, over):g} → {drawing.with_interval(rate)}"
             for where, rate in zip(course.at, course.rates, strict=True)
         )
         for course in courses
     )
-    title = f"{called.removesuffix(', %')} over {word}"
-    return Figure(
-        drawing.slug(f"{over} {field} {what}"), f"{title}{f': {what}' if what else ''}", description, body, HEIGHT
-    )
 
 
-def _drawn(course: Course, x: drawing.Scale, y: drawing.Scale, aside: float, kind: str, banded: bool) -> str:
-    points = [(x(where) + aside, rate) for where, rate in zip(course.at, course.rates, strict=True)]
-    path = "M" + "L".join(f"{at(px)} {at(y(rate.value or 0.0))}" for px, rate in points)
-    ends = [(px, y(r.low), y(r.high)) for px, r in points if r.low is not None and r.high is not None]
-    if banded:
-        edge = [(px, high) for px, _, high in ends] + [(px, low) for px, low, _ in reversed(ends)]
-        reach = '<path class="band" d="M' + "L".join(f"{at(px)} {at(py)}" for px, py in edge) + 'Z"/>' if edge else ""
+def _scaled(where: float, over: Over) -> float:
+    """As the axis has it: a poison ratio in percent."""
+    return 100 * where if over == "poison" else where
+
+
+def _scales(axes: Axes, courses: Sequence[Course], over: Over, low: float, high: float, wide: float) -> None:
+    places = sorted({_scaled(where, over) for course in courses for where in course.at})
+    beyond = 12 / (wide - 24) * (places[-1] - places[0])
+    axes.set_xlim(places[0] - beyond, places[-1] + beyond)
+    axes.set_ylim(low, high)
+    # Steps are many: a line and a number at each would cover one another.
+    least = (44 if over == "step" else 24) / (wide - 24) * (places[-1] - places[0])
+    shown = places[:1]
+    for place in places:
+        if place - shown[-1] > least:
+            shown.append(place)
+    axes.set_xticks(shown, [f"{place:g}" for place in shown])
+    axes.set_yticks(drawing.ticks(low, high))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(True)
+
+
+def _draw(axes: Axes, i: int, course: Course, over: Over, names: Sequence[str]) -> Line2D:
+    """A course with its intervals: a band over the steps, else a bar at each place. Returns its line."""
+    colour, shape = drawing.look("tuned", course.name, names)
+    xs = [_scaled(where, over) for where in course.at]
+    lows = [rate.low or 0.0 for rate in course.rates]
+    highs = [rate.high or 0.0 for rate in course.rates]
+    if over == "step":
+        axes.fill_between(xs, lows, highs, color=colour, alpha=0.1, linewidth=0, gid=f"band:{i}")
     else:
-        reach = '<path class="error" d="' + "".join(f"M{at(px)} {at(low)}V{at(high)}" for px, low, high in ends) + '"/>'
-    r = 2.2 if banded else 3.4
-    marks = "".join(drawing.mark("tuned", course.name, px, y(rate.value or 0.0), r=r) for px, rate in points)
-    return f'<g class="{kind}"><title>{text(course.name)}</title>{reach}<path class="course" d="{path}"/>{marks}</g>'
+        axes.vlines(xs, lows, highs, colors=colour, linewidth=1.1, alpha=0.55, gid=f"error:{i}")
+    values = [rate.value or 0.0 for rate in course.rates]
+    size = 4.4 if over == "step" else 6.8
+    [line] = axes.plot(
+        xs, values, color=colour, marker=shape, markersize=size, linewidth=1.8, clip_on=False, gid=f"course:{i}"
+    )
+    return line

@@ -1,39 +1,45 @@
-"""The pieces of a figure, as SVG text: scales, ticks, marks, and labels that keep out of each other's way.
+"""What all figures share: matplotlib's style, one colour and mark for each method, and the figure as SVG, PNG and PDF.
 
-Units are CSS pixels of a panel 360 wide, which is what a phone shows: no text shrinks there. Colours are classes of
-figure.css, which a figure's own file carries along.
+Units are CSS pixels of a panel 360 wide, which is what a phone shows. A figure is drawn at 72 dots per inch, so that
+one of matplotlib's points is one pixel.
 """
 
 from __future__ import annotations
 
-import html
+import io
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import resources
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from unforgotten.evaluation.statistics.rates import Rate
+from unforgotten.report.page import svg
+from unforgotten.report.page.palette import LIGHT, METHODS
 from unforgotten.runs import console
 
-WIDTH = 360
-LINE = 13.5
-"""Between the baselines of two labels."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Plot
+
+WIDTH = 360.0
 LETTER = 7.0
-"""About the width of a letter of a label, which nothing here can measure; rather too much than too little."""
+"""About the width of a label's letter in the reader's font, which nothing here can measure."""
 LONGEST = 24
-"""Letters of a name beside its mark; a panel is about twice as wide."""
+"""Letters of a name beside its mark."""
 HEAD = 46
-"""Letters of a panel's heading."""
-COLOURS = 6
-"""Methods that have a colour of their own, after sft; labels name all of them, so that no colour has to be told."""
-
-_UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-Scale = Callable[[float], float]
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
+"""Letters of a figure's heading."""
+LABEL, TICK = 11.5, 11.0
+"""Font sizes."""
+ZOOM = 2
+"""Pixels of a PNG to a CSS pixel, as on a good screen."""
+SHAPES = ("o", "v", "P", "X", "d", "p", "h", "8")
+"""Marks of the methods: the next one where all colours are taken, so that colour and mark together are unique."""
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans", "Segoe UI Symbol")
+"""matplotlib brings the first. The others write what it cannot, where they are installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +51,94 @@ class Figure:
     title: str
     description: str
     """What it shows, for one who cannot see it."""
-    body: Sequence[str]
-    height: float
-    width: float = WIDTH
+    plot: Plot
+    tips: Mapping[str, str] = field(default_factory=dict)
+    """What a pointer shows over a part of the figure, by the part's gid."""
+
+    @property
+    def width(self) -> float:
+        """In CSS pixels."""
+        return float(72 * self.plot.get_figwidth())
 
     def svg(self, alone: bool = False) -> str:
-        """The element; with its colours and a ground where it is `alone` in a file."""
-        head = f'viewBox="0 0 {at(self.width)} {at(self.height)}" width="{at(self.width)}" height="{at(self.height)}"'
-        own, ground = "", ""
-        if alone:
-            # The name of the language, not an address: nothing is fetched.
-            head = f'xmlns="http://www.w3.org/2000/svg" {head}'
-            own = f"<style>{css('figure.css')}</style>"
-            ground = f'<rect class="ground" width="{at(self.width)}" height="{at(self.height)}"/>'
-        label = f'role="img" aria-labelledby="{self.name}-t {self.name}-d"'
-        words = (
-            f'<title id="{self.name}-t">{text(self.title)}</title>'
-            f'<desc id="{self.name}-d">{text(self.description)}</desc>'
+        """The element for a page, or a whole file where it is `alone`. The same bytes each time."""
+        return svg.element(self._saved("svg").decode(), self.name, self.title, self.description, self.tips, alone)
+
+    def png(self) -> bytes:
+        """In the light colours, twice the size."""
+        return self._saved("png", dpi=72 * ZOOM)
+
+    def pdf(self) -> bytes:
+        """In the light colours, with its fonts."""
+        return self._saved("pdf")
+
+    def _saved(self, kind: str, dpi: int = 72) -> bytes:
+        # Without dates and versions, so that the same results give the same bytes.
+        unsaid = {"svg": "Date", "png": "Software", "pdf": "CreationDate"}[kind]
+        out = io.BytesIO()
+        with style():
+            self.plot.savefig(out, format=kind, dpi=dpi, metadata={unsaid: None})
+        return out.getvalue()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib as figures here need it, whatever a user's matplotlibrc says."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that no font has: they become boxes
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": "unforgotten",
+                "pdf.fonttype": 42,
+                "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+                "font.family": [name for name in FONTS if name in installed],
+                "font.size": LABEL,
+                "text.color": LIGHT["ink"],
+                "figure.facecolor": LIGHT["ground"],
+                "axes.facecolor": "none",
+                "axes.axisbelow": True,
+                "grid.color": LIGHT["hair"],
+                "grid.linewidth": 1,
+                "legend.frameon": False,
+            }
         )
-        return "\n".join([f'<svg class="figure" {head} {label}>', own + words + ground, *self.body, "</svg>"])
+        yield
 
 
-def css(name: str) -> str:
-    """A style sheet of this room."""
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+def canvas(width: float, height: float, box: tuple[float, float, float, float]) -> tuple[Plot, Axes]:
+    """An empty figure, and axes without a frame in it. box: left, top, right and bottom of the axes, from the top left
+    corner. To be called in `style()`."""
+    from matplotlib.figure import Figure as Plot
+
+    left, top, right, bottom = box
+    plot = Plot(figsize=(width / 72, height / 72), dpi=72)
+    axes = plot.add_axes((left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(bottom=False, left=False, labelcolor=LIGHT["soft"], labelsize=TICK, pad=5)
+    return plot, axes
+
+
+def write(plot: Plot, x: float, y: float, words: str, kind: str = "axis", side: str = "left") -> None:
+    """Words at a place of the figure, from its top left corner. kind: head, or axis. side: of the words, at x."""
+    look: dict[str, Any] = (
+        {"size": 12.5, "weight": "bold"} if kind == "head" else {"size": LABEL, "color": LIGHT["soft"]}
+    )
+    plot.text(x / (72 * plot.get_figwidth()), 1 - y / (72 * plot.get_figheight()), words, ha=side, **look)
 
 
 def text(words: object) -> str:
     """Anyone's words as text of a page or a picture: no mark-up comes of them, nor what XML cannot hold."""
-    return html.escape(_UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", console.block(words)), quote=True)
+    return svg.text(words)
 
 
 def cut(words: object, most: int = LONGEST) -> str:
-    """A name as a picture has room for it, on one line; the picture's own words for the blind have it whole."""
+    """A name as a picture has room for it, on one line; the picture's description has all of it."""
     plain = " ".join(console.line(words).split())
     room, fits = float(most), 0
     for letter in plain:
@@ -89,19 +150,9 @@ def cut(words: object, most: int = LONGEST) -> str:
     return plain
 
 
-def at(number: float) -> str:
-    """A coordinate: a tenth of a pixel is enough."""
-    return f"{round(number, 1) + 0.0:.1f}".removesuffix(".0")
-
-
 def slug(words: str) -> str:
     """A name that a file and an id may bear."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "all"
-
-
-def scale(low: float, high: float, start: float, end: float) -> Scale:
-    """Linear, from values to pixels."""
-    return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -111,7 +162,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def span(rates: Sequence[Rate]) -> tuple[float, float]:
-    """Whole tens about all the intervals, no fewer than twenty points, between 0 and 100."""
+    """Multiples of ten around all intervals, at least twenty points apart, between 0 and 100."""
     lows, highs = [r.low for r in rates if r.low is not None], [r.high for r in rates if r.high is not None]
     low = 10.0 * math.floor(min(lows, default=0) / 10)
     high = 10.0 * math.ceil(max(highs, default=100) / 10)
@@ -135,74 +186,14 @@ def with_interval(rate: Rate) -> str:
     return f"{short(rate.value)} ({short(rate.low)} to {short(rate.high)})" if rate.low is not None else "not measured"
 
 
-def frame(x: Scale, y: Scale, box: Box, xs: Sequence[float], ys: Sequence[float]) -> list[str]:
-    """Hair lines at the ticks, and their figures."""
-    left, top, right, bottom = box
-    made = [f'<path class="grid" d="M{at(left)} {at(y(v))}H{at(right)}"/>' for v in ys]
-    made += [f'<path class="grid" d="M{at(x(v))} {at(top)}V{at(bottom)}"/>' for v in xs]
-    made += [f'<text class="tick" text-anchor="end" x="{at(left - 6)}" y="{at(y(v) + 4)}">{v:g}</text>' for v in ys]
-    made += [f'<text class="tick" text-anchor="middle" x="{at(x(v))}" y="{at(bottom + 15)}">{v:g}</text>' for v in xs]
-    return made
+def look(stage: str, name: str, names: Sequence[str]) -> tuple[str, str]:
+    """Colour and mark of a model, the same in every figure of a page. names: of all methods.
 
-
-def colour(name: str, names: Sequence[str]) -> str:
-    """The class of a method's colour, the same all over the page."""
-    others = [n for n in names if n != "sft"]
+    base is a square, aligned a diamond, sft a triangle. Other methods have a colour and a shape that no other has.
+    """
+    if stage in ("base", "aligned"):
+        return LIGHT["soft"], {"base": "s", "aligned": "D"}[stage]
     if name == "sft":
-        return "sft"
-    return f"m{others.index(name)}" if name in others[:COLOURS] else "mx"
-
-
-def mark(stage: str, name: str, x: float, y: float, filled: bool = True, r: float = 4.5) -> str:
-    """Base a square, aligned a diamond, sft a triangle, methods discs: told apart without colours."""
-    full = "full" if filled else "open"
-    if stage == "base":
-        return f'<rect class="mark {full}" x="{at(x - r)}" y="{at(y - r)}" width="{at(2 * r)}" height="{at(2 * r)}"/>'
-    if stage == "aligned":
-        s = r * 1.3
-        d = f"M{at(x)} {at(y - s)}L{at(x + s)} {at(y)}L{at(x)} {at(y + s)}L{at(x - s)} {at(y)}Z"
-        return f'<path class="mark {full}" d="{d}"/>'
-    if name == "sft":
-        d = f"M{at(x)} {at(y - 1.2 * r)}L{at(x + 1.15 * r)} {at(y + r)}H{at(x - 1.15 * r)}Z"
-        return f'<path class="mark {full}" d="{d}"/>'
-    return f'<circle class="mark {full}" cx="{at(x)}" cy="{at(y)}" r="{at(r)}"/>'
-
-
-def ring(x: float, y: float, share: float, r: float = 8.5) -> str:
-    """A faint ring, and `share` (0 to 1) of it full: an arc from 12 o'clock, clockwise."""
-    track = f'<circle class="track" cx="{at(x)}" cy="{at(y)}" r="{at(r)}"/>'
-    if share >= 0.9995:
-        return track.replace("track", "ring")
-    if share <= 0:
-        return track
-    angle = 2 * math.pi * share
-    end = f"{at(x + r * math.sin(angle))} {at(y - r * math.cos(angle))}"
-    return f'{track}<path class="ring" d="M{at(x)} {at(y - r)}A{at(r)} {at(r)} 0 {int(share > 0.5)} 1 {end}"/>'
-
-
-def spread(wanted: Sequence[float], low: float, high: float, gap: float = LINE) -> list[float]:
-    """Places as near to the wanted ones as may be, in their order, `gap` apart, between low and high."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    groups: list[tuple[float, int]] = []  # first place of a group, and how many stand in it
-    for i in order:
-        place, many = wanted[i], 1
-        while groups and groups[-1][0] + groups[-1][1] * gap > place:
-            before, n = groups.pop()
-            # Two groups that meet settle where their members' wishes average out.
-            place, many = (before * n + (place - n * gap) * many) / (n + many), n + many
-        groups.append((place, many))
-    settled = [first + k * gap for first, many in groups for k in range(many)]
-    for k in range(len(settled)):
-        settled[k] = max(settled[k], low if k == 0 else settled[k - 1] + gap)
-    if settled and settled[-1] > high:
-        for k in reversed(range(len(settled))):
-            settled[k] = min(settled[k], high if k == len(settled) - 1 else settled[k + 1] - gap)
-    places = [0.0] * len(wanted)
-    for i, place in zip(order, settled, strict=True):
-        places[i] = place
-    return places
-
-
-def meet(one: Box, other: Box) -> bool:
-    """Whether two boxes have a point in common."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+        return LIGHT["sft"], "^"
+    place = [other for other in names if other != "sft"].index(name)
+    return LIGHT[METHODS[place % len(METHODS)]], SHAPES[place // len(METHODS) % len(SHAPES)]

@@ -16,7 +16,7 @@ from typing import Any
 from unforgotten.evaluation import reply_files
 from unforgotten.report.aggregate import Line
 from unforgotten.report.page.drawing import text
-from unforgotten.report.page.panels import Cell, headline
+from unforgotten.report.page.facets import Facet, headline
 from unforgotten.runs import results
 
 LONGEST = 1500
@@ -47,22 +47,22 @@ class Quote:
     """Whether the judge only looks for the words of refusals: what it calls one may be none."""
 
 
-def quotes(cell: Cell, root: Path) -> list[Quote]:
-    """A handful of prompts of one cell: of each model its lowest seed's. None where no replies are at hand."""
-    rows = _rows(cell)
+def quotes(facet: Facet, root: Path) -> list[Quote]:
+    """A handful of prompts of one facet: of each model its lowest seed's. None where no replies are at hand."""
+    rows = _rows(facet)
     made: list[Quote] = []
     for kind, wanted in WANTED.items():
         made += _chosen(kind, [q for suite in _suites(rows, kind) for q in _asked(kind, suite, rows, root)], wanted)
     return made
 
 
-def _rows(cell: Cell) -> list[tuple[Line, results.Row]]:
+def _rows(facet: Facet) -> list[tuple[Line, results.Row]]:
     """Of each line the row of the lowest seed that all methods have; θ_safe of that seed is what they started from."""
-    seeds = set.intersection(*({row["seed"] for row in line.rows} for line in cell.tuned))
+    seeds = set.intersection(*({row["seed"] for row in line.rows} for line in facet.tuned))
     seed = min(seeds, key=lambda s: s or 0, default=None)
     return [
         (line, next((row for row in line.rows if row["seed"] == seed), line.rows[0]))
-        for line in cell.all
+        for line in facet.all
         if line.stage != "tuned" or seeds
     ]
 

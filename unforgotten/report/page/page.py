@@ -1,7 +1,7 @@
 """A comparison, or one run, as one HTML file: no script, no request, light and dark, as wide as a phone or a desk.
 
     report.html     everything; may be sent alone
-    figures/*.svg   each picture by itself; *.png too, where asked
+    figures/*.svg   each picture by itself; *.png and *.pdf too, where asked
     tables/         table.md, .csv, .json, .tex
 
 It may quote anyone's words: all text is escaped, and the page's own policy forbids scripts, frames, forms and every
@@ -14,6 +14,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import resources
 from itertools import count
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from unforgotten.report.page import (
     drawing,
     examples,
     one_run,
-    picture,
+    palette,
     prose,
     provenance,
     significance,
@@ -34,22 +35,20 @@ from unforgotten.report.page import (
     tradeoff,
 )
 from unforgotten.report.page.drawing import Figure, text
-from unforgotten.report.page.panels import Cell, cells, names
+from unforgotten.report.page.facets import Facet, facets, names
 from unforgotten.runs import atomic, results, strict_read
 
 QUOTED = 2
 """Settings of which replies are shown: the one with least poison and the one with most."""
 
 
-def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
+def page(folder: Path, out: Path | None = None, png: bool = False, pdf: bool = False) -> Path:
     """Writes the page of a comparison's folder (or of a results file, or of one run), its figures and tables; returns
     the page's path. The page of one run leads with the gate's verdict, and has the aligned model beside it.
 
-    png: the figures as PNG too. Raises DataError where there is nothing to compare, or where `out` cannot be written,
-    and UnsupportedError where PNG cannot be drawn here.
+    png, pdf: the figures in this format too. Raises DataError where there is nothing to compare, or where `out` cannot
+    be written.
     """
-    if png:
-        picture.check()
     file = folder / "results.json" if folder.is_dir() else folder
     strict_read.no_links(file.parent)
     rows, lead = results.read(file), ""
@@ -57,14 +56,14 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
         beside = one_run.before(file.parent, rows[0])
         lead = one_run.lead(file.parent, rows[0], beside)
         rows = [*beside, *rows]
-    all_cells = cells(rows)
-    if not all_cells:
+    all_facets = facets(rows)
+    if not all_facets:
         raise DataError(f"{file} holds no fine-tuned model, so there is nothing to report on.")
     # Runs lie beside the comparison's folder.
     root = file.parent.parent
     out = out or file.parent / "report.html"
-    tested = significance.tested(all_cells, root)
-    figures = _figures(all_cells)
+    tested = significance.tested(all_facets, root)
+    figures = _figures(all_facets)
     name = file.parent.name.partition("-compare-")[0] if file.name == "results.json" else file.stem
     try:
         _clear(out.parent / "figures")
@@ -72,9 +71,11 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
             file = out.parent / "figures" / f"{figure.name}.svg"
             atomic.put(file, figure.svg(alone=True) + "\n")
             if png:
-                file.with_suffix(".png").write_bytes(picture.png(figure))
-        table_files.write(out.parent / "tables", tested, all_cells, name)
-        atomic.put(out, html(name, rows, all_cells, tested, figures, root, lead))
+                file.with_suffix(".png").write_bytes(figure.png())
+            if pdf:
+                file.with_suffix(".pdf").write_bytes(figure.pdf())
+        table_files.write(out.parent / "tables", tested, all_facets, name)
+        atomic.put(out, html(name, rows, all_facets, tested, figures, root, lead))
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}.") from None
     return out
@@ -82,18 +83,18 @@ def page(folder: Path, out: Path | None = None, png: bool = False) -> Path:
 
 def _clear(folder: Path) -> None:
     """Pictures of an earlier page, which may have shown other settings."""
-    for old in (*folder.glob("*.svg"), *folder.glob("*.png")):
+    for old in (file for kind in ("svg", "png", "pdf") for file in folder.glob(f"*.{kind}")):
         old.unlink(missing_ok=True)  # another process may be writing the same page
 
 
-def _figures(cells: Sequence[Cell]) -> dict[str, list[Figure]]:
-    known = names(cells)
+def _figures(facets: Sequence[Facet]) -> dict[str, list[Figure]]:
+    known = names(facets)
     figures: dict[str, list[Figure]] = {
-        "scatter": [figure for cell in cells if (figure := tradeoff.scatter(cell, known))],
-        "training": curves.over_training(cells, known),
-        "poison": curves.curves(cells, "poison", known),
-        "memory": curves.curves(cells, "memory", known),
-        "categories": [figure for cell in cells if (figure := categories.heat(cell))],
+        "scatter": [figure for facet in facets if (figure := tradeoff.scatter(facet, known))],
+        "training": curves.over_training(facets, known),
+        "poison": curves.curves(facets, "poison", known),
+        "memory": curves.curves(facets, "memory", known),
+        "categories": [figure for facet in facets if (figure := categories.heat(facet))],
     }
     taken: set[str] = set()
     return {kind: [_apart(figure, taken) for figure in group] for kind, group in figures.items()}
@@ -109,30 +110,30 @@ def _apart(figure: Figure, taken: set[str]) -> Figure:
 def html(
     name: str,
     rows: Sequence[results.Row],
-    cells: Sequence[Cell],
+    facets: Sequence[Facet],
     tested: significance.Tested,
     figures: dict[str, list[Figure]],
     root: Path,
     lead: str = "",
 ) -> str:
     """The page. lead: what stands at its top, as HTML."""
-    sheet = drawing.css("figure.css") + drawing.css("style.css")
+    sheet = palette.sheet() + (resources.files(__package__) / "style.css").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{allowed}'; img-src data:; base-uri 'none'; form-action 'none'"
     main = "\n".join(
         [
             lead,
-            prose.head(name, rows, cells, tested, "one run" if lead else "comparison"),
+            prose.head(name, rows, facets, tested, "one run" if lead else "comparison"),
             _section("tradeoff", "What safety costs", _SCATTER, figures["scatter"]),
-            prose.tables(cells, tested),
+            prose.tables(facets, tested),
             _section("training", "While it trains", _TRAINING, figures["training"]),
             _section("poison", "As the data gets worse", _POISON, figures["poison"]),
             _section("memory", "As the memory grows", _MEMORY, figures["memory"]),
             _section("categories", "Which harm comes back", _CATEGORIES, figures["categories"]),
-            _quoted(cells, root),
-            prose.cost(cells),
-            provenance.source(rows, cells, root),
-            _notes(cells, tested),
+            _quoted(facets, root),
+            prose.cost(facets),
+            provenance.source(rows, facets, root),
+            _notes(facets, tested),
         ]
     )
     return f"""<!doctype html>
@@ -197,13 +198,13 @@ def _get(figure: Figure) -> str:
     return f'<a class=get download="{name}" href="data:image/svg+xml;base64,{data}" title="Save {name}">SVG</a>'
 
 
-def _quoted(cells: Sequence[Cell], root: Path) -> str:
-    ends = sorted(cells, key=lambda cell: cell.tuned[0].poison or 0)
+def _quoted(facets: Sequence[Facet], root: Path) -> str:
+    ends = sorted(facets, key=lambda facet: facet.tuned[0].poison or 0)
     chosen = [ends[0], *([ends[-1]] if ends[-1] is not ends[0] else [])][:QUOTED]
     parts = []
-    for cell in chosen:
-        if shown := examples.quotes(cell, root):
-            parts.append(f"<h3>{text(cell.title)}</h3>" + "".join(examples.drawn(quote) for quote in shown))
+    for facet in chosen:
+        if shown := examples.quotes(facet, root):
+            parts.append(f"<h3>{text(facet.title)}</h3>" + "".join(examples.drawn(quote) for quote in shown))
     if not parts:
         return ""
     words = (
@@ -213,7 +214,7 @@ def _quoted(cells: Sequence[Cell], root: Path) -> str:
     return f'<section id="replies"><h2>In their own words</h2><p class=lead>{words}</p>{"".join(parts)}</section>'
 
 
-def _notes(cells: Sequence[Cell], tested: significance.Tested) -> str:
-    lines = list({id(line): line for cell in cells for line in cell.all}.values())
+def _notes(facets: Sequence[Facet], tested: significance.Tested) -> str:
+    lines = list({id(line): line for facet in facets for line in facet.all}.values())
     items = "".join(f"<li>{text(note)}</li>" for note in [*report.footnotes(lines), *tested.notes])
     return f'<section id="notes"><h2>How to read the figures</h2><ul class=notes>{items}</ul></section>'

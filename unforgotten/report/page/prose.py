@@ -10,7 +10,7 @@ from unforgotten.report import aggregate, sentence
 from unforgotten.report.aggregate import names_in
 from unforgotten.report.page import table_files
 from unforgotten.report.page.drawing import short, text
-from unforgotten.report.page.panels import Cell
+from unforgotten.report.page.facets import Facet
 from unforgotten.report.page.significance import KINDS, Entry, Tested
 from unforgotten.runs import results
 
@@ -18,9 +18,9 @@ CLAUSES = 2
 """Settings that one sentence may hold; beyond them each has its own line."""
 
 
-def head(name: str, rows: Sequence[results.Row], cells: Sequence[Cell], tested: Tested, what: str) -> str:
+def head(name: str, rows: Sequence[results.Row], facets: Sequence[Facet], tested: Tested, what: str) -> str:
     """Title, what happened, and what was asked of whom. what: a comparison, or one run."""
-    clauses = [clause(cell, tested, len(cells) > 1) for cell in cells]
+    clauses = [clause(facet, tested, len(facets) > 1) for facet in facets]
     if len(clauses) <= CLAUSES:
         joined = "; ".join(clauses) + "."
         happened = f"<p class=sentence>{joined[0].upper()}{joined[1:]}</p>"
@@ -28,25 +28,25 @@ def head(name: str, rows: Sequence[results.Row], cells: Sequence[Cell], tested: 
         happened = "<ul class=sentences>" + "".join(f"<li>{one[0].upper()}{one[1:]}.</li>" for one in clauses) + "</ul>"
     summed = sentence.sentence(rows)
     full = f"<details><summary>every method, in words</summary><p>{text(summed)}</p></details>" if summed else ""
-    facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, cells))
+    facts = "".join(f"<div><dt>{title}</dt><dd>{text(value)}</dd></div>" for title, value in _facts(rows, facets))
     return (
         f"<header><p class=eyebrow>unforgotten · {what}</p><h1>{text(name)}</h1>{happened}{full}"
         f"<dl class=facts>{facts}</dl></header>"
     )
 
 
-def clause(cell: Cell, tested: Tested, several: bool) -> str:
+def clause(facet: Facet, tested: Tested, several: bool) -> str:
     """What became of one setting, as HTML: no more than the tests say.
 
     With one method and no plain fine-tuning beside it there is only a value to tell.
     """
-    entries = [e for line in cell.tuned if (e := tested.headline(line, cell, "asr")) and e.rate.value is not None]
-    where = f"{text(_where(cell))}, " if several or cell.tuned[0].poison else ""
+    entries = [e for line in facet.tuned if (e := tested.headline(line, facet, "asr")) and e.rate.value is not None]
+    where = f"{text(_where(facet))}, " if several or facet.tuned[0].poison else ""
     if not entries:
         return f"{where}no harmful prompts were asked"
-    plain = next((e for e in entries if e.line is cell.plain), None)
+    plain = next((e for e in entries if e.line is facet.plain), None)
     start = next(
-        (e for line in cell.start if line.stage == "aligned" and (e := tested.headline(line, cell, "asr"))), None
+        (e for line in facet.start if line.stage == "aligned" and (e := tested.headline(line, facet, "asr"))), None
     )
     lowest = min(entries, key=lambda e: e.rate.value or 0.0)
     if plain is None:
@@ -74,10 +74,10 @@ def clause(cell: Cell, tested: Tested, several: bool) -> str:
     return f"{said}; {how_many} give clearly fewer, {_name(least)} the fewest, {_share(least)}{aside}"
 
 
-def _where(cell: Cell) -> str:
-    model, task, _, _ = cell.setting
+def _where(facet: Facet) -> str:
+    model, task, _, _ = facet.setting
     words = []
-    for word in cell.title.split(", "):
+    for word in facet.title.split(", "):
         how = "for" if word == model else "on" if word in (task, "clean data") else "with"
         words.append(f"{how} {word}")
     return ", ".join(words)
@@ -108,8 +108,8 @@ def _aside(one: Entry, plain: Entry | None, tested: Tested) -> str:
     """Utility and refusals beside sft's: few harmful answers alone say little."""
     parts = []
     for kind, word in (("utility", "utility"), ("refusal", "look-alikes refused")):
-        ours = tested.headline(one.line, one.cell, kind)
-        theirs = tested.headline(plain.line, plain.cell, kind) if plain else None
+        ours = tested.headline(one.line, one.facet, kind)
+        theirs = tested.headline(plain.line, plain.facet, kind) if plain else None
         if ours is not None:
             against = f" against {short(theirs.rate.value)}" if theirs is not None else ""
             parts.append(f"{word} {short(ours.rate.value)}{against}")
@@ -120,7 +120,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _facts(rows: Sequence[results.Row], cells: Sequence[Cell]) -> list[tuple[str, str]]:
+def _facts(rows: Sequence[results.Row], facets: Sequence[Facet]) -> list[tuple[str, str]]:
     tuned = [row for row in rows if row["stage"] == "tuned"]
     seeds = sorted({row["seed"] for row in tuned if row["seed"] is not None})
     last = tuned[-1]
@@ -135,7 +135,7 @@ def _facts(rows: Sequence[results.Row], cells: Sequence[Cell]) -> list[tuple[str
     facts = [
         ("models", ", ".join(dict.fromkeys(str(row["model"]) for row in tuned))),
         ("user data", ", ".join(dict.fromkeys(str(row["task"]) for row in tuned))),
-        ("methods", str(len({line.name for cell in cells for line in cell.tuned}))),
+        ("methods", str(len({line.name for facet in facets for line in facet.tuned}))),
         ("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))),
         ("prompts each", ", ".join(asked)),
         ("judge", ", ".join(str(judge["name"]) for judge in last["judges"] or [])),
@@ -146,30 +146,30 @@ def _facts(rows: Sequence[results.Row], cells: Sequence[Cell]) -> list[tuple[str
 # ── the table ──
 
 
-def tables(cells: Sequence[Cell], tested: Tested) -> str:
+def tables(facets: Sequence[Facet], tested: Tested) -> str:
     """One table for each setting, and under it every suite."""
-    drawn = "".join(_table(cell, tested, len(cells) > 1) for cell in cells)
+    drawn = "".join(_table(facet, tested, len(facets) > 1) for facet in facets)
     notes = table_files.notes(tested, whole=False)
     words = " ".join(text(note) for note in notes)
     return f'<section id="table"><h2>The figures</h2><p class=lead>{words}</p><div class=tables>{drawn}</div></section>'
 
 
-def _table(cell: Cell, tested: Tested, several: bool) -> str:
-    kinds = [k for k in KINDS if any(tested.headline(line, cell, k) for line in cell.all)]
+def _table(facet: Facet, tested: Tested, several: bool) -> str:
+    kinds = [k for k in KINDS if any(tested.headline(line, facet, k) for line in facet.all)]
     titles = "".join(f'<th scope="col">{tested.titles[k]}&nbsp;{"↑" if k == "utility" else "↓"}</th>' for k in kinds)
-    against = any(e.sft for e in tested.entries if e.cell is cell and e.kind == "asr")
+    against = any(e.sft for e in tested.entries if e.facet is facet and e.kind == "asr")
     more = f'<th scope="col">{tested.titles["asr"]} less sft’s</th>' if against else ""
     body = "".join(
         f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
-        + "".join(_figure(tested.headline(line, cell, kind)) for kind in kinds)
-        + (_less(tested.headline(line, cell, "asr")) if against else "")
+        + "".join(_figure(tested.headline(line, facet, kind)) for kind in kinds)
+        + (_less(tested.headline(line, facet, "asr")) if against else "")
         + "</tr>"
-        for line in cell.all
+        for line in facet.all
     )
-    caption = f"<caption>{text(cell.title)}</caption>" if several else ""
+    caption = f"<caption>{text(facet.title)}</caption>" if several else ""
     return (
         f'<div class=scroll tabindex=0><table>{caption}<thead><tr><th scope="col">model</th>{titles}{more}</tr></thead>'
-        f"<tbody>{body}</tbody></table>{_suites(cell, tested)}</div>"
+        f"<tbody>{body}</tbody></table>{_suites(facet, tested)}</div>"
     )
 
 
@@ -199,11 +199,13 @@ def points(value: float | None) -> str:
     return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
-def _suites(cell: Cell, tested: Tested) -> str:
+def _suites(facet: Facet, tested: Tested) -> str:
     """Every suite and measure that is not in the table above."""
-    keys = [(k, s) for k in KINDS for s in names_in(cell.all, k) if s != "mean"]
-    by: dict[tuple[int, str, str], Entry] = {(id(e.line), e.kind, e.suite): e for e in tested.entries if e.cell is cell}
-    keys = [key for key in keys if any((e := by.get((id(line), *key))) and not e.headline for line in cell.all)]
+    keys = [(k, s) for k in KINDS for s in names_in(facet.all, k) if s != "mean"]
+    by: dict[tuple[int, str, str], Entry] = {
+        (id(e.line), e.kind, e.suite): e for e in tested.entries if e.facet is facet
+    }
+    keys = [key for key in keys if any((e := by.get((id(line), *key))) and not e.headline for line in facet.all)]
     if not keys:
         return ""
     titles = "".join(f'<th scope="col">{tested.titles[k]} {text(s)}</th>' for k, s in keys)
@@ -211,7 +213,7 @@ def _suites(cell: Cell, tested: Tested) -> str:
         f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
         + "".join(_figure(by.get((id(line), *key))) for key in keys)
         + "</tr>"
-        for line in cell.all
+        for line in facet.all
     )
     return (
         f"<details><summary>each suite by itself</summary><table><thead><tr><th>model</th>{titles}</tr></thead>"
@@ -222,10 +224,10 @@ def _suites(cell: Cell, tested: Tested) -> str:
 # ── the cost ──
 
 
-def cost(cells: Sequence[Cell]) -> str:
+def cost(facets: Sequence[Facet]) -> str:
     """What each method took, the mean over all of its runs, beside sft's."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for line in {id(line): line for cell in cells for line in cell.tuned}.values():
+    for line in {id(line): line for facet in facets for line in facet.tuned}.values():
         runs.setdefault(line.name, []).extend(row["cost"] for row in line.rows if row["cost"])
     by_method = {name: {key: _mean(costs, key) for key in _COST} for name, costs in runs.items() if costs}
     if not any(facts["train_seconds"] for facts in by_method.values()):

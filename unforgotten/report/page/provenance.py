@@ -10,7 +10,7 @@ import yaml
 from unforgotten.errors import RecipeError
 from unforgotten.report.aggregate import title
 from unforgotten.report.page.drawing import text
-from unforgotten.report.page.panels import Cell
+from unforgotten.report.page.facets import Facet
 from unforgotten.runs import digests as identity
 from unforgotten.runs import results, strict_read, strict_yaml
 
@@ -18,7 +18,7 @@ HERE = ("out",)
 """Fields of a recipe that say where things lie on a machine, and change no result."""
 
 
-def source(rows: Sequence[results.Row], cells: Sequence[Cell], root: Path) -> str:
+def source(rows: Sequence[results.Row], facets: Sequence[Facet], root: Path) -> str:
     """Recipe, environment and digests of the runs, each folded."""
     first = next((row for row in rows if row["stage"] == "tuned" and row["run"]), None)
     folder = root / first["run"] if first else root

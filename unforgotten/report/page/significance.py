@@ -21,7 +21,7 @@ from unforgotten.evaluation.statistics.paired import Difference
 from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report import aggregate
 from unforgotten.report.aggregate import Line, names_in
-from unforgotten.report.page.panels import Cell
+from unforgotten.report.page.facets import Facet
 from unforgotten.runs import results
 
 KINDS: tuple[Kind, ...] = ("asr", "refusal", "utility")
@@ -44,7 +44,7 @@ class Test:
 class Entry:
     """One figure of one line."""
 
-    cell: Cell
+    facet: Facet
     line: Line
     kind: Kind
     suite: str
@@ -83,30 +83,30 @@ class Tested:
         """Of the three kinds."""
         return {"asr": self.words.short, "refusal": "refusal", "utility": "utility"}
 
-    def headline(self, line: Line, cell: Cell, kind: str) -> Entry | None:
+    def headline(self, line: Line, facet: Facet, kind: str) -> Entry | None:
         """The one figure that stands for a kind."""
-        matching = (e for e in self.entries if e.line is line and e.cell is cell and e.kind == kind and e.headline)
+        matching = (e for e in self.entries if e.line is line and e.facet is facet and e.kind == kind and e.headline)
         return next(matching, None)
 
 
-def tested(cells: Sequence[Cell], root: Path) -> Tested:
-    """Figures and tests of all cells. root: the folder that `run` of a row is relative to."""
+def tested(facets: Sequence[Facet], root: Path) -> Tested:
+    """Figures and tests of all facets. root: the folder that `run` of a row is relative to."""
     shelf = _Shelf(root)
     entries: list[Entry] = []
-    for cell in cells:
+    for facet in facets:
         for kind in KINDS:
-            known = names_in(cell.all, kind)
+            known = names_in(facet.all, kind)
             several = len([name for name in known if name != "mean"]) > 1
             first = "mean" if several and kind != "utility" else next(iter(known), "")
             for suite in known:
                 if suite == "mean" and not several:
                     continue
                 of_suite = [
-                    Entry(cell, line, kind, suite, rate, suite == first)
-                    for line in cell.all
+                    Entry(facet, line, kind, suite, rate, suite == first)
+                    for line in facet.all
                     if (rate := line.rate(kind, suite)).low is not None
                 ]
-                _test(of_suite, cell, shelf)
+                _test(of_suite, facet, shelf)
                 entries += of_suite
     notes = [f"Not compared prompt by prompt: {why}" for why in dict.fromkeys(shelf.lacking)]
     if not shelf.used:
@@ -114,7 +114,7 @@ def tested(cells: Sequence[Cell], root: Path) -> Tested:
     return Tested(entries, notes[:4], shelf.used)
 
 
-def _test(made: Sequence[Entry], cell: Cell, shelf: _Shelf) -> None:
+def _test(made: Sequence[Entry], facet: Facet, shelf: _Shelf) -> None:
     tuned = [e for e in made if e.line.stage == "tuned" and e.rate.value is not None]
     if not tuned:
         return
@@ -122,7 +122,7 @@ def _test(made: Sequence[Entry], cell: Cell, shelf: _Shelf) -> None:
     top = min(tuned, key=lambda e: sign * (e.rate.value or 0.0))
     bottom = max(tuned, key=lambda e: sign * (e.rate.value or 0.0))
     for e in tuned:
-        plain = next((other for other in tuned if other.line is cell.plain), None)
+        plain = next((other for other in tuned if other.line is facet.plain), None)
         if plain is not None and e is not plain:
             e.sft = _against(e, plain, shelf)
         if e is not top:
@@ -201,7 +201,7 @@ def records(tested: Tested) -> list[dict[str, Any]]:
     """One flat record for each figure: what CSV and JSON hold. Base and aligned stand once in each setting."""
     rows = []
     for e in tested.entries:
-        model, task, poison, memory = e.cell.setting
+        model, task, poison, memory = e.facet.setting
         rows.append(
             {
                 **{"model": model, "task": task, "poison": poison, "memory_rows": memory},

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unforgotten.report.page.drawing import short
-from unforgotten.report.page.panels import Cell
+from unforgotten.report.page.facets import Facet
 from unforgotten.report.page.significance import KINDS, Entry, Tested, records
 from unforgotten.runs import atomic, console, results
 
@@ -64,13 +64,13 @@ def printed(entry: Entry | None) -> Printed | None:
     return Printed(short(rate.value), f"{short(rate.low)}–{short(rate.high)}", bold, marks)
 
 
-def write(folder: Path, tested: Tested, cells: Sequence[Cell], label: str = "comparison") -> list[Path]:
+def write(folder: Path, tested: Tested, facets: Sequence[Facet], label: str = "comparison") -> list[Path]:
     """table.md, .csv, .json and .tex in the folder. label: of the LaTeX table."""
     files = {
-        "table.md": markdown(tested, cells),
+        "table.md": markdown(tested, facets),
         "table.csv": as_csv(tested),
         "table.json": as_json(tested),
-        "table.tex": latex(tested, cells, label),
+        "table.tex": latex(tested, facets, label),
     }
     for name, text in files.items():
         atomic.put(folder / name, text)
@@ -108,20 +108,20 @@ def legend(tested: Tested, whole: bool = True) -> str:
     return LEGEND.format(asr=asr, marks=marks) + (f" {tested.words.caveat}" if tested.words.caveat else "")
 
 
-def markdown(tested: Tested, cells: Sequence[Cell]) -> str:
+def markdown(tested: Tested, facets: Sequence[Facet]) -> str:
     """One line for each model of each setting."""
     kinds = _kinds(tested)
     lines = [
         "| " + " | ".join(["setting", "model", *(tested.titles[k] for k in kinds)]) + " |",
         "|" + " --- |" * (len(kinds) + 2),
     ]
-    for cell, name, figures in _lines(tested, cells, kinds):
+    for facet, name, figures in _lines(tested, facets, kinds):
         texts = [_markdown(printed(entry)) for entry in figures]
-        lines.append("| " + " | ".join([_plain(cell.title), _plain(name), *texts]) + " |")
+        lines.append("| " + " | ".join([_plain(facet.title), _plain(name), *texts]) + " |")
     return "\n".join([*lines, "", *(f"{console.markdown(note)}  " for note in notes(tested))]) + "\n"
 
 
-def latex(tested: Tested, cells: Sequence[Cell], label: str = "comparison") -> str:
+def latex(tested: Tested, facets: Sequence[Facet], label: str = "comparison") -> str:
     """A whole table for booktabs: the legend as its caption, a label, and beside each figure the p of its test.
 
     label: what `\\ref{tab:…}` calls it.
@@ -139,14 +139,14 @@ def latex(tested: Tested, cells: Sequence[Cell], label: str = "comparison") -> s
         " & ".join(["setting", "poison $p$", "model", *(escaped(title) for title in pairs)]) + r" \\",
     ]
     before = None
-    for cell, name, entries in _lines(tested, cells, kinds):
-        if cell is not before:
+    for facet, name, entries in _lines(tested, facets, kinds):
+        if facet is not before:
             lines.append(r"\midrule")
-        poison = "" if (ratio := cell.setting[2]) is None else f"{ratio:g}"
-        where = [escaped(cell.title), poison] if cell is not before else ["", ""]
+        poison = "" if (ratio := facet.setting[2]) is None else f"{ratio:g}"
+        where = [escaped(facet.title), poison] if facet is not before else ["", ""]
         figures = [text for entry in entries for text in (_latex(printed(entry)), _p_value(entry))]
         lines.append(" & ".join([*where, escaped(name), *figures]) + r" \\")
-        before = cell
+        before = facet
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
@@ -169,9 +169,13 @@ def _kinds(tested: Tested) -> list[str]:
     return [k for k in KINDS if any(e.kind == k for e in tested.entries)]
 
 
-def _lines(tested: Tested, cells: Sequence[Cell], kinds: Sequence[str]) -> list[tuple[Cell, str, list[Entry | None]]]:
+def _lines(
+    tested: Tested, facets: Sequence[Facet], kinds: Sequence[str]
+) -> list[tuple[Facet, str, list[Entry | None]]]:
     return [
-        (cell, line.name, [tested.headline(line, cell, kind) for kind in kinds]) for cell in cells for line in cell.all
+        (facet, line.name, [tested.headline(line, facet, kind) for kind in kinds])
+        for facet in facets
+        for line in facet.all
     ]
 
 

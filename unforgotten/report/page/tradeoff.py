@@ -1,33 +1,39 @@
-"""What safety costs: attack success × utility with intervals, refusals as a ring, and the Pareto front."""
+"""What safety costs: attack success against utility with intervals, refusals as a ring, and the Pareto front."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, words
 from unforgotten.report.page import drawing
-from unforgotten.report.page.drawing import HEAD, LETTER, LINE, WIDTH, Box, Figure, at, cut, start_of, text
-from unforgotten.report.page.panels import Cell, headline
+from unforgotten.report.page.drawing import HEAD, LABEL, TICK, WIDTH, Figure, cut, start_of
+from unforgotten.report.page.facets import Facet, headline
+from unforgotten.report.page.palette import LIGHT
 
-HEIGHT = 366
-PLOT: Box = (36, 38, 352, 304)
-"""Where points stand."""
-INSET = 12
-"""Between the frame and 0 or 100, so that a mark at the end of a scale stands whole within it."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+HEIGHT = 366.0
+BOX = (36.0, 38.0, 352.0, 304.0)
+"""Left, top, right and bottom of the axes."""
+INSET = 12.0
+"""Pixels between the frame and 0 or 100, so that a mark at the end of a scale stands inside the frame."""
 CROWD = 8
-"""Marks in one picture from which on they are drawn smaller."""
-BESIDE = ((12, 0), (-12, 0), (12, -14), (12, 14), (-12, -14), (-12, 14), (0, -17), (0, 18))
-"""Where a label may stand, from its mark."""
-NEAR, ASIDE = 60, 14
-"""Marks so near share a column of labels, which stands at least so far aside of them."""
+"""From this many marks in one picture on, they are drawn smaller."""
+MARK, RING = 9.0, 17.0
+"""Diameters in pixels."""
+NEAR = 16.0
+"""Pixels from a mark within which its label needs no line to it."""
 Corner = tuple[float, ...]
-"""What is wanted small: attack success, refusals where asked, and utility below 100."""
+"""What should be small: attack success, 100 − utility, and refusals where they were asked."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """One line of the table, as it stands in the picture."""
 
@@ -35,89 +41,62 @@ class Point:
     asr: Rate
     utility: Rate
     refusal: Rate
-    x: float = 0.0
-    y: float = 0.0
 
     @property
-    def box(self) -> Box:
-        """What no label may cover."""
-        return self.x - 9, self.y - 9, self.x + 9, self.y + 9
+    def place(self) -> tuple[float, float]:
+        """Attack success and utility, in percent."""
+        return self.asr.value or 0.0, self.utility.value or 0.0
 
 
 def front(corners: Sequence[Corner]) -> list[int]:
-    """Which of them no other one beats: none is as small everywhere and smaller somewhere."""
-    return [i for i, one in enumerate(corners) if not any(_beats(other, one) for other in corners)]
+    """Indices of the corners that no other beats: none is as small everywhere and smaller somewhere."""
+    return [i for i, corner in enumerate(corners) if not any(_beats(other, corner) for other in corners)]
 
 
 def _beats(one: Corner, other: Corner) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
 
 
-def unbeaten(cell: Cell) -> list[Line]:
-    """Methods that no other one equals in attack success, refusals and utility while better in one of them."""
-    points = [p for p in _points(cell) if p.line.stage == "tuned"]
+def unbeaten(facet: Facet) -> list[Line]:
+    """Methods that no other equals in attack success, refusals and utility while it is better in one of them."""
+    points = [p for p in _points(facet) if p.line.stage == "tuned"]
     return [points[i].line for i in front([_corner(p, True) for p in points])]
 
 
-def scatter(cell: Cell, names: Sequence[str]) -> Figure | None:
-    """The picture of one cell; None where attack success or utility was not measured."""
-    points = _points(cell)
+def scatter(facet: Facet, names: Sequence[str]) -> Figure | None:
+    """The picture of one facet; None where attack success or utility was not measured.
+
+    Parts by gid: `mark:I`, `error:I` and `ring:I` of the I-th point, `label:I`, and `front:0`.
+    """
+    points = _points(facet)
     if not any(p.line.stage == "tuned" for p in points):
         return None
     low, high = drawing.span([p.utility for p in points])
-    left, top, right, bottom = PLOT
-    x = drawing.scale(0, 100, left + INSET, right - INSET)
-    y = drawing.scale(low, high, bottom - INSET, top + INSET)
-    small = 0.78 if len(points) > CROWD else 1.0
-    for p in points:
-        p.x, p.y = x(p.asr.value or 0.0), y(p.utility.value or 0.0)
-    best = {id(line) for line in unbeaten(cell)}
-    xs = [0, 20, 40, 60, 80, 100]
-    body = [
-        f'<text class="head" x="4" y="14">{text(cut(cell.title, HEAD))}</text>',
-        f'<text class="axis" x="4" y="29">↑ utility, %{start_of(low)}</text>',
-        *drawing.frame(x, y, PLOT, xs, drawing.ticks(low, high)),
-        f'<text class="axis" text-anchor="end" x="{right}" y="{bottom + 32}">← {words(cell.all).long}, %</text>',
-        *_legend(bottom + 52, any(p.refusal.value is not None for p in points)),
-        *_staircase([p for p in points if p.line.stage == "tuned"], PLOT),
-    ]
-    # Errors of all lie under the marks of all.
-    for p in points:
-        body.append(f'<g class="{_class(p.line, names)}">{_cross(p, x, y)}</g>')
-    for p in points:
-        kind, n = _class(p.line, names), p.line.name
-        filled = id(p.line) in best or p.line.stage != "tuned"
-        ring = "" if p.refusal.value is None else drawing.ring(p.x, p.y, p.refusal.value / 100, 8.5 * small)
-        shape = drawing.mark(p.line.stage, n, p.x, p.y, filled, 4.5 * small)
-        body.append(f'<g class="{kind}"><title>{text(_in_words(p))}</title>{ring}{shape}</g>')
-    body += _labels(points)
-    description = "; ".join(_in_words(p) for p in points)
-    return Figure(drawing.slug(f"tradeoff {cell.title}"), f"What safety costs: {cell.title}", description, body, HEIGHT)
+    with drawing.style():
+        plot, axes = drawing.canvas(WIDTH, HEIGHT, BOX)
+        drawing.write(plot, 4, 14, cut(facet.title, HEAD), "head")
+        drawing.write(plot, 4, 29, f"↑ utility, %{start_of(low)}")
+        drawing.write(plot, BOX[2], BOX[3] + 32, f"← {words(facet.all).long}, %", side="right")
+        _scales(axes, low, high)
+        _front(axes, [p for p in points if p.line.stage == "tuned"])
+        best = {id(line) for line in unbeaten(facet)}
+        for i, p in enumerate(points):
+            _draw(axes, i, p, p.line.stage != "tuned" or id(p.line) in best, names, len(points) > CROWD)
+        _label(axes, points)
+        _explain(axes, any(p.refusal.value is not None for p in points))
+    tips = {f"mark:{i}": _in_words(p) for i, p in enumerate(points)}
+    description = "; ".join(tips.values())
+    name, title = drawing.slug(f"tradeoff {facet.title}"), f"What safety costs: {facet.title}"
+    return Figure(name, title, description, plot, tips)
 
 
-def _legend(y: float, refusals: bool) -> list[str]:
-    items = [(drawing.mark("", "", 14, y - 4), "unbeaten"), (drawing.mark("", "", 96, y - 4, False), "beaten")]
-    if refusals:
-        items.append(
-            (
-                drawing.ring(162, y - 4, 0.3, 7) + drawing.mark("", "", 162, y - 4, r=2),
-                "ring: share of look-alikes refused",
-            )
-        )
-    places = (24, 106, 175)
-    return [
-        f'<g class="mx">{glyph}</g><text class="tick" x="{place}" y="{at(y)}">{words}</text>'
-        for (glyph, words), place in zip(items, places, strict=False)
-    ]
-
-
-def _points(cell: Cell) -> list[Point]:
-    points = [Point(a, headline(a, "asr"), headline(a, "utility"), headline(a, "refusal")) for a in cell.all]
+def _points(facet: Facet) -> list[Point]:
+    points = [Point(a, headline(a, "asr"), headline(a, "utility"), headline(a, "refusal")) for a in facet.all]
     return [p for p in points if p.asr.value is not None and p.utility.value is not None]
 
 
 def _corner(point: Point, refusals: bool) -> Corner:
-    asr, utility = point.asr.value or 0.0, point.utility.value or 0.0
+    asr, utility = point.place
     # Where look-alikes were not asked of all, what a model refuses of them tells none from another.
     return (asr, 100 - utility, point.refusal.value or 0.0) if refusals else (asr, 100 - utility)
 
@@ -128,101 +107,105 @@ def _in_words(p: Point) -> str:
     return f"{p.line.name}: {asr}, utility {drawing.with_interval(p.utility)}{refused}"
 
 
-def _class(line: Line, names: Sequence[str]) -> str:
-    return line.stage if line.stage != "tuned" else drawing.colour(line.name, names)
+# ── its parts ──
 
 
-def _cross(p: Point, x: drawing.Scale, y: drawing.Scale) -> str:
-    ends = [p.asr.low, p.asr.high, p.utility.low, p.utility.high]
-    a, b, c, d = (end if end is not None else 0.0 for end in ends)
-    return f'<path class="error" d="M{at(x(a))} {at(p.y)}H{at(x(b))}M{at(p.x)} {at(y(c))}V{at(y(d))}"/>'
+def _scales(axes: Axes, low: float, high: float) -> None:
+    beyond = INSET / (BOX[2] - BOX[0] - 2 * INSET), INSET / (BOX[3] - BOX[1] - 2 * INSET)
+    axes.set_xlim(-100 * beyond[0], 100 + 100 * beyond[0])
+    axes.set_ylim(low - (high - low) * beyond[1], high + (high - low) * beyond[1])
+    axes.set_xticks([0, 20, 40, 60, 80, 100])
+    axes.set_yticks(drawing.ticks(low, high))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(True)
 
 
-def _staircase(points: Sequence[Point], box: Box) -> list[str]:
-    """Beyond this line, to the left and above, no method stands."""
-    steps = sorted((points[i] for i in front([_corner(p, False) for p in points])), key=lambda p: (p.x, p.y))
-    if len({(p.x, p.y) for p in steps}) < 2:
-        return []
-    path = f"M{at(steps[0].x)} {at(box[3])}V{at(steps[0].y)}"
-    path += "".join(f"H{at(p.x)}V{at(p.y)}" for p in steps[1:])
-    return [f'<path class="front" d="{path}H{at(box[2])}"/>']
+def _draw(axes: Axes, i: int, p: Point, filled: bool, names: Sequence[str], crowded: bool) -> None:
+    """Interval, ring and mark of a point."""
+    x, y = p.place
+    colour, shape = drawing.look(p.line.stage, p.line.name, names)
+    small = 0.78 if crowded else 1.0
+    faint: dict[str, Any] = {"colors": colour, "linewidth": 1.1, "alpha": 0.55, "gid": f"error:{i}"}
+    axes.hlines(y, p.asr.low or 0.0, p.asr.high or 0.0, **faint)
+    axes.vlines(x, p.utility.low or 0.0, p.utility.high or 0.0, **faint)
+    if p.refusal.value is not None:
+        _ring(axes, i, p, RING * small, colour)
+    [mark] = axes.plot([x], [y], gid=f"mark:{i}", zorder=4)
+    _shape(mark, shape, MARK * small, colour, filled)
 
 
-# ── labels ──
+def _shape(mark: Line2D, shape: str, size: float, colour: str, filled: bool = True) -> None:
+    mark.set(marker=shape, markersize=size, color=colour, linestyle="none", markeredgewidth=1.6)
+    mark.set_markerfacecolor(colour if filled else LIGHT["ground"])
 
 
-def _labels(points: Sequence[Point]) -> list[str]:
-    """Each beside its mark where there is room; the others in a column near them, with a thin line to the mark."""
-    taken = [p.box for p in points]
-    labels: list[str] = []
-    left: list[Point] = []
-    # Those with few neighbours first: they have the room, and the crowded ones then see what is left.
-    near = {id(p): sum(math.hypot(p.x - q.x, p.y - q.y) < 40 for q in points) for p in points}
-    for p in sorted(points, key=lambda p: near[id(p)]):
-        if near[id(p)] > 4 or (room := _beside(p, taken)) is None:
-            left.append(p)
-            continue
-        box, anchor, x = room
-        taken.append(box)
-        labels.append(_label(p, x, box[3] - 3, anchor))
-    for group in _clusters(left):
-        labels += _column(group, taken)
-    return labels
+def _ring(axes: Axes, i: int, p: Point, size: float, colour: str) -> None:
+    """A faint ring, and the share of refusals of it full: an arc from 12 o'clock, clockwise."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+    from matplotlib.transforms import Affine2D, ScaledTranslation
+
+    share = (p.refusal.value or 0.0) / 100
+    radius = Affine2D().scale(size / 2 / 72) + axes.figure.dpi_scale_trans
+    around = radius + ScaledTranslation(*p.place, cast(Any, axes.transData))
+    for part, path, width, alpha in (
+        ("track", Path.unit_circle(), 1.0, 0.3),
+        ("ring", Path.arc(90 - 360 * share, 90) if share < 1 else Path.unit_circle(), 2.4, 0.8),
+    ):
+        if part == "track" or share > 0:
+            patch = PathPatch(path, transform=around, fill=False, ec=colour, lw=width, alpha=alpha, gid=f"{part}:{i}")
+            axes.add_artist(patch)
+            patch.set_zorder(3)
 
 
-def _label(p: Point, x: float, y: float, anchor: str) -> str:
-    quiet = "" if p.line.stage == "tuned" else " quiet"
-    return f'<text class="label{quiet}" text-anchor="{anchor}" x="{at(x)}" y="{at(y)}">{text(cut(p.line.name))}</text>'
+def _front(axes: Axes, points: Sequence[Point]) -> None:
+    """No method stands beyond this line, to the left and above."""
+    steps = sorted({points[i].place for i in front([_corner(p, False) for p in points])})
+    if len(steps) > 1:
+        xs = [steps[0][0], *(x for x, _ in steps), axes.get_xlim()[1]]
+        ys = [axes.get_ylim()[0], *(y for _, y in steps), steps[-1][1]]
+        axes.plot(
+            xs, ys, drawstyle="steps-post", color=LIGHT["ink"], linewidth=1.2, alpha=0.75, gid="front:0",
+            linestyle=(0, (1, 2.5)), dash_capstyle="round", zorder=1.5,
+        )  # fmt: skip
 
 
-def _beside(p: Point, taken: Sequence[Box]) -> tuple[Box, str, float] | None:
-    wide = LETTER * len(cut(p.line.name))
-    for dx, dy in BESIDE:
-        anchor = "start" if dx > 0 else "end" if dx < 0 else "middle"
-        x = p.x + dx
-        start = x if dx > 0 else x - wide if dx < 0 else x - wide / 2
-        box = (start, p.y + dy - LINE / 2, start + wide, p.y + dy + LINE / 2)
-        inside = box[0] > PLOT[0] and box[2] < WIDTH - 2 and box[1] > PLOT[1] - 8 and box[3] < PLOT[3]
-        if inside and not any(drawing.meet(box, other) for other in taken):
-            return box, anchor, x
-    return None
+def _label(axes: Axes, points: Sequence[Point]) -> None:
+    """Each name near its mark, where it covers no other name or mark, with a thin line where it is further away."""
+    import textalloc
+
+    ordered = sorted(enumerate(points), key=lambda pair: -pair[1].place[1])
+    xs, ys = zip(*(p.place for _, p in ordered), strict=True)
+    colours = [LIGHT["ink" if p.line.stage == "tuned" else "soft"] for _, p in ordered]
+    ground = {"boxstyle": "square,pad=0.05", "facecolor": LIGHT["ground"], "edgecolor": "none", "alpha": 0.8}
+    places, _, labels, lines = textalloc.allocate(
+        axes, xs, ys, [cut(p.line.name) for _, p in ordered], x_scatter=xs, y_scatter=ys, va="bottom", zorder=5,
+        scatter_sizes=[RING / 2] * len(xs), text_scatter_sizes=[RING / 2 + 1] * len(xs), textsize=LABEL,
+        textcolor=colours, linecolor=LIGHT["soft"], linewidth=0.7, direction=["east", "west"],
+        min_distance=0.006, max_distance=0.8, margin=0.003, nbr_candidates=800, avoid_crossing_label_lines=True,
+        bbox=ground, plot_kwargs={"alpha": 0.7, "zorder": 2},
+    )  # fmt: skip
+    for (i, p), place, label, line in zip(ordered, places, labels, lines, strict=True):
+        if line is not None and math.dist(*axes.transData.transform(line.get_xydata())) < NEAR:
+            line.remove()
+        if place is None:  # no room at all: a name that covers another is better than none
+            label = axes.text(*p.place, cut(p.line.name), va="bottom")
+        label.set_gid(f"label:{i}")
 
 
-def _clusters(points: Sequence[Point]) -> list[list[Point]]:
-    """Points that are near to one another, directly or by way of others."""
-    groups: list[list[Point]] = []
-    for p in points:
-        near = [g for g in groups if any(math.hypot(p.x - q.x, p.y - q.y) < NEAR for q in g)]
-        groups = [g for g in groups if g not in near] + [[p, *(q for g in near for q in g)]]
-    return groups
+def _explain(axes: Axes, refusals: bool) -> None:
+    """The legend of what marks and rings mean; names stand beside the marks."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
 
-
-def _column(points: Sequence[Point], taken: list[Box]) -> list[str]:
-    """A column of labels where the lines to their marks are shortest; it is then taken."""
-    ordered = sorted(points, key=lambda p: (p.y, p.x))
-    wide, tall = max(LETTER * len(cut(p.line.name)) for p in ordered), LINE * len(ordered)
-    left, right = min(p.x for p in ordered), max(p.x for p in ordered)
-    best: tuple[float, Box] | None = None
-    # Where no place is free (many models, one corner), the least covered one has to do.
-    for x in range(int(PLOT[0]) + 6, max(int(PLOT[0]) + 7, int(WIDTH - 2 - wide)), 8):
-        if x - right < ASIDE and left - x - wide < ASIDE:
-            continue  # above or below the marks, every line would run through the labels
-        for y in range(int(PLOT[1]), max(int(PLOT[1]) + 1, int(PLOT[3] - tall)), 8):
-            box = (x - 6.0, float(y), x + wide, y + tall)
-            covered = sum(drawing.meet(box, other) for other in taken)
-            near = x if x > right else x + wide
-            away = sum(math.hypot(near - p.x, y + LINE * (i + 0.5) - p.y) for i, p in enumerate(ordered))
-            if best is None or 1e4 * covered + away < best[0]:
-                best = (1e4 * covered + away, box)
-    if best is None:
-        return []
-    box = best[1]
-    taken.append(box)
-    after = box[0] + 6 > right
-    edge, gap = (box[0] + 6, -3) if after else (box[2], 3)
-    lines, words = [], []
-    for i, p in enumerate(ordered):
-        height = box[1] + LINE * (i + 0.5)
-        lines.append(f'<path class="leader" d="M{at(p.x)} {at(p.y)}L{at(edge + gap)} {at(height)}"/>')
-        words.append(_label(p, edge, height + 4, "start" if after else "end"))
-    return lines + words
+    grey = LIGHT["soft"]
+    marks = [Line2D([], []) for _ in range(3)]
+    for mark, size, filled in zip(marks, (MARK, MARK, 4.0), (True, False, True), strict=True):
+        _shape(mark, "o", size, grey, filled)
+    ring = Line2D([], [], marker="o", markersize=14, markeredgecolor=grey, markerfacecolor="none", linestyle="none")
+    handles: list[Any] = [marks[0], marks[1], *([(ring, marks[2])] if refusals else [])]
+    axes.figure.legend(
+        handles, ["unbeaten", "beaten", "ring: share of look-alikes refused"][: len(handles)],
+        handler_map={tuple: HandlerTuple(ndivide=1)}, loc="lower left", bbox_to_anchor=(0, 0), ncols=3,
+        fontsize=TICK, labelcolor=LIGHT["soft"], handlelength=1, handletextpad=0.4, columnspacing=1, borderpad=0.3,
+    )  # fmt: skip

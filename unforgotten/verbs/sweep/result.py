@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.evaluation.statistics.ranks import correlation
 from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, names_in
-from unforgotten.report.page.panels import headline
+from unforgotten.report.page.facets import headline
 from unforgotten.report.page.tradeoff import front
 from unforgotten.verbs.sweep.search import Outcome, Trial, importance
 from unforgotten.verbs.sweep.space import Place

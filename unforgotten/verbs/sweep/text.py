@@ -10,7 +10,7 @@ from unforgotten.evaluation.statistics.rates import Rate, apart
 from unforgotten.report.aggregate import words
 from unforgotten.report.page.drawing import short
 from unforgotten.report.page.drawing import with_interval as rate_told
-from unforgotten.report.page.panels import Cell, headline
+from unforgotten.report.page.facets import Facet, headline
 from unforgotten.report.page.tradeoff import scatter
 from unforgotten.report.writers import markdown as markdown_table
 from unforgotten.report.writers import terminal
@@ -179,7 +179,7 @@ def picture(swept: Swept) -> str | None:
     """The page's picture of what safety costs, trials by their numbers; None where one side was not measured."""
     named = [replace(line, name=name) for name, line in swept.references.items()]
     named += [replace(line, name=str(number)) for number, line in swept.lines.items()]
-    figure = scatter(Cell(f"{swept.recipe.name}, development prompts", named, []), [line.name for line in named])
+    figure = scatter(Facet(f"{swept.recipe.name}, development prompts", named, []), [line.name for line in named])
     return figure.svg(alone=True) if figure else None
 
 

@@ -12,8 +12,8 @@ from unforgotten.runs import results
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """Lines of one setting; what they have in common is in `title`, as far as other cells differ in it."""
+class Facet:
+    """Lines of one setting; what they have in common is in `title`, as far as other facets differ in it."""
 
     title: str
     tuned: Sequence[Line]
@@ -37,11 +37,11 @@ class Cell:
 
 
 def setting(line: Line) -> tuple[Any, ...]:
-    """What the lines of a cell have in common."""
+    """What the lines of a facet have in common."""
     return line.model, line.task, line.poison, line.memory
 
 
-def cells(rows: Sequence[results.Row]) -> list[Cell]:
+def facets(rows: Sequence[results.Row]) -> list[Facet]:
     """One for each setting, in the order of the rows; none where nothing was tuned."""
     all_lines = lines(rows)
     tuned = [line for line in all_lines if line.stage == "tuned"]
@@ -61,7 +61,7 @@ def cells(rows: Sequence[results.Row]) -> list[Cell]:
             *([f"{memory} rows in memory"] if len(memories) > len(tasks) else []),
             *([clean(poison)] if len(ratios) > 1 or not (len(models) > 1 or len(tasks) > 1) else []),
         ]
-        panels.append(Cell(", ".join(words), [line for line in tuned if setting(line) == key], start))
+        panels.append(Facet(", ".join(words), [line for line in tuned if setting(line) == key], start))
     return panels
 
 
@@ -70,9 +70,9 @@ def clean(poison: float | None) -> str:
     return f"{100 * poison:g} % poison" if poison else "clean data"
 
 
-def names(cells: Sequence[Cell]) -> list[str]:
+def names(facets: Sequence[Facet]) -> list[str]:
     """Of all methods, in their order."""
-    return list(dict.fromkeys(line.name for cell in cells for line in cell.tuned))
+    return list(dict.fromkeys(line.name for facet in facets for line in facet.tuned))
 
 
 def headline(line: Line, field: str) -> Rate:
