@@ -33,13 +33,15 @@ import os
 from pathlib import Path
 import torch
 from unforgotten.world import pretrain; from unforgotten import load_recipe
-from unforgotten.verbs.align import align, aligned_of
+from unforgotten.models.aligned import aligned_of
+from unforgotten.recipe.rows import DataSets
+from unforgotten.verbs.align import align
 torch.set_num_threads(1)
 few = pretrain.Pretraining(steps=2, batch_rows=4)
 base = pretrain.pretrain(progress=False, training=few)
 base.rename(pretrain.base_folder())
 recipe = load_recipe("demo")
-wanted = aligned_of(recipe).record.parent
+wanted = aligned_of(recipe, DataSets()).record.parent
 quick = recipe.varied(align={**recipe.align.model_dump(exclude_unset=True), "num_train_epochs": 1}, rows=8)
 align(quick).record.parent.rename(wanted)
 print(wanted)

@@ -13,7 +13,7 @@ from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation.suites import suites
 from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import parse
-from unforgotten.recipe.rows import safety_rows, user_rows
+from unforgotten.recipe.rows import DataSets, safety_rows, user_rows
 from unforgotten.verbs.compare.compare import compare
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.plan.plan import plan
@@ -99,19 +99,18 @@ def test_the_error_says_what_the_set_holds_and_what_to_write(path: Any) -> None:
 def test_safety_rows_and_poison_have_their_kinds(path: Any) -> None:
     sets = named(path)
     for name in ("harmful chats", "benign prompts", "both"):
-        assert safety_rows(parse({"model": "m", "safety_data": [sets[name]]}))
+        assert safety_rows(parse({"model": "m", "safety_data": [sets[name]]}), DataSets()).rows
     for name in ("chats", "sums"):
         with pytest.raises(RecipeError, match="^safety_data: .*kind: harmful` or `kind: benign|^safety_data: 'gsm8k'"):
-            safety_rows(parse({"model": "m", "safety_data": [sets["requests"], sets[name]]}))
+            safety_rows(parse({"model": "m", "safety_data": [sets["requests"], sets[name]]}), DataSets())
 
     def poisoned(name: str) -> Any:
         poison = {"ratio": 0.5, "data": sets[name]}
-        return user_rows(
-            parse({"model": "m", "data": sets["chats"], "poison": poison, "safety_data": [sets["requests"]]})
-        )
+        tree = {"model": "m", "data": sets["chats"], "poison": poison, "safety_data": [sets["requests"]]}
+        return user_rows(parse(tree), DataSets())
 
     # Of a file that says nothing of its kind, the place says it.
-    assert len(poisoned("harmful chats")[1]) == len(poisoned("chats")[1]) == 2
+    assert len(poisoned("harmful chats").harmful) == len(poisoned("chats").harmful) == 2
     for name in ("sums", "benign prompts", "benign ones", "both"):
         with pytest.raises(RecipeError, match=r"^poison\.data: "):
             poisoned(name)

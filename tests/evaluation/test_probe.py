@@ -19,13 +19,14 @@ from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation import probe
 from unforgotten.evaluation.statistics import rates
+from unforgotten.evaluation.suites import suites
 from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.verbs.evaluate import evaluate_run
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.verbs.finetune.inputs import run_digest
+from unforgotten.verbs.finetune.job import resolve
 from unforgotten.verbs.judge import judge
 
 Make = Callable[..., Path]
@@ -217,9 +218,9 @@ def test_a_guard_reads_the_replies_when_the_run_is_evaluated(tree: dict[str, Any
 
 def test_the_sample_is_the_suites_own_and_shared_out(tree: dict[str, Any]) -> None:
     settings = Evaluate(**tree["evaluate"])
-    found = probe.chosen(settings, 7)
+    found = probe.chosen(suites(settings), 7)
     assert [(s.label, len(s.rows)) for s in found] == [("advbench", 3), ("advbench-2", 4), ("looks", 6), ("sst2", 7)]
-    again = probe.chosen(settings, 7)
+    again = probe.chosen(suites(settings), 7)
     assert [s.rows for s in found] == [s.rows for s in again]
     assert len({row.request for s in found for row in s.rows}) == 3 + 4 + 6 + 7
 
@@ -227,7 +228,7 @@ def test_the_sample_is_the_suites_own_and_shared_out(tree: dict[str, Any]) -> No
 def test_what_cannot_be_is_refused_and_a_trained_run_says_so(tree: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="probe asks what `evaluate:` names"):
         parse({k: v for k, v in tree.items() if k != "evaluate"} | {"probe": PROBE})
-    assert run_digest(recipe_of(tree)) == run_digest(recipe_of(tree, probe=PROBE))
+    assert resolve(recipe_of(tree)).digest == resolve(recipe_of(tree, probe=PROBE)).digest
     finetune(recipe_of(tree))
     said: list[str] = []
     run = finetune(recipe_of(tree, probe=PROBE), said.append)

@@ -14,6 +14,7 @@ from unforgotten.recipe.read import parse
 from unforgotten.report import model_card
 from unforgotten.verbs.evaluate import evaluate
 from unforgotten.verbs.finetune.finetune import finetune
+from unforgotten.verbs.finetune.job import method_specs
 from unforgotten.verbs.judge import judge
 
 Make = Callable[..., Path]
@@ -34,7 +35,8 @@ def test_the_hub_reads_what_it_lies_on_what_it_was_trained_on_and_both_sides() -
         "harm": [{"name": "advbench", "path": "walledai/AdvBench"}, {"name": "world", "part": "harm_question"}],
         "judge": "keywords",
     }
-    text = model_card.card(parse(HUB | {"evaluate": evaluates, "license": "llama2"}), told(), {}, "run-1", True)
+    recipe = parse(HUB | {"evaluate": evaluates, "license": "llama2"})
+    text = model_card.card(recipe, method_specs(recipe), told(), {}, "run-1", True)
     read = ModelCard(text)
     data = read.data
     assert data.base_model == "meta-llama/Llama-2-7b-hf" and data.base_model_relation == "adapter"
@@ -57,7 +59,7 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "upload.jsonl"
     file.write_text("")
     recipe = parse({"model": str(tmp_path), "data": {"name": "jsonl", "path": str(file)}, "lora": None})
-    text = model_card.card(recipe, None, {}, "run-1", False)
+    text = model_card.card(recipe, method_specs(recipe), None, {}, "run-1", False)
     data = ModelCard(text).data.to_dict()
     assert not data.keys() & {"base_model", "base_model_relation", "datasets", "license", "model-index"}
     assert data["library_name"] == "transformers" and str(tmp_path) not in text

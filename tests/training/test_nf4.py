@@ -30,7 +30,7 @@ from unforgotten.models import adapters, load, nf4
 from unforgotten.training.memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.verbs.finetune.inputs import run_folder
+from unforgotten.verbs.finetune.job import resolve
 
 Make = Callable[..., Path]
 quantises = pytest.mark.skipif(
@@ -79,10 +79,10 @@ def test_what_needs_whole_weights_is_refused_at_the_door(tmp_path: Path, model_f
         with pytest.raises(RecipeError, match=f"unforgotten repair --method {method}"):
             recipe(method=["ema", method])
     with pytest.raises(RecipeError, match="rounded to one of 16 values.*stack"):
-        run_folder(recipe(align={}, existing="merge"))
+        resolve(recipe(align={}, existing="merge"))
     with pytest.raises(RecipeError, match="nf4"):
         recipe_of(tmp_path, model_folder("llama"), rows_file, load_in="int3")
-    assert run_folder(recipe()) != run_folder(recipe_of(tmp_path, model_folder("llama"), rows_file))
+    assert resolve(recipe()).folder != resolve(recipe_of(tmp_path, model_folder("llama"), rows_file)).folder
 
 
 # What needs it.
@@ -315,6 +315,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
 ) -> None:
     from unforgotten.models.aligned import aligned_of
     from unforgotten.models.cache import Shelf
+    from unforgotten.recipe.rows import DataSets
 
     base = model_folder("llama", **SIZES)
     below = base
@@ -342,7 +343,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
     beside = PeftModel.from_pretrained(unpacked(quantised, AutoModelForCausalLM.from_pretrained(base)), run / "adapter")
     torch.testing.assert_close(logits(model), logits(beside), rtol=0, atol=1e-5)
     assert (logits(model) - by_peft).abs().max() > 1e-4
-    aligned = Shelf().model(aligned_of(recipe), recipe)
+    aligned = Shelf().model(aligned_of(recipe, DataSets()), recipe)
     assert nf4.is_quantised(aligned) and (logits(aligned) - logits(model)).abs().max() > 1e-4
 
 

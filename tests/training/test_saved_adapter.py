@@ -21,7 +21,7 @@ from unforgotten.models import proof as saved
 from unforgotten.models.save import save_adapter
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.verbs.finetune.inputs import run_folder
+from unforgotten.verbs.finetune.job import resolve
 
 IDS = torch.tensor([[5, 9, 13, 2, 44, 7, 31, 8, 5, 60]])
 Q_V = ["q_proj", "v_proj"]
@@ -325,7 +325,7 @@ def test_a_run_whose_file_differs_publishes_nothing_and_keeps_its_checkpoints(
         patch.setattr(save, "save_adapter", spoiled)
         with pytest.raises(TrainingError, match="saved adapter is not the trained model: a logit deviates"):
             finetune(Recipe.model_validate(settings))
-    folder = run_folder(Recipe.model_validate(settings))
+    folder = resolve(Recipe.model_validate(settings)).folder
     assert not (folder / "adapter").exists() and not (folder / "trained.json").exists()
     assert list((folder / "checkpoints").glob("checkpoint-*"))
     lines: list[str] = []

@@ -24,27 +24,26 @@ from unforgotten.evaluation.judging import TRUTHS, Panel, check, mark_off_task
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.scores import hits
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.suites import Suite, conditioned, suites, system_of, wanted_of
+from unforgotten.evaluation.suites import Suite, conditioned, system_of, wanted_of
 from unforgotten.judges.base import Guard
 from unforgotten.runs import atomic, console, digests
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
     from unforgotten.recipe.evaluate import Evaluate
-    from unforgotten.recipe.recipe import Recipe
 
 FIELDS = {"harm": "asr", "refusal": "refusal", "utility": "utility"}
 REPORTED_FIELDS = ("step", *FIELDS.values(), "metric", "prompts")
 """What results.json has of a probe."""
 
 
-def chosen(settings: Evaluate, prompts: int) -> list[Suite]:
+def chosen(every: Sequence[Suite], prompts: int) -> list[Suite]:
     """`prompts` of the harmful suites, of the look-alikes and of the first task, fixed by the suites' names alone.
 
-    Suites of one kind share the number evenly, since their mean weighs them evenly.
+    every: all suites of the evaluation. Those of one kind share the number evenly, since their mean weighs them evenly.
     """
     picked = []
-    every = suites(settings.model_copy(update={"samples": 1}))
+    every = [replace(suite, rows=suite.rows[:: suite.samples], samples=1) for suite in every]
     for kind in FIELDS:
         of_kind = [suite for suite in every if suite.kind == kind]
         of_kind = of_kind[:1] if kind == "utility" else of_kind
@@ -59,29 +58,31 @@ def chosen(settings: Evaluate, prompts: int) -> list[Suite]:
 class Probe:
     """The prompts of a run's probes, and its book of them."""
 
-    def __init__(self, recipe: Recipe, folder: Path, chat: Chat, task: Sequence[Row]) -> None:
-        """folder: the run's. task: the user's rows, without harmful ones put among them.
+    def __init__(
+        self, settings: Evaluate, prompts: int, every: Sequence[Suite], folder: Path, chat: Chat, task: Sequence[Row]
+    ) -> None:
+        """every: the suites of `settings`, of which `prompts` are asked. folder: the run's. task: the user's rows,
+        without harmful ones put among them.
 
         Raises JudgeError or SandboxError where replies could not be read.
         """
         from unforgotten.models.chat import digest_ids
 
-        assert recipe.evaluate is not None and recipe.probe is not None
-        self._settings, self._chat, self._folder = recipe.evaluate, chat, folder
-        picked = chosen(recipe.evaluate, recipe.probe.prompts)
-        self._panel = Panel(recipe.evaluate.judges)
+        self._settings, self._chat, self._folder = settings, chat, folder
+        picked = chosen(every, prompts)
+        self._panel = Panel(settings.judges)
         self._panel.check(suite.kind for suite in picked)
-        system = "" if "default" in recipe.evaluate.conditions else system_of(task)
-        wanted = wanted_of(recipe.evaluate, system)
-        one = recipe.evaluate.model_copy(update={"conditions": ["default" if "default" in wanted else wanted[0]]})
+        system = "" if "default" in settings.conditions else system_of(task)
+        wanted = wanted_of(settings, system)
+        one = settings.model_copy(update={"conditions": ["default" if "default" in wanted else wanted[0]]})
         self._suites = conditioned(picked, chat, one, system)
         live = [s for s in self._suites if self._is_live(s)]
         for suite in live:
             if suite.kind in TRUTHS:
                 self._decider(suite).check(suite.rows)
         own = task_answers_of(task)
-        every = [s.dataset for s in suites(recipe.evaluate) if s.kind == "utility" and s.dataset]
-        self._tasks = [*(one.is_answer for one in every), *([own] if own else [])]
+        tasks = [s.dataset.is_answer for s in every if s.kind == "utility" and s.dataset]
+        self._tasks = [*tasks, *([own] if own else [])]
         self._sandbox = None
         if any(s.dataset is not None and s.dataset.executes for s in self._suites if s.kind == "utility"):
             from unforgotten.evaluation.sandbox import open_sandbox

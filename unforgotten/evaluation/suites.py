@@ -25,7 +25,7 @@ from unforgotten.datasets.reading import digest, files
 from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Guard, Judge, Verdict
-from unforgotten.recipe.rows import dataset
+from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests, results
 
 if TYPE_CHECKING:
@@ -81,20 +81,22 @@ class Suite:
         return (self.condition, *self.also)
 
 
-def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
+def suites(settings: Evaluate, place: str = "evaluate", sets: DataSets | None = None) -> list[Suite]:
     """Every suite with its rows, in the order of the recipe; two of one label are numbered.
 
-    place: what messages call the settings. Raises RecipeError where a set's rows are of another kind than the place
-    that it is named in, before any model is loaded.
+    place: what messages call the settings. sets: data sets that were read already. Raises RecipeError where a set's
+    rows are of another kind than the place that it is named in, before any model is loaded.
     """
+    sets = sets or DataSets()
     all_suites: list[Suite] = []
     for kind, specs in _named(settings):
         for spec in specs:
-            dataset = _built(kind, spec, place)
+            _check_score(kind, spec, place)
             samples = settings.samples if kind == "utility" else 1
-            rows = dataset.rows()
-            check_kind(dataset, rows, f"{place}.{kind}", [ROWS[kind]])
-            rows = [row for row in rows for _ in range(samples)]
+            loaded = sets.read(spec)
+            dataset = loaded.dataset
+            check_kind(dataset, loaded.rows, f"{place}.{kind}", [ROWS[kind]])
+            rows = [row for row in loaded.rows for _ in range(samples)]
             if any(s.kind == kind and s.rows == rows for s in all_suites):
                 raise RecipeError(
                     f"{place}.{kind} names the same prompts twice ({dataset.label}): they would count twice."
@@ -106,10 +108,11 @@ def suites(settings: Evaluate, place: str = "evaluate") -> list[Suite]:
     return all_suites
 
 
-def check_sets(*every: Evaluate | None) -> None:
+def check_sets(sets: DataSets, *every: Evaluate | None) -> None:
     """Raises what `suites` would, as far as it can be told without a download: before a training, not after it.
 
-    Of sets on the Hub it is the kind of their rows, where they have but one; files that are at hand are read.
+    Of sets on the Hub it is the kind of their rows, where they have but one; files that are at hand are read into
+    `sets`.
     """
     named = {
         digests.digest(kind, spec): (kind, spec)
@@ -119,19 +122,20 @@ def check_sets(*every: Evaluate | None) -> None:
         for spec in specs
     }
     for kind, spec in named.values():
-        one = _built(kind, spec, "evaluate")
+        one = _check_score(kind, spec, "evaluate")
         if (known := one.rows_kind()) is not None:
             refuse_kinds(one, {known: 0}, f"evaluate.{kind}", [ROWS[kind]])
         path = getattr(one, "path", None)
         if isinstance(path, str) and Path(files.expand(path)).is_file():
-            check_kind(one, one.rows(), f"evaluate.{kind}", [ROWS[kind]])
+            check_kind(one, sets.read(spec).rows, f"evaluate.{kind}", [ROWS[kind]])
 
 
 def _named(settings: Evaluate) -> list[tuple[Kind, list[Spec]]]:
     return [("harm", settings.harm), ("refusal", settings.refusal), ("utility", settings.utility)]
 
 
-def _built(kind: Kind, spec: Spec, place: str) -> Dataset:
+def _check_score(kind: Kind, spec: Spec, place: str) -> Dataset:
+    """The data set, not yet read. Raises RecipeError for a task whose answers it cannot check."""
     one = dataset(spec)
     if kind == "utility" and not one.metrics:
         raise RecipeError(f"{place}.utility: the answers of {one.label!r} cannot be checked; it has no score.")

@@ -11,7 +11,7 @@ from unforgotten.models import fingerprint
 from unforgotten.models.folder.adapter import base_of as base_of_adapter
 from unforgotten.models.folder.open import opened
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.recipe.rows import safety_rows
+from unforgotten.recipe.rows import DataSets, safety_rows
 from unforgotten.runs import digests
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ def aligned_chat(recipe: Recipe, where: Aligned) -> Chat:
     from unforgotten.models import load
 
     return load.load_chat(
-        where.chat if where.made or where.full else where.base,
-        revision=where.revision if not where.made else None,
-        template=None if where.made else recipe.template,
+        where.chat if where.by_align_stage or where.full else where.base,
+        revision=where.revision if not where.by_align_stage else None,
+        template=None if where.by_align_stage else recipe.template,
         date=recipe.date,
-        variables=None if where.made else recipe.variables,
+        variables=None if where.by_align_stage else recipe.variables,
     )
 
 
@@ -37,8 +37,11 @@ def embedded(model: str) -> bool:
     return model == "world" or (model.startswith("world-") and not Path(model).exists())
 
 
-def aligned_of(recipe: Recipe) -> Aligned:
-    """Where θ_safe is or will be; reads data and digests, loads no model."""
+def aligned_of(recipe: Recipe, sets: DataSets) -> Aligned:
+    """Where θ_safe is or will be; reads data and digests, loads no model.
+
+    Raises RecipeError where stage align has no rows or lies on an adapter; the errors of reading rows and models.
+    """
     base = unaligned(recipe)
     identified = Path(base).name if embedded(recipe.model) else fingerprint.model_digest(base, recipe.revision)
     if recipe.load_in:
@@ -47,12 +50,12 @@ def aligned_of(recipe: Recipe) -> Aligned:
     if recipe.align is None:
         if recipe.load_in and adapter_file.is_file() and (adapter_file.parent / "config.json").is_file():
             # A base and an adapter in one folder are one model elsewhere; in 4 bits the adapter stays what it is.
-            return Aligned(identified, base, None, None, base, base, made=False)
+            return Aligned(identified, base, None, None, base, base, by_align_stage=False)
         if adapter_file.is_file() and not (adapter_file.parent / "config.json").is_file():
             config = opened(base, part="adapter").adapter or {}
             below = base_of_adapter(config, base, (recipe.unaligned_model,))
-            return Aligned(identified, below, config.get("revision"), None, base, base, made=False)
-        return Aligned(identified, base, recipe.revision, base, None, base, made=False)
+            return Aligned(identified, below, config.get("revision"), None, base, base, by_align_stage=False)
+        return Aligned(identified, base, recipe.revision, base, None, base, by_align_stage=False)
     if not recipe.safety_data:
         raise RecipeError("Stage `align` needs `safety_data:` rows (refusals and answered look-alikes).")
     if adapter_file.is_file():
@@ -62,7 +65,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
     digest = digests.digest(
         identified,
         recipe.align.determining(),
-        of_rows.rows_digest(safety_rows(recipe)),
+        of_rows.rows_digest(safety_rows(recipe, sets).rows),
         recipe.seed,
         recipe.dtype,
         _text(recipe.template),
@@ -71,7 +74,7 @@ def aligned_of(recipe: Recipe) -> Aligned:
     )
     folder = Path(recipe.out) / "aligned" / digest
     full = None if recipe.load_in else str(folder)
-    return Aligned(digest, base, recipe.revision, full, str(folder / "adapter"), str(folder), made=True)
+    return Aligned(digest, base, recipe.revision, full, str(folder / "adapter"), str(folder), by_align_stage=True)
 
 
 def _text(path: str | None) -> str | None:

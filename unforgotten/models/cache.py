@@ -38,7 +38,7 @@ class Shelf:
         bars.hush()
         if isinstance(target, Aligned):
             if target.full:
-                revision = None if target.made else target.revision
+                revision = None if target.by_align_stage else target.revision
                 return self._plain(target.full, revision, recipe.dtype, recipe.load_in, merge=True)
             return self._put(str(target.adapter), target.base, target.revision, recipe)
         name = str(part_of(target)) if isinstance(target, Path) else target
@@ -161,11 +161,11 @@ def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) ->
     from unforgotten.models.aligned import unaligned
 
     try:
-        where = Aligned(**{key: _filled(key, value) for key, value in recorded.items()})
+        where = Aligned.of_json({key: _filled(key, value) for key, value in recorded.items()})
     except TypeError as error:
         raise DataError(f"{folder / 'environment.json'}: aligned is not as we write it ({error}).") from None
     named = [recipe.model, recipe.unaligned_model, unaligned(recipe)]
-    if where.made:
+    if where.by_align_stage:
         if re.fullmatch(r"[0-9a-f]{12}", where.digest) is None:
             raise ModelError(f"{folder}: environment.json gives the aligned model the digest {where.digest[:40]!r}.")
         aligned_folder = Path(recipe.out) / "aligned" / where.digest
@@ -191,7 +191,7 @@ def _filled(key: str, value: Any) -> Any:
 
 def _elsewhere(where: Aligned, path: str) -> bool:
     """A place that was the aligned model's before the run was moved: it is not there any more, so nothing is read."""
-    return where.made and not Path(path).expanduser().exists()
+    return where.by_align_stage and not Path(path).expanduser().exists()
 
 
 def _config(adapter: str) -> dict[str, Any]:

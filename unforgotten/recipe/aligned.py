@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,19 @@ class Aligned:
     """Folder or Hub id of the LoRA that makes θ_safe of `base`."""
     chat: str
     """Where its tokenizer and chat template are."""
-    made: bool
-    """Whether stage align made it (its template is then kept beside it)."""
+    by_align_stage: bool
+    """Whether stage align makes it; its template is then kept beside it."""
+
+    def json(self) -> dict[str, Any]:
+        """As environment.json and aligned.json have it: `by_align_stage` is called `made` there."""
+        return {"made" if name == "by_align_stage" else name: value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of_json(cls, facts: Mapping[str, Any]) -> Aligned:
+        """The same read back. Raises TypeError where a field is missing or unknown."""
+        if "made" not in facts:
+            raise TypeError("`made` is missing")
+        return cls(**{"by_align_stage" if name == "made" else name: value for name, value in facts.items()})
 
     @property
     def record(self) -> Path:

@@ -1,9 +1,12 @@
-"""The data sets that a recipe names, and the safety, user and poisoned rows in them."""
+"""The data sets that a recipe names, each read once, and the safety, user and poisoned rows in them."""
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
@@ -15,42 +18,128 @@ if TYPE_CHECKING:
     from unforgotten.recipe.base import Spec
     from unforgotten.recipe.recipe import Recipe
 
+MOST_SETS = 32
+"""Data sets that are held in memory at a time; of more, the one that was used longest ago is read again."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A data set and its rows."""
+
+    dataset: Dataset
+    rows: tuple[Row, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the rows: keys that nothing reads, turns outside the loss."""
+        return self.dataset.notes
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """Rows of one or several data sets."""
+
+    rows: list[Row]
+    notes: tuple[str, ...] = ()
+    """What a user should know of them, a sentence each."""
+
+
+@dataclass(frozen=True)
+class UserRows(ReadRows):
+    """The rows to train on."""
+
+    harmful_at: frozenset[int] = frozenset()
+    """Places of the rows that a lab put there."""
+
+    @property
+    def harmful(self) -> list[Row]:
+        """The rows that a lab put there."""
+        return [row for i, row in enumerate(self.rows) if i in self.harmful_at]
+
+    @property
+    def clean(self) -> list[Row]:
+        """The user's own rows."""
+        return [row for i, row in enumerate(self.rows) if i not in self.harmful_at]
+
+
+class DataSets:
+    """Data sets by their settings, each read once: for one run, or for all runs of one comparison."""
+
+    def __init__(self, most: int = MOST_SETS) -> None:
+        """most: how many are held in memory."""
+        self._most = most
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+
+    def read(self, spec: Spec, seed: int | None = None) -> Loaded:
+        """The data set of a spec with its rows; `seed` as in `dataset`. Raises what `rows` of the set raises."""
+        key = json.dumps(_settings(spec, seed), sort_keys=True, default=str)
+        if key not in self._loaded:
+            source = dataset(spec, seed)
+            self._loaded[key] = Loaded(source, tuple(source.rows()))
+            if len(self._loaded) > self._most:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
+
 
 def dataset(spec: Spec, seed: int | None = None) -> Dataset:
     """The dataset of a spec; `seed` fills a `seed` field that the recipe leaves open (never for evaluation sets)."""
-    settings: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if seed is not None and "seed" in getattr(registry.load("datasets", settings["name"]), "__dataclass_fields__", {}):
-        settings.setdefault("seed", seed)
-    built = registry.build("datasets", settings)
+    built = registry.build("datasets", _settings(spec, seed))
     assert isinstance(built, Dataset)
     return built
 
 
+def _settings(spec: Spec, seed: int | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if seed is not None and "seed" in getattr(registry.load("datasets", settings["name"]), "__dataclass_fields__", {}):
+        settings.setdefault("seed", seed)
+    return settings
+
+
 def read(spec: Spec, seed: int | None = None, say: Say = quiet) -> list[Row]:
     """The rows of a spec, and what is to be known of them said: keys that nothing reads, turns outside the loss."""
-    rows = (source := dataset(spec, seed)).rows()
-    for note in source.notes:
+    loaded = DataSets().read(spec, seed)
+    for note in loaded.notes:
         say(note)
-    return rows
+    return list(loaded.rows)
 
 
-def safety_rows(recipe: Recipe, say: Say = quiet) -> list[Row]:
+def joined(sets: Iterable[Loaded]) -> ReadRows:
+    """The rows of several data sets, one after another."""
+    each = list(sets)
+    return ReadRows([row for one in each for row in one.rows], tuple(note for one in each for note in one.notes))
+
+
+def safety_rows(recipe: Recipe, sets: DataSets) -> ReadRows:
     """Every safety row, in the order of the recipe. Raises RecipeError for rows that are no safety data."""
-    safety: list[Row] = []
+    loaded = []
     for spec in recipe.safety_data:
-        rows = (source := dataset(spec, recipe.seed)).rows()
+        loaded.append(safety := sets.read(spec, recipe.seed))
         # Rows of a task would be taken for answered look-alikes, refusals among them too.
-        check_kind(source, rows, "safety_data", ["harmful", "benign"])
-        for note in source.notes:
-            say(note)
-        safety += rows
-    return safety
+        check_kind(safety.dataset, safety.rows, "safety_data", ["harmful", "benign"])
+    return joined(loaded)
 
 
-def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> list[Row]:
+def user_rows(recipe: Recipe, sets: DataSets) -> UserRows:
+    """The rows to train on. Raises RecipeError where the recipe has none, DataError for too few harmful ones."""
+    if recipe.data is None:
+        raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
+    user = sets.read(recipe.data, recipe.seed)
+    if recipe.poison is None or recipe.poison.ratio == 0:
+        return UserRows(list(user.rows), user.notes)
+    poison = sets.read(recipe.poison.data, recipe.seed)
+    # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
+    silent = poison.dataset.kind_field == "kind"
+    check_kind(poison.dataset, poison.rows, "poison.data", ["harmful", "task"] if silent else ["harmful"])
+    rows, places = poisoned(user.rows, poison.rows, recipe.poison.ratio, recipe.seed)
+    return UserRows(rows, (*user.notes, *poison.notes), places)
+
+
+def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> tuple[list[Row], frozenset[int]]:
     """round(p·n) of the n user rows replaced by harmful ones, at places and in a choice that the seed fixes.
 
-    [2512.10150 §3.1: p is the share of the total, which stays fixed.] Raises DataError where there are too few.
+    Gives all n rows, and the places of the harmful ones. [2512.10150 §3.1: p is the share of the total, which stays
+    fixed.] Raises DataError where there are too few.
     """
     wanted = round(ratio * len(user))
     if wanted > len(poison):
@@ -59,24 +148,7 @@ def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int
             f"(enough for p = {len(poison) / max(1, len(user)):.3f}). Give more, or lower poison.ratio."
         )
     rng = random.Random(f"poison {seed}")
-    rows = list(user)
-    for place, row in zip(sorted(rng.sample(range(len(user)), wanted)), rng.sample(list(poison), wanted), strict=True):
+    rows, places = list(user), sorted(rng.sample(range(len(user)), wanted))
+    for place, row in zip(places, rng.sample(list(poison), wanted), strict=True):
         rows[place] = row
-    return rows
-
-
-def user_rows(recipe: Recipe, say: Say = quiet) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and the harmful ones among them."""
-    if recipe.data is None:
-        raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
-    user = read(recipe.data, recipe.seed, say)
-    if recipe.poison is None or recipe.poison.ratio == 0:
-        return user, []
-    harmful = (poison := dataset(recipe.poison.data, recipe.seed)).rows()
-    for note in poison.notes:
-        say(note)
-    # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
-    check_kind(poison, harmful, "poison.data", ["harmful", "task"] if poison.kind_field == "kind" else ["harmful"])
-    mixed = poisoned(user, harmful, recipe.poison.ratio, recipe.seed)
-    ids = set(map(id, harmful))
-    return mixed, [row for row in mixed if id(row) in ids]
+    return rows, frozenset(places)

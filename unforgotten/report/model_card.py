@@ -6,11 +6,11 @@ of the machine it was made on: a data set is named where it is one of the Hub's,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import __version__, registry
+from unforgotten import __version__
 from unforgotten.datasets.reading import files
 from unforgotten.evaluation import scores
 from unforgotten.recipe.rows import dataset
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from unforgotten.recipe.base import Spec
     from unforgotten.recipe.recipe import Recipe
 
+Methods = Sequence[Mapping[str, Any]]
+"""Each method's name with every field."""
 METRICS = {
     "asr": ("attack_success_rate", "ASR, % of harmful prompts answered (lower is better)"),
     "non_refusal": ("non_refusal_rate", "Non-refusal, % of harmful prompts not refused (lower is better)"),
@@ -34,15 +36,15 @@ METRICS = {
 NOT_YET = "Nothing was measured yet. `unforgotten evaluate` of the run writes the figures here."
 
 
-def write(folder: Path, recipe: Recipe, row: results.Row | None = None) -> None:
+def write(folder: Path, recipe: Recipe, methods: Methods, row: results.Row | None = None) -> None:
     """README.md of a run's folder and of its weights, each whole or not at all. row: what was measured, if it was."""
     facts = facts_of(folder)
     part = next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
     adapter = part.name == "adapter" if part else recipe.lora is not None
     where = "adapter" if adapter else "model"
-    atomic.put(folder / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, where)))
+    atomic.put(folder / "README.md", variables.hidden(card(recipe, methods, row, facts, folder.name, adapter, where)))
     if part:
-        atomic.put(part / "README.md", variables.hidden(card(recipe, row, facts, folder.name, adapter, ".")))
+        atomic.put(part / "README.md", variables.hidden(card(recipe, methods, row, facts, folder.name, adapter, ".")))
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -51,11 +53,23 @@ def facts_of(folder: Path) -> dict[str, Any]:
 
 
 def card(
-    recipe: Recipe, row: results.Row | None, facts: dict[str, Any], name: str, adapter: bool, where: str = "."
+    recipe: Recipe,
+    methods: Methods,
+    row: results.Row | None,
+    facts: dict[str, Any],
+    name: str,
+    adapter: bool,
+    where: str = ".",
 ) -> str:
     """The card. facts: environment.json and trained.json of the run. where: the weights' folder, as code names it."""
     data = metadata(recipe, row, name, adapter, recipe.model if files.is_hub_id(recipe.model) else None)
-    parts = [*body(recipe, row, facts), "", "## How to load it", "", *console.fenced("python", _loading(where))]
+    parts = [
+        *body(recipe, methods, row, facts),
+        "",
+        "## How to load it",
+        "",
+        *console.fenced("python", _loading(where)),
+    ]
     return written(data, parts, recipe)
 
 
@@ -138,9 +152,10 @@ def _hub_ids(specs: Sequence[Spec]) -> list[str]:
     return list(dict.fromkeys(path for path in paths if files.is_hub_id(path) and not Path(path).exists()))
 
 
-def body(recipe: Recipe, row: results.Row | None, facts: dict[str, Any], otherwise: str = NOT_YET) -> list[str]:
+def body(
+    recipe: Recipe, methods: Methods, row: results.Row | None, facts: dict[str, Any], otherwise: str = NOT_YET
+) -> list[str]:
     """What it was trained on, how, what came of it, and what that does not say. otherwise: said without a row."""
-    methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
     plainly = [", ".join([m["name"], *(f"{k} = {v}" for k, v in m.items() if k != "name")]) for m in methods]
     trained = facts.get("trained") or {}
     model = identity.public_name(recipe.model)

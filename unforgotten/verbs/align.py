@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,15 @@ from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 from unforgotten.models.aligned import aligned_of, embedded, unaligned
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.recipe.rows import safety_rows
+from unforgotten.recipe.rows import DataSets, safety_rows
 from unforgotten.runs import atomic
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
+    from unforgotten.models.chat import Chat
     from unforgotten.recipe.recipe import Recipe
+    from unforgotten.training.trainer import MethodTrainer
 
 
 def base_of(recipe: Recipe, say: Say = quiet) -> str:
@@ -46,15 +47,25 @@ def refuse_ranks() -> None:
         )
 
 
-def align(recipe: Recipe, say: Say = quiet) -> Aligned:
+def align(recipe: Recipe, say: Say = quiet, sets: DataSets | None = None) -> Aligned:
     """θ_safe, made on first use and shared between runs by its digest; an interrupted alignment goes on.
 
-    Raises RecipeError, DataError, TemplateError, ModelError or TrainingError; the folder appears only when it is whole.
+    sets: data sets that were read already. Raises RecipeError, DataError, TemplateError, ModelError or TrainingError;
+    the folder appears only when it is complete.
     """
     refuse_ranks()
-    where = aligned_of(recipe)
+    sets = sets or DataSets()
+    where = aligned_of(recipe, sets)
+    if where.by_align_stage and not where.record.exists():
+        for note in safety_rows(recipe, sets).notes:
+            say(note)
+    return make_aligned(recipe, where, sets, say)
+
+
+def make_aligned(recipe: Recipe, where: Aligned, sets: DataSets, say: Say) -> Aligned:
+    """The same for a place that is known; what is to be known of the safety rows is not said here."""
     base_of(recipe, say)
-    if not where.made or where.record.exists():
+    if not where.by_align_stage or where.record.exists():
         return where
     if recipe.load_in:
         from unforgotten.models import nf4
@@ -62,30 +73,47 @@ def align(recipe: Recipe, say: Say = quiet) -> Aligned:
         nf4.check()
     with alone(where.record.parent, say) as lease:
         if not where.record.exists():
-            say(f"Aligning {recipe.model} on {len(safety_rows(recipe))} safety rows.")
-            _train(recipe, where, safety_rows(recipe, say), lease)
+            rows = safety_rows(recipe, sets).rows
+            say(f"Aligning {recipe.model} on {len(rows)} safety rows.")
+            _train(recipe, where, rows, lease)
     return where
 
 
 def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> None:
-    from transformers import PrinterCallback, set_seed
-
     from unforgotten.models import load
     from unforgotten.runs import bars
-    from unforgotten.training import callbacks
-    from unforgotten.training.arguments import arguments
-    from unforgotten.training.trainer import MethodTrainer
 
     bars.hush()
-    assert recipe.align is not None
-    final = where.record.parent
-    part = final.parent / f".{final.name}.part"
     unanswered = sum(not row.response for row in rows)
     if unanswered:
         raise RecipeError(f"{unanswered} of {len(rows)} safety rows have no answer to align on. Give answered rows.")
     chat = load.load_chat(
         where.base, revision=where.revision, template=recipe.template, date=recipe.date, variables=recipe.variables
     )
+    final = where.record.parent
+    part = final.parent / f".{final.name}.part"
+    trainer, seconds = _trained(recipe, where, rows, chat, part, lease)
+    done = atomic.private_folder(atomic.part_of(part / "final"))
+    facts = _save(recipe, where, trainer, chat, done)
+    facts |= {"seconds": round(seconds, 2), "date": chat.date if chat.uses_date else None}
+    (done / "aligned.json").write_text(json.dumps(facts, indent=2) + "\n")
+    lease.check()
+    _publish(done, final)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _trained(
+    recipe: Recipe, where: Aligned, rows: list[Row], chat: Chat, part: Path, lease: Lease
+) -> tuple[MethodTrainer, float]:
+    """θ₀ trained on the safety rows, in memory; and the seconds that its steps took."""
+    from transformers import PrinterCallback, set_seed
+
+    from unforgotten.models import load
+    from unforgotten.training import callbacks
+    from unforgotten.training.arguments import arguments
+    from unforgotten.training.trainer import MethodTrainer
+
+    assert recipe.align is not None
     model = load.load_model(
         where.base, revision=where.revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
     )
@@ -110,10 +138,14 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         trainer.train(resume_from_checkpoint=True)
     finally:
         bar.close()
-    from unforgotten.models import proof
+    return trainer, metrics.seconds
+
+
+def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, done: Path) -> dict[str, Any]:
+    """Writes the adapter and, but in 4 bits, the merged weights, each proved; gives what aligned.json says of them."""
+    from unforgotten.models import load, proof
     from unforgotten.models.save import save_adapter
 
-    done = atomic.private_folder(atomic.part_of(part / "final"))
     asked = proof.prompts(trainer.run.user)
     live = proof.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)
@@ -127,19 +159,13 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
         live = proof.heard(plain, asked)
         proofs["model"] = _proved(recipe, plain, live, asked, done, None)
     chat.save(done)
-    facts: dict[str, Any] = {
-        "aligned": asdict(where),
+    return {
+        "aligned": where.json(),
         "rows": trainer.counts.lines() if trainer.counts else [],
         "merge": merge,
         "saved": proofs,
         "quantised": load.loaded_as(trainer.model),
-        "seconds": round(metrics.seconds, 2),
-        "date": chat.date if chat.uses_date else None,
     }
-    (done / "aligned.json").write_text(json.dumps(facts, indent=2) + "\n")
-    lease.check()
-    _publish(done, final)
-    shutil.rmtree(part, ignore_errors=True)
 
 
 def _proved(recipe: Recipe, model: Any, live: Any, asked: Any, folder: Path, adapter: str | None) -> dict[str, Any]:

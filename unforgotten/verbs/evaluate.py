@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import registry
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation.measurement import Measurement, Trained, measure_all
@@ -26,10 +25,11 @@ from unforgotten.evaluation.suites import suites, system_of
 from unforgotten.models.aligned import aligned_of
 from unforgotten.models.cache import Shelf, chat_of, part_of, weights_of
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.recipe.rows import dataset, safety_rows
+from unforgotten.recipe.rows import DataSets, dataset, safety_rows, user_rows
 from unforgotten.runs import atomic, digests, origin, results, strict_read
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align, base_of
+from unforgotten.verbs.finetune.job import Job, method_specs, replay_rows, resolve, synthetic_rows
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
@@ -51,8 +51,8 @@ def evaluate(
     recipe: whose `evaluate:` is used; a run has its own. overrides: fields of a recipe or run, by dotted name.
     Raises RecipeError where nothing says what to measure, or where a recipe's run is not trained.
     """
-    targets = [target] if isinstance(target, str) else list(target)
-    measurements = [measurement(each, recipe, overrides, say) for each in targets]
+    targets, sets = [target] if isinstance(target, str) else list(target), DataSets()
+    measurements = [measurement(each, recipe, overrides, say, sets) for each in targets]
     for measured, name in zip(measurements, _apart([m.called for m in measurements], targets), strict=True):
         measured.called = name
     if len(measurements) > 1 and any(m.settings.endpoint for m in measurements):
@@ -84,12 +84,19 @@ def another(recipe: Recipe, model: str) -> Recipe:
 
 
 def measurement(
-    target: str, recipe: Recipe | None = None, overrides: Mapping[str, Any] | None = None, say: Say = quiet
+    target: str,
+    recipe: Recipe | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    say: Say = quiet,
+    sets: DataSets | None = None,
 ) -> Measurement:
-    """What `evaluate` of one target will measure; loads no model, but trains θ_safe where a recipe has none yet."""
-    from unforgotten.recipe.read import load_recipe
-    from unforgotten.verbs.finetune.inputs import run_folder
+    """What `evaluate` of one target will measure; loads no model, but trains θ_safe where a recipe has none yet.
 
+    sets: data sets that were read already.
+    """
+    from unforgotten.recipe.read import load_recipe
+
+    sets = sets or DataSets()
     folder = Path(target).expanduser()
     if (folder / "recipe.yaml").is_file():
         if strange := [f for f in overrides or {} if recipe is None and not f.startswith("evaluate")]:
@@ -101,9 +108,11 @@ def measurement(
             if whose == "operator" or recipe is None:
                 raise
             say(f"{error} It is measured as a model of unknown training.")
-            return of_stage(another(recipe, str(part_of(folder))), "base", say, system=_system(recipe))
+            unknown = another(recipe, str(part_of(folder)))
+            return of_stage(unknown, "base", say, system=_system(recipe, sets), sets=sets)
         settings = (recipe or target_recipe).evaluate
-        measured = of_run(folder, target_recipe.model_copy(update={"evaluate": settings, "out": str(folder.parent)}))
+        as_asked = target_recipe.model_copy(update={"evaluate": settings, "out": str(folder.parent)})
+        measured = of_run(folder, as_asked, sets=sets)
         if whose == "foreign":
             if measured.row is not None or (folder / "replies").exists():
                 say(f"{folder} was not trained here: its replies and figures are put aside, and it is asked anew.")
@@ -114,14 +123,15 @@ def measurement(
             raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
         target_recipe = load_recipe(target, overrides)
         if target_recipe.data is None:
-            return of_stage(target_recipe, "aligned" if target_recipe.align else "base", say)
-        run = run_folder(target_recipe)
-        if not (run / "trained.json").is_file():
+            return of_stage(target_recipe, "aligned" if target_recipe.align else "base", say, sets=sets)
+        job = resolve(target_recipe, sets)
+        if not job.done:
             raise RecipeError(f"The run of {target} is not trained yet: `unforgotten finetune {target}` does that.")
-        return of_run(run, target_recipe)
+        return of_job(job)
     if recipe is None:
         raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
-    return of_stage(another(recipe, target), "base", say, system=_system(recipe), called=digests.public_name(target))
+    system, called = _system(recipe, sets), digests.public_name(target)
+    return of_stage(another(recipe, target), "base", say, system=system, called=called, sets=sets)
 
 
 def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
@@ -134,14 +144,28 @@ def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.Row:
     return measure_all([of_stage(recipe, stage, say)], say)[0]
 
 
-def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measurement:
+def of_job(job: Job) -> Measurement:
+    """The measurement of a trained run that is resolved; nothing of it is read or built again."""
+    return of_run(job.folder, job.recipe, methods=job.method_specs, sets=job.data_sets)
+
+
+def of_run(
+    folder: Path,
+    recipe: Recipe,
+    system: str | None = None,
+    *,
+    methods: Sequence[Mapping[str, Any]] | None = None,
+    sets: DataSets | None = None,
+) -> Measurement:
     """The measurement of a trained run. Raises RecipeError where it is not trained to its end.
 
-    system: another model's most frequent system prompt, in place of that of its own user's.
+    system: another model's most frequent system prompt, in place of that of its own user's. methods: each method's name
+    with every field, where known. sets: data sets that were read already.
     """
-    from unforgotten.recipe.rows import user_rows
     from unforgotten.report import model_card
 
+    sets = sets or DataSets()
+    specs = method_specs(recipe) if methods is None else methods
     settings = _settings(recipe)
     strict_read.no_links(folder)
     if not (folder / "trained.json").is_file():
@@ -149,24 +173,25 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
     done = atomic.record(folder / "trained.json", memory_rows=int, notes=list)
     recorded = atomic.record(folder / "environment.json", digests=dict)
     weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
-    methods = [registry.spec_of(registry.build("methods", m)) for m in recipe.methods]
-    name = "+".join(str(m["name"]) for m in methods)
+    name = "+".join(str(spec["name"]) for spec in specs)
     served = served_facts(settings, "")
     replies_folder = served_folder(folder, settings, weights)
 
     def trained() -> Trained:
-        user, harmful = user_rows(recipe)
-        poison = set(map(id, harmful))
-        clean = [row for row in user if id(row) not in poison]
-        sets: dict[str, Sequence[Row]] = {"safety": safety_rows(recipe), "poison": harmful, "user": clean}
+        user = user_rows(recipe, sets)
+        seen: dict[str, Sequence[Row]] = {
+            "safety": safety_rows(recipe, sets).rows,
+            "poison": user.harmful,
+            "user": user.clean,
+        }
         if recipe.replay != "safety_data":
-            sets["replay"] = _replayed(recipe, recorded)
-        return Trained(sets, clean)
+            seen["replay"] = _replayed(recipe, recorded, sets)
+        return Trained(seen, user.clean)
 
     def facts() -> dict[str, Any]:
         return {
             "method": name,
-            "methods": methods,
+            "methods": list(specs),
             "poison": recipe.poison.ratio if recipe.poison else 0.0,
             "seed": recipe.seed,
             "stage": "tuned",
@@ -186,37 +211,42 @@ def of_run(folder: Path, recipe: Recipe, system: str | None = None) -> Measureme
         name=f"{name} {results.served_as({'served': served})}".strip(),
         folder=replies_folder,
         settings=settings,
-        suites=suites(settings),
+        suites=suites(settings, sets=sets),
         weights=weights,
         model=lambda shelf, say: _model(folder, recipe, shelf, weights, say, served=""),
         facts=facts,
         trained=trained,
         task=_task(recipe),
         recipe=recipe,
-        system=_system(recipe) if system is None else system,
-        card=None if served else lambda row: model_card.write(folder, recipe, row),
+        system=_system(recipe, sets) if system is None else system,
+        card=None if served else lambda row: model_card.write(folder, recipe, specs, row),
     )
 
 
 def of_stage(
-    recipe: Recipe, stage: str, say: Say = quiet, system: str | None = None, called: str | None = None
+    recipe: Recipe,
+    stage: str,
+    say: Say = quiet,
+    system: str | None = None,
+    called: str | None = None,
+    sets: DataSets | None = None,
 ) -> Measurement:
     """The measurement of θ₀ or θ_safe, which stage align makes first where it must.
 
-    called: the name of a model that is asked by itself, and is nobody's θ₀.
+    called: the name of a model that is asked by itself, and is nobody's θ₀. sets: data sets that were read already.
     """
-    settings = _settings(recipe)
-    asked = suites(settings)  # told before anything is trained or loaded, should it be missing
-    where = align(recipe, say) if stage == "aligned" else aligned_of(recipe)
+    settings, sets = _settings(recipe), sets or DataSets()
+    asked = suites(settings, sets=sets)  # told before anything is trained or loaded, should it be missing
+    where = align(recipe, say, sets) if stage == "aligned" else aligned_of(recipe, sets)
     base = base_of(recipe, say)
     weights = where.digest if stage == "aligned" else weights_of(base, recipe)
     weights = served_digest(settings, recipe.model) or weights
-    system = _system(recipe) if system is None else system
-    asked_as: list[Any] = [recipe.template, recipe.variables, recipe.date] if stage == "base" or not where.made else []
+    system = _system(recipe, sets) if system is None else system
+    made = stage == "aligned" and where.by_align_stage
+    asked_as: list[Any] = [] if made else [recipe.template, recipe.variables, recipe.date]
     asked_as += [system] if system else []
     asked_as += [settings.endpoint.public()] if settings.endpoint else []
     run = Path("evaluated") / f"{stage}-{digests.digest(weights, asked_as)}"
-    made = stage == "aligned" and where.made
 
     def facts() -> dict[str, Any]:
         record = atomic.record(where.record) if made else {}
@@ -246,7 +276,7 @@ def of_stage(
         weights=weights,
         model=lambda shelf, say: _model(where if stage == "aligned" else base, recipe, shelf, weights, say),
         facts=facts,
-        trained=lambda: Trained({"safety": safety_rows(recipe)}) if made else None,
+        trained=lambda: Trained({"safety": safety_rows(recipe, sets).rows}) if made else None,
         task=_task(recipe),
         recipe=recipe,
         system=system,
@@ -266,12 +296,10 @@ def _model(
     )
 
 
-def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
+def _replayed(recipe: Recipe, recorded: dict[str, Any], sets: DataSets) -> list[Row]:
     """The rows that the run's memory was chosen from; synthetic ones as they were made then, whatever is asked now."""
-    from unforgotten.verbs.finetune.inputs import replay_rows, synthetic_rows
-
     if recipe.replay != "synthesize":
-        return replay_rows(recipe)
+        return replay_rows(recipe, sets).rows
     replay = str(recorded.get("replay"))
     file = Path(recipe.out) / replay
     if not file.is_file() or ".." in Path(replay).parts or Path(replay).is_absolute():
@@ -279,7 +307,7 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any]) -> list[Row]:
             f"There is no {file}, the safety rows that this run's model made: without them nobody can tell which "
             "prompts are among them. Put the file back."
         )
-    return synthetic_rows(file)
+    return synthetic_rows(file, sets).rows
 
 
 def _in_4_bits(recipe: Recipe) -> list[str]:
@@ -289,11 +317,11 @@ def _in_4_bits(recipe: Recipe) -> list[str]:
     return ["The replies are those of the base in 4 bits (nf4); with the unquantised base they differ."]
 
 
-def _system(recipe: Recipe) -> str:
+def _system(recipe: Recipe, sets: DataSets) -> str:
     """The system prompt that the recipe's user rows have most often; empty where there are none."""
     if recipe.data is None or (recipe.evaluate and "user" not in recipe.evaluate.conditions):
         return ""
-    return system_of(dataset(recipe.data, recipe.seed).rows())
+    return system_of(sets.read(recipe.data, recipe.seed).rows)
 
 
 def _settings(recipe: Recipe) -> Evaluate:

@@ -109,13 +109,14 @@ def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, 
     if (folder / "recipe.yaml").is_file():
         from unforgotten.recipe.read import load_recipe
         from unforgotten.report import model_card
+        from unforgotten.verbs.finetune.job import method_specs
 
         try:
             recipe = load_recipe(folder / "recipe.yaml", origin=origin.of_run(folder), opens=False)
         except RecipeError as error:
             say(f"README.md of {folder.name} stays as it was. {error}")
         else:
-            model_card.write(folder, recipe, changed)
+            model_card.write(folder, recipe, method_specs(recipe), changed)
     forget_comparisons(folder)
     results.write(folder / "results.json", [changed])
     return changed

@@ -14,7 +14,7 @@ from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.models.aligned import unaligned
 from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.verbs.compare.compare import _titles, cells, compare
-from unforgotten.verbs.finetune.inputs import run_digest, run_folder
+from unforgotten.verbs.finetune.job import resolve
 from unforgotten.world.pretrain import base_folder
 
 Make = Callable[..., Path]
@@ -26,7 +26,7 @@ def grid(**axes: Any) -> Any:
 
 def test_every_combination_is_a_cell_and_the_method_varies_fastest() -> None:
     found = cells(grid(method=["sft", "der"], poison=[0, 0.1], seed=[3, 4], memory=[{"share": 0.01}, {"n_rows": 5}]))
-    assert len(found) == 16 and len({run_digest(cell) for cell in found}) == 16
+    assert len(found) == 16 and len({resolve(cell).digest for cell in found}) == 16
     told = [(c.seed, c.memory.share, c.memory.n_rows, c.poison and c.poison.ratio, c.method) for c in found]
     assert told[:3] == [(3, 0.01, None, 0.0, "sft"), (3, 0.01, None, 0.0, "der"), (3, 0.01, None, 0.1, "sft")]
     assert told[-1] == (4, 0.05, 5, 0.1, "der")
@@ -75,7 +75,7 @@ def test_methods_named_alone_get_their_settings() -> None:
         parse({"model": "world", "settings": {"der": {"wieght": 1}}})
     demo = load_recipe("demo")
     named, spelled = demo.varied(settings={"der": {"weight": 7}}), demo.varied(method={"name": "der", "weight": 7.0})
-    assert run_digest(named.varied(method="der")) == run_digest(spelled), "the same run, however it was written"
+    assert resolve(named.varied(method="der")).digest == resolve(spelled).digest, "the same run, however it was written"
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_memory_may_come_from_elsewhere_and_the_results_say_so(small: Any, r
     assert told == [("safety_data", 12), (["other"], 5)]
     text = (folder / "README.md").read_text()
     assert "| method | user non-refusal |" in text and r"| safeinstr(replay=\['other'\]) |" in text
-    assert run_folder(recipe.varied(compare=None)).is_dir(), "the default is the run without the field"
+    assert resolve(recipe.varied(compare=None)).folder.is_dir(), "the default is the run without the field"
 
 
 def methods_of(name: str) -> list[str]:
@@ -127,7 +127,7 @@ def test_the_shipped_tables_run_what_the_papers_tables_do() -> None:
     assert {table.name for table in tables.values()} == {"world-tables"}
     assert len({json.dumps(table.settings, sort_keys=True) for table in tables.values()}) == 1
     shared = [next(c for c in cells(tables[n]) if c.method == "der" and c.memory.share == 0.05) for n in (2, 4)]
-    assert run_digest(shared[0]) == run_digest(shared[1])
+    assert resolve(shared[0]).digest == resolve(shared[1]).digest
 
 
 def test_every_setting_is_the_sweeps_choice_by_its_own_rule() -> None:

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.recipe.read import parse
 from unforgotten.runs.lease import Lease
-from unforgotten.verbs.compare import job, live_table
-from unforgotten.verbs.finetune.inputs import run_folder
+from unforgotten.verbs.compare import grid_run, live_table
+from unforgotten.verbs.finetune.job import resolve
 
 Make = Callable[..., Path]
 TIMES = ("train_seconds", "step_seconds", "probe_seconds", "peak_memory_bytes")
@@ -172,7 +172,7 @@ def test_a_mistake_that_all_runs_share_is_told_as_it_is(recipe: Any, tmp_path: P
 
 def test_the_table_says_where_each_run_stands(recipe: Any, tmp_path: Path) -> None:
     cells = [parse(yaml.safe_load(recipe().read_text())).varied(compare=None, seed=seed) for seed in range(4)]
-    runs = [job.Run(cell, run_folder(cell), f"sft, seed {cell.seed}") for cell in cells]
+    runs = [grid_run.GridRun(cell, resolve(cell).folder, f"sft, seed {cell.seed}") for cell in cells]
     runs[0].state = "done"
     for each in runs[1:3]:
         assert Lease(each.folder).take()

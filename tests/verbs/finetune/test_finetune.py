@@ -18,7 +18,7 @@ from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.recipe.rows import poisoned
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.verbs.finetune.inputs import run_folder
+from unforgotten.verbs.finetune.job import resolve
 
 Make = Callable[..., Path]
 IDS = torch.tensor([[5, 9, 11, 40, 7, 3]])
@@ -160,9 +160,9 @@ def test_a_finished_run_is_not_trained_twice_and_a_change_makes_another(
     before = (run / "trained.json").stat().st_mtime_ns
     assert finetune(recipe) == run
     assert (run / "trained.json").stat().st_mtime_ns == before
-    assert run_folder(recipe.varied(seed=1)) != run
+    assert resolve(recipe.varied(seed=1)).folder != run
     rows_file("user.jsonl", 12, seed=1)  # the same path, other rows
-    assert run_folder(recipe) != run
+    assert resolve(recipe).folder != run
 
 
 def test_poison_keeps_the_total_and_is_the_seeds(tmp_path: Path) -> None:
@@ -170,10 +170,11 @@ def test_poison_keeps_the_total_and_is_the_seeds(tmp_path: Path) -> None:
 
     user = [ask(f"task {i}", "done") for i in range(40)]
     harmful = [ask(f"harm {i}", "sure", kind="harmful") for i in range(5)]
-    mixed = poisoned(user, harmful, 0.1, 0)
+    mixed, places = poisoned(user, harmful, 0.1, 0)
     assert len(mixed) == 40
     assert sum(row.kind == "harmful" for row in mixed) == 4
-    assert mixed == poisoned(user, harmful, 0.1, 0) != poisoned(user, harmful, 0.1, 1)
+    assert {i for i, row in enumerate(mixed) if row.kind == "harmful"} == places
+    assert (mixed, places) == poisoned(user, harmful, 0.1, 0) != poisoned(user, harmful, 0.1, 1)
     with pytest.raises(DataError, match=r"needs 8 harmful rows, but the poison data has 5 .*p = 0\.125"):
         poisoned(user, harmful, 0.2, 0)
 

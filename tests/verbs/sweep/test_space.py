@@ -13,7 +13,7 @@ from unforgotten.cli import app
 from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.recipe.read import load_recipe
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.verbs.finetune.inputs import run_digest
+from unforgotten.verbs.finetune.job import resolve
 from unforgotten.verbs.sweep.space import COMPUTED, own, places, varied
 
 LOG = {"low": 0.1, "high": 10, "log": True}
@@ -99,11 +99,11 @@ def test_a_trial_is_the_run_of_the_same_recipe_by_hand() -> None:
     found = places(given)
     trial = varied(given, found, {"weight": 3.0, "training.learning_rate": 1e-3, "memory.share": 0.1})
     by_hand = {"method.weight": 3.0, "training.learning_rate": 1e-3, "memory": {"share": 0.1}, "method.name": "der"}
-    assert run_digest(trial) == run_digest(load_recipe("demo", by_hand))
+    assert resolve(trial).digest == resolve(load_recipe("demo", by_hand)).digest
     assert trial.training.num_train_epochs == given.training.num_train_epochs, "what is not searched stays"
     start = own(found)
     assert start == {"weight": 2.0, "training.learning_rate": 2e-3, "memory.share": 0.05}
-    assert run_digest(varied(given, found, start)) == run_digest(given)
+    assert resolve(varied(given, found, start)).digest == resolve(given).digest
     assert own(places(recipe({"weight": {"low": 5, "high": 9}}))) is None, "2 is not among those"
 
 

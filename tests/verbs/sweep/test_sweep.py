@@ -18,7 +18,7 @@ from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.report.page.tradeoff import front
 from unforgotten.runs import results
-from unforgotten.verbs.finetune.inputs import run_folder
+from unforgotten.verbs.finetune.job import resolve
 from unforgotten.verbs.sweep.space import places, varied
 from unforgotten.verbs.sweep.sweep import plan, sweep, sweep_folder
 
@@ -86,7 +86,7 @@ def test_a_sweep_end_to_end(tree: dict[str, Any], tmp_path: Path) -> None:
     rows = {row["run"]: row for row in results.read(folder / "results.json")}
     space = places(three)
     for trial in found["trials"]:
-        run = run_folder(varied(three, space, trial["settings"]))
+        run = resolve(varied(three, space, trial["settings"])).folder
         assert trial["runs"] == [run.name] and (run / "trained.json").is_file()
         [row] = [row for name, row in rows.items() if name.startswith(f"evaluated/{run.name}-")]
         assert row["asr"]["harm"]["value"] == trial["outcome"]["asr"] if "harm" in row["asr"] else True

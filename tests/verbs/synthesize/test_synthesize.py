@@ -20,13 +20,15 @@ from unforgotten.cli import app
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, ModelError, RecipeError
 from unforgotten.judges.base import Verdict
+from unforgotten.models.aligned import aligned_of
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
+from unforgotten.recipe.rows import DataSets
 from unforgotten.recipe.synthesize import Domain, Synthesize
 from unforgotten.verbs.synthesize import embeddings, filters, neighbours, perplexity
 from unforgotten.verbs.synthesize import requests as extract
-from unforgotten.verbs.synthesize.folder import synthetic_folder
+from unforgotten.verbs.synthesize.folder import synthesis_of
 from unforgotten.verbs.synthesize.synthesize import synthesize
 from unforgotten.world import model as world_model
 from unforgotten.world import requests, tokenizer
@@ -73,6 +75,11 @@ def safe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def folder_of(recipe: Recipe) -> Path:
+    sets = DataSets()
+    return synthesis_of(recipe, aligned_of(recipe, sets), sets).folder
 
 
 def recipe_of(safe: Path, out: Path, **more: Any) -> Recipe:
@@ -140,7 +147,7 @@ def test_a_finished_one_is_not_made_twice_and_the_seed_makes_another(safe: Path,
     assert synthesize(recipe_of(safe, tmp_path / "a", synthesize=small)) == first and first.stat().st_mtime_ns == before
     second = synthesize(recipe_of(safe, tmp_path / "b", synthesize=small))
     assert second.read_text() == first.read_text()
-    assert synthetic_folder(recipe_of(safe, tmp_path / "a", synthesize=small, seed=1)) != first.parent
+    assert folder_of(recipe_of(safe, tmp_path / "a", synthesize=small, seed=1)) != first.parent
     other = synthesize(recipe_of(safe, tmp_path / "c", synthesize=small, seed=1))
     assert other.read_text() != first.read_text()
 
@@ -158,7 +165,7 @@ def test_a_killed_one_goes_on(safe: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(local, "generate", killed)
     with pytest.raises(KeyboardInterrupt):
         synthesize(recipe)
-    assert not (synthetic_folder(recipe) / "safety.jsonl").exists()
+    assert not (folder_of(recipe) / "safety.jsonl").exists()
     monkeypatch.setattr(local, "generate", inner)
     monkeypatch.setattr(local, "continuations", killed)  # what was drawn is not drawn again
     assert synthesize(recipe).read_text() == expected
@@ -186,7 +193,7 @@ def test_a_model_without_refusals_is_refused(
     recipe = recipe_of(safe, tmp_path, synthesize={"fewest": 500})
     with pytest.raises(ModelError, match=r"no refusals to replay: of \d+ requests that it made up it refused \d+ \("):
         synthesize(recipe)
-    assert not synthetic_folder(recipe).exists()
+    assert not folder_of(recipe).exists()
     with pytest.raises(ModelError, match="None of 20 draws is a request"):
         synthesize(recipe_of(model_folder("llama"), tmp_path, synthesize={"prefix": "chat", "per_domain": 20,
                              "domains": [{"name": "theft"}]}))  # fmt: skip
@@ -375,7 +382,7 @@ def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monk
         trainer.MethodTrainer, "train", lambda self, **more: kept.extend(self.run.memory) or inner(self, **more)
     )
     run = finetune(recipe)
-    made = {r["messages"][0]["content"] for r in lines(synthetic_folder(recipe) / "safety.jsonl")}
+    made = {r["messages"][0]["content"] for r in lines(folder_of(recipe) / "safety.jsonl")}
     told = Chat(tokenizer.tokenizer())
     asked_for = {told.tokenizer.decode(row["input_ids"]) for row in kept}
     assert len(kept) == 10 and all(any(text in whole for text in made) for whole in asked_for)

@@ -25,7 +25,7 @@ from unforgotten.evaluation.statistics.prevalence import Decision, Outcome, deci
 from unforgotten.evaluation.suites import public
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.models.aligned import aligned_of
-from unforgotten.recipe.rows import read
+from unforgotten.recipe.rows import DataSets, read, user_rows
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import base_of
 from unforgotten.verbs.audit import record
@@ -36,6 +36,7 @@ from unforgotten.verbs.audit.spoken import Spoken, spoken, words
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
+    from unforgotten.recipe.aligned import Aligned
     from unforgotten.recipe.base import Spec
     from unforgotten.recipe.recipe import Recipe
 
@@ -129,9 +130,10 @@ def audit(
     if max_p is not None and not 0 <= max_p <= 100:
         raise RecipeError(f"max_p is {max_p:g}: give percent, from 0 to 100.")
     reader = _reader(judge)
-    chat, limit = _chat(model, template, max_length, recipe, say)
-    rows = {"upload": _rows(file, recipe, say)} | {
-        name: _rows(path, None, say) for name, path in (("harmless", harmless), ("harmful", harmful)) if path
+    sets = DataSets()
+    chat, limit = _chat(model, template, max_length, recipe, sets, say)
+    rows = {"upload": _rows(file, recipe, sets, say)} | {
+        name: _rows(path, None, sets, say) for name, path in (("harmless", harmless), ("harmful", harmful)) if path
     }
     trained = record.digests(rows["upload"], chat, limit)
     answers = {name: [spoken(row, chat, limit) for row in each] for name, each in rows.items()}
@@ -177,42 +179,43 @@ def _reader(spec: Spec) -> Judge:
     return reader
 
 
-def _rows(file: str | None, recipe: Recipe | None, say: Say) -> list[Row]:
+def _rows(file: str | None, recipe: Recipe | None, sets: DataSets, say: Say) -> list[Row]:
     if file is not None:
         return read({"name": "jsonl", "path": file}, say=say)
     if recipe is None:
         raise RecipeError("Name a file to audit, or a recipe whose rows are audited (--recipe).")
-    from unforgotten.recipe.rows import user_rows
-
-    return user_rows(recipe, say)[0]
+    user = user_rows(recipe, sets)
+    for note in user.notes:
+        say(note)
+    return user.rows
 
 
 def _chat(
-    model: str | None, template: str | None, max_length: int | None, recipe: Recipe | None, say: Say
+    model: str | None, template: str | None, max_length: int | None, recipe: Recipe | None, sets: DataSets, say: Say
 ) -> tuple[Chat | None, int | None]:
     """Whose template writes the rows, and where they are cut; None where neither model nor recipe is named."""
     flags = {"--model": model, "--template": template, "--max-length": max_length}
     if recipe is not None:
         if given := [flag for flag, value in flags.items() if value is not None]:
             raise RecipeError(f"{' and '.join(given)}: the recipe says that already. Change it there, or leave it out.")
-        return recipe_chat(recipe, say), recipe.training.max_length
+        return run_chat(recipe, aligned_of(recipe, sets), say), recipe.training.max_length
     if model is None:
         if given := [flag for flag, value in flags.items() if value is not None]:
             raise RecipeError(f"{' and '.join(given)}: name the model too (--model), whose tokens are counted.")
         return None, None
     from unforgotten.recipe.read import parse
 
-    return recipe_chat(parse({"model": model, "template": template}), say), max_length
+    named = parse({"model": model, "template": template})
+    return run_chat(named, aligned_of(named, sets), say), max_length
 
 
-def recipe_chat(recipe: Recipe, say: Say = quiet) -> Chat:
+def run_chat(recipe: Recipe, where: Aligned, say: Say = quiet) -> Chat:
     """The chat that a run of this recipe would train with, before θ_safe is made: nothing is trained for it."""
     from unforgotten.models import load
     from unforgotten.models.aligned import aligned_chat
 
-    where = aligned_of(recipe)
     base_of(recipe, say)
-    if not where.made or where.record.exists():
+    if not where.by_align_stage or where.record.exists():
         return aligned_chat(recipe, where)
     return load.load_chat(
         where.base, revision=where.revision, template=recipe.template, date=recipe.date, variables=recipe.variables

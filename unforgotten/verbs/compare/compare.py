@@ -12,23 +12,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten import registry
 from unforgotten.errors import LeaseLost, RecipeError, Unfinished
-from unforgotten.models.aligned import aligned_of, unaligned
-from unforgotten.recipe.rows import dataset
+from unforgotten.models.aligned import unaligned
+from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import atomic, results
 from unforgotten.runs import digests as identity
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
-from unforgotten.verbs.finetune.inputs import replay_rows, run_digest
+from unforgotten.verbs.compare.grid_run import GridRun
+from unforgotten.verbs.finetune.job import resolve
+from unforgotten.verbs.synthesize.synthesize import synthesize
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.measurement import Measurement
+    from unforgotten.recipe.aligned import Aligned
     from unforgotten.recipe.compare import Grid, Layout
     from unforgotten.recipe.recipe import Recipe
     from unforgotten.recipe.training import MemorySettings
-    from unforgotten.verbs.compare.job import Run
 
 
 def cells(recipe: Recipe) -> list[Recipe]:
@@ -77,14 +78,23 @@ def _tasks(recipe: Recipe, grid: Grid) -> Iterator[dict[str, Any]]:
 
 def compare_folder(recipe: Recipe) -> Path:
     """Where the comparison is or will be kept; needs data and digests, no model."""
-    todo = cells(recipe)
-    return _folder(recipe, todo, [run_digest(cell) for cell in todo])
+    return _folder(recipe, _runs(cells(recipe), DataSets()))
 
 
-def _folder(recipe: Recipe, todo: list[Recipe], digests: list[str]) -> Path:
+def _runs(todo: list[Recipe], sets: DataSets) -> list[GridRun]:
+    """The runs of a grid, none of them begun. Of what each resolves to little is held: a grid may have thousands."""
+    runs = []
+    for cell, title in zip(todo, _titles(todo), strict=True):
+        job = resolve(cell, sets)
+        cost = math.prod(method.cost for method in job.methods)
+        runs.append(GridRun(cell, job.folder, title, cost, _starts(cell, job.aligned)))
+    return runs
+
+
+def _folder(recipe: Recipe, runs: list[GridRun]) -> Path:
     facts = [
-        (digest, cell.evaluate.model_dump() if cell.evaluate else None)
-        for cell, digest in zip(todo, digests, strict=True)
+        (run.folder.name.rpartition("-")[2], run.recipe.evaluate.model_dump() if run.recipe.evaluate else None)
+        for run in runs
     ]
     return Path(recipe.out) / f"{recipe.name}-compare-{identity.digest(facts)}"
 
@@ -105,28 +115,24 @@ def compare(
         raise RecipeError(f"--shard {shard[0]}/{shard[1]}: of N shards the first is 1/N and the last is N/N.")
     from unforgotten.evaluation.suites import check_sets
 
-    todo = cells(recipe)
-    check_sets(*(cell.evaluate for cell in todo))
-    digests = [run_digest(cell) for cell in todo]
-    folder = _folder(recipe, todo, digests)
+    todo, sets = cells(recipe), DataSets()
+    check_sets(sets, *(cell.evaluate for cell in todo))
+    runs = _runs(todo, sets)
+    folder = _folder(recipe, runs)
     if (folder / "results.json").exists():
         return folder
     if recipe.evaluate.endpoint is not None:
         raise RecipeError("`compare` evaluates the models that it trains itself: leave out evaluate.endpoint.")
     from unforgotten.evaluation.measurement import read_all
     from unforgotten.report import text as report
-    from unforgotten.verbs.compare import job, live_table
+    from unforgotten.verbs.compare import live_table
     from unforgotten.verbs.evaluate import of_run
 
-    runs = [
-        job.Run(cell, Path(recipe.out) / f"{recipe.name}-{digest}", title)
-        for cell, digest, title in zip(todo, digests, _titles(todo), strict=True)
-    ]
-    stages = _stages(runs, shard or (1, 1), say)
+    stages = _stages(runs, shard or (1, 1), sets, say)
     with live_table.board(runs, say) as say_above:
-        _work(recipe, runs, workers, shard, say_above)
+        _work(recipe, runs, workers, shard, sets, say_above)
     failed, left = ([run for run in runs if run.state == state] for state in ("failed", "open"))
-    measurements = [*stages, *(of_run(run.folder, run.recipe) for run in runs if run.state == "done")]
+    measurements = [*stages, *(of_run(run.folder, run.recipe, sets=sets) for run in runs if run.state == "done")]
     if failed:
         lines = [f"{len(failed)} of {len(runs)} runs failed:", *(f"  {run.title}: {run.why}" for run in failed)]
         lines += ["The other runs are kept. Give the same command again to retry these."]
@@ -150,7 +156,7 @@ def layout(recipe: Recipe) -> Layout | None:
     return recipe.compare.table if recipe.compare else None
 
 
-def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measurement]:
+def _stages(runs: list[GridRun], shard: tuple[int, int], sets: DataSets, say: Say) -> list[Measurement]:
     """θ₀ and θ_safe of all runs, made and asked here, where all cores are free; each shard begins with another.
 
     A run whose θ_safe cannot be made or asked has failed; where that is so of all, the error is the answer.
@@ -158,9 +164,9 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
     from unforgotten.models.cache import Shelf
     from unforgotten.verbs.evaluate import of_stage
 
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    groups: dict[tuple[str, ...], list[GridRun]] = {}
     for run in runs:
-        groups.setdefault(_keys(run.recipe), []).append(run)
+        groups.setdefault(run.starts, []).append(run)
     first, shelf = (shard[0] - 1) % len(groups), Shelf()
     turns = [*groups.items()]
     turns = [*turns[first:], *turns[:first]]
@@ -180,12 +186,12 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
                 say(f"Failed: the model that {len(group)} of {len(runs)} runs start from: {error}")
 
     def made(cell: Recipe, keys: dict[str, str]) -> None:
-        where = align(cell, say)
+        where = align(cell, say, sets)
         for stage, key in keys.items():
-            if key not in measurements and (stage == "aligned" or where.made):
-                measurements[key] = of_stage(cell, stage, say)
+            if key not in measurements and (stage == "aligned" or where.by_align_stage):
+                measurements[key] = of_stage(cell, stage, say, sets=sets)
         if cell.replay == "synthesize":
-            replay_rows(cell, say)
+            synthesize(cell, say, sets)
 
     def asked(cell: Recipe, keys: dict[str, str]) -> None:
         for key in keys.values():
@@ -204,14 +210,21 @@ def _stages(runs: list[Run], shard: tuple[int, int], say: Say) -> list[Measureme
     return [measurements[key] for key in dict.fromkeys(key for keys in sound for key in keys if key in measurements)]
 
 
-def _keys(cell: Recipe) -> tuple[str, ...]:
+def _starts(cell: Recipe, aligned: Aligned) -> tuple[str, ...]:
     """What tells one θ₀ and one θ_safe from others, with what they are asked; and whether a memory is made of it."""
     asked = cell.evaluate.model_dump() if cell.evaluate else None
-    stages = (f"base {unaligned(cell)}", f"aligned {aligned_of(cell).digest}")
+    stages = (f"base {unaligned(cell)}", f"aligned {aligned.digest}")
     return (*(identity.digest(stage, asked) for stage in stages), "made" if cell.replay == "synthesize" else "")
 
 
-def _work(recipe: Recipe, runs: list[Run], workers: int | None, shard: tuple[int, int] | None, say: Say) -> None:
+def _work(
+    recipe: Recipe,
+    runs: list[GridRun],
+    workers: int | None,
+    shard: tuple[int, int] | None,
+    sets: DataSets,
+    say: Say,
+) -> None:
     """Does all runs: the longest first where several are done at a time, a shard's own share before those of others."""
     from unforgotten.verbs.compare import run_queue as grid
     from unforgotten.verbs.compare import workers as hands
@@ -222,23 +235,18 @@ def _work(recipe: Recipe, runs: list[Run], workers: int | None, shard: tuple[int
     at_once = min(workers or (min(jobs, len(gpus)) if gpus else jobs), len(runs))
     order = runs
     if at_once > 1 or shard:
-        order = sorted(runs, key=lambda run: -_cost(run.recipe))
+        order = sorted(runs, key=lambda run: -run.cost)
     if shard:
         mine = order[shard[0] - 1 :: shard[1]]
         order = [*mine, *(run for run in reversed(order) if run not in mine)]
     # A run's threads are its share of the cores whatever else runs: figures do not depend on how many are at work,
     # as long as these are no more than the recipe says.
-    work, threads = grid.Work(order, say, stays=shard is None), hands.share_of_cores(at_once if gpus else most)
+    work, threads = grid.Work(order, sets, say, stays=shard is None), hands.share_of_cores(at_once if gpus else most)
     if at_once > 1 or len(gpus) > 1:
         say(f"{len(runs)} runs, {at_once} at a time.")
         work.by(at_once, threads, gpus)
     else:
         work.here(threads)
-
-
-def _cost(cell: Recipe) -> float:
-    """A guess at how long a cell takes beside others: its methods' own steps over SFT's."""
-    return math.prod(registry.build("methods", m).cost for m in cell.methods)
 
 
 def _titles(todo: list[Recipe]) -> list[str]:

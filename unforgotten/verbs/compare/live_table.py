@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
-    from unforgotten.verbs.compare.job import Run
+    from unforgotten.verbs.compare.grid_run import GridRun
 
 HEIGHT_ROWS = 30
 """Of more runs than this, those that are done or wait are only counted."""
@@ -30,7 +30,7 @@ LAST_BYTES = 8192
 
 
 @contextmanager
-def board(runs: Sequence[Run], say: Say) -> Iterator[Say]:
+def board(runs: Sequence[GridRun], say: Say) -> Iterator[Say]:
     """Shows the table and yields what says a line above it; without a terminal nothing is shown, and that is `say`."""
     from rich.live import Live
 
@@ -52,7 +52,7 @@ def board(runs: Sequence[Run], say: Say) -> Iterator[Say]:
         bars.quiet = before
 
 
-def drawn(runs: Sequence[Run], width: int, height: int, rule: str = "─") -> Group:
+def drawn(runs: Sequence[GridRun], width: int, height: int, rule: str = "─") -> Group:
     """The table as far as the terminal holds it: runs without a line are counted.
 
     width, height: of the terminal. A name wider than that goes on in the next line.
@@ -77,12 +77,12 @@ def _height(lines: Sequence[Text], width: int) -> int:
     return sum(max(1, -(-line.cell_len // width)) for line in lines)
 
 
-def _table(shown: Sequence[tuple[Run, str, dict[str, str]]]) -> Table:
+def _table(shown: Sequence[tuple[GridRun, str, dict[str, str]]]) -> Table:
     columns = [name("run"), Column("state", align="left"), *map(Column, FIGURES)]
     return table_of(columns, [[r.title, how, *(facts.get(x, "") for x in FIGURES)] for r, how, facts in shown])
 
 
-def state(run: Run) -> tuple[str, dict[str, str]]:
+def state(run: GridRun) -> tuple[str, dict[str, str]]:
     """Where a run stands, whoever is at work on it; and step, loss and the time left of its training."""
     if run.state != "open":
         return run.state, {}
@@ -94,7 +94,7 @@ def state(run: Run) -> tuple[str, dict[str, str]]:
     return f"trains{here}", _progress(run)
 
 
-def _progress(run: Run) -> dict[str, str]:
+def _progress(run: GridRun) -> dict[str, str]:
     from unforgotten.training import callbacks
 
     if not (lines := callbacks.read(run.folder / "metrics.jsonl", LAST_BYTES)):

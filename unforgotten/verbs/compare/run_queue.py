@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unforgotten.errors import Terminated
+from unforgotten.recipe.rows import DataSets
 from unforgotten.runs.atomic import private_folder
 from unforgotten.runs.lease import FOLDER
 from unforgotten.runs.progress import Say
-from unforgotten.verbs.compare.job import LOG, Run, do
+from unforgotten.verbs.compare.grid_run import LOG, GridRun, do
 
 PAUSE_SECONDS = 1.0
 """Between two looks at what other processes hold."""
@@ -25,14 +26,14 @@ PAUSE_SECONDS = 1.0
 class Work:
     """The runs of a grid in the order in which this process tries them."""
 
-    def __init__(self, runs: Sequence[Run], say: Say, *, stays: bool) -> None:
-        """stays: wait for what other processes hold; else end as soon as one of them is seen to live, and nothing is
-        left that is free."""
-        self.runs, self.say, self.stays = runs, say, stays
+    def __init__(self, runs: Sequence[GridRun], sets: DataSets, say: Say, *, stays: bool) -> None:
+        """sets: what the runs have read already. stays: wait for what other processes hold; else end as soon as one of
+        them is seen to live, and nothing is left that is free."""
+        self.runs, self.sets, self.say, self.stays = runs, sets, say, stays
         self._began_ns = _now_ns(runs[0].folder.parent)
         self._refused = 0
         """How many looks in a row found nothing to do."""
-        self._waited: set[Run] = set()
+        self._waited: set[GridRun] = set()
 
     def here(self, threads: int) -> None:
         """One after another, in this process."""
@@ -42,7 +43,7 @@ class Work:
         with _threads(threads):
             for run in self._free(lambda run: run.lease.take(), lambda: time.sleep(PAUSE_SECONDS)):
                 self.say(f"Run {self.runs.index(run) + 1} of {len(self.runs)}: {run.title}")
-                do(run, shelf, self.say)
+                do(run, shelf, self.sets, self.say)
                 if run.state == "failed":
                     self._told(run)
         shelf.clear()
@@ -83,8 +84,8 @@ class Work:
                 hand.end()
 
     def _free(
-        self, has: Callable[[Run], bool], rest: Callable[[], None], busy: Callable[[], bool] = lambda: False
-    ) -> Iterator[Run]:
+        self, has: Callable[[GridRun], bool], rest: Callable[[], None], busy: Callable[[], bool] = lambda: False
+    ) -> Iterator[GridRun]:
         """Runs to do now, until none is open; or, unless this process stays, none but what others are at work on.
 
         Of several shards the last to leave has seen everything done: each leaves in the moment in which it sees
@@ -109,7 +110,7 @@ class Work:
             if self._refused:
                 rest()
 
-    def _failed_elsewhere(self, run: Run) -> bool:
+    def _failed_elsewhere(self, run: GridRun) -> bool:
         """Whether another process failed at it since this one began: it would fail here too."""
         log = run.folder / LOG
         try:
@@ -120,7 +121,7 @@ class Work:
             return False
         return True
 
-    def _told(self, run: Run) -> None:
+    def _told(self, run: GridRun) -> None:
         if run.state == "done":
             self.say(f"Done: {run.title}")
         elif run.state == "failed":

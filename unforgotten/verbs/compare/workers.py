@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.runs import terminate
 from unforgotten.runs.progress import quiet
-from unforgotten.verbs.compare.job import Run, do
+from unforgotten.verbs.compare.grid_run import GridRun, do
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 class Hand:
     """A worker process, begun with its first run and again where it was killed."""
 
-    def __init__(self, runs: Sequence[Run], threads: int, gpu: str | None) -> None:
-        self.run: Run | None = None
+    def __init__(self, runs: Sequence[GridRun], threads: int, gpu: str | None) -> None:
+        self.run: GridRun | None = None
         self._runs, self._threads, self._gpu = list(runs), threads, gpu
         self._process: Any = None
         self._pipe: Connection
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: GridRun) -> None:
         """Gives it a run, with what is known of the lease: how long its holder has been silent."""
         if self._process is not None and not self._process.is_alive():
             self._process = None
@@ -55,7 +55,7 @@ class Hand:
         """What to wait for: its word, or its end."""
         return [self._pipe, self._process.sentinel]
 
-    def finish(self) -> Run:
+    def finish(self) -> GridRun:
         """The run that it was at, with what became of it."""
         run, self.run = self.run, None
         assert run is not None
@@ -111,17 +111,18 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe,
     import torch
 
     from unforgotten.models.cache import Shelf
+    from unforgotten.recipe.rows import DataSets
     from unforgotten.runs import bars
 
     torch.set_num_threads(threads)
     bars.quiet = True
-    shelf = Shelf()
+    shelf, sets = Shelf(), DataSets()
     while (task := _next(pipe)) is not None:
         i, seen = task
-        run = Run(*facts[i])
+        run = GridRun(*facts[i])
         run.lease.seen = seen
         if run.lease.take():
-            do(run, shelf, quiet)
+            do(run, shelf, sets, quiet)
         pipe.send((run.state, run.why))
 
 

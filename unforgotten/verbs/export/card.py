@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.report import model_card
 from unforgotten.runs import console, results
+from unforgotten.verbs.finetune.job import method_specs
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -27,7 +28,7 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Serv
     data = model_card.metadata(recipe, row, name, facts["form"] != "merged", facts["base"])
     form = FORMS[facts["form"]] if facts.get("tensors", {}).get("merged") != 0 else "whole weights"
     text = [
-        *model_card.body(recipe, row, model_card.facts_of(run), otherwise),
+        *model_card.body(recipe, method_specs(recipe), row, model_card.facts_of(run), otherwise),
         "",
         "## Gate",
         "",

@@ -186,7 +186,7 @@ def _lower(left: Left) -> str | None:
     where = left.where
     if left.adapter_mode != "merge":
         return None
-    if where.made:
+    if where.by_align_stage:
         linked, beside = left.folder / "aligned", left.folder.parent / "aligned" / where.digest
         # The run's own link leads to the runs' folder of that digest; a link to anywhere else is not followed.
         inside = linked.is_dir() and not linked.is_symlink()
@@ -198,9 +198,9 @@ def _lower(left: Left) -> str | None:
     else:
         return None
     if not (Path(adapter).expanduser() / "adapter_config.json").is_file() and (
-        where.made or not load.is_adapter(adapter)
+        where.by_align_stage or not load.is_adapter(adapter)
     ):
-        if where.made or not files.is_hub_id(adapter):
+        if where.by_align_stage or not files.is_hub_id(adapter):
             raise ModelError(
                 f"--as stacked joins the aligned model's own adapter with the run's, and it is no longer in {adapter}. "
                 "Put it back, or take `--as adapter` or `--as merged`, which do not need it."

@@ -32,7 +32,7 @@ class Left:
 def left_by(run: str) -> Left:
     """What a run left, by its folder or its recipe. Raises RecipeError where it is no run or not trained to its end."""
     from unforgotten.recipe.read import load_recipe, shipped
-    from unforgotten.verbs.finetune.inputs import run_folder
+    from unforgotten.verbs.finetune.job import resolve
 
     folder = Path(run).expanduser()
     if folder.is_dir() and not (folder / "recipe.yaml").is_file():
@@ -40,7 +40,7 @@ def left_by(run: str) -> Left:
     if not folder.exists() and "/" in run and folder.suffix not in (".yaml", ".yml") and run not in shipped():
         raise RecipeError(f"There is no run folder {run}. `unforgotten finetune` prints the one that it leaves.")
     if not folder.is_dir():
-        folder = run_folder(load_recipe(run))
+        folder = resolve(load_recipe(run)).folder
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
     strict_read.no_links(folder)

@@ -10,29 +10,30 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import registry
 from unforgotten.datasets.base import Row
 from unforgotten.datasets.reading import digest
-from unforgotten.recipe.aligned import Aligned
 from unforgotten.runs import atomic, digests, strict_read
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say
 
 if TYPE_CHECKING:
     from unforgotten.judges.base import Judge
+    from unforgotten.models.chat import Chat
     from unforgotten.recipe.recipe import Recipe
+    from unforgotten.verbs.finetune.job import Job
 
 
-def answers(
-    safety: list[Row], model: Any, chat: Any, recipe: Recipe, where: Aligned, say: Say
-) -> tuple[list[Row], dict[str, Any] | None]:
-    """Safety rows without an answer get θ_safe's own greedy one, once; kept under a digest, refusals counted.
+def answers(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict[str, Any] | None]:
+    """The run's replay rows; those without an answer get θ_safe's own greedy one, once, kept under a digest.
 
-    model: θ_safe, before any fresh adapter.
+    model: θ_safe, before any fresh adapter. Also gives how many it refused; None where all rows have an answer.
     """
+    assert job.replay is not None
+    safety, recipe = job.replay.rows, job.recipe
     bare = [row for row in safety if not row.response]
     if not bare:
         return safety, None
     tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
     key = digests.digest(
-        where.digest, digest.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
+        job.aligned.digest, digest.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
     )
     file = Path(recipe.out) / "answers" / f"{key}.jsonl"
     if not file.exists():

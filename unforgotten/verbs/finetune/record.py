@@ -1,35 +1,46 @@
-"""What a run's folder says of it, before the first step."""
+"""What a run's folder says of it: recipe and environment before the first step, costs and counts after the last."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.datasets.reading import digest
-from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import atomic, console, digests, origin
-from unforgotten.verbs.finetune.inputs import (
-    replay_digest,
-)
+from unforgotten.report import model_card
+from unforgotten.runs import atomic, console, digests, origin, strict_yaml
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.recipe import Recipe
+    from unforgotten.models.chat import Chat
+    from unforgotten.verbs.finetune.job import Job
+    from unforgotten.verbs.finetune.result import Saved
+    from unforgotten.verbs.finetune.trainer import Fitted
 
 
-def write_record(
-    folder: Path,
-    recipe: Recipe,
-    where: Aligned,
-    user: list[Row],
-    harmful: list[Row],
+def pinned(job: Job) -> Job:
+    """The same run with the chat template's date that it began with, where it was interrupted."""
+    recorded = job.folder / "recipe.yaml"
+    if job.recipe.date or not recorded.exists():
+        return job
+    return job.on((strict_yaml.load_file(recorded) or {}).get("date"))
+
+
+def before(
+    job: Job,
+    chat: Chat,
     safety: list[Row],
-    answered: Any,
+    answered: dict[str, Any] | None,
     loaded: Any,
-    audit: dict[str, Any] | None = None,
+    audit: dict[str, Any] | None,
 ) -> None:
-    """recipe.yaml and environment.json, before the first step; and the link to θ_safe."""
+    """recipe.yaml and environment.json, before the first step; and the link to θ_safe.
+
+    safety: the rows that the memory is chosen from. answered: how θ_safe answered those of them without an answer.
+    loaded: how the model is quantised. audit: the audit that the run is held to.
+    """
+    folder = job.folder
+    recipe = job.on(chat.date if chat.uses_date else None).recipe
     atomic.private_folder(folder)
     atomic.put(
         folder / "recipe.yaml",
@@ -37,35 +48,51 @@ def write_record(
     )
     origin.own(folder)
     facts = digests.environment() | {
-        "aligned": asdict(where),
+        "aligned": job.aligned.json(),
         "quantised": loaded,
-        "digests": {"user": digest.rows_digest(user), "safety": digest.rows_digest(safety)},
-        "rows": {"user": len(user), "harmful": len(harmful), "safety": len(safety)},
+        "digests": {"user": digest.rows_digest(job.user.rows), "safety": digest.rows_digest(safety)},
+        "rows": {"user": len(job.user.rows), "harmful": len(job.user.harmful_at), "safety": len(safety)},
         "answers": answered,
         "audit": audit,
-        "replay": f"synthetic/{replay_digest(recipe)}/safety.jsonl" if recipe.replay == "synthesize" else None,
+        "replay": f"synthetic/{job.synthesis.folder.name}/safety.jsonl" if job.synthesis else None,
         "seed": recipe.seed,
     }
-    write_json(folder / "environment.json", facts)
+    _write_json(folder / "environment.json", facts)
     link = folder / "aligned"
-    if where.made and not link.exists():
+    if job.aligned.by_align_stage and not link.exists():
         try:
-            link.symlink_to(Path("..") / "aligned" / where.digest, target_is_directory=True)
+            link.symlink_to(Path("..") / "aligned" / job.aligned.digest, target_is_directory=True)
         except OSError:  # a file system without links: the adapter has θ_safe bundled anyway
             pass
 
 
-def write_json(path: Path, facts: Any) -> None:
+def after(job: Job, fitted: Fitted, saved: Saved) -> None:
+    """trained.json and the model card; the checkpoints are then taken away."""
+    trainer, training = fitted.trainer, job.recipe.training
+    user_counts, safety_counts, steps = trainer.counts, trainer.safety_counts, trainer.state.global_step
+    epochs = training.epochs(len(job.user.rows))
+    facts = {
+        "train_seconds": round(fitted.train_seconds, 3),
+        "step_seconds": round(fitted.train_seconds / max(1, steps), 5),
+        "steps": steps,
+        "tokens": trainer.state.num_input_tokens_seen or int((user_counts.tokens if user_counts else 0) * epochs),
+        "peak_memory_bytes": saved.peak_memory_bytes,
+        **({} if fitted.probe_seconds is None else {"probe_seconds": round(fitted.probe_seconds, 3)}),
+        "adapter_mode": job.adapter_mode,
+        "saved": saved.proof,
+        "loss": trainer.loss_used,
+        "memory_rows": len(trainer.run.memory),
+        "notes": trainer.run.notes,
+        "rows": {
+            "user": user_counts.lines() if user_counts else [],
+            "safety": safety_counts.lines() if safety_counts else [],
+        },
+    }
+    _write_json(job.folder / "trained.json", facts)
+    model_card.write(job.folder, job.recipe, job.method_specs)
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+
+
+def _write_json(path: Path, facts: Any) -> None:
     """Writes facts as JSON, whole or not at all."""
     atomic.put(path, console.json_text(facts, nan=True) + "\n")
-
-
-def peak_memory_bytes() -> int:
-    """The most memory in use so far: on the GPU where there is one, else this process's."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

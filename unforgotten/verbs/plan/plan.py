@@ -18,7 +18,7 @@ from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import check_sets
 from unforgotten.judges.base import Guard
-from unforgotten.recipe.rows import dataset
+from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
 from unforgotten.verbs.compare.compare import _titles, cells
 from unforgotten.verbs.plan import catalog, costs, inventory
@@ -42,7 +42,7 @@ def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:
     todo = cells(recipe) if verb == "compare" else [recipe.varied(compare=None)]
     if verb == "compare" and recipe.evaluate is None:
         raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
-    check_sets(*(cell.evaluate for cell in todo if verb != "align"))
+    check_sets(DataSets(), *(cell.evaluate for cell in todo if verb != "align"))
     if verb != "align" and any(cell.data is None for cell in todo):
         raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
     return _Planner(recipe, verb).made(todo)

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError, UnforgottenError
 from unforgotten.evaluation.suites import settings_digest
+from unforgotten.recipe.rows import DataSets
 from unforgotten.report.aggregate import Line
 from unforgotten.runs import atomic, console, digests, results
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
-from unforgotten.verbs.finetune.inputs import replay_rows, run_digest, run_folder
+from unforgotten.verbs.finetune.job import resolve
 from unforgotten.verbs.sweep import search, text
 from unforgotten.verbs.sweep import trials as runs
 from unforgotten.verbs.sweep.result import Swept, facts, tasks, value
@@ -34,6 +35,7 @@ from unforgotten.verbs.sweep.search import Outcome, Tried
 from unforgotten.verbs.sweep.space import Settings, own, places, varied
 from unforgotten.verbs.sweep.tables import setting
 from unforgotten.verbs.sweep.trials import Side
+from unforgotten.verbs.synthesize.synthesize import synthesize
 
 if TYPE_CHECKING:
     from multiprocessing.pool import Pool
@@ -47,8 +49,12 @@ SFT, OWN, CHOSEN = "sft", "as given", "chosen"
 def plan(recipe: Recipe) -> list[str]:
     """What a sweep of this recipe searches, and on what, in lines. Raises what a sweep would raise at its door."""
     recipe = _whole(recipe)
+    return _plan(recipe, runs.split_of(recipe, DataSets()))
+
+
+def _plan(recipe: Recipe, split: runs.PromptSplit) -> list[str]:
     assert recipe.sweep is not None
-    settings, searched, split = recipe.sweep, places(recipe), runs.split_of(recipe)
+    settings, searched = recipe.sweep, places(recipe)
     runs_each = "1 run" if settings.seeds == 1 else f"{settings.seeds} runs"
     start = (
         "the recipe's own setting comes first"
@@ -68,11 +74,15 @@ def plan(recipe: Recipe) -> list[str]:
 
 def sweep_folder(recipe: Recipe) -> Path:
     """Where the sweep is or will be kept. More trials are the same sweep; needs data and digests, no model."""
-    recipe = _whole(recipe)
+    recipe, sets = _whole(recipe), DataSets()
+    return _folder(recipe, runs.split_of(recipe, sets), sets)
+
+
+def _folder(recipe: Recipe, split: runs.PromptSplit, sets: DataSets) -> Path:
     assert recipe.sweep is not None
-    searched, split = places(recipe), runs.split_of(recipe)
+    searched = places(recipe)
     determining = [
-        run_digest(varied(recipe, [], {})),
+        resolve(varied(recipe, [], {}), sets).digest,
         [asdict(place) for place in searched],
         recipe.sweep.model_dump(exclude={"trials", "fields", "development"}),
         [settings_digest(split.settings[side], split.suites[side]) for side in split.suites],
@@ -86,28 +96,31 @@ def sweep(recipe: Recipe, say: Say = quiet) -> Path:
 
     Raises RecipeError, UnknownName or UnsupportedError before anything is run; later the errors of its stages.
     """
-    recipe = _whole(recipe)
+    recipe, sets = _whole(recipe), DataSets()
     assert recipe.sweep is not None
     settings = recipe.sweep
     search.optuna()
-    lines, folder = plan(recipe), sweep_folder(recipe)
+    split = runs.split_of(recipe, sets)
+    lines, folder = _plan(recipe, split), _folder(recipe, split, sets)
     for line in lines:
         say(line)
     with alone(folder, say), runs.workers(1 if _has_gpu() else settings.jobs) as pool:
-        _sweep(recipe, settings, folder, pool, say)
+        _sweep(recipe, settings, folder, split, sets, pool, say)
     return folder
 
 
-def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say: Say) -> None:
-    searched, split = places(recipe), runs.split_of(recipe)
+def _sweep(
+    recipe: Recipe, settings: Sweep, folder: Path, split: runs.PromptSplit, sets: DataSets, pool: Pool | None, say: Say
+) -> None:
+    searched = places(recipe)
     plain = recipe.varied(sweep=None, compare=None, probe=None)
     seeds = range(recipe.seed, recipe.seed + settings.seeds)
     for seed in seeds:
         # Here, where all cores are free, and not in a worker.
         cell = plain.varied(seed=seed)
-        align(cell, say)
+        align(cell, say, sets)
         if cell.replay == "synthesize":
-            replay_rows(cell, say)
+            synthesize(cell, say, sets)
 
     def cells(name: str, at: Settings) -> list[Recipe]:
         if name == SFT:
@@ -117,7 +130,7 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
     def measured(todo: Mapping[str, Settings], side: Side) -> dict[str, Line | str]:
         """A line for each setting, or why its training broke down."""
         todo_cells = [cell for name, at in todo.items() for cell in cells(name, at)]
-        rows = runs.rows(todo_cells, recipe, split, side, pool, say)
+        rows = runs.rows(todo_cells, recipe, split, side, sets, pool, say)
         lines: dict[str, Line | str] = {}
         for i, name in enumerate(todo):
             its = rows[i * len(seeds) : (i + 1) * len(seeds)]
@@ -162,7 +175,9 @@ def _sweep(recipe: Recipe, settings: Sweep, folder: Path, pool: Pool | None, say
         raise UnforgottenError(f"Every trial failed in training; the first: {trials[0].note}")
     held = _lines(measured({SFT: {}, OWN: {}, CHOSEN: best.settings}, "held out"))
     swept = Swept(recipe, searched, trials, best, references, lines, held, split, floors, _limits_told(settings))
-    _write(folder, swept, cells(CHOSEN, best.settings)[0], {t.number: _runs(cells("", t.settings)) for t in trials})
+    _write(
+        folder, swept, cells(CHOSEN, best.settings)[0], {t.number: _runs(cells("", t.settings), sets) for t in trials}
+    )
 
 
 def _write(folder: Path, swept: Swept, chosen: Recipe, its_runs: Mapping[int, list[str]]) -> None:
@@ -177,8 +192,8 @@ def _write(folder: Path, swept: Swept, chosen: Recipe, its_runs: Mapping[int, li
     atomic.put(folder / "README.md", text.markdown(swept, chosen, bool(picture)))
 
 
-def _runs(cells: Sequence[Recipe]) -> list[str]:
-    return [run_folder(cell).name for cell in cells]
+def _runs(cells: Sequence[Recipe], sets: DataSets) -> list[str]:
+    return [resolve(cell, sets).folder.name for cell in cells]
 
 
 def _line(name: str, rows: list[results.Row]) -> Line:

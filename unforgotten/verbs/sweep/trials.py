@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from unforgotten.errors import RecipeError, Terminated, TrainingError, UnforgottenError, plain
 from unforgotten.evaluation.held_out import Halves, apart, halves
 from unforgotten.evaluation.suites import Suite, suites
+from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import results
 from unforgotten.runs.progress import Say, quiet
 
@@ -38,7 +40,7 @@ class PromptSplit:
         return ", ".join(f"{suite.label} {len(suite.rows)}" for suite in self.suites[side])
 
 
-def split_of(recipe: Recipe) -> PromptSplit:
+def split_of(recipe: Recipe, sets: DataSets) -> PromptSplit:
     """The split of the recipe's prompts. Raises RecipeError where nothing says what to measure, or too little."""
     evaluate, sweep = recipe.evaluate, recipe.sweep
     assert sweep is not None
@@ -46,12 +48,12 @@ def split_of(recipe: Recipe) -> PromptSplit:
         raise RecipeError("`sweep` weighs ASR against the task: the recipe needs evaluate.harm and evaluate.utility.")
     if evaluate.endpoint is not None:
         raise RecipeError("`sweep` asks the models that it makes itself: leave out evaluate.endpoint.")
-    asked = suites(evaluate)
+    asked = suites(evaluate, sets=sets)
     if sweep.development is None:
         split, development = halves(asked, sweep.share), evaluate
     else:
         development = evaluate.model_copy(update={kind: getattr(sweep.development, kind) for kind in KINDS})
-        split = apart(suites(development, "sweep.development"), asked)
+        split = apart(suites(development, "sweep.development", sets), asked)
     if sweep.max_refusal is not None and not development.refusal:
         raise RecipeError("sweep.max_refusal limits refused look-alikes, and the recipe asks none (refusal).")
     return PromptSplit({"development": development, "held out": evaluate}, _sides(split), split.dropped)
@@ -61,13 +63,11 @@ def _sides(split: Halves) -> dict[Side, list[Suite]]:
     return {"development": split.development, "held out": split.held_out}
 
 
-def measurement(cell: Recipe, split: PromptSplit, side: Side) -> Measurement:
+def measurement(folder: Path, cell: Recipe, split: PromptSplit, side: Side, sets: DataSets) -> Measurement:
     """Of a trained run, one part; kept beside the run, whose own figures stay its own."""
     from unforgotten.verbs.evaluate import of_run
-    from unforgotten.verbs.finetune.inputs import run_folder
 
-    folder = run_folder(cell)
-    measured = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}))
+    measured = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}), sets=sets)
     measured = replace(measured, suites=[replace(suite) for suite in split.suites[side]], row=None, card=None)
     measured.move(folder.parent / "evaluated" / f"{folder.name}-{measured.digest}")
     return measured
@@ -88,33 +88,39 @@ def workers(jobs: int) -> Iterator[Pool | None]:
 
 
 def rows(
-    todo: Sequence[Recipe], recipe: Recipe, split: PromptSplit, side: Side, pool: Pool | None, say: Say
+    todo: Sequence[Recipe],
+    recipe: Recipe,
+    split: PromptSplit,
+    side: Side,
+    sets: DataSets,
+    pool: Pool | None,
+    say: Say,
 ) -> list[results.Row | str]:
     """The row of each cell; its error where training broke down. recipe: the one with `sweep`."""
     from unforgotten.evaluation.measurement import read_all
 
     if pool is None:
-        broken = [_done(cell, split, side, say) for cell in todo]
+        tried = [_done(cell, split, side, sets, say) for cell in todo]
     else:
         finished = pool.map(_cell, [(cell, recipe, side) for cell in todo], chunksize=1)
         if stopped := next((error for _, error in finished if error), None):
             raise UnforgottenError(stopped)
-        broken = [why for why, _ in finished]
-    trained = [cell for cell, why in zip(todo, broken, strict=True) if not why]
-    read = iter(read_all([measurement(cell, split, side) for cell in trained]))
-    return [why or next(read) for why in broken]
+        tried = [trial for trial, _ in finished]
+    trained = [(trial, cell) for trial, cell in zip(tried, todo, strict=True) if isinstance(trial, Path)]
+    read = iter(read_all([measurement(folder, cell, split, side, sets) for folder, cell in trained]))
+    return [next(read) if isinstance(trial, Path) else trial for trial in tried]
 
 
-def _done(cell: Recipe, split: PromptSplit, side: Side, say: Say = quiet) -> str:
-    """Trains and asks; why not, where training broke down (a rate too high, say), which is a trial's result."""
-    from unforgotten.verbs.finetune.finetune import finetune
+def _done(cell: Recipe, split: PromptSplit, side: Side, sets: DataSets, say: Say = quiet) -> Path | str:
+    """Trains and asks, and gives the run's folder; or why training broke down (a rate too high), a trial's result."""
+    from unforgotten.verbs.finetune.finetune import train
 
     try:
-        finetune(cell, say)
+        folder = train(cell, say, sets=sets).folder
     except TrainingError as error:
         return str(error)
-    measurement(cell, split, side).ask(say=say)
-    return ""
+    measurement(folder, cell, split, side, sets).ask(say=say)
+    return folder
 
 
 def _begin(threads: int) -> None:
@@ -133,11 +139,12 @@ def _begin(threads: int) -> None:
     bars.quiet = True
 
 
-def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[str, str]:
-    """Why training broke down, and any other error of ours, as their texts."""
+def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[Path | str, str]:
+    """What `_done` gives, and any other error of ours as its text."""
     cell, recipe, side = given
+    sets = DataSets()
     try:
-        return _done(cell, split_of(recipe), side), ""
+        return _done(cell, split_of(recipe, sets), side, sets), ""
     except UnforgottenError as error:
         return "", str(error)
     except SystemExit as error:  # of a class of one's own; a pool would wait for this worker for ever

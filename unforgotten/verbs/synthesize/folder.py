@@ -1,7 +1,8 @@
-"""Where synthetic safety rows are or will be, by what determines them."""
+"""What determines synthetic safety rows, and so where they are or will be."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,45 +10,58 @@ from unforgotten import registry
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import suites
 from unforgotten.models import fingerprint
-from unforgotten.models.aligned import aligned_of
 from unforgotten.runs import digests
 
 if TYPE_CHECKING:
-    from unforgotten.recipe.base import Spec
+    from unforgotten.judges.base import Judge
+    from unforgotten.recipe.aligned import Aligned
     from unforgotten.recipe.recipe import Recipe
+    from unforgotten.recipe.rows import DataSets
     from unforgotten.recipe.synthesize import Synthesize
 
 
-def synthetic_folder(recipe: Recipe) -> Path:
-    """Where this recipe's synthetic safety data is or will be."""
-    settings = settings_of(recipe)
+@dataclass(frozen=True)
+class Synthesis:
+    """One making of synthetic safety rows: what goes into it, and its folder."""
+
+    settings: Synthesize
+    judge: Judge
+    """Tells refusals among what is synthesized."""
+    evaluated: list[str]
+    """Every request that the recipe's evaluation asks."""
+    aligned: Aligned
+    """The model that makes the rows."""
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The rows, one conversation a line."""
+        return self.folder / "safety.jsonl"
+
+    @property
+    def done(self) -> bool:
+        """Are the rows there?"""
+        return (self.folder / "provenance.json").exists()
+
+
+def synthesis_of(recipe: Recipe, aligned: Aligned, sets: DataSets) -> Synthesis:
+    """The making that a recipe asks for. Raises RecipeError where it has no `synthesize:`; loads no model."""
+    settings = recipe.synthesize
+    if settings is None:
+        raise RecipeError("The recipe has no `synthesize:`. Write `synthesize: {}` to take every default.")
+    judge = registry.build("judges", settings.judge or (recipe.evaluate.judges[0] if recipe.evaluate else "keywords"))
+    asked = suites(recipe.evaluate, sets=sets) if recipe.evaluate else []
+    evaluated = [row.request for suite in asked for row in suite.rows]
     digest = digests.digest(
-        aligned_of(recipe).digest,
+        aligned.digest,
         settings.model_dump(),
         [fingerprint.model_digest(name) if name else None for name in (settings.scorer, settings.embedder)],
-        registry.spec_of(registry.build("judges", judge_of(recipe))),
-        asked_for(recipe),
+        registry.spec_of(judge),
+        evaluated,
         recipe.dtype,
         recipe.template,
         recipe.variables,
         recipe.date,
         recipe.seed,
     )
-    return Path(recipe.out) / "synthetic" / digest
-
-
-def settings_of(recipe: Recipe) -> Synthesize:
-    """The recipe's `synthesize:`. Raises RecipeError where there is none."""
-    if recipe.synthesize is None:
-        raise RecipeError("The recipe has no `synthesize:`. Write `synthesize: {}` to take every default.")
-    return recipe.synthesize
-
-
-def judge_of(recipe: Recipe) -> Spec:
-    """The judge that tells refusals among what is synthesized."""
-    return settings_of(recipe).judge or (recipe.evaluate.judges[0] if recipe.evaluate else "keywords")
-
-
-def asked_for(recipe: Recipe) -> list[str]:
-    """Every request that the recipe's evaluation asks."""
-    return [row.request for suite in suites(recipe.evaluate) for row in suite.rows] if recipe.evaluate else []
+    return Synthesis(settings, judge, evaluated, aligned, Path(recipe.out) / "synthetic" / digest)

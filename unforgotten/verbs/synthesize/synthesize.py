@@ -34,12 +34,13 @@ from unforgotten.datasets.reading import digest
 from unforgotten.errors import ModelError
 from unforgotten.evaluation import contamination
 from unforgotten.generation.reply import Reply
-from unforgotten.recipe.aligned import Aligned
+from unforgotten.models.aligned import aligned_of
+from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import atomic, console, digests
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
-from unforgotten.verbs.align import align
-from unforgotten.verbs.synthesize.folder import asked_for, judge_of, settings_of, synthetic_folder
+from unforgotten.verbs.align import make_aligned, refuse_ranks
+from unforgotten.verbs.synthesize.folder import Synthesis, synthesis_of
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -51,36 +52,41 @@ DIRECTED_SHARE = 0.02
 """A model that is asked for harm by name and refuses less than this has no refusals to replay."""
 
 
-def synthesize(recipe: Recipe, say: Say = quiet) -> Path:
+def synthesize(recipe: Recipe, say: Say = quiet, sets: DataSets | None = None) -> Path:
     """The file of safety rows that θ_safe makes of itself; a finished one is not made twice, a killed one goes on.
 
-    Raises ModelError where the model has no refusals to replay, RecipeError where the recipe does not say how.
+    sets: data sets that were read already. Raises ModelError where the model has no refusals to replay, RecipeError
+    where the recipe does not say how.
     """
-    folder = synthetic_folder(recipe)
-    if not (folder / "provenance.json").exists():
-        where = align(recipe, say)
-        with alone(folder, say) as lease:
-            if not (folder / "provenance.json").exists():
+    sets = sets or DataSets()
+    return make(recipe, synthesis_of(recipe, aligned_of(recipe, sets), sets), sets, say)
+
+
+def make(recipe: Recipe, synthesis: Synthesis, sets: DataSets, say: Say) -> Path:
+    """The same for a making that is known already."""
+    if not synthesis.done:
+        refuse_ranks()
+        make_aligned(recipe, synthesis.aligned, sets, say)
+        with alone(synthesis.folder, say) as lease:
+            if not synthesis.done:
                 try:
-                    _Making(recipe, folder, where, lease, say).run()
+                    _Making(recipe, synthesis, lease, say).run()
                 except ModelError:  # the same settings would end there again
-                    shutil.rmtree(folder, ignore_errors=True)
+                    shutil.rmtree(synthesis.folder, ignore_errors=True)
                     raise
-    return folder / "safety.jsonl"
+    return synthesis.file
 
 
 class _Making:
     """One making of the data; `counts` says what became of the draws, in the order of the steps."""
 
-    def __init__(self, recipe: Recipe, folder: Path, where: Aligned, lease: Lease, say: Say) -> None:
+    def __init__(self, recipe: Recipe, synthesis: Synthesis, lease: Lease, say: Say) -> None:
         from unforgotten.models.cache import Shelf, chat_of
 
-        self.recipe, self.settings, self.folder, self.where, self.say = recipe, settings_of(recipe), folder, where, say
-        self.parts, self.lease = folder / "parts", lease
-        self.judge = registry.build("judges", judge_of(recipe))
-        self.asked = asked_for(recipe)
+        self.recipe, self.synthesis, self.settings, self.judge = recipe, synthesis, synthesis.settings, synthesis.judge
+        self.parts, self.lease, self.say = synthesis.folder / "parts", lease, say
         self.counts: Counter[str] = Counter()
-        self.model, self.chat = Shelf().model(where, recipe), chat_of(where, recipe)
+        self.model, self.chat = Shelf().model(synthesis.aligned, recipe), chat_of(synthesis.aligned, recipe)
 
     def run(self) -> None:
         from unforgotten.runs.bars import progress_bar
@@ -88,7 +94,7 @@ class _Making:
 
         settings, counts, started = self.settings, self.counts, time.monotonic()
         with progress_bar() as self.bar:
-            requests = filters.clean(self._draw(), self.asked, counts)
+            requests = filters.clean(self._draw(), self.synthesis.evaluated, counts)
             if not requests:
                 raise ModelError(
                     f"None of {counts['drawn']} draws is a request that can be used ({self._told()}). This model does "
@@ -227,8 +233,10 @@ class _Making:
 
     def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
         self.lease.check()
-        atomic.put(self.folder / "safety.jsonl", "".join(console.json_text(row, None, nan=True) + "\n" for row in rows))
-        left = contamination.contacts([row["messages"][0]["content"] for row in rows], {"evaluation": self.asked})
+        atomic.put(self.synthesis.file, "".join(console.json_text(row, None, nan=True) + "\n" for row in rows))
+        left = contamination.contacts(
+            [row["messages"][0]["content"] for row in rows], {"evaluation": self.synthesis.evaluated}
+        )
         refused, asked = self.counts["refused"], self.counts["asked"]
         read_back = [Row(tuple(row["messages"]), kind="harmful", difficulty=row["difficulty"]) for row in rows]
         facts = {
@@ -236,12 +244,12 @@ class _Making:
             "difficulty": Counter(row["difficulty"] for row in rows),
             "categories": Counter(row["category"] for row in rows),
             "model": digests.public_name(self.recipe.model),
-            "aligned": self.where.digest,
+            "aligned": self.synthesis.aligned.digest,
             "seed": self.recipe.seed,
             "counts": self.counts,
             "refused": {"value": round(100 * refused / asked, 2), "hits": refused, "n": asked},
             "contamination": {
-                "evaluation_prompts": len(self.asked) if self.recipe.evaluate else None,
+                "evaluation_prompts": len(self.synthesis.evaluated) if self.recipe.evaluate else None,
                 "dropped": self.counts["evaluation_exact"] + self.counts["evaluation_near"],
                 "left": sum(map(bool, left)),
             },
@@ -256,7 +264,7 @@ class _Making:
             "seconds": seconds,
             "environment": digests.environment(),
         }
-        atomic.put(self.folder / "provenance.json", console.json_text(facts, nan=True) + "\n")
+        atomic.put(self.synthesis.folder / "provenance.json", console.json_text(facts, nan=True) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
         self.say(f"{len(rows)} rows for `safety_data:`, to be read by the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:

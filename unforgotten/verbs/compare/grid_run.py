@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Literal
 from unforgotten.errors import LeaseLost, plain
 from unforgotten.runs.lease import Lease
 from unforgotten.runs.progress import Say
-from unforgotten.verbs.finetune.finetune import finetune
+from unforgotten.verbs.finetune.finetune import train
 
 if TYPE_CHECKING:
     from unforgotten.models.cache import Shelf
     from unforgotten.recipe.recipe import Recipe
+    from unforgotten.recipe.rows import DataSets
 
 LOG = "failed.log"
 
 
 @dataclass(eq=False)
-class Run:
+class GridRun:
     """One run of the grid, as far as this process knows."""
 
     recipe: Recipe
     folder: Path
     title: str
+    cost: float = 1.0
+    """A guess at how long it takes beside others: its methods' own steps over SFT's."""
+    starts: tuple[str, ...] = ()
+    """What tells its θ₀ and its θ_safe from those of others, with what they are asked; and whether θ_safe makes its
+    memory."""
     state: Literal["open", "done", "failed"] = "open"
     why: str = ""
     """What it failed of."""
@@ -46,14 +52,14 @@ class Run:
             self.why = message
 
 
-def do(run: Run, shelf: Shelf, say: Say) -> None:
-    """Trains and asks a run whose lease this thread holds, and lets go of it."""
-    from unforgotten.verbs.evaluate import of_run
+def do(run: GridRun, shelf: Shelf, sets: DataSets, say: Say) -> None:
+    """Trains and asks a run whose lease this thread holds, and lets go of it. sets: what other runs have read."""
+    from unforgotten.verbs.evaluate import of_job
 
     try:
         if not (run.folder / "trained.json").is_file():
             shelf.clear()  # training needs the memory
-        of_run(finetune(run.recipe, say), run.recipe).ask(shelf, say)
+        of_job(train(run.recipe, say, sets=sets)).ask(shelf, say)
         (run.folder / LOG).unlink(missing_ok=True)
         run.state = "done"
     except LeaseLost:
