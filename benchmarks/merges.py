@@ -93,7 +93,7 @@ def make(room: Path, layers: int = LAYERS) -> int:
 
 def repaired(room: str, method: str) -> None:
     """`unforgotten repair`."""
-    from unforgotten.verbs.repair import repair
+    from unforgotten.verbs.repair.repair import repair
 
     base, aligned, tuned = (f"{room}/{role}" for role in ROLES)
     repair(method, base=base, aligned=aligned, tuned=tuned, out=f"{room}/out")

@@ -49,7 +49,7 @@ from .verbs.finetune.finetune import finetune as finetune
 from .verbs.gate import against as against
 from .verbs.judge import judge as judge
 from .verbs.plan.plan import plan as plan
-from .verbs.repair import repair as repair
+from .verbs.repair.repair import repair as repair
 from .verbs.sweep.sweep import sweep as sweep
 from .verbs.synthesize.synthesize import synthesize as synthesize
 

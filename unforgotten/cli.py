@@ -461,7 +461,7 @@ def repair(
     ] = None,
 ) -> None:
     """Edit the weights of a finished model, one tensor at a time, without training. Prints the folder."""
-    from unforgotten.verbs import repair as verb
+    from unforgotten.verbs.repair import repair as verb
 
     spec = {"name": method, **_options_of(set_, {})}
     _print(

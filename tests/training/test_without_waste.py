@@ -138,7 +138,7 @@ def test_an_edit_written_by_rows_is_the_edit_of_the_whole(shape: tuple[int, ...]
     from safetensors.torch import save_file
 
     from unforgotten.methods.magmax import larger_change
-    from unforgotten.verbs.repair import repair
+    from unforgotten.verbs.repair.repair import repair
 
     torch.manual_seed(1)
     tensors = {role: torch.randn(shape).to(torch.bfloat16) for role in ("unaligned_model", "aligned", "tuned")}

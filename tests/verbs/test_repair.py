@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.shapes import tiny
 from unforgotten.errors import ModelError, RecipeError
-from unforgotten.verbs.repair import repair
+from unforgotten.verbs.repair.repair import repair
 
 Make = Callable[..., Path]
 

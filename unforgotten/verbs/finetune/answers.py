@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from unforgotten.runs.progress import Say
 if TYPE_CHECKING:
     from unforgotten.judges.base import Judge
     from unforgotten.models.chat import Chat
-    from unforgotten.recipe.recipe import Recipe
+    from unforgotten.recipe.base import Spec
     from unforgotten.verbs.finetune.job import Job
 
 
@@ -27,19 +28,19 @@ def answers(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict
     model: θ_safe, before any fresh adapter. Also gives how many it refused; None where all rows have an answer.
     """
     assert job.replay is not None
-    safety, recipe = job.replay.rows, job.recipe
+    safety, settings = job.replay.rows, job.recipe.evaluate
     bare = [row for row in safety if not row.response]
     if not bare:
         return safety, None
-    tokens = recipe.evaluate.max_new_tokens if recipe.evaluate else 256
+    tokens = settings.max_new_tokens if settings else 256
     key = digests.digest(
         job.aligned.digest, digest.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
     )
-    file = Path(recipe.out) / "answers" / f"{key}.jsonl"
+    file = Path(job.recipe.out) / "answers" / f"{key}.jsonl"
     if not file.exists():
         with alone(file, say):  # other runs of this θ_safe want them too
             if not file.exists():
-                _ask(file, bare, model, chat, tokens, recipe, say)
+                _ask(file, bare, model, chat, tokens, settings.judges if settings else [], say)
     replies = strict_read.lines(file)
     filled = iter(replies)
     rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
@@ -64,14 +65,14 @@ def answers(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict
     return [row for row in rows if row.response], counts
 
 
-def _ask(file: Path, bare: list[Row], model: Any, chat: Any, tokens: int, recipe: Recipe, say: Say) -> None:
+def _ask(file: Path, bare: list[Row], model: Any, chat: Chat, tokens: int, judges: Sequence[Spec], say: Say) -> None:
     from unforgotten.generation.local import generate
     from unforgotten.runs.bars import progress_bar
 
     say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
     with progress_bar() as tick:
         replies = generate(model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n))
-    judge = _refusal_judge(recipe)
+    judge = _refusal_judge(judges)
     verdicts = judge.verdicts(replies)
     judge.close()
     lines = [
@@ -86,9 +87,9 @@ def _ask(file: Path, bare: list[Row], model: Any, chat: Any, tokens: int, recipe
     atomic.put(file, "\n".join(lines) + "\n")
 
 
-def _refusal_judge(recipe: Recipe) -> Judge:
+def _refusal_judge(judges: Sequence[Spec]) -> Judge:
     """The evaluation's first judge that tells refusals; published phrases where it has none."""
-    for spec in recipe.evaluate.judges if recipe.evaluate else []:
+    for spec in judges:
         if "refused" in (judge := registry.build("judges", spec)).tells:
             return judge
     return registry.build("judges", "keywords")

@@ -1,0 +1,1 @@
+"""Stage repair: finished models edited without training."""

@@ -1,0 +1,140 @@
+"""The three finished models of a repair, opened and checked; and what a method's `finish` reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from unforgotten.errors import ModelError
+
+if TYPE_CHECKING:
+    from unforgotten.methods.base import Method
+    from unforgotten.models.weights.base import ByRows, Factors, Source
+
+
+def open_models(unaligned_model: str, aligned: str, tuned: str, edit: Method) -> FinishedModels:
+    """θ₀, θ_safe and θ*. Raises ModelError for unlike models, and where there is nothing to keep or to edit."""
+    from unforgotten.models.weights.base import check_alike
+    from unforgotten.models.weights.open import opened
+
+    below = opened(unaligned_model)
+    safe = opened(aligned, below)
+    last = _tuned(tuned, unaligned_model, aligned, below, safe)
+    check_alike({"unaligned_model": below, "aligned": safe, "tuned": last})
+    _refuse_nothing(edit, below, safe, last, {"unaligned_model": unaligned_model, "aligned": aligned, "tuned": tuned})
+    return FinishedModels(below, safe, last)
+
+
+@dataclass
+class FinishedModels:
+    """What `finish` reads where no run stands behind it."""
+
+    base: Source
+    aligned: Source
+    tuned: Source
+    trained: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    """Names of the weights that come out other than they went in."""
+
+    def product(self, up: Any, down: Any) -> Factors:
+        from unforgotten.models.weights.base import Factors
+
+        return Factors(up, down)
+
+    def by_rows(self, name: str, edit: Callable[[Any, Any, Any], Any]) -> ByRows:
+        from unforgotten.models.weights.base import ByRows
+
+        def parts() -> Iterator[Any]:
+            whole = [source[name] for source in (self.base, self.aligned, self.tuned)]
+            rows = ByRows.rows_a_part(tuple(whole[0].shape))
+            for some in zip(*(w.split(rows) for w in whole), strict=True):
+                edited = edit(*some)
+                self.compare(name, edited, some[2])
+                yield edited
+
+        return ByRows(self.base.shape(name), parts)
+
+    def compare(self, name: str, edited: Any, tuned: Any) -> None:
+        """Notes that a weight, or some rows of it, was changed by more than the rounding of its sums."""
+        import torch
+
+        stored = edited.to(tuned)
+        if not torch.isfinite(stored).all():
+            raise ModelError(f"{name} holds values that are no numbers, or infinite, in one of the models or after it.")
+        if tuned.dtype in (torch.float32, torch.float64):
+            bound = 4 * torch.finfo(tuned.dtype).eps
+            unchanged = torch.allclose(stored, tuned, rtol=bound, atol=bound * float(tuned.abs().max()))
+        else:
+            unchanged = torch.equal(stored, tuned)
+        if not unchanged:
+            self.changed.add(name)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def _refuse_nothing(edit: Method, base: Source, aligned: Source, tuned: Source, named: dict[str, str]) -> None:
+    """Raises ModelError where there is nothing to keep or nothing to edit: what came out would not be repaired."""
+    from unforgotten.models.weights.base import same
+
+    if same(base, aligned):
+        raise ModelError(
+            f"--unaligned-model {named['unaligned_model']} and --aligned {named['aligned']} hold the same weights, so "
+            "that there is no alignment to bring back. As --unaligned-model name the weights from before alignment."
+        )
+    if same(aligned, tuned):
+        raise ModelError(
+            f"--tuned {named['tuned']} and --aligned {named['aligned']} hold the same weights (or the adapter changes "
+            "none), so that there is nothing to repair. As --tuned name the fine-tuned model."
+        )
+    is_layer = getattr(edit, "is_layer", lambda name, shape: len(shape) == 2)
+    layers = (name for name in tuned.names() if is_layer(name, tuned.shape(name)))
+    if not edit.dense and all(same(base, aligned, [n]) or same(aligned, tuned, [n]) for n in layers):
+        raise ModelError(
+            f"{type(edit).__name__} edits what alignment and fine-tuning both changed, and that is no layer: alignment "
+            f"({named['unaligned_model']} to {named['aligned']}) and fine-tuning ({named['tuned']}) changed different "
+            "ones. `--method magmax` edits all weights."
+        )
+
+
+def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> Source:
+    """θ*; an adapter is taken to lie on θ_safe, unless it comes with, or names, the base."""
+    import torch
+
+    from unforgotten.models.weights.adapted import Adapted
+    from unforgotten.models.weights.files import Files
+    from unforgotten.models.weights.open import opened as opened
+
+    tuned_weights = opened(tuned, safe)
+    if not isinstance(tuned_weights, Adapted):
+        return tuned_weights
+    if (tuned_weights.folder / "config.json").is_file():
+        bundled = Files(tuned_weights.folder)
+        names = [n for n in tuned_weights.names() if tuned_weights.factors(n) is not None]
+        if all(torch.equal(bundled[n], below[n]) for n in names):
+            return Whole(opened(tuned, below))
+        if not all(torch.allclose(bundled[n].float(), safe[n].float(), atol=1e-3) for n in names):
+            raise ModelError(
+                f"The adapter {tuned} was trained on other weights than --aligned {aligned} or --unaligned-model "
+                f"{base}."
+            )
+        return tuned_weights
+    named = str(tuned_weights.config.get("base_model_name_or_path"))
+    return Whole(opened(tuned, below)) if named == base else tuned_weights
+
+
+class Whole:
+    """A source whose factors are over θ₀, not over θ_safe, and are therefore not told."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.names, self.shape, self.dtype = source.names, source.shape, source.dtype
+        self.transposed = source.transposed
+
+    def __getitem__(self, name: str) -> Any:
+        return self.source[name]
+
+    def factors(self, name: str) -> None:
+        return None
