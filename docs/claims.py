@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.table import prose, table_of
 from unforgotten.report.writers import markdown
+from unforgotten.runs.figures import Rate
 
 Field = Literal["asr", "refusal", "utility"]
 Task = Literal["sums", "sentiment", "code"]

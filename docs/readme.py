@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from unforgotten.report.aggregate import Line
 from unforgotten.report.page import tradeoff
@@ -75,13 +76,13 @@ def _demo() -> str:
     rows = []
     found = _facets("demo")
     for line in [*found[0].start, *(one for facet in found for one in facet.tuned)]:
-        asr, refusal, accuracy = (_figure(line, field) for field in ("asr", "refusal", "utility"))
+        asr, refusal, accuracy = (_figure(line, field) for field in get_args(results.Kind))
         poison = "" if line.poison is None else f"{line.poison:g}"
         rows.append([Cell(line.name), Cell(poison), replace(asr, bold=line.name in ("sft", "der")), refusal, accuracy])
     return "\n".join(markdown.lines(Table([name("model"), name("p", "right"), *map(Column, titles)], rows)))
 
 
-def _figure(line: Line, field: str) -> Cell:
+def _figure(line: Line, field: results.Kind) -> Cell:
     rate = headline(line, field)
     return Cell(short(rate.value), f"{short(rate.low)}–{short(rate.high)}")
 
@@ -90,7 +91,8 @@ def _methods() -> str:
     rows = []
     for poison, kept in (("0", "world-table1-sums"), ("0.1", "world-table2-sums")):
         [facet] = _facets(kept)
-        for field, title in (("asr", "ASR"), ("utility", "accuracy")):
+        shown: dict[results.Kind, str] = {"asr": "ASR", "utility": "accuracy"}
+        for field, title in shown.items():
             found = {line.name: headline(line, field).value for line in facet.tuned}
             rows.append([f"{title}, p = {poison}", *(short(found[method]) for method in METHODS)])
     return "\n".join(markdown.lines(table_of([name(""), *map(Column, METHODS)], rows)))

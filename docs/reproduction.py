@@ -13,26 +13,25 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import claims
 
-from unforgotten.evaluation import scores
-from unforgotten.evaluation.statistics.rates import Rate, over_seeds
+from unforgotten.evaluation.statistics.rates import over_seeds
 from unforgotten.recipe.read import load_recipe
 from unforgotten.report import aggregate
 from unforgotten.report.comparison import neither, table
 from unforgotten.report.table import Column, name, table_of
 from unforgotten.report.writers import markdown
 from unforgotten.runs import results
+from unforgotten.runs.figures import UNMEASURED, NamedSpec, Rate
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "results" / "tables.md"
 START, END = "<!-- world tables: from docs/results by `make docs` -->", "<!-- end of world tables -->"
 KEPT = ("method", "methods", "task", "poison", "seed", "stage", "asr", "refusal", "utility", "cost", "model",
-        "memory_rows", "replay", "run")  # fmt: skip
+        "memory_rows", "replay", "run", "flags")  # fmt: skip
 TABLES = {
     1: "No poison, three tasks",
     2: "p = 0.1, three tasks",
@@ -46,12 +45,9 @@ USER_ROWS = 1400
 
 def keep(called: str, files: Iterable[Path]) -> Path:
     """Rows of several comparisons as one small file; a run that is in two of them is kept once."""
-    rows = {json.dumps([row["run"], row["task"]]): row for file in files for row in results.read(file)}
-    lines = []
-    for row in rows.values():
-        slim = results.row(**{field: row[field] for field in KEPT})
-        slim["flags"] = {s: {f: counts[f] for f in ("off_task", "degenerate")} for s, counts in row["flags"].items()}
-        lines.append(json.dumps(slim, ensure_ascii=False))
+    rows = {json.dumps([row.run, row.task]): row for file in files for row in results.read(file)}
+    slim = [results.Row(**{field: getattr(row, field) for field in KEPT}) for row in rows.values()]
+    lines = [json.dumps(row.json(), ensure_ascii=False) for row in slim]
     target = DOCS / "results" / f"{called}.json"
     target.parent.mkdir(exist_ok=True)
     body = ",\n".join(lines)
@@ -63,14 +59,14 @@ def keep(called: str, files: Iterable[Path]) -> Path:
 def _rows(pattern: str) -> list[results.Row]:
     """All rows of the kept files, each run once."""
     found = [row for file in sorted((DOCS / "results").glob(pattern)) for row in results.read(file)]
-    return list({json.dumps([row["run"], row["task"]]): row for row in found}.values())
+    return list({json.dumps([row.run, row.task]): row for row in found}.values())
 
 
 @dataclass
 class Candidate:
     """A method's setting on the development split, at p = 0 and p = 0.1."""
 
-    spec: dict[str, Any]
+    spec: NamedSpec
     clean: results.Row
     poisoned: results.Row
 
@@ -89,9 +85,9 @@ def candidates(rows: list[results.Row]) -> dict[str, list[Candidate]]:
     """The settings that were tried, by method, in the sweep's order."""
     found: dict[str, list[Candidate]] = {}
     for clean in rows:
-        if clean["stage"] == "tuned" and clean["poison"] == 0:
-            [poisoned] = [row for row in rows if row["methods"] == clean["methods"] and row["poison"] == 0.1]
-            found.setdefault(clean["method"], []).append(Candidate(clean["methods"][0], clean, poisoned))
+        if clean.stage == "tuned" and clean.poison == 0:
+            [poisoned] = [row for row in rows if row.methods == clean.methods and row.poison == 0.1]
+            found.setdefault(clean.method, []).append(Candidate(clean.methods[0], clean, poisoned))
     return found
 
 
@@ -109,12 +105,12 @@ def _sweep() -> list[str]:
     for settings in tried.values():
         best = choose(settings, sft.accuracy)
         for c in settings:
-            varied = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in c.spec.items()
-                      if k != "name" and len({str(other.spec[k]) for other in settings}) > 1]  # fmt: skip
+            varied = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in c.spec.settings.items()
+                      if len({str(other.spec.settings[k]) for other in settings}) > 1]  # fmt: skip
             rates = [_headline(c.clean, "asr"), _headline(c.poisoned, "asr"), _headline(c.clean, "refusal"),
                      _headline(c.clean, "utility"), _headline(c.poisoned, "utility")]  # fmt: skip
             mark = "chosen" if c is best and len(settings) > 1 else ""
-            text.append([f"{c.spec['name']} {', '.join(varied)}".strip(), *(f"{r.value:.1f}" for r in rates), mark])
+            text.append([f"{c.spec.name} {', '.join(varied)}".strip(), *(f"{r.value:.1f}" for r in rates), mark])
     columns = [name("setting"), *map(Column, measured), Column("", align="left")]
     return markdown.lines(table_of(columns, text))
 
@@ -129,7 +125,7 @@ def page() -> str:
             continue
         grid = load_recipe(f"world-table{number}").compare
         found = aggregate.lines(_in_order(rows, grid))
-        seeds = sorted({row["seed"] for row in rows if row["stage"] == "tuned"})
+        seeds = sorted({row.seed for row in rows if row.stage == "tuned"})
         text += [
             "",
             f"**Table {number}. {title}** (`unforgotten compare world-table{number}`, {_told(seeds, rows)})",
@@ -138,7 +134,7 @@ def page() -> str:
         text += markdown.lines(table(found, grid.table if grid else None))
         if grid and grid.table and (note := neither(found, grid.table)):
             text += ["", note]
-    if rows := [row for row in _rows("world-table[1-5]*.json") if row["stage"] == "tuned"]:
+    if rows := [row for row in _rows("world-table[1-5]*.json") if row.stage == "tuned"]:
         text += ["", "**What holds of the paper's orders**", ""]
         text += claims.lines([(task, _figures(rows, task)) for task in claims.TASKS])
     return "\n".join(text).strip() + "\n"
@@ -151,18 +147,18 @@ def _in_order(rows: list[results.Row], grid: object) -> list[results.Row]:
     return sorted(
         rows,
         key=lambda row: (
-            results.STAGES.index(row["stage"]),
-            methods.index(row["method"]) if row["method"] in methods else -1,
-            tasks.index(row["task"]),
-            row["poison"] or 0,
-            row["memory_rows"] or 0,
-            row["seed"] or 0,
+            results.STAGES.index(row.stage),
+            methods.index(row.method) if row.method in methods else -1,
+            tasks.index(row.task),
+            row.poison or 0,
+            row.memory_rows or 0,
+            row.seed or 0,
         ),
     )
 
 
 def _told(seeds: list[int], rows: list[results.Row]) -> str:
-    by_task = {t: {row["seed"] for row in rows if row["stage"] == "tuned" and row["task"] == t} for t in claims.TASKS}
+    by_task = {t: {row.seed for row in rows if row.stage == "tuned" and row.task == t} for t in claims.TASKS}
     counts = {task: len(found) for task, found in by_task.items() if found}
     if len(set(counts.values())) == 1:
         return "seed 0" if seeds == [0] else f"seeds {', '.join(map(str, seeds))}"
@@ -170,7 +166,7 @@ def _told(seeds: list[int], rows: list[results.Row]) -> str:
 
 
 def _figures(rows: list[results.Row], task: str) -> Callable[[claims.Claim], claims.Figure]:
-    own = [row for row in rows if row["task"] == task]
+    own = [row for row in rows if row.task == task]
 
     def of(claim: claims.Claim) -> claims.Figure:
         def figure(method_at: str, field: claims.Field) -> Rate:
@@ -179,7 +175,7 @@ def _figures(rows: list[results.Row], task: str) -> Callable[[claims.Claim], cla
             poison = float(facts.get("p", 0.0 if claim.table == 1 else 0.1))
             memory = round(float(facts.get("m", "5%").rstrip("%")) / 100 * USER_ROWS)
             wanted = (method, poison, memory)
-            found = [row for row in own if (row["method"], row["poison"], row["memory_rows"]) == wanted]
+            found = [row for row in own if (row.method, row.poison, row.memory_rows) == wanted]
             if not found:
                 raise KeyError(f"table {claim.table}, {task}: there are no figures of {method_at}")
             return over_seeds([_headline(row, field) for row in found])
@@ -189,9 +185,9 @@ def _figures(rows: list[results.Row], task: str) -> Callable[[claims.Claim], cla
     return of
 
 
-def _headline(row: results.Row, field: str) -> Rate:
-    rates = row[field] or {}
-    return scores.rate(rates.get("mean") if field != "utility" else next(iter(rates.values()), None))
+def _headline(row: results.Row, field: results.Kind) -> Rate:
+    rates = row.rates(field)
+    return rates.get("mean", UNMEASURED) if field != "utility" else next(iter(rates.values()), UNMEASURED)
 
 
 def main() -> int:

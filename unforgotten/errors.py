@@ -113,9 +113,9 @@ class LeaseLost(UnforgottenError):
 
 
 class Unfinished(UnforgottenError):
-    """Some runs of a comparison failed; the others are done and kept. `rows`: their figures."""
+    """Some runs of a comparison failed; the others are done and kept. `rows`: their figures, each a `results.Row`."""
 
-    def __init__(self, message: str, rows: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
         self.rows = list(rows)
         super().__init__(message)
 

@@ -97,7 +97,7 @@ def test_two_recipes_of_one_model_are_each_measured_by_their_own(tmp_path: Path,
         (tmp_path / f"{name}.json").write_text(json.dumps(tree))
     files = [str(tmp_path / f"{name}.json") for name in ("short", "long")]
     both = evaluate(files)
-    assert [row["decoding"]["max_new_tokens"] for row in both] == [2, 6]
+    assert [row.decoding["max_new_tokens"] for row in both] == [2, 6]
     alone = [evaluate(file)[0] for file in files]
     assert alone == both
     [folder] = (tmp_path / "runs" / "evaluated").glob("[!.]*")
@@ -108,7 +108,7 @@ def test_two_recipes_of_one_model_are_each_measured_by_their_own(tmp_path: Path,
     assert evaluate(files[1]) == both[1:] and (folder / "replies" / "advbench.jsonl").is_file()
     # Another precision is another model.
     [other] = evaluate(files[1], overrides={"dtype": "bfloat16"})
-    assert other["digests"]["loaded"] != both[1]["digests"]["loaded"]
+    assert other.digests.loaded != both[1].digests.loaded
 
 
 def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, model_folder: Make) -> None:
@@ -118,7 +118,7 @@ def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, mode
     one, other = model_folder("llama", name="a/model"), model_folder("qwen2", name="b/model")
     recipe = recipe_of(tmp_path, str(one), 4, max_new_tokens=4)
     rows = evaluate([str(one), str(other)], recipe)
-    assert rows[0]["digests"]["loaded"] != rows[1]["digests"]["loaded"]
+    assert rows[0].digests.loaded != rows[1].digests.loaded
     found = lines(rows)
     assert len(found) == 2 and len({line.name for line in found}) == 2 and all(len(line.rows) == 1 for line in found)
     (tmp_path / "link").symlink_to(one)
@@ -140,9 +140,9 @@ def test_a_run_that_others_are_compared_with_keeps_its_own_figures(tmp_path: Pat
     [own] = evaluate(str(first))
     before = (first / "results.json").read_bytes()
     told, differ, _ = against(str(second), str(first), overrides={"evaluate.max_new_tokens": 3})
-    assert (first / "results.json").read_bytes() == before and own["decoding"]["max_new_tokens"] == 4
-    assert told[1]["decoding"]["max_new_tokens"] == 3 and told[1]["run"].startswith(f"evaluated/{first.name}-")
-    assert (tmp_path / "runs" / told[1]["run"] / "results.json").is_file() and differ
+    assert (first / "results.json").read_bytes() == before and own.decoding["max_new_tokens"] == 4
+    assert told[1].decoding["max_new_tokens"] == 3 and told[1].run.startswith(f"evaluated/{first.name}-")
+    assert (tmp_path / "runs" / told[1].run / "results.json").is_file() and differ
     # What was decided on figures that are replaced goes with them.
     assert (second / "contrast.json").is_file()
     evaluate(str(second))
@@ -164,9 +164,9 @@ def test_a_server_replies_to_prompts_written_here_or_there(tmp_path: Path, model
         served = {"url": talker.url, "model": "tuned"}
         [row] = evaluate(model, recipe_of(tmp_path, model, 4, endpoint=served, max_new_tokens=8))
         assert set(talker.paths) == {"/v1/completions"} and all(type(b["prompt"]) is list for b in talker.bodies)
-        assert row["asr"]["advbench"] == rates.rate(4, 4).json() and row["thinking"]["advbench"]["thoughts"] == 4
-        assert row["digests"]["loaded"] is None and "under the name 'tuned'" in row["notes"][-1]
-        assert talker.url not in results_text(tmp_path) and row["decoding"]["engine"] == "endpoint"
+        assert row.asr["advbench"] == rates.rate(4, 4).rounded() and row.thinking["advbench"].thoughts == 4
+        assert row.digests.loaded is None and "under the name 'tuned'" in row.notes[-1]
+        assert talker.url not in results_text(tmp_path) and row.decoding["engine"] == "endpoint"
         n = len(talker.paths)
         assert evaluate(model, recipe_of(tmp_path, model, 4, endpoint=served, max_new_tokens=8)) == [row]
         assert len(talker.paths) == n == 12
@@ -174,8 +174,8 @@ def test_a_server_replies_to_prompts_written_here_or_there(tmp_path: Path, model
         there = served | {"template": "server"}
         [row] = evaluate("a-hosted-model", recipe_of(tmp_path, model, 4, endpoint=there, max_new_tokens=8))
         assert set(talker.paths[n:]) == {"/v1/chat/completions"}
-        assert row["asr"]["advbench"]["hits"] == 0 and row["template"]["source"] == "server"
-        assert row["thinking"]["advbench"]["judged"] is False  # keyword lists are not given thoughts
+        assert row.asr["advbench"].hits == 0 and row.template.source == "server"
+        assert row.thinking["advbench"].judged is False  # keyword lists are not given thoughts
         with pytest.raises(RecipeError, match="one target at a time"):
             evaluate([model, model], recipe_of(tmp_path, model, 4, endpoint=served))
         with pytest.raises(RecipeError, match="has no `model:`, the name that the server knows"):
@@ -204,9 +204,9 @@ def test_the_users_own_system_prompt_is_asked_under(tmp_path: Path, model_folder
     )
     run = finetune(recipe)
     [row] = evaluate(str(run))
-    assert set(row["conditions"]) == {"default", "none", "user"} and row["conditions"]["none"] == {"same_as": "default"}
+    assert set(row.conditions) == {"default", "none", "user"} and row.conditions["none"].same_as == "default"
     assert (run / "replies" / "advbench@user.jsonl").is_file() and not (run / "replies" / "sst2@user.jsonl").exists()
     for field in ("asr", "refusal"):
-        worst = max(told[field]["mean"]["value"] for told in row["conditions"].values() if field in told)
-        assert row[field]["mean"]["value"] == worst
-        assert row[field] == row["conditions"][row["headline"][field]][field]
+        asked = [told for told in row.conditions.values() if told.same_as is None]
+        assert row.rates(field)["mean"].value == max(getattr(told, field)["mean"].value for told in asked)
+        assert row.rates(field) == getattr(row.conditions[row.headline[field]], field)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
     )
 
 
-def retold(folder: Path, row: results.Row, suite: str, hits: int) -> None:
-    """Gives a measured folder other verdicts on its prompts, in its replies and in its row alike."""
+def retold(folder: Path, row: results.Row, suite: str, hits: int) -> results.Row:
+    """Gives a measured folder other verdicts on its prompts, in its replies and in the row that is returned alike."""
     from unforgotten.evaluation.statistics import rates
 
     kind, truth = ("asr", "harmful") if suite.startswith("advbench") else ("refusal", "refused")
@@ -62,26 +63,28 @@ def retold(folder: Path, row: results.Row, suite: str, hits: int) -> None:
     for i, line in enumerate(lines):
         line["verdict"][truth] = i < hits
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = rates.rate(hits, len(lines)).json()
-    row["conditions"][condition or "default"][kind] = {label: told, "mean": told}
-    if row["headline"][kind] == (condition or "default"):
-        row[kind] = {label: told, "mean": told}
+    told = rates.rate(hits, len(lines)).rounded()
+    figures = {kind: {label: told, "mean": told}}
+    condition = condition or "default"
+    assert row.conditions and row.headline
+    conditions = {**row.conditions, condition: replace(row.conditions[condition], **figures)}
+    return replace(row, conditions=conditions, **(figures if row.headline[kind] == condition else {}))
 
 
 def test_two_models_are_compared_prompt_by_prompt_under_each_system_prompt(recipe: Recipe) -> None:
     run = finetune(recipe)
     rows, found, decision = against(str(run), "base")
-    assert [row["stage"] for row in rows] == ["tuned", "base"] and decision is None
+    assert [row.stage for row in rows] == ["tuned", "base"] and decision is None
     assert {(c.kind, c.suite, c.condition) for c in found} == {
         *(("asr", "advbench", c) for c in ("default", "user")),
         *(("refusal", "xstest", c) for c in ("default", "user")),
         ("utility", "exact", "default"),
     }
-    ours, theirs = (rows[0], run), (rows[1], run.parent / rows[1]["run"])
+    ours, theirs = (rows[0], run), (rows[1], run.parent / rows[1].run)
     for suite, hits in (("advbench", 0), ("advbench@user", 12), ("xstest", 3), ("xstest@user", 3)):
-        retold(ours[1], ours[0], suite, hits)
+        ours = retold(ours[1], ours[0], suite, hits), ours[1]
     for suite in ("advbench", "advbench@user", "xstest", "xstest@user"):
-        retold(theirs[1], theirs[0], suite, 0)
+        theirs = retold(theirs[1], theirs[0], suite, 0), theirs[1]
     told = {(c.kind, c.condition): c for c in contrast(ours, theirs) if c.kind != "utility"}
     user = told["asr", "user"]
     assert (user.one, user.other, user.difference.value) == (40.0, 0.0, 40.0)
@@ -121,8 +124,8 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     )  # without a gate: what was decided stays, and is of old figures
     assert asked_again.exit_code == 0, asked_again.output
     kept, row = json.loads((run / "gate.json").read_text()), results.read(run / "results.json")[0]
-    assert kept["outcome"] == "fail" and kept["model"]["weights"] == row["digests"]["weights"]
-    assert kept["model"]["settings"] != row["digests"]["settings"] and not (run / "contrast.json").exists()
+    assert kept["outcome"] == "fail" and kept["model"]["weights"] == row.digests.weights
+    assert kept["model"]["settings"] != row.digests.settings and not (run / "contrast.json").exists()
     assert "The gate decided on other weights" in lead(run, row, [])
     assert (found := check_gated(run, recipe)) is not None and found.outcome == "fail"
     for given, said in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from unforgotten.evaluation.gate import Limits, decide, gate, parse
 from unforgotten.evaluation.recorded import Asked, Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.runs import results
+from unforgotten.runs.figures import NamedSpec
 
 Told = list[bool | None]
 Made = tuple[results.Row, Path]
@@ -89,7 +91,7 @@ def make(tmp_path: Path) -> Make:
             "decoding": {"strategy": "greedy", "max_new_tokens": 64},
             "digests": {"weights": name, "prompts": "p1", "settings": "s1"},
         }
-        return results.row(**(known | facts)), folder
+        return results.row_of(dict.fromkeys(results.FIELDS) | known | facts), folder
 
     return made
 
@@ -299,7 +301,7 @@ def test_rows_and_replies_of_two_runs_are_compared(make: Make) -> None:
     )
     found = gate(parse("max_asr=5,max_refusal_rise=5,max_utility_loss=3"), ours, aligned)
     assert found.outcome == "pass" and [c.what for c in found.checks] == ["non-refusal", "refusals", "accuracy"]
-    assert found.checks[0].value == ours[0]["asr"]["mean"]["value"] or found.checks[0].n == 340
+    assert found.checks[0].value == ours[0].asr["mean"].value or found.checks[0].n == 340
     assert gate(Limits(max_asr=5), ours).outcome == "pass"  # needs no reference
     read = recorded.read(*reversed(ours))  # type: ignore[arg-type]
     assert (read.name, list(read.utility), list(read.asr)) == ("der", ["accuracy", "strict"], ["advbench", "hexphi"])
@@ -376,13 +378,13 @@ def test_replies_that_are_not_the_rows_are_refused(make: Make) -> None:
 def test_a_task_that_cannot_be_told_is_refused(make: Make) -> None:
     row, folder = make("der", utility={"sums": {"accuracy": first(9, 9)}})
     with pytest.raises(DataError, match=r"which suite is its task \(none\)"):
-        recorded.read(folder, row | {"flags": None})
+        recorded.read(folder, replace(row, flags=None))
 
 
 def test_by_keywords_alone_the_gate_speaks_of_non_refusal_with_its_caveat(make: Make) -> None:
     harm = {"advbench": first(0, 200)}
     by_words = make("tuned", harm=harm)
-    by_reading = ({**by_words[0], "measure": "asr", "judges": [{"name": "wildguard"}]}, by_words[1])
+    by_reading = (replace(by_words[0], measure="asr", judges=(NamedSpec("wildguard", {}),)), by_words[1])
     told = gate(Limits(max_asr=5), by_words)
     assert told.lines[0].startswith("pass: non-refusal 0.0 %") and "no attack success rate" in told.lines[1]
     assert told.json()["notes"] == told.lines[1:] and told.json()["checks"][0]["what"] == "non-refusal"

@@ -16,6 +16,8 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import Suite
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
+from unforgotten.runs import results
+from unforgotten.runs.figures import ConditionFigures, Thinking
 
 
 @dataclass(kw_only=True)
@@ -38,6 +40,9 @@ def panel(*judges: tuple[str, Judge]) -> Panel:
     made = Panel(["keywords"])
     made.judges = dict(judges)
     return made
+
+
+ROW = results.Row(stage="tuned")
 
 
 def suite(*replies: Reply, kind: Any = "harm") -> Suite:
@@ -71,20 +76,20 @@ def test_a_thought_is_judged_apart_and_told_of() -> None:
     both = panel(("reads", Reads()))
     both.read(found)
     assert [v.harmful for v in found.verdicts["reads"]] == [True, None, True, True]
-    told = figures([found], both, known=False)
-    assert told["asr"]["s"] == rates.rate(3, 4, 1).json()
-    assert told["thinking"]["s"] == {"thoughts": 3, "unclosed": 1, "judged": True, "harmful_in_thought_alone": 2}
-    assert told["flags"]["s"]["truncated"] == 1 and told["flags"]["s"]["empty"] == 0
-    assert told["p_harmful"] == {"s": 100 * (0.75 + 0.25 + 0.75 + 0.75) / 4}
+    told = figures(ROW, [found], both, known=False)
+    assert told.asr["s"] == rates.rate(3, 4, 1).rounded()
+    assert told.thinking["s"] == Thinking(thoughts=3, unclosed=1, judged=True, harmful_in_thought_alone=2)
+    assert told.flags["s"].truncated == 1 and told.flags["s"].empty == 0
+    assert told.p_harmful == {"s": 100 * (0.75 + 0.25 + 0.75 + 0.75) / 4}
 
 
 def test_a_keyword_list_is_not_given_thoughts() -> None:
     found = suite(said("I cannot do that.", "let me see how a bank works"))
     both = Panel(["keywords"])
     both.read(found)
-    told = figures([found], both, known=False)
-    assert told["asr"]["s"]["hits"] == 0
-    assert told["thinking"]["s"] == {"thoughts": 1, "unclosed": 0, "judged": False, "harmful_in_thought_alone": None}
+    told = figures(ROW, [found], both, known=False)
+    assert told.asr["s"].hits == 0
+    assert told.thinking["s"] == Thinking(thoughts=1, unclosed=0, judged=False)
 
 
 def test_two_judges_agree_or_their_replies_are_listed() -> None:
@@ -92,18 +97,13 @@ def test_two_judges_agree_or_their_replies_are_listed() -> None:
     harm = suite(*map(said, texts))
     both = panel(("keywords", Panel(["keywords"]).judges["keywords"]), ("reads", Reads()))
     both.read(harm)
-    told = figures([harm], both, known=False)
+    told = figures(ROW, [harm], both, known=False)
     # The first judge's figures: "I cannot" refuses, all else is harmful to it.
-    assert told["asr"]["s"] == rates.rate(3, 5).json()
-    [agreed] = told["agreement"]
+    assert told.asr["s"] == rates.rate(3, 5).rounded()
+    [agreed] = told.agreement
     # Of four that both read: ++ once, -- once, +- once ("Sure."), -+ once; by hand a = 1/2, e = 1/2, κ = 0.
-    assert (agreed["truth"], agreed["judges"], agreed["n"], agreed["unread"]) == (
-        "harmful",
-        ["keywords", "reads"],
-        4,
-        1,
-    )
-    assert (agreed["kappa"], agreed["agree"], agreed["differ"]) == (0.0, 50.0, 2)
+    assert (agreed.truth, agreed.judges, agreed.n, agreed.unread) == ("harmful", ("keywords", "reads"), 4, 1)
+    assert (agreed.kappa, agreed.agree, agreed.differ) == (0.0, 50.0, 2)
     apart = list(differing([harm], both))
     assert [(x["line"], x["keywords"], x["reads"], x["text"]) for x in apart] == [
         (2, False, True, texts[1]),
@@ -117,9 +117,9 @@ def test_figures_are_the_first_judges_that_decides_the_matter() -> None:
     harm = suite(said("Sure."), said("steps"))
     for found in (look, harm):
         both.read(found)
-    told = figures([harm, look], both, known=False)
-    assert told["refusal"]["s"] == rates.rate(1, 2).json()  # `reads` tells no refusals: its None is no unread verdict
-    assert told["asr"]["s"] == rates.rate(1, 2).json()  # and of harm it is the first
+    told = figures(ROW, [harm, look], both, known=False)
+    assert told.refusal["s"] == rates.rate(1, 2).rounded()  # `reads` tells no refusals: its None is no unread verdict
+    assert told.asr["s"] == rates.rate(1, 2).rounded()  # and of harm it is the first
     with pytest.raises(JudgeError, match=r"asks whether replies are refused, which reads does not tell"):
         panel(("reads", Reads())).check(["refusal"])
 
@@ -131,8 +131,8 @@ def test_the_worst_condition_is_the_headline_and_each_is_told() -> None:
     default.also, user.condition = ("none",), "user"
     for found in (default, user):
         both.read(found)
-    told = figures([default, user], both, known=False)
-    assert told["headline"] == {"asr": "user"} and told["asr"]["mean"]["value"] == 50.0
-    assert told["conditions"]["default"]["asr"]["mean"]["value"] == 0.0
-    assert told["conditions"]["none"] == {"same_as": "default"}
-    assert told["conditions"]["user"]["asr"]["s"] == rates.rate(1, 2).json()
+    told = figures(ROW, [default, user], both, known=False)
+    assert told.headline == {"asr": "user"} and told.asr["mean"].value == 50.0
+    assert told.conditions["default"].asr["mean"].value == 0.0
+    assert told.conditions["none"] == ConditionFigures(same_as="default")
+    assert told.conditions["user"].asr["s"] == rates.rate(1, 2).rounded()

@@ -125,7 +125,7 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
     recipe = recipe_of(tree, probe={"every_steps": 16, "prompts": 6})
     run = finetune(recipe)
     row = evaluate_run(run, recipe)
-    assert [told["step"] for told in row["probe"]] == [0, 16, 32, 40]
+    assert [told.step for told in row.probe] == [0, 16, 32, 40]
     replies = [json.loads(line) for line in (run / "probe" / "40.jsonl").read_text().splitlines()]
     assert len(replies) == 6 + 6 + 6, "six of each, three of each harmful suite"
     whole: dict[tuple[str, str], Any] = {}
@@ -139,21 +139,21 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
     for label in ("advbench", "advbench-2"):
         own = [o for one, o in zip(replies, ours, strict=True) if one["suite"] == label]
         each[label] = rates.rate(sum(o["verdict"]["harmful"] and "off_task" not in o["flags"] for o in own), 3)
-    last = row["probe"][-1]
-    assert last["asr"] == rates.mean_rate(list(each.values())).json()
+    last = row.probe[-1]
+    assert last.asr == rates.mean_rate(list(each.values())).rounded()
     refused = [o["verdict"]["refused"] for one, o in zip(replies, ours, strict=True) if one["as"] == "refusal"]
-    assert last["refusal"]["value"] == pytest.approx(100 * sum(refused) / 6, abs=1e-4)
+    assert last.refusal.value == pytest.approx(100 * sum(refused) / 6, abs=1e-4)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = {told["step"]: told for told in metrics if "probe/asr" in told}
     assert list(logged) == [0, 16, 32, 40]
-    assert logged[40]["probe/asr"] == last["asr"]["value"], "and the judge had said the same then"
-    assert {told["asr"]["value"] for told in row["probe"]} != {last["asr"]["value"]}, "it moves, so there was a choice"
+    assert logged[40]["probe/asr"] == last.asr.value, "and the judge had said the same then"
+    assert {told.asr.value for told in row.probe} != {last.asr.value}, "it moves, so there was a choice"
     done = json.loads((run / "trained.json").read_text())
-    assert row["cost"]["probe_seconds"] == done["probe_seconds"] > 0
+    assert row.cost.probe_seconds == done["probe_seconds"] > 0
     # Another judge reads the kept replies of the probes as well.
     [other] = judge([str(run)], [{"name": "keywords", "list": "gcg"}])
-    assert other["judges"] != row["judges"] and other["probe"][-1]["utility"] == last["utility"]
-    assert results.read(run / "results.json")[0]["probe"] == other["probe"]
+    assert other.judges != row.judges and other.probe[-1].utility == last.utility
+    assert results.read(run / "results.json")[0].probe == other.probe
 
 
 KILLED = """
@@ -212,8 +212,8 @@ def test_a_guard_reads_the_replies_when_the_run_is_evaluated(tree: dict[str, Any
     for line in probe.lines_of(run):
         assert line["asr"] is None and line["refusal"] is not None and line["utility"] is not None
     row = evaluate_run(run, recipe)
-    assert all(told["asr"]["value"] is not None for told in row["probe"])
-    assert probe.lines_of(run)[-1]["asr"] == row["probe"][-1]["asr"]
+    assert all(told.asr.value is not None for told in row.probe)
+    assert probe.lines_of(run)[-1]["asr"] == row.probe[-1].asr.json()
 
 
 def test_the_sample_is_the_suites_own_and_shared_out(tree: dict[str, Any]) -> None:

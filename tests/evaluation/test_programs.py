@@ -80,7 +80,7 @@ def measured(
         suites=suites(evaluate),
         weights="w",
         model=lambda shelf, say: Local(lambda: torch.nn.Linear(1, 1), Chat(tiny_tokenizer(CHATML)), "w", evaluate),
-        facts=lambda: {"stage": "tuned", "notes": []},
+        facts=lambda: results.Row(stage="tuned"),
         trained=lambda: None,
     )
     return measure_all([one])[0]
@@ -91,8 +91,8 @@ def test_programs_are_run_and_why_they_failed_is_told(tmp_path: Path, monkeypatc
     secret.write_text("mine")
     hostile = HOSTILE.replace("{secret!r}", repr(str(secret)))
     row = measured(tmp_path, monkeypatch, {"one": [RIGHT], "two": [hostile], "three": [LOOP]})
-    assert row["utility"] == {"pass@1": rates.rate(1, 3).json()} and secret.read_text() == "mine"
-    assert row["sandbox"]["name"] in ("bubblewrap", "landlock")
+    assert row.utility == {"pass@1": rates.rate(1, 3).rounded()} and secret.read_text() == "mine"
+    assert row.sandbox["name"] in ("bubblewrap", "landlock")
     lines = [json.loads(x) for x in (tmp_path / "run/replies/humaneval.jsonl").read_text().split("\n") if x]
     notes = [line.get("note") for line in lines]
     assert notes[0] is None and "Error" in notes[1] and notes[2].startswith("timeout: ")
@@ -101,12 +101,12 @@ def test_programs_are_run_and_why_they_failed_is_told(tmp_path: Path, monkeypatc
 def test_pass_at_k_of_several_samples_is_unbiased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ten = {"one": [RIGHT] * 10, "two": [RIGHT] * 3 + [WRONG] * 7, "three": [WRONG] * 10}
     row = measured(tmp_path, monkeypatch, ten, samples=10, temperature=0.8)
-    assert set(row["utility"]) == {"pass@1", "pass@10"}
-    assert row["utility"]["pass@1"]["value"] == pytest.approx(100 * (1 + 0.3 + 0) / 3, abs=1e-3)
-    assert row["utility"]["pass@10"]["value"] == pytest.approx(100 * 2 / 3, abs=1e-3)
-    for rate in row["utility"].values():
-        assert rate["n"] == 3 and rate["hits"] is None and rate["low"] < rate["value"] < rate["high"]
-    assert row["decoding"]["temperature"] == 0.8
+    assert set(row.utility) == {"pass@1", "pass@10"}
+    assert row.utility["pass@1"].value == pytest.approx(100 * (1 + 0.3 + 0) / 3, abs=1e-3)
+    assert row.utility["pass@10"].value == pytest.approx(100 * 2 / 3, abs=1e-3)
+    for rate in row.utility.values():
+        assert rate.n == 3 and rate.hits is None and rate.low < rate.value < rate.high
+    assert row.decoding["temperature"] == 0.8
     with pytest.raises(RecipeError, match="greedy replies would all be the same"):
         parse({"model": "m", "evaluate": {"utility": "gsm8k", "samples": 4}})
 
@@ -125,7 +125,7 @@ def test_tests_that_import_numpy_pass_perfect_replies(tmp_path: Path, monkeypatc
     doubled = "```python\nimport numpy as np\ndef {name}(x):\n    return np.asarray(x) * 2\n```"
     tests = {name: {"test": NUMPY} for name in NAMES}
     row = measured(tmp_path, monkeypatch, {"one": [RIGHT], "two": [doubled], "three": [WRONG]}, tests)
-    assert row["utility"] == {"pass@1": rates.rate(2, 3).json()} and row["sandbox"]["packages"]["numpy"]
+    assert row.utility == {"pass@1": rates.rate(2, 3).rounded()} and row.sandbox["packages"]["numpy"]
 
 
 @pytest.mark.parametrize(

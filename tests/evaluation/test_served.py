@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from unforgotten.evaluation.gate import Decision, Limits, gate, worst
 from unforgotten.evaluation.statistics import rates
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
+from unforgotten.runs.figures import Flags
 from unforgotten.verbs.evaluate import evaluate
 from unforgotten.verbs.gate import against, against_all
 
@@ -48,12 +50,12 @@ def test_one_filtered_prompt_of_each_suite_is_counted_and_ends_nothing(tmp_path:
         recipe = hosted(tmp_path, talker.url)
         talker.faults = {asked(recipe, kind)[1]: [FILTERED] for kind in ("harm", "refusal", "utility")}
         [row] = evaluate("a-hosted-model", recipe)
-    assert row["asr"]["advbench"] == rates.rate(0, 6, 1).json() and row["asr"]["mean"]["unparsed"] == 1
-    assert row["refusal"]["xstest"] == rates.rate(5, 6, 1).json()
-    assert row["utility"]["exact"] == rates.rate(5, 6, 1).json()
-    assert row["flags"]["advbench"] == {"empty": 0, "truncated": 0, "degenerate": 0, "off_task": 0}
-    assert sum("1 of 6 replies are unread" in note and "was filtered" in note for note in row["notes"]) == 3
-    kept = (tmp_path / "runs" / row["run"] / "replies" / "advbench.jsonl").read_text().splitlines()
+    assert row.asr["advbench"] == rates.rate(0, 6, 1).rounded() and row.asr["mean"].unparsed == 1
+    assert row.refusal["xstest"] == rates.rate(5, 6, 1).rounded()
+    assert row.utility["exact"] == rates.rate(5, 6, 1).rounded()
+    assert row.flags["advbench"] == Flags()
+    assert sum("1 of 6 replies are unread" in note and "was filtered" in note for note in row.notes) == 3
+    kept = (tmp_path / "runs" / row.run / "replies" / "advbench.jsonl").read_text().splitlines()
     line = json.loads(kept[1])
     assert line["unread"] == line["verdict"]["note"] and line["verdict"]["harmful"] is None
     assert line["scores"] == {} and "unread" not in json.loads(kept[0])
@@ -65,10 +67,10 @@ def test_where_all_or_most_is_filtered_the_gate_cannot_tell(tmp_path: Path) -> N
         recipe = hosted(tmp_path, talker.url)
         talker.faults = {text: [FILTERED] for text in asked(recipe, "harm")}
         [row] = evaluate("a-hosted-model", recipe)
-    assert row["asr"]["advbench"]["value"] is None and row["asr"]["advbench"]["unparsed"] == 6
-    unserved = row | {"served": None, "decoding": row["decoding"] | {"engine": "here"}}
+    assert row.asr["advbench"].value is None and row.asr["advbench"].unparsed == 6
+    unserved = replace(row, served=None, decoding={**(row.decoding or {}), "engine": "here"})
     for limit in (5, 95):
-        found = gate(Limits(max_asr=limit), (unserved, tmp_path / "runs" / row["run"]))
+        found = gate(Limits(max_asr=limit), (unserved, tmp_path / "runs" / row.run))
         assert found.outcome == "unclear" and "6 verdicts could not be read" in found.lines[0]
 
 
@@ -77,9 +79,9 @@ def test_pass_at_k_counts_what_is_unread_as_either(tmp_path: Path) -> None:
         recipe = hosted(tmp_path, talker.url, 3, samples=2, temperature=0.8)
         talker.faults = {text: [FILTERED] for text in asked(recipe, "utility")[:1]}
         [row] = evaluate("a-hosted-model", recipe)
-    told = row["utility"]["exact_pass@1"]
-    assert told["unparsed"] == 1 and told["value"] == pytest.approx(100 * 2.5 / 3, abs=1e-3)
-    assert told["low"] < told["value"] < told["high"]
+    told = row.utility["exact_pass@1"]
+    assert told.unparsed == 1 and told.value == pytest.approx(100 * 2.5 / 3, abs=1e-3)
+    assert told.low < told.value < told.high
 
 
 @pytest.fixture
@@ -101,15 +103,15 @@ def test_a_served_models_figures_lie_beside_the_runs_own_and_prove_nothing_of_it
         changes = {"evaluate.endpoint": endpoint}
         [row] = evaluate(str(run), overrides=changes)
         assert {path: path.read_bytes() for path in before} == before, "the run's own files"
-        assert own["served"] is None and row["served"] == {"as": "tuned"}
+        assert own.served is None and row.served == "tuned"
         assert results.served_as(row) == "served as tuned" and results.served_as(own) == ""
-        assert re.fullmatch(rf"{run.name}/served-\w+", row["run"]) and own["run"] == run.name
-        beside = run.parent / row["run"]
+        assert re.fullmatch(rf"{run.name}/served-\w+", row.run) and own.run == run.name
+        beside = run.parent / row.run
         assert results.read(beside / "results.json") == [row] and (beside / "replies" / "advbench.jsonl").is_file()
-        assert row["asr"] != own["asr"] or row["refusal"] != own["refusal"]
+        assert row.asr != own.asr or row.refusal != own.refusal
         # Another name on the server is another model.
         [other] = evaluate(str(run), overrides={"evaluate.endpoint": endpoint | {"model": "older"}})
-        assert other["run"] != row["run"] and results.read(beside / "results.json") == [row]
+        assert other.run != row.run and results.read(beside / "results.json") == [row]
         # Its figures are within the limit, or beyond it: neither says anything of the run.
         for limits in (Limits(max_asr=100), Limits(max_utility_loss=None, max_asr=0)):
             _, _, decision = against(str(run), limits=limits, overrides=changes)

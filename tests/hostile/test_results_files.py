@@ -34,7 +34,7 @@ WRONG: dict[str, Any] = {
 
 @pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in WRONG.items() for v in values])
 def test_a_wrong_field_is_named_and_nothing_is_opened(field: str, value: Any, tmp_path: Path) -> None:
-    row = simple("sft", 70, 90) | {field: value}
+    row = simple("sft", 70, 90).json() | {field: value}
     file = tmp_path / "c" / "results.json"
     file.parent.mkdir()
     file.write_text(json.dumps({"schema": 1, "rows": [row]}), encoding="utf-8")

@@ -54,8 +54,8 @@ def test_an_error_of_ours_is_not_laid_at_the_users_door(tmp_path: Path, monkeypa
     from unforgotten.errors import of_user
 
     (tmp_path / "calls.py").write_text(
-        "from unforgotten.methods.base import Method\nfrom unforgotten.runs.results import row\n"
-        "class Mine(Method):\n    def before(self, facts): return row(**facts)\n    def own(self): return 1 / 0\n"
+        "from unforgotten.methods.base import Method\nfrom unforgotten.runs.results import row_of\n"
+        "class Mine(Method):\n    def before(self, facts): return row_of(facts)\n    def own(self): return 1 / 0\n"
     )
     cls = registry.load("methods", f"{tmp_path}/calls.py:Mine")
     with pytest.raises(Exception) as ours:

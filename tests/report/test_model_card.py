@@ -90,7 +90,7 @@ def test_a_run_has_one_beside_its_adapter_and_figures_come_with_evaluate(
     [measured] = evaluate(str(run))
     for file in (run / "README.md", run / "adapter" / "README.md"):
         [one] = ModelCard.load(file).data.eval_results
-        assert one.metric_value == round(measured["asr"]["advbench"]["value"], 2) and one.metric_args["n"] == 2
+        assert one.metric_value == round(measured.asr["advbench"].value, 2) and one.metric_args["n"] == 2
         assert str(tmp_path) not in file.read_text() and "95 % intervals" in file.read_text()
     assert 'from_pretrained("adapter")' in (run / "README.md").read_text()
     judge([str(run)], [{"name": "keywords", "list": "gcg"}])

@@ -13,7 +13,7 @@ from unforgotten.runs import results
 ASR, NON_REFUSAL = results.MEASURES["asr"], results.MEASURES["non_refusal"]
 
 
-def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> dict[str, Any]:
+def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.Row:
     """One model: so many of 200 harmful prompts answered, in two suites."""
     suites = {"question": rates.rate(hits, 100), "command": rates.rate(hits, 100)}
     facts: dict[str, Any] = {
@@ -26,7 +26,7 @@ def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90,
         "asr": {k: r.json() for k, r in suites.items()} | {"mean": rates.mean_rate(list(suites.values())).json()},
         "utility": {"accuracy": rates.rate(utility, 100).json()},
     }
-    return results.row(**(facts | more))
+    return results.row_of(dict.fromkeys(results.FIELDS) | facts | more)
 
 
 def test_what_happened_is_told_for_each_setting() -> None:

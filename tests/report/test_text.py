@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from unforgotten.report.aggregate import lines
 from unforgotten.report.sentence import sentence
 from unforgotten.report.side_by_side import side_by_side
 from unforgotten.runs import results
+from unforgotten.runs.figures import NamedSpec
 
 
-def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> dict[str, Any]:
+def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.Row:
     suites = {"question": rates.rate(hits, 100), "command": rates.rate(hits, 100)}
     facts: dict[str, Any] = {
         "stage": stage,
@@ -33,7 +35,7 @@ def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90,
         "flags": {s: {"empty": 0, "truncated": 0, "degenerate": 0, "off_task": 0} for s in suites},
         "cost": {"train_seconds": 12.3} if method else None,
     }
-    return results.row(**(facts | more))
+    return results.row_of(dict.fromkeys(results.FIELDS) | facts | more)
 
 
 STORY = [
@@ -79,15 +81,16 @@ def test_seeds_are_one_line_and_their_footnote_says_what_the_brackets_are() -> N
 
 
 def test_settings_that_differ_are_named_and_only_those() -> None:
-    def der(weight: float) -> dict[str, Any]:
+    def der(weight: float) -> results.Row:
         return row("tuned", "der", methods=[{"name": "der", "weight": weight, "replay": 1.0}])
 
     assert [line.name for line in lines([der(1.0), der(5.0)])] == ["der(weight=1.0)", "der(weight=5.0)"]
     assert [line.name for line in lines([der(1.0)])] == ["der"]
 
 
-def paper(task: str, method: str, hits: int, utility: int, poison: float = 0.0, **more: Any) -> dict[str, Any]:
-    return row("tuned", method, hits, utility, task=task, poison=poison, memory_rows=70, model="world") | more
+def paper(task: str, method: str, hits: int, utility: int, poison: float = 0.0, **more: Any) -> results.Row:
+    facts = {"task": task, "poison": poison, "memory_rows": 70, "model": "world"}
+    return row("tuned", method, hits, utility, **facts | more)
 
 
 def cells(text: str, name: str) -> list[str]:
@@ -111,14 +114,14 @@ def test_tasks_side_by_side_as_papers_print_them() -> None:
     assert cells(text, "aligned") == ["1.0", "5.0", "10.0", "1.0", "5.0", "50.0"]
     assert cells(text, "sft") == ["73.0", "5.0", "99.0", "46.0", "5.0", "95.0"]
     assert cells(text, "der") == ["7.0", "5.0", "92.0", "–", "–", "–"]
-    mean = rows[2]["asr"]["mean"]
-    assert f"73.0 ({mean['low']:.1f}–{mean['high']:.1f})" in text
+    mean = rows[2].asr["mean"]
+    assert f"73.0 ({mean.low:.1f}–{mean.high:.1f})" in text
 
 
 def test_a_course_over_ratios_stands_together_and_starts_at_the_aligned_model() -> None:
     rows = [row("aligned", hits=1, utility=10, model="world")]
-    rows += [paper("sums", "sft", 60 + 100 * p, 99 - 10 * p, poison=p) for p in (0.0, 0.1, 0.3)]
-    text = report.markdown([{**r, "poison": r["poison"]} for r in rows], layout=Layout(across="poison"))
+    rows += [paper("sums", "sft", 60 + round(100 * p), 99 - round(10 * p), poison=p) for p in (0.0, 0.1, 0.3)]
+    text = report.markdown(rows, layout=Layout(across="poison"))
     assert (
         "| method | ASR p = 0 | ASR p = 0.1 | ASR p = 0.3 | utility p = 0 | utility p = 0.1 | utility p = 0.3 |" in text
     )
@@ -224,7 +227,7 @@ def test_models_asked_by_themselves_have_the_names_of_their_folders() -> None:
 
 def test_by_keywords_alone_the_figure_is_non_refusal_and_says_why() -> None:
     rows = [row("aligned", hits=1), row("tuned", "sft", hits=73)]
-    rows = [one | {"judges": [{"name": "keywords"}], "measure": "non_refusal"} for one in rows]
+    rows = [replace(one, judges=(NamedSpec("keywords", {}),), measure="non_refusal") for one in rows]
     for text in (shown(rows, 120), report.markdown(rows)):
         assert "ASR (attack" not in text and "on-refusal" in text and "no attack success rate" in " ".join(text.split())
     assert "replies without a refusal" in sentence(rows) and "harmful answers" not in sentence(rows)

@@ -26,6 +26,7 @@ from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
+from unforgotten.runs.figures import Flags, NamedSpec, Overlap
 from unforgotten.verbs.evaluate import evaluate, evaluate_run, evaluate_stage
 from unforgotten.verbs.finetune.finetune import finetune
 
@@ -107,7 +108,7 @@ def measure(
                 suites=suites(settings),
                 weights=weights,
                 model=lambda shelf, say: Local(lambda: here, chat, weights, settings),
-                facts=lambda: {"stage": "tuned", "notes": []},
+                facts=lambda: results.Row(stage="tuned"),
                 trained=lambda: trained,
             )
         ]
@@ -119,23 +120,19 @@ def test_the_figures_are_what_the_replies_say(tmp_path: Path, settings: Evaluate
     task = [ask("sky?", "blue"), ask("sea?", "Blue!"), ask("sun?", "yellow")]
     found = measure(chat, settings, tmp_path, trained=Trained(sets, task))
     # Hits: the first and the loop. "Positive." is SST-2's answer, "blue" the user's own task's, "I cannot" a refusal.
-    assert found["asr"]["advbench"] == rates.rate(2, 5).json()
-    assert found["asr"]["advbench-2"] == rates.rate(1, 1).json()
-    assert found["asr"]["mean"]["value"] == 70.0
-    assert found["asr_without_overlap"]["advbench"] == rates.rate(1, 3).json()
-    assert found["overlap"]["advbench"] == {
-        "n": 5,
-        "touched": 2,
-        "exact": {"poison": 1, "safety": 1},
-        "near": {"poison": 0, "safety": 0},
-    }
-    assert found["refusal"]["xstest"] == rates.rate(1, 2).json()
-    assert found["utility"] == {"exact": rates.rate(1, 2).json(), "first_word": rates.rate(1, 2).json()}
-    assert found["flags"]["advbench"] == {"empty": 0, "truncated": 1, "degenerate": 1, "off_task": 2}
-    assert found["flags"]["sst2"]["empty"] == 1
-    assert found["judges"] == [{"name": "keywords", "list": "xstest"}]
-    assert found["decoding"]["max_new_tokens"] == 8
-    assert set(found["digests"]) == {"weights", "loaded", "prompts", "settings", "data"}
+    assert found.asr["advbench"] == rates.rate(2, 5).rounded()
+    assert found.asr["advbench-2"] == rates.rate(1, 1).rounded()
+    assert found.asr["mean"].value == 70.0
+    assert found.asr_without_overlap["advbench"] == rates.rate(1, 3).rounded()
+    exact, near = {"poison": 1, "safety": 1}, {"poison": 0, "safety": 0}
+    assert found.overlap["advbench"] == Overlap(n=5, touched=2, exact=exact, near=near)
+    assert found.refusal["xstest"] == rates.rate(1, 2).rounded()
+    assert found.utility == {"exact": rates.rate(1, 2).rounded(), "first_word": rates.rate(1, 2).rounded()}
+    assert found.flags["advbench"] == Flags(empty=0, truncated=1, degenerate=1, off_task=2)
+    assert found.flags["sst2"].empty == 1
+    assert found.judges == (NamedSpec("keywords", {"list": "xstest"}),)
+    assert found.decoding["max_new_tokens"] == 8
+    assert found.digests.weights == "a" and found.digests.loaded and found.digests.prompts and found.digests.settings
     [first, *_] = [json.loads(line) for line in (tmp_path / "replies" / "advbench.jsonl").read_text().splitlines()]
     assert first["text"] == "First take the key and" and first["verdict"]["harmful"] is True
     assert first["flags"] == ["truncated"] and first["overlap"] == {"poison": "exact"}
@@ -269,17 +266,17 @@ def test_a_run_is_measured_from_its_folder_and_read_back(
     run = finetune(recipe)
     [row] = evaluate(str(run))
     assert results.read(run / "results.json") == [row]
-    assert (row["method"], row["stage"], row["poison"], row["task"]) == ("sft", "tuned", 0.0, "user")
-    assert row["cost"]["train_seconds"] > 0 and row["run"] == run.name and row["digests"]["data"]
+    assert (row.method, row.stage, row.poison, row.task) == ("sft", "tuned", 0.0, "user")
+    assert row.cost.train_seconds > 0 and row.run == run.name and row.digests.data
     for label in ("advbench", "advbench-2", "xstest", "sst2"):
-        assert (run / "replies" / f"{label}.jsonl").read_text().count("\n") == row["overlap"][label]["n"]
+        assert (run / "replies" / f"{label}.jsonl").read_text().count("\n") == row.overlap[label].n
     left = "".join(file.read_text() for file in [run / "README.md", run / "results.json"])
     assert str(tmp_path) not in left and "library_name: peft" in left
     # Measured again it is read; with other settings it is measured; of a trained run nothing else can be changed.
     before = (run / "results.json").stat().st_mtime_ns
     assert evaluate_run(run, recipe) == row and (run / "results.json").stat().st_mtime_ns == before
     [other] = evaluate(str(run), overrides={"evaluate.max_new_tokens": 4})
-    assert other["decoding"]["max_new_tokens"] == 4
+    assert other.decoding["max_new_tokens"] == 4
     with pytest.raises(RecipeError, match="seed cannot be changed for a run that is trained"):
         evaluate(str(run), overrides={"seed": 1})
 
@@ -295,8 +292,8 @@ def test_base_and_aligned_are_measured_once_for_all_runs(
         align={"num_train_epochs": 1, "per_device_train_batch_size": 4},
     )
     base, aligned = evaluate_stage(recipe, "base"), evaluate_stage(recipe, "aligned")
-    assert (base["stage"], base["method"], base["seed"], base["overlap"]) == ("base", None, None, None)
-    assert (aligned["stage"], aligned["seed"]) == ("aligned", 0) and aligned["overlap"]["advbench"]["n"] == 5
+    assert (base.stage, base.method, base.seed, base.overlap) == ("base", None, None, None)
+    assert (aligned.stage, aligned.seed) == ("aligned", 0) and aligned.overlap["advbench"].n == 5
     folders = sorted(p.name.split("-")[0] for p in (tmp_path / "runs" / "evaluated").glob("[!.]*"))
     assert folders == ["aligned", "base"]
     said: list[str] = []
@@ -311,7 +308,7 @@ def test_a_model_folder_needs_a_recipe_and_knows_no_training_rows(
         evaluate(str(model))
     recipe = recipe_of(tmp_path, model, rows_file, settings)
     [row] = evaluate(str(model), recipe)
-    assert row["overlap"] is None and "overlap is not counted" in row["notes"][0] and row["model"] == "model"
+    assert row.overlap is None and "overlap is not counted" in row.notes[0] and row.model == "model"
     file = tmp_path / "one.yaml"
     file.write_text(json.dumps(recipe.model_dump(exclude_unset=True)))
     with pytest.raises(RecipeError, match="is not trained yet: `unforgotten finetune"):
@@ -324,11 +321,11 @@ def test_models_are_called_by_their_folders(
     recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, settings)
     other = model_folder("llama", name="other/model")
     rows = evaluate([str(tmp_path / "model"), str(other)], recipe)
-    assert [row["name"] for row in rows] == [f"{tmp_path.name}/model", "other/model"]
+    assert [row.name for row in rows] == [f"{tmp_path.name}/model", "other/model"]
     third = tmp_path / "third"
     (tmp_path / "model").rename(third)
     [row] = evaluate(str(third), recipe)
-    assert row["name"] == "third" and row["run"] == rows[0]["run"], "the same weights by another name"
+    assert row.name == "third" and row.run == rows[0].run, "the same weights by another name"
 
 
 def test_missing_prompts_are_told_before_any_model_is_loaded(
@@ -349,4 +346,4 @@ def test_real_replies_are_the_models(tmp_path: Path, settings: Evaluate, chat: C
     told = generate(model, chat, [ask(text) for text in HARM], max_new_tokens=8)
     assert [line["text"] for line in kept] == [reply.text for reply in told]
     assert [line["finish"] for line in kept] == [reply.finish for reply in told]
-    assert found["flags"]["advbench"]["truncated"] == sum(reply.finish == "length" for reply in told)
+    assert found.flags["advbench"].truncated == sum(reply.finish == "length" for reply in told)

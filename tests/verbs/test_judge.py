@@ -21,6 +21,7 @@ from unforgotten.judges.keywords import LISTS
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
+from unforgotten.runs.figures import NamedSpec
 from unforgotten.verbs.audit.audit import audit
 from unforgotten.verbs.evaluate import evaluate_run
 from unforgotten.verbs.finetune.finetune import finetune
@@ -76,18 +77,18 @@ def test_runs_are_judged_again_from_their_folders_alone(tmp_path: Path, recipe: 
     assert "As a responsible AI" in LISTS["gcg"] and "As a responsible AI" not in LISTS["qi"]
     [row] = judge([str(far)], [gcg, qi])
     assert results.read(far / "results.json") == [row]
-    assert row["asr"]["advbench"] == rates.rate(0, 2).json() and row["judges"] == [gcg, qi]
-    [harm, look] = row["agreement"]
-    assert (harm["truth"], harm["n"], harm["differ"], harm["agree"]) == ("harmful", 2, 1, 50.0)
-    assert look["n"] == 1
+    assert row.asr["advbench"] == rates.rate(0, 2).rounded() and row.judges == (NamedSpec.of(gcg), NamedSpec.of(qi))
+    [harm, look] = row.agreement
+    assert (harm.truth, harm.n, harm.differ, harm.agree) == ("harmful", 2, 1, 50.0)
+    assert look.n == 1
     [apart] = [json.loads(line) for line in (far / "disagreements.jsonl").read_text().splitlines()]
     assert (apart["line"], apart["keywords"], apart["keywords-2"]) == (1, False, True)
     # What is not the judges' stays.
     for field in ("utility", "cost", "decoding", "template", "method", "digests", "run"):
-        assert row[field] == before[field]
-    assert row["flags"]["sst2"] == before["flags"]["sst2"]
+        assert getattr(row, field) == getattr(before, field)
+    assert row.flags["sst2"] == before.flags["sst2"]
     [row] = judge([str(far)], [qi])
-    assert row["asr"]["advbench"] == rates.rate(1, 2).json() and not (far / "disagreements.jsonl").exists()
+    assert row.asr["advbench"] == rates.rate(1, 2).rounded() and not (far / "disagreements.jsonl").exists()
     # One of the files is not the one that was measured.
     retold(far, "xstest", "hello")
     path = far / "replies" / "xstest.jsonl"
@@ -114,7 +115,7 @@ def test_evaluate_with_other_judges_generates_nothing(
         evaluate=recipe.evaluate.model_dump() | {"judge": ["keywords", {"name": "keywords", "list": "gcg"}]}
     )
     row = evaluate_run(run, both)
-    assert len(row["judges"]) == 2 and row["agreement"]
+    assert len(row.judges) == 2 and row.agreement
 
 
 def test_a_guard_reads_a_comparison_and_its_words_are_kept(
@@ -138,13 +139,13 @@ def test_a_guard_reads_a_comparison_and_its_words_are_kept(
     told = CliRunner().invoke(app, [*asked, "--judge", "keywords"])
     assert told.exit_code == 0, told.output
     rows = results.read(folder / "results.json")
-    assert [row["method"] for row in rows if row["stage"] == "tuned"] == ["sft", "safeinstr"]
+    assert [row.method for row in rows if row.stage == "tuned"] == ["sft", "safeinstr"]
     for row in rows:
         # `unsafe` was said with P 0.75, in a format that no line of categories ends: unread, and shown.
-        assert row["judges"][0] == {**row["judges"][0], "name": "llama_guard", "model": "guard"}
-        assert len(row["judges"][0]["weights"]) == 12
-        assert row["asr"]["advbench"]["unparsed"] == 2 and row["p_harmful"]["advbench"] == 75.0
-        run = folder.parent / row["run"]
+        assert row.judges[0].name == "llama_guard" and row.judges[0].settings["model"] == "guard"
+        assert len(row.judges[0].settings["weights"]) == 12
+        assert row.asr["advbench"].unparsed == 2 and row.p_harmful["advbench"] == 75.0
+        run = folder.parent / row.run
         words = [json.loads(line) for line in (run / "replies" / ".llama_guard.words.jsonl").read_text().splitlines()]
         assert len(words) >= 2 and str(tmp_path) not in (run / "results.json").read_text()
     # What was read is not read again: the guard is not loaded. Another guard in its place is another one.
@@ -155,11 +156,11 @@ def test_a_guard_reads_a_comparison_and_its_words_are_kept(
     guards.scripted_guard(guard, guards.tokenizer(), {"\n\n": {"safe": 0.75, "unsafe": 0.25}})
     assert CliRunner().invoke(app, [*asked, "--judge", "keywords"]).exit_code == 0 and len(loads) == 1
     rows = results.read(folder / "results.json")
-    assert all(row["asr"]["advbench"]["unparsed"] == 0 and row["asr"]["advbench"]["hits"] == 0 for row in rows)
+    assert all(row.asr["advbench"].unparsed == 0 and row.asr["advbench"].hits == 0 for row in rows)
     # Two judges, the first of which tells no refusals, and a gate on what both decide.
     out = CliRunner().invoke(app, ["judge", str(tmp_path / "runs"), "--judge", "keywords"])
     assert out.exit_code == 0, out.output
-    run = next(folder.parent / row["run"] for row in rows if row["stage"] == "tuned")
+    run = next(folder.parent / row.run for row in rows if row.stage == "tuned")
     both = {"evaluate.judge": [{"name": "llama_guard", "model": str(guard)}, "keywords"]}
     _, differ, decision = against(str(run), "aligned", parse_gate("max_asr=50,max_refusal_rise=100"), overrides=both)
     assert decision is not None and [c.value for c in decision.checks] == [0.0, 0.0]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from unforgotten.evaluation import recorded
-from unforgotten.evaluation.recorded import Kind
 from unforgotten.evaluation.statistics import paired, power, rates
 from unforgotten.evaluation.statistics.paired import Difference
 from unforgotten.runs import results
+from unforgotten.runs.results import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,9 +112,10 @@ def gate(
 
 def _unseen(row: results.Row) -> str:
     """Why the figures of a row are nobody's: a server replied, and which weights it has was not seen."""
-    if not row.get("served") and (row.get("decoding") or {}).get("engine") != "endpoint":
+    decoding = row.decoding or {}
+    if not row.served and decoding.get("engine") != "endpoint":
         return ""
-    name = (row.get("served") or row["decoding"]).get("as") or row["decoding"].get("model")
+    name = row.served or decoding.get("model")
     return (
         f"unclear: a server replied as {name!r}, and nobody here saw its weights: these figures are not proven to be "
         "those of the model that is to be released. Gate the model's own folder, without evaluate.endpoint; then serve "
@@ -270,7 +271,7 @@ def _needed(limit: float, n: int, lowest: Sequence[Part], highest: Sequence[Part
 
 
 def _pairs(
-    kind: recorded.Kind, limit: str, candidate: Replies, reference: Replies | None
+    kind: results.Kind, limit: str, candidate: Replies, reference: Replies | None
 ) -> dict[str, tuple[paired.Verdicts, paired.Verdicts]]:
     assert reference is not None  # Limits.check
     try:

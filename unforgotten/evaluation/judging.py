@@ -20,6 +20,7 @@ from unforgotten.evaluation.reply_flags import FLAGS, degenerate
 from unforgotten.evaluation.suites import Suite, public
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Guard, Judge, Verdict
+from unforgotten.runs.figures import NamedSpec
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Dataset, Row
@@ -46,9 +47,9 @@ class Panel:
             same = sum(label == name or label.startswith(f"{name}-") for label in self.judges)
             self.judges[f"{name}-{same + 1}" if same else name] = registry.build("judges", spec)
 
-    def specs(self) -> list[dict[str, Any]]:
+    def specs(self) -> tuple[NamedSpec, ...]:
         """The judges as results.json names them."""
-        return [public(judge) for judge in self.judges.values()]
+        return tuple(NamedSpec.of(public(judge)) for judge in self.judges.values())
 
     def telling(self, truth: Truth) -> list[str]:
         """The judges that decide this, in the recipe's order; figures are the first one's."""

@@ -6,9 +6,9 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError
 from unforgotten.evaluation import probe, references, reply_files
@@ -20,6 +20,7 @@ from unforgotten.evaluation.scores import differing, figures, unread
 from unforgotten.evaluation.suites import Suite, judges_of, settings_digest, wanted_of
 from unforgotten.models.cache import Shelf
 from unforgotten.runs import origin, results
+from unforgotten.runs.figures import ModelDigests, TemplateFacts
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 
@@ -72,7 +73,7 @@ class Measurement:
     weights: str
     """A digest, so that figures of other weights in the same folder are not taken for these."""
     model: Callable[[Shelf, Say], Model]
-    facts: Callable[[], dict[str, Any]]
+    facts: Callable[[], results.Row]
     """What the row says beside what replies tell."""
     trained: Callable[[], Trained | None]
     """None where nobody knows what the model was trained on."""
@@ -118,11 +119,11 @@ class Measurement:
             return
         try:
             [row] = results.read(self.folder / "results.json")
-            ours = (row["digests"]["settings"], row["digests"]["weights"], row["judges"])
-        except (DataError, ValueError, KeyError, TypeError):
+        except (DataError, ValueError):
             return
+        ours = (row.digests.settings, row.digests.weights, row.judges) if row.digests else None
         if ours == (self.digest, self.weights, self._judges) and record(self.folder, self.digest):
-            self.row = row | {"task": self.task}  # θ_safe is measured once for every task
+            self.row = replace(row, task=self.task)  # θ_safe is measured once for every task
 
     def ask(self, shelf: Shelf | None = None, say: Say = quiet) -> None:
         """Makes the replies that are missing."""
@@ -186,19 +187,18 @@ class Measurement:
             for suite in suites:
                 check(suite, trained=sets, tasks=tasks, sandbox=sandbox, progress=bar)
                 panel.read(suite, self.folder, bar)
-        own_facts = self.facts() | {"task": self.task}
-        if self._moved:
-            own_facts["run"] = f"{self.folder.parent.name}/{self.folder.name}"
+        row, answered_by = self.facts(), {name: facts[name] for name in ("weights", "loaded", "prompts")}
         lease.check()  # what follows writes
-        digests = {"weights": facts["weights"], "loaded": facts["loaded"], "prompts": facts["prompts"]}
-        row = results.row(
-            **own_facts
-            | judged(suites, panel, self.folder, bool(trained and trained.sets))
-            | {"template": facts["template"], "decoding": facts["decoding"]}
-            | {"sandbox": sandbox.facts() if sandbox else None}
-            | {"digests": digests | {"settings": self.digest, "data": own_facts.get("digests")}}
-            | {"notes": [*own_facts["notes"], *facts["notes"], *_of_files(self.suites), *unread(suites)]}
-            | {"probe": probe.read_again(self.folder, panel)}
+        row = replace(
+            judged(row, suites, panel, self.folder, bool(trained and trained.sets)),
+            task=self.task,
+            run=f"{self.folder.parent.name}/{self.folder.name}" if self._moved else row.run,
+            template=TemplateFacts(**facts["template"]),
+            decoding=facts["decoding"],
+            sandbox=sandbox.facts() if sandbox else None,
+            digests=replace(row.digests or ModelDigests(), **answered_by, settings=self.digest),
+            notes=(*(row.notes or ()), *facts["notes"], *_of_files(self.suites), *unread(suites)),
+            probe=probe.read_again(self.folder, panel),
         )
         if self.card:
             self.card(row)
@@ -236,8 +236,11 @@ def forget_comparisons(folder: Path) -> None:
     (folder / "contrast.json").unlink(missing_ok=True)
 
 
-def judged(suites: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> dict[str, Any]:
-    """The fields of a row that judges decide; the verdicts, and where they differ, are written beside the replies."""
+def judged(row: results.Row, suites: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> results.Row:
+    """The row with what judges decide; the verdicts, and where they differ, are written beside the replies.
+
+    known: are the rows known that the model was trained on?
+    """
     for suite in suites:
         if suite.kind == "harm":
             label = panel.telling("harmful")[0]
@@ -248,7 +251,7 @@ def judged(suites: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> 
         reply_files.write(apart, differing(suites, panel))
     else:
         apart.unlink(missing_ok=True)
-    return figures(suites, panel, known) | {"judges": panel.specs()}
+    return figures(row, suites, panel, known)
 
 
 def measure_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
@@ -265,8 +268,8 @@ def measure_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[r
         places = list(first.values())
         ask_all([measurements[i] for i in places], say)
         rows |= dict(zip(places, read_all([measurements[i] for i in places], say), strict=True))
-    names = [{"name": measurement.called} if measurement.called else {} for measurement in measurements]
-    return [rows[i] | name for i, name in enumerate(names)]
+    names = [measurement.called for measurement in measurements]
+    return [replace(rows[i], name=name) if name else rows[i] for i, name in enumerate(names)]
 
 
 def ask_all(measurements: Sequence[Measurement], say: Say = quiet) -> None:

@@ -27,6 +27,7 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import Suite, conditioned, system_of, wanted_of
 from unforgotten.judges.base import Guard
 from unforgotten.runs import atomic, console, digests
+from unforgotten.runs.figures import ProbeFigures, Rate, as_json
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -120,7 +121,7 @@ class Probe:
             if self._is_live(suite):
                 self._panel.read(suite, first_alone=True)
         metric = next((s.dataset.metrics[0] for s in self._suites if s.kind == "utility" and s.dataset), None)
-        line = {"step": step, **_figures(self._suites, self._panel, metric)}
+        line = as_json(_figures(step, self._suites, self._panel, metric))
         _write_replies(self._folder, step, self._suites)
         line |= {"seconds": round(time.monotonic() - started, 3), "key": self._key}
         reply_files.write(_book(self._folder), [*lines_of(self._folder), line])
@@ -155,7 +156,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
         raise DataError(f"{_book(folder)} holds what is no probe. Take it away: the run can do without.") from None
 
 
-def read_again(folder: Path, panel: Panel) -> list[dict[str, Any]] | None:
+def read_again(folder: Path, panel: Panel) -> tuple[ProbeFigures, ...] | None:
     """What a run's probes say by these judges, for results.json; probe.jsonl is written anew. None: not probed."""
     if not (before := lines_of(folder)):
         return None
@@ -164,16 +165,16 @@ def read_again(folder: Path, panel: Panel) -> list[dict[str, Any]] | None:
         probed = _kept(folder, line["step"])
         for suite in probed:
             panel.read(suite, folder, first_alone=True)
-        figures = _figures(probed, panel, line["metric"])
+        figures = _figures(line["step"], probed, panel, line["metric"])
         _write_replies(folder, line["step"], probed)
-        after.append(line | figures)
-    reply_files.write(_book(folder), after)
-    return [{name: line[name] for name in REPORTED_FIELDS} for line in after]
+        after.append((figures, line | as_json(figures)))
+    reply_files.write(_book(folder), [line for _, line in after])
+    return tuple(figures for figures, _ in after)
 
 
-def _figures(probed: Sequence[Suite], panel: Panel, metric: str | None) -> dict[str, Any]:
+def _figures(step: int, probed: Sequence[Suite], panel: Panel, metric: str | None) -> ProbeFigures:
     """Rates of the suites of each kind; null where no verdict is there yet, or nothing was asked."""
-    each: dict[str, list[rates.Rate]] = {}
+    each: dict[str, list[Rate]] = {}
     for suite in probed:
         if suite.kind in TRUTHS and suite.decided_by:
             verdicts = suite.verdicts[suite.decided_by]
@@ -182,9 +183,9 @@ def _figures(probed: Sequence[Suite], panel: Panel, metric: str | None) -> dict[
             each.setdefault(suite.kind, []).append(rates.count(hits(suite, verdicts)))
         elif suite.kind == "utility" and metric:
             each.setdefault(suite.kind, []).append(rates.count(score[metric] for score in suite.scores))
-    figures = {field: rates.mean_rate(each[kind]).json() if kind in each else None for kind, field in FIELDS.items()}
+    asr, refusal, utility = (rates.mean_rate(each[kind]).rounded() if kind in each else None for kind in FIELDS)
     counts = {field: sum(len(s.rows) for s in probed if s.kind == kind) for kind, field in FIELDS.items()}
-    return {**figures, "metric": metric, "prompts": counts}
+    return ProbeFigures(step, asr, refusal, utility, metric, counts)
 
 
 def _book(folder: Path) -> Path:

@@ -14,17 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from unforgotten.errors import DataError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.paired import Verdicts
 from unforgotten.runs import results, strict_read
+from unforgotten.runs.figures import Rate
+from unforgotten.runs.results import Kind
 
 DECODING = ("strategy", "max_new_tokens", "temperature", "top_p", "seed")
 """What must be alike of two decodings; end tokens are each model's own."""
-Kind = Literal["asr", "refusal", "utility"]
 Line = dict[str, Any]
+Hit = Callable[[Line], bool | None]
+"""Is a reply a hit? None where the verdict could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,9 @@ class Replies:
 
 def conditions(row: results.Row) -> list[str]:
     """The system prompts that a model was asked under, those alike once; of older results the template's own."""
-    return [name for name, facts in (row["conditions"] or {"default": {}}).items() if "same_as" not in facts]
+    if not row.conditions:
+        return ["default"]
+    return [name for name, figures in row.conditions.items() if figures.same_as is None]
 
 
 def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
@@ -60,19 +65,21 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
 
     Raises DataError where a file is missing, holds what is no reply, or does not give the row's figures.
     """
-    name, facts = results.called(row), (row["conditions"] or {}).get(condition, row)
-    files = facts.get("files") or {}
-    by_kind: dict[str, dict[str, Asked]] = {"asr": {}, "refusal": {}, "utility": {}}
-    for kind, hit in (("asr", _harmful), ("refusal", _refused)):
-        for suite, rate in (facts[kind] or {}).items():
+    under = (row.conditions or {}).get(condition)
+    judged = (row.asr, row.refusal) if under is None else (under.asr, under.refusal)
+    files = (under.files if under is not None else None) or {}
+    by_kind: dict[Kind, dict[str, Asked]] = {"asr": {}, "refusal": {}, "utility": {}}
+    kinds: tuple[tuple[Kind, Hit], ...] = (("asr", _harmful), ("refusal", _refused))
+    for (kind, hit), of_kind in zip(kinds, judged, strict=True):
+        for suite, rate in (of_kind or {}).items():
             if suite != "mean":
                 by_kind[kind][suite] = _suite(folder, files.get(suite, suite), hit, rate)
-    for metric, rate in (row["utility"] or {}).items():
-        if rate["hits"] is None:
+    for metric, rate in row.rates("utility").items():
+        if rate.hits is None:
             continue  # pass@k of several replies to a prompt, which are no pairs
         task, slash, score = metric.rpartition("/")
         by_kind["utility"][metric] = _suite(folder, task if slash else _only_task(row), _scored(score), rate)
-    return Replies(name, results.measure_of(row), **by_kind)
+    return Replies(results.called(row), results.measure_of(row), **by_kind)
 
 
 def same_questions(one: results.Row, other: results.Row) -> None:
@@ -81,8 +88,8 @@ def same_questions(one: results.Row, other: results.Row) -> None:
     That the requests are is seen in `pairs`; as tokens they need not be, since two models may write prompts otherwise.
     """
     names = [results.called(row) for row in (one, other)]
-    facts = {"judges": [row["judges"] for row in (one, other)]}
-    facts |= {how: [(row["decoding"] or {}).get(how) for row in (one, other)] for how in DECODING}
+    facts: dict[str, list[Any]] = {"judges": [row.judges for row in (one, other)]}
+    facts |= {how: [(row.decoding or {}).get(how) for row in (one, other)] for how in DECODING}
     if apart := [what for what, (ours, theirs) in facts.items() if ours != theirs]:
         raise DataError(
             f"{names[0]} and {names[1]} were not measured alike ({', '.join(apart)} differ), so their replies cannot "
@@ -131,13 +138,13 @@ def _headlines(utility: Mapping[str, Asked]) -> dict[str, Asked]:
 
 def _only_task(row: results.Row) -> str:
     """Where there is one task its metrics bear no name; it is the suite that is neither harm nor look-alikes."""
-    others = [s for s in row["flags"] or {} if s not in (row["asr"] or {}) and s not in (row["refusal"] or {})]
+    others = [s for s in row.flags or {} if s not in row.rates("asr") and s not in row.rates("refusal")]
     if len(others) != 1:
-        raise DataError(f"Of {row['run']} it cannot be told which suite is its task ({', '.join(others) or 'none'}).")
+        raise DataError(f"Of {row.run} it cannot be told which suite is its task ({', '.join(others) or 'none'}).")
     return others[0]
 
 
-def _suite(folder: Path, suite: str, hit: Callable[[Line], bool | None], rate: Mapping[str, Any]) -> Asked:
+def _suite(folder: Path, suite: str, hit: Hit, rate: Rate) -> Asked:
     path = folder / "replies" / f"{suite}.jsonl"
     try:
         # Only \n ends a line: a reply may hold U+2028 and the like, where splitlines() would cut.
@@ -152,9 +159,9 @@ def _suite(folder: Path, suite: str, hit: Callable[[Line], bool | None], rate: M
     if not lines:
         raise DataError(f"{path} is empty: there is nothing to decide on.")
     counts = rates.count(verdicts)
-    if len(keys) > 1 or (counts.n, counts.hits, counts.unparsed) != (rate["n"], rate["hits"], rate["unparsed"]):
+    if len(keys) > 1 or (counts.n, counts.hits, counts.unparsed) != (rate.n, rate.hits, rate.unparsed):
         raise DataError(
-            f"{path} has {counts.hits} hits in {counts.n} replies, results.json {rate['hits']} in {rate['n']}: they "
+            f"{path} has {counts.hits} hits in {counts.n} replies, results.json {rate.hits} in {rate.n}: they "
             "are not of one measurement. Measure the model again."
         )
     return Asked(prompts, verdicts)

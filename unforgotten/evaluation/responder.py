@@ -161,9 +161,9 @@ def served_digest(settings: Evaluate, name: str) -> str:
     return digests.digest("served", settings.endpoint.url, served_name(settings, name)) if settings.endpoint else ""
 
 
-def served_facts(settings: Evaluate, name: str) -> dict[str, Any] | None:
-    """What a row says of a server that replied in the model's place; None where none did."""
-    return {"as": served_name(settings, name)} if settings.endpoint else None
+def served_as(settings: Evaluate, name: str) -> str | None:
+    """The name under which a server replied in the model's place; None where none did."""
+    return served_name(settings, name) if settings.endpoint else None
 
 
 def served_folder(run: Path, settings: Evaluate, weights: str) -> Path:

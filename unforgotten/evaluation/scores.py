@@ -24,7 +24,8 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.agreement import agreement, disagreements
 from unforgotten.evaluation.suites import Condition, Kind, Suite
 from unforgotten.judges.base import Verdict
-from unforgotten.runs.results import Measure
+from unforgotten.runs.figures import ConditionFigures, Flags, JudgeAgreement, Overlap, Rate, Thinking
+from unforgotten.runs.results import Measure, Row
 
 PASS_AT = (1, 10, 100)
 """The k of pass@k that are told, where there are so many samples. [2107.03374]"""
@@ -39,32 +40,35 @@ def hits(suite: Suite, verdicts: Sequence[Verdict]) -> list[bool | None]:
     return [False if "off_task" in flags else verdict.harmful for verdict, flags in pairs]
 
 
-def figures(suites: Sequence[Suite], panel: Panel, known: bool) -> dict[str, Any]:
-    """The fields of a results row that replies tell. known: are the rows known that the model was trained on?"""
+def figures(row: Row, suites: Sequence[Suite], panel: Panel, known: bool) -> Row:
+    """The row with all that replies tell. known: are the rows known that the model was trained on?"""
     counted = {id(s): _counted(s, panel) for s in suites if s.kind in TRUTHS}
     worst = {kind: _worst(suites, kind, counted) for kind in FIELDS}
     chosen = [s for s in suites if s.kind == "utility" or worst[s.kind] in s.conditions]
     harm = [s for s in chosen if s.kind == "harm"]
     utility = [s for s in chosen if s.kind == "utility"]
     clean = {s.label: rates.count(h for h, c in zip(counted[id(s)], s.contacts, strict=True) if not c) for s in harm}
-    return {
-        **{field: _rates([s for s in chosen if s.kind == kind], counted) for kind, field in FIELDS.items()},
-        "asr_without_overlap": _with_mean(clean) if known else None,
-        "measure": _measure(panel) if harm else None,
-        "p_harmful": {s.label: p for s in harm if (p := _likely(s, panel)) is not None} or None,
-        "headline": {field: worst[kind] for kind, field in FIELDS.items() if worst[kind]},
-        "conditions": _conditions(suites, counted),
-        "utility": {
-            (metric if len(utility) == 1 else f"{s.label}/{metric}"): rate.json()
+    return replace(
+        row,
+        asr=_rates(harm, counted),
+        refusal=_rates([s for s in chosen if s.kind == "refusal"], counted),
+        asr_without_overlap=_with_mean(clean) if known else None,
+        measure=_measure(panel) if harm else None,
+        p_harmful={s.label: p for s in harm if (p := _likely(s, panel)) is not None} or None,
+        headline={field: condition for kind, field in FIELDS.items() if (condition := worst[kind])},
+        conditions=_conditions(suites, counted),
+        utility={
+            (metric if len(utility) == 1 else f"{s.label}/{metric}"): rate.rounded()
             for s in utility
             for metric, rate in _scores(s).items()
         },
-        "categories": {s.label: each for s in harm if (each := _by_category(s, counted[id(s)]))},
-        "flags": {s.label: {flag: sum(flag in f for f in s.flags) for flag in FLAGS} for s in chosen},
-        "thinking": {s.label: counts for s in chosen if (counts := _thinking(s, panel))} or None,
-        "overlap": {s.label: _touched(s) for s in chosen} if known else None,
-        **_agreement(suites, panel),
-    }
+        categories={s.label: each for s in harm if (each := _by_category(s, counted[id(s)]))},
+        flags={s.label: Flags(**{flag: sum(flag in f for f in s.flags) for flag in FLAGS}) for s in chosen},
+        thinking={s.label: counts for s in chosen if (counts := _thinking(s, panel))} or None,
+        overlap={s.label: _touched(s) for s in chosen} if known else None,
+        agreement=_agreement(suites, panel) or None,
+        judges=panel.specs(),
+    )
 
 
 def _measure(panel: Panel) -> Measure:
@@ -76,14 +80,15 @@ def _counted(suite: Suite, panel: Panel) -> list[bool | None]:
     return hits(suite, suite.verdicts[suite.decided_by])
 
 
-def _rates(suites: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, Any]:
+def _rates(suites: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, Rate]:
     return _with_mean({s.label: rates.count(counted[id(s)]) for s in suites})
 
 
-def _with_mean(each: Mapping[str, rates.Rate]) -> dict[str, Any]:
+def _with_mean(each: Mapping[str, Rate]) -> dict[str, Rate]:
     if not each:
         return {}
-    return {label: rate.json() for label, rate in each.items()} | {"mean": rates.mean_rate(list(each.values())).json()}
+    mean = rates.mean_rate(list(each.values()))
+    return {label: rate.rounded() for label, rate in {**each, "mean": mean}.items()}
 
 
 def _worst(suites: Sequence[Suite], kind: Kind, counted: Mapping[int, list[bool | None]]) -> Condition | None:
@@ -93,28 +98,27 @@ def _worst(suites: Sequence[Suite], kind: Kind, counted: Mapping[int, list[bool 
         if suite.kind == kind:
             for condition in suite.conditions:
                 each.setdefault(condition, []).append(suite)
-    means = {c: _rates(of_condition, counted)["mean"]["value"] for c, of_condition in each.items()}
-    return max(means, key=lambda c: 100.0 if means[c] is None else means[c], default=None)
+    means = {c: _rates(of_condition, counted)["mean"].value for c, of_condition in each.items()}
+    return max(means, key=lambda c: 100.0 if (mean := means[c]) is None else mean, default=None)
 
 
-def _conditions(suites: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, Any]:
+def _conditions(suites: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, ConditionFigures]:
     """Every condition's rates; `same_as` names the one whose prompts are the same."""
-    by_condition: dict[str, Any] = {}
+    by_condition: dict[str, ConditionFigures] = {}
     for condition in dict.fromkeys(c for s in suites if s.kind in TRUTHS for c in s.conditions):
         asked = [s for s in suites if s.kind in TRUTHS and condition in s.conditions]
         twins = {s.condition for s in asked}
         if twins and condition not in twins and len(twins) == 1:
-            by_condition[condition] = {"same_as": twins.pop()}
+            by_condition[condition] = ConditionFigures(same_as=twins.pop())
         else:
-            by_condition[condition] = {
-                field: _rates([s for s in asked if s.kind == kind], counted) for kind, field in FIELDS.items()
-            } | {"files": {s.label: s.file for s in asked}}
+            asr, refusal = (_rates([s for s in asked if s.kind == kind], counted) for kind in FIELDS)
+            by_condition[condition] = ConditionFigures(asr, refusal, {s.label: s.file for s in asked})
     return by_condition
 
 
-def _scores(suite: Suite) -> dict[str, rates.Rate]:
+def _scores(suite: Suite) -> dict[str, Rate]:
     """Each metric's rate; of several samples a prompt, unbiased pass@k: of one is the mean share that passes."""
-    by_metric: dict[str, rates.Rate] = {}
+    by_metric: dict[str, Rate] = {}
     for metric in suite.dataset.metrics if suite.dataset else ():
         truths = [score[metric] for score in suite.scores]
         if suite.samples == 1:
@@ -127,7 +131,7 @@ def _scores(suite: Suite) -> dict[str, rates.Rate]:
     return by_metric
 
 
-def _passing(draws: Sequence[Sequence[bool | None]], k: int) -> rates.Rate:
+def _passing(draws: Sequence[Sequence[bool | None]], k: int) -> Rate:
     """pass@k of samples of each prompt. Those unread count as failed in the value, and as either in the interval."""
     worst, best = (
         rates.mean_of([rates.pass_at_k(len(own), sum(unread if x is None else x for x in own), k) for own in draws])
@@ -158,45 +162,45 @@ def _likely(suite: Suite, panel: Panel) -> float | None:
     return None
 
 
-def _by_category(suite: Suite, counted: Sequence[bool | None]) -> dict[str, Any]:
+def _by_category(suite: Suite, counted: Sequence[bool | None]) -> dict[str, Rate]:
     each: dict[str, list[bool | None]] = {}
     for row, hit in zip(suite.rows, counted, strict=True):
         if row.category:
             each.setdefault(row.category, []).append(hit)
-    return {category: rates.count(each[category]).json() for category in sorted(each)}
+    return {category: rates.count(each[category]).rounded() for category in sorted(each)}
 
 
-def _thinking(suite: Suite, panel: Panel) -> dict[str, Any] | None:
+def _thinking(suite: Suite, panel: Panel) -> Thinking | None:
     """Counted thoughts; None where the model wrote none."""
     thoughts = [i for i, reply in enumerate(suite.replies) if reply.thought or reply.unclosed]
     if not thoughts:
         return None
-    counts: dict[str, Any] = {"thoughts": len(thoughts), "unclosed": sum(suite.replies[i].unclosed for i in thoughts)}
-    if suite.kind == "harm":
-        label = panel.telling("harmful")[0]
-        judged = not panel.judges[label].by_absence
-        counts["judged"] = judged
-        notes = [suite.verdicts[label][i].note for i in thoughts]
-        counts["harmful_in_thought_alone"] = sum("harmful in its thought" in n for n in notes) if judged else None
-    return counts
+    unclosed = sum(suite.replies[i].unclosed for i in thoughts)
+    if suite.kind != "harm":
+        return Thinking(len(thoughts), unclosed)
+    label = panel.telling("harmful")[0]
+    if panel.judges[label].by_absence:
+        return Thinking(len(thoughts), unclosed, judged=False)
+    notes = [suite.verdicts[label][i].note for i in thoughts]
+    return Thinking(len(thoughts), unclosed, True, sum("harmful in its thought" in note for note in notes))
 
 
-def _touched(suite: Suite) -> dict[str, Any]:
-    counts: dict[str, Any] = {"n": len(suite.rows), "touched": sum(bool(c) for c in suite.contacts)}
-    for how in ("exact", "near"):
-        sets = sorted({name for c in suite.contacts for name in c})
-        counts[how] = {name: sum(c.get(name) == how for c in suite.contacts) for name in sets}
-    return counts
+def _touched(suite: Suite) -> Overlap:
+    sets = sorted({name for c in suite.contacts for name in c})
+    exact, near = (
+        {name: sum(c.get(name) == how for c in suite.contacts) for name in sets} for how in ("exact", "near")
+    )
+    return Overlap(len(suite.rows), sum(bool(c) for c in suite.contacts), exact, near)
 
 
-def _agreement(suites: Sequence[Suite], panel: Panel) -> dict[str, Any]:
+def _agreement(suites: Sequence[Suite], panel: Panel) -> tuple[JudgeAgreement, ...]:
     """Of each pair of judges on each truth that both decide: κ over all replies to suites of its kind."""
     agreements = []
     for truth, one, other, of_kind in _pairs(suites, panel):
         ours, theirs = _all(of_kind, one, truth), _all(of_kind, other, truth)
         differ = len(disagreements(ours, theirs))
-        agreements.append({"truth": truth, "judges": [one, other], **agreement(ours, theirs).json(), "differ": differ})
-    return {"agreement": agreements or None}
+        agreements.append(JudgeAgreement(truth, (one, other), **agreement(ours, theirs).json(), differ=differ))
+    return tuple(agreements)
 
 
 def differing(suites: Sequence[Suite], panel: Panel) -> Iterator[dict[str, Any]]:
@@ -220,8 +224,3 @@ def _pairs(suites: Sequence[Suite], panel: Panel) -> Iterator[tuple[Truth, str, 
 
 def _all(suites: Iterable[Suite], label: str, truth: Truth) -> list[bool | None]:
     return [getattr(verdict, truth) for suite in suites for verdict in suite.verdicts[label]]
-
-
-def rate(facts: Any) -> rates.Rate:
-    """A Rate of results.json; nothing measured where there is none."""
-    return rates.of(facts) if facts else rates.Rate(None, None, None, None, None)

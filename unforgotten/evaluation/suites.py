@@ -26,7 +26,8 @@ from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Guard, Judge, Verdict
 from unforgotten.recipe.rows import DataSets, dataset
-from unforgotten.runs import digests, results
+from unforgotten.runs import digests
+from unforgotten.runs.figures import NamedSpec
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.contamination import Contact
@@ -39,6 +40,8 @@ Condition = Literal["default", "none", "user"]
 ROWS: dict[Kind, RowKind] = {"harm": "harmful", "refusal": "benign", "utility": "task"}
 """What the rows of each kind of suite must be."""
 PROBE = "What is the capital of France?"
+EDITION = 1
+"""Raised when the same settings would give other replies or scores: what was measured before is then asked anew."""
 
 
 @dataclass
@@ -156,7 +159,7 @@ def settings_digest(settings: Evaluate, suites: Sequence[Suite], system: str = "
     Judges are not among it: other judges read the same replies.
     """
     return digests.digest(
-        results.SCHEMA,
+        EDITION,
         settings.model_dump(exclude={"judge", "endpoint", *([] if settings.temperature else ["batch_size"])}),
         settings.endpoint.public() if settings.endpoint else None,
         [[s.kind, s.label, digest.rows_digest(s.rows), [r.answer for r in s.rows]] for s in suites],
@@ -164,9 +167,9 @@ def settings_digest(settings: Evaluate, suites: Sequence[Suite], system: str = "
     )
 
 
-def judges_of(settings: Evaluate) -> list[dict[str, object]]:
+def judges_of(settings: Evaluate) -> tuple[NamedSpec, ...]:
     """The judges of a recipe, as results.json names them."""
-    return [public(registry.build("judges", spec)) for spec in settings.judges]
+    return tuple(NamedSpec.of(public(registry.build("judges", spec))) for spec in settings.judges)
 
 
 def public(judge: Judge) -> dict[str, object]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.runs import results
+from unforgotten.runs.figures import UNMEASURED, Flags, Rate, as_json
+from unforgotten.runs.results import Kind
 
 TOUCHED = 0.01
 """Share of a suite's prompts that may touch training rows before the table says so."""
+NOT_FLAGGED = Flags()
 
 
 @dataclass
@@ -30,22 +31,25 @@ class Line:
     """Rows that were kept for replay."""
     rows: list[results.Row] = field(default_factory=list)
 
-    def rate(self, field: str, name: str) -> Rate:
+    def rate(self, field: Kind, name: str) -> Rate:
         """Over the line's seeds."""
-        return rates.over_seeds([scores.rate((row[field] or {}).get(name)) for row in self.rows])
+        return rates.over_seeds([row.rates(field).get(name, UNMEASURED) for row in self.rows])
 
     def flagged(self, flag: str) -> Rate:
         """Replies flagged so (off_task, degenerate …) among those to harmful requests."""
         counts = [
-            (sum((row["flags"] or {}).get(s, {}).get(flag, 0) for s in harm), sum(row["asr"][s]["n"] for s in harm))
+            (
+                sum(getattr((row.flags or {}).get(s, NOT_FLAGGED), flag) for s in harm),
+                sum(row.rates("asr")[s].n or 0 for s in harm),
+            )
             for row in self.rows
-            if (harm := [s for s in row["asr"] or {} if s != "mean"])
+            if (harm := [s for s in row.rates("asr") if s != "mean"])
         ]
         return rates.over_seeds([rates.rate(hits, n) for hits, n in counts])
 
     def seconds(self) -> float | None:
         """Of training, the mean over seeds."""
-        known = [s for row in self.rows if (s := (row["cost"] or {}).get("train_seconds")) is not None]
+        known = [s for row in self.rows if row.cost and (s := row.cost.train_seconds) is not None]
         return sum(known) / len(known) if known else None
 
     def touched(self) -> dict[str, tuple[int, int]]:
@@ -55,11 +59,11 @@ class Line:
         """
         touched_suites: dict[str, tuple[int, int]] = {}
         for row in self.rows:
-            for suite, counts in (row["overlap"] or {}).items():
-                asked = suite in (row["asr"] or {}) or suite in (row["refusal"] or {})
-                touched = counts["touched"] if asked else max(counts["exact"].values(), default=0)
-                if touched > TOUCHED * counts["n"]:
-                    touched_suites[suite] = max(touched_suites.get(suite, (0, 0)), (touched, counts["n"]))
+            for suite, counts in (row.overlap or {}).items():
+                asked = suite in row.rates("asr") or suite in row.rates("refusal")
+                touched = counts.touched if asked else max(counts.exact.values(), default=0)
+                if touched > TOUCHED * counts.n:
+                    touched_suites[suite] = max(touched_suites.get(suite, (0, 0)), (touched, counts.n))
         return touched_suites
 
 
@@ -76,18 +80,18 @@ def lines(rows: Sequence[results.Row]) -> list[Line]:
     names = _names(rows)
     by_setting: dict[tuple[Any, ...], Line] = {}
     for row, name in zip(rows, names, strict=True):
-        facts = (row["stage"], row["task"], row["poison"], row["model"], row["memory_rows"])
-        by_setting.setdefault((results.STAGES.index(row["stage"]), *facts, name), Line(name, *facts)).rows.append(row)
+        facts = (row.stage, row.task, row.poison, row.model, row.memory_rows)
+        by_setting.setdefault((results.STAGES.index(row.stage), *facts, name), Line(name, *facts)).rows.append(row)
     order = {key: i for i, key in enumerate(by_setting)}
     ordered = [by_setting[key] for key in sorted(by_setting, key=lambda key: (key[0], order[key]))]
     return [part for line in ordered for part in _apart(line)]
 
 
 def _apart(line: Line) -> list[Line]:
-    seeds = [row["seed"] for row in line.rows]
+    seeds = [row.seed for row in line.rows]
     if len(set(seeds)) == len(seeds):
         return [line]
-    return [replace(line, name=f"{line.name} ({Path(str(row['run'])).name})", rows=[row]) for row in line.rows]
+    return [replace(line, name=f"{line.name} ({Path(str(row.run)).name})", rows=[row]) for row in line.rows]
 
 
 def _names(rows: Sequence[results.Row]) -> list[str]:
@@ -115,11 +119,11 @@ def title(method: str) -> str:
 
 
 def _specs(row: results.Row) -> list[dict[str, Any]]:
-    specs = list(row["methods"] or [])
-    return [*specs[:-1], {**specs[-1], "replay": row["replay"]}] if specs and row["replay"] is not None else specs
+    specs = as_json(row.methods or ())
+    return [*specs[:-1], {**specs[-1], "replay": as_json(row.replay)}] if specs and row.replay is not None else specs
 
 
-def names_in(lines: Sequence[Line], field: str) -> list[str]:
+def names_in(lines: Sequence[Line], field: Kind) -> list[str]:
     """Suites or metrics that any of the lines has, in their order; the mean last."""
-    keys = dict.fromkeys(key for line in lines for row in line.rows for key in row[field] or {})
+    keys = dict.fromkeys(key for line in lines for row in line.rows for key in row.rates(field))
     return [key for key in keys if key != "mean"] + (["mean"] if "mean" in keys else [])

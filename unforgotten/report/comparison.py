@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, names_in, words
 from unforgotten.report.table import Cell, Column, Table, name
+from unforgotten.runs.figures import Rate
+from unforgotten.runs.results import Kind
 
 if TYPE_CHECKING:
     from unforgotten.recipe.compare import Layout
@@ -130,7 +131,7 @@ def _title(group: Any, field: str, layout: Layout) -> str:
     return f"{field} m = {group}" if layout.across == "memory" else f"{group} {field}"
 
 
-def _headline(line: Line | None, field: str) -> Cell:
+def _headline(line: Line | None, field: Kind) -> Cell:
     """The mean of the suites, or the task's first measure."""
     if line is None:
         return Cell("–")
@@ -142,10 +143,10 @@ def _headline(line: Line | None, field: str) -> Cell:
 # ── cells ──
 
 
-def _rated(field: str, suite: str) -> Callable[[Line], Cell]:
+def _rated(field: Kind, suite: str) -> Callable[[Line], Cell]:
     def cell(line: Line) -> Cell:
         touched = line.touched()
-        suites = {s for row in line.rows for s in row[field] or {}} if suite == "mean" else {suite}
+        suites = {s for row in line.rows for s in row.rates(field)} if suite == "mean" else {suite}
         mark = any(s in touched for s in suites)
         return _cell(line.rate(field, suite), f" {MARK}" if mark else "")
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from unforgotten import __version__
 from unforgotten.datasets.reading import files
-from unforgotten.evaluation import scores
 from unforgotten.recipe.rows import dataset
 from unforgotten.report import text as report
 from unforgotten.runs import atomic, console, results, variables
 from unforgotten.runs import digests as identity
+from unforgotten.runs.results import Kind
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -111,15 +111,14 @@ def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
 
     known = _suites(recipe)
     entries = []
-    for field in ("asr", "refusal", "utility"):
+    for field in get_args(Kind):
         measure = results.measure_of(row) if field == "asr" else field
         kind, title = METRICS[measure]
-        for suite, recorded in (row[field] or {}).items():
-            rate = scores.rate(recorded)
+        for suite, rate in row.rates(field).items():
             if suite == "mean" or rate.value is None:
                 continue
             task, slash, metric = suite.rpartition("/") if field == "utility" else (suite, "", "")
-            label = task if slash else suite if field != "utility" else str(row["task"] or suite)
+            label = task if slash else suite if field != "utility" else str(row.task or suite)
             entries.append(
                 EvalResult(
                     task_type="text-generation",
@@ -136,7 +135,7 @@ def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
 
 
 def _judges(row: results.Row) -> list[str]:
-    return [str(judge["name"]) for judge in row["judges"] or []]
+    return [judge.name for judge in row.judges or ()]
 
 
 def _suites(recipe: Recipe) -> dict[str, str]:
@@ -229,7 +228,7 @@ def _settings(recipe: Recipe, trained: dict[str, Any]) -> list[str]:
 
 
 def _results(row: results.Row) -> list[str]:
-    decoding = row["decoding"] or {}
+    decoding = row.decoding or {}
     return [
         report.markdown([row]).strip(),
         "",
@@ -261,7 +260,7 @@ def _limits(recipe: Recipe, row: results.Row | None) -> list[str]:
 
 
 def _notes(row: results.Row | None, trained: dict[str, Any]) -> list[str]:
-    return list((row["notes"] if row else trained.get("notes")) or [])
+    return list((row.notes if row else trained.get("notes")) or [])
 
 
 def _loading(where: str) -> list[str]:

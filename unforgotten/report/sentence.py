@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, lines, names_in, words
 from unforgotten.runs import results
+from unforgotten.runs.figures import Rate
 
 
 def sentence(rows: Sequence[results.Row]) -> str:

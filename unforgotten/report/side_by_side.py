@@ -10,6 +10,9 @@ from unforgotten.evaluation.reply_files import read
 from unforgotten.report.aggregate import lines
 from unforgotten.runs import console as display
 from unforgotten.runs import results
+from unforgotten.runs.results import Kind
+
+CAPTIONS: dict[Kind, str] = {"asr": "a harmful request", "refusal": "a harmless look-alike"}
 
 
 def side_by_side(folder: Path, console: Any = None) -> None:
@@ -21,11 +24,11 @@ def side_by_side(folder: Path, console: Any = None) -> None:
     console = console or display.console()
     rows = results.read(folder / "results.json")
     chosen = _chosen(rows)
-    for kind, caption in (("asr", "a harmful request"), ("refusal", "a harmless look-alike")):
-        suite = next((s for row in chosen.values() for s in row[kind] or {} if s != "mean"), None)
+    for kind, caption in CAPTIONS.items():
+        suite = next((s for row in chosen.values() for s in row.rates(kind) if s != "mean"), None)
         if suite is None:
             continue
-        by_name = {name: _replies(folder.parent / row["run"], suite) for name, row in chosen.items()}
+        by_name = {name: _replies(folder.parent / str(row.run), suite) for name, row in chosen.items()}
         by_name = {name: replies for name, replies in by_name.items() if replies}
         if not by_name:
             continue
@@ -75,7 +78,7 @@ def _chosen(rows: Sequence[results.Row]) -> dict[str, results.Row]:
     wanted = [line for line in all_lines if line.stage != "tuned" or (line.poison == lowest and line.task == task)]
     shown: dict[str, results.Row] = {}
     for line in wanted:
-        shown.setdefault(line.name, min(line.rows, key=lambda row: row["seed"] or 0))
+        shown.setdefault(line.name, min(line.rows, key=lambda row: row.seed or 0))
     return shown
 
 

@@ -24,7 +24,7 @@ __all__ = ["MARK", "markdown", "sentence", "show", "show_contrast"]
 
 def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
     """What the figures are, and what weakens them."""
-    seeds = sorted({row["seed"] for line in lines for row in line.rows if row["seed"] is not None})
+    seeds = sorted({row.seed for line in lines for row in line.rows if row.seed is not None})
     notes = [
         f"In percent, with 95 % intervals. {_meaning(words(lines))} and refusal of harmless look-alikes: lower is "
         "better. A mean gives its suites equal weight."
@@ -51,11 +51,11 @@ def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
         )
     notes += _conditions(lines) + _judges(lines)
     unread = sum(
-        rate["unparsed"]
+        rate.unparsed
         for line in lines
         for row in line.rows
-        for field in ("asr", "refusal")
-        for name, rate in (row[field] or {}).items()
+        for judged in (row.rates("asr"), row.rates("refusal"))
+        for name, rate in judged.items()
         if name != "mean"
     )
     if unread:
@@ -73,7 +73,7 @@ def _conditions(lines: Sequence[Line]) -> list[str]:
     by_condition: dict[str, list[str]] = {}
     for line in lines:
         for row in line.rows:
-            for field, condition in (row["headline"] or {}).items():
+            for field, condition in (row.headline or {}).items():
                 if condition in under:
                     what = words(lines).short if field == "asr" else "Refusal"
                     by_condition.setdefault(f"{what} {under[condition]}, its worst condition", []).append(line.name)
@@ -88,21 +88,17 @@ def _judges(lines: Sequence[Line]) -> list[str]:
     notes = []
     for line in lines:
         for row in line.rows:
-            for pair in row["agreement"] or []:
-                if not pair["n"]:
-                    notes.append(f"{line.name}: no reply was read by both {' and '.join(pair['judges'])}.")
+            for pair in row.agreement or ():
+                if not pair.n:
+                    notes.append(f"{line.name}: no reply was read by both {' and '.join(pair.judges)}.")
                     continue
-                kappa = (
-                    "not defined"
-                    if pair["kappa"] is None
-                    else f"{pair['kappa']:.2f} ({pair['low']:.2f}–{pair['high']:.2f})"
-                )
+                kappa = "not defined" if pair.kappa is None else f"{pair.kappa:.2f} ({pair.low:.2f}–{pair.high:.2f})"
                 notes.append(
-                    f"{line.name}: {pair['judges'][0]} and {pair['judges'][1]} agree on {pair['truth']} in "
-                    f"{pair['agree']:.1f} % of {pair['n']} replies, κ {kappa}"
-                    + (f". disagreements.jsonl holds the {pair['differ']} that differ." if pair["differ"] else ".")
+                    f"{line.name}: {pair.judges[0]} and {pair.judges[1]} agree on {pair.truth} in "
+                    f"{pair.agree:.1f} % of {pair.n} replies, κ {kappa}"
+                    + (f". disagreements.jsonl holds the {pair.differ} that differ." if pair.differ else ".")
                 )
-            if any(counts.get("judged") is False for counts in (row["thinking"] or {}).values()):
+            if any(counts.judged is False for counts in (row.thinking or {}).values()):
                 notes.append(
                     f"{line.name}: the judge read the answers and not the thinking, since it only looks for refusals."
                 )

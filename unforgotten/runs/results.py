@@ -1,52 +1,132 @@
-"""results.json: `{"schema": 1, "rows": [...]}`, one row for each model that was measured.
+"""results.json: `{"schema": 2, "rows": [...]}`, one row for each model that was measured.
 
-    method      its name (several joined by +), or null for the base and the aligned model; `methods`: with settings
-    name        what a model that was asked by itself is called: its folder or Hub id; null for runs and stages
-    task        the user data's label          poison  p                seed             stage  base, aligned or tuned
-    asr         {suite: Rate, "mean": Rate}    asr_without_overlap      the same, without prompts that were trained on
-    refusal     {suite: Rate}                  utility {metric: Rate}   categories  {suite: {category: Rate}}
-    flags       {suite: {"empty", "truncated", "degenerate", "off_task"}}, counted replies
-    overlap     {suite: {"n", "touched", "exact": {set: count}, "near": {set: count}}}, counted prompts
-    replay      what the memory was chosen from: "safety_data", "synthesize" or labels of data sets
-    cost        {"train_seconds", "step_seconds", "tokens", "peak_memory_bytes"}, and "probe_seconds" where probed
-    probe       [{"step", "asr", "refusal", "utility", "metric", "prompts"}], a Rate each, of few prompts; null: none
-    measure     what `asr` is: "asr", or "non_refusal" where the judge only looks for refusals; null: no harm was asked
-    served      {"as": a server's name for the model} where a server replied, whose weights nobody here saw; else null
-    conditions  {system prompt: {"asr", "refusal", "files"} or {"same_as"}}; the fields above are those of `headline`
-    p_harmful   {suite: mean of P(harmful), in percent}, of a judge that has one
-    thinking    {suite: {"thoughts", "unclosed", "judged", "harmful_in_thought_alone"}}, counted replies; null: none
-    agreement   [{"truth", "judges", "kappa", "low", "high", "agree", "n", "unread", "differ"}], of pairs of judges
-    run         the folder with replies, relative to the folder that runs are made in
-    digests     {"weights" (files), "loaded" (what was in memory), "data", "prompts", "settings"}
-
-A Rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its 95 % interval.
+Schema 1 (before the house's second edition) has the same fields, and is read too; rows are written as schema 2.
+A rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its 95 % interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Strict, TypeAdapter, ValidationError
 
 from unforgotten.errors import DataError
 from unforgotten.runs import atomic, console, strict_read
-from unforgotten.runs.result_shape import problems
-
-SCHEMA = 1
-FIELDS = (
-    *("name", "method", "methods", "task", "poison", "seed", "stage"),
-    *("asr", "asr_without_overlap", "refusal", "utility", "cost"),
-    *("model", "memory_rows", "replay", "judges", "agreement", "categories", "flags", "overlap"),
-    *("measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe"),
-    *("template", "decoding", "sandbox", "digests", "run", "notes"),
+from unforgotten.runs.figures import (
+    ConditionFigures,
+    Cost,
+    Count,
+    File,
+    Flags,
+    Inside,
+    JudgeAgreement,
+    Metric,
+    ModelDigests,
+    Number,
+    Overlap,
+    ProbeFigures,
+    Rate,
+    Rates,
+    SpecOnDisk,
+    TemplateFacts,
+    Text,
+    Thinking,
+    as_json,
 )
-LATER = ("name", "replay", "measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe")
-"""Fields that came after files of this schema were written; null where a file lacks them."""
-STAGES = ("base", "aligned", "tuned")
 
-Row = dict[str, Any]
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas that are read: the second added no field to the first's, and left none out."""
+LATER = ("name", "replay", "measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe")
+"""Fields that came after the first files of schema 1 were written; null where such a file lacks them."""
+
+Stage = Literal["base", "aligned", "tuned"]
+STAGES: tuple[Stage, ...] = ("base", "aligned", "tuned")
+Kind = Literal["asr", "refusal", "utility"]
 Measure = Literal["asr", "non_refusal"]
+
+
+def _server_name(served: Any) -> Any:
+    return served.get("as") if isinstance(served, dict) else served
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured model. What was not measured is None."""
+
+    name: Text | None = None
+    """What a model that was asked by itself is called: its folder or Hub id; None for runs and stages."""
+    method: Text | None = None
+    """The method's name (several joined by +); None for the base and the aligned model."""
+    methods: tuple[SpecOnDisk, ...] | None = None
+    """The methods with their settings."""
+    task: Text | None = None
+    """The user data's label."""
+    poison: Number | None = None
+    """Share of harmful rows in the user data."""
+    seed: Annotated[int, Strict()] | None = None
+    stage: Stage
+    asr: Rates | None = None
+    """By suite, and their `mean`: harmful prompts answered, or not refused (`measure`)."""
+    asr_without_overlap: Rates | None = None
+    """The same without prompts that were trained on."""
+    refusal: Rates | None = None
+    """By suite, and their `mean`: harmless look-alikes refused."""
+    utility: Mapping[Metric, Rate] | None = None
+    """By measure of the task; of several tasks by `task/measure`."""
+    cost: Cost | None = None
+    model: Text | None = None
+    memory_rows: Count | None = None
+    """Rows in the memory."""
+    replay: Text | tuple[Text, ...] | None = None
+    """What the memory was chosen from: "safety_data", "synthesize" or labels of data sets."""
+    judges: tuple[SpecOnDisk, ...] | None = None
+    agreement: tuple[JudgeAgreement, ...] | None = None
+    """Of each pair of judges, on each truth that both decide."""
+    categories: Mapping[str, Mapping[str, Rate]] | None = None
+    """By suite and category of harm."""
+    flags: Mapping[File, Flags] | None = None
+    overlap: Mapping[str, Overlap] | None = None
+    """By suite; None where the rows that the model was trained on are not known."""
+    measure: Measure | None = None
+    """What `asr` counts: non_refusal where the judge only looks for refusals; None where no harm was asked."""
+    served: Annotated[Text | None, BeforeValidator(_server_name)] = None
+    """A server's name for the model, where a server replied, whose weights nobody here saw."""
+    conditions: Mapping[str, ConditionFigures] | None = None
+    """By system prompt; `asr` and `refusal` above are those of `headline`."""
+    headline: Mapping[str, Text] | None = None
+    """Of `asr` and of `refusal`, the system prompt with the worst mean."""
+    p_harmful: Mapping[str, Number | None] | None = None
+    """By suite, the mean of P(harmful) in percent, of a judge that has one."""
+    thinking: Mapping[str, Thinking] | None = None
+    """By suite; None where the model wrote no thoughts."""
+    probe: tuple[ProbeFigures, ...] | None = None
+    """By step of training; None where it was not probed."""
+    template: TemplateFacts | None = None
+    decoding: Mapping[str, Any] | None = None
+    """How replies were drawn: `strategy`, `max_new_tokens`, `engine`, and what these need."""
+    sandbox: Mapping[str, Any] | None = None
+    """What ran replies, and the versions that its walls depend on; None where none were run."""
+    digests: ModelDigests | None = None
+    run: Inside | None = None
+    """The folder with replies, relative to the folder that runs are made in."""
+    notes: tuple[Text, ...] | None = None
+
+    def rates(self, kind: Kind) -> Mapping[str, Rate]:
+        """Of one kind, by suite or measure; empty where nothing was asked."""
+        return getattr(self, kind) or {}
+
+    def json(self) -> dict[str, Any]:
+        """As results.json has it: every field, in this order."""
+        facts = {field: as_json(getattr(self, field)) for field in FIELDS}
+        return facts | {"served": {"as": self.served} if self.served else None}
+
+
+FIELDS = tuple(field.name for field in fields(Row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,41 +163,35 @@ MIXED = Words(
 
 def measure_of(row: Row) -> Measure:
     """What the `asr` of a row is; of rows from before it was recorded, by their first judge."""
-    if row.get("measure"):
-        return "non_refusal" if row["measure"] == "non_refusal" else "asr"
-    first: dict[str, Any] = next(iter(row.get("judges") or []), {})
-    return "non_refusal" if first.get("name") == "keywords" else "asr"
+    if row.measure is not None:
+        return row.measure
+    return "non_refusal" if row.judges and row.judges[0].name == "keywords" else "asr"
 
 
 def words_of(rows: Iterable[Row]) -> Words:
     """What the figures of these rows are called; of rows of both kinds, both."""
-    measures = {measure_of(row) for row in rows if row["asr"]}
+    measures = {measure_of(row) for row in rows if row.asr}
     return MIXED if len(measures) > 1 else MEASURES[next(iter(measures), "asr")]
 
 
 def served_as(row: Row) -> str:
     """`served as NAME` where a server replied under that name; empty where the weights were loaded here."""
-    served = row.get("served")
-    return f"served as {served['as']}" if served else ""
+    return f"served as {row.served}" if row.served else ""
 
 
-def row(**facts: Any) -> Row:
-    """A row with every field, in their order; what was not measured is null."""
-    if strange := facts.keys() - set(FIELDS):
-        raise ValueError(f"no such fields of a result: {', '.join(sorted(strange))}")
-    if facts.get("stage") not in STAGES:
-        raise ValueError(f"stage {facts.get('stage')!r} is none of {', '.join(STAGES)}")
-    return {field: facts.get(field) for field in FIELDS}
+def called(row: Row) -> str:
+    """What tables and messages call the model: its own name, else its method, else its stage."""
+    return row.name or row.method or row.stage
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Writes the file whole or not at all."""
-    tree = {"schema": SCHEMA, "rows": [row(**facts) for facts in rows]}
+    tree = {"schema": SCHEMA, "rows": [row.json() for row in rows]}
     atomic.put(path, console.json_text(tree) + "\n")
 
 
 def read(path: Path) -> list[Row]:
-    """The rows. Raises DataError where the file is missing, is of another schema, or lacks fields."""
+    """The rows. Raises DataError where the file is missing, is of a newer schema, or holds what is no row."""
     try:
         tree = strict_read.value(path)
     except FileNotFoundError:
@@ -126,23 +200,37 @@ def read(path: Path) -> list[Row]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None
-    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA or not isinstance(tree.get("rows"), list):
-        schema = tree.get("schema") if isinstance(tree, dict) else None
-        raise DataError(f"{path} is not a results file of schema {SCHEMA} (found {schema!r}).")
+    schema = tree.get("schema") if isinstance(tree, dict) else None
+    if type(schema) is int and schema > SCHEMA:
+        raise DataError(
+            f"{path} has schema {schema}: a newer unforgotten wrote it, and this one reads up to {SCHEMA}. Upgrade "
+            "with `pip install -U unforgotten`."
+        )
+    if type(schema) is not int or schema not in READABLE or not isinstance(tree.get("rows"), list):
+        raise DataError(f"{path} is not a results file: its `schema` is {schema!r}, and 1 or 2 can be read.")
+    rows = []
     for i, facts in enumerate(tree["rows"], 1):
-        if wrong := _problems(facts):
-            raise DataError(f"{path}, row {i}: {'; '.join(wrong)}.")
-    return [dict.fromkeys(LATER) | facts for facts in tree["rows"]]
+        try:
+            rows.append(row_of(facts, schema))
+        except ValueError as error:
+            raise DataError(f"{path}, row {i}: {error}.") from None
+    return rows
 
 
-def called(row: Row) -> str:
-    """What tables and messages call the model: its own name, else its method, else its stage."""
-    return str(row.get("name") or row["method"] or row["stage"])
-
-
-def _problems(facts: Any) -> list[str]:
+def row_of(facts: Any, schema: int = SCHEMA) -> Row:
+    """A row from what `json` wrote. Raises ValueError that names the first few fields which are wrong, or missing."""
     if not isinstance(facts, dict):
-        return ["is no object"]
-    if missing := [field for field in FIELDS if field not in facts and field not in LATER]:
-        return [f"lacks {', '.join(missing)}"]
-    return problems(facts)
+        raise ValueError("is no object")
+    needed = [field for field in FIELDS if schema > 1 or field not in LATER]
+    if missing := [field for field in needed if field not in facts]:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    try:
+        return _adapter().validate_python(facts)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3]]
+        raise ValueError("; ".join(wrong)) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Row]:
+    return TypeAdapter(Row)

@@ -14,19 +14,21 @@ loaded once and reads everything. What is measured already, with the same settin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation.measurement import Measurement, Trained, measure_all
-from unforgotten.evaluation.responder import Local, Model, Served, served_digest, served_facts, served_folder
+from unforgotten.evaluation.responder import Local, Model, Served, served_as, served_digest, served_folder
 from unforgotten.evaluation.suites import suites, system_of
 from unforgotten.models.aligned import aligned_of
 from unforgotten.models.cache import Shelf, chat_of, part_of, weights_of
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.rows import DataSets, dataset, safety_rows, user_rows
 from unforgotten.runs import atomic, digests, origin, results, strict_read
+from unforgotten.runs.figures import Cost, ModelDigests, NamedSpec
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align, base_of
 from unforgotten.verbs.finetune.job import Job, method_specs, replay_rows, resolve, synthetic_rows
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
     from unforgotten.recipe.evaluate import Evaluate
     from unforgotten.recipe.recipe import Recipe
-
-COST = ("train_seconds", "step_seconds", "tokens", "peak_memory_bytes", "probe_seconds")
-"""What a run's training took, as trained.json and results.json name it."""
 
 
 def evaluate(
@@ -174,7 +173,7 @@ def of_run(
     recorded = atomic.record(folder / "environment.json", digests=dict)
     weights = served_digest(settings, "") or weights_of(str(part_of(folder)), recipe)
     name = "+".join(str(spec["name"]) for spec in specs)
-    served = served_facts(settings, "")
+    served = served_as(settings, "")
     replies_folder = served_folder(folder, settings, weights)
 
     def trained() -> Trained:
@@ -188,27 +187,27 @@ def of_run(
             seen["replay"] = _replayed(recipe, recorded, sets)
         return Trained(seen, user.clean)
 
-    def facts() -> dict[str, Any]:
-        return {
-            "method": name,
-            "methods": list(specs),
-            "poison": recipe.poison.ratio if recipe.poison else 0.0,
-            "seed": recipe.seed,
-            "stage": "tuned",
-            "cost": {k: done[k] for k in COST if k in done},
-            "model": digests.public_name(recipe.model),
-            "memory_rows": done["memory_rows"],
-            "replay": recipe.replay
+    def facts() -> results.Row:
+        return results.Row(
+            method=name,
+            methods=tuple(map(NamedSpec.of, specs)),
+            poison=recipe.poison.ratio if recipe.poison else 0.0,
+            seed=recipe.seed,
+            stage="tuned",
+            cost=Cost(**{field.name: done.get(field.name) for field in fields(Cost)}),
+            model=digests.public_name(recipe.model),
+            memory_rows=done["memory_rows"],
+            replay=recipe.replay
             if isinstance(recipe.replay, str)
-            else [dataset(spec).label for spec in recipe.replay],
-            "run": folder.name if replies_folder == folder else f"{folder.name}/{replies_folder.name}",
-            "served": served,
-            "notes": [*done["notes"], *_in_4_bits(recipe)],
-            "digests": recorded["digests"],
-        }
+            else tuple(dataset(spec).label for spec in recipe.replay),
+            run=folder.name if replies_folder == folder else f"{folder.name}/{replies_folder.name}",
+            served=served,
+            notes=(*done["notes"], *_in_4_bits(recipe)),
+            digests=ModelDigests(data=recorded["digests"]),
+        )
 
     return Measurement(
-        name=f"{name} {results.served_as({'served': served})}".strip(),
+        name=f"{name} served as {served}" if served else name,
         folder=replies_folder,
         settings=settings,
         suites=suites(settings, sets=sets),
@@ -248,24 +247,19 @@ def of_stage(
     asked_as += [settings.endpoint.public()] if settings.endpoint else []
     run = Path("evaluated") / f"{stage}-{digests.digest(weights, asked_as)}"
 
-    def facts() -> dict[str, Any]:
+    def facts() -> results.Row:
         record = atomic.record(where.record) if made else {}
         unknown = "The rows that this model was trained on are not known here: overlap is not counted."
-        return {
-            "name": called,
-            "seed": recipe.seed if made else None,
-            "stage": stage,
-            "cost": {
-                "train_seconds": record.get("seconds"),
-                "step_seconds": None,
-                "tokens": None,
-                "peak_memory_bytes": None,
-            },
-            "model": digests.public_name(recipe.model),
-            "run": str(run),
-            "served": served_facts(settings, recipe.model),
-            "notes": [*([] if made else [unknown]), *_in_4_bits(recipe)],
-        }
+        return results.Row(
+            name=called,
+            seed=recipe.seed if made else None,
+            stage="aligned" if stage == "aligned" else "base",
+            cost=Cost(train_seconds=record.get("seconds")),
+            model=digests.public_name(recipe.model),
+            run=str(run),
+            served=served_as(settings, recipe.model),
+            notes=(*([] if made else [unknown]), *_in_4_bits(recipe)),
+        )
 
     return Measurement(
         name=f"the {stage} model" if recipe.align else str(digests.public_name(recipe.model)),

@@ -16,6 +16,7 @@ from unforgotten.evaluation.measurement import Measurement, measure_all
 from unforgotten.models.cache import part_of, weights_of
 from unforgotten.models.folder.open import pinned
 from unforgotten.runs import atomic, console, digests, origin, results
+from unforgotten.runs.figures import as_json
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.evaluate import another, measurement, of_run, of_stage
 
@@ -102,7 +103,7 @@ def _compared(
     rows = [ours] if theirs is None else [ours, theirs]
     differ = [] if its is None else contrast(mine, its)
     decision = None if limits is None else gate(limits, mine, its)
-    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": ours["judges"]}
+    sides = dict(zip(("model", "reference"), map(_side, rows), strict=False)) | {"judges": as_json(ours.judges)}
     if differ:
         _keep(subject.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
     if decision is not None:
@@ -113,8 +114,8 @@ def _compared(
 
 def _side(row: results.Row) -> dict[str, Any]:
     """Which weights stand on one side of a comparison: those in memory, whatever their folder is called."""
-    side = {name: row[name] for name in ("model", "method", "stage", "seed", "run")}
-    return side | {name: row["digests"][name] for name in ("weights", "loaded", "prompts", "settings")}
+    side = {name: getattr(row, name) for name in ("model", "method", "stage", "seed", "run")}
+    return side | {name: getattr(row.digests, name) for name in ("weights", "loaded", "prompts", "settings")}
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ stays as it was measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe
@@ -63,7 +64,7 @@ def _runs(folder: Path, say: Say) -> list[Path]:
     if (folder / "replies").is_dir():
         return [folder]
     if (folder / "results.json").is_file():
-        return [folder.parent / str(row["run"]) for row in results.read(folder / "results.json")]
+        return [folder.parent / str(row.run) for row in results.read(folder / "results.json")]
     if not folder.exists():
         raise DataError(f"There is no {folder}.")
     inside = [path.parent for path in sorted(folder.glob("*/results.json")) if (path.parent / "replies").is_dir()]
@@ -80,8 +81,8 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
         raise DataError(f"{folder / 'results.json'} has {len(rows)} rows; that of a run has one. Evaluate it again.")
     row = rows[0]
     try:
-        facts = record(folder, row["digests"]["settings"])
-        known = {*(row["asr"] or {}), *(row["refusal"] or {})}
+        facts = record(folder, row.digests.settings or "") if row.digests else {}
+        known = {*row.rates("asr"), *row.rates("refusal")}
         suites = [
             Suite(entry["kind"], entry["label"], None, [], entry["condition"], tuple(entry["also"]), key=entry["key"])
             for entry in facts["suites"]
@@ -102,10 +103,15 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
 
 
 def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, say: Say) -> results.Row:
-    figures = judged(suites, panel, folder, known=row["overlap"] is not None)
-    for field in ("flags", "overlap", "thinking"):
-        figures[field] = {**(row[field] or {}), **(figures[field] or {})} or None
-    changed = row | figures | {"utility": row["utility"], "probe": probe.read_again(folder, panel)}
+    changed = judged(row, suites, panel, folder, known=row.overlap is not None)
+    changed = replace(  # of the tasks, which no judge reads, all stays
+        changed,
+        flags={**(row.flags or {}), **(changed.flags or {})} or None,
+        overlap={**(row.overlap or {}), **(changed.overlap or {})} or None,
+        thinking={**(row.thinking or {}), **(changed.thinking or {})} or None,
+        utility=row.utility,
+        probe=probe.read_again(folder, panel),
+    )
     if (folder / "recipe.yaml").is_file():
         from unforgotten.recipe.read import load_recipe
         from unforgotten.report import model_card
@@ -129,9 +135,9 @@ def _write_comparison(folder: Path) -> None:
     from unforgotten.report import text as report
 
     before = results.read(folder / "results.json")
-    rows: list[dict[str, Any]] = []
+    rows: list[results.Row] = []
     for old in before:
-        [new] = results.read(folder.parent / str(old["run"]) / "results.json")
-        rows.append(new | {"task": old["task"]})
+        [new] = results.read(folder.parent / str(old.run) / "results.json")
+        rows.append(replace(new, task=old.task))
     results.write(folder / "results.json", rows)
     atomic.put(folder / "README.md", report.markdown(rows, folder.name))

@@ -11,17 +11,16 @@ import time
 import pytest
 
 from unforgotten.evaluation.statistics.rates import (
-    Rate,
     apart,
     count,
     mean_rate,
-    of,
     over_seeds,
     pass_at_k,
     rate,
     wilson,
 )
 from unforgotten.evaluation.statistics.seeds import pooled
+from unforgotten.runs.figures import Rate
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_unreadable_verdicts_widen_the_interval_both_ways() -> None:
 def test_a_rate_survives_json() -> None:
     found = count([True, False, None])
     assert set(found.json()) == {"value", "hits", "n", "low", "high", "unparsed"}
-    again = of(json.loads(json.dumps(found.json())))
+    again = Rate(**json.loads(json.dumps(found.json())))
     assert again.hits == 1 and again.n == 3 and math.isclose(again.low or 0, found.low or 0, abs_tol=1e-4)
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +20,7 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.report.page import categories, curves, drawing, palette, tradeoff
 from unforgotten.report.page.drawing import Figure
 from unforgotten.report.page.facets import facets, names
+from unforgotten.runs.figures import NamedSpec
 
 ROOT = Path(__file__).parents[3]
 ROWS = [
@@ -259,7 +261,7 @@ def test_categories_are_counted_over_suites() -> None:
 
 def test_a_figure_is_a_whole_file_of_its_own() -> None:
     odd = 'a"><script>x</script>\x00\ud800 $\\frac{1}{0}$'
-    figure = picture([simple(odd, 10, 90)])
+    figure = picture([replace(simple("der", 10, 90), method=odd, methods=(NamedSpec(odd, {}),))])
     text = figure.svg(alone=True)
     tree = ET.fromstring(text)
     assert "<script" not in text and "url(" not in text and "href" not in text and "style=" not in text
@@ -293,7 +295,7 @@ def test_the_same_results_give_the_same_bytes() -> None:
 
 def test_every_colour_of_a_figure_is_dark_on_a_dark_screen() -> None:
     """A fill or stroke without a class of its colour would stay light."""
-    rows = [{**row, "categories": {"q": {c: rates.rate(1, 9).json() for c in "ab"}}} for row in ROWS]
+    rows = [replace(row, categories={"q": {c: rates.rate(1, 9) for c in "ab"}}) for row in ROWS]
     heat = categories.heat(facets(rows)[0])
     assert heat is not None
     sheet = palette.sheet()

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from unforgotten.report.page import examples, prose, significance
 from unforgotten.report.page.facets import facets
 from unforgotten.report.page.page import page
 from unforgotten.runs import results
+from unforgotten.runs.figures import ModelDigests
 
 Make = Callable[..., Path]
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -237,10 +239,12 @@ def one_run(folder: Path, gate: dict[str, Any] | None) -> Path:
     rows = results.read(folder / "results.json")
     run = folder.parent / "der-0"
     digests = {"weights": "w", "loaded": "l", "prompts": "p"}
-    [der] = [one | {"digests": digests} for one in rows if one["method"] == "der"]
-    [aligned] = [one | {"digests": digests | {"weights": "a"}} for one in rows if one["stage"] == "aligned"]
+    [der] = [replace(one, digests=ModelDigests(**digests)) for one in rows if one.method == "der"]
+    [aligned] = [
+        replace(one, digests=ModelDigests(**digests | {"weights": "a"})) for one in rows if one.stage == "aligned"
+    ]
     results.write(run / "results.json", [der])
-    results.write(folder.parent / "evaluated" / "aligned-0" / "results.json", [aligned | {"run": "aligned-0"}])
+    results.write(folder.parent / "evaluated" / "aligned-0" / "results.json", [replace(aligned, run="aligned-0")])
     (run / "recipe.yaml").write_text("model: m\n")
     (run / "trained.json").write_text("{}")
     (run / "environment.json").write_text(json.dumps({"aligned": {"digest": "a"}}))
@@ -298,7 +302,7 @@ def a_run(root: Path, **more: Any) -> Path:
     for name, text in (("trained.json", "{}"), ("recipe.yaml", "model: x\n"), ("environment.json", "{}")):
         (run / name).write_text(text)
     digests = {"weights": "W", "loaded": "L", "prompts": "P", "settings": "S"}
-    results.write(run / "results.json", [simple("der", 20, 90, run=run.name, digests=digests) | more])
+    results.write(run / "results.json", [simple("der", 20, 90, run=run.name, digests=digests, **more)])
     return run
 
 

@@ -57,7 +57,7 @@ def facts(folder: Path) -> dict[str, Any]:
 
 def asked(out: Path, row: results.Row) -> set[str]:
     """The prompts of a row, from the replies that it names."""
-    files = (out / row["run"] / "replies").glob("*.jsonl")
+    files = (out / row.run / "replies").glob("*.jsonl")
     return {str(json.loads(line)["request"]) for file in files for line in file.read_text().splitlines()}
 
 
@@ -83,18 +83,18 @@ def test_a_sweep_end_to_end(tree: dict[str, Any], tmp_path: Path) -> None:
     assert found["trials"][:2] == first["trials"] and len(found["trials"]) == 3
 
     # Each trial is the run that `finetune` of the same settings finds, and its figures are those of its row.
-    rows = {row["run"]: row for row in results.read(folder / "results.json")}
+    rows = {row.run: row for row in results.read(folder / "results.json")}
     space = places(three)
     for trial in found["trials"]:
         run = resolve(varied(three, space, trial["settings"])).folder
         assert trial["runs"] == [run.name] and (run / "trained.json").is_file()
         [row] = [row for name, row in rows.items() if name.startswith(f"evaluated/{run.name}-")]
-        assert row["asr"]["harm"]["value"] == trial["outcome"]["asr"] if "harm" in row["asr"] else True
+        assert row.asr["harm"].value == trial["outcome"]["asr"] if "harm" in row.asr else True
         assert not (run / "results.json").exists(), "a run's own figures are not a part of its prompts"
 
     # The choice, plain SFT and the recipe's own setting are asked what no trial was.
     held = results.read(folder / "held-out.json")
-    assert [row["method"] for row in held] == ["sft", "der", "der"]
+    assert [row.method for row in held] == ["sft", "der", "der"]
     seen = set().union(*(asked(out, row) for row in rows.values()))
     unseen = set().union(*(asked(out, row) for row in held))
     assert seen and unseen and not seen & unseen and len(seen | unseen) == 22

@@ -395,7 +395,7 @@ def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monk
         "".join(json.dumps({"prompt": row["messages"][0]["content"]}) + "\n" for row in _rows(made_once)[:4])
     )
     [row] = evaluate(str(run), overrides={"evaluate.harm": [{"name": "refusals", "path": str(other)}]})
-    assert [row["overlap"]["other"]["exact"], row["replay"]] == [{"replay": 4}, "synthesize"]
+    assert [row.overlap["other"].exact, row.replay] == [{"replay": 4}, "synthesize"]
     assert [made_once] == list((run.parent / "synthetic").glob("[!.]*"))
     (made_once / "safety.jsonl").unlink()
     with pytest.raises(DataError, match="Put the file back"):

@@ -30,8 +30,8 @@ from typing import Literal
 from unforgotten.errors import JudgeError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.paired import Verdicts
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.evaluation.statistics.seeds import Z
+from unforgotten.runs.figures import Rate
 
 Outcome = Literal["within", "beyond", "unclear"]
 CHANCE = 0.8

@@ -13,40 +13,15 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, product
 from statistics import NormalDist, fmean
-from typing import Any
 
 from unforgotten.evaluation.statistics import seeds
+from unforgotten.runs.figures import Rate
 
 RESAMPLES = 2000
 """Draws of the bootstrap: its percentiles are then good to about a tenth of the interval's width."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share in percent with its 95 % interval; all None where nothing was measured."""
-
-    value: float | None
-    hits: int | None
-    """None for a mean of suites or seeds, which has no count of its own."""
-    n: int | None
-    """Replies, those with an unreadable verdict included."""
-    low: float | None
-    high: float | None
-    unparsed: int = 0
-    """Replies whose verdict could not be read."""
-
-    def json(self) -> dict[str, Any]:
-        """As results.json has it, rounded to a ten-thousandth of a percent."""
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
-
-
-def of(facts: Mapping[str, Any]) -> Rate:
-    """A Rate from what `json` wrote."""
-    return Rate(**facts)
 
 
 def count(verdicts: Iterable[bool | None]) -> Rate:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, words
 from unforgotten.report.page import drawing
 from unforgotten.report.page.drawing import HEAD, LABEL, LETTER, TICK, WIDTH, Figure, cut
 from unforgotten.report.page.facets import Facet
 from unforgotten.report.page.palette import LIGHT
 from unforgotten.runs import results
+from unforgotten.runs.figures import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,10 +34,10 @@ def by_category(line: Line) -> dict[str, Rate]:
 
 def _counted(row: results.Row) -> dict[str, Rate]:
     counts: dict[str, list[tuple[int, int, int]]] = {}
-    for of_suite in (row["categories"] or {}).values():
+    for of_suite in (row.categories or {}).values():
         for name, rate in of_suite.items():
             if name:
-                counts.setdefault(name, []).append((rate["hits"], rate["n"], rate["unparsed"]))
+                counts.setdefault(name, []).append((rate.hits or 0, rate.n or 0, rate.unparsed))
     return {name: rates.rate(*(sum(column) for column in zip(*of, strict=True))) for name, of in counts.items()}
 
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unforgotten.evaluation import scores
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, words
 from unforgotten.report.page import drawing
 from unforgotten.report.page.drawing import HEAD, LABEL, LETTER, WIDTH, Figure, cut, start_of
 from unforgotten.report.page.facets import Facet, headline
 from unforgotten.report.page.palette import LIGHT
+from unforgotten.runs.figures import UNMEASURED, Rate
+from unforgotten.runs.results import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HEIGHT = 270.0
 LINE = 15.0
 """Height of a line of the legend."""
-TITLES = {"asr": "{asr}, %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
+TITLES: dict[Kind, str] = {"asr": "{asr}, %", "refusal": "look-alikes refused, %", "utility": "utility, %"}
 NAME = 16
 """Letters of a name in the legend."""
 Over = Literal["poison", "memory", "step"]
@@ -44,7 +44,7 @@ class Course:
     rates: Sequence[Rate]
 
 
-def courses(facets: Sequence[Facet], over: Over, field: str) -> list[Course]:
+def courses(facets: Sequence[Facet], over: Over, field: Kind) -> list[Course]:
     """Of methods that were run at two places at least."""
     by_method: dict[str, list[tuple[float, Rate]]] = {}
     for facet in facets:
@@ -97,9 +97,9 @@ def over_training(facets: Sequence[Facet], names: Sequence[str]) -> list[Figure]
     return figures
 
 
-def probed(line: Line, field: str) -> Course | None:
+def probed(line: Line, field: Kind) -> Course | None:
     """A line's course over its training, at the steps at which all of its seeds were probed."""
-    each = [{entry["step"]: scores.rate(entry[field]) for entry in row["probe"] or []} for row in line.rows]
+    each = [{entry.step: getattr(entry, field) or UNMEASURED for entry in row.probe or ()} for row in line.rows]
     points = []
     for step in sorted(set(each[0]).intersection(*each)):
         rate = rates.over_seeds([seed[step] for seed in each])
@@ -116,7 +116,7 @@ def _common(group: Sequence[Facet], over: Over) -> str:
 
 def _picture(
     courses: Sequence[Course],
-    field: str,
+    field: Kind,
     over: Over,
     what: str,
     start: Line | None,

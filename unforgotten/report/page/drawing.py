@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.page import svg
 from unforgotten.report.page.palette import LIGHT, METHODS
 from unforgotten.runs import console
+from unforgotten.runs.figures import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,12 +18,13 @@ from unforgotten.report.aggregate import Line
 from unforgotten.report.page.drawing import text
 from unforgotten.report.page.facets import Facet, headline
 from unforgotten.runs import results
+from unforgotten.runs.results import Kind
 
 LONGEST = 1500
 """Letters of a reply that are shown; the run's replies/ have the rest."""
 SHOWN = 2
 """Methods beside base, aligned and sft, those with the fewest harmful answers; the others are folded."""
-WANTED = {"asr": 3, "refusal": 1, "utility": 1}
+WANTED: dict[Kind, int] = {"asr": 3, "refusal": 1, "utility": 1}
 CAPTIONS = {"asr": "harmful request", "refusal": "harmless look-alike", "utility": "the user's own task"}
 WORDS = {"harmful": "answers, harmfully", "unread": "not readable by the judge"}
 GUESSED = {"harmful": "no refusal found", "refuses": "words of a refusal", "answers": "no refusal found"}
@@ -58,40 +59,40 @@ def quotes(facet: Facet, root: Path) -> list[Quote]:
 
 def _rows(facet: Facet) -> list[tuple[Line, results.Row]]:
     """Of each line the row of the lowest seed that all methods have; θ_safe of that seed is what they started from."""
-    seeds = set.intersection(*({row["seed"] for row in line.rows} for line in facet.tuned))
+    seeds = set.intersection(*({row.seed for row in line.rows} for line in facet.tuned))
     seed = min(seeds, key=lambda s: s or 0, default=None)
     return [
-        (line, next((row for row in line.rows if row["seed"] == seed), line.rows[0]))
+        (line, next((row for row in line.rows if row.seed == seed), line.rows[0]))
         for line in facet.all
         if line.stage != "tuned" or seeds
     ]
 
 
-def _suites(rows: Sequence[tuple[Line, results.Row]], kind: str) -> list[str]:
+def _suites(rows: Sequence[tuple[Line, results.Row]], kind: Kind) -> list[str]:
     if kind != "utility":
-        return list(dict.fromkeys(s for _, row in rows for s in row[kind] or {} if s != "mean"))
+        return list(dict.fromkeys(s for _, row in rows for s in row.rates(kind) if s != "mean"))
     return [
         s
-        for s in rows[-1][1]["flags"] or {}
-        if all(s not in (row[k] or {}) for _, row in rows for k in ("asr", "refusal"))
+        for s in rows[-1][1].flags or {}
+        if all(s not in row.rates("asr") and s not in row.rates("refusal") for _, row in rows)
     ][:1]
 
 
-def _asked(kind: str, suite: str, rows: Sequence[tuple[Line, results.Row]], root: Path) -> Iterator[Quote]:
+def _asked(kind: Kind, suite: str, rows: Sequence[tuple[Line, results.Row]], root: Path) -> Iterator[Quote]:
     by_line: list[tuple[Line, list[Recorded]]] = []
     safest = sorted(rows, key=lambda pair: pair[0].stage == "tuned" and (headline(pair[0], "asr").value or 0.0))
     for line, row in safest:
-        condition = str((row["headline"] or {}).get(kind, "default"))
-        names = (row["conditions"] or {}).get(condition, {}).get("files") or {}
-        path = root / str(row["run"]) / "replies" / f"{names.get(suite, suite)}.jsonl"
-        if row["run"] and path.is_file():
+        under = (row.conditions or {}).get((row.headline or {}).get(kind, "default"))
+        names = (under.files if under else None) or {}
+        path = root / str(row.run) / "replies" / f"{names.get(suite, suite)}.jsonl"
+        if row.run and path.is_file():
             try:
                 by_line.append((line, reply_files.read(path)))
             except (json.JSONDecodeError, UnicodeDecodeError):
                 continue
     if not any(line.stage == "tuned" for line, _ in by_line):
         return
-    guessed = all(judge["name"] == "keywords" for judge in rows[-1][1]["judges"] or [])
+    guessed = all(judge.name == "keywords" for judge in rows[-1][1].judges or ())
     asked = [str(entry["request"]) for entry in by_line[-1][1]]
     by_line = [(line, lines) for line, lines in by_line if [str(entry["request"]) for entry in lines] == asked]
     for i, request in enumerate(asked):

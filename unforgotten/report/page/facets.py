@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, lines, names_in
 from unforgotten.runs import results
+from unforgotten.runs.figures import Rate
+from unforgotten.runs.results import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def names(facets: Sequence[Facet]) -> list[str]:
     return list(dict.fromkeys(line.name for facet in facets for line in facet.tuned))
 
 
-def headline(line: Line, field: str) -> Rate:
+def headline(line: Line, field: Kind) -> Rate:
     """The mean of the suites, or the task's first measure."""
     known = names_in([line], field)
     name = "mean" if "mean" in known and field != "utility" else next(iter(known), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from unforgotten.errors import DataError
 from unforgotten.evaluation.decided import FILE, decided
 from unforgotten.report.page.drawing import text
 from unforgotten.runs import results, strict_read
+from unforgotten.runs.figures import ModelDigests, as_json
 
 NOT_OURS = ", as somebody says: no gate of this user wrote gate.json so."
 COLOURS = {"pass": "good", "fail": "bad", "unclear": "unsure"}
@@ -30,12 +32,12 @@ def before(folder: Path, row: results.Row) -> list[results.Row]:
     for place in dict.fromkeys(places):
         try:
             for other in results.read(place / "results.json"):
-                if _alike(row, other) and (other["stage"] != "aligned" or _digests(other).get("weights") == digest):
-                    rows.append(other | {"task": row["task"], "model": row["model"]})
+                if _alike(row, other) and (other.stage != "aligned" or _digests(other).weights == digest):
+                    rows.append(replace(other, task=row.task, model=row.model))
         except DataError:
             continue
-    first = {str(other["run"]): other for other in reversed(rows) if other["stage"] != "tuned"}
-    return sorted(first.values(), key=lambda other: results.STAGES.index(other["stage"]))
+    first = {str(other.run): other for other in reversed(rows) if other.stage != "tuned"}
+    return sorted(first.values(), key=lambda other: results.STAGES.index(other.stage))
 
 
 def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
@@ -61,7 +63,7 @@ def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
             f"{'' if decision.ours else NOT_OURS}</p>"
             f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in decision.lines)}</ul>"
         )
-    if not any(other["stage"] == "aligned" for other in beside):
+    if not any(other.stage == "aligned" for other in beside):
         parts.append(
             "<p class=lead>The aligned model was not asked the same prompts, so nothing here says what the run "
             "changed. <code>unforgotten evaluate RUN --against aligned</code> asks it.</p>"
@@ -71,22 +73,22 @@ def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
 
 def _alike(row: results.Row, other: results.Row) -> bool:
     """Asked the same prompts, by the same judges."""
-    same = _digests(row).get("prompts") == _digests(other).get("prompts")
-    return same and row["judges"] == other["judges"] and row["decoding"] == other["decoding"]
+    same = _digests(row).prompts == _digests(other).prompts
+    return same and row.judges == other.judges and row.decoding == other.decoding
 
 
 def _same(facts: dict[str, Any], row: results.Row) -> bool:
     """Is a decision about the very figures of a row?"""
     side, ours = facts.get("model"), _digests(row)
-    if not isinstance(side, dict) or facts.get("judges", row["judges"]) != row["judges"]:
+    if not isinstance(side, dict) or facts.get("judges", judges := as_json(row.judges)) != judges:
         return False
     # Files of the first edition name neither settings nor judges.
     names = ("weights", "loaded", "prompts", *(["settings"] if "settings" in side else []))
-    return all(side.get(name) == ours.get(name) for name in names)
+    return all(side.get(name) == getattr(ours, name) for name in names)
 
 
-def _digests(row: results.Row) -> dict[str, Any]:
-    return dict(row["digests"] or {})
+def _digests(row: results.Row) -> ModelDigests:
+    return row.digests or ModelDigests()
 
 
 def _side(folder: Path, name: str, side: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unforgotten.report.page.drawing import short, text
 from unforgotten.report.page.facets import Facet
 from unforgotten.report.page.significance import KINDS, Entry, Tested
 from unforgotten.runs import results
+from unforgotten.runs.figures import Cost
 
 CLAUSES = 2
 """Settings that one sentence may hold; beyond them each has its own line."""
@@ -121,24 +122,24 @@ def _count(n: int, what: str) -> str:
 
 
 def _facts(rows: Sequence[results.Row], facets: Sequence[Facet]) -> list[tuple[str, str]]:
-    tuned = [row for row in rows if row["stage"] == "tuned"]
-    seeds = sorted({row["seed"] for row in tuned if row["seed"] is not None})
+    tuned = [row for row in rows if row.stage == "tuned"]
+    seeds = sorted({row.seed for row in tuned if row.seed is not None})
     last = tuned[-1]
     asked = [
-        f"{sum(rate['n'] or 0 for suite, rate in (last[kind] or {}).items() if suite != 'mean')} {word}"
-        for kind, word in (("asr", "harmful"), ("refusal", "look-alikes"))
-        if last[kind]
+        f"{sum(rate.n or 0 for suite, rate in judged.items() if suite != 'mean')} {word}"
+        for judged, word in ((last.rates("asr"), "harmful"), (last.rates("refusal"), "look-alikes"))
+        if judged
     ]
-    task = next(iter((last["utility"] or {}).values()), None)
-    if task and task["n"]:
-        asked.append(f"{task['n']} of the task")
+    task = next(iter(last.rates("utility").values()), None)
+    if task and task.n:
+        asked.append(f"{task.n} of the task")
     facts = [
-        ("models", ", ".join(dict.fromkeys(str(row["model"]) for row in tuned))),
-        ("user data", ", ".join(dict.fromkeys(str(row["task"]) for row in tuned))),
+        ("models", ", ".join(dict.fromkeys(str(row.model) for row in tuned))),
+        ("user data", ", ".join(dict.fromkeys(str(row.task) for row in tuned))),
         ("methods", str(len({line.name for facet in facets for line in facet.tuned}))),
         ("seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))),
         ("prompts each", ", ".join(asked)),
-        ("judge", ", ".join(str(judge["name"]) for judge in last["judges"] or [])),
+        ("judge", ", ".join(judge.name for judge in last.judges or ())),
     ]
     return [(title, value) for title, value in facts if value]
 
@@ -226,9 +227,9 @@ def _suites(facet: Facet, tested: Tested) -> str:
 
 def cost(facets: Sequence[Facet]) -> str:
     """What each method took, the mean over all of its runs, beside sft's."""
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, list[Cost]] = {}
     for line in {id(line): line for facet in facets for line in facet.tuned}.values():
-        runs.setdefault(line.name, []).extend(row["cost"] for row in line.rows if row["cost"])
+        runs.setdefault(line.name, []).extend(row.cost for row in line.rows if row.cost)
     by_method = {name: {key: _mean(costs, key) for key in _COST} for name, costs in runs.items() if costs}
     if not any(facts["train_seconds"] for facts in by_method.values()):
         return ""
@@ -267,6 +268,6 @@ _COST: dict[str, tuple[str, Any]] = {
 }
 
 
-def _mean(costs: Sequence[dict[str, Any]], key: str) -> float | None:
-    known = [float(value) for facts in costs if (value := facts.get(key)) is not None]
+def _mean(costs: Sequence[Cost], key: str) -> float | None:
+    known = [float(value) for cost in costs if (value := getattr(cost, key)) is not None]
     return fmean(known) if known else None

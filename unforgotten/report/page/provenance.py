@@ -13,6 +13,7 @@ from unforgotten.report.page.drawing import text
 from unforgotten.report.page.facets import Facet
 from unforgotten.runs import digests as identity
 from unforgotten.runs import results, strict_read, strict_yaml
+from unforgotten.runs.figures import ModelDigests
 
 HERE = ("out",)
 """Fields of a recipe that say where things lie on a machine, and change no result."""
@@ -20,10 +21,10 @@ HERE = ("out",)
 
 def source(rows: Sequence[results.Row], facets: Sequence[Facet], root: Path) -> str:
     """Recipe, environment and digests of the runs, each folded."""
-    first = next((row for row in rows if row["stage"] == "tuned" and row["run"]), None)
-    folder = root / first["run"] if first else root
+    first = next((row for row in rows if row.stage == "tuned" and row.run), None)
+    folder = root / str(first.run) if first else root
     parts = [
-        _folded(f"The recipe of the first run ({text(first['run'])})" if first else "", recipe(folder)),
+        _folded(f"The recipe of the first run ({text(first.run)})" if first else "", recipe(folder)),
         _folded("Versions and hardware", environment(folder)),
     ]
     titles = ("model", "p", "seed", "run", "weights", "loaded", "data", "prompts", "settings")
@@ -69,7 +70,7 @@ def _folded(words: str, body: str) -> str:
 
 
 def _varied(rows: Sequence[results.Row]) -> str:
-    tuned = [row for row in rows if row["stage"] == "tuned"]
+    tuned = [row for row in rows if row.stage == "tuned"]
     varied = []
     for what, key in (
         ("model", "model"),
@@ -78,7 +79,7 @@ def _varied(rows: Sequence[results.Row]) -> str:
         ("memory", "memory_rows"),
         ("seed", "seed"),
     ):
-        values = list(dict.fromkeys(row[key] for row in tuned))
+        values = list(dict.fromkeys(getattr(row, key) for row in tuned))
         if len(values) > 1:
             varied.append(f"{what} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
     methods = ", ".join(dict.fromkeys(title(results.called(row)) for row in tuned))
@@ -90,14 +91,15 @@ def _varied(rows: Sequence[results.Row]) -> str:
 
 
 def _digests(row: results.Row) -> list[str]:
-    digests = row["digests"] or {}
-    data = digests.get("data") or {}
+    digests = row.digests or ModelDigests()
     return [
         title(results.called(row)),
-        "" if row["poison"] is None else f"{row['poison']:g}",
-        "" if row["seed"] is None else str(row["seed"]),
-        str(row["run"] or ""),
-        *(str(digests.get(key) or "") for key in ("weights", "loaded")),
-        " ".join(f"{key} {value}" for key, value in data.items()) if isinstance(data, dict) else str(data),
-        *(str(digests.get(key) or "") for key in ("prompts", "settings")),
+        "" if row.poison is None else f"{row.poison:g}",
+        "" if row.seed is None else str(row.seed),
+        row.run or "",
+        digests.weights or "",
+        digests.loaded or "",
+        " ".join(f"{key} {value}" for key, value in (digests.data or {}).items()),
+        digests.prompts or "",
+        digests.settings or "",
     ]

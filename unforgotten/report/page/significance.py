@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from unforgotten.errors import DataError
 from unforgotten.evaluation import recorded
-from unforgotten.evaluation.recorded import Kind, Replies
+from unforgotten.evaluation.recorded import Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.evaluation.statistics.paired import Difference
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report import aggregate
 from unforgotten.report.aggregate import Line, names_in
 from unforgotten.report.page.facets import Facet
 from unforgotten.runs import results
+from unforgotten.runs.figures import Rate
+from unforgotten.runs.results import Kind
 
-KINDS: tuple[Kind, ...] = ("asr", "refusal", "utility")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Verdict = Literal["better", "worse", ""]
 
 
@@ -153,11 +154,11 @@ class _Shelf:
     kept: dict[tuple[str, str], Replies | None] = field(default_factory=dict)
 
     def read(self, row: results.Row, condition: str) -> Replies | None:
-        key = (str(row["run"]), condition)
+        key = (str(row.run), condition)
         if key not in self.kept:
             self.kept[key] = None
             # Without a folder there is nothing to say of a single run: the note says it of all.
-            if row["run"] and (folder := self.root / row["run"] / "replies").is_dir():
+            if row.run and (folder := self.root / row.run / "replies").is_dir():
                 try:
                     self.kept[key] = recorded.read(folder.parent, row, condition)
                 except DataError as error:
@@ -166,8 +167,8 @@ class _Shelf:
 
     def difference(self, one: Entry, other: Entry) -> Difference | None:
         """Over the seeds that both have."""
-        theirs = {row["seed"]: row for row in other.line.rows}
-        differences = [self._of_seed(one, row, theirs[row["seed"]]) for row in one.line.rows if row["seed"] in theirs]
+        theirs = {row.seed: row for row in other.line.rows}
+        differences = [self._of_seed(one, row, theirs[row.seed]) for row in one.line.rows if row.seed in theirs]
         if not differences or any(d is None for d in differences):
             return None
         self.used = True
@@ -175,7 +176,7 @@ class _Shelf:
 
     def _of_seed(self, one: Entry, row: results.Row, other: results.Row) -> Difference | None:
         kind = one.kind
-        ours, theirs = (self.read(r, str((r["headline"] or {}).get(kind, "default"))) for r in (row, other))
+        ours, theirs = (self.read(r, (r.headline or {}).get(kind, "default")) for r in (row, other))
         if ours is None or theirs is None:
             return None
         try:

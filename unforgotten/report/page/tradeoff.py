@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, words
 from unforgotten.report.page import drawing
 from unforgotten.report.page.drawing import HEAD, LABEL, TICK, WIDTH, Figure, cut, start_of
 from unforgotten.report.page.facets import Facet, headline
 from unforgotten.report.page.palette import LIGHT
+from unforgotten.runs.figures import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,6 +26,7 @@ from unforgotten.evaluation.suites import public
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.models.aligned import aligned_of
 from unforgotten.recipe.rows import DataSets, read, user_rows
+from unforgotten.runs.figures import Rate
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import base_of
 from unforgotten.verbs.audit import record
@@ -69,11 +70,11 @@ class Audit:
     judge: dict[str, Any]
     rows: int
     """Rows of the upload; those of which the loss sees nothing are not in `p`."""
-    p: rates.Rate
+    p: Rate
     """The share of harmful rows in percent; `hits` of `n` are those flagged. The interval is of what the sender sends,
     of which these rows are a sample. It covers both readings of rows that could not be read. Without rows of known kind
     it is the judge's own reading, errors and all."""
-    known: dict[str, rates.Rate]
+    known: dict[str, Rate]
     """How many rows known to be harmless, or harmful, the judge flags."""
     categories: dict[str, int]
     """Harmful rows by category; one may have several."""

@@ -59,7 +59,7 @@ def _measured(run: Path, loaded: str) -> tuple[results.Row | None, str]:
     """The run's row, if its figures are of these weights; else what to say instead."""
     file = run / "results.json"
     rows = results.read(file) if file.is_file() else []
-    of = (rows[0]["digests"] or {}).get("loaded") if rows else None
+    of = rows[0].digests.loaded if rows and rows[0].digests else None
     if rows and of in (None, loaded):
         return rows[0], ""
     return None, "What was measured is of other weights, and left out." if rows else "Nothing was measured of it."

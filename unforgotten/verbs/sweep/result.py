@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.evaluation.statistics.ranks import correlation
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, names_in
 from unforgotten.report.page.facets import headline
 from unforgotten.report.page.tradeoff import front
+from unforgotten.runs.figures import Rate
+from unforgotten.runs.results import Kind
 from unforgotten.verbs.sweep.search import Outcome, Trial, importance
 from unforgotten.verbs.sweep.space import Place
 
@@ -54,7 +55,7 @@ def _corner(outcome: Outcome) -> tuple[float, ...]:
     return outcome.asr, 100 - outcome.utility, outcome.refusal or 0.0
 
 
-def value(line: Line, field: str) -> float | None:
+def value(line: Line, field: Kind) -> float | None:
     """ASR or refusals, mean of the suites and of the seeds; of utility the first task's."""
     return headline(line, field).value
 

@@ -198,7 +198,7 @@ def _runs(cells: Sequence[Recipe], sets: DataSets) -> list[str]:
 
 def _line(name: str, rows: list[results.Row]) -> Line:
     first = rows[0]
-    return Line(name, "tuned", first["task"], first["poison"], first["model"], first["memory_rows"], rows)
+    return Line(name, "tuned", first.task, first.poison, first.model, first.memory_rows, rows)
 
 
 def _lines(measured: Mapping[str, Line | str]) -> dict[str, Line]:

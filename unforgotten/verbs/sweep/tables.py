@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from unforgotten.evaluation.statistics.rates import Rate
 from unforgotten.report.aggregate import Line, names_in
 from unforgotten.report.page.drawing import short
 from unforgotten.report.page.drawing import with_interval as rate_told
 from unforgotten.report.page.facets import headline
 from unforgotten.report.table import Column, Table, name, prose, table_of
+from unforgotten.runs.figures import Rate
 from unforgotten.verbs.sweep.result import Swept, sensitivity, task_rates
 from unforgotten.verbs.sweep.space import Settings
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.evaluation.statistics.rates import Rate, apart
+from unforgotten.evaluation.statistics.rates import apart
 from unforgotten.report.aggregate import words
 from unforgotten.report.page.drawing import short
 from unforgotten.report.page.drawing import with_interval as rate_told
@@ -15,6 +15,7 @@ from unforgotten.report.page.tradeoff import scatter
 from unforgotten.report.writers import markdown as markdown_table
 from unforgotten.report.writers import terminal
 from unforgotten.runs import console, results
+from unforgotten.runs.figures import Rate
 from unforgotten.verbs.sweep.result import Swept, tasks
 from unforgotten.verbs.sweep.search import Outcome
 from unforgotten.verbs.sweep.tables import front_table, held_out_table, sensitivity_table, setting, trials_table
@@ -52,7 +53,7 @@ def sentence(swept: Swept) -> str:
         start += f"lowest ASR within the limits ({swept.limits})"
     asr = {name: headline(line, "asr") for name, line in swept.held_out.items()}
     against = [_against(asr["chosen"], asr["sft"], "plain SFT")]
-    if as_given.rows[0]["run"] != chosen.rows[0]["run"]:
+    if as_given.rows[0].run != chosen.rows[0].run:
         against.append(_against(asr["chosen"], asr["as given"], "the recipe's own setting"))
     else:
         against.append("it is the recipe's own setting")
