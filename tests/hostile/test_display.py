@@ -23,7 +23,7 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.recipe.read import parse
 from unforgotten.report.model_card import card
 from unforgotten.report.page import drawing
-from unforgotten.report.page import table_files as table_files
+from unforgotten.report.writers import latex
 from unforgotten.runs import console as display
 from unforgotten.verbs.audit import text
 from unforgotten.verbs.audit.audit import Audit, Finding
@@ -163,7 +163,7 @@ def test_json_may_be_printed_and_reads_back_the_same() -> None:
 
 @pytest.mark.parametrize("text", [*ACTS.values(), "<img src=x>", "[x](http://evil.example)"])
 def test_latex_and_the_card_of_a_run_hold_nothing_that_acts(text: str) -> None:
-    assert not _acts(table_files.escaped(text))
+    assert not _acts(latex.escaped(text))
     recipe = parse({"model": "a/b", "data": {"name": "jsonl", "path": f"{text.replace('/', '')}.jsonl"}})
     made = card(recipe, None, {"trained": {"notes": [text], "adapter_mode": text}}, text, True)
     assert not _acts(made) and "<img" not in made and not re.search(r"[^\\]\]\(http", made)

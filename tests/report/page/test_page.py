@@ -131,7 +131,7 @@ def test_a_difference_is_marked_as_the_figures_beside_it(comparison: Make) -> No
         ("lisa", 0): {"question": "h" * 24},
     }
     shown = page(comparison(story)).read_text(encoding="utf-8")
-    found = re.findall("<td class=less>(.*?)<small>", shown)
+    found = re.findall(r"<td>((?:<b>)?[+−]\d[^/]*?(?:</\w+>)?)<small>", shown)
     # 12 of 24 fewer, 1 more, and 12 more: clearly better, not clear, clearly worse (0 or 12 of 12 that differ).
     assert set(found) == {"<b>−50.0</b>", "+4.2", "+50.0<sup>↓</sup>"}
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.report.page.conftest import STORY, simple
-from unforgotten.report.page import significance, table_files
+from unforgotten.report.page import significance, table_files, tables
 from unforgotten.report.page.facets import Facet, facets
+from unforgotten.report.table import Cell
 from unforgotten.runs import results
 
 Make = Callable[..., Path]
@@ -53,14 +54,14 @@ def test_one_suite_is_mcnemars_test_of_the_prompts_that_differ(comparison: Make)
 
 def test_bold_is_what_is_clearly_better_and_nothing_else(comparison: Make) -> None:
     tested, _ = read(comparison(STORY))
-    der, ema, sft = (table_files.printed(entry(tested, name, "asr")) for name in ("der", "ema", "sft"))
+    der, ema, sft = (tables.figure(entry(tested, name, "asr")) for name in ("der", "ema", "sft"))
     assert der and ema and sft
     assert (der.value, der.bold, der.marks) == ("20.0", True, "†")
     # Five prompts of ten tell ema neither from sft nor from der: no mark, or a wide interval would earn one.
     assert (ema.value, ema.bold, ema.marks) == ("30.0", False, "")
     # sft against the best is the same test, seen from the other side: clearly worse, so no dagger.
     assert (sft.value, sft.bold, sft.marks) == ("80.0", False, "")
-    assert table_files.printed(entry(tested, "base", "asr")) == table_files.Printed("100", "72.2–100", False, "")
+    assert tables.figure(entry(tested, "base", "asr")) == Cell("100", "72.2–100")
 
 
 def test_what_is_clearly_worse_than_sft_is_marked(comparison: Make) -> None:
@@ -70,7 +71,7 @@ def test_what_is_clearly_worse_than_sft_is_marked(comparison: Make) -> None:
     }
     tested, _ = read(comparison(story))
     for kind, marks in (("asr", "†"), ("refusal", "↓"), ("utility", "↓")):
-        told = table_files.printed(entry(tested, "der", kind))
+        told = tables.figure(entry(tested, "der", kind))
         assert told and (told.marks, told.bold) == (marks, kind == "asr"), kind
     best = entry(tested, "der", "utility").best
     assert best is not None and best.other == "sft" and best.verdict == "worse"
@@ -182,16 +183,14 @@ def test_no_mark_where_an_interval_cannot_tell(comparison: Make) -> None:
         ("ema", 0): {"question": "r" * 12, "lookalikes": "n" * 11 + "r"},
     }
     tested, _ = read(comparison(story))
-    marks = {
-        (n, k): table_files.printed(entry(tested, n, k)) for n in ("sft", "der", "ema") for k in ("asr", "refusal")
-    }
+    marks = {(n, k): tables.figure(entry(tested, n, k)) for n in ("sft", "der", "ema") for k in ("asr", "refusal")}
     assert {key for key, one in marks.items() if one and one.marks} == {("ema", "asr")}, "unread, or all alike: none"
     assert {key for key, one in marks.items() if one and one.bold} == {("ema", "asr")}
 
 
 def test_a_lone_method_leads_nothing(comparison: Make) -> None:
     tested, _ = read(comparison({("der", 0): {"question": "r" * 12}}))
-    told = table_files.printed(entry(tested, "der", "asr"))
+    told = tables.figure(entry(tested, "der", "asr"))
     assert told and told.marks == "" and not told.bold
 
 

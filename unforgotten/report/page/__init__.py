@@ -9,6 +9,7 @@ curves       a rate over the poison ratio, the size of the memory, or the steps 
 categories   which kinds of harm come back
 examples     replies side by side, of the prompts on which the models differ most
 significance the rates with paired tests
-table_files  them as Markdown, CSV, JSON and LaTeX
+tables       them as tables, with marks
+table_files  these as Markdown, CSV, JSON and LaTeX
 page         all of it in one HTML file: no script, no request
 """

@@ -7,11 +7,12 @@ from statistics import fmean
 from typing import Any
 
 from unforgotten.report import aggregate, sentence
-from unforgotten.report.aggregate import names_in
 from unforgotten.report.page import table_files
 from unforgotten.report.page.drawing import short, text
 from unforgotten.report.page.facets import Facet
-from unforgotten.report.page.significance import KINDS, Entry, Tested
+from unforgotten.report.page.significance import Entry, Tested
+from unforgotten.report.page.tables import of_facet, of_suites
+from unforgotten.report.writers import html
 from unforgotten.runs import results
 from unforgotten.runs.figures import Cost
 
@@ -156,70 +157,11 @@ def tables(facets: Sequence[Facet], tested: Tested) -> str:
 
 
 def _table(facet: Facet, tested: Tested, several: bool) -> str:
-    kinds = [k for k in KINDS if any(tested.headline(line, facet, k) for line in facet.all)]
-    titles = "".join(f'<th scope="col">{tested.titles[k]}&nbsp;{"↑" if k == "utility" else "↓"}</th>' for k in kinds)
-    against = any(e.sft for e in tested.entries if e.facet is facet and e.kind == "asr")
-    more = f'<th scope="col">{tested.titles["asr"]} less sft’s</th>' if against else ""
-    body = "".join(
-        f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
-        + "".join(_figure(tested.headline(line, facet, kind)) for kind in kinds)
-        + (_less(tested.headline(line, facet, "asr")) if against else "")
-        + "</tr>"
-        for line in facet.all
-    )
-    caption = f"<caption>{text(facet.title)}</caption>" if several else ""
-    return (
-        f'<div class=scroll tabindex=0><table>{caption}<thead><tr><th scope="col">model</th>{titles}{more}</tr></thead>'
-        f"<tbody>{body}</tbody></table>{_suites(facet, tested)}</div>"
-    )
-
-
-def _figure(entry: Entry | None) -> str:
-    printed = table_files.printed(entry)
-    if printed is None:
-        return "<td>–</td>"
-    value = f"<b>{printed.value}</b>" if printed.bold else printed.value
-    marks = f"<sup>{printed.marks}</sup>" if printed.marks else ""
-    return f"<td>{value}{marks}<small>{printed.interval}</small></td>"
-
-
-def _less(entry: Entry | None) -> str:
-    if entry is None or entry.sft is None:
-        return "<td></td>"
-    d = entry.sft.difference
-    if d is None or d.value is None:
-        return f"<td>{entry.sft.verdict or 'not clear'}<small>by intervals</small></td>"
-    p = "" if d.p is None else f"<br>p {'&lt; 0.001' if d.p < 0.001 else f'= {d.p:.3f}'}"
-    marked = {"better": "<b>{}</b>", "worse": "{}<sup>↓</sup>"}  # as the figures beside it
-    value = marked.get(entry.sft.verdict, "{}").format(points(d.value))
-    return f"<td class=less>{value}<small>{points(d.low)} to {points(d.high)}{p}</small></td>"
-
-
-def points(value: float | None) -> str:
-    """A difference, with its sign as printers set it."""
-    return "?" if value is None else f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
-
-
-def _suites(facet: Facet, tested: Tested) -> str:
-    """Every suite and measure that is not in the table above."""
-    keys = [(k, s) for k in KINDS for s in names_in(facet.all, k) if s != "mean"]
-    by: dict[tuple[int, str, str], Entry] = {
-        (id(e.line), e.kind, e.suite): e for e in tested.entries if e.facet is facet
-    }
-    keys = [key for key in keys if any((e := by.get((id(line), *key))) and not e.headline for line in facet.all)]
-    if not keys:
-        return ""
-    titles = "".join(f'<th scope="col">{tested.titles[k]} {text(s)}</th>' for k, s in keys)
-    body = "".join(
-        f'<tr class="{line.stage}"><th scope="row">{text(line.name)}</th>'
-        + "".join(_figure(by.get((id(line), *key))) for key in keys)
-        + "</tr>"
-        for line in facet.all
-    )
-    return (
-        f"<details><summary>each suite by itself</summary><table><thead><tr><th>model</th>{titles}</tr></thead>"
-        f"<tbody>{body}</tbody></table></details>"
-    )
+    stages = [line.stage for line in facet.all]
+    drawn = html.markup(of_facet(facet, tested, facet.title if several else ""), stages)
+    suites = of_suites(facet, tested)
+    more = f"<details><summary>each suite by itself</summary>{html.markup(suites, stages)}</details>" if suites else ""
+    return f"<div class=scroll tabindex=0>{drawn}{more}</div>"
 
 
 # ── the cost ──

@@ -11,6 +11,8 @@ from unforgotten.errors import RecipeError
 from unforgotten.report.aggregate import title
 from unforgotten.report.page.drawing import text
 from unforgotten.report.page.facets import Facet
+from unforgotten.report.table import Column, table_of
+from unforgotten.report.writers import html
 from unforgotten.runs import digests as identity
 from unforgotten.runs import results, strict_read, strict_yaml
 from unforgotten.runs.figures import ModelDigests
@@ -28,12 +30,10 @@ def source(rows: Sequence[results.Row], facets: Sequence[Facet], root: Path) -> 
         _folded("Versions and hardware", environment(folder)),
     ]
     titles = ("model", "p", "seed", "run", "weights", "loaded", "data", "prompts", "settings")
-    body = "".join("<tr>" + "".join(f"<td>{text(fact)}</td>" for fact in _digests(row)) + "</tr>" for row in rows)
+    digests = table_of([Column(title, align="left") for title in titles], [_digests(row) for row in rows])
     table = (
-        "<details><summary>Digests of every model</summary><div class=scroll tabindex=0><table class=digests>"
-        "<thead><tr>"
-        + "".join(f'<th scope="col">{each}</th>' for each in titles)
-        + f"</tr></thead><tbody>{body}</tbody></table></div></details>"
+        "<details><summary>Digests of every model</summary>"
+        f'<div class="scroll digests" tabindex=0>{html.markup(digests)}</div></details>'
     )
     words = text(_varied(rows))
     return (
