@@ -15,7 +15,7 @@ from unforgotten.recipe.compare import Layout
 from unforgotten.report import text as report
 from unforgotten.report.aggregate import lines
 from unforgotten.report.sentence import sentence
-from unforgotten.report.side_by_side import side_by_side
+from unforgotten.report.side_by_side import panels, side_by_side
 from unforgotten.runs import results
 from unforgotten.runs.figures import NamedSpec
 
@@ -210,6 +210,16 @@ def test_replies_side_by_side_show_the_first_that_was_lost(tmp_path: Path) -> No
     for name in says:
         assert f"{name} says 1 [bold]" in text
     assert text.count("─ harmful ─") == 1 and text.count("─ refused ─") == 5
+
+
+def test_a_long_name_beside_a_reply_is_not_cropped() -> None:
+    name = "der(weight=5.0, replay=1.0, positions=response)"
+    console = Console(file=io.StringIO(), width=60)
+    replies = {n: {"request": "r", "text": "no", "verdict": {"refused": True}} for n in (name, "sft")}
+    panels(replies, "a request", console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(word in text for word in ("weight=5.0", "replay=1.0", "positions=response", "sft"))
+    assert "…" not in text and max(map(len, text.splitlines())) <= 60
 
 
 def test_a_method_of_ones_own_has_its_name() -> None:

@@ -57,10 +57,12 @@ def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmf
         bad = read == ("harmful" if harmful else "refused")
         colour = "red" if bad else "yellow" if read == "neither" else "green"
         text = reply["text"] if len(reply["text"]) <= 300 else reply["text"][:300] + " …"
+        title, body = Text(display.line(name), "bold"), Text(display.block(text or "(nothing)"))
+        fits = title.cell_len + 4 < width  # a frame would crop a longer name
         made.append(
             Panel(
-                Text(display.block(text or "(nothing)")),
-                title=Text(display.line(name)),
+                body if fits else Text("\n").join([title, body]),
+                title=title if fits else None,
                 subtitle=read,
                 border_style=colour,
                 width=width,

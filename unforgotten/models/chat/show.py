@@ -34,7 +34,12 @@ def show(chat: Chat, rows: Sequence[Row], console: Console, limit: int = 5, max_
         full_length, _ = chat.examples(row)
         for example in full_length:
             cut = example.within(max_length)
-            console.rule(_title(example, cut, max_length), align="left")
+            title = _title(example, cut, max_length)
+            if len(title) + 4 > console.width:  # a rule would crop it
+                console.rule()
+                console.print(title, markup=False, highlight=False)
+            else:
+                console.rule(title, align="left")
             console.print(paint(chat, cut or example, coloured), soft_wrap=True)
     console.rule()
     for line in counts.lines():
