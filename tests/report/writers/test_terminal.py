@@ -16,7 +16,7 @@ from unforgotten.report.writers import terminal
 from unforgotten.runs import console
 
 WIDTHS = (40, 60, 79, 80, 200)
-SUITES = ("question", "command", "wish", "advbench", "harmful_behaviours_of_one_week", "安全性の質問", "mean")
+SUITES = ("question", "command", "wish", "advbench", "harmful-behaviours-of-one-week", "安全性の質問", "mean")
 NAMES = {
     "short": ("sft", "der"),
     "long": ("sft", "der(weight=5.0, replay=1.0, positions=response)", "a/class/of/ones/own.py:Mine"),
@@ -75,6 +75,19 @@ def test_what_fits_is_one_part_and_parts_are_about_equally_wide() -> None:
     many = comparison(("sft",), tuple(f"suite{i}" for i in range(8)))
     heads = [line.split() for line in drawn(many, 60) if line.startswith("model")]
     assert [len(head) - 2 for head in heads] == [4, 4]
+
+
+def test_a_title_is_broken_after_underscores_only_to_spare_the_folding() -> None:
+    suites = ("harm_question", "harm_command", "harm_wish")
+    table = comparison(("sft", "der"), suites)
+    assert "harm_question" in "\n".join(drawn(table, 50))
+    assert [line.split() for line in drawn(table, 35)[:3]] == [
+        ["ASR", "ASR", "ASR"],
+        ["harm_", "harm_", "harm_"],
+        ["model", "p", "question", "command", "wish"],
+    ]
+    folded = drawn(table, 26)
+    assert sum(line.startswith("─") for line in folded) > 1 and all(suite in "\n".join(folded) for suite in suites)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -1,12 +1,15 @@
 """A table as lines of text. What is wider than the terminal is folded into parts; no figure and no name is cropped.
 
-Each part repeats the columns of names. Where names take over half of the width, each stands on a line of its own above
-its figures. In a pipe or a file (`console.room`) nothing is folded, and a figure's interval stands beside it: a row is
-one line there, which `grep` and a log's own search find whole.
+Each part repeats the columns of names. A title is broken after an underscore where that spares the folding. Where names
+take over half of the width, each stands on a line of its own above its figures.
+
+In a pipe or a file (`console.room`) nothing is folded, and a figure's interval stands beside it: a row is one line
+there, which `grep` and a log's own search find whole.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ INDENT = 2
 """Columns before figures that stand below their name."""
 PROSE = 24
 """The least width, in columns of the terminal, that words are wrapped to."""
+_PIECES = re.compile("[^_]*_+|[^_]+")
 UNBOUNDED = 1_000_000
 Styled = tuple[str, str]
 """A text on one line, and its style."""
@@ -67,11 +71,13 @@ def _parts(table: Table, width: int | None) -> list[_Part]:
     columns = range(len(table.columns))
     names = [i for i in columns if table.columns[i].kind == "name"]
     others = [i for i in columns if i not in names]
-    natural = [_natural(table, i) for i in columns]
-    least = [min(wide, PROSE) if table.columns[i].kind == "prose" else wide for i, wide in enumerate(natural)]
-    for gap in (2, 1):
+    for gap, broken in ((2, False), (1, False), (2, True), (1, True)):
+        natural = [_natural(table, i, broken) for i in columns]
+        least = _least(table, natural)
         if _together(least, gap) <= width:
             return [_Part(table, names, others, _grown(table, least, natural, columns, gap, width), gap, width)]
+    natural = [_natural(table, i) for i in columns]
+    least = _least(table, natural)
     lead = _together([natural[i] for i in names], 2)
     room, above = width - lead - 2 * bool(names), False
     if names and (lead > width // 2 or max((least[i] for i in others), default=0) > room):
@@ -103,11 +109,17 @@ def _together(widths: Sequence[int], gap: int) -> int:
     return sum(widths) + gap * max(0, len(widths) - 1)
 
 
-def _natural(table: Table, i: int) -> int:
-    """What a column takes where it is not wrapped; a title is broken at its spaces."""
+def _natural(table: Table, i: int, broken: bool = False) -> int:
+    """What a column takes where it is not wrapped. A title is broken at spaces; broken: after underscores too."""
     texts = [line for row in table.rows for line in (_value(row[i]), row[i].brief)]
     title = display.line(table.columns[i].title).split()
+    title = [piece for word in title for piece in (_PIECES.findall(word) if broken else [word])]
     return max((_width(text) for text in (*map(display.line, texts), *title)), default=0)
+
+
+def _least(table: Table, natural: Sequence[int]) -> list[int]:
+    """What a column takes at least; only prose is wrapped."""
+    return [min(wide, PROSE) if table.columns[i].kind == "prose" else wide for i, wide in enumerate(natural)]
 
 
 def _grown(
@@ -167,7 +179,7 @@ class _Part:
         return INDENT if self.above else 0
 
     def _title(self, i: int) -> list[str]:
-        return wrapped(display.line(self.table.columns[i].title), max(self.widths[i], 1), chop=False)
+        return _title_lines(display.line(self.table.columns[i].title), self.widths[i])
 
     def _cell(self, i: int, cell: Cell) -> list[Styled]:
         value, brief, style = display.line(_value(cell)), display.line(cell.brief), "bold" if cell.bold else ""
@@ -227,6 +239,19 @@ def wrapped(text: str, width: int | None, chop: bool = True) -> list[str]:
                 line = ""
             line = f"{line} {piece}" if line else piece
     return [*broken, line]
+
+
+def _title_lines(title: str, width: int) -> list[str]:
+    """A title, broken at spaces; a word too wide for its column after underscores."""
+    lines = [""]
+    for word in title.split():
+        for k, piece in enumerate([word] if _width(word) <= width else _PIECES.findall(word)):
+            space = " " if lines[-1] and k == 0 else ""
+            if lines[-1] and _width(lines[-1] + space + piece) > width:
+                lines.append(piece)
+            else:
+                lines[-1] += space + piece
+    return lines
 
 
 def _flowed(pieces: Sequence[str], width: int) -> list[str]:
