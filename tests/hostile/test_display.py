@@ -27,6 +27,7 @@ from unforgotten.report.writers import latex
 from unforgotten.runs import console as display
 from unforgotten.verbs.audit import text
 from unforgotten.verbs.audit.audit import Audit, Finding
+from unforgotten.verbs.finetune.job import method_specs
 
 PACKAGE = Path(__file__).parents[2] / "unforgotten"
 ACTS = {
@@ -165,7 +166,7 @@ def test_json_may_be_printed_and_reads_back_the_same() -> None:
 def test_latex_and_the_card_of_a_run_hold_nothing_that_acts(text: str) -> None:
     assert not _acts(latex.escaped(text))
     recipe = parse({"model": "a/b", "data": {"name": "jsonl", "path": f"{text.replace('/', '')}.jsonl"}})
-    made = card(recipe, None, {"trained": {"notes": [text], "adapter_mode": text}}, text, True)
+    made = card(recipe, method_specs(recipe), None, {"trained": {"notes": [text], "adapter_mode": text}}, text, True)
     assert not _acts(made) and "<img" not in made and not re.search(r"[^\\]\]\(http", made)
 
 
