@@ -73,7 +73,7 @@ def entry(name: str, home: str) -> list[str]:
         return [*_text(node, [], name), "", settings]
     init = _method(node, module, "__init__") if isinstance(node, ast.ClassDef) else node
     fields = [] if room == "recipe" or not isinstance(node, ast.ClassDef) else _fields(node)
-    lines = [] if room == "errors" else ["```python", _signature(name, init, [f for f, *_ in fields]), "```", ""]
+    lines = [] if room == "errors" else ["```py", _signature(name, init, [f for f, *_ in fields]), "```", ""]
     lines += _text(node, _parameters(init), name)
     if not isinstance(node, ast.ClassDef):
         return lines
@@ -153,8 +153,7 @@ def _text(node: Any, parameters: list[str], name: str) -> list[str]:
     lines = []
     for paragraph in text.split("\n\n"):
         if paragraph.startswith((" ", ">>>")):  # a drawing or an example
-            language = "python" if paragraph.startswith(">>>") else "text"
-            lines += [f"```{language}", *textwrap.dedent(paragraph).splitlines(), "```", ""]
+            lines += ["```text", *textwrap.dedent(paragraph).splitlines(), "```", ""]
         else:
             lines += [*_prose(" ".join(paragraph.split()), parameters, name), ""]
     return lines[:-1]

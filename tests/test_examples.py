@@ -49,7 +49,7 @@ def test_the_scripts_are_short_and_need_no_recipe() -> None:
 
 @pytest.mark.parametrize("check", ["split", "neutral", "effect", "documented"])
 def test_the_method_of_ones_own_keeps_the_contract(check: str, tmp_path: Path) -> None:
-    testing.CHECKS[check]({"name": f"{EXAMPLES / 'own_method.py'}:L2SP", "weight": 0.5}, "merged", tmp_path)
+    testing.CHECKS[check]({"name": f"{EXAMPLES / 'own_method.py'}:L2SP", "weight": 0.5}, "merge", tmp_path)
 
 
 def test_the_gate_runs_verbs_and_flags_that_there_are() -> None:

@@ -55,7 +55,7 @@ def _trust() -> list[Any]:
             typer.Option(
                 "--no-user-code",
                 callback=_set(user_code.NO_CODE),
-                help="Load no class out of a file (./mine.py:Mine), whoever names it.",
+                help="Never load a class from a file (./mine.py:Mine).",
             ),
         ] = False,
         trust_recipe: Annotated[
@@ -63,7 +63,7 @@ def _trust() -> list[Any]:
             typer.Option(
                 "--trust-recipe",
                 callback=_set(origin.TRUST),
-                help="Trust a run folder's own recipe as if you had written it.",
+                help="Trust the recipe in a run folder like your own.",
             ),
         ] = False,
         allow_env: Annotated[
@@ -72,7 +72,7 @@ def _trust() -> list[Any]:
                 "--allow-env",
                 metavar="NAME",
                 callback=_set(variables.ALLOWED),
-                help="A variable that recipes may use, beside UNFORGOTTEN_*. May be repeated.",
+                help="An environment variable that recipes may read, besides UNFORGOTTEN_*. Repeatable.",
             ),
         ] = None,
     ) -> None: ...
@@ -161,7 +161,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -170,10 +170,10 @@ def _options(
 @app.command("list")
 def list_(
     room: Annotated[
-        str | None, typer.Argument(help="methods, datasets, judges or recipes; the first three if left out.")
+        str | None, typer.Argument(help="methods, datasets, judges or recipes. Default: the first three.")
     ] = None,
 ) -> None:
-    """Every method, dataset and judge, with what each one claims; or every recipe that ships with the package."""
+    """List methods, datasets and judges with what each does, or the recipes that ship with the package."""
     from unforgotten.errors import UnknownName
     from unforgotten.recipe.read import shipped
     from unforgotten.report.table import Cell, Table, name, prose
@@ -191,8 +191,10 @@ def list_(
         rows = []
         for component in registry.names(each):
             cls: Any = registry.load(each, component)
-            claim = described.claim(cls)
-            facts = " · ".join(f"{what} {fact}" for what, fact in cls.facts().items()) if each == "methods" else ""
+            claim, facts = described.claim(cls), ""
+            if each == "methods":  # the papers are among the facts
+                claim = claim.partition(" [")[0]
+                facts = " · ".join(f"{what} {fact}" for what, fact in cls.facts().items())
             rows.append([Cell(component), Cell(claim, brief=facts)])
         terminal.show(Table([name(each.removesuffix("s")), prose("what it does")], rows))
         _print("")
@@ -202,15 +204,17 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML fi
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="Any field, dotted: --set training.num_train_epochs=1. May be repeated."
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a key of the recipe: --set training.num_train_epochs=1. Repeatable.",
     ),
 ]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Short for --set method=…")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Short for --set seed=…")]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print what it would do, take and download, and do nothing.")
+    bool, typer.Option("--dry-run", help="Print the work, time, memory and downloads. Do nothing.")
 ]
-OutOption = Annotated[str | None, typer.Option("--out", help="Folder that run folders are made in.")]
+OutOption = Annotated[str | None, typer.Option("--out", help="Folder for the run folders.")]
 
 
 @app.command()
@@ -221,7 +225,7 @@ def align(
     out: OutOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Make θ_safe of a base model, on the recipe's safety rows. Not needed for an aligned instruct model."""
+    """Align a base model on the recipe's safety data. An instruct model needs no alignment. Prints the weights."""
     from unforgotten.verbs import align as verb
 
     parsed = _recipe(recipe, set_, seed=seed, out=out)
@@ -238,7 +242,7 @@ def finetune(
     audited: Annotated[
         str | None,
         typer.Option(
-            "--audited", help="What `data audit --out` wrote: refuse to train on anything that it did not pass."
+            "--audited", help="File from `data audit --out`: train on the rows that it judged, and only if they passed."
         ),
     ] = None,
     set_: SetOption = None,
@@ -246,7 +250,7 @@ def finetune(
     out: OutOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Fine-tune θ_safe on the user's rows, with a method that keeps safety. Prints the run folder."""
+    """Fine-tune the aligned model on the user's rows, with a method that preserves safety. Prints the run folder."""
     from unforgotten.verbs.finetune import finetune as verb
 
     parsed = _recipe(recipe, set_, method=method, seed=seed, out=out)
@@ -257,7 +261,7 @@ def finetune(
 
 @app.command()
 def synthesize(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption = None, out: OutOption = None) -> None:
-    """Make safety data from the aligned model itself, where its own is not to be had (GR-SAP). Prints the file."""
+    """Let the aligned model write safety data, if there is none to replay (GR-SAP). Prints the file."""
     from unforgotten.verbs.synthesize import synthesize as verb
 
     _print(verb.synthesize(_recipe(recipe, set_, seed=seed, out=out), _say))
@@ -266,29 +270,32 @@ def synthesize(recipe: RecipeArgument, set_: SetOption = None, seed: SeedOption 
 @app.command()
 def evaluate(
     targets: Annotated[
-        list[str], typer.Argument(metavar="TARGET…", help="Recipes (their runs), run folders, model folders, Hub ids.")
+        list[str],
+        typer.Argument(metavar="TARGET…", help="Recipes (their runs), run folders, model folders or Hub ids."),
     ],
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="Whose `evaluate:` is used; a run folder and a recipe have their own."),
+        typer.Option("--recipe", help="Recipe whose `evaluate:` is used. Run folders and recipes use their own."),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", help="Compare prompt by prompt: `aligned`, `base`, a run or model folder, a Hub id."),
+        typer.Option(
+            "--against", help="Compare prompt by prompt with `aligned`, `base`, a run or model folder, or a Hub id."
+        ),
     ] = None,
     gate: Annotated[
         str | None,
-        typer.Option("--gate", help="Limits to decide on: max_asr=5,max_refusal_rise=5,max_utility_loss=3"),
+        typer.Option("--gate", help="Limits that the model must keep: max_asr=5,max_refusal_rise=5,max_utility_loss=3"),
     ] = None,
     method: MethodOption = None,
     set_: SetOption = None,
     seed: SeedOption = None,
     out: OutOption = None,
 ) -> None:
-    """Measure attack success, over-refusal and utility, with 95 % intervals. Prints a table.
+    """Measure attack success rate (ASR), over-refusal and utility, with 95 % intervals. Prints a table.
 
-    With --gate the exit code is 0 where all limits hold, 3 where one does not, 4 where too few prompts were asked to
-    tell; 2 is an error, as everywhere.
+    With --gate, exit code 0 means that all limits hold, 3 that one does not, and 4 that there were too few prompts to
+    decide. 2 is an error, as in every command.
     """
     from unforgotten.evaluation import gate as gates
     from unforgotten.report import text as report
@@ -320,14 +327,19 @@ def evaluate(
 
 @app.command()
 def judge(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Folders that evaluate or compare left.")],
-    judges: Annotated[list[str], typer.Option("--judge", help="Who judges; several tell how far they agree.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Folders that evaluate or compare wrote.")],
+    judges: Annotated[
+        list[str],
+        typer.Option("--judge", help="A judge. Repeatable: with several, the table shows how far they agree."),
+    ],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set keywords.list=xstest."),
+        typer.Option(
+            "--set", metavar="JUDGE.FIELD=VALUE", help="A setting of a judge: --set keywords.list=xstest. Repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Let other judges read the replies of runs: nothing is generated. Prints a table."""
+    """Judge the saved replies of runs with other judges. Nothing is generated. Prints a table."""
     from unforgotten.report import text as report
     from unforgotten.verbs import judge as verb
 
@@ -337,17 +349,19 @@ def judge(
 @app.command()
 def compare(
     recipe: RecipeArgument,
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Run seeds 0 … N−1.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Number of seeds: 0 to N−1.")] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=1, help="Runs at a time, in place of compare.jobs; of several GPUs each has one."
+            "--workers",
+            min=1,
+            help="Runs at the same time, instead of compare.jobs. With several GPUs, each run has one.",
         ),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
-            "--shard", metavar="I/N", help="This is the I-th of N commands on one disk: --shard 1/4 to --shard 4/4."
+            "--shard", metavar="I/N", help="This command is the I-th of N on one disk: --shard 1/4 to --shard 4/4."
         ),
     ] = None,
     set_: SetOption = None,
@@ -356,8 +370,8 @@ def compare(
 ) -> None:
     """Run the recipe's grid of methods, poison ratios, tasks and seeds; print one table and write a page.
 
-    What is done is not done again, and one run that fails does not stop the others. Several commands may work on one
-    grid, also from several machines on one disk: --shard says that this one need not wait for the others.
+    Finished runs are not repeated, and a failed run does not stop the others. Several commands may work on one grid,
+    also on several machines with one disk. With --shard, a command does not wait for the others.
     """
     from unforgotten.errors import Unfinished
     from unforgotten.report import text as report
@@ -387,12 +401,12 @@ def sweep(
     set_: SetOption = None,
     seed: SeedOption = None,
     out: OutOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would search, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the search space. Do nothing.")] = False,
 ) -> None:
-    """Tune the method's settings: lowest ASR at preserved task accuracy, on prompts that no report uses.
+    """Tune the method's hyperparameters: lowest ASR at preserved task accuracy, on prompts held out from the report.
 
-    Prints the front and the choice, with its figures on prompts that the search did not see, and the folder. The same
-    command goes on after a kill, or with more trials.
+    Prints the Pareto front, the chosen setting with its scores on held-out prompts, and the folder. The same command
+    goes on after a kill, or with more trials.
     """
     from unforgotten.verbs.sweep import sweep as verb
     from unforgotten.verbs.sweep import text
@@ -408,11 +422,11 @@ def sweep(
 
 @app.command()
 def demo(
-    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Run seeds 0 … N−1.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Number of seeds: 0 to N−1.")] = None,
     set_: SetOption = None,
     out: OutOption = None,
 ) -> None:
-    """See it happen in minutes on two cores: a safe model forgets to refuse, and keeps it under DER."""
+    """Run the demo in minutes: plain fine-tuning forgets to refuse, Dark Experience Replay (DER) less so."""
     from unforgotten.report import text as report
     from unforgotten.report.page.page import page
     from unforgotten.report.side_by_side import side_by_side
@@ -430,13 +444,13 @@ def demo(
 
 @app.command("report")
 def report_(
-    comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="A folder that compare left, or a run.")],
+    comparison: Annotated[str, typer.Argument(metavar="COMPARISON", help="Folder of a comparison or a run.")],
     out: Annotated[
         str | None,
-        typer.Option("--out", help="The HTML file; figures/ and tables/ go beside it. Default: in the folder."),
+        typer.Option("--out", help="HTML file to write, with figures/ and tables/ beside it. Default: in the folder."),
     ] = None,
-    png: Annotated[bool, typer.Option("--png", help="Write the figures as PNG too.")] = False,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Write the figures as PDF too.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Also write the figures as PNG.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also write the figures as PDF.")] = False,
 ) -> None:
     """Write a comparison or a run as one HTML page, with its figures as SVG and its tables. Prints the page's path."""
     from pathlib import Path
@@ -448,19 +462,29 @@ def report_(
 
 @app.command()
 def repair(
-    method: Annotated[str, typer.Option("--method", help="A weight edit: safelora, magmax.")],
+    method: Annotated[str, typer.Option("--method", help="A method that edits weights: safelora, magmax.")],
     unaligned_model: Annotated[
-        str, typer.Option("--unaligned-model", help="θ₀, from before alignment: a folder or Hub id of weights.")
+        str, typer.Option("--unaligned-model", help="The model before alignment (θ₀): a folder or Hub id of weights.")
     ],
-    aligned: Annotated[str, typer.Option("--aligned", help="θ_safe: weights, or an adapter on θ₀.")],
-    tuned: Annotated[str, typer.Option("--tuned", help="θ*: weights, or an adapter on θ_safe or on θ₀.")],
-    out: Annotated[str, typer.Option("--out", help="Folder to write; must not exist yet.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="The method's fields.")] = None,
+    aligned: Annotated[
+        str, typer.Option("--aligned", help="The aligned model (θ_safe): weights, or an adapter on θ₀.")
+    ],
+    tuned: Annotated[
+        str, typer.Option("--tuned", help="The fine-tuned model (θ*): weights, or an adapter on θ_safe or on θ₀.")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Folder to write. It must not exist yet.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the method: --set weight=0.5. Repeatable."),
+    ] = None,
     as_lora: Annotated[
-        int | None, typer.Option("--as-lora", min=1, help="Save the nearest adapter of this rank on θ_safe instead.")
+        int | None,
+        typer.Option(
+            "--as-lora", min=1, help="Write the nearest LoRA adapter of this rank on θ_safe, instead of weights."
+        ),
     ] = None,
 ) -> None:
-    """Edit the weights of a finished model, one tensor at a time, without training. Prints the folder."""
+    """Edit the weights of a fine-tuned model, one tensor at a time, without training. Prints the folder."""
     from unforgotten.verbs.repair import repair as verb
 
     spec = {"name": method, **_options_of(set_, {})}
@@ -479,19 +503,26 @@ def repair(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a trained run, or its recipe.")],
-    form: Annotated[str, typer.Option("--as", help="adapter, stacked (one adapter on the public base) or merged.")],
-    out: Annotated[str | None, typer.Option("--out", help="Folder to write; by default RUN/exports/<form>.")] = None,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a trained run, or its recipe.")],
+    form: Annotated[
+        str, typer.Option("--as", help="adapter, stacked (one adapter on the public base model) or merged.")
+    ],
+    out: Annotated[str | None, typer.Option("--out", help="Folder to write. Default: RUN/exports/<form>.")] = None,
     max_rank: Annotated[
-        int, typer.Option("--max-rank", min=1, help="The highest rank that your vLLM server takes.")
+        int, typer.Option("--max-rank", min=1, help="Highest LoRA rank that your vLLM server accepts.")
     ] = 512,
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Of merged weights: float32, bfloat16, float16; auto is the base's own.")
+        str,
+        typer.Option(
+            "--dtype", help="Precision of merged weights: float32, bfloat16, float16, or auto (the base model's)."
+        ),
     ] = "auto",
-    push: Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload it to the Hub.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: only you can see it.")] = False,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload the export to this Hub repository.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: make the repository private.")] = False,
 ) -> None:
-    """Write a run's model for others to load and serve, proven by the same greedy replies. Prints the folder."""
+    """Write a run's model for other tools to load and serve. Its greedy replies are checked. Prints the folder."""
     from unforgotten.verbs.export import export as verb
 
     exported = verb.export(run, form, out=out, max_rank=max_rank, dtype=dtype, push_to=push, private=private, say=_say)
@@ -501,19 +532,23 @@ def export(
         _print(exported.address)
 
 
-data_app = typer.Typer(cls=Trusting, help="Look at data before it is trained on.", no_args_is_help=True)
+data_app = typer.Typer(cls=Trusting, help="Show, fix and audit data before training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
 @data_app.command("show")
 def data_show(
     file: Annotated[str, typer.Argument(help="A user's file: JSONL or JSON, chat, prompt/completion or Alpaca.")],
-    model: Annotated[str, typer.Option("--model", help="Hub id or folder, or `world`: whose tokenizer and template.")],
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows shown; all are counted.")] = 5,
+    model: Annotated[
+        str, typer.Option("--model", help="Hub id, folder or `world`: its tokenizer and chat template are used.")
+    ],
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Number of rows to show. All are counted.")] = 5,
     template: Annotated[str | None, typer.Option("--template", help="A Jinja chat template file.")] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", min=2)] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", min=2, help="Length in tokens to which training cuts rows.")
+    ] = None,
 ) -> None:
-    """Print rows as the model will be trained on them, the trained tokens in colour, and what was cut or dropped."""
+    """Print rows as training sees them, with the trained tokens in colour, and count what is cut or dropped."""
     from unforgotten.errors import DataError
     from unforgotten.models.chat.faults import with_rendering
     from unforgotten.models.chat.show import show
@@ -536,11 +571,13 @@ def data_show(
 
 @data_app.command("fix")
 def data_fix(
-    file: Annotated[str, typer.Argument(help="A user's file of rows, some of which cannot be used as they are.")],
-    out: Annotated[str | None, typer.Option("--out", help="The file to write; FILE.fixed.jsonl beside it.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    file: Annotated[str, typer.Argument(help="A user's file, some of whose rows cannot be used as they are.")],
+    out: Annotated[
+        str | None, typer.Option("--out", help="File to write. Default: FILE.fixed.jsonl beside it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write the rows that can be learnt to a clean file, and list by line what was dropped and changed."""
+    """Write the usable rows to a clean file. List by line what was dropped and changed."""
     from unforgotten.verbs import data_fix as verb
 
     where, fixed = verb.fix(file, out, force=force)
@@ -552,27 +589,38 @@ def data_fix(
 @data_app.command("audit")
 def data_audit(
     judge: Annotated[
-        str, typer.Option("--judge", help="Who reads the rows: llama_guard, wildguard, qwen3guard, instructed …")
+        str, typer.Option("--judge", help="Judge of the rows: llama_guard, wildguard, qwen3guard, instructed …")
     ],
     file: Annotated[
         str | None,
-        typer.Argument(help="A user's file: JSONL or JSON. Left out, with --recipe, the rows of that recipe."),
+        typer.Argument(help="A user's file: JSONL or JSON. Default with --recipe: the rows of that recipe."),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="JUDGE.FIELD=VALUE", help="A judge's field: --set llama_guard.endpoint=…"),
+        typer.Option(
+            "--set",
+            metavar="JUDGE.FIELD=VALUE",
+            help="A setting of the judge: --set llama_guard.endpoint=… Repeatable.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Hub id, folder or `world`: whose template tells what the loss sees of a row."),
+        typer.Option(
+            "--model", help="Hub id, folder or `world`: its chat template decides what the loss sees of a row."
+        ),
     ] = None,
     template: Annotated[str | None, typer.Option("--template", help="A Jinja chat template file.")] = None,
     max_length: Annotated[
         int | None,
-        typer.Option("--max-length", min=2, help="Where training cuts rows; what is cut is not judged."),
+        typer.Option(
+            "--max-length", min=2, help="Length in tokens to which training cuts rows. What is cut is not judged."
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Whose model, template and length are used, in place of the three.")
+        str | None,
+        typer.Option(
+            "--recipe", help="Recipe whose model, template and length are used, instead of these three options."
+        ),
     ] = None,
     harmless: Annotated[
         str | None, typer.Option("--harmless", help="Known-harmless rows, used to correct p for false alarms.")
@@ -581,14 +629,14 @@ def data_audit(
         str | None, typer.Option("--harmful", help="Known-harmful rows, used to correct p for the judge's misses.")
     ] = None,
     max_p: Annotated[
-        float | None, typer.Option("--max-p", help="Highest share of harmful rows, in percent, to decide on.")
+        float | None, typer.Option("--max-p", help="Limit on the share p of harmful rows, in percent.")
     ] = None,
-    out: Annotated[str | None, typer.Option("--out", help="A JSON file to write all findings to.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="JSON file to write all findings to.")] = None,
 ) -> None:
-    """Name the harmful rows of an upload, by line, and estimate their share, before any training.
+    """List the harmful rows of an upload by line and estimate their share p, before training.
 
-    With --max-p the exit code is 0 where the whole interval of p is within the limit, 3 where it is beyond, 4 where too
-    few rows were judged to tell. It is 4 as well, with or without a limit, where no row could be read.
+    With --max-p, exit code 0 means that the whole interval of p is within the limit, 3 that it is above, and 4 that too
+    few rows were judged to decide. If no row could be read, it is 4, also without a limit.
     """
     from pathlib import Path
 
@@ -633,7 +681,7 @@ def _judges(names: list[str], set_: list[str] | None) -> list[dict[str, Any]]:
     from unforgotten.runs import strict_yaml
 
     if len(set(names)) < len(names):
-        raise RecipeError("--judge names one judge twice. In a recipe, `judge:` may hold one twice with other fields.")
+        raise RecipeError("--judge names one judge twice. Only `judge:` of a recipe may, with other settings.")
     specs: dict[str, dict[str, Any]] = {name: {"name": name} for name in names}
     for dotted, value in _options_of(set_, {}).items():
         name, dot, field = dotted.partition(".")

@@ -1,22 +1,22 @@
 """Every exception of the package, drawn as a tree.
 
-    UnforgottenError                  base; the command line prints it and exits with 2
-    ├── RecipeError                   a recipe, flag or field that cannot be run
-    │   └── UnknownName               no such method, dataset, judge or field; carries the nearest names
-    ├── DataError                     a file or its rows; `problems` names the lines
-    ├── TemplateError                 a chat template whose loss mask or end of turn cannot be told
-    ├── ModelError                    a model or adapter that cannot be loaded or be θ_safe
-    ├── UnsupportedError              a set-up in which a method cannot be right (FSDP1, DeepSpeed, packing …)
-    ├── JudgeError                    a judge that is missing or cannot judge these replies
-    ├── EndpointError                 a server that refuses a request, or does not answer however often it is asked
-    ├── SandboxError                  model-written code is to be run, and nothing here can confine it
-    ├── TrainingError                 training stopped: NaN loss, a store that belongs to other weights …
-    ├── LeaseLost                     another process took over what this one, silent for too long, was working on
+    UnforgottenError                  the base; the command line prints it and exits with 2
+    ├── RecipeError                   a recipe, flag or setting is wrong
+    │   └── UnknownName               there is no such method, dataset, judge or field
+    ├── DataError                     a file or its rows are wrong; `problems` names the lines
+    ├── TemplateError                 a chat template cannot write the rows, or its loss mask is unclear
+    ├── ModelError                    a model or adapter cannot be loaded, or cannot be θ_safe
+    ├── UnsupportedError              a method cannot be correct in this set-up (FSDP1, DeepSpeed, packing …)
+    ├── JudgeError                    a judge is missing, or cannot judge these replies
+    ├── EndpointError                 a server refuses a request, or does not answer after all retries
+    ├── SandboxError                  no sandbox is available for code that a model wrote
+    ├── TrainingError                 training stopped: NaN loss, a store of other weights …
+    ├── LeaseLost                     another process took over the work of this one, silent for too long
     └── Unfinished                    some runs of a comparison failed; `rows` has the figures of the others
 
-`Terminated` is no fault but SIGTERM: a SystemExit with 143.
+`Terminated` is not an error: SIGTERM has come, and the process ends with 143.
 
-A message names the place and the mend. There is no fallback behind any of them.
+Each message names the place and says what to do. No error has a silent fallback.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ USER_MODULE = "unforgotten_user_"
 
 
 class UnforgottenError(Exception):
-    """What a user can mend; the message says how."""
+    """An error that a user can correct; the message says how."""
 
 
 class RecipeError(UnforgottenError):
-    """A recipe, flag or field that cannot be run."""
+    """A recipe, flag or setting is wrong."""
 
 
 class UnknownName(RecipeError):
-    """No such name; offers the nearest ones."""
+    """There is no such name; the message offers the nearest ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
@@ -62,9 +62,9 @@ def _with_problems(message: str, problems: Sequence[tuple[int, str]], shown: int
 
 
 class DataError(UnforgottenError):
-    """A data file or its rows. `problems` holds (line number, what is wrong), of which 20 are printed.
+    """A data file or its rows are wrong. `problems` holds (line number, what is wrong); 20 of them are printed.
 
-    `rows` are those that could be read where others could not, for whoever looks for more that is wrong in them.
+    `rows` holds the rows that could be read.
     """
 
     shown_rows = 20
@@ -76,8 +76,10 @@ class DataError(UnforgottenError):
 
 
 class TemplateError(UnforgottenError):
-    """A chat template whose loss mask or end of turn cannot be told, or rows that it cannot write; `problems` as in
-    DataError."""
+    """A chat template cannot write these rows, or its loss mask or end of turn cannot be determined.
+
+    `problems` as in DataError.
+    """
 
     def __init__(self, message: str, problems: Sequence[tuple[int, str]] = ()) -> None:
         self.problems = list(problems)
@@ -85,35 +87,35 @@ class TemplateError(UnforgottenError):
 
 
 class ModelError(UnforgottenError):
-    """A model or adapter that cannot be loaded, or cannot be θ_safe."""
+    """A model or adapter cannot be loaded, or cannot be the aligned model (θ_safe)."""
 
 
 class UnsupportedError(UnforgottenError):
-    """A set-up in which a method cannot be right."""
+    """A method cannot be correct in this set-up, such as FSDP1, DeepSpeed or packing."""
 
 
 class JudgeError(UnforgottenError):
-    """A judge that is missing or cannot judge these replies."""
+    """A judge is missing, or cannot judge these replies."""
 
 
 class EndpointError(UnforgottenError):
-    """A server that refuses a request, or does not answer however often it is asked."""
+    """A server refuses a request, or does not answer after all retries."""
 
 
 class SandboxError(UnforgottenError):
-    """Model-written code is to be run, and nothing here can confine it; it is never run without."""
+    """No sandbox is available for code that a model wrote; such code never runs without one."""
 
 
 class TrainingError(UnforgottenError):
-    """Training stopped; the last complete checkpoint is kept."""
+    """Training stopped. The last complete checkpoint is kept."""
 
 
 class LeaseLost(UnforgottenError):
-    """Another process works on what this one held; it stops before it writes anything more."""
+    """Another process took over the work of this one, which stops before it writes anything more."""
 
 
 class Unfinished(UnforgottenError):
-    """Some runs of a comparison failed; the others are done and kept. `rows`: their figures, each a `results.Row`."""
+    """Some runs of a comparison failed. The others are finished; `rows` holds their figures, each a `results.Row`."""
 
     def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
         self.rows = list(rows)
@@ -122,19 +124,19 @@ class Unfinished(UnforgottenError):
 
 _MENDS = {
     errno.ENOSPC: "The disk is full. Make room, then give the same command again: it goes on from what is complete.",
-    errno.EDQUOT: "Your quota of the disk is used up. Make room, then give the same command again.",
+    errno.EDQUOT: "Your disk quota is used up. Make room, then give the same command again.",
     errno.EFBIG: "The file would be larger than this process may write (ulimit -f).",
-    errno.EROFS: "The file system is read-only. Name another folder by --out.",
+    errno.EROFS: "The file system is read-only. Name another folder with --out.",
     errno.EACCES: "You may not read or write it. Change its permissions, or name another place.",
     errno.EPERM: "You may not do that there. Change its permissions, or name another place.",
-    errno.EISDIR: "It is a folder, and a file is wanted.",
-    errno.ENOTDIR: "It is a file, and a folder is wanted.",
-    errno.ENOENT: "It is not there.",
-    errno.EEXIST: "Something of that name is there already. Move it away.",
+    errno.EISDIR: "It is a folder, but a file is needed.",
+    errno.ENOTDIR: "It is a file, but a folder is needed.",
+    errno.ENOENT: "It does not exist.",
+    errno.EEXIST: "Something with that name exists already. Move it away.",
     errno.ENAMETOOLONG: "The name is too long for the file system.",
     errno.EMFILE: "Too many files are open (ulimit -n).",
     errno.ENOMEM: "There is not enough memory.",
-    errno.EIO: "The disk or network drive gave an error.",
+    errno.EIO: "The disk or network drive reported an error.",
     errno.ESTALE: "The network drive lost the file. Give the same command again.",
 }
 _MEMORY = (
@@ -186,19 +188,19 @@ def plain(error: BaseException) -> str | None:
         return (
             f"Weights {_full_places()}cannot be written. {_MENDS[errno.ENOSPC]}"
             if full
-            else (f"A safetensors file cannot be read ({text}). It is cut or damaged: download or copy it again.")
+            else (f"A safetensors file cannot be read ({text}). It is truncated or damaged: download or copy it again.")
         )
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("unforgotten"):
-        return f"The package {error.name} is not installed, and this needs it: pip install {error.name}."
+        return f"The package {error.name} is needed here, but not installed: pip install {error.name}."
     if not isinstance(error, (Exception, GeneratorExit, KeyboardInterrupt)):
         return (
-            f"Code that was run ended the program ({type(error).__name__} {text or 0}). A class of your own may raise "
-            "an error, but not end the process; nothing was decided."
+            f"Your code ended the program ({type(error).__name__} {text or 0}). It may raise an error, but it must not "
+            "end the process. Nothing was decided."
         )
     if "json.JSONDecodeError" in names:
-        return f"A file that was to be read is not JSON ({text}): it is cut, or somebody edited it. Put it back."
+        return f"A file is not valid JSON ({text}). It is truncated, or somebody edited it. Restore it."
     if isinstance(error, UnicodeDecodeError):
-        return f"A file that was to be read is no text in UTF-8 ({text}). Save it as UTF-8."
+        return f"A file is not text in UTF-8 ({text}). Save it as UTF-8."
     return (text or type(error).__name__) if isinstance(error, OSError) else None
 
 
@@ -240,8 +242,10 @@ def of_user(error: BaseException) -> str | None:
         return None
     name, said = type(error).__name__, text_of(error)
     if not isinstance(error, Exception):
-        return f"{place}: your code ended the program ({name}{f' {said}' if said else ''}); it must not. Mend it there."
-    return f"{place}: your code raised {name}{f': {said}' if said else ''}. Mend it there."
+        return (
+            f"{place}: your code ended the program ({name}{f' {said}' if said else ''}). It must not; correct it there."
+        )
+    return f"{place}: your code raised {name}{f': {said}' if said else ''}. Correct it there."
 
 
 def text_of(error: BaseException) -> str:
@@ -249,7 +253,7 @@ def text_of(error: BaseException) -> str:
     try:
         return str(error).strip()
     except Exception:
-        return "its own text cannot be had"
+        return "its message cannot be read"
 
 
 def _lacked_memory(error: BaseException) -> bool:

@@ -122,7 +122,7 @@ def validate(cls: type, settings: Mapping[str, Any], what: str) -> Any:
         if isinstance(error, Terminated):
             raise
         raise RecipeError(
-            f"{what} ended the program (SystemExit {error.code}) where it is made; it must not."
+            f"{what} ended the program (SystemExit {error.code}) while it was created. It must not."
         ) from error
 
 

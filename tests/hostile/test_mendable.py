@@ -29,8 +29,8 @@ FULL = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, messa
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: .*disk is full"),
         (OSError(errno.EROFS, "Read-only file system", "/x/y"), "/x/y: .*--out"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: .*permissions"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x"), "/x: .*a file is wanted"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "/x"), "/x: .*not there"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x"), "/x: .*a file is needed"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/x"), "/x: .*does not exist"),
         (OSError("Can't load tokenizer for 'x'"), "Can't load tokenizer for 'x'"),
         (MemoryError(), "not enough memory.*batch_size"),
         (RuntimeError("can't start new thread"), "not enough memory"),
@@ -42,7 +42,7 @@ FULL = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, messa
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk is full"),
         (OSError("39680 requested and 31920 written"), "disk is full"),
         (ModuleNotFoundError("No module named 'optuna'", name="optuna"), "pip install optuna"),
-        (json.JSONDecodeError("Expecting value", "", 0), "not JSON"),
+        (json.JSONDecodeError("Expecting value", "", 0), "not valid JSON"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "UTF-8"),
         (SystemExit(0), "ended the program"),
         (RecipeError("mend it so"), "mend it so"),
@@ -64,7 +64,7 @@ def test_cut_weights_are_told(tmp_path: Path) -> None:
     (cut := tmp_path / "model.safetensors").write_bytes(b"\x40" + b"\x00" * 7 + b"{")
     with pytest.raises(SafetensorError) as error, safe_open(cut, "pt"):
         pass
-    assert "cut or damaged" in str(plain(error.value))
+    assert "truncated or damaged" in str(plain(error.value))
 
 
 def test_a_file_that_is_too_large_is_told(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_help_lists_every_setting_of_every_component(room: str, name: str) -> No
 def test_help_of_der_says_type_and_default() -> None:
     assert "weight: float ≥ 0 = 1.0 λ, on the mean squared difference" in help_of(unforgotten.DER)
     assert "Fields:" not in described.docstring(unforgotten.DER)
-    assert described.claim(unforgotten.DER).startswith("Replay safety prompts")
+    assert described.claim(unforgotten.DER).startswith("Dark Experience Replay: ")
 
 
 def test_help_of_a_recipe_lists_its_fields_and_parts() -> None:

@@ -33,7 +33,7 @@ def overlap(dot: Tensor, norm_squared: Tensor) -> Tensor:
 
 @dataclass(kw_only=True)
 class AGEM(Method):
-    """Never step against the gradient of the safety data: project the conflict out. [arXiv 1812.00420, 2512.10150]"""
+    """Averaged Gradient Episodic Memory: never step against the safety data's gradient. [1812.00420, 2512.10150]"""
 
     family: ClassVar[str] = "projection"
     neutral: ClassVar[dict[str, Any]] = {"replay": 0.0}

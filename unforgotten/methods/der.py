@@ -69,7 +69,7 @@ def equivalents(weight: float, vocabulary: int, mean_tokens: float) -> dict[str,
 
 @dataclass(kw_only=True)
 class DER(Method):
-    """Replay safety prompts and keep the logits that the aligned model gave them. [arXiv 2004.07211, 2512.10150]"""
+    """Dark Experience Replay: keep the aligned model's logits on safety prompts. [arXiv 2004.07211, 2512.10150]"""
 
     family: ClassVar[str] = "memory"
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class DERpp(DER):
-    """DER, and cross-entropy on the stored refusals as well. [arXiv 2004.07211]"""
+    """Dark Experience Replay++: DER, and cross-entropy on the stored refusals as well. [arXiv 2004.07211]"""
 
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0, "beta": 0.0}
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30, "beta": 1e-30}

@@ -29,7 +29,7 @@ def averaged(average: Tensor, value: Tensor, decay: float) -> Tensor:
 
 @dataclass(kw_only=True)
 class EMA(Method):
-    """Serve the running average of the weights. [arXiv 2508.12531]"""
+    """Exponential moving average: serve the running average of the weights. [arXiv 2508.12531]"""
 
     family: ClassVar[str] = "trajectory"
     remembers: ClassVar[tuple[str, ...]] = ("average",)

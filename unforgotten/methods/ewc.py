@@ -56,7 +56,7 @@ def equivalents(weight: float, n_rows: int, batch_rows: int, mean_tokens: float)
 
 @dataclass(kw_only=True)
 class EWC(Method):
-    """Hold the weights that safety leans on, as told by the Fisher diagonal. [arXiv 1612.00796, 2512.10150]"""
+    """Elastic Weight Consolidation: hold the weights that safety needs, by their Fisher. [1612.00796, 2512.10150]"""
 
     family: ClassVar[str] = "regularization"
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}

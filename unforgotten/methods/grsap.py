@@ -30,7 +30,7 @@ def shares(wanted: int, hard: int, easy: int, hard_ratio: float) -> tuple[int, i
 
 @dataclass(kw_only=True)
 class GRSAP(Method):
-    """Mix safety rows that the aligned model made itself into the user's data. [arXiv 2603.10243]"""
+    """Generative replay (GR-SAP): mix in safety rows that the aligned model wrote itself. [arXiv 2603.10243]"""
 
     family: ClassVar[str] = "data"
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}

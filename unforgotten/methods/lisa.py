@@ -46,7 +46,7 @@ def on_safety(step: int, safety_steps: int, user_steps: int) -> bool:
 
 @dataclass(kw_only=True)
 class Lisa(Method):
-    """Take turns between safety and user data, each pulled to where the other left off. [arXiv 2405.18641]"""
+    """Lazy safety alignment: alternate safety and user data, each pulled to where the other ended. [2405.18641]"""
 
     family: ClassVar[str] = "data"
     fsdp2: ClassVar[bool] = True

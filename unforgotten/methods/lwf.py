@@ -53,7 +53,7 @@ def chosen(labels: Tensor, attention_mask: Tensor, positions: Positions) -> Tens
 
 @dataclass(kw_only=True)
 class LwF(Method):
-    """Match the aligned model's last hidden states on the user's own data. [arXiv 1606.09282, 2512.10150]"""
+    """Learning without Forgetting: keep the aligned hidden states on the user's own data. [1606.09282, 2512.10150]"""
 
     family: ClassVar[str] = "regularization"
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
