@@ -436,7 +436,7 @@ def test_an_audit_of_which_nothing_was_read_says_nothing_of_harm(limit: list[str
     file, out = write(tmp_path / "rows.jsonl", [user("a?"), said("b")], [user("c?"), said("d")]), tmp_path / "o.json"
     done = cli(file, "--judge", placeholder_judge(tmp_path, "None"), "--out", str(out), *limit)
     assert done.exit_code == 4 and "judged harmful" not in done.output and "p =" not in done.output.split("unclear")[0]
-    assert "could not read one of 2 rows" in " ".join(done.output.split())
+    assert "could read none of 2 rows" in " ".join(done.output.split())
     assert json.loads(out.read_text())["outcome"] == "unclear"
 
 

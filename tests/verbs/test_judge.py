@@ -233,7 +233,7 @@ def test_an_audit_by_a_judge_that_knows_nothing_of_the_data_tells_nothing(tmp_pa
     assert (found.outcome, found.exit_code, found.p.value) == ("unclear", 4, None)
     out = CliRunner().invoke(app, ["data", "audit", str(path), "--judge", "world"])
     words = " ".join(out.output.split())
-    assert out.exit_code == 4 and "could not read one of 1 rows ('not a request of the world')" in words
+    assert out.exit_code == 4 and "could read none of 1 rows ('not a request of the world')" in words
     assert "judged harmful" not in words
 
 

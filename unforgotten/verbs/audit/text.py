@@ -40,7 +40,7 @@ def show_audit(audit: Audit, console: Any = None, shown: int = 50) -> None:
     for kind, rate in audit.known.items():
         line = f"{rate.hits} of {rate.n} rows known to be {kind} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
         terminal.show_note(line, console, "")
-    how = "corrected for the judge's errors" if audit.known else "by the judge's own reading, errors and all"
+    how = "corrected for the judge's errors" if audit.known else "as the judge read them, uncorrected"
     share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
     terminal.show_note(f"p {share}.", console, "")
     if audit.categories:
@@ -54,6 +54,6 @@ def _nothing_read(audit: Audit) -> str:
     """No figure is given where nothing was read: 0 flagged rows would be taken for 0 harmful ones."""
     note = next((finding.note for finding in audit.findings if finding.note), "")[:200]
     return (
-        f"unclear: the judge could not read one of {audit.p.n} rows ({note!r}). This says nothing of the upload. The "
+        f"unclear: the judge could read none of {audit.p.n} rows ({note!r}). This says nothing of the upload. The "
         "judge is not for this data: use another one, such as llama_guard, wildguard, qwen3guard or instructed."
     )

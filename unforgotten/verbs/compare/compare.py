@@ -1,7 +1,7 @@
-"""Stage compare: every cell of a grid is fine-tuned and evaluated, beside the base and the aligned model.
+"""Stage compare: fine-tune and evaluate every cell of a grid, beside the base and the aligned model.
 
-A cell is a run of its own (`unforgotten finetune` of the same settings finds it); what is there already is not done
-again. The table, the sentence and results.json of all rows are kept in `runs/<name>-compare-<digest>/`.
+Each cell is a run of its own, which `unforgotten finetune` of the same settings finds; finished runs are not repeated.
+`runs/<name>-compare-<digest>/` holds the table with its sentence (README.md) and all rows (results.json).
 """
 
 from __future__ import annotations
