@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Ge, Lt
+from pydantic import Field
 
 import unforgotten
 from unforgotten import registry
@@ -106,6 +107,7 @@ def test_an_undocumented_class_has_what_dataclasses_write() -> None:
     [
         (Annotated[int, Ge(0), Lt(9)], "int ≥ 0 and < 9"),
         (Annotated[float | None, Ge(0)], "float ≥ 0 | None"),
+        (list[Annotated[float, Field(ge=0, le=1)]], "list[float ≥ 0 and ≤ 1]"),
         (Literal["a", 2], "'a' | 2"),
         (dict[str, list[int] | None], "dict[str, list[int] | None]"),
         (tuple[int, ...], "tuple[int, …]"),

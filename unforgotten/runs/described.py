@@ -148,9 +148,10 @@ def type_text(hint: Any) -> str:
         return hint
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        marks = [m for given in inner[1:] for m in getattr(given, "metadata", [given])]  # pydantic's Field has several
         bounds = [
             f"{sign} {value}"
-            for m in inner[1:]
+            for m in marks
             for word, sign in _SIGNS.items()
             if (value := getattr(m, word, None)) is not None
         ]
