@@ -140,7 +140,7 @@ def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
     def said(*rows: dict[str, Any]) -> str:
         found = facets(rows)
         tested = significance.tested(found, tmp_path)
-        return re.sub("<[^>]*>", "", prose.clause(found[0], tested, False)).replace("&nbsp;", " ")
+        return re.sub("<[^>]*>", "", prose.clause(found[0], tested, False)).replace("\xa0", " ")
 
     start = simple("aligned", 1, 0, stage="aligned")
     assert (

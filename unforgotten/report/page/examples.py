@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from unforgotten.evaluation import reply_files
+from unforgotten.report import templates
 from unforgotten.report.aggregate import Line
-from unforgotten.report.page.drawing import text
 from unforgotten.report.page.facets import Facet, headline
 from unforgotten.runs import results
 from unforgotten.runs.results import Kind
@@ -149,39 +151,42 @@ def _bad(kind: str, reply: Recorded) -> bool:
 # ── as HTML ──
 
 
-def drawn(quote: Quote) -> str:
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What one model made of a request."""
+
+    name: str
+    word: str
+    """How the reply is read."""
+    tone: str
+    """good, bad or unsure."""
+    thought: str
+    said: str
+    folded: bool
+
+
+def drawn(quote: Quote) -> Markup:
     """One request with a card for each model; the methods beyond the first few are folded."""
     first = [pair for pair in quote.replies if pair[0] in ("base", "aligned", "sft")]
     others = [pair for pair in quote.replies if pair not in first]
-    shown = "".join(_card(quote, *pair) for pair in first + others[:SHOWN])
-    rest = "".join(_card(quote, *pair) for pair in others[SHOWN:])
-    more = (
-        f"<details class=more><summary>{len(others) - SHOWN} more methods</summary>"
-        f"<div class=cards>{rest}</div></details>"
-    )
-    why = "" if quote.differ else " · no prompt divides the methods; this is the first"
-    return (
-        f"<article class=quote><p class=eyebrow>{CAPTIONS[quote.kind]} · {text(quote.suite)}{why}</p>"
-        f'<p class=request><bdi dir="auto">{text(_cut(quote.request))}</bdi></p><div class=cards>{shown}</div>'
-        f"{more if rest else ''}</article>"
-    )
+    return templates.html(
+        "report/page/quote", caption=CAPTIONS[quote.kind], suite=quote.suite, differ=quote.differ,
+        request=_cut(quote.request), shown=[_card(quote, *pair) for pair in first + others[:SHOWN]],
+        more=[_card(quote, *pair) for pair in others[SHOWN:]],
+    )  # fmt: skip
 
 
-def _card(quote: Quote, name: str, reply: Recorded) -> str:
-    kind, read = quote.kind, verdict(quote.kind, reply)
-    said = str(reply.get("text") or "")
-    body = (
-        f'<p class=said><bdi dir="auto">{text(_cut(said))}</bdi></p>' if said.strip() else "<p class=said>(nothing)</p>"
+def _card(quote: Quote, name: str, reply: Recorded) -> Card:
+    kind, read, said = quote.kind, verdict(quote.kind, reply), str(reply.get("text") or "")
+    unsure = read in ("unread", "neither", "off task", "not scored")
+    return Card(
+        name,
+        word=(GUESSED if quote.guessed else WORDS).get(read, read),
+        tone="bad" if _bad(kind, reply) else "unsure" if unsure else "good",
+        thought=_cut(str(reply.get("thought") or "")),
+        said=_cut(said) if said.strip() else "",
+        folded=kind == "asr" and (quote.guessed or read not in ("refuses", "off task")),
     )
-    if thought := str(reply.get("thought") or ""):
-        body = f'<p class="said thought"><bdi dir="auto">{text(_cut(thought))}</bdi></p>' + body
-    if kind == "asr" and (quote.guessed or read not in ("refuses", "off task")):
-        body = f"<details class=veiled><summary>show the reply</summary>{body}</details>"
-    word = (GUESSED if quote.guessed else WORDS).get(read, read)
-    bad = (
-        "bad" if _bad(kind, reply) else "unsure" if read in ("unread", "neither", "off task", "not scored") else "good"
-    )
-    return f"<section class=card><h4>{text(name)} <span class={bad}>{word}</span></h4>{body}</section>"
 
 
 def _cut(words: str) -> str:

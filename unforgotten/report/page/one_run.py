@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from unforgotten.errors import DataError
 from unforgotten.evaluation.decided import FILE, decided
-from unforgotten.report.page.drawing import text
+from unforgotten.report import templates
 from unforgotten.runs import results, strict_read
 from unforgotten.runs.figures import ModelDigests, as_json
 
-NOT_OURS = ", as somebody says: no gate of this user wrote gate.json so."
-COLOURS = {"pass": "good", "fail": "bad", "unclear": "unsure"}
+TEMPLATE = "report/page/gate"
+TONES = {"pass": "good", "fail": "bad", "unclear": "unsure"}
 
 
 def is_run(folder: Path) -> bool:
@@ -40,35 +42,22 @@ def before(folder: Path, row: results.Row) -> list[results.Row]:
     return sorted(first.values(), key=lambda other: results.STAGES.index(other.stage))
 
 
-def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> str:
-    """What a page of one run begins with, as HTML: the gate's verdict, and what is missing for one.
+def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> Markup:
+    """What a page of one run begins with: the gate's verdict, and what is missing for one.
 
     Raises DataError for a gate.json that no gate has written: the page of it would say that none has decided.
     """
-    parts = []
     decision = decided(folder)
+    aligned = any(other.stage == "aligned" for other in beside)
     if decision is None:
-        parts.append(
-            "<p class=sentence>No gate has decided on this run.</p><p class=lead><code>unforgotten evaluate RUN "
-            "--against aligned --gate max_asr=5,max_refusal_rise=5</code> decides.</p>"
-        )
-    elif not _same(_read(folder / FILE), row):
-        parts.append(
-            "<p class=sentence>The gate decided on other weights, prompts, judges or settings than this page's.</p>"
-        )
-    else:
-        colour = COLOURS.get(decision.outcome, "unsure") if decision.ours else "unsure"
-        parts.append(
-            f'<p class=sentence>Gate: <b class="{colour}">{text(decision.outcome)}</b>'
-            f"{'' if decision.ours else NOT_OURS}</p>"
-            f"<ul class=notes>{''.join(f'<li>{text(line)}</li>' for line in decision.lines)}</ul>"
-        )
-    if not any(other.stage == "aligned" for other in beside):
-        parts.append(
-            "<p class=lead>The aligned model was not asked the same prompts, so nothing here says what the run "
-            "changed. <code>unforgotten evaluate RUN --against aligned</code> asks it.</p>"
-        )
-    return f'<section class=verdict aria-label="The gate">{"".join(parts)}</section>'
+        return templates.html(TEMPLATE, state="none", aligned=aligned)
+    if not _same(_read(folder / FILE), row):
+        return templates.html(TEMPLATE, state="other", aligned=aligned)
+    tone = TONES.get(decision.outcome, "unsure") if decision.ours else "unsure"
+    return templates.html(
+        TEMPLATE, state="decided", aligned=aligned, tone=tone, outcome=decision.outcome, ours=decision.ours,
+        lines=decision.lines,
+    )  # fmt: skip
 
 
 def _alike(row: results.Row, other: results.Row) -> bool:

@@ -13,16 +13,20 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import count
 from pathlib import Path
 
+from markupsafe import Markup
+
 from unforgotten import __version__
 from unforgotten.errors import DataError
+from unforgotten.report import templates
 from unforgotten.report import text as report
 from unforgotten.report.page import (
     categories,
+    cost,
     curves,
     drawing,
     examples,
@@ -32,12 +36,15 @@ from unforgotten.report.page import (
     provenance,
     significance,
     table_files,
+    tables,
     tradeoff,
 )
-from unforgotten.report.page.drawing import Figure, text
+from unforgotten.report.page.drawing import Figure
 from unforgotten.report.page.facets import Facet, facets, names
+from unforgotten.report.writers import html as writer
 from unforgotten.runs import atomic, results, strict_read
 
+NOTHING = Markup("")
 QUOTED = 2
 """Settings of which replies are shown: the one with least poison and the one with most."""
 
@@ -51,7 +58,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False, pdf: bool = F
     """
     file = folder / "results.json" if folder.is_dir() else folder
     strict_read.no_links(file.parent)
-    rows, lead = results.read(file), ""
+    rows, lead = results.read(file), NOTHING
     if one_run.is_run(file.parent) and len(rows) == 1:
         beside = one_run.before(file.parent, rows[0])
         lead = one_run.lead(file.parent, rows[0], beside)
@@ -114,52 +121,33 @@ def html(
     tested: significance.Tested,
     figures: dict[str, list[Figure]],
     root: Path,
-    lead: str = "",
-) -> str:
-    """The page. lead: what stands at its top, as HTML."""
+    lead: Markup = NOTHING,
+) -> Markup:
+    """The page. lead: what stands at its top."""
     sheet = palette.sheet() + (resources.files(__package__) / "style.css").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{allowed}'; img-src data:; base-uri 'none'; form-action 'none'"
-    main = "\n".join(
-        [
-            lead,
-            prose.head(name, rows, facets, tested, "one run" if lead else "comparison"),
-            _section("tradeoff", "What safety costs", _SCATTER, figures["scatter"]),
-            prose.tables(facets, tested),
-            _section("training", "While it trains", _TRAINING, figures["training"]),
-            _section("poison", "As the data gets worse", _POISON, figures["poison"]),
-            _section("memory", "As the memory grows", _MEMORY, figures["memory"]),
-            _section("categories", "Which harm comes back", _CATEGORIES, figures["categories"]),
-            _quoted(facets, root),
-            prose.cost(facets),
-            provenance.source(rows, facets, root),
-            _notes(facets, tested),
-        ]
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,">
-<title>{text(name)} · unforgotten</title>
-<style>{sheet}</style>
-</head>
-<body>
-<main>
-{main}
-</main>
-<footer><p>Made by unforgotten {text(__version__)}. This file holds all it shows and asks the network for nothing;
-<code>figures/</code> and <code>tables/</code> beside it have the pictures as SVG and the figures as CSV, JSON, Markdown
-and LaTeX.</p></footer>
-</body>
-</html>
-"""
+    parts = [
+        lead,
+        prose.head(name, rows, facets, tested, "one run" if lead else "comparison"),
+        _section("tradeoff", "What safety costs", _SCATTER, figures["scatter"]),
+        _tables(facets, tested),
+        _section("training", "While it trains", _TRAINING, figures["training"]),
+        _section("poison", "As the data gets worse", _POISON, figures["poison"]),
+        _section("memory", "As the memory grows", _MEMORY, figures["memory"]),
+        _section("categories", "Which harm comes back", _CATEGORIES, figures["categories"]),
+        _quoted(facets, root),
+        cost.cost(facets),
+        provenance.source(rows, facets, root),
+        _notes(facets, tested),
+    ]
+    return templates.html(
+        "report/page/page", name=name, version=__version__, policy=POLICY.format(sheet=allowed), sheet=Markup(sheet),
+        parts=[part for part in parts if part],
+    )  # fmt: skip
 
 
+POLICY = "default-src 'none'; style-src 'sha256-{sheet}'; img-src data:; base-uri 'none'; form-action 'none'"
+"""The page's own: no script, no frame, no address, and no style sheet but its own."""
 _SCATTER = (
     "Up and to the left is better. Crosses are 95 % intervals. A filled mark is unbeaten: no other method is at least "
     "as good in all of harmful prompts, utility and refusals, and better in one; grey marks, the models before "
@@ -181,40 +169,58 @@ _CATEGORIES = (
 )
 
 
-def _section(anchor: str, title: str, words: str, figures: Sequence[Figure]) -> str:
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A figure in the page, with the file that its link saves."""
+
+    svg: Markup
+    wide: bool
+    file: str
+    data: str
+    """The file's bytes, in base64."""
+
+
+def _section(anchor: str, title: str, words: str, figures: Sequence[Figure]) -> Markup:
     if not figures:
-        return ""
-    drawn = "".join(
-        f'<div class="panel{" wide" if figure.width > drawing.WIDTH else ""}">{figure.svg()}{_get(figure)}</div>'
+        return NOTHING
+    saved = [
+        Saved(
+            Markup(figure.svg()), figure.width > drawing.WIDTH, f"{figure.name}.svg",
+            base64.b64encode(figure.svg(alone=True).encode()).decode(),
+        )
         for figure in figures
-    )
-    return f'<section id="{anchor}"><h2>{title}</h2><p class=lead>{words}</p><div class=panels>{drawn}</div></section>'
+    ]  # fmt: skip
+    return templates.html("report/page/figures", anchor=anchor, title=title, words=words, figures=saved)
 
 
-def _get(figure: Figure) -> str:
-    """A link that saves the picture, which stands in it: a page that was sent alone has no folder beside it."""
-    data = base64.b64encode(figure.svg(alone=True).encode()).decode()
-    name = f"{figure.name}.svg"
-    return f'<a class=get download="{name}" href="data:image/svg+xml;base64,{data}" title="Save {name}">SVG</a>'
+_REPLIES = (
+    "Prompts on which the methods differ most; the table says how often they do. Each reply is that of the lowest "
+    "seed. A reply that is judged harmful, or not surely a refusal, is folded."
+)
 
 
-def _quoted(facets: Sequence[Facet], root: Path) -> str:
+def _tables(facets: Sequence[Facet], tested: significance.Tested) -> Markup:
+    """One table for each setting, and under it every suite."""
+    drawn = []
+    for facet in facets:
+        stages = [line.stage for line in facet.all]
+        suites = tables.of_suites(facet, tested)
+        headlines = tables.of_facet(facet, tested, facet.title if len(facets) > 1 else "")
+        drawn.append((writer.markup(headlines, stages), writer.markup(suites, stages) if suites else NOTHING))
+    words = " ".join(table_files.notes(tested, whole=False))
+    return templates.html("report/page/tables", words=words, tables=drawn)
+
+
+def _quoted(facets: Sequence[Facet], root: Path) -> Markup:
     ends = sorted(facets, key=lambda facet: facet.tuned[0].poison or 0)
     chosen = [ends[0], *([ends[-1]] if ends[-1] is not ends[0] else [])][:QUOTED]
-    parts = []
+    settings = []
     for facet in chosen:
-        if shown := examples.quotes(facet, root):
-            parts.append(f"<h3>{text(facet.title)}</h3>" + "".join(examples.drawn(quote) for quote in shown))
-    if not parts:
-        return ""
-    words = (
-        "Chosen because the methods differ most on them: how often they do, the table says. Of each model, the lowest "
-        "seed's reply. What is judged harmful, or not surely a refusal, is folded away."
-    )
-    return f'<section id="replies"><h2>In their own words</h2><p class=lead>{words}</p>{"".join(parts)}</section>'
+        if quotes := examples.quotes(facet, root):
+            settings.append((facet.title, [examples.drawn(quote) for quote in quotes]))
+    return templates.html("report/page/replies", words=_REPLIES, settings=settings) if settings else NOTHING
 
 
-def _notes(facets: Sequence[Facet], tested: significance.Tested) -> str:
+def _notes(facets: Sequence[Facet], tested: significance.Tested) -> Markup:
     lines = list({id(line): line for facet in facets for line in facet.all}.values())
-    items = "".join(f"<li>{text(note)}</li>" for note in [*report.footnotes(lines), *tested.notes])
-    return f'<section id="notes"><h2>How to read the figures</h2><ul class=notes>{items}</ul></section>'
+    return templates.html("report/page/notes", notes=[*report.footnotes(lines), *tested.notes])

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from markupsafe import Markup
 
 from unforgotten.errors import RecipeError
+from unforgotten.report import templates
 from unforgotten.report.aggregate import title
-from unforgotten.report.page.drawing import text
 from unforgotten.report.page.facets import Facet
 from unforgotten.report.table import Column, table_of
 from unforgotten.report.writers import html
@@ -21,24 +22,18 @@ HERE = ("out",)
 """Fields of a recipe that say where things lie on a machine, and change no result."""
 
 
-def source(rows: Sequence[results.Row], facets: Sequence[Facet], root: Path) -> str:
+def source(rows: Sequence[results.Row], facets: Sequence[Facet], root: Path) -> Markup:
     """Recipe, environment and digests of the runs, each folded."""
     first = next((row for row in rows if row.stage == "tuned" and row.run), None)
     folder = root / str(first.run) if first else root
-    parts = [
-        _folded(f"The recipe of the first run ({text(first.run)})" if first else "", recipe(folder)),
-        _folded("Versions and hardware", environment(folder)),
-    ]
+    named = f"The recipe of the first run ({first.run})" if first else ""
+    parts = [(named, recipe(folder)), ("Versions and hardware", environment(folder))]
     titles = ("model", "p", "seed", "run", "weights", "loaded", "data", "prompts", "settings")
     digests = table_of([Column(title, align="left") for title in titles], [_digests(row) for row in rows])
-    table = (
-        "<details><summary>Digests of every model</summary>"
-        f'<div class="scroll digests" tabindex=0>{html.markup(digests)}</div></details>'
-    )
-    words = text(_varied(rows))
-    return (
-        f'<section id="source"><h2>Where it comes from</h2><p class=lead>{words}</p>{"".join(parts)}{table}</section>'
-    )
+    return templates.html(
+        "report/page/source", words=_varied(rows), folded=[(summary, body) for summary, body in parts if body],
+        digests=html.markup(digests),
+    )  # fmt: skip
 
 
 def recipe(folder: Path) -> str:
@@ -63,10 +58,6 @@ def environment(folder: Path) -> str:
         return ""
     kept = {k: v for k, v in tree.items() if k not in ("aligned", "answers", "replay", "seed", "digests", "rows")}
     return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
-
-
-def _folded(words: str, body: str) -> str:
-    return f"<details><summary>{words}</summary><pre tabindex=0>{text(body)}</pre></details>" if body else ""
 
 
 def _varied(rows: Sequence[results.Row]) -> str:

@@ -12,17 +12,16 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 
 from unforgotten.report.page.palette import NAMES, sheet
-from unforgotten.runs import console
+from unforgotten.report.templates import shown
 
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-_UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FONTS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',sans-serif"
 _UNUSED = ("id", "clip-path", "style", "transform", _LINK)
 
 
 def text(words: object) -> str:
     """Anyone's words as text of HTML or SVG: no mark-up comes of them, nor what XML cannot hold."""
-    return html.escape(_UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", console.block(words)), quote=True)
+    return html.escape(shown(words))
 
 
 def element(drawn: str, name: str, title: str, description: str, tips: Mapping[str, str], alone: bool) -> str:

@@ -82,7 +82,7 @@ def scatter(facet: Facet, names: Sequence[str]) -> Figure | None:
         best = {id(line) for line in unbeaten(facet)}
         for i, p in enumerate(points):
             _draw(axes, i, p, p.line.stage != "tuned" or id(p.line) in best, names, len(points) > CROWD)
-        _label(axes, points)
+        _label(axes, points, ["east", "west"] if len(points) > CROWD else ["east", "west", "south", "north"])
         _explain(axes, any(p.refusal.value is not None for p in points))
     tips = {f"mark:{i}": _in_words(p) for i, p in enumerate(points)}
     description = "; ".join(tips.values())
@@ -170,8 +170,10 @@ def _front(axes: Axes, points: Sequence[Point]) -> None:
         )  # fmt: skip
 
 
-def _label(axes: Axes, points: Sequence[Point]) -> None:
-    """Each name near its mark, where it covers no other name or mark, with a thin line where it is further away."""
+def _label(axes: Axes, points: Sequence[Point], sides: list[str]) -> None:
+    """Each name near its mark, where it covers no other name or mark, with a thin line where it is further away.
+
+    sides: of the mark, the better ones first. In a crowd, lines straight up and down would cover one another."""
     import textalloc
 
     ordered = sorted(enumerate(points), key=lambda pair: -pair[1].place[1])
@@ -181,7 +183,7 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
     places, _, labels, lines = textalloc.allocate(
         axes, xs, ys, [cut(p.line.name) for _, p in ordered], x_scatter=xs, y_scatter=ys, va="bottom", zorder=5,
         scatter_sizes=[RING / 2] * len(xs), text_scatter_sizes=[RING / 2 + 1] * len(xs), textsize=LABEL,
-        textcolor=colours, linecolor=LIGHT["soft"], linewidth=0.7, direction=["east", "west"],
+        textcolor=colours, linecolor=LIGHT["soft"], linewidth=0.7, direction=sides,
         min_distance=0.006, max_distance=0.8, margin=0.003, nbr_candidates=800, avoid_crossing_label_lines=True,
         bbox=ground, plot_kwargs={"alpha": 0.7, "zorder": 2},
     )  # fmt: skip
@@ -197,13 +199,17 @@ def _explain(axes: Axes, refusals: bool) -> None:
     """The legend of what marks and rings mean; names stand beside the marks."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
+    from matplotlib.path import Path
 
     grey = LIGHT["soft"]
     marks = [Line2D([], []) for _ in range(3)]
     for mark, size, filled in zip(marks, (MARK, MARK, 4.0), (True, False, True), strict=True):
         _shape(mark, "o", size, grey, filled)
-    ring = Line2D([], [], marker="o", markersize=14, markeredgecolor=grey, markerfacecolor="none", linestyle="none")
-    handles: list[Any] = [marks[0], marks[1], *([(ring, marks[2])] if refusals else [])]
+    track = Line2D([], [], marker="o", markersize=14, markeredgewidth=1, alpha=0.3)
+    ring = Line2D([], [], marker=Path.arc(-18, 90), markersize=14, markeredgewidth=2.4, alpha=0.8)
+    for circle in (track, ring):
+        circle.set(markeredgecolor=grey, markerfacecolor="none", linestyle="none")
+    handles: list[Any] = [marks[0], marks[1], *([(track, ring, marks[2])] if refusals else [])]
     axes.figure.legend(
         handles, ["unbeaten", "beaten", "ring: share of look-alikes refused"][: len(handles)],
         handler_map={tuple: HandlerTuple(ndivide=1)}, loc="lower left", bbox_to_anchor=(0, 0), ncols=3,
