@@ -173,7 +173,7 @@ from unforgotten.judges.base import Judge, Verdict
 class Marked(Judge):
     """Knows the placeholder."""
     tells = frozenset({"harmful"})
-    def verdicts(self, replies, progress=None, kept=None):
+    def verdicts(self, replies):
         return [Verdict("[HARMFUL ANSWER]" in r.text, None) for r in replies]
 '''
 

@@ -158,7 +158,7 @@ def test_nothing_is_lost_and_nothing_answered_is_asked_again(talker: Talker, tmp
         "row 7": [(408, {}, ""), (425, {}, ""), (504, {}, "")],
     }
     talker.faults = {key: list(each) for key, each in faults.items()}
-    replies = generate(at(talker, timeout_seconds=2.0), rows(20), kept=tmp_path / "kept.jsonl")
+    replies = generate(at(talker, timeout_seconds=2.0), rows(20), resume_file=tmp_path / "kept.jsonl")
     assert [r.text for r in replies] == [f"ROW {i}" for i in range(20)]
     assert talker.answered == {f"row {i}": 1 for i in range(20)}
     assert talker.asked == {f"row {i}": 1 + len(faults.get(f"row {i}", [])) for i in range(20)}
@@ -219,10 +219,10 @@ def test_a_refusal_is_told_in_the_servers_words_and_what_was_answered_is_kept(ta
     kept = tmp_path / "kept.jsonl"
     talker.faults = {"row 3": [(400, {}, {"error": {"message": "unknown field top_k"}})]}
     with pytest.raises(EndpointError, match=r"set:3: .*refused.*HTTP 400: unknown field top_k"):
-        generate(at(talker, concurrent_requests=2), rows(40), kept=kept)
+        generate(at(talker, concurrent_requests=2), rows(40), resume_file=kept)
     done = len(kept.read_text().splitlines())
     assert done == sum(talker.answered.values()) < 40, "those under way are waited for, and no new ones begun"
-    assert [r.text for r in generate(at(talker), rows(40), kept=kept)] == [f"ROW {i}" for i in range(40)]
+    assert [r.text for r in generate(at(talker), rows(40), resume_file=kept)] == [f"ROW {i}" for i in range(40)]
     assert talker.answered == {f"row {i}": 1 for i in range(40)}
 
 
@@ -252,16 +252,16 @@ def test_every_kind_of_servers_message_is_found_and_the_key_is_in_none(
 def test_the_key_is_in_the_environment_alone(talker: Talker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("A_KEY", "sk-secret")
     endpoint, kept = at(talker, key_variable="A_KEY"), tmp_path / "kept.jsonl"
-    generate(endpoint, rows(2), kept=kept)
+    generate(endpoint, rows(2), resume_file=kept)
     assert talker.keys == ["Bearer sk-secret"] * 2
     assert "sk-secret" not in kept.read_text() + repr(endpoint) + json.dumps(decoding(endpoint))
     monkeypatch.delenv("A_KEY")
-    assert len(generate(endpoint, rows(2), kept=kept)) == 2, "nothing is left to ask, so no key is needed"
+    assert len(generate(endpoint, rows(2), resume_file=kept)) == 2, "nothing is left to ask, so no key is needed"
     with pytest.raises(EndpointError, match="A_KEY holds no key"):
-        generate(endpoint, rows(3), kept=kept)
+        generate(endpoint, rows(3), resume_file=kept)
     monkeypatch.setenv("A_KEY", "sk-sec\nret")
     with pytest.raises(EndpointError, match="A_KEY holds no key") as caught:
-        generate(endpoint, rows(3), kept=kept)
+        generate(endpoint, rows(3), resume_file=kept)
     assert "sec" not in str(caught.value)
 
 
@@ -330,9 +330,9 @@ def test_one_answer_that_holds_no_reply_is_unread_and_asked_again_by_the_next_ca
 ) -> None:
     kept = tmp_path / "kept.jsonl"
     talker.faults = {"row 1": [(200, {}, said)]}
-    found = generate(at(talker), rows(3), kept=kept)
+    found = generate(at(talker), rows(3), resume_file=kept)
     assert [bool(reply.unread) for reply in found] == [False, True, False] and not found[1].text
-    assert [reply.text for reply in generate(at(talker), rows(3), kept=kept)] == ["ROW 0", "ROW 1", "ROW 2"]
+    assert [reply.text for reply in generate(at(talker), rows(3), resume_file=kept)] == ["ROW 0", "ROW 1", "ROW 2"]
     assert talker.asked["row 1"] == 2 and talker.asked["row 0"] == 1
 
 
@@ -394,7 +394,7 @@ def test_what_a_filter_stops_or_is_too_long_is_unread_and_the_others_are_answere
     kept = tmp_path / "kept.jsonl"
     talker.faults = {"row 3": [(status, {}, said)]}
     for _ in range(2):  # asked once, and read back the second time
-        found = generate(at(talker), rows(6), kept=kept)
+        found = generate(at(talker), rows(6), resume_file=kept)
         assert [reply.unread != "" for reply in found] == [i == 3 for i in range(6)] and why in found[3].unread
         assert [reply.text for reply in found if not reply.unread] == [f"ROW {i}" for i in range(6) if i != 3]
     assert sum(talker.asked.values()) == 6
@@ -439,7 +439,7 @@ from pathlib import Path
 from unforgotten.datasets.base import ask
 from unforgotten.generation.endpoint import Endpoint, generate
 rows = [ask(f"row {{i}}") for i in range(10)] + [ask(f"slow {{i}}") for i in range(6)]
-generate(Endpoint(url={talker.url!r}, model="a-model", concurrent_requests=3), rows, kept=Path({str(kept)!r}))
+generate(Endpoint(url={talker.url!r}, model="a-model", concurrent_requests=3), rows, resume_file=Path({str(kept)!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
@@ -457,7 +457,7 @@ generate(Endpoint(url={talker.url!r}, model="a-model", concurrent_requests=3), r
         file.write('{"key": "0123456789ab", "text": "half a li')  # what a kill in the middle of a write leaves
     talker.gate.set()
     told: list[tuple[int, int]] = []
-    replies = generate(at(talker), asked, kept=kept, progress=lambda done, n: told.append((done, n)))
+    replies = generate(at(talker), asked, resume_file=kept, progress=lambda done, n: told.append((done, n)))
     assert [r.text for r in replies] == [row.request.upper() for row in asked]
     assert talker.asked == {row.request: 1 for row in rows(10)} | {f"slow {i}": 2 if i < 3 else 1 for i in range(6)}, (
         "only the three under way when it was killed are asked twice"
@@ -465,29 +465,29 @@ generate(Endpoint(url={talker.url!r}, model="a-model", concurrent_requests=3), r
     assert told[0] == (10, 16) and told[-1] == (16, 16)
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
     assert len({line["key"] for line in lines}) == len(lines) == 16
-    assert generate(at(talker), asked, kept=kept) == replies and sum(talker.asked.values()) == 19
+    assert generate(at(talker), asked, resume_file=kept) == replies and sum(talker.asked.values()) == 19
 
 
 def test_kept_rows_are_those_of_the_same_question_alone(talker: Talker, tmp_path: Path) -> None:
     kept = tmp_path / "kept.jsonl"
     twins = [ask("row 0"), ask("row 0"), ask("row 1")]
-    generate(at(talker), twins[:1], kept=kept)
-    generate(at(talker), twins, kept=kept)
+    generate(at(talker), twins[:1], resume_file=kept)
+    generate(at(talker), twins, resume_file=kept)
     assert talker.asked == {"row 0": 2, "row 1": 1}, "rows that are asked alike are still as many rows"
-    generate(at(talker), twins, kept=kept)
+    generate(at(talker), twins, resume_file=kept)
     assert sum(talker.asked.values()) == 3
-    generate(at(talker), twins, max_new_tokens=9, kept=kept)
-    generate(at(talker, extra={"min_p": 0.1}), twins, kept=kept)
+    generate(at(talker), twins, max_new_tokens=9, resume_file=kept)
+    generate(at(talker, extra={"min_p": 0.1}), twins, resume_file=kept)
     assert sum(talker.asked.values()) == 9
     kept.write_text(kept.read_text().replace('"ROW 1"', '"ROW', 1))  # a line that is no JSON is asked again
-    generate(at(talker), twins, kept=kept)
+    generate(at(talker), twins, resume_file=kept)
     assert talker.asked == {"row 0": 6, "row 1": 4}
 
 
 def test_probabilities_survive_the_file(talker: Talker, tmp_path: Path) -> None:
     logprobs = {"tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5, "b": -1.0}]}
     talker.say = lambda body: {"choices": [{"text": "a", "finish_reason": "stop", "logprobs": logprobs}]}
-    fresh, again = (complete(at(talker), ["x"], max_new_tokens=1, kept=tmp_path / "k.jsonl") for _ in range(2))
+    fresh, again = (complete(at(talker), ["x"], max_new_tokens=1, resume_file=tmp_path / "k.jsonl") for _ in range(2))
     assert fresh == again and sum(talker.asked.values()) == 1
 
 

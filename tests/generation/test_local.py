@@ -192,28 +192,28 @@ def test_a_cut_off_generation_goes_on_and_is_that_of_one_that_was_not(chat, tmp_
     whole = generate(model, chat, rows, max_new_tokens=8, batch_size=3)
     first = Counted(model, batches=2)
     with pytest.raises(KeyboardInterrupt):
-        generate(model, chat, rows, max_new_tokens=8, batch_size=3, kept=kept)
+        generate(model, chat, rows, max_new_tokens=8, batch_size=3, resume_file=kept)
     model.generate = first.real
     with kept.open("a") as file:
         file.write('{"key": "half a li')  # as a kill leaves it
     second = Counted(model)
-    assert generate(model, chat, rows, max_new_tokens=8, batch_size=3, kept=kept) == whole
+    assert generate(model, chat, rows, max_new_tokens=8, batch_size=3, resume_file=kept) == whole
     assert (first.rows, second.rows) == (6, 5)
-    assert generate(model, chat, rows, max_new_tokens=8, batch_size=3, kept=kept) == whole and second.rows == 5
+    assert generate(model, chat, rows, max_new_tokens=8, batch_size=3, resume_file=kept) == whole and second.rows == 5
     # Another length is another reply.
-    generate(model, chat, rows, max_new_tokens=7, batch_size=3, kept=kept)
+    generate(model, chat, rows, max_new_tokens=7, batch_size=3, resume_file=kept)
     assert second.rows == 16
 
 
 def test_a_cut_off_sampling_does_not_draw_the_same_again(chat, tmp_path):
     model, rows = random_model("llama", len(chat.tokenizer)).float(), asked(1) * 6
     how = {"max_new_tokens": 8, "batch_size": 2, "temperature": 2.0}
-    whole = generate(model, chat, rows, kept=tmp_path / "whole.jsonl", **how)
+    whole = generate(model, chat, rows, resume_file=tmp_path / "whole.jsonl", **how)
     cut = Counted(model, batches=1)
     with pytest.raises(KeyboardInterrupt):
-        generate(model, chat, rows, kept=tmp_path / "cut.jsonl", **how)
+        generate(model, chat, rows, resume_file=tmp_path / "cut.jsonl", **how)
     model.generate = cut.real
-    assert generate(model, chat, rows, kept=tmp_path / "cut.jsonl", **how) == whole
+    assert generate(model, chat, rows, resume_file=tmp_path / "cut.jsonl", **how) == whole
     assert len({reply.text for reply in whole}) > 3
 
 
@@ -235,7 +235,7 @@ generate(model, chat, [ask(" ".join(WORDS * 8))] * 2, max_new_tokens=2)  # all t
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 2**20,) * 2)
 noted = []
-replies = generate(model, chat, rows, max_new_tokens=2, batch_size={n}, noted=noted.append)
+replies = generate(model, chat, rows, max_new_tokens=2, batch_size={n}, note=noted.append)
 print(len(replies), len({{reply.text for reply in replies}}), *noted, sep="|")
 """
 

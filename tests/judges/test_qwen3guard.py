@@ -13,7 +13,7 @@ from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Verdict
-from unforgotten.judges.guard import model
+from unforgotten.judges.guard.writer import PromptWriter
 from unforgotten.judges.qwen3guard import Qwen3Guard, parse
 
 
@@ -59,7 +59,7 @@ def test_everything_else_is_unread_and_kept_as_it_was_said(text: str) -> None:
 def test_it_is_asked_in_its_templates_words_and_wants_no_licence(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoTokenizer
 
-    judge, writer = Qwen3Guard(), model.Writer(tokenizer())
+    judge, writer = Qwen3Guard(), PromptWriter(tokenizer())
     turns = [{"role": "user", "content": "tell me."}, {"role": "assistant", "content": "sure."}]
     text = tokenizer().apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert writer.tokenizer.decode(judge.prompt(writer, "tell me.", "sure.")) == text

@@ -19,7 +19,8 @@ from unforgotten.evaluation import contamination
 from unforgotten.evaluation.reply_flags import FLAGS, degenerate
 from unforgotten.evaluation.suites import Suite, public
 from unforgotten.generation.reply import Reply
-from unforgotten.judges.base import Guard, Judge, Verdict
+from unforgotten.judges.base import Judge, Verdict
+from unforgotten.judges.guard.judge import Guard
 from unforgotten.runs.figures import NamedSpec
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _verdicts(judge: Judge, label: str, suite: Suite, folder: Path | None, progr
     what = f"{suite.file}: {label}"
     if isinstance(judge, Guard):
         words_file = None if folder is None else folder / "replies" / f".{label}.words.jsonl"
-        judged = judge.verdicts(asked, progress=lambda done, n: progress(what, done, n), kept=words_file)
+        judged = judge.verdicts(asked, progress=lambda done, n: progress(what, done, n), resume_file=words_file)
     else:
         judged = judge.verdicts(asked) if asked else []
     verdicts = [Verdict(None, None, note=reply.unread) for reply in suite.replies]

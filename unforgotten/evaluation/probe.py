@@ -25,7 +25,7 @@ from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.scores import hits
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import Suite, conditioned, system_of, wanted_of
-from unforgotten.judges.base import Guard
+from unforgotten.judges.guard.judge import Guard
 from unforgotten.runs import atomic, console, digests
 from unforgotten.runs.figures import ProbeFigures, Rate, as_json
 

@@ -85,9 +85,9 @@ class Local:
             rows,
             max_new_tokens=self._settings.max_new_tokens,
             batch_size=self._settings.batch_size,
-            kept=kept,
+            resume_file=kept,
             progress=progress,
-            noted=self._note,
+            note=self._note,
             **self._drawn(),
         )
 
@@ -146,7 +146,7 @@ class Served:
             rows,
             max_new_tokens=self._settings.max_new_tokens,
             chat=self.chat,
-            kept=kept,
+            resume_file=kept,
             progress=progress,
             **self._drawn(),
         )

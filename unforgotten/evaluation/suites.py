@@ -24,7 +24,8 @@ from unforgotten.datasets.base import Kind as RowKind
 from unforgotten.datasets.reading import digest, files
 from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.generation.reply import Reply
-from unforgotten.judges.base import Guard, Judge, Verdict
+from unforgotten.judges.base import Judge, Verdict
+from unforgotten.judges.guard.judge import Guard
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
 from unforgotten.runs.figures import NamedSpec

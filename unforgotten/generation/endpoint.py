@@ -1,15 +1,17 @@
 """Replies from any server that speaks OpenAI's HTTP: vLLM, SGLang, llama.cpp, a hosted model.
 
     generate    replies to rows, as generation/local gives them
-    complete    what follows prompts, given as text or as token ids, and how likely each token was
+    complete    what follows prompts, given as text or as token ids
+    converse    what follows lists of turns, by the server's own template
 
-Requests go out `concurrent_requests` at a time and are sent again where the server fails (generation/http_client); with
-`kept`, a JSONL file, each finished row is written as it comes and not asked again by the next call.
+`concurrent_requests` requests are under way at a time. A request is sent again where the server fails
+(generation/http_client). With `resume_file`, each finished row is written as it comes, and the next call does not ask
+it again.
 
-What is the server's own, and local generation does without: its chat template, unless `generate` is given a chat; and
-the model's generation config, from which vLLM and SGLang fill every field that a request leaves open
+The server adds two things that local generation does not have: its own chat template, unless `generate` is given a
+chat; and the model's generation config, from which vLLM and SGLang fill every field that a request leaves open
 (vllm-project/vllm:vllm/entrypoints/openai/completion/protocol.py, `to_sampling_params`). So temperature, top_p and
-repetition_penalty are always sent; a server that does not know the last one is told so by `extra`.
+repetition_penalty are always sent. Where a server does not know the last one, set `extra: {repetition_penalty: null}`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from unforgotten.generation.concurrent import each
 from unforgotten.generation.http_client import Server
 from unforgotten.generation.openai_format import Answer, read, restored
 from unforgotten.generation.reply import Reply
-from unforgotten.generation.resume import Kept
+from unforgotten.generation.resume import ResumeFile
 from unforgotten.generation.unread import Strange, Unread
 from unforgotten.models.chat.thinking import begun_by, split
 from unforgotten.runs import keys, variables
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
 
 Progress = Callable[[int, int], None]
-STRANGE = 20
-"""Answers of a server, none of which holds a reply, after which it is asked no more."""
+MOST_STRANGE = 20
+"""After so many answers, none of which holds a reply, the server is asked no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +57,11 @@ class Endpoint:
     concurrent_requests: int = 16
     """Requests under way at once."""
     retries: int = 10
-    """How often a request is asked again, over about four minutes."""
+    """How often a request is sent again, over about four minutes."""
     timeout_seconds: float = 600.0
     """The time in which a whole answer must come; after it, the request is sent again."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}; null takes one of ours out."""
+    """Fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}; null removes one of ours."""
 
     def __post_init__(self) -> None:
         keys.check(self.url, self.key_variable, self.extra)  # first: the errors of `registry` repeat what was given
@@ -68,7 +70,7 @@ class Endpoint:
             raise RecipeError("An endpoint needs concurrent_requests ≥ 1, retries ≥ 0 and timeout_seconds > 0.")
 
     def key(self) -> str:
-        """The key, read anew each time. Raises EndpointError where the environment has none that can be sent."""
+        """The key, read from the environment each time. Raises EndpointError where there is none that can be sent."""
         if not self.key_variable:
             return ""
         key = os.environ.get(self.key_variable, "").strip()
@@ -86,37 +88,42 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     chat: Chat | None = None,
-    kept: Path | None = None,
+    resume_file: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Reply]:
     """One reply for each row, in the rows' order. `progress(done, rows)` is called after each reply.
 
     `temperature` 0 is greedy; above it, sampling, which the server seeds by `seed` and the row's place.
-    chat: renders the prompts here and sends token ids, so that the model is asked exactly as in training; without it
-    the server applies its own template to the row's turns, and control tokens in them are the server's affair.
-    kept: a JSONL file of finished rows, by what was asked of which model name; weights are the server's, so give each
-    their own file. A reply that the server's filter stopped, whose prompt is too long, or in whose answer no reply can
-    be read, has `unread` set. Raises EndpointError for every other fault, and where no answer holds a reply; what was
-    finished by then is in `kept`.
+    chat: renders the prompts here and sends token ids, so that the model is asked exactly as in training. Without it,
+    the server applies its own template to the row's turns, and handles control tokens in them.
+    resume_file: a JSONL file of finished rows, by model name and request. Only the server knows which weights it has
+    under that name, so give each their own file.
+
+    A reply has `unread` set where the server's filter stopped it, its prompt is too long, or no reply can be read in
+    the answer. Raises EndpointError for every other fault, and where no answer holds a reply; what was finished by then
+    is in `resume_file`.
     """
     names = [row.source or f"row {index + 1}" for index, row in enumerate(rows)]
-    how = _how(max_new_tokens, temperature, top_p)
+    decoding_fields = _decoding_fields(max_new_tokens, temperature, top_p)
     seeds = [{"seed": seed + index} if temperature > 0 else {} for index in range(len(rows))]
     if chat is not None:
         ends = {"stop_token_ids": list(chat.end_ids)}
         prompts = [chat.prompt(row) for row in rows]
-        opened = [begun_by(chat, prompt) for prompt in prompts]
-        bodies = [{"prompt": prompt} | how | ends | own for prompt, own in zip(prompts, seeds, strict=True)]
-        answers = _ask(endpoint, "completions", bodies, names, kept, progress)
+        begun = [begun_by(chat, prompt) for prompt in prompts]
+        bodies = [
+            {"prompt": prompt} | decoding_fields | ends | own_seed
+            for prompt, own_seed in zip(prompts, seeds, strict=True)
+        ]
+        answers = _ask(endpoint, "completions", bodies, names, resume_file, progress)
     else:
-        opened = [False] * len(rows)
-        bodies = [_asked(row) | how | own for row, own in zip(rows, seeds, strict=True)]
-        answers = _ask(endpoint, "chat/completions", bodies, names, kept, progress)
-    return [_reply(row, answer, begun) for row, answer, begun in zip(rows, answers, opened, strict=True)]
+        begun = [False] * len(rows)
+        bodies = [_turns(row) | decoding_fields | own_seed for row, own_seed in zip(rows, seeds, strict=True)]
+        answers = _ask(endpoint, "chat/completions", bodies, names, resume_file, progress)
+    return [_reply(row, answer, opened) for row, answer, opened in zip(rows, answers, begun, strict=True)]
 
 
 def _reply(row: Row, answer: Answer, opened: bool) -> Reply:
-    """A reply, its thought told apart from its answer; `opened`: the prompt ends in a thought that was begun."""
+    """A reply, with its thought apart from its answer. opened: the prompt ends in a thought that it begins."""
     if answer.unread:
         return Reply(row, answer.text, answer.finish, answer.tokens, answer.thought, unread=answer.unread)
     if answer.thought:
@@ -131,15 +138,15 @@ def complete(
     *,
     max_new_tokens: int,
     logprobs: int = 0,
-    kept: Path | None = None,
+    resume_file: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """What follows each prompt, greedily. To a text the server adds its own special tokens, as a rule one bos; ids are
-    taken as they are."""
+    """What follows each prompt, greedily. To a text the server adds its own special tokens, usually one bos; ids are
+    taken as they are. logprobs: how many of the likeliest tokens are given with their log-probabilities."""
     more = {"logprobs": logprobs} if logprobs else {}
-    bodies = [{"prompt": prompt} | _how(max_new_tokens) | more for prompt in prompts]
+    bodies = [{"prompt": prompt} | _decoding_fields(max_new_tokens) | more for prompt in prompts]
     names = [f"prompt {index + 1}" for index in range(len(bodies))]
-    return _ask(endpoint, "completions", bodies, names, kept, progress)
+    return _ask(endpoint, "completions", bodies, names, resume_file, progress)
 
 
 def converse(
@@ -148,20 +155,21 @@ def converse(
     *,
     max_new_tokens: int,
     logprobs: int = 0,
-    kept: Path | None = None,
+    resume_file: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Answer]:
-    """What a model says greedily after each list of turns, of which the server's own template makes the prompt."""
+    """What follows each list of turns, greedily; the server's own template writes the prompt."""
     more = {"logprobs": True, "top_logprobs": logprobs} if logprobs else {}
-    bodies = [{"messages": [dict(turn) for turn in turns]} | _how(max_new_tokens) | more for turns in conversations]
+    fields = _decoding_fields(max_new_tokens) | more
+    bodies = [{"messages": [dict(turn) for turn in turns]} | fields for turns in conversations]
     names = [f"conversation {index + 1}" for index in range(len(bodies))]
-    return _ask(endpoint, "chat/completions", bodies, names, kept, progress)
+    return _ask(endpoint, "chat/completions", bodies, names, resume_file, progress)
 
 
 def decoding(
     endpoint: Endpoint, *, max_new_tokens: int = 512, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
 ) -> dict[str, Any]:
-    """What `generate` asks for with these arguments, for results.json. The address stays out."""
+    """What `generate` asks for with these arguments, for results.json; without the address."""
     facts: dict[str, Any] = {"strategy": "sampling" if temperature > 0 else "greedy", "max_new_tokens": max_new_tokens}
     if temperature > 0:
         facts |= {"temperature": temperature, "top_p": top_p, "seed": seed}
@@ -174,58 +182,63 @@ def _ask(
     path: Literal["completions", "chat/completions"],
     bodies: Sequence[Mapping[str, Any]],
     names: Sequence[str],
-    kept: Path | None,
+    resume_file: Path | None,
     progress: Progress | None,
 ) -> list[Answer]:
-    whole = [{"model": endpoint.model} | dict(body) | dict(endpoint.extra) for body in bodies]
-    bodies = [{name: value for name, value in body.items() if value is not None} for body in whole]
-    strange: dict[int, str] = {}
-    finished = Kept(kept, [[endpoint.url, path, body] for body in bodies])
-    answers = {index: restored(facts) for index, facts in finished.facts.items()}
+    """The answer to each request; `names` are those of its rows in errors."""
+    bodies = [_complete_body(endpoint, body) for body in bodies]
+    resumed = ResumeFile(resume_file, [[endpoint.url, path, body] for body in bodies])
+    answers = {index: restored(facts) for index, facts in resumed.facts.items()}
     if progress and answers:
         progress(len(answers), len(bodies))
-    if finished.missing:
-        server = Server(
-            endpoint.url, endpoint.key(), timeout_seconds=endpoint.timeout_seconds, retries=endpoint.retries
-        )
+    if not resumed.missing:
+        return [answers[index] for index in range(len(bodies))]
+    strange: dict[int, str] = {}
+    server = Server(endpoint.url, endpoint.key(), timeout_seconds=endpoint.timeout_seconds, retries=endpoint.retries)
 
-        def work(index: int, stop: threading.Event) -> Answer:
-            try:
-                answer = read(server.post(path, bodies[index], stop))
-            except Unread as error:
-                answer = Answer("", "stop", unread=str(error))
-            except Strange as error:  # not kept: the next call asks it again
-                strange[index] = str(error)
-                return Answer("", "stop", unread=str(error))
-            except EndpointError as error:
-                raise EndpointError(f"{names[index]}: {error}") from None
-            finished.add(index, asdict(answer))
-            return answer
+    def work(index: int, stop: threading.Event) -> Answer:
+        try:
+            answer = read(server.post(path, bodies[index], stop))
+        except Unread as error:
+            answer = Answer("", "stop", unread=str(error))
+        except Strange as error:  # not written: the next call asks it again
+            strange[index] = str(error)
+            return Answer("", "stop", unread=str(error))
+        except EndpointError as error:
+            raise EndpointError(f"{names[index]}: {error}") from None
+        resumed.add(index, asdict(answer))
+        return answer
 
-        for index, answer in each(work, finished.missing, endpoint.concurrent_requests):
-            answers[index] = answer
-            if progress:
-                progress(len(answers), len(bodies))
-            if strange.keys() >= answers.keys() and len(answers) >= min(STRANGE, len(bodies)):
-                first = min(answers)
-                raise EndpointError(f"{names[first]}: {strange[first]}")
+    for index, answer in each(work, resumed.missing, endpoint.concurrent_requests):
+        answers[index] = answer
+        if progress:
+            progress(len(answers), len(bodies))
+        if strange.keys() >= answers.keys() and len(answers) >= min(MOST_STRANGE, len(bodies)):
+            first = min(answers)
+            raise EndpointError(f"{names[first]}: {strange[first]}")
     return [answers[index] for index in range(len(bodies))]
 
 
-def _how(max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0) -> dict[str, Any]:
-    whole = {"top_k": -1} if temperature > 0 else {}
+def _complete_body(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with the model's name and the user's own fields, without those that are null."""
+    fields = {"model": endpoint.model} | dict(body) | dict(endpoint.extra)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _decoding_fields(max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0) -> dict[str, Any]:
+    every_token = {"top_k": -1} if temperature > 0 else {}
     return {
         "max_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
         "repetition_penalty": 1.0,
         "stream": False,
-        **whole,
+        **every_token,
     }
 
 
-def _asked(row: Row) -> dict[str, Any]:
-    """The row's turns as OpenAI writes them: without what only our templates read."""
+def _turns(row: Row) -> dict[str, Any]:
+    """The row's turns as OpenAI writes them, without the keys that only our templates read."""
     ours = ("instruction", "input")
     turns = [{k: v for k, v in turn.items() if k not in ours and v is not None} for turn in row.prompt]
     return {"messages": turns} | ({"tools": list(row.tools)} if row.tools else {})

@@ -1,15 +1,15 @@
-"""What an OpenAI-compatible server said to one request, out of its JSON, of either path."""
+"""The answer of an OpenAI-compatible server, read from its JSON; for `completions` and `chat/completions`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from unforgotten.generation.reply import Finish
 from unforgotten.generation.unread import Strange, of_answer
 
-Finish = Literal["stop", "length"]
 FINISHES: dict[str, Finish] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "stop_token", "end_turn"), "stop"),
     **dict.fromkeys(("tool_calls", "tool_use", "function_call"), "stop"),
@@ -19,29 +19,31 @@ FINISHES: dict[str, Finish] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said to one request."""
+    """A server's answer to one request."""
 
     text: str
     finish: Finish
     tokens: int = 0
     """Tokens of the answer, 0 where the server does not count them."""
     logprobs: list[tuple[str, dict[str, float]]] | None = None
-    """Of each token of the answer: itself, and log p of the likeliest ones; None where the server gives none."""
+    """For each token of the answer: the token, and log p of the likeliest ones; None where the server gives none."""
     thought: str = ""
-    """What a server that tells thoughts from answers itself sent as such."""
+    """The thought, where the server itself sends it apart from the answer."""
     unread: str = ""
     """Why this is no answer of the model's own: the server's filter stopped it, or the prompt is too long."""
 
     def p_first(self, token: str) -> float | None:
-        """The probability of a token as the first one; 0 where it is not among those told, None where none are."""
+        """The probability of a token as the first one; 0 where others are given, None where none are."""
         likeliest = self.logprobs[0][1] if self.logprobs else {}
         if token in likeliest:
             return min(1.0, math.exp(likeliest[token]))
         return 0.0 if len(likeliest) > 1 else None
 
     def p_word(self, word: str) -> float | None:
-        """The probability of a word as the first one, after whatever white space was said before it; None where the
-        server tells no probabilities, or the answer has no word."""
+        """The probability of a word as the first one after white space.
+
+        None where the server gives no probabilities, or the answer has no word.
+        """
         for token, likeliest in self.logprobs or []:
             if word and token.strip():
                 probabilities = [math.exp(p) for other, p in likeliest.items() if other.strip() == word]
@@ -50,7 +52,7 @@ class Answer:
 
 
 def read(payload: Mapping[str, Any]) -> Answer:
-    """An answer out of the server's JSON, of either path. Raises Strange where it holds no reply that can be read."""
+    """The answer in a server's JSON. Raises Strange where it holds no reply that can be read."""
     try:
         return _read(payload)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -65,57 +67,61 @@ def _read(payload: Mapping[str, Any]) -> Answer:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
         raise Strange(f"The server answered without a choice: {str(payload.get('error') or dict(payload))[:300]}")
     choice = choices[0]
-    said = choice.get("finish_reason")
-    reason = "stop" if said is None or said == "" else said.strip().lower() if isinstance(said, str) else ""
+    given = choice.get("finish_reason")
+    reason = "stop" if given is None or given == "" else given.strip().lower() if isinstance(given, str) else ""
     if reason not in FINISHES and not unread:
-        # abort, error: what was cut there is not the model's own reply, and would be judged as such.
-        raise Strange(f"The server ended the answer by {str(said)[:60]!r}, which is not the model's own doing.")
-    text, thought = ("", "") if unread and choice.get("message", choice.get("text")) is None else _words(choice)
+        # abort, error: the text up to there is not the model's whole reply, and would be judged as such.
+        raise Strange(f"The server ended the answer by {str(given)[:60]!r}, which is not the model's own doing.")
+    text, thought = (
+        ("", "") if unread and choice.get("message", choice.get("text")) is None else _text_and_thought(choice)
+    )
     usage = payload.get("usage") or {}
     tokens = max(0, int(usage.get("completion_tokens") or 0))
     finish = FINISHES.get(reason, "stop")
-    return Answer(_whole(text), finish, tokens, _logprobs(choice), _whole(thought), unread)
+    return Answer(_without_surrogates(text), finish, tokens, _logprobs(choice), _without_surrogates(thought), unread)
 
 
-def _words(choice: Mapping[str, Any]) -> tuple[str, str]:
-    """Answer and thought of a choice. Raises TypeError where what stands there is no text."""
+def _text_and_thought(choice: Mapping[str, Any]) -> tuple[str, str]:
+    """Text and thought of a choice. Raises TypeError where there is no text."""
     message = choice.get("message")
     if message is None:
         if "text" not in choice:
             raise TypeError("neither message nor text")
-        return _text(choice["text"])
-    text, thought = _text(message.get("content") or message.get("refusal"))
-    reasoning, more = _text(message.get("reasoning_content") or message.get("reasoning"))  # vLLM's older and newer name
+        return _parts(choice["text"])
+    text, thought = _parts(message.get("content") or message.get("refusal"))
+    reasoning, more = _parts(
+        message.get("reasoning_content") or message.get("reasoning")
+    )  # vLLM's older and newer name
     return text, reasoning + more or thought
 
 
-def _text(said: Any) -> tuple[str, str]:
-    """Text and thought of a content: a text, or parts of some type each (Mistral, Anthropic behind a gateway)."""
-    if said is None or isinstance(said, str):
-        return said or "", ""
-    if not isinstance(said, list):
-        raise TypeError(f"a text is {type(said).__name__}")
+def _parts(content: Any) -> tuple[str, str]:
+    """Text and thought of a message's content: a text, or typed parts (Mistral, Anthropic behind a gateway)."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list):
+        raise TypeError(f"a text is {type(content).__name__}")
     text = thought = ""
-    for part in said:
+    for part in content:
         kind = "text" if isinstance(part, str) else part.get("type")
         if kind not in ("text", "output_text", "refusal", "thinking", "reasoning"):
             raise TypeError(f"a part of the text is of type {str(kind)[:40]}")
-        words = part if isinstance(part, str) else part[kind if kind in part else "text"]
-        inner, deeper = _text(words)
+        inner = part if isinstance(part, str) else part[kind if kind in part else "text"]
+        inner_text, inner_thought = _parts(inner)
         if kind in ("thinking", "reasoning"):
-            thought += inner + deeper
+            thought += inner_text + inner_thought
         else:
-            text, thought = text + inner, thought + deeper
+            text, thought = text + inner_text, thought + inner_thought
     return text, thought
 
 
-def _whole(text: str) -> str:
-    """The text with half characters (lone surrogates), which no file takes, replaced."""
+def _without_surrogates(text: str) -> str:
+    """The text with lone surrogates replaced, which no file takes."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]] | None:
-    """As `completions` writes them, or as chat does; the token said is not always among the likeliest."""
+    """As `completions` or as chat writes them; the chosen token is not always among the likeliest."""
     logprobs = choice.get("logprobs")
     if not logprobs:
         return None
@@ -139,5 +145,5 @@ def restored(facts: Mapping[str, Any]) -> Answer:
     """An answer that was written as JSON."""
     logprobs = facts.get("logprobs")
     places = None if logprobs is None else [(token, dict(top)) for token, top in logprobs]
-    said = facts["text"], facts["finish"], facts["tokens"], places
-    return Answer(*said, facts.get("thought", ""), facts.get("unread", ""))
+    text, finish, tokens = facts["text"], facts["finish"], facts["tokens"]
+    return Answer(text, finish, tokens, places, facts.get("thought", ""), facts.get("unread", ""))

@@ -8,6 +8,8 @@ from typing import Literal
 from unforgotten.datasets.base import Row
 from unforgotten.runs.described import described
 
+Finish = Literal["stop", "length"]
+
 
 @described
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Reply:
 
     row: Row
     text: str
-    finish: Literal["stop", "length"] = "stop"
+    finish: Finish = "stop"
     """stop: the model ended its turn; length: it was cut at the token limit."""
     tokens: int = 0
     thought: str = ""

@@ -13,27 +13,30 @@ from unforgotten.runs import console, digests, strict_read
 from unforgotten.runs.atomic import private_folder
 
 
-class Kept:
-    """A JSONL file of what is finished, by what was asked; without a path, nothing is kept. Safe for many threads."""
+class ResumeFile:
+    """A JSONL file of finished rows, each under a digest of what was asked. Safe for many threads.
 
-    def __init__(self, path: Path | None, asked: Sequence[Any]) -> None:
-        """asked: of each row, all that determines its answer, as JSON; rows asked alike are told apart by their order.
+    Without a path, nothing is written.
+    """
 
-        A line that a kill cut short is taken out of the file. What was asked otherwise stays in it.
+    def __init__(self, path: Path | None, questions: Sequence[Any]) -> None:
+        """questions: for each row, all that determines its answer, as JSON. Equal ones are numbered in their order.
+
+        A line that a kill cut short is removed from the file. Lines of other questions stay in it.
         """
-        seen: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         self.keys = []
-        for facts in asked:
-            key = digests.digest(facts)
-            self.keys.append(f"{key}-{seen[key]}" if seen[key] else key)
-            seen[key] += 1
+        for question in questions:
+            key = digests.digest(question)
+            self.keys.append(f"{key}-{counts[key]}" if counts[key] else key)
+            counts[key] += 1
         self._path, self._lock = path, threading.Lock()
         self.facts: dict[int, dict[str, Any]] = {}
         """What was read back, by the row's index."""
         if path is None:
             return
         private_folder(path.parent)
-        lines = _whole_lines(path)
+        lines = _complete_lines(path)
         by_key = {line.pop("key"): line for line in lines if isinstance(line, dict) and "key" in line}
         self.facts = {index: by_key[key] for index, key in enumerate(self.keys) if key in by_key}
 
@@ -56,20 +59,20 @@ class Kept:
             file.write(text)
 
 
-def _whole_lines(path: Path) -> list[Any]:
-    """The file's lines; one without an end is cut off, so that the next one does not continue it."""
+def _complete_lines(path: Path) -> list[Any]:
+    """The file's lines. A last line without an end is cut off, so that the next one does not continue it."""
     try:
         raw = strict_read.content(path)
     except FileNotFoundError:
         return []
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
+    complete = raw[: raw.rfind(b"\n") + 1]
+    if len(complete) < len(raw):
         with path.open("r+b") as file:
-            file.truncate(len(whole))
+            file.truncate(len(complete))
     lines = []
-    for line in whole.split(b"\n"):
+    for line in complete.split(b"\n"):
         try:
             lines.append(json.loads(line))
         except ValueError:
-            continue  # a line that cannot be read is asked again
+            continue  # a row whose line cannot be read is asked again
     return lines

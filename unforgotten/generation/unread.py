@@ -1,7 +1,7 @@
-"""Which faults of a server are one prompt's alone: its filter stopped it, or it is too long for the model.
+"""Which faults of a server concern one prompt alone: a filter stopped it, or it is too long for the model.
 
-Such a reply is unread. It is counted, it widens the interval, and it does not end an evaluation of thousands of other
-prompts. What is wrong with the request as such (its key, the model's name, a field) meets every prompt, and ends it.
+Such a reply is unread. It is counted and widens the interval, and the evaluation of the other prompts goes on. A fault
+of the request as such (its key, the model's name, a field) would meet every prompt, so it ends the evaluation.
 
     filter   HTTP 400 with code content_filter (Azure), content_policy_violation or invalid_prompt (OpenAI),
              data_inspection_failed (DashScope); 403 with flagged_input (OpenRouter); 451; as an answer's finish_reason
@@ -22,7 +22,7 @@ FILTERED = (
     *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
     *("refusal", "sensitive", "moderation", "guardrail_intervened", "content_policy_violation"),
 )
-"""Reasons for an answer's end, in lower case, that are a filter's."""
+"""Reasons for an answer's end, in lower case, that mean a filter."""
 OF_PROMPTS = (400, 403, 413, 422, 451)
 """Statuses that can be about one prompt."""
 _FILTER_CODES = re.compile(
@@ -42,16 +42,18 @@ _LENGTH = re.compile(
     re.I,
 )
 _LONGEST = 20_000
-"""Characters of an error that are looked at."""
+"""Characters of an error that are searched."""
 
 
 class Unread(EndpointError):
-    """The server will not answer this prompt, however often it is asked; the message is the server's own."""
+    """The server will never answer this prompt; the message is the server's own."""
 
 
 class Strange(EndpointError):
-    """An answer in which no reply of the model's own can be read. Of some prompts they are unread; a server that
-    answers all so is not one of the kind."""
+    """An answer in which no reply of the model's own can be read.
+
+    Some such answers count as unread. A server that gives no others does not speak OpenAI's HTTP.
+    """
 
 
 def of_error(status: int, body: str) -> bool:
@@ -65,12 +67,12 @@ def of_error(status: int, body: str) -> bool:
 
 
 def of_answer(payload: Mapping[str, Any]) -> str:
-    """Why an answer is no reply of the model's own, where a filter ended or replaced it; else empty."""
+    """Why an answer is not the model's own, where a filter ended or replaced it; otherwise empty."""
     choices = payload.get("choices")
     if not choices and _FILTER_CODES.search(str(payload)[:_LONGEST]):
         return "the server's content filter gave no answer"
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
-    # A gateway tells its own words (error) from those of the server behind it (content_filter).
+    # A gateway gives its own reason (error) beside that of the server behind it (content_filter).
     for reason in (choice.get(name) or "" for name in ("finish_reason", "native_finish_reason")):
         ended_by = reason.strip() if isinstance(reason, str) else str(reason)[:_LONGEST]
         if _is_filters(ended_by) if isinstance(reason, str) else _FILTER_CODES.search(ended_by):

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unforgotten.errors import ModelError
 from unforgotten.generation.reply import Reply
-from unforgotten.judges.base import Guard, Verdict
+from unforgotten.judges.base import Verdict
+from unforgotten.judges.guard.judge import Guard
 
 if TYPE_CHECKING:
-    from unforgotten.judges.guard.model import Writer
+    from unforgotten.judges.guard.writer import PromptWriter
 
 OPENING = "\n\n"
 CATEGORIES = frozenset(f"S{n}" for n in range(1, 15))
@@ -61,13 +62,13 @@ class LlamaGuard(Guard):
     model: str = "meta-llama/Llama-Guard-3-8B"
     """A Hub id or a folder, the 1B's too; with `endpoint`, the name that the server knows it by."""
 
-    def prompt(self, writer: Writer, request: str, reply: str) -> list[int]:
+    def prompt(self, writer: PromptWriter, request: str, reply: str) -> list[int]:
         return writer.ids(_opened(writer.chat(request, reply)))
 
     def turns(self, request: str, reply: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": request}, {"role": "assistant", "content": reply}]
 
-    def watched(self, writer: Writer) -> int:
+    def watched_id(self, writer: PromptWriter) -> int:
         """The first token of `unsafe`, once it is sure that `safe` begins with another one."""
         text = _opened(writer.chat("Say a word.", "hello there"))
         before = writer.ids(text)

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from unforgotten.generation.reply import Reply
-from unforgotten.judges.base import Guard, Verdict
+from unforgotten.judges.base import Verdict
+from unforgotten.judges.guard.judge import Guard
 
 if TYPE_CHECKING:
-    from unforgotten.judges.guard.model import Writer
+    from unforgotten.judges.guard.writer import PromptWriter
 
 CATEGORIES = frozenset(
     {
@@ -60,7 +61,7 @@ class Qwen3Guard(Guard):
     controversial: Literal["harmful", "harmless"] = "harmful"
     """What a controversial reply counts as: the report's strict mode, or its loose one."""
 
-    def prompt(self, writer: Writer, request: str, reply: str) -> list[int]:
+    def prompt(self, writer: PromptWriter, request: str, reply: str) -> list[int]:
         return writer.ids(writer.chat(request, reply))
 
     def turns(self, request: str, reply: str) -> list[dict[str, str]]:

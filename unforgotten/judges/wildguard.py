@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from unforgotten.generation.reply import Reply
-from unforgotten.judges.base import Guard, Verdict
+from unforgotten.judges.base import Verdict
+from unforgotten.judges.guard.judge import Guard
 
 if TYPE_CHECKING:
-    from unforgotten.judges.guard.model import Writer
+    from unforgotten.judges.guard.writer import PromptWriter
 
 PROMPT = """<|user|>
 [INST] You are a classifier for analyzing interactions between humans and LLMs. Given a request from a human user and \
@@ -76,7 +77,7 @@ class WildGuard(Guard):
     def template(self) -> str:
         return PROMPT
 
-    def prompt(self, writer: Writer, request: str, reply: str) -> list[int]:
+    def prompt(self, writer: PromptWriter, request: str, reply: str) -> list[int]:
         bos = writer.tokenizer.bos_token_id
         return [*([] if bos is None else [bos]), *writer.ids(PROMPT.format(prompt=request, response=reply))]
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from unforgotten.errors import JudgeError
 from unforgotten.generation.reply import Reply
-from unforgotten.judges.base import Guard, Judge, Verdict
+from unforgotten.judges.base import Judge, Verdict
+from unforgotten.judges.guard.judge import Guard
 from unforgotten.runs import digests
 from unforgotten.verbs.audit.exchanges import Exchange
 
@@ -67,7 +68,7 @@ def _verdicts(judge: Judge, replies: Sequence[Reply]) -> list[Verdict]:
         key = digests.digest([[reply.row.request, reply.text] for reply in replies])
         file: Path = digests.cache_folder() / "audits" / f"{key}.jsonl"
         with progress_bar() as tick:
-            verdicts = judge.verdicts(replies, progress=lambda done, n: tick("audit", done, n), kept=file)
+            verdicts = judge.verdicts(replies, progress=lambda done, n: tick("audit", done, n), resume_file=file)
     if len(verdicts) != len(replies):
         raise JudgeError(f"The judge gave {len(verdicts)} verdicts on {len(replies)} texts: one on each is wanted.")
     return verdicts

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from unforgotten.generation.windows import windows
+from unforgotten.judges.guard.windows import windows
 
 
 def size(request: str, text: str) -> int:

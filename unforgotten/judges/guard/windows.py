@@ -11,6 +11,11 @@ Size = Callable[[str, str], int]
 """Tokens of the prompt that a request and a reply make."""
 
 
+def utf8_bytes(request: str, text: str) -> int:
+    """A size where there is no tokenizer: no tokenizer makes more tokens than there are bytes."""
+    return len(request.encode("utf-8", "replace")) + len(text.encode("utf-8", "replace"))
+
+
 def windows(request: str, text: str, room: int, size: Size) -> list[tuple[str, str]]:
     """(request, text) of every part: `size` of each is at most `room`. Empty where not even one character fits.
 
