@@ -12,7 +12,7 @@ import torch
 from benchmarks import shapes
 from benchmarks.measure import Figure, of_pairs, paired, timed
 from benchmarks.shapes import Shape
-from unforgotten.training import fisher, memory
+from unforgotten.training import fisher
 
 GROUP = "curvature"
 ROWS = 64
@@ -23,31 +23,31 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     """Both spaces: of the adapter's factors, and of the dense weights that they change."""
     shape = replace(shapes.SMALL if device == "cpu" else shapes.LLAMA_7B, safety_rows=ROWS, user_rows=8, batch=8)
     run = shapes.trainer(shape, device, "der", max_steps=1).run
-    model = run.bare
-    for p in run.params().values():  # a fresh B of zeros would hide what comes back to A
+    model = run.weights.model
+    for p in run.weights.params().values():  # a fresh B of zeros would hide what comes back to A
         p.data.add_(0.01 * torch.randn_like(p))
-    run.head()
+    run.weights.head()
     model.eval()  # as the Fisher itself is taken: no dropout
     chosen = list(range(ROWS))
 
     def likelihoods(size: int) -> Iterator[Callable[[], torch.Tensor]]:
         for at in range(0, ROWS, size):
-            rows = memory.replay(run.memory, chosen[at : at + size], run._collator, run._trainer.args.device)
-            yield partial(run.nll, rows)
+            rows = run.batch(run.memory.rows, chosen[at : at + size])
+            yield partial(run.weights.nll, rows)
 
     def batched() -> None:
         for likelihood in likelihoods(shape.batch):
-            torch.autograd.grad(likelihood(), list(run.params().values()))
+            torch.autograd.grad(likelihood(), list(run.weights.params().values()))
 
     def one_by_one(space: str) -> dict[str, torch.Tensor]:
         with _dense(run, space) as params:
             return fisher.squares_row_by_row(params, likelihoods(1))
 
     for space in SPACES:
-        found = run._squares(space, chosen)
+        found = run.weights.squares(space, chosen)
         plain = one_by_one(space)
         error = max(float((found[n] - plain[n]).norm() / plain[n].norm()) for n in found)
-        ours = timed(partial(run._squares, space, chosen))
+        ours = timed(partial(run.weights.squares, space, chosen))
         note = f"{_says(shape)}; equal to one row at a time to {error:.0e}."
         few = max(5, pairs // 5)
         yield of_pairs(
@@ -74,8 +74,10 @@ class _dense:
     """The tensors whose Fisher it is; the dense weights under the adapter require gradients meanwhile."""
 
     def __init__(self, run: Any, space: str) -> None:
-        self.weights = {n: d.layer.base_layer.weight for n, d in run.deltas().items()} if space == "weights" else {}
-        self.params = self.weights or run.params()
+        self.weights = (
+            {n: d.layer.base_layer.weight for n, d in run.weights.deltas().items()} if space == "weights" else {}
+        )
+        self.params = self.weights or run.weights.params()
 
     def __enter__(self) -> dict[str, torch.Tensor]:
         for weight in self.weights.values():

@@ -12,7 +12,7 @@ from unforgotten.methods.der import DER
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Term
-    from unforgotten.training.run import Run
+    from unforgotten.training.run import TrainingRun
 
 
 @dataclass(kw_only=True)
@@ -27,21 +27,19 @@ class StoredLogits(DER):
     answers_alone: bool = False
     """Kinder than those: logits are stored and compared where they predict a token of the answer. DER's very loss."""
 
-    def start(self, run: Run) -> None:
-        from unforgotten.training import memory
-
+    def start(self, run: TrainingRun) -> None:
         def build(i: int) -> dict[str, Tensor]:
-            rows = memory.replay(run.memory, [i], run._collator, run._trainer.args.device)
-            with run.teacher() as model:
+            rows = run.batch(run.memory.rows, [i])
+            with run.weights.teacher() as model:
                 logits = model(**rows.inputs, use_cache=False).logits  # (1, T, V)
             return {str(i): (logits[rows.predicts] if self.answers_alone else logits[0]).clone()}
 
-        stored = run.once.shards("states", len(run.memory), build)
-        self.stored = {int(i): z.to(run._trainer.args.device) for i, z in stored.items()}
+        stored = run.once.shards("states", len(run.memory.rows), build)
+        self.stored = {int(i): z.to(run.ranks.device) for i, z in stored.items()}
 
-    def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
-        rows = run.safety(run.rows)
-        logits = run.model(**rows.inputs, use_cache=False).logits  # (B, T, V)
+    def loss(self, run: TrainingRun, batch: dict[str, Tensor], out: Any) -> Term | None:
+        rows = run.memory.draw(run.user.step_rows)
+        logits = run.ranks.wrapped(**rows.inputs, use_cache=False).logits  # (B, T, V)
         logits = logits[rows.predicts] if self.answers_alone else logits.flatten(0, 1)  # (N, V); rows are of one length
         kept = torch.cat([self.stored[i] for i in rows.row_ids])  # (N, V)
         mean = torch.nn.functional.mse_loss(logits.float(), kept.float())

@@ -24,8 +24,8 @@ class L2SP(Method):
     """α, on half the squared distance from θ_safe; 0 is SFT."""
 
     def start(self, run: Any) -> None:
-        self._first = run.anchor()
+        self._first = run.weights.anchor()
 
     def gradients(self, run: Any) -> None:
-        for name, p in run.params().items():
+        for name, p in run.weights.params().items():
             p.grad += self.weight * (p.detach() - self._first[name])

@@ -24,17 +24,17 @@ class Average(Method):
     """Strength of the pull back to the average, on every third step."""
 
     def start(self, run: Any) -> None:
-        self.average, self.steps = run.snapshot(), 0
+        self.average, self.steps = run.weights.snapshot(), 0
 
     def gradients(self, run: Any) -> None:
         if self.pull and self.steps % 3 == 2:
-            for name, p in run.params().items():
+            for name, p in run.weights.params().items():
                 p.grad += self.pull * (p.detach() - self.average[name])
 
     @torch.no_grad()
     def after_step(self, run: Any) -> None:
         self.steps += 1
-        for name, p in run.params().items():
+        for name, p in run.weights.params().items():
             # a + (p - a)(1 - d) would not be p itself at d = 0 when rounded; this is.
             self.average[name] = p.detach().clone() if self.decay == 0 else self.average[name].lerp(p, 1 - self.decay)
 
@@ -47,8 +47,8 @@ class MeanOfMeans(Method):
     """Wrong: a mean over the micro-batch, so that the split changes the step."""
 
     def loss(self, run: Any, batch: Any, out: Any) -> Any:
-        rows = run.safety(run.rows)
-        hidden = run.predicting(run.hidden(rows), rows)
+        rows = run.memory.draw(run.user.step_rows)
+        hidden = run.weights.states(rows)
         return 0.1 * hidden.pow(2).mean(), 1
 
 
@@ -57,8 +57,8 @@ class LocalCount(Method):
     """Wrong: divides by what this micro-batch holds, not by what the step holds."""
 
     def loss(self, run: Any, batch: Any, out: Any) -> Any:
-        rows = run.safety(run.rows)
-        hidden = run.predicting(run.hidden(rows), rows)
+        rows = run.memory.draw(run.user.step_rows)
+        hidden = run.weights.states(rows)
         return 0.1 * hidden.pow(2).sum(), int(rows.predicts.sum())
 
 
@@ -73,7 +73,7 @@ class Forgets(Method):
 
     def gradients(self, run: Any) -> None:
         self.steps += 1
-        for p in run.params().values():
+        for p in run.weights.params().values():
             p.grad *= 1 + 0.1 * self.steps
 
 
@@ -85,7 +85,7 @@ class MovesFrozen(Method):
 
     @torch.no_grad()
     def after_step(self, run: Any) -> None:
-        next(p for p in run.bare.parameters() if not p.requires_grad).add_(1e-3)
+        next(p for p in run.weights.model.parameters() if not p.requires_grad).add_(1e-3)
 
 
 @dataclass(kw_only=True)
@@ -99,7 +99,7 @@ class NeverNeutral(Method):
     """Strength."""
 
     def gradients(self, run: Any) -> None:
-        for p in run.params().values():
+        for p in run.weights.params().values():
             p.grad += 1e-6
 
 

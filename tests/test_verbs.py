@@ -131,5 +131,5 @@ def test_the_trainer_takes_conversations_as_a_hub_dataset(tmp_path: Path, rows_f
     )
     trainer.train()
     assert trainer.state.global_step == 2
-    taught = [i for i in trainer.run.user[0]["labels"] if i != -100]
+    taught = [i for i in trainer.run.user.rows[0]["labels"] if i != -100]
     assert tokenizer.decode(taught).endswith(" .<eos>")

@@ -44,7 +44,7 @@ class Halved(Method):
     """Of each gradient."""
 
     def gradients(self, run: Any) -> None:
-        for p in run.params().values():
+        for p in run.weights.params().values():
             p.grad *= self.factor
 
     def finish(self, weights: Any) -> Iterator[tuple[str, Tensor]]:

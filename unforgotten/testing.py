@@ -189,7 +189,7 @@ def train(
     assert not moved, f"frozen weights were changed: {moved[:5]}"
     if trainer.edited:  # whole weights, no adapter any more
         return {n: p.detach().clone().contiguous() for n, p in trainer.model.named_parameters()}
-    return {n: p.detach().clone().contiguous() for n, p in trainer.run.params().items()}
+    return {n: p.detach().clone().contiguous() for n, p in trainer.run.weights.params().items()}
 
 
 @cache

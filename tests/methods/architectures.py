@@ -106,16 +106,16 @@ def brute_fisher(trainer: Any, space: str) -> dict[str, Tensor]:
     """The mean over rows of the squared gradient of each row's own log-likelihood, a row at a time by autograd."""
     model = trainer.model.eval()
     if space == "weights" and trainer.run.adapter_mode != "full":
-        owners = {n: d.layer.get_base_layer() for n, d in trainer.run.deltas().items()}
+        owners = {n: d.layer.get_base_layer() for n, d in trainer.run.weights.deltas().items()}
         wanted = {n: layer.weight for n, layer in owners.items()}
         turned = {n for n, layer in owners.items() if not isinstance(layer, nn.Linear)}
     else:
-        wanted, turned = trainer.run.params(), set()
+        wanted, turned = trainer.run.weights.params(), set()
     frozen = [p for p in wanted.values() if not p.requires_grad]
     for p in frozen:
         p.requires_grad_(True)
     total = {n: torch.zeros_like(p) for n, p in wanted.items()}
-    for row in trainer.run.memory:
+    for row in trainer.run.memory.rows:
         grads = torch.autograd.grad(row_nll(model, row), list(wanted.values()), allow_unused=True)
         for n, g in zip(wanted, grads, strict=True):
             if g is not None:
@@ -123,7 +123,7 @@ def brute_fisher(trainer: Any, space: str) -> dict[str, Tensor]:
     for p in frozen:
         p.requires_grad_(False)
     model.train()
-    return {n: (t.T if n in turned else t) / len(trainer.run.memory) for n, t in total.items()}
+    return {n: (t.T if n in turned else t) / len(trainer.run.memory.rows) for n, t in total.items()}
 
 
 def tried(name: str, adapter_mode: str, targets: str, method: str, folder: Path) -> str:
@@ -139,10 +139,10 @@ def tried(name: str, adapter_mode: str, targets: str, method: str, folder: Path)
         fisher = None
         if spec["name"] in ("ewc", "refresh"):
             fisher = brute_fisher(trainer, spec.get("space", "weights") if spec["name"] == "ewc" else "adapter")
-        first = {n: p.detach().clone() for n, p in trainer.run.params().items()}
+        first = {n: p.detach().clone() for n, p in trainer.run.weights.params().items()}
         trainer.train()
     if not trainer.edited:
-        assert any(not torch.equal(p, first[n]) for n, p in trainer.run.params().items()), "nothing was trained"
+        assert any(not torch.equal(p, first[n]) for n, p in trainer.run.weights.params().items()), "nothing was trained"
     if fisher is not None:
         found = trainer.methods[spec["name"]]._fisher
         assert set(found) == set(fisher), sorted(set(found) ^ set(fisher))[:3]
@@ -157,7 +157,7 @@ def tried(name: str, adapter_mode: str, targets: str, method: str, folder: Path)
 def read_back(trainer: Any, name: str, folder: Path) -> None:
     """The saved model in float32, as files are, against the live one."""
     model = trainer.model.float()
-    ids = saved.prompts(trainer.run.user)
+    ids = saved.prompts(trainer.run.user.rows)
     live = saved.heard(model, ids)
     if not hasattr(model, "peft_config"):
         model.save_pretrained(folder)
@@ -179,5 +179,5 @@ def neutral_is_sft(name: str, adapter_mode: str, targets: str, method: str, fold
                 spec, laid_out(name, adapter_mode, targets, torch.float64), folder / "run", folder / "base"
             )
             trainer.train()
-        ends.append({n: p.detach().clone() for n, p in trainer.run.params().items()})
+        ends.append({n: p.detach().clone() for n, p in trainer.run.weights.params().items()})
     assert set(ends[0]) == set(ends[1]) and all(torch.equal(ends[0][n], p) for n, p in ends[1].items()), method

@@ -61,16 +61,16 @@ class Caught(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After `start` has read θ_safe: the model moves away from it, as training would do."""
         generator = torch.Generator().manual_seed(11)
-        for p in self.trainer.run.params().values():
+        for p in self.trainer.run.weights.params().values():
             p += self.move * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        self.before = self.trainer.run.snapshot()
+        self.before = self.trainer.run.weights.snapshot()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.at = copy.deepcopy(self.trainer.model).eval()
-        self.weights = self.trainer.run.snapshot()
+        self.weights = self.trainer.run.weights.snapshot()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.grads = {n: p.grad.clone() for n, p in self.trainer.run.params().items()}
+        self.grads = {n: p.grad.clone() for n, p in self.trainer.run.weights.params().items()}
 
     def autograd(self, loss: Tensor) -> dict[str, Tensor]:
         """The gradient of a loss that was made with `self.at`."""

@@ -36,10 +36,10 @@ def test_gradients_of_a_step_are_projected_against_the_memory(tmp_path: Path) ->
 
     class Watched(AGEM):
         def gradients(self, run: Any) -> None:
-            model, params = run.bare, run.params()
+            model, params = run.weights.model, run.weights.params()
             before = {n: p.grad.clone() for n, p in params.items()}
-            ids = run._drawn(4)
-            rows = [run.memory[i] for i in ids]
+            ids = run.memory.places(4)
+            rows = [run.memory.rows[i] for i in ids]
             loss = sum(row_nll(model, r) for r in rows) / sum(map(tokens, rows))
             safe = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
             dot = sum(float((before[n] * safe[n]).sum()) for n in params)

@@ -50,7 +50,7 @@ def test_an_average_is_over_the_course_that_the_other_method_takes(tmp_path: Pat
             safety_dataset=testing.ragged_rows(8, 2),
         )  # fmt: skip
         trainer.train()
-        return course, {n: p.detach().clone() for n, p in trainer.run.params().items()}
+        return course, {n: p.detach().clone() for n, p in trainer.run.weights.params().items()}
 
     alone, last = run({"name": "der", "weight": 3.0})
     course, served = run([{"name": "der", "weight": 3.0}, {"name": "ema", "decay": m}])

@@ -116,7 +116,7 @@ def test_the_loss_is_that_of_full_logits(shape: str, adapter_mode: str, tmp_path
 
         @torch.no_grad()
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            for i, p in enumerate(trainer.run.params().values()):
+            for i, p in enumerate(trainer.run.weights.params().values()):
                 torch.manual_seed(i)
                 p += 0.1 * torch.randn_like(p)
             gaps = []
@@ -136,4 +136,4 @@ def test_the_loss_is_that_of_full_logits(shape: str, adapter_mode: str, tmp_path
     assert seen["expected"] > 1e-4
     # Gemma 2 divides by fp32 constants, and its soft-cap makes the head's check start from fp32 config numbers.
     assert seen["found"] == pytest.approx(seen["expected"], rel=1e-6)
-    assert trainer.run.head().linear == (adapter_mode == "lora" and shape != "gemma2")
+    assert trainer.run.weights.head().linear == (adapter_mode == "lora" and shape != "gemma2")

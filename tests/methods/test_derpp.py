@@ -13,7 +13,7 @@ from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.derpp import DERpp
 from unforgotten.registry import build
-from unforgotten.training.run import Run
+from unforgotten.training.run_weights import RunWeights
 
 USER, SAFETY = testing.ragged_rows(4, 1), testing.ragged_rows(6, 2)
 
@@ -21,9 +21,9 @@ USER, SAFETY = testing.ragged_rows(4, 1), testing.ragged_rows(6, 2)
 def drawn(caught: Caught, n: int, draw: str = "", who: str = "derpp") -> Rows:
     """The memory rows that the method draws in the step."""
     run = caught.trainer.run
-    run._trainer.state.global_step = 0
+    caught.trainer.state.global_step = 0
     with run.turn(who, "loss"):
-        return [run.memory[i] for i in run._drawn(n, draw)]
+        return [run.memory.rows[i] for i in run.memory.places(n, draw)]
 
 
 def mean_squared_difference(caught: Caught, rows: Rows) -> torch.Tensor:
@@ -66,8 +66,10 @@ def test_independent_draws_take_other_rows_than_shared_ones(tmp_path: Path) -> N
 @pytest.mark.parametrize(("draws", "forwards"), [("independent", 2), ("shared", 1)])
 def test_shared_rows_are_read_once(draws: str, forwards: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    real = Run.hidden
-    monkeypatch.setattr(Run, "hidden", lambda run, rows: seen.append(len(rows.row_ids)) or real(run, rows))
+    real = RunWeights.states
+    monkeypatch.setattr(
+        RunWeights, "states", lambda weights, rows: seen.append(len(rows.row_ids)) or real(weights, rows)
+    )
     one_step({"name": "derpp", "replay": 0.5, "draws": draws}, tmp_path, user=USER, safety=SAFETY)
     assert seen == [1] * forwards * 2  # two micro-batches with a row of memory each
 

@@ -37,7 +37,7 @@ def test_what_is_served_is_the_weighted_sum_of_every_step(tmp_path: Path) -> Non
         callbacks=[Catch()],
     )  # fmt: skip
     trainer.train()
-    for name, served in trainer.run.params().items():
+    for name, served in trainer.run.weights.params().items():
         expected = m**5 * first[name] + sum((1 - m) * m ** (4 - k) * caught[k][name] for k in range(5))
         torch.testing.assert_close(served.detach(), expected, rtol=1e-12, atol=1e-14)
 

@@ -70,7 +70,7 @@ def exhaustive(model: Any, rows: list[dict[str, Any]], params: dict[str, torch.T
 def test_the_fisher_of_what_is_trained_is_the_exhaustive_one(adapter_mode: AdapterMode, tmp_path: Path) -> None:
     rows = testing.ragged_rows(5, 2)
     trainer, method = start(adapter_mode, tmp_path, "adapter", rows)
-    expected = exhaustive(trainer.model, trainer.run.memory, trainer.run.params())
+    expected = exhaustive(trainer.model, trainer.run.memory.rows, trainer.run.weights.params())
     assert set(method._fisher) == set(expected)
     for name, fisher in method._fisher.items():
         torch.testing.assert_close(fisher, expected[name], rtol=1e-9, atol=1e-15)
@@ -81,11 +81,11 @@ def test_the_fisher_of_dense_weights_is_the_exhaustive_one(adapter_mode: Adapter
     rows = testing.ragged_rows(5, 2)
     trainer, method = start(adapter_mode, tmp_path, "weights", rows)
     dense = {}
-    for name, delta in trainer.run.deltas().items():
+    for name, delta in trainer.run.weights.deltas().items():
         weight = delta.layer.base_layer.weight
         weight.requires_grad_(True)
         dense[name] = weight
-    expected = exhaustive(trainer.model, trainer.run.memory, dense)
+    expected = exhaustive(trainer.model, trainer.run.memory.rows, dense)
     assert set(method._fisher) == set(expected) and len(expected) == 6
     for name, fisher in method._fisher.items():
         assert fisher.any()
@@ -101,7 +101,7 @@ def test_a_fresh_adapter_leaves_a_without_fisher_and_the_dense_space_does_not(tm
 def test_squaring_a_batch_mean_would_underestimate_it(tmp_path: Path) -> None:
     rows = testing.ragged_rows(6, 2)
     trainer, method = start("full", tmp_path, "weights", rows)
-    params = trainer.run.params()
+    params = trainer.run.weights.params()
     total = sum(row_nll(trainer.model, r) for r in rows)
     mean = torch.autograd.grad(total / len(rows), list(params.values()))
     assert sum(float((g**2).sum()) for g in mean) < 0.5 * sum(float(f.sum()) for f in method._fisher.values())
@@ -110,7 +110,7 @@ def test_squaring_a_batch_mean_would_underestimate_it(tmp_path: Path) -> None:
 def test_a_fisher_over_fewer_rows(tmp_path: Path) -> None:
     rows = testing.ragged_rows(5, 2)
     trainer, method = start("full", tmp_path, "weights", rows, fisher_rows=2)
-    expected = exhaustive(trainer.model, trainer.run.memory[:2], trainer.run.params())
+    expected = exhaustive(trainer.model, trainer.run.memory.rows[:2], trainer.run.weights.params())
     for name, fisher in method._fisher.items():
         torch.testing.assert_close(fisher, expected[name], rtol=1e-9, atol=1e-15)
 
@@ -134,7 +134,7 @@ def test_a_step_pulls_back_to_theta_safe(adapter_mode: AdapterMode, tmp_path: Pa
     trainer, method = start(adapter_mode, tmp_path, "weights", testing.ragged_rows(4, 2))
     generator = torch.Generator().manual_seed(1)
     pairs, first = {}, {}
-    for name, d in trainer.run.deltas().items():
+    for name, d in trainer.run.weights.deltas().items():
         first[name] = d.dense()
         for p in (d.a, d.b):
             p.data += 0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64)

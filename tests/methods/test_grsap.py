@@ -52,7 +52,7 @@ def trained(folder: Path, method: GRSAP, seed: int = 0, hard: int = 12, easy: in
         method=method,
         memory=Memory(n_rows=len(safety)),
     )
-    return [tuple(row["input_ids"]) for row in trainer.run.trained], trainer.run.notes
+    return [tuple(row["input_ids"]) for row in trainer.run.user.trained_rows], trainer.run.notes
 
 
 def test_total_replaces_and_downstream_adds(tmp_path: Path) -> None:
@@ -105,5 +105,5 @@ def test_difficulty_comes_through_to_the_memory(tmp_path: Path) -> None:
         processing_class=tokenizer,
         method=GRSAP(ratio=0.25),
     )
-    assert [row.get("difficulty") for row in trainer.run.memory] == ["hard", "easy", "easy"]
-    assert len(trainer.run.trained) == 8
+    assert [row.get("difficulty") for row in trainer.run.memory.rows] == ["hard", "easy", "easy"]
+    assert len(trainer.run.user.trained_rows) == 8

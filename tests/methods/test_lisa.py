@@ -58,12 +58,12 @@ class Before(Method):
         self.came: list[list[int]] = []
 
     def before_step(self, run: Any, batches: list[Any]) -> list[Any]:
-        self.weights.append(run.snapshot())
+        self.weights.append(run.weights.snapshot())
         self.came.append([i for b in batches for i in b["row_id"].tolist()])
         return batches
 
     def gradients(self, run: Any) -> None:
-        self.grads.append({n: p.grad.clone() for n, p in run.params().items()})
+        self.grads.append({n: p.grad.clone() for n, p in run.weights.params().items()})
 
 
 @dataclass(kw_only=True)
@@ -82,7 +82,7 @@ class After(Method):
             self.rows.setdefault(run.step, []).append(tuple(ids[mask.bool()].tolist()))
 
     def gradients(self, run: Any) -> None:
-        self.grads.append({n: p.grad.clone() for n, p in run.params().items()})
+        self.grads.append({n: p.grad.clone() for n, p in run.weights.params().items()})
 
 
 def watched(lisa: Lisa, folder: Path, user: Rows, first: Any = (), **more: Any) -> tuple[Any, Before, After]:

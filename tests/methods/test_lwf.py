@@ -75,7 +75,7 @@ def test_stored_states_are_the_teachers(positions: Positions, adapter_mode: Any,
     caught = one_step(
         {"name": "lwf", "positions": positions}, tmp_path, user=USER, safety=[], adapter_mode=adapter_mode
     )
-    found = caught.trainer.run.kept(f"lwf-{positions}", torch.tensor([3, 0, 1]))
+    found = caught.trainer.run.user.stored(f"lwf-{positions}", torch.tensor([3, 0, 1]))
     expected = torch.cat([states_at(caught.aligned, USER[i], positions_of(USER[i], positions)) for i in (3, 0, 1)])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -85,7 +85,7 @@ def test_rows_that_safeinstr_mixes_in_are_matched_like_the_users(order: list[str
     method = [{"name": "lwf", "weight": 0.3} if name == "lwf" else name for name in order]
     caught = one_step(method, tmp_path, user=USER[:3], safety=SAFETY, gradient_accumulation_steps=4)
     rows = USER[:3] + SAFETY
-    assert len(caught.trainer.run.trained) == 8
+    assert len(caught.trainer.run.user.trained_rows) == 8
     caught.check(cross_entropy(caught.at, rows) + 0.3 * distance(caught, rows, "last"), NORMS)
 
 

@@ -42,9 +42,9 @@ def test_the_codes_move_of_a_tensor_without_gradient_is_its_noise() -> None:
 def noise(caught: Caught, name: str, like: torch.Tensor, step: int = 0) -> torch.Tensor:
     """The standard normal values that the turn draws for a tensor in a step."""
     run = caught.trainer.run
-    run._trainer.state.global_step = step
+    caught.trainer.state.global_step = step
     with run.turn("refresh", "before_step"):
-        return run.noise(name, like)
+        return run.weights.noise(name, like)
 
 
 @pytest.fixture(scope="module")

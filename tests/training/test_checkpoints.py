@@ -55,7 +55,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, t
     folder = tmp_path_factory.mktemp("through")
     made = trainer(folder)
     made.train()
-    return folder, made.run.snapshot()
+    return folder, made.run.weights.snapshot()
 
 
 @pytest.fixture
@@ -134,8 +134,8 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_is_taken(
     again = trainer(copy)
     with caplog.at_level(logging.WARNING):
         again.train(resume_from_checkpoint=True)
-    assert again._resumed_from == copy / "checkpoint-4"
-    assert testing.distance(through[1], again.run.snapshot()) == 0.0, "and the run ends where it would have"
+    assert again.resumed_from == copy / "checkpoint-4"
+    assert testing.distance(through[1], again.run.weights.snapshot()) == 0.0, "and the run ends where it would have"
     skipped, goes_on = [note for note in again.run.notes if "checkpoint" in note]
     assert says in skipped and "checkpoint-6 is damaged and was skipped" in skipped and "checkpoint-4" in goes_on
     assert says in caplog.text, "said at once, not only in the record"
@@ -147,8 +147,8 @@ def test_where_none_is_whole_the_training_starts_again_and_says_so(copy: Path, t
         flip(copy / f"checkpoint-{step}" / "optimizer.pt")
     again = trainer(copy)
     again.train(resume_from_checkpoint=True)
-    assert again._resumed_from is None and any("starts again from step 0" in note for note in again.run.notes)
-    assert testing.distance(through[1], again.run.snapshot()) == 0.0
+    assert again.resumed_from is None and any("starts again from step 0" in note for note in again.run.notes)
+    assert testing.distance(through[1], again.run.weights.snapshot()) == 0.0
 
 
 def test_a_damaged_checkpoint_that_is_named_is_refused(copy: Path) -> None:
@@ -167,8 +167,8 @@ def test_a_checkpoint_without_digests_is_taken_with_a_note(copy: Path, through: 
     shutil.rmtree(copy / "checkpoint-6")
     again = trainer(copy)
     again.train(resume_from_checkpoint=True)
-    assert again._resumed_from == copy / "checkpoint-4" and "unverified" in again.run.notes[0]
-    assert testing.distance(through[1], again.run.snapshot()) == 0.0
+    assert again.resumed_from == copy / "checkpoint-4" and "unverified" in again.run.notes[0]
+    assert testing.distance(through[1], again.run.weights.snapshot()) == 0.0
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "trainer_state.json", "adapter_model.safetensors"])
@@ -210,7 +210,7 @@ def test_a_checkpoint_whose_digests_were_all_made_anew_is_an_error_or_skipped(
     again = trainer(copy)
     if name == "trainer_state.json":
         again.train(resume_from_checkpoint=True)
-        assert again._resumed_from == copy / "checkpoint-2"
+        assert again.resumed_from == copy / "checkpoint-2"
         return
     with pytest.raises(TrainingError, match="checkpoint-4 cannot be resumed from") as told:
         again.train(resume_from_checkpoint=True)
@@ -223,20 +223,20 @@ def test_other_rows_a_step_are_refused(copy: Path) -> None:
         trainer(copy, gradient_accumulation_steps=2).train(resume_from_checkpoint=True)
     same = trainer(copy, per_device_train_batch_size=1, gradient_accumulation_steps=2)
     same.train(resume_from_checkpoint=True)
-    assert same._resumed_from == copy / "checkpoint-4"
+    assert same.resumed_from == copy / "checkpoint-4"
 
 
 @pytest.mark.parametrize(("owner", "goes_on"), [("b" * 12, False), ("a" * 12, True)])
 def test_a_checkpoint_of_another_run_is_refused(owner: str, goes_on: bool, tmp_path: Path) -> None:
     """Same method, same batch, other rows: nothing else in it would tell."""
     first = trainer(tmp_path / "run", method="sft", max_steps=2)
-    first.run.of = "a" * 12
+    first.run.digest = "a" * 12
     first.train()
     second = trainer(tmp_path / "run", method="sft", max_steps=2)
-    second.run.of = owner
+    second.run.digest = owner
     if goes_on:
         second.train(resume_from_checkpoint=True)
-        assert second._resumed_from == tmp_path / "run" / "checkpoint-2"
+        assert second.resumed_from == tmp_path / "run" / "checkpoint-2"
     else:
         with pytest.raises(TrainingError, match=f"is of another run .{'a' * 12}, this is {owner}"):
             second.train(resume_from_checkpoint=True)
@@ -271,7 +271,7 @@ def test_a_damaged_store_is_made_again_or_named(harm: Callable[[Path], None], co
     anew = trainer(copy)
     anew.train()
     assert shard.read_bytes() == before and "is made again" in anew.run.notes[0]
-    assert testing.distance(through[1], anew.run.snapshot()) == 0.0
+    assert testing.distance(through[1], anew.run.weights.snapshot()) == 0.0
 
 
 RANKS = """
@@ -289,8 +289,8 @@ except Exception as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     os._exit(3)
 if os.environ["RANK"] == "0":
-    print("notes", made.run.notes, "from", made._resumed_from, flush=True)
-    torch.save(made.run.snapshot(), Path(sys.argv[2]) / "end.pt")
+    print("notes", made.run.notes, "from", made.resumed_from, flush=True)
+    torch.save(made.run.weights.snapshot(), Path(sys.argv[2]) / "end.pt")
 """
 
 
@@ -324,10 +324,10 @@ def test_a_run_of_two_ranks_goes_on_with_one(tmp_path: Path) -> None:
     ]
     one = trainer(folder, "ewc")
     one.train(resume_from_checkpoint=True)
-    assert one._resumed_from == folder / "checkpoint-4"
+    assert one.resumed_from == folder / "checkpoint-4"
     through = trainer(tmp_path / "through", "ewc")
     through.train()
-    assert testing.distance(through.run.snapshot(), one.run.snapshot()) < 1e-4
+    assert testing.distance(through.run.weights.snapshot(), one.run.weights.snapshot()) < 1e-4
 
 
 def test_two_ranks_that_see_other_checkpoints_are_refused(copy: Path) -> None:

@@ -140,7 +140,7 @@ def same(folder: Path, within: float = 1e-5, **more: Any) -> None:
     (theirs, expected), (ours, found) = run(folder, "trainer", **more), run(folder, "chunked", **more)
     assert len(expected) == 6
     assert found == pytest.approx(expected, rel=within)
-    assert testing.distance(theirs.run.snapshot(), ours.run.snapshot()) <= within
+    assert testing.distance(theirs.run.weights.snapshot(), ours.run.weights.snapshot()) <= within
 
 
 @pytest.mark.parametrize("adapter", [True, False])

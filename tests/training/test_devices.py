@@ -48,7 +48,7 @@ def test_one_process_trains_on_one_of_eight_gpus_and_says_so(tmp_path: Path) -> 
     made = trainer(args)
     assert args.n_gpu == 1 and args.train_batch_size == 2
     made.train()
-    assert made.state.global_step == 4 and made.run.batch_rows == 2
+    assert made.state.global_step == 4 and made.run.user.batch_size == 2
     assert not isinstance(made.model_wrapped, torch.nn.DataParallel)
     assert "sees 8 GPUs and trains on one" in made.run.notes[0] and "torchrun" in made.run.notes[0]
 
@@ -164,7 +164,7 @@ def test_a_compiled_model_trains_as_it_does_uncompiled(tmp_path: Path) -> None:
     for settings in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         made = trainer(arguments(tmp_path, max_steps=1, **settings), "refresh")
         made.train()
-        found.append({name: p.detach().clone() for name, p in made.run.params().items()})
+        found.append({name: p.detach().clone() for name, p in made.run.weights.params().items()})
     assert found[0].keys() == found[1].keys()
     for name, p in found[0].items():
         torch.testing.assert_close(found[1][name], p, rtol=1e-5, atol=1e-6)

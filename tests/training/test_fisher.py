@@ -164,7 +164,7 @@ def test_a_runs_fisher_is_the_mean_over_its_memory_whatever_is_trained(targets: 
     trainer.train()
     trainer.model.eval()
     found = trainer.methods["ewc"]._fisher
-    wanted = exhaustive(trainer.model, trainer.run.params())
+    wanted = exhaustive(trainer.model, trainer.run.weights.params())
     assert set(found) == set(wanted)
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name] / len(ROWS), rtol=1e-9, atol=1e-15)

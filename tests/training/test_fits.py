@@ -147,7 +147,7 @@ def test_the_kind_of_safety_rows_is_read_and_checked(tmp_path: Path) -> None:
 
     def kinds(safety: Any, **more: Any) -> list[str]:
         made = trainer(tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT], safety_dataset=safety, **more)
-        return [row["kind"] for row in made.run.memory]
+        return [row["kind"] for row in made.run.memory.rows]
 
     some: list[Any] = [SHORT | {"kind": "harmful"}, SHORT | {"kind": "benign"}, SHORT]
     assert kinds(some) == kinds(Dataset.from_list(some)) == ["harmful", "benign", "task"]

@@ -10,7 +10,7 @@ import torch
 
 from unforgotten.errors import RecipeError
 from unforgotten.training.collate import Collator, predicts, response_tokens
-from unforgotten.training.memory import Memory, deal, draw, replay
+from unforgotten.training.memory import Memory, as_batch, deal, draw
 
 
 def rows(refusals: int, others: int) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def test_dealing_keeps_every_row_once(slots: int) -> None:
 
 def test_an_empty_share_still_runs_a_forward_that_counts_nothing() -> None:
     memory = [{**row, "row_id": i} for i, row in enumerate(rows(2, 0))]
-    ghost = replay(memory, [], Collator(0), "cpu")
+    ghost = as_batch(memory, [], Collator(0), "cpu")
     assert ghost.inputs["input_ids"].shape == (1, 3)
     assert not ghost.predicts.any()
 

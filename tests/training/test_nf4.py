@@ -193,7 +193,7 @@ def trained(base: Any, how: str, method: Any, folder: Path, **more: Any) -> dict
     )
     assert trainer.run.adapter_mode == how
     trainer.train(resume_from_checkpoint=resume)
-    return trainer.run.snapshot()
+    return trainer.run.weights.snapshot()
 
 
 METHODS: dict[str, dict[str, Any]] = {

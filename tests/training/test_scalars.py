@@ -90,7 +90,7 @@ def test_the_distance_is_that_of_the_dense_weights(adapter_mode: AdapterMode, tm
         if adapter_mode == "full":
             total = sum(float((now[n] - seen.before[0][n]).square().sum()) for n in now)
         else:
-            for one in trainer.run.deltas().values():
+            for one in trainer.run.weights.deltas().values():
                 first, last = ((w[one.b_name] @ w[one.a_name]) * one.scale for w in (seen.before[0], now))
                 total += float((last - first).square().sum())
         assert log["method/distance_from_aligned"] == pytest.approx(total**0.5, rel=1e-9)
@@ -117,7 +117,7 @@ def test_the_penalty_is_half_the_weighted_squares(space: str, tmp_path: Path) ->
             for name, f in method._fisher.items():
                 total += float((f.double() * (now[name] - seen.before[0][name]).square()).sum())
         else:
-            for name, one in trainer.run.deltas().items():
+            for name, one in trainer.run.weights.deltas().items():
                 gap = one.scale * now[one.b_name] @ now[one.a_name]
                 total += float((method._fisher[name].double() * gap.square()).sum())
         assert log["ewc/penalty"] == pytest.approx(1.5 * total, rel=1e-6, abs=1e-12)

@@ -78,7 +78,7 @@ class Recorder(Method):
 
     def data(self, run: Any) -> list[Any]:
         TURNS.append("data")
-        return run.user  # type: ignore[no-any-return]
+        return run.user.rows  # type: ignore[no-any-return]
 
     def start(self, run: Any) -> None:
         TURNS.append(f"start@{run.step}")
@@ -92,7 +92,7 @@ class Recorder(Method):
         TURNS.append("loss")
 
     def gradients(self, run: Any) -> None:
-        assert all(p.grad is not None for p in run.params().values())
+        assert all(p.grad is not None for p in run.weights.params().values())
         TURNS.append("gradients")
 
     def after_step(self, run: Any) -> None:
@@ -123,7 +123,7 @@ class Doubled(Method):
     needs_safety: ClassVar[bool] = False
 
     def gradients(self, run: Any) -> None:
-        for p in run.params().values():
+        for p in run.weights.params().values():
             p.grad *= 2
 
     def finish(self, weights: Any) -> Any:
@@ -142,7 +142,7 @@ def test_gradients_are_edited_before_clipping_and_finish_overwrites(tmp_path: Pa
             method=method,
         )
         trainer.train()
-        return trainer.run.params()
+        return trainer.run.weights.params()
 
     doubled, expected = run(Doubled(), 1e-2), run("sft", 2e-2)
     for name, tensor in doubled.items():
@@ -321,11 +321,11 @@ class Pull(Method):
     def loss(self, run: Any, batch: Any, out: Any) -> Any:
         if not self.by_loss:
             return None
-        return self.times * sum(p.sum() for p in run.params().values()), 1
+        return self.times * sum(p.sum() for p in run.weights.params().values()), 1
 
     def gradients(self, run: Any) -> None:
         if not self.by_loss:
-            for p in run.params().values():
+            for p in run.weights.params().values():
                 p.grad += self.times * (1 + run.step) * p.grad
 
 
@@ -355,7 +355,7 @@ def test_a_gradient_beyond_ten_times_the_users_is_noted_once_with_the_largest(tm
     again.train(resume_from_checkpoint=True)
     assert [note for note in again.run.notes if "up to 15 times" in note]
     assert again.state.global_step == 3, "no step more, although the epoch has one left"
-    assert testing.distance(trainer.run.snapshot(), again.run.snapshot()) == 0.0
+    assert testing.distance(trainer.run.weights.snapshot(), again.run.weights.snapshot()) == 0.0
 
 
 def test_each_term_of_a_loss_has_its_own_ratio(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_each_term_of_a_loss_has_its_own_ratio(tmp_path: Path) -> None:
     trainer.train()
     [name] = [n for n in trainer.methods if n != "der"]
     [line] = [line for line in trainer.state.log_history if "loss" in line]
-    count = sum(p.numel() for p in trainer.run.params().values())
+    count = sum(p.numel() for p in trainer.run.weights.params().values())
     user = 100 * count**0.5 / line[f"{name}/gradient_norm_ratio"]
     assert user == pytest.approx(line["method/gradient_norm_ratio"] ** -1 * 100 * count**0.5, rel=1e-2)
     assert line["der/gradient_norm_ratio"] < 1 < line[f"{name}/gradient_norm_ratio"]

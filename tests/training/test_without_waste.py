@@ -20,8 +20,8 @@ from unforgotten.models.weights.files import Files
 from unforgotten.models.weights.stream import stream
 from unforgotten.training import likelihood, memory
 from unforgotten.training.collate import Collator, predicts
-from unforgotten.training.head import Head
-from unforgotten.training.run import Run
+from unforgotten.training.head import Head, last_hidden
+from unforgotten.training.run_memory import RunMemory
 from unforgotten.training.trainer import MethodTrainer
 
 N, D, V = 37, 16, 50
@@ -77,19 +77,13 @@ def test_a_head_that_is_trained_goes_through_its_logits(cap: float | None) -> No
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_forward_without_logits_gives_the_hidden_states_of_one_with_all(shape: str) -> None:
     model = tiny(shape)
-    rows = memory.replay(ROWS, [0, 2, 5], Collator(0), "cpu")
+    rows = memory.as_batch(ROWS, [0, 2, 5], Collator(0), "cpu")
     asked: list[Any] = []
     model.lm_head.register_forward_hook(lambda _, given, out: asked.append(given[0].shape))
 
-    class Bare:
-        """What `_hidden` needs of a run."""
-
-        _keeps_logits = Run._keeps_logits
-        _trainer = type("", (), {"accelerator": type("", (), {"unwrap_model": staticmethod(lambda m: m)})})
-
     states = []
     for find in (
-        lambda: Run._hidden(Bare(), model, rows),  # type: ignore[arg-type]
+        lambda: last_hidden(model, rows.inputs, model),
         lambda: model(**rows.inputs, output_hidden_states=True, use_cache=False).hidden_states[-1],
     ):
         model.zero_grad()
@@ -101,24 +95,24 @@ def test_a_forward_without_logits_gives_the_hidden_states_of_one_with_all(shape:
 
 
 def test_places_found_on_the_host_are_those_of_the_mask() -> None:
-    rows = memory.replay(ROWS, [3, 0, 1], Collator(0), "cpu")
+    rows = memory.as_batch(ROWS, [3, 0, 1], Collator(0), "cpu")
     assert rows.at is not None
     hidden = torch.randn(*rows.labels.shape, D)
-    assert torch.equal(Run.predicting(None, hidden, rows), hidden[predicts(rows.labels)])  # type: ignore[arg-type]
+    assert torch.equal(rows.select(hidden), hidden[predicts(rows.labels)])
     assert torch.equal(likelihood.targets(rows.labels, rows.at), likelihood.targets(rows.labels))
     assert list(rows.counts) == predicts(rows.labels).sum(1).tolist()
-    empty = memory.replay(ROWS, [], Collator(0), "cpu")
+    empty = memory.as_batch(ROWS, [], Collator(0), "cpu")
     assert empty.at is not None and len(empty.at) == 0 and empty.counts == (0,)
 
 
 def test_a_replay_waits_for_no_device() -> None:
     """Tensors on `meta` have no values: whatever the host would read back from the device raises."""
-    rows = memory.replay(ROWS, [3, 0, 1], Collator(0), "meta")
+    rows = memory.as_batch(ROWS, [3, 0, 1], Collator(0), "meta")
     n = sum(rows.counts)
     run: Any = type("", (), {"_states": [torch.empty(k, D, device="meta") for k in _counts()]})()
     hidden = torch.empty(*rows.labels.shape, D, device="meta", requires_grad=True)
-    h = Run.predicting(run, hidden, rows)
-    kept = Run.states(run, rows)
+    h = rows.select(hidden)
+    kept = RunMemory.stored_states(run, rows)
     assert h.shape == kept.shape == (n, D)
     weight = torch.empty(V, D, device="meta")
     for cap in (None, 3.0):

@@ -45,11 +45,12 @@ class AGEM(Method):
     def gradients(self, run: Run) -> None:
         if self.replay == 0:
             return
-        n = max(1, round(self.replay * run.rows))
-        safe = run.grads_of((run.nll(rows), run.safety_tokens(n)) for rows in run.replays(n))
-        params = run.params()
+        n = max(1, round(self.replay * run.user.step_rows))
+        tokens = run.memory.drawn_tokens(n)
+        safe = run.weights.gradient((run.weights.nll(rows), tokens) for rows in run.memory.draw_in_pieces(n))
+        params = run.weights.params()
         user = {name: p.grad for name, p in params.items() if p.grad is not None}
-        scale = overlap(run.dot(user, safe), run.dot(safe, safe))
+        scale = overlap(run.weights.dot(user, safe), run.weights.dot(safe, safe))
         for name, grad in user.items():
             grad.sub_((scale * safe[name].double()).to(grad.dtype))
         run.log(projected=(scale < 0).float())

@@ -58,19 +58,19 @@ class ConstrainedSFT(Method):
 
     def start(self, run: Run) -> None:
         if self.beta:
-            run.keep("logp", run.logp_of)
+            run.user.store("logp", run.weights.logp_of)
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
         """(w − 1) · (−log π_θ), summed: added to cross-entropy it makes it the weighted one, over the same tokens."""
         if not self.beta:
             return None
-        known = (batch["row_id"] >= 0)[:, None] & run.predicts(batch)  # (B, T)
-        taken = known[run.predicts(batch)]  # (N,)
-        logp = run.token_logp(batch, out)[taken]
-        aligned_logp = run.kept("logp", batch["row_id"][batch["row_id"] >= 0]).to(logp.dtype)
+        known = (batch["row_id"] >= 0)[:, None] & run.user.predicts(batch)  # (B, T)
+        taken = known[run.user.predicts(batch)]  # (N,)
+        logp = run.user.token_logp(batch, out)[taken]
+        aligned_logp = run.user.stored("logp", batch["row_id"][batch["row_id"] >= 0]).to(logp.dtype)
         w = token_weights(logp.detach(), aligned_logp, self._betas(ranks_in_turn(known)).to(logp.dtype))
         run.log(token_weight=w.mean() if len(w) else 1.0)
-        return ((1 - w) * logp).sum(), run.user_tokens
+        return ((1 - w) * logp).sum(), run.user.step_tokens
 
     def _betas(self, rank: Tensor) -> Tensor:
         import torch

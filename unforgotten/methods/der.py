@@ -24,7 +24,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Rows, Run, Term
+    from unforgotten.methods.base import RowBatch, Run, Term
 
 
 def gram_distance(h: Tensor, stored: Tensor, gram: Tensor) -> Tensor:
@@ -86,26 +86,26 @@ class DER(Method):
     def start(self, run: Run) -> None:
         if self.weight == 0:
             return
-        self._head = run.head()
+        self._head = run.weights.head()
         self._gram = self._head.gram() if self._head.linear else None
-        run.store_states()
-        tokens = run.memory_tokens / len(run.memory)
+        run.memory.store_states()
+        tokens = run.memory.tokens / len(run.memory.rows)
         for convention, value in equivalents(self.weight, self._head.vocabulary, tokens).items():
             run.note(f"der weight, {convention}: {value:.3g}")
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
         if self.weight == 0:
             return None
-        rows = run.safety(self._n(run))
-        return self._distance(run, rows, run.predicting(run.hidden(rows), rows))
+        rows = run.memory.draw(self._n(run))
+        return self._distance(run, rows, run.weights.states(rows))
 
     def _n(self, run: Run) -> int:
         """Memory rows of this step."""
-        return max(1, round(self.replay * run.rows))
+        return max(1, round(self.replay * run.user.step_rows))
 
-    def _distance(self, run: Run, rows: Rows, h: Tensor) -> Term:
+    def _distance(self, run: Run, rows: RowBatch, h: Tensor) -> Term:
         """λ ‖z − z′‖² of these rows, summed, with its count; h: (N, d), of the model in training."""
-        stored = run.states(rows)  # (N, d)
+        stored = run.memory.stored_states(rows)  # (N, d)
         head = self._head
         if self._gram is not None:
             total = gram_distance(h, stored, self._gram)
@@ -113,4 +113,4 @@ class DER(Method):
             total = head.distance(h, stored, self.chunk_tokens)
         else:
             total = logit_distance(h, stored, head.logits, head.aligned_logits, self.chunk_tokens)
-        return self.weight * total, run.safety_tokens(self._n(run)) * self._head.vocabulary
+        return self.weight * total, run.memory.drawn_tokens(self._n(run)) * self._head.vocabulary

@@ -37,12 +37,13 @@ class DERpp(DER):
         if self.beta == 0 or self.draws == "independent":
             term = super().loss(run, batch, out)
             return self._and(term, run, "cross-entropy") if self.beta else term
-        rows = run.safety(self._n(run))
-        h = run.predicting(run.hidden(rows), rows)  # (N, d): one forward for both terms
+        rows = run.memory.draw(self._n(run))
+        h = run.weights.states(rows)  # (N, d): one forward for both terms
         return self._and(self._distance(run, rows, h) if self.weight else None, run, "", h)
 
     def _and(self, term: Term | None, run: Run, draw: str, h: Tensor | None = None) -> Term:
         """DER's term and β times the mean cross-entropy of a draw of memory; h: its states (N, d), where known."""
         n = self._n(run)
-        total = self.beta * run.nll(run.safety(n, draw), self.chunk_tokens, h) / run.safety_tokens(n, draw)
+        nll = run.weights.nll(run.memory.draw(n, draw), self.chunk_tokens, h)
+        total = self.beta * nll / run.memory.drawn_tokens(n, draw)
         return (total if term is None else total + term[0] / term[1]), 1

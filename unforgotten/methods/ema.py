@@ -40,13 +40,14 @@ class EMA(Method):
     """m, the share of the old average that each step keeps; 0 serves the last weights, as SFT does."""
 
     def start(self, run: Run) -> None:
-        self.average = {n: p.to(_wide(p)) for n, p in run.snapshot().items()}
+        self.average = {n: p.to(_wide(p)) for n, p in run.weights.snapshot().items()}
 
     def after_step(self, run: Run) -> None:
-        for name, p in run.params().items():
+        params = run.weights.params()
+        for name, p in params.items():
             self.average[name] = averaged(self.average[name], p.detach(), self.decay)
-        if run.logs:
-            gaps = [(p.detach().double() - self.average[n].double()).square().sum() for n, p in run.params().items()]
+        if run.logs_this_step:
+            gaps = [(p.detach().double() - self.average[n].double()).square().sum() for n, p in params.items()]
             run.log(distance_from_average=sum(gaps[1:], gaps[0]).sqrt())
 
     def finish(self, weights: Weights) -> Iterable[tuple[str, Tensor]]:

@@ -73,12 +73,12 @@ class EWC(Method):
         if self.weight == 0:
             return
         dense = self.space == "weights" and run.adapter_mode != "full"
-        self._fisher = run.fisher(self.space, self.fisher_rows)
-        self._anchor = run.anchor()
-        self._deltas = run.deltas() if dense else {}
-        n_rows = min(self.fisher_rows or len(run.memory), len(run.memory))
-        tokens = run.memory_tokens / len(run.memory)
-        for convention, value in equivalents(self.weight, n_rows, run.batch_rows, tokens).items():
+        self._fisher = run.weights.fisher(self.space, self.fisher_rows)
+        self._anchor = run.weights.anchor()
+        self._deltas = run.weights.deltas() if dense else {}
+        memory = len(run.memory.rows)
+        n_rows, tokens = min(self.fisher_rows or memory, memory), run.memory.tokens / memory
+        for convention, value in equivalents(self.weight, n_rows, run.user.batch_size, tokens).items():
             run.note(f"ewc weight, {convention}: {value:.3g}")
 
     def gradients(self, run: Run) -> None:
@@ -86,17 +86,17 @@ class EWC(Method):
             return
         parts: list[Tensor] = []
         if not self._deltas:
-            for name, p in run.params().items():
+            for name, p in run.weights.params().items():
                 if p.grad is not None and name in self._fisher:
                     gap = p.detach() - self._anchor[name]
                     slope = penalty_gradient(self._fisher[name], gap, self.weight)
                     p.grad += slope
-                    parts += [penalty(slope, gap)] if run.logs else []
+                    parts += [penalty(slope, gap)] if run.logs_this_step else []
         for name, delta in self._deltas.items():
             a, b = self._anchor[delta.a_name], self._anchor[delta.b_name]
             gap = delta.dense() - delta.scale * (b @ a)  # (out, in)
             dense = penalty_gradient(self._fisher[name], gap, self.weight)
-            parts += [penalty(dense, gap)] if run.logs else []
+            parts += [penalty(dense, gap)] if run.logs_this_step else []
             to_a, to_b = factor_gradients(dense, delta.a.detach(), delta.b.detach(), delta.scale)
             for p, g in ((delta.a, to_a), (delta.b, to_b)):
                 if p.grad is not None:

@@ -18,7 +18,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.methods.base import Method
 
 if TYPE_CHECKING:
-    from unforgotten.methods.base import Run
+    from unforgotten.methods.base import EncodedRow, Run
 
 
 def shares(wanted: int, hard: int, easy: int, hard_ratio: float) -> tuple[int, int]:
@@ -45,25 +45,26 @@ class GRSAP(Method):
     """total: safety rows replace as many user rows, and the number of rows is fixed; downstream: they are added.
     [chili-lab/gr-sap: total]"""
 
-    def data(self, run: Run) -> list[Any]:
-        wanted = len(run.memory) if self.ratio is None else int(self.ratio * len(run.user))
+    def data(self, run: Run) -> list[EncodedRow]:
+        user = run.user.rows
+        wanted = len(run.memory.rows) if self.ratio is None else int(self.ratio * len(user))
         if wanted == 0:
-            return run.user
+            return user
         chosen = self._chosen(run, wanted)
         if self.control == "downstream":
-            return run.user + chosen
-        left = len(run.user) - len(chosen)
+            return user + chosen
+        left = len(user) - len(chosen)
         if left < 1:
             raise RecipeError(
-                f"grsap with control: total would replace all {len(run.user)} user rows by {len(chosen)} safety rows. "
+                f"grsap with control: total would replace all {len(user)} user rows by {len(chosen)} safety rows. "
                 "Lower ratio (or memory.n_rows), or set control: downstream."
             )
-        run.note(f"grsap: {len(chosen)} of {len(run.user)} user rows were replaced by safety rows")
-        user_rows = random.Random(f"grsap {run.seed}").sample(range(len(run.user)), left)
-        return [run.user[i] for i in sorted(user_rows)] + chosen
+        run.note(f"grsap: {len(chosen)} of {len(user)} user rows were replaced by safety rows")
+        user_rows = random.Random(f"grsap {run.seed}").sample(range(len(user)), left)
+        return [user[i] for i in sorted(user_rows)] + chosen
 
-    def _chosen(self, run: Run, wanted: int) -> list[dict[str, Any]]:
-        rows = run.sample()  # the whole memory, in an order that the seed fixes
+    def _chosen(self, run: Run, wanted: int) -> list[EncodedRow]:
+        rows = run.memory.sample()  # the whole memory, in an order that the seed fixes
         if self.ratio is None:
             return rows
         hard = [row for row in rows if row.get("difficulty") == "hard"]
@@ -77,7 +78,7 @@ class GRSAP(Method):
         chosen = hard[:n_hard] + easy[:n_easy]
         if len(chosen) < wanted:
             raise RecipeError(
-                f"grsap.ratio {self.ratio:g} of {len(run.user)} user rows needs {wanted} safety rows, and the memory "
-                f"has {len(rows)}. Raise memory.n_rows (or give more safety rows), or lower ratio."
+                f"grsap.ratio {self.ratio:g} of {len(run.user.rows)} user rows needs {wanted} safety rows, and the "
+                f"memory has {len(rows)}. Raise memory.n_rows (or give more safety rows), or lower ratio."
             )
         return chosen

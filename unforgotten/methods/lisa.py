@@ -26,7 +26,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Run
+    from unforgotten.methods.base import EncodedRow, Run
 
 
 def pull_gradient(weights: Tensor, other: Tensor, pull: float) -> Tensor:
@@ -67,44 +67,46 @@ class Lisa(Method):
     def _keeps_rows(self) -> bool:
         return self.mode == "paper" and self.safety_steps > 0
 
-    def data(self, run: Run) -> list[Any]:
+    def data(self, run: Run) -> list[EncodedRow]:
         """In mode paper the run is made longer by the safety steps: the rows that come then only count steps.
 
         Rows that methods before it put in are served like the user's; a method that adds rows belongs before it.
         """
-        self._user = len(run.user)
+        rows = run.user.rows
+        self._user = len(rows)
         if not self._keeps_rows:
-            return run.user
-        steps = math.ceil(len(run.user) * self.safety_steps / self.user_steps / run.batch_rows)
-        more = steps * run.batch_rows
-        return run.user + [run.user[i % len(run.user)] for i in range(more)]
+            return rows
+        steps = math.ceil(len(rows) * self.safety_steps / self.user_steps / run.user.batch_size)
+        more = steps * run.user.batch_size
+        return rows + [rows[i % len(rows)] for i in range(more)]
 
     def start(self, run: Run) -> None:
-        self.other = run.snapshot()
+        self.other = run.weights.snapshot()
         self.served = 0
 
     def before_step(self, run: Run, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         cycle = self.safety_steps + self.user_steps
         run.log(safety_step=float(on_safety(run.step, self.safety_steps, self.user_steps)))
         if self.safety_steps and run.step and run.step % cycle in (0, self.safety_steps):
-            self.other = run.snapshot()
+            self.other = run.weights.snapshot()
         if on_safety(run.step, self.safety_steps, self.user_steps):
-            return run.batches(run.safety_rows(run.rows), batches)
+            return run.user.micro_batches(run.memory.drawn_rows(run.user.step_rows), batches)
         if not self._keeps_rows:
             return batches
-        rows = [run.trained[self._row(run.seed, self.served + i)] for i in range(run.rows)]
-        self.served += run.rows
-        return run.batches(rows, batches)
+        n = run.user.step_rows
+        rows = [run.user.trained_rows[self._row(run.seed, self.served + i)] for i in range(n)]
+        self.served += n
+        return run.user.micro_batches(rows, batches)
 
     def gradients(self, run: Run) -> None:
         if self.pull == 0 or (self.mode == "reference" and early(run.step, run.steps)):
             return
         squares = []
-        for name, p in run.params().items():
+        for name, p in run.weights.params().items():
             if p.grad is not None:
                 slope = pull_gradient(p.detach(), self.other[name].to(p.dtype), self.pull)
                 p.grad += slope
-                squares += [slope.double().square().sum()] if run.logs else []
+                squares += [slope.double().square().sum()] if run.logs_this_step else []
         if squares:
             run.log(pull_norm=sum(squares[1:], squares[0]).sqrt())
 

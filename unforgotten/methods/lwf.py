@@ -23,7 +23,7 @@ from unforgotten.methods.base import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import Run, Term
+    from unforgotten.methods.base import RowBatch, Run, Term
 
 Positions = Literal["all", "prompt", "last", "response"]
 
@@ -69,7 +69,7 @@ class LwF(Method):
 
     def start(self, run: Run) -> None:
         if self.weight:
-            run.keep(f"lwf-{self.positions}", lambda model, rows: self._states(run, model, rows))
+            run.user.store(f"lwf-{self.positions}", lambda model, rows: self._states(run, model, rows))
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
         if not self.weight:
@@ -77,12 +77,12 @@ class LwF(Method):
         known = batch["row_id"] >= 0  # rows that another method put in have no stored states
         mask = self._mask(batch) & known[:, None]
         h = out.hidden_states[-1][mask]  # (N, d)
-        gap = h - run.kept(f"lwf-{self.positions}", batch["row_id"][known]).to(h.dtype)
-        return self.weight * gap.square().sum(), run.count(lambda b: self._mask(b) & (b["row_id"] >= 0)[:, None])
+        gap = h - run.user.stored(f"lwf-{self.positions}", batch["row_id"][known]).to(h.dtype)
+        return self.weight * gap.square().sum(), run.user.count(lambda b: self._mask(b) & (b["row_id"] >= 0)[:, None])
 
     def _mask(self, batch: dict[str, Tensor]) -> Tensor:
         return chosen(batch["labels"], batch["attention_mask"], self.positions)
 
-    def _states(self, run: Run, model: Any, rows: Any) -> Sequence[Tensor]:
+    def _states(self, run: Run, model: Any, rows: RowBatch) -> Sequence[Tensor]:
         mask = chosen(rows.labels, rows.inputs["attention_mask"], self.positions)
-        return [h[m] for h, m in zip(run.hidden_of(model, rows), mask, strict=True)]
+        return [h[m] for h, m in zip(run.weights.hidden_of(model, rows), mask, strict=True)]

@@ -65,20 +65,20 @@ class Refresh(Method):
 
     def start(self, run: Run) -> None:
         if self.rate:
-            self._fisher = run.fisher("adapter")
+            self._fisher = run.weights.fisher("adapter")
 
     def before_step(self, run: Run, batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         if self.rate:
-            uphill = run.grads_of(run.user_terms(batches))
+            uphill = run.weights.gradient(run.user.terms(batches))
             squares = []
-            for name, p in run.params().items():
-                noise, f, g = run.noise(name, p), self._fisher[name].to(p.dtype), uphill[name]
+            for name, p in run.weights.params().items():
+                noise, f, g = run.weights.noise(name, p), self._fisher[name].to(p.dtype), uphill[name]
                 if self.mode == "paper":
                     move = unlearn_paper(g, f, noise, self.rate, self.damping, self.temperature)
                 else:
                     move = unlearn_reference(p.detach(), g, f, noise, self.rate)
                 p.data += move
-                squares += [move.double().square().sum()] if run.logs else []
+                squares += [move.double().square().sum()] if run.logs_this_step else []
             if squares:
                 run.log(unlearned_norm=sum(squares[1:], squares[0]).sqrt())
         return batches
@@ -86,5 +86,5 @@ class Refresh(Method):
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
         if self.replay == 0:
             return None
-        n = max(1, round(self.replay * run.rows))
-        return self.weight * run.nll(run.safety(n)), run.safety_tokens(n)
+        n = max(1, round(self.replay * run.user.step_rows))
+        return self.weight * run.weights.nll(run.memory.draw(n)), run.memory.drawn_tokens(n)

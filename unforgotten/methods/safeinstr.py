@@ -10,7 +10,7 @@ from annotated_types import Ge
 from unforgotten.methods.base import Method
 
 if TYPE_CHECKING:
-    from unforgotten.methods.base import Run
+    from unforgotten.methods.base import EncodedRow, Run
 
 
 @dataclass(kw_only=True)
@@ -25,6 +25,6 @@ class SafeInstr(Method):
     """Safety rows added, as a share of the user rows; None adds every row of the memory once, so that all methods
     spend one budget, as in 2512.10150 (m = 5 %). The original mixes 0.5 to 10 % into 20,000 rows."""
 
-    def data(self, run: Run) -> list[Any]:
-        wanted = None if self.ratio is None else round(self.ratio * len(run.user))
-        return run.user + run.sample(wanted)
+    def data(self, run: Run) -> list[EncodedRow]:
+        wanted = None if self.ratio is None else round(self.ratio * len(run.user.rows))
+        return run.user.rows + run.memory.sample(wanted)

@@ -142,7 +142,8 @@ def trained_adapter(model: Any) -> str | None:
 def aligned_only(model: Any, adapter_mode: AdapterMode) -> Iterator[Any]:
     """θ_safe itself, in eval mode and without gradient; the model is put back after.
 
-    Under `continue` and `full` this is the live model, and right only before the first step: `Run.teacher` sees to it.
+    Under `continue` and `full` this is the live model, and right only before the first step, as
+    `run.weights.teacher` sees to.
     """
     was_training = model.training
     model.eval()

@@ -28,7 +28,7 @@ SHA = "sha256"
 Tensors = dict[str, Tensor]
 
 
-class Damaged(Exception):
+class DamagedFile(Exception):
     """A stored file that is not what was written."""
 
 
@@ -45,15 +45,18 @@ def write(path: Path, tensors: Tensors, label: str = "") -> None:
 
 
 def read(path: Path, label: str) -> Tensors:
-    """What `write` wrote there under this label. Raises Damaged for anything else; a file without a digest is taken."""
+    """What `write` wrote there under this label. A file without a digest is taken.
+
+    Raises DamagedFile for anything else.
+    """
     try:
         with safe_open(path, "pt") as file:
             written = (file.metadata() or {}).get(SHA)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise Damaged(f"it cannot be read: {error}") from None
+        raise DamagedFile(f"it cannot be read: {error}") from None
     if written is not None and written != sha256(label, tensors):
-        raise Damaged("its tensors are not those that were written there")
+        raise DamagedFile("its tensors are not those that were written there")
     return tensors
 
 
@@ -103,7 +106,7 @@ class Once:
         """Whether there is a whole file of that name."""
         try:
             read(self._file(name), self._label(self._file(name)))
-        except Damaged:
+        except DamagedFile:
             return False
         return True
 
@@ -139,7 +142,7 @@ class Once:
         if path.exists():
             try:
                 return read(path, self._label(path))
-            except Damaged as damage:
+            except DamagedFile as damage:
                 if not self.may_build:
                     raise TrainingError(
                         f"{path} is damaged: {damage}. It holds {name!r} of the aligned model, which a resumed run "

@@ -43,7 +43,7 @@ TYPES: dict[str, type] = {"methods": list, "notes": list, "ratios": dict}
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedCheckpoint:
     """A checkpoint that is not what was written, and why."""
 
     folder: Path
@@ -172,17 +172,17 @@ def marked(output: Path) -> list[Path]:
     return [folder for folder in _all(output) if (folder / FOLDER / MARK).exists()]
 
 
-def newest_whole(output: Path) -> tuple[Path | None, list[Damaged]]:
+def newest_whole(output: Path) -> tuple[Path | None, list[DamagedCheckpoint]]:
     """The newest checkpoint that is what was written, and the newer ones that are not."""
-    damaged: list[Damaged] = []
+    damaged: list[DamagedCheckpoint] = []
     for folder in marked(output):
         if (why := fault(folder)) is None:
             return folder, damaged
-        damaged.append(Damaged(folder, why))
+        damaged.append(DamagedCheckpoint(folder, why))
     return None, damaged
 
 
-def put_aside(output: Path, damaged: list[Damaged]) -> None:
+def put_aside(output: Path, damaged: list[DamagedCheckpoint]) -> None:
     """Removes what a kill cut off, and renames what is damaged, so that nothing else picks them up."""
     for folder in set(_all(output)) - set(marked(output)):
         shutil.rmtree(folder, ignore_errors=True)

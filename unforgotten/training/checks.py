@@ -1,19 +1,74 @@
-"""Set-ups in which a method cannot be right, refused at the door with what to use instead."""
+"""A training's arguments, checked at the door: types, what methods need, and set-ups in which one cannot be right."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from unforgotten.errors import RecipeError, UnsupportedError
+from unforgotten import registry
+from unforgotten.errors import DataError, RecipeError, UnsupportedError
 from unforgotten.methods.base import TURNS, Method
 from unforgotten.models import nf4
+from unforgotten.training import chunked
+from unforgotten.training.memory import Memory
 
 if TYPE_CHECKING:
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run
+
+
+def named(method: Any) -> dict[str, Method]:
+    """One method or a list of them, by name, in the order in which their turns are taken."""
+    specs = method if isinstance(method, (list, tuple)) else [method]
+    built = [registry.build("methods", spec) for spec in specs]
+    methods: dict[str, Method] = {}
+    if not built:
+        raise RecipeError("method= names no method. Plain fine-tuning is `sft`.")
+    for each in built:
+        if not isinstance(each, Method):
+            raise RecipeError(f"method= takes methods or their names, not {type(each).__name__}.")
+        name = str(registry.spec_of(each)["name"]).replace("/", "_").replace(":", "_")
+        if name in methods:
+            raise RecipeError(f"The method {name!r} is named twice.")
+        methods[name] = each
+    return methods
+
+
+def refuse_types(max_length: Any, memory: Any, chat: Any, peft_config: Any, loss: Any) -> None:
+    """Raises RecipeError for an argument of another type, which would fail in the midst of things."""
+    from peft import PeftConfig
+
+    from unforgotten.models.chat import Chat
+
+    is_int = isinstance(max_length, int) and not isinstance(max_length, bool)
+    if max_length is not None and not (is_int and max_length > 1):
+        raise RecipeError(f"max_length= is a whole number above 1, or None, not {max_length!r}.")
+    for name, value, kind in (
+        ("memory", memory, Memory),
+        ("chat", chat, Chat),
+        ("peft_config", peft_config, PeftConfig),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise RecipeError(f"{name}= takes a {kind.__name__}, not {type(value).__name__}.")
+    if loss not in get_args(chunked.Loss):
+        raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
+
+
+def refuse_missing(methods: Mapping[str, Method], *, safety_rows: bool, unaligned_model: bool) -> None:
+    """Raises DataError or RecipeError where a method is not given what it reads, or two cannot both have it."""
+    in_need = [name for name, method in methods.items() if method.needs_safety]
+    if in_need and not safety_rows:
+        raise DataError(f"{', '.join(in_need)} needs safety rows: pass safety_dataset= (refusals and look-alikes).")
+    needy = [name for name, method in methods.items() if method.needs_unaligned_model]
+    if needy and not unaligned_model:
+        raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights from before alignment: pass unaligned_model=.")
+    if any(methods[name].dense for name in needy[:-1]):
+        raise RecipeError(
+            f"{' and '.join(needy)} cannot both edit whole weights in one run: θ_safe is gone after the first. "
+            f"Name {needy[0]!r} here, and run `unforgotten repair --method {needy[-1]}` on the result."
+        )
 
 
 def takes(method: Method, turn: str) -> bool:
@@ -35,8 +90,8 @@ def refuse_shapes(methods: Iterable[Method], run: Run) -> None:
     """Raises UnsupportedError for weights that a method would leave out: no matrix, nor factors of a linear layer."""
     for method in methods:
         if getattr(method, "space", None) == "weights" and getattr(method, "weight", 1) and run.adapter_mode != "full":
-            run.deltas()
-        stacked = [n for n, p in run.params().items() if p.ndim > 2 and ".experts." in n]
+            run.weights.deltas()
+        stacked = [n for n, p in run.weights.params().items() if p.ndim > 2 and ".experts." in n]
         if method.needs_unaligned_model and not method.dense and stacked:
             raise UnsupportedError(
                 f"{type(method).__name__} edits matrices, and {stacked[0]} holds those of all experts in one tensor "

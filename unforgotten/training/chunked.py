@@ -27,11 +27,9 @@ from unforgotten.errors import UnsupportedError
 from unforgotten.models.shape import AUTO_VOCABULARY, CHUNK_ELEMENTS
 from unforgotten.training import likelihood
 from unforgotten.training.collate import predicts
-from unforgotten.training.head import Head, read_head
+from unforgotten.training.head import PROOF_TOKENS, Head, read_head
 
 Loss = Literal["auto", "trainer", "chunked"]
-
-PROOF_TOKENS = 8
 
 
 @dataclass
@@ -47,8 +45,8 @@ class Forward:
     def logits(self) -> Tensor:
         """Not there. Raises UnsupportedError that says what to read instead."""
         raise UnsupportedError(
-            "The chunked loss makes no logits of a whole batch. Read run.token_logp(batch, out) or out.hidden_states, "
-            "or train with loss='trainer'."
+            "The chunked loss makes no logits of a whole batch. Read run.user.token_logp(batch, out) or "
+            "out.hidden_states, or train with loss='trainer'."
         )
 
 

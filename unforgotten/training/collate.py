@@ -54,3 +54,12 @@ def predicts(labels: Tensor) -> Tensor:
 def response_tokens(row: dict[str, Any]) -> int:
     """Number of tokens of one encoded row that the loss counts (the first position predicts nothing)."""
     return sum(label != IGNORED for label in row["labels"][1:])
+
+
+def pad_token(processing_class: Any, model: Any) -> int:
+    """The id that fills short rows; masked everywhere, so any id will do where a tokenizer has no pad token."""
+    for owner in (processing_class, model.config):
+        token = getattr(owner, "pad_token_id", None)
+        if isinstance(token, int) and token >= 0:
+            return token
+    return 0

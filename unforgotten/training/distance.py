@@ -18,7 +18,7 @@ from torch import Tensor
 from unforgotten.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from unforgotten.training.run import Run
+    from unforgotten.methods.base import Run
 
 
 def squared_norm(a: Tensor, b: Tensor) -> Tensor:
@@ -32,10 +32,10 @@ def distance(run: Run, anchor: Mapping[str, Tensor]) -> float | None:
     """anchor: the trained tensors of θ_safe under `continue` and `full`. None where what is trained is no s·B·A."""
     if run.adapter_mode == "full":
         # One tensor at a time: the anchor stays where it is.
-        parts = [(p.double() - anchor[n].to(p.device).double()).square().sum() for n, p in run.params().items()]
+        parts = [(p.double() - anchor[n].to(p.device).double()).square().sum() for n, p in run.weights.params().items()]
         return float(torch.stack(parts).sum().sqrt())
     try:
-        deltas = run.deltas()
+        deltas = run.weights.deltas()
     except UnsupportedError:
         return None
     parts = []

@@ -5,6 +5,9 @@ V vocabulary, d hidden size, N tokens.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,11 @@ from torch import Tensor
 
 from unforgotten.errors import UnsupportedError
 from unforgotten.training import likelihood
+
+Tensors = dict[str, Tensor]
+
+PROOF_TOKENS = 8
+"""Tokens of the forward that a head is checked against: the logits of a whole row are large."""
 
 
 @dataclass
@@ -134,3 +142,55 @@ def read_head(model: Any, hidden: Tensor, logits: Tensor) -> Head:
             f"soft-capped (off by {100 * error:.1f} % on one row), so DER cannot replay them from stored states."
         )
     return head
+
+
+def last_hidden(model: Any, inputs: dict[str, Tensor], unwrapped: Any) -> Tensor:
+    """The last hidden states (B, T, d) of a forward that makes no logits where the model can do without.
+
+    inputs: input_ids and attention_mask, (B, T). unwrapped: the model without what wraps it, or itself.
+    """
+    # An index of no positions: even one row of logits reads the whole head.
+    none = torch.empty(0, dtype=torch.long, device=inputs["input_ids"].device)
+    takes_index = "logits_to_keep" in inspect.signature(type(base(unwrapped)).forward).parameters
+    extra = {"logits_to_keep": none} if takes_index else {}
+    return model(**inputs, **extra, output_hidden_states=True, use_cache=False).hidden_states[-1]
+
+
+def of_aligned(
+    model: Any,
+    inputs: Tensors,
+    teacher: Callable[[], AbstractContextManager[Any]],
+    store: Callable[[Callable[[], Tensors]], Tensors],
+    device: torch.device,
+) -> Head:
+    """θ_safe's head, checked against a forward of `model` on the first tokens of one row.
+
+    inputs: input_ids and attention_mask of that row, (1, T). teacher: gives θ_safe. store: builds tensors once and
+    keeps them: a head that is trained moves, so θ_safe's is copied while it is still there.
+    """
+    few = {name: value[:, :PROOF_TOKENS] for name, value in inputs.items()}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            out = model(**few, output_hidden_states=True, use_cache=False)
+            head = read_head(base(model), out.hidden_states[-1][0], out.logits[0])
+        if head.trained:
+
+            def copy() -> Tensors:
+                with teacher() as aligned:
+                    aligned_head = read_head(base(aligned), out.hidden_states[-1][0], out.logits[0])
+                    tensors = {"weight": aligned_head.weight.clone()}
+                    return tensors if aligned_head.bias is None else tensors | {"bias": aligned_head.bias.clone()}
+
+            tensors = store(copy)
+            head.weight, head.bias = tensors["weight"].to(device), tensors.get("bias")
+            head.bias = head.bias.to(device) if head.bias is not None else None
+    finally:
+        model.train(was_training)
+    return head
+
+
+def base(model: Any) -> Any:
+    """The causal LM under PEFT's wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
 from unforgotten.errors import RecipeError
+from unforgotten.methods.base import EncodedRow, RowBatch
 from unforgotten.registry import Component, Count
 from unforgotten.training.collate import IGNORED, Collator, predicts, response_tokens
 
@@ -34,7 +34,7 @@ class Memory(Component):
     refusals: Annotated[float, Ge(0), Le(1)] | None = None
     """Share of refusals among the rows kept, the rest being answered look-alikes; None keeps the data's own mix."""
 
-    def choose(self, safety: Sequence[dict[str, Any]], n_user_rows: int, seed: int) -> list[dict[str, Any]]:
+    def choose(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[EncodedRow]:
         """The rows kept, in a fixed order; a row's `kind` tells refusals ("harmful") from look-alikes."""
         wanted = self.n_rows if self.n_rows is not None else max(round(self.share * n_user_rows), self.at_least)
         rng = random.Random(f"memory {seed}")
@@ -70,46 +70,30 @@ def draw(n_memory: int, n: int, *facts: Any) -> list[int]:
     return rows[:n]
 
 
-@dataclass(frozen=True)
-class Replay:
-    """This micro-batch's share of the memory rows of the step. B rows, T tokens."""
-
-    inputs: dict[str, Tensor]
-    """input_ids and attention_mask, (B, T)."""
-    labels: Tensor
-    """(B, T), -100 outside the loss."""
-    row_ids: list[int]
-    at: Tensor | None = None
-    """(N,): the places of `predicts` in the flattened rows, (B·T,), found on the host: a mask would have to be read
-    back from the device in each step."""
-    counts: tuple[int, ...] = ()
-    """How many of them each row has, likewise."""
-
-    @property
-    def predicts(self) -> Tensor:
-        """(B, T): the positions whose next token is in the loss."""
-        return predicts(self.labels)
-
-
 def deal(rows: list[int], slot: int, slots: int) -> list[int]:
     """The rows of one of `slots` equal shares, in order; shares differ by one row at most."""
     return rows[len(rows) * slot // slots : len(rows) * (slot + 1) // slots]
 
 
-def replay(memory: Sequence[dict[str, Any]], rows: Sequence[int], collator: Collator, device: Any) -> Replay:
-    """Memory rows as a batch. No row at all becomes one row without loss: every rank must run the same forwards."""
-    chosen = [memory[i] for i in rows] or [{**memory[0], "labels": [IGNORED] * len(memory[0]["labels"])}]
+def as_batch(rows: Sequence[EncodedRow], places: Sequence[int], collator: Collator, device: Any) -> RowBatch:
+    """The rows at these places as a batch.
+
+    No row at all becomes one row without loss: every rank must run the same forwards.
+    """
+    chosen = [rows[i] for i in places] or [{**rows[0], "labels": [IGNORED] * len(rows[0]["labels"])}]
     batch = collator(chosen)
-    mask = predicts(batch["labels"])  # (B, T)
-    return Replay(
+    mask = predicts(batch["labels"])  # (B, T), on the host
+    labels = batch["labels"].to(device)
+    return RowBatch(
         inputs={name: batch[name].to(device) for name in ("input_ids", "attention_mask")},
-        labels=batch["labels"].to(device),
+        labels=labels,
+        predicts=predicts(labels),
         row_ids=[row["row_id"] for row in chosen],
         at=mask.flatten().nonzero()[:, 0].to(device),
         counts=tuple(mask.sum(1).tolist()),
     )
 
 
-def tokens_of(memory: list[dict[str, Any]], rows: Sequence[int]) -> int:
-    """Response tokens in these rows."""
-    return sum(response_tokens(memory[i]) for i in rows)
+def tokens_of(rows: Sequence[EncodedRow], places: Sequence[int]) -> int:
+    """Response tokens in the rows at these places."""
+    return sum(response_tokens(rows[i]) for i in places)

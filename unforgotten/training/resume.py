@@ -42,7 +42,7 @@ def start(trainer: Any, asked: str | bool | None) -> Path | None:
     ranks = _gathered(trainer, _look(output, asked, decides=first))
     _refuse_different(ranks, output if asked is True else Path(str(asked)).parent)
     chosen = Path(ranks[0].chosen) if ranks[0].chosen else None
-    damaged = [checkpoint.Damaged(Path(folder), why) for folder, why in ranks[0].damaged]
+    damaged = [checkpoint.DamagedCheckpoint(Path(folder), why) for folder, why in ranks[0].damaged]
     if asked is not True and damaged:
         raise TrainingError(
             f"{asked} is damaged: {damaged[0].why}. Name another, or pass resume_from_checkpoint=True for the newest "
@@ -101,12 +101,12 @@ def _check(trainer: Any, chosen: Path) -> None:
     mark = checkpoint.mark(chosen)
     if not checkpoint.is_verified(chosen):
         trainer.run.warn(f"{chosen} is from a version that wrote no digests: it is resumed from unverified")
-    if mark.get("of") not in (None, trainer.run.of):
+    if mark.get("of") not in (None, trainer.run.digest):
         raise TrainingError(
-            f"{chosen} is of another run ({mark['of']!s:.80}, this is {trainer.run.of}): it saw other rows, or in "
+            f"{chosen} is of another run ({mark['of']!s:.80}, this is {trainer.run.digest}): it saw other rows, or in "
             "another order. Remove it, and the same command goes on without it."
         )
-    rows, now = mark.get("rows_a_step"), trainer.run.batch_rows
+    rows, now = mark.get("rows_a_step"), trainer.run.user.batch_size
     if rows not in (None, now):
         raise TrainingError(
             f"{chosen} was trained with {rows} rows a step, and this run has {now} (per_device_train_batch_size × "

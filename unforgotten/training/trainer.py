@@ -7,14 +7,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
-from unforgotten import errors, registry
-from unforgotten.errors import DataError, RecipeError, TrainingError, UnsupportedError
+from unforgotten import errors
+from unforgotten.errors import RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Method
 from unforgotten.models import adapters, nf4
 from unforgotten.models.chat import fits
@@ -22,13 +22,16 @@ from unforgotten.runs import terminate
 from unforgotten.training import checkpoint, checks, chunked, resume
 from unforgotten.training.aligned_store import Once, digest, fingerprint
 from unforgotten.training.callbacks import Stops
-from unforgotten.training.collate import Collator, predicts
+from unforgotten.training.collate import Collator, pad_token, predicts
 from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded, encoded_both, ids_of, is_encoded
+from unforgotten.training.gradient_ratio import GradientRatios
 from unforgotten.training.live_weights import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.memory import Memory
-from unforgotten.training.pulls import Pulls, norm
-from unforgotten.training.run import Run, combine
+from unforgotten.training.run import TrainingRun
+from unforgotten.training.run_state import combine
+from unforgotten.training.trainer_ranks import TrainerRanks
+from unforgotten.training.turns import Turns
 
 Tensors = dict[str, Tensor]
 
@@ -48,8 +51,6 @@ else:
     _Trainer = object  # the mixin goes in front of any Trainer, TRL's too
 
 
-BEYOND = 10.0
-"""A method whose gradient is so many times the user's decides what is learnt, and that is said."""
 _UNREAD: Any = object()
 """Not decided yet."""
 
@@ -103,10 +104,8 @@ class MethodMixin(_Trainer):
         callbacks: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.methods = named(method)
-        _check_types(max_length, memory, chat, peft_config)
-        if loss not in get_args(chunked.Loss):
-            raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
+        self.methods = checks.named(method)
+        checks.refuse_types(max_length, memory, chat, peft_config, loss)
         self.loss, self._chunked = loss, _UNREAD
         self._apart = False
         """Whether terms that need no forward of the user's were taken before it, in the micro-batch under way."""
@@ -122,17 +121,8 @@ class MethodMixin(_Trainer):
         self.chat, (user, self.counts), (safety, self.safety_counts) = encoded_both(
             train_dataset, safety_dataset, chat, **self._encode
         )
-        in_need = [n for n, m in self.methods.items() if m.needs_safety]
-        if in_need and not safety:
-            raise DataError(f"{', '.join(in_need)} needs safety rows: pass safety_dataset= (refusals and look-alikes).")
+        checks.refuse_missing(self.methods, safety_rows=bool(safety), unaligned_model=unaligned_model is not None)
         needy = [n for n, m in self.methods.items() if m.needs_unaligned_model]
-        if needy and unaligned_model is None:
-            raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights from before alignment: pass unaligned_model=.")
-        if any(self.methods[n].dense for n in needy[:-1]):
-            raise RecipeError(
-                f"{' and '.join(needy)} cannot both edit whole weights in one run: θ_safe is gone after the first. "
-                f"Name {needy[0]!r} here, and run `unforgotten repair --method {needy[-1]}` on the result."
-            )
         self.unaligned_model, self.edited = unaligned_model, list[str]()
         args = self._settled(args)
         checks.refuse_packing(args)
@@ -150,32 +140,32 @@ class MethodMixin(_Trainer):
         pad_id = pad_token(processing_class, model)
         fits.refuse([(str(row.get("source") or ""), row["input_ids"]) for row in [*user, *safety]], model, pad_id)
         kwargs["eval_dataset"] = self._held_out(kwargs.get("eval_dataset"), "eval_dataset", model)
-        self.run = Run(
-            self,
+        self.run = TrainingRun(
+            TrainerRanks(self, args),
             user,
             (memory or Memory()).choose(safety, len(user), args.seed) if safety else [],
             adapters.adapter_mode_of(model),
-            args,
+            int(args.seed),
             pad_id,
         )
         if one_device:
             self.run.note(one_device)
         rows = user
         for name, each in self.methods.items():
-            self.run.user = rows
+            self.run.user.rows = rows
             with torch.random.fork_rng(devices=[]):
-                self.run._who = name
+                self.run.method = name
                 rows = each.data(self.run)
-        self.run.user = user
+        self.run.user.rows = user
         rows = [{"input_ids": r["input_ids"], "labels": r["labels"], "row_id": i} for i, r in enumerate(rows)]
-        self.run.trained = rows
+        self.run.user.trained_rows = rows
         super().__init__(
             model=model,
             args=args,
             train_dataset=self._parent_rows(rows),
             data_collator=data_collator or Collator(pad_id),
             processing_class=processing_class,
-            callbacks=[*(callbacks or []), _Turns(self)],
+            callbacks=[*(callbacks or []), Turns(self)],
             **kwargs,
         )
         if data_collator is not None:
@@ -192,11 +182,10 @@ class MethodMixin(_Trainer):
             check_aligned(live, below, not any(self.methods[n].dense for n in needy))
         self._micro_batch = 0
         self._broken: Tensor | None = None
-        self._resumed_from: Path | None = None
+        self.resumed_from: Path | None = None
         self._terms: Tensors = {}
         """What each method added to the loss of the micro-batch under way, before the Trainer's own scale."""
-        self._term_grads: dict[str, Tensors] | None = None
-        """Their gradients by method, on a step that is logged."""
+        self._ratios = GradientRatios(self.run)
 
     def _held_out(self, data: Any, what: str, model: Any = None, predicts: bool = False) -> Any:
         """Rows to evaluate on, encoded as `train_dataset` is; encoded ones, and a name of some, stay as they are."""
@@ -222,7 +211,7 @@ class MethodMixin(_Trainer):
     @property
     def probe_ids(self) -> list[int]:
         """Token ids of one row, for checks of logits."""
-        return list(self.run.user[0]["input_ids"])
+        return list(self.run.user.rows[0]["input_ids"])
 
     def _settled(self, args: Any) -> Any:
         """The Trainer's arguments, with the one default that hides a NaN turned off."""
@@ -258,7 +247,7 @@ class MethodMixin(_Trainer):
         if not self._save_on_sigterm:
             return self._train(resume_from_checkpoint, **kwargs)
         if not any(isinstance(callback, Stops) for callback in self.callback_handler.callbacks):
-            self.add_callback(Stops(self.sum_over_ranks))
+            self.add_callback(Stops(self.run.ranks.sum_number))
         try:
             with terminate.handled():
                 return self._train(resume_from_checkpoint, **kwargs)
@@ -268,16 +257,16 @@ class MethodMixin(_Trainer):
     def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> Any:
         output = Path(self.args.output_dir)
         checks.one_device(self.args)  # again: the arguments are the caller's, and may have been set up anew
-        self._resumed_from = chosen = resume.start(self, resume_from_checkpoint)
+        self.resumed_from = chosen = resume.start(self, resume_from_checkpoint)
         self.run.once = Once(output / "aligned-states", self._key(), may_build=chosen is None, warn=self.run.warn)
         result = super().train(resume_from_checkpoint=str(chosen) if chosen else None, **kwargs)
-        if self._save_on_sigterm and self.sum_over_ranks(int(terminate.asked())):
+        if self._save_on_sigterm and self.run.ranks.sum_number(int(terminate.asked())):
             raise errors.Terminated(
                 f"Terminated. Step {self.state.global_step} of {self.state.max_steps} is saved in {output}. Give the "
                 "same command again: it goes on from there."
             )
         terminate.defer(False)
-        self._note_ratios()
+        self._ratios.note()
         self.finish()
         return result
 
@@ -287,7 +276,7 @@ class MethodMixin(_Trainer):
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
         fresh = trained if self.run.adapter_mode in ("merge", "stack") else set()
         weights = [(n, p) for n, p in model.named_parameters() if n not in fresh] + list(nf4.scales(model))
-        rows = [(r["input_ids"], r["labels"]) for r in self.run.memory]
+        rows = [(r["input_ids"], r["labels"]) for r in self.run.memory.rows]
         return digest(fingerprint(weights), rows, self.run.adapter_mode, self.args.bf16)
 
     def finish(self) -> None:
@@ -298,21 +287,21 @@ class MethodMixin(_Trainer):
         for name, method in self.methods.items():
             if not checks.takes(method, "finish"):
                 continue
-            model: Any = self.run.bare
+            model: Any = self.run.weights.model
             if self.edited and method.needs_unaligned_model:
                 raise TrainingError(
                     f"{name} cannot edit what {' and '.join(self.edited)} left: θ_safe is no longer in memory. "
                     f"Save the model, and run `unforgotten repair --method {name}` on it."
                 )
             with self.run.turn(name, "finish"):
-                edited = apply(method, self._weights(model, method), self.run.params(), model)
+                edited = apply(method, self._weights(model, method), self.run.weights.params(), model)
             if edited is not model:
                 self.model = self.model_wrapped = edited
                 self.edited.append(name)
 
     def _weights(self, model: Any, method: Method) -> LiveWeights:
         rule = self.run.adapter_mode
-        anchor = self.run.anchor() if method.needs_unaligned_model and rule in ("continue", "full") else {}
+        anchor = self.run.weights.anchor() if method.needs_unaligned_model and rule in ("continue", "full") else {}
         tuned = LiveModel(model, rule, "tuned", anchor)
         base = (
             base_like(tuned, self.unaligned_model)
@@ -320,7 +309,7 @@ class MethodMixin(_Trainer):
             else None
         )
         aligned = LiveModel(model, rule, "aligned", anchor, base)
-        return LiveWeights(base, aligned, tuned, self.run.note, self.run.params())
+        return LiveWeights(base, aligned, tuned, self.run.note, self.run.weights.params())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The trained adapter alone is read back: the Trainer would make the first of two active adapters train."""
@@ -357,7 +346,7 @@ class MethodMixin(_Trainer):
             return batches, items
         self.run.new_step(batches)
         self._micro_batch = 0
-        self._term_grads = {} if self.logs_this_step() else None
+        self._ratios.new_step()
         count = len(batches)
         for name, method in self.methods.items():
             if checks.takes(method, "before_step"):
@@ -392,7 +381,7 @@ class MethodMixin(_Trainer):
             # The Trainer divides by the micro-batches whatever was not normalised over the whole step.
             scale = 1 if self._loss_is_scaled(num_items_in_batch) else self._micro_batches_here()
             term = term * scale
-            self._keep_term_gradients(scale)
+            self._ratios.add_terms(self._terms, scale)
             loss = loss + term.to(loss.dtype)
         return (loss, out) if return_outputs else loss
 
@@ -430,7 +419,7 @@ class MethodMixin(_Trainer):
             with self.compute_loss_context_manager():
                 term = self._term(ours, batch, None)
             if term is not None and term.requires_grad:
-                self._keep_term_gradients(1)
+                self._ratios.add_terms(self._terms, 1)
                 self.accelerator.backward(term)
         return None if term is None else term.detach()
 
@@ -443,8 +432,8 @@ class MethodMixin(_Trainer):
         gains = head is not None and chunked.gains(head) and chunked.refusal(self, self._own_loss()) is None
         if self.loss == "chunked" or gains:
             try:
-                ids = list(self.run.trained[0]["input_ids"])
-                self._chunked = chunked.proved(self.run.bare, ids, self.accelerator.autocast)
+                ids = list(self.run.user.trained_rows[0]["input_ids"])
+                self._chunked = chunked.proved(self.run.weights.model, ids, self.accelerator.autocast)
             except UnsupportedError:
                 if self.loss == "chunked":
                     raise
@@ -491,16 +480,16 @@ class MethodMixin(_Trainer):
         self._micro_batch += 1
         self._watch(loss)
         if self.accelerator.sync_gradients:
-            pulls = self._pulls_of_terms()
+            norms = self._ratios.norms(sharded=self.is_fsdp_enabled)
             for name, method in self.methods.items():
                 if checks.takes(method, "gradients"):
-                    before = self._gradients() if pulls else {}
+                    before = self._ratios.gradients() if norms else {}
                     with self.run.turn(name, "gradients"):
                         method.gradients(self.run)
-                    if pulls:
-                        pulls.add(name, self._moved(before))
-            if pulls:
-                self._log_pulls(pulls)
+                    if norms:
+                        norms.add(name, self._ratios.change(before))
+            if norms:
+                self._ratios.log(norms)
         return loss
 
     def _goes_apart(self) -> bool:
@@ -517,119 +506,6 @@ class MethodMixin(_Trainer):
             return bool(declared)
         return (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None
 
-    # How strong the method pulls against the user's loss.
-
-    def logs_this_step(self) -> bool:
-        """Whether the step that is under way will have a line of the log."""
-        if str(self.args.logging_strategy) not in ("steps", "IntervalStrategy.STEPS"):
-            return False
-        done = self.state.global_step + 1
-        every = max(1, int(self.state.logging_steps or self.args.logging_steps))
-        return done % every == 0 or (done == 1 and bool(self.args.logging_first_step))
-
-    def _keep_term_gradients(self, scale: int) -> None:
-        """On a step that is logged, each term's own gradients, summed over micro-batches (one more backward each)."""
-        if self._term_grads is None:
-            return
-        params = self.run.params()
-        for method, term in self._terms.items():
-            if not term.requires_grad:
-                continue
-            try:
-                grads = torch.autograd.grad(term * scale, list(params.values()), retain_graph=True, allow_unused=True)
-            except RuntimeError as error:
-                if "checkpoint" not in str(error).lower():
-                    raise
-                self._term_grads = None  # re-entrant checkpointing has no torch.autograd.grad
-                return
-            sums = self._term_grads.setdefault(method, {})
-            for name, grad in zip(params, grads, strict=True):
-                if grad is not None:
-                    sums[name] = sums[name] + grad if name in sums else grad
-
-    def _pulls_of_terms(self) -> Pulls | None:
-        """On a step that is logged: the norms of the user's gradient and of each term's; the terms' are then let go."""
-        term_grads, self._term_grads = self._term_grads, None
-        if (
-            term_grads is None
-            or self.is_fsdp_enabled
-            or not any(p.grad is not None for p in self.run.params().values())
-        ):
-            return None
-        terms = {who: {n: self._mean_over_ranks(g) for n, g in grads.items()} for who, grads in term_grads.items()}
-        sums: Tensors = {}
-        for grads in terms.values():
-            sums |= {n: sums[n] + g if n in sums else g for n, g in grads.items()}
-        params = self.run.params()
-        user = norm(p.grad - sums[n] if n in sums else p.grad for n, p in params.items() if p.grad is not None)
-        methods = {who: norm(grads.values()) for who, grads in terms.items()}
-        return Pulls(user, norm(sums.values()) if sums else None, methods)
-
-    def _gradients(self) -> Tensors:
-        """A copy of all gradients in main memory: where they are, there may be no room for a second."""
-        return {n: p.grad.detach().to("cpu", copy=True) for n, p in self.run.params().items() if p.grad is not None}
-
-    def _moved(self, before: Tensors) -> Tensor:
-        """‖what a method's turn has added to the gradients‖."""
-        params = self.run.params()
-        return norm(
-            p.grad - before[n].to(p.grad.device) for n, p in params.items() if p.grad is not None and n in before
-        )
-
-    def _log_pulls(self, pulls: Pulls) -> None:
-        """‖gradient of the methods' terms‖ / ‖gradient of the user's loss‖: λ does not carry over between models."""
-        if pulls.terms is not None:
-            with self.run.turn("method", "log"):
-                self.run.log(gradient_norm_ratio=pulls.ratio(pulls.terms))
-        for name, size in pulls.methods.items():
-            with self.run.turn(name, "log"):
-                self.run.log(gradient_norm_ratio=pulls.ratio(size))
-
-    def _note_ratios(self) -> None:
-        """Notes each method whose gradient went beyond `BEYOND` times the user's, once, with the largest ratio."""
-        for name, (ratio, step) in self.run.ratios.items():
-            self.run.note(
-                f"{name}'s gradient was up to {ratio:.3g} times that of the user's loss (step {step}), so that it "
-                f"decides what is learnt. Lower its weight: 0.1 to 1 is fair ({name}/gradient_norm_ratio in the log)"
-            )
-
-    def _mean_over_ranks(self, tensor: Tensor) -> Tensor:
-        return self.accelerator.reduce(tensor, "mean") if self.args.world_size > 1 else tensor
-
-    def add_over_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over ranks."""
-        return self.accelerator.reduce(tensor, "sum") if self.args.world_size > 1 else tensor
-
-    def sum_over_ranks(self, number: int) -> int:
-        """The sum of a whole number over ranks."""
-        if self.args.world_size == 1:
-            return number
-        return int(self.accelerator.reduce(torch.tensor(number, device=self.args.device), "sum").item())
-
-    def share_shards(self, once: Once, name: str, count: int, build: Callable[[int], Tensors]) -> Tensors:
-        """`once.shards`, each rank making its share first; what it then cannot see (no shared disk) it makes too."""
-        world, rank = self.args.world_size, self.args.process_index
-        if world > 1:
-            once.shards(name, count, build, only=range(rank, count, world))
-            self.accelerator.wait_for_everyone()
-        return once.shards(name, count, build)
-
-    def sum_of_shards(self, once: Once, name: str, sum_: Callable[[], Tensors]) -> Tensors:
-        """What all shards of `name` sum to, in one file that the first rank writes; the shards are then removed."""
-        there = once.has(name)
-        if self.args.world_size > 1:  # what one rank lacks, all make together
-            there = self.sum_over_ranks(int(there)) == self.args.world_size
-        if there:
-            return once(name, sum_)
-        total = sum_()
-        if self.args.process_index == 0:
-            once(name, lambda: total)
-        if self.args.world_size > 1:
-            self.accelerator.wait_for_everyone()
-        if self.args.process_index == 0:
-            once.drop_shards(name)
-        return total
-
     # Logging and broken losses.
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -640,16 +516,13 @@ class MethodMixin(_Trainer):
                     self.run.log(distance_from_aligned=apart)
         more = {name: combine(values) for name, values in self.run.logged.items() if values}
         self.run.logged.clear()
-        for name in self.methods:
-            ratio = more.get(f"{name}/gradient_norm_ratio", 0.0)
-            if ratio > max(BEYOND, self.run.ratios.get(name, (0.0, 0))[0]):
-                self.run.ratios[name] = (ratio, int(self.state.global_step))
+        self._ratios.remember(self.methods, more)
         return super().log({**logs, **more}, *args, **kwargs)
 
     def anchor_distance(self) -> None:
         """Keeps θ_safe's trained tensors on the CPU, where the distance from them is to be logged."""
         if self.run.adapter_mode == "continue" or (self.run.adapter_mode == "full" and self._log_distance):
-            self._anchor = self.run.once("anchor", self.run.snapshot)
+            self._anchor = self.run.once("anchor", self.run.weights.snapshot)
 
     def log_aside(self, logs: dict[str, float]) -> None:
         """A line of its own, which leaves what methods logged to the next one."""
@@ -688,96 +561,3 @@ class MethodTrainer(MethodMixin, Trainer):
     >>> MethodTrainer(model=aligned, args=TrainingArguments("out"), train_dataset=rows, safety_dataset=refusals,
     ...               processing_class=tokenizer, peft_config=LoraConfig(r=8), method="der").train()
     """
-
-
-class _Turns(TrainerCallback):
-    """The turns that the Trainer offers as callbacks, and the checkpoint of methods' state."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        t = self.trainer
-        for name, method in t.methods.items():
-            with t.run.turn(name, "start"):
-                method.start(t.run)
-            if method.needs_unaligned_model and t.run.adapter_mode in ("continue", "full"):
-                t.run.anchor()  # θ_safe, while it is there
-        t.anchor_distance()
-        if t._resumed_from is not None:
-            checkpoint.load_methods(t._resumed_from, t.methods, args.device)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        t = self.trainer
-        for name, method in t.methods.items():
-            if checks.takes(method, "after_step"):
-                with t.run.turn(name, "after_step"):
-                    method.after_step(t.run)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if control.should_log or control.should_save or control.should_training_stop or args.device.type == "cpu":
-            self.trainer.stop_if_broken()
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.stop_if_broken()
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        t = self.trainer
-        t.accelerator.wait_for_everyone()  # each rank writes a file of its own, which the mark lists
-        if args.process_index == 0:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if args.world_size > 1 and folder.is_dir() and len(list(folder.glob("rng_state_*.pth"))) < args.world_size:
-                t.run.warn(
-                    "the ranks have no disk in common, so that this training cannot be resumed from its checkpoints: "
-                    "use an output_dir that all ranks see"
-                )
-            facts = {"of": t.run.of, "rows_a_step": t.run.batch_rows, "notes": t.run.notes, "ratios": t.run.ratios}
-            checkpoint.save(folder, t.methods, facts)
-        t.accelerator.wait_for_everyone()
-
-
-def named(method: Any) -> dict[str, Method]:
-    """One method or a list of them, by name, in the order in which their turns are taken."""
-    specs = method if isinstance(method, (list, tuple)) else [method]
-    built = [registry.build("methods", spec) for spec in specs]
-    methods: dict[str, Method] = {}
-    if not built:
-        raise RecipeError("method= names no method. Plain fine-tuning is `sft`.")
-    for each in built:
-        if not isinstance(each, Method):
-            raise RecipeError(f"method= takes methods or their names, not {type(each).__name__}.")
-        name = str(registry.spec_of(each)["name"]).replace("/", "_").replace(":", "_")
-        if name in methods:
-            raise RecipeError(f"The method {name!r} is named twice.")
-        methods[name] = each
-    return methods
-
-
-def _check_types(max_length: Any, memory: Any, chat: Any, peft_config: Any) -> None:
-    """Raises RecipeError for an argument of another type, which would fail in the midst of things."""
-    from peft import PeftConfig
-
-    from unforgotten.models.chat import Chat
-
-    is_int = isinstance(max_length, int) and not isinstance(max_length, bool)
-    if max_length is not None and not (is_int and max_length > 1):
-        raise RecipeError(f"max_length= is a whole number above 1, or None, not {max_length!r}.")
-    for name, value, kind in (
-        ("memory", memory, Memory),
-        ("chat", chat, Chat),
-        ("peft_config", peft_config, PeftConfig),
-    ):
-        if value is not None and not isinstance(value, kind):
-            raise RecipeError(f"{name}= takes a {kind.__name__}, not {type(value).__name__}.")
-
-
-def pad_token(processing_class: Any, model: Any) -> int:
-    """The id that fills short rows; masked everywhere, so any id will do where a tokenizer has no pad token."""
-    for owner in (processing_class, model.config):
-        token = getattr(owner, "pad_token_id", None)
-        if isinstance(token, int) and token >= 0:
-            return token
-    return 0
-
-
-__all__ = ["MethodMixin", "MethodTrainer", "UnsupportedError", "named"]

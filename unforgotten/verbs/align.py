@@ -132,7 +132,7 @@ def _trained(
         save_on_sigterm=True,
         callbacks=[callbacks.Claimed(lease), bar, metrics],
     )
-    trainer.run.of = where.digest
+    trainer.run.digest = where.digest
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=True)
@@ -146,7 +146,7 @@ def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, do
     from unforgotten.models import load, proof
     from unforgotten.models.save import save_adapter
 
-    asked = proof.prompts(trainer.run.user)
+    asked = proof.prompts(trainer.run.user.rows)
     live = proof.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)
     chat.save(done / "adapter")

@@ -379,7 +379,7 @@ def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monk
     kept: list[dict[str, Any]] = []
     inner = trainer.MethodTrainer.train
     monkeypatch.setattr(
-        trainer.MethodTrainer, "train", lambda self, **more: kept.extend(self.run.memory) or inner(self, **more)
+        trainer.MethodTrainer, "train", lambda self, **more: kept.extend(self.run.memory.rows) or inner(self, **more)
     )
     run = finetune(recipe)
     made = {r["messages"][0]["content"] for r in lines(folder_of(recipe) / "safety.jsonl")}

@@ -81,7 +81,7 @@ def after(job: Job, fitted: Fitted, saved: Saved) -> None:
         "adapter_mode": job.adapter_mode,
         "saved": saved.proof,
         "loss": trainer.loss_used,
-        "memory_rows": len(trainer.run.memory),
+        "memory_rows": len(trainer.run.memory.rows),
         "notes": trainer.run.notes,
         "rows": {
             "user": user_counts.lines() if user_counts else [],

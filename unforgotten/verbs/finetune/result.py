@@ -36,7 +36,7 @@ def save(job: Job, start: Start, trainer: MethodTrainer, lease: Lease, say: Say)
     lease.check()
     is_model = job.recipe.lora is None or bool(trainer.edited)
     target = job.folder / ("model" if is_model else "adapter")
-    asked, adapter, peak = proof.prompts(trainer.run.user), None, peak_memory_bytes()
+    asked, adapter, peak = proof.prompts(trainer.run.user.rows), None, peak_memory_bytes()
     live = proof.heard(trainer.model, asked)
     if job.recipe.lora and trainer.edited:
         say(

@@ -13,7 +13,7 @@ from unforgotten.runs.progress import Say
 if TYPE_CHECKING:
     from unforgotten.evaluation.probe import Probe
     from unforgotten.training.callbacks import Metrics
-    from unforgotten.training.probe import Probed
+    from unforgotten.training.probe_callback import ProbeCallback
     from unforgotten.training.trainer import MethodTrainer
     from unforgotten.verbs.finetune.job import Job
     from unforgotten.verbs.finetune.start import Start
@@ -84,7 +84,7 @@ def _trainer(job: Job, start: Start, safety: list[Row], watching: list[Any]) -> 
         save_on_sigterm=True,
         callbacks=watching,
     )
-    trainer.run.of = job.digest
+    trainer.run.digest = job.digest
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -97,16 +97,16 @@ def _tracked_facts(job: Job) -> dict[str, Any]:
     return dict(digests.public(facts))
 
 
-def _probe(job: Job, start: Start, trainer: MethodTrainer, metrics: Metrics) -> tuple[Probed, Probe]:
+def _probe(job: Job, start: Start, trainer: MethodTrainer, metrics: Metrics) -> tuple[ProbeCallback, Probe]:
     """Puts the recipe's probe on the trainer."""
     from unforgotten.evaluation.probe import Probe
     from unforgotten.evaluation.suites import suites
-    from unforgotten.training.probe import Probed
+    from unforgotten.training.probe_callback import ProbeCallback
 
     recipe = job.recipe
     assert recipe.probe is not None and recipe.evaluate is not None
     every = suites(recipe.evaluate, sets=job.data_sets)
     book = Probe(recipe.evaluate, recipe.probe.prompts, every, job.folder, start.chat, job.user.clean)
-    probed = Probed(trainer, recipe.probe.every_steps, book, metrics)
+    probed = ProbeCallback(trainer, recipe.probe.every_steps, book, metrics)
     trainer.add_callback(probed)
     return probed, book

@@ -24,7 +24,7 @@ class Book(Protocol):
         """Asks the model; returns the line of this step."""
 
 
-class Probed(TrainerCallback):
+class ProbeCallback(TrainerCallback):
     """Has the live model asked at steps of the training, which goes on as though nothing had been.
 
     The result is what methods' `finish` leaves, where they have one; it then stands in the book and in no log, since a
@@ -54,7 +54,7 @@ class Probed(TrainerCallback):
             return
         device = self.trainer.args.device
         with self.metrics.aside(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            line = self.book.take(self.trainer.run.bare, step)
+            line = self.book.take(self.trainer.run.weights.model, step)
         if control is not None:
             scores = {name: (line[name] or {}).get("value") for name in ("asr", "refusal", "utility")}
             # A line of its own, at its own step; the one that the step is to have must come all the same.

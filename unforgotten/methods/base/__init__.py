@@ -1,0 +1,36 @@
+"""All that a method imports: `Method`, its turns, and what a run offers in them. Not a method itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from unforgotten.methods.base.method import TURNS, Method, Weights, needs, papers, turns
+from unforgotten.methods.base.run import (
+    AlignedHead,
+    EncodedRow,
+    MemoryRows,
+    RowBatch,
+    Run,
+    TrainedWeights,
+    UserRows,
+)
+
+if TYPE_CHECKING:
+    from unforgotten.methods.base.run import Term
+
+__all__ = [
+    "TURNS",
+    "AlignedHead",
+    "EncodedRow",
+    "MemoryRows",
+    "Method",
+    "RowBatch",
+    "Run",
+    "Term",
+    "TrainedWeights",
+    "UserRows",
+    "Weights",
+    "needs",
+    "papers",
+    "turns",
+]

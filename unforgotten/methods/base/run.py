@@ -1,0 +1,227 @@
+"""What a method sees of one fine-tuning run: `run.memory`, `run.user`, `run.weights`, and `run` itself.
+
+training/run.py fills these Protocols. B rows, T tokens of the longest row, N response tokens, d hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Term = tuple[Tensor, int]
+    """(sum over this micro-batch, number of terms over the whole step and all ranks)."""
+
+EncodedRow = dict[str, Any]
+"""`input_ids` and `labels` (-100 outside the loss); a safety row's `kind` and `difficulty`; `row_id`, its place."""
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Encoded rows as a batch on the device. B rows, T tokens of the longest, N tokens in the loss."""
+
+    inputs: dict[str, Tensor]
+    """input_ids and attention_mask, (B, T)."""
+    labels: Tensor
+    """(B, T), -100 outside the loss."""
+    predicts: Tensor
+    """(B, T): the positions whose next token is in the loss."""
+    row_ids: list[int]
+    """Places in the memory, or among the rows that are trained on."""
+    at: Tensor | None = None
+    """(N,): the places of `predicts` in (B·T,), found on the host: reading a mask makes the device wait."""
+    counts: tuple[int, ...] = ()
+    """How many of them each row has, likewise."""
+
+    def select(self, hidden: Tensor) -> Tensor:
+        """(B, T, d) -> (N, d): the positions that predict a token of the loss."""
+        return hidden[self.predicts] if self.at is None else hidden.flatten(0, 1).index_select(0, self.at)
+
+
+class AlignedHead(Protocol):
+    """How θ_safe turns hidden states into logits (training/head.py). h, stored: (N, d); V vocabulary."""
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether ‖logits − logits′‖² is a quadratic form of hidden states: then `gram` gives its (d, d) matrix."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the head is frozen: then `distance` gives Σ ‖logits − logits′‖² with its gradient by formula."""
+
+    def gram(self) -> Tensor: ...
+    def distance(self, h: Tensor, stored: Tensor, chunk_tokens: int) -> Tensor: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+    def aligned_logits(self, hidden: Tensor) -> Tensor: ...
+
+
+class MemoryRows(Protocol):
+    """`run.memory`: the safety rows kept for replay."""
+
+    rows: list[EncodedRow]
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens of all rows."""
+
+    def sample(self, n: int | None = None) -> list[EncodedRow]:
+        """n rows to train on (all of them for None), chosen by the seed and the method's name; for `data`."""
+
+    def draw(self, n: int, name: str = "") -> RowBatch:
+        """This micro-batch's share of n rows drawn for the whole step. name: of a second, independent draw."""
+
+    def draw_in_pieces(self, n: int) -> Iterator[RowBatch]:
+        """`draw(n)` in pieces of a micro-batch each; every rank gets as many."""
+
+    def drawn_rows(self, n: int) -> list[EncodedRow]:
+        """The n rows of the whole step, as `run.user.micro_batches` takes them."""
+
+    def drawn_tokens(self, n: int, name: str = "") -> int:
+        """Response tokens in the n rows of the whole step: the count of a `Term`."""
+
+    def store_states(self) -> None:
+        """Stores θ_safe's last hidden states on all rows; to be called in `start`."""
+
+    def stored_states(self, batch: RowBatch) -> Tensor:
+        """What is stored for these rows, (N, d)."""
+
+
+class UserRows(Protocol):
+    """`run.user`: the user's rows, and the micro-batches of this step."""
+
+    rows: list[EncodedRow]
+    trained_rows: list[EncodedRow]
+    """The rows trained on: the user's and those that methods put in (`data`); a batch's `row_id` counts these."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a whole step by the settings; an epoch's last step may have fewer."""
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of this step, over all micro-batches and ranks."""
+
+    @property
+    def step_tokens(self) -> int:
+        """Response tokens of this step, likewise: the count of a `Term`."""
+
+    def count(self, mask: Callable[[dict[str, Tensor]], Tensor]) -> int:
+        """True elements of `mask(micro-batch)` in this step, likewise."""
+
+    def terms(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[Term]:
+        """The cross-entropy of each of these micro-batches."""
+
+    def micro_batches(self, rows: Sequence[EncodedRow], like: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """As many micro-batches as in `like`, of these rows instead."""
+
+    def store(self, name: str, read: Callable[[Any, RowBatch], Sequence[Tensor]]) -> None:
+        """Stores `read(θ_safe, rows)`, one tensor a row, for each row trained on; to be called in `start`."""
+
+    def stored(self, name: str, row_ids: Tensor) -> Tensor:
+        """What is stored for these rows, one after the other."""
+
+    def predicts(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, T): the positions that predict a token of the loss."""
+
+    def token_logp(self, batch: dict[str, Tensor], out: Any) -> Tensor:
+        """log p of each response token, (N,), from the forward that `loss` is given."""
+
+
+class TrainedWeights(Protocol):
+    """`run.weights`: the model under training, and θ_safe."""
+
+    @property
+    def model(self) -> Any:
+        """The model under training, without what wraps it."""
+
+    def params(self) -> dict[str, Tensor]:
+        """The trained tensors by name."""
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of them as they are now."""
+
+    def anchor(self) -> dict[str, Tensor]:
+        """Their values at θ_safe, also after a resume; to be called in `start`."""
+
+    def deltas(self) -> Mapping[str, Any]:
+        """The trained LoRA factors by module (models/lora.py: Delta)."""
+
+    def teacher(self) -> AbstractContextManager[Any]:
+        """θ_safe in eval mode and without gradient; under `continue` and `full` in `start` alone."""
+
+    def head(self) -> AlignedHead:
+        """How θ_safe turns hidden states into logits."""
+
+    def states(self, batch: RowBatch) -> Tensor:
+        """Last hidden states (N, d) of the model under training, with gradient and without logits."""
+
+    def hidden_of(self, model: Any, batch: RowBatch) -> Tensor:
+        """Last hidden states (B, T, d) of a model that `teacher` gives."""
+
+    def logp_of(self, model: Any, batch: RowBatch) -> list[Tensor]:
+        """log p of each response token under a model that `teacher` gives: one tensor a row."""
+
+    def nll(self, batch: RowBatch, chunk_tokens: int = 256, h: Tensor | None = None) -> Tensor:
+        """Σ −log p of these rows' response tokens, with gradient. h: their `states`, where they are known."""
+
+    def gradient(self, terms: Iterable[Term]) -> dict[str, Tensor]:
+        """The gradient of Σ total / count over terms and ranks, by name; `p.grad` is left alone."""
+
+    def dot(self, a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
+        """Σ over all tensors of a · b."""
+
+    def noise(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal values, fixed by seed, step, method and name."""
+
+    def fisher(self, space: Literal["weights", "adapter"], rows: int | None = None) -> dict[str, Tensor]:
+        """The diagonal Fisher of θ_safe on memory rows; to be called in `start`."""
+
+
+class Run(Protocol):
+    """What a method sees of one fine-tuning run (training/run.py)."""
+
+    seed: int
+    adapter_mode: Literal["merge", "stack", "continue", "full"]
+    """How θ_safe and what is trained lie in one model (models/adapters.py)."""
+
+    @property
+    def memory(self) -> MemoryRows:
+        """The safety rows kept for replay."""
+
+    @property
+    def user(self) -> UserRows:
+        """The user's rows, and the micro-batches of this step."""
+
+    @property
+    def weights(self) -> TrainedWeights:
+        """The model under training, and θ_safe."""
+
+    @property
+    def once(self) -> Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]:
+        """`once(name, build)`: tensors that θ_safe determines, built before the first step, read back on resume."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+
+    @property
+    def logs_this_step(self) -> bool:
+        """Whether this step has a line of the log."""
+
+    def log(self, **values: float | Tensor) -> None:
+        """Means of these until the next log line, under `method/<name>`."""
+
+    def note(self, text: str) -> None:
+        """A fact that the results should carry."""

@@ -1,0 +1,96 @@
+"""`run.memory`: the m safety rows kept for replay, which of them a step draws, and θ_safe's states on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unforgotten.methods.base import MemoryRows
+from unforgotten.training import memory, ranks
+
+if TYPE_CHECKING:
+    from unforgotten.methods.base import EncodedRow, RowBatch
+    from unforgotten.training.run_state import RunState
+    from unforgotten.training.run_weights import RunWeights
+
+ROWS_PER_SHARD = 8
+"""Stored states are written so many rows at a time: a kill loses no more."""
+
+
+class RunMemory(MemoryRows):
+    """The memory of one run. N response tokens of a batch, d hidden size."""
+
+    def __init__(self, run: RunState, rows: list[EncodedRow], weights: RunWeights) -> None:
+        self.rows = rows
+        self._run, self._weights = run, weights
+        self._states: list[Tensor] = []
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens in the whole memory."""
+        return memory.tokens_of(self.rows, range(len(self.rows)))
+
+    def sample(self, n: int | None = None) -> list[EncodedRow]:
+        """n rows to train on (all of them for None), chosen by the seed and the method's name."""
+        n = len(self.rows) if n is None else n
+        places = memory.draw(len(self.rows), n, self._run.seed, self._run.method, "sample")
+        return [dict(self.rows[i]) for i in places]
+
+    def draw(self, n: int, name: str = "") -> RowBatch:
+        """This micro-batch's share (in `loss`; elsewhere this rank's) of n rows drawn for the whole step.
+
+        name: of a second, independent draw in the same step.
+        """
+        return self._run.batch(self.rows, memory.deal(self.places(n, name), self._run.slot, self._run.slots))
+
+    def draw_in_pieces(self, n: int) -> Iterator[RowBatch]:
+        """`draw(n)` in pieces of a micro-batch each; every rank gets as many pieces as the others."""
+        places = memory.deal(self.places(n), self._run.slot, self._run.slots)
+        size = self._run.ranks.micro_batch_rows
+        for at in range(0, max(1, -(-n // self._run.slots)), size):
+            yield self._run.batch(self.rows, places[at : at + size])
+
+    def drawn_rows(self, n: int) -> list[EncodedRow]:
+        """The n rows that `draw(n)` draws for this step, all of them, as `run.user.micro_batches` takes them."""
+        return [{**self.rows[i], "row_id": -1} for i in self.places(n)]
+
+    def drawn_tokens(self, n: int, name: str = "") -> int:
+        """Response tokens in the n rows that `draw(n, name)` draws, over all micro-batches and ranks."""
+        return memory.tokens_of(self.rows, self.places(n, name))
+
+    def places(self, n: int, name: str = "") -> list[int]:
+        """Which rows `draw(n, name)` draws for this step, all of them."""
+        if n > len(self.rows):
+            self._run.note(
+                f"{self._run.method} replays {n} safety rows in a step and the memory has {len(self.rows)}, so that "
+                "rows repeat within a step; raise memory.n_rows, or give more safety rows"
+            )
+        facts = (self._run.seed, self._run.method, self._run.step, *([name] if name else []))
+        return memory.draw(len(self.rows), n, *facts)
+
+    def store_states(self) -> None:
+        """Fills (or reads back) the store of θ_safe's last hidden states over the whole memory."""
+        count = len(self.rows)
+        shards = [range(at, min(at + ROWS_PER_SHARD, count)) for at in range(0, count, ROWS_PER_SHARD)]
+
+        def build(i: int) -> dict[str, Tensor]:
+            batch = self._run.batch(self.rows, list(shards[i]))
+            with self._weights.teacher() as model:
+                hidden = self._weights.hidden_of(model, batch)  # (B, T, d)
+            return {str(row): h[p] for row, h, p in zip(batch.row_ids, hidden, batch.predicts, strict=True)}
+
+        stored = ranks.share_shards(self._run.ranks, self._run.once, "states", len(shards), build)
+        self._states = [stored[str(i)].to(self._run.ranks.device) for i in range(count)]
+
+    def stored_states(self, batch: RowBatch) -> Tensor:
+        """θ_safe's last hidden states where these rows predict their response, (N, d), as `batch.select` orders them.
+
+        Stored before the first step, `ROWS_PER_SHARD` rows at a time, so that a kill while filling loses little.
+        """
+        if not self._states:
+            self.store_states()
+        states = [self._states[i] for i, some in zip(batch.row_ids, batch.counts, strict=True) if some]
+        return torch.cat(states) if states else self._states[0][:0]

@@ -1,0 +1,135 @@
+"""`run.user`: the user's rows, the micro-batches of this step, and what θ_safe gave for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unforgotten.errors import UnsupportedError
+from unforgotten.methods.base import RowBatch, UserRows
+from unforgotten.training import likelihood, memory, ranks
+from unforgotten.training.aligned_store import digest
+from unforgotten.training.chunked import Forward
+from unforgotten.training.collate import predicts
+
+if TYPE_CHECKING:
+    from unforgotten.methods.base import EncodedRow, Term
+    from unforgotten.training.run_state import RunState
+    from unforgotten.training.run_weights import RunWeights
+
+ROWS_PER_SHARD = 64
+"""Stored values are written so many rows at a time: a kill loses no more."""
+
+
+class RunUser(UserRows):
+    """The user rows of one run. B rows, T tokens, N response tokens."""
+
+    def __init__(self, run: RunState, rows: list[EncodedRow], weights: RunWeights) -> None:
+        self.rows = rows
+        self.trained_rows: list[EncodedRow] = []
+        self._run, self._weights = run, weights
+        self._values: dict[str, dict[str, Tensor]] = {}
+        self.forget_counts()
+
+    def forget_counts(self) -> None:
+        """Another step, or other micro-batches in it: its rows and tokens are counted anew."""
+        self._step_rows: int | None = None
+        self._step_tokens: int | None = None
+        self._counts: dict[str, int] = {}
+
+    @property
+    def batch_size(self) -> int:
+        """User rows of a whole step by the settings; an epoch's last step may have fewer."""
+        return self._run.ranks.batch_size
+
+    @property
+    def step_rows(self) -> int:
+        """User rows of this optimizer step, over all micro-batches and ranks."""
+        if self._step_rows is None:
+            self._step_rows = self._run.ranks.sum_number(sum(len(b["input_ids"]) for b in self._run.micro_batches))
+        return self._step_rows
+
+    @property
+    def step_tokens(self) -> int:
+        """Response tokens of the user rows of this optimizer step, over all micro-batches and ranks."""
+        if self._step_tokens is None:
+            local = sum(int(predicts(b["labels"]).sum()) for b in self._run.micro_batches)
+            self._step_tokens = self._run.ranks.sum_number(local)
+        return self._step_tokens
+
+    def count(self, mask: Callable[[dict[str, Tensor]], Tensor]) -> int:
+        """True elements of `mask(micro-batch)` over all micro-batches of this step and all ranks."""
+        who = self._run.method
+        if who not in self._counts:
+            self._counts[who] = self._run.ranks.sum_number(sum(int(mask(b).sum()) for b in self._run.micro_batches))
+        return self._counts[who]
+
+    def terms(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[Term]:
+        """The user's cross-entropy on these micro-batches, each with the step's count of tokens."""
+        for batch in batches:
+            inputs = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask")}
+            rows = RowBatch(inputs, batch["labels"], predicts(batch["labels"]), [])
+            yield self._weights.nll(rows), self.step_tokens
+
+    def micro_batches(self, rows: Sequence[EncodedRow], like: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """The micro-batches of a step made of these rows instead (all ranks' rows; each takes its share).
+
+        like: the micro-batches that came. A row's `row_id` finds its stored values; -1 for rows that have none.
+        """
+        world, rank = self._run.ranks.world, self._run.ranks.rank
+        batches = []
+        for position in range(len(like)):
+            part = memory.deal(list(range(len(rows))), position * world + rank, len(like) * world)
+            batch = self._run.batch(rows, part)
+            ids = torch.tensor(batch.row_ids, device=self._run.ranks.device)
+            batches.append({**batch.inputs, "labels": batch.labels, "row_id": ids})
+        return batches
+
+    def store(self, name: str, read: Callable[[Any, RowBatch], Sequence[Tensor]]) -> None:
+        """Stores what `read(θ_safe, rows)` gives for each row that is trained on: one tensor a row, read by `stored`.
+
+        To be called in `start`. Stored in the run folder, so that a resumed run reads it back.
+        """
+        count = -(-len(self.trained_rows) // ROWS_PER_SHARD)
+        size = self._run.ranks.micro_batch_rows
+
+        def build(shard: int) -> dict[str, Tensor]:
+            values_by_row: dict[str, Tensor] = {}
+            last = min(len(self.trained_rows), (shard + 1) * ROWS_PER_SHARD)
+            for at in range(shard * ROWS_PER_SHARD, last, size):
+                ids = list(range(at, min(at + size, last)))
+                batch = self._run.batch(self.trained_rows, ids)
+                with self._weights.teacher() as model:
+                    values = read(model, batch)
+                values_by_row |= {str(i): v.clone() for i, v in zip(ids, values, strict=True)}
+            return values_by_row
+
+        key = digest([(r["input_ids"], r["labels"]) for r in self.trained_rows])
+        self._values[name] = ranks.share_shards(self._run.ranks, self._run.once, f"{name}-{key}", count, build)
+
+    def stored(self, name: str, row_ids: Tensor) -> Tensor:
+        """What `store` stored for these rows, concatenated in their order."""
+        stored = self._values[name]
+        tensors = [stored[str(i)] for i in row_ids.tolist()] or [next(iter(stored.values()))[:0]]
+        return torch.cat(tensors).to(self._run.ranks.device)
+
+    def predicts(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, T): the positions of a user's micro-batch that predict a token of the loss."""
+        return predicts(batch["labels"])
+
+    def token_logp(self, batch: dict[str, Tensor], out: Any) -> Tensor:
+        """log p of each response token of the user's micro-batch, (N,), from its forward.
+
+        Raises UnsupportedError where the Trainer in use returns no logits.
+        """
+        if isinstance(out, Forward):
+            return out.token_logp
+        if getattr(out, "logits", None) is None:
+            raise UnsupportedError(
+                f"{self._run.method} reads the logits of the training forward, which this Trainer does not return. "
+                "Use MethodTrainer."
+            )
+        return likelihood.token_logp(out.logits, batch["labels"])

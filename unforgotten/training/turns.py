@@ -1,0 +1,64 @@
+"""The turns of methods that the Trainer offers as callbacks, and the checkpoint of methods' state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from unforgotten.training import checkpoint, checks
+
+if TYPE_CHECKING:
+    pass
+
+
+class Turns(TrainerCallback):
+    """`start` and `after_step` of each method, in their order; stops before a broken step is saved."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        t = self.trainer
+        for name, method in t.methods.items():
+            with t.run.turn(name, "start"):
+                method.start(t.run)
+            if method.needs_unaligned_model and t.run.adapter_mode in ("continue", "full"):
+                t.run.weights.anchor()  # θ_safe, while it is there
+        t.anchor_distance()
+        if t.resumed_from is not None:
+            checkpoint.load_methods(t.resumed_from, t.methods, args.device)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        t = self.trainer
+        for name, method in t.methods.items():
+            if checks.takes(method, "after_step"):
+                with t.run.turn(name, "after_step"):
+                    method.after_step(t.run)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_log or control.should_save or control.should_training_stop or args.device.type == "cpu":
+            self.trainer.stop_if_broken()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.stop_if_broken()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        t = self.trainer
+        t.accelerator.wait_for_everyone()  # each rank writes a file of its own, which the mark lists
+        if args.process_index == 0:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if args.world_size > 1 and folder.is_dir() and len(list(folder.glob("rng_state_*.pth"))) < args.world_size:
+                t.run.warn(
+                    "the ranks have no disk in common, so that this training cannot be resumed from its checkpoints: "
+                    "use an output_dir that all ranks see"
+                )
+            facts = {
+                "of": t.run.digest,
+                "rows_a_step": t.run.user.batch_size,
+                "notes": t.run.notes,
+                "ratios": t.run.ratios,
+            }
+            checkpoint.save(folder, t.methods, facts)
+        t.accelerator.wait_for_everyone()
