@@ -11,13 +11,14 @@ from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.contamination import contacts
 from unforgotten.evaluation.held_out import apart, halves
-from unforgotten.evaluation.suites import Kind, Suite, suites
+from unforgotten.evaluation.stages import Suite, SuiteKind
+from unforgotten.evaluation.suites import suites
 from unforgotten.recipe.read import load_recipe
 
 WORDS = "paint carry borrow empty wooden silver bridge garden window basket harbour ladder candle mirror".split()
 
 
-def suite(label: str, requests: list[str], kind: Kind = "harm", answers: list[str] | None = None) -> Suite:
+def suite(label: str, requests: list[str], kind: SuiteKind = "harm", answers: list[str] | None = None) -> Suite:
     rows = [ask(text, answer=answer) for text, answer in zip(requests, answers or [""] * len(requests), strict=True)]
     return Suite(kind, label, None, rows)
 

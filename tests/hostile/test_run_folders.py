@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe, reply_files
-from unforgotten.evaluation.suites import Suite
+from unforgotten.evaluation.stages import Suite
 from unforgotten.recipe.read import load_recipe
 from unforgotten.report.page import one_run, provenance
 from unforgotten.runs import origin, strict_read

@@ -1,6 +1,7 @@
 """What a model is asked, what it replies, what judges say of that, and the figures that come of it.
 
-suites       the prompts, and under which system prompts they are asked
+stages       a suite of prompts, and its three frozen stages: asked, checked, judged
+suites       which prompts are asked, and under which system prompts
 responder    who replies: a model in this process, or one behind a server
 ask          prompts become replies; the one step that needs the model
 judging      replies become scores, flags and verdicts; no model but a judge's

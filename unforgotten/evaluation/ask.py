@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import DataError
-from unforgotten.evaluation import reply_files
+from unforgotten.evaluation import reply_files, stages
 from unforgotten.evaluation.responder import Model
-from unforgotten.evaluation.suites import Suite, conditioned
+from unforgotten.evaluation.stages import Asked, Suite
+from unforgotten.evaluation.suites import conditioned
 from unforgotten.runs import atomic, console, digests, strict_read
 
 if TYPE_CHECKING:
@@ -57,9 +58,10 @@ def ask(
 
     here = folder / "replies"
     recorded = _read(here / f"asked-{digest}.json")
-    asked, missing = conditioned(suites, model.chat, settings, system), []
+    keys: dict[str, str] = {}
     prompts: list[list[int]] = []
-    for suite in asked:
+    under_conditions = conditioned(suites, model.chat, settings, system)
+    for suite in under_conditions:
         if model.chat is not None:
             ids = [model.chat.prompt(row) for row in suite.rows]
             prompts += ids
@@ -68,9 +70,8 @@ def ask(
             what = of_rows.rows_digest(suite.rows)
         # Where replies are drawn, the batch that a prompt is in tells which draw is its own.
         drawn = settings.batch_size if settings.temperature else None
-        suite.key = digests.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
-        if reply_files.replies(reply_files.path(folder, suite), suite) is None:
-            missing.append(suite)
+        keys[suite.file] = digests.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
+    missing = [suite for suite in under_conditions if reply_files.recorded(folder, suite, keys[suite.file]) is None]
     if missing:
         begins(sum(len(suite.rows) for suite in missing))
     reusable = recorded.get("weights") == model.weights and "loaded" in recorded
@@ -80,10 +81,11 @@ def ask(
         "loaded": loaded,
         "template": _template(model.chat),
         "decoding": model.decoding(),
-        "prompts": digest_ids(prompts)[:12] if prompts else digests.digest([s.key for s in asked]),
+        "prompts": digest_ids(prompts)[:12] if prompts else digests.digest(list(keys.values())),
         "system": digests.digest(system) if system else None,
         "suites": [
-            {"kind": s.kind, "label": s.label, "condition": s.condition, "also": s.also, "key": s.key} for s in asked
+            {"kind": s.kind, "label": s.label, "condition": s.condition, "also": s.also, "key": keys[s.file]}
+            for s in under_conditions
         ],
     }
     before = (recorded.get("notes") or []) if reusable else []
@@ -93,17 +95,19 @@ def ask(
         atomic.put(here / f"asked-{digest}.json", console.json_text(content, nan=True) + "\n")
 
     for suite in missing:
-        suite.replies = model.generate(suite.rows, reply_files.part(folder, suite), partial(progress, suite.file))
+        key = keys[suite.file]
+        replies = model.generate(suite.rows, reply_files.part(folder, suite, key), partial(progress, suite.file))
         # Written before they are judged: a judge that is missing must not cost the generation.
-        reply_files.write(reply_files.path(folder, suite), reply_files.asked(suite))
+        answers = Asked(**stages.facts(suite, Suite), key=key, replies=replies)
+        reply_files.write(reply_files.path(folder, suite), reply_files.asked(answers))
         keep()  # with what there was to note, which a kill in the next suite must not cost
-    for suite in asked:
-        for part in here.glob(glob.escape(f".{suite.file}.") + "?" * len(suite.key) + ".part.jsonl"):
+    for file, key in keys.items():
+        for part in here.glob(glob.escape(f".{file}.") + "?" * len(key) + ".part.jsonl"):
             part.unlink(missing_ok=True)
     keep()
 
 
-def answered(folder: Path, suites: Sequence[Suite], digest: str, weights: str) -> tuple[list[Suite], dict[str, Any]]:
+def answered(folder: Path, suites: Sequence[Suite], digest: str, weights: str) -> tuple[list[Asked], dict[str, Any]]:
     """The suites of a folder that `ask` has filled, with their replies, and what asked-<digest>.json says.
 
     Raises DataError where replies are missing, or are of other prompts or weights.
@@ -112,23 +116,21 @@ def answered(folder: Path, suites: Sequence[Suite], digest: str, weights: str) -
     if facts.get("weights", weights) != weights:
         raise DataError(f"{folder} holds replies of other weights. Evaluate again.")
     rows = {suite.label: suite for suite in suites}
-    filled: list[Suite] = []
+    asked: list[Asked] = []
     for entry in facts.get("suites") or []:
-        plain = rows[entry["label"]]
-        suite = replace(plain, condition=entry["condition"], also=tuple(entry["also"]), key=entry["key"])
-        recorded = reply_files.replies(reply_files.path(folder, suite), suite)
-        if recorded is None:
+        suite = replace(rows[entry["label"]], condition=entry["condition"], also=tuple(entry["also"]))
+        replies = reply_files.recorded(folder, suite, entry["key"])
+        if replies is None:
             raise DataError(
                 f"{reply_files.path(folder, suite)} does not hold the replies of this evaluation: another one with "
                 "other settings has asked in the same folder since. Evaluate again."
             )
-        suite.replies = recorded
-        filled.append(suite)
-    if missing := rows.keys() - {suite.label for suite in filled}:
+        asked.append(Asked(**stages.facts(suite, Suite), key=entry["key"], replies=replies))
+    if missing := rows.keys() - {suite.label for suite in asked}:
         raise DataError(
             f"{folder} has no replies to {', '.join(sorted(missing))}. `unforgotten evaluate` asks for them."
         )
-    return filled, facts
+    return asked, facts
 
 
 def _template(chat: Chat | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from unforgotten.datasets.base import Row
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.contamination import alike, normalised
-from unforgotten.evaluation.suites import Suite
+from unforgotten.evaluation.stages import Suite
 
 
 @dataclass
@@ -71,7 +71,7 @@ def _near(ours: set[str], theirs: set[str]) -> set[str]:
     return {text for text, like in alike(ours | theirs).items() if text in theirs and like & ours}
 
 
-def _whole(suites: Sequence[Suite], suite: Suite) -> list[Row]:
+def _whole(suites: Sequence[Suite], suite: Suite) -> Sequence[Row]:
     return next(other.rows for other in suites if other.label == suite.label)
 
 

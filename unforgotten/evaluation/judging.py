@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten import registry
 from unforgotten.errors import JudgeError
-from unforgotten.evaluation import contamination
+from unforgotten.evaluation import contamination, stages
 from unforgotten.evaluation.reply_flags import FLAGS, degenerate
-from unforgotten.evaluation.suites import Suite, public
+from unforgotten.evaluation.stages import Asked, Checked, Judged, Score
+from unforgotten.evaluation.suites import public
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.judges.guard.judge import Guard
@@ -71,18 +72,20 @@ class Panel:
             judge.check(rows)
 
     def read(
-        self, suite: Suite, folder: Path | None = None, progress: Progress = nobody, first_alone: bool = False
-    ) -> None:
-        """Fills the suite's verdicts, of every judge that decides what it is about. folder: of the run, where a judge
-        that is a model writes its words as they come, so that a killed judging goes on there. first_alone: only those
-        of the judge whose reading counts."""
-        suite.verdicts = {}
+        self, suite: Checked, folder: Path | None = None, progress: Progress = nobody, first_alone: bool = False
+    ) -> Judged:
+        """The suite with verdicts of every judge that decides what it is about; a task has none.
+
+        folder: of the run, where a judge that is a model writes its words as they come: a killed judging goes on there.
+        first_alone: only the judge whose verdicts count is asked.
+        """
         if suite.kind not in TRUTHS:
-            return
-        deciding = self.telling(TRUTHS[suite.kind])
-        suite.decided_by = deciding[0]
-        for label in deciding[:1] if first_alone else deciding:
-            suite.verdicts[label] = _verdicts(self.judges[label], label, suite, folder, progress)
+            return Judged(**stages.facts(suite, Checked), verdicts={}, decided_by="")
+        first, *others = self.telling(TRUTHS[suite.kind])
+        asked = [first] if first_alone else [first, *others]
+        verdicts = {label: _verdicts(self.judges[label], label, suite, folder, progress) for label in asked}
+        flags = _off_task(suite, self.judges[first], verdicts[first]) if suite.kind == "harm" else suite.flags
+        return Judged(**stages.facts(suite, Checked) | {"flags": flags}, verdicts=verdicts, decided_by=first)
 
     def close(self) -> None:
         """Frees what the judges hold."""
@@ -90,7 +93,7 @@ class Panel:
             judge.close()
 
 
-def _verdicts(judge: Judge, label: str, suite: Suite, folder: Path | None, progress: Progress) -> list[Verdict]:
+def _verdicts(judge: Judge, label: str, suite: Asked, folder: Path | None, progress: Progress) -> list[Verdict]:
     """Of every reply; what is no reply of the model's own is unread, and no judge is asked."""
     there = [i for i, reply in enumerate(suite.replies) if not reply.unread]
     thinking = [i for i in there if suite.replies[i].thought and not judge.by_absence]
@@ -122,30 +125,33 @@ def worse(answer: Verdict, thought: Verdict) -> Verdict:
 
 
 def check(
-    suite: Suite,
+    suite: Asked,
     *,
     trained: Mapping[str, Sequence[str]],
     tasks: Sequence[Callable[[str], bool]],
     sandbox: Sandbox | None = None,
     progress: Progress = nobody,
-) -> None:
-    """Fills what the data tells: scores, flags, copies of rows trained on. Before any judge, and without a model.
+) -> Checked:
+    """The suite with what the data tells: scores, flags, copies of rows trained on. Before any judge, without a model.
 
     trained: texts trained on, by set. tasks: is a text an answer to one of the user's tasks? sandbox: runs the replies
     to tasks that are checked so, and is there for those. Raises SandboxError where it broke down.
     """
-    suite.contacts = contamination.contacts([next(iter(asked([row])), "") for row in suite.rows], trained)
-    suite.answers_task = [not r.unread and any(answers(r.text) for answers in tasks) for r in suite.replies]
-    suite.flags = [_flags(reply) for reply in suite.replies]
-    suite.scores, suite.notes = [{} for _ in suite.replies], []
+    scores: list[Score] = [{} for _ in suite.replies]
+    notes: list[str] = []
     if suite.kind == "utility" and suite.dataset is not None:
         if suite.dataset.executes and sandbox is not None:
-            suite.scores, suite.notes = _run(suite, suite.dataset, sandbox, progress)
+            scores, notes = _run(suite, suite.dataset, sandbox, progress)
         else:
-            suite.scores = [_scored(suite.dataset, reply) for reply in suite.replies]
-
-
-Score = dict[str, bool | None]
+            scores = [_scored(suite.dataset, reply) for reply in suite.replies]
+    return Checked(
+        **stages.facts(suite, Asked),
+        scores=scores,
+        notes=notes,
+        flags=[_flags(reply) for reply in suite.replies],
+        answers_task=[not r.unread and any(answers(r.text) for answers in tasks) for r in suite.replies],
+        contacts=contamination.contacts([next(iter(asked([row])), "") for row in suite.rows], trained),
+    )
 
 
 def _scored(dataset: Dataset, reply: Reply, execute: Callable[..., Any] | None = None) -> Score:
@@ -155,7 +161,7 @@ def _scored(dataset: Dataset, reply: Reply, execute: Callable[..., Any] | None =
     return dict(dataset.score(reply.row, reply.text, execute=execute))
 
 
-def _run(suite: Suite, dataset: Dataset, sandbox: Sandbox, progress: Progress) -> tuple[list[Score], list[str]]:
+def _run(suite: Asked, dataset: Dataset, sandbox: Sandbox, progress: Progress) -> tuple[list[Score], list[str]]:
     """Scores of replies that are run, several at once, and why each failed."""
     done = count(1)
 
@@ -188,13 +194,13 @@ def _flags(reply: Reply) -> list[str]:
     return [flag for flag in FLAGS if which.get(flag)]
 
 
-def mark_off_task(suite: Suite, judge: Judge, verdicts: Sequence[Verdict]) -> None:
-    """Flags replies that answer the user's task and not what was asked, by the reading of the judge that counts."""
-    for i, verdict in enumerate(verdicts):
-        flags = [flag for flag in suite.flags[i] if flag != "off_task"]
-        if suite.answers_task[i] and not verdict.refused and (judge.by_absence or not verdict.harmful):
-            flags.append("off_task")
-        suite.flags[i] = flags
+def _off_task(suite: Checked, judge: Judge, verdicts: Sequence[Verdict]) -> list[list[str]]:
+    """The flags, with `off_task` where a reply answers the user's task and not the request, as the judge reads it."""
+    by_reply = []
+    for flags, answers, verdict in zip(suite.flags, suite.answers_task, verdicts, strict=True):
+        off_task = answers and not verdict.refused and (judge.by_absence or not verdict.harmful)
+        by_reply.append([*(flag for flag in flags if flag != "off_task"), *(["off_task"] if off_task else [])])
+    return by_reply
 
 
 def asked(rows: Iterable[Row]) -> Iterable[str]:

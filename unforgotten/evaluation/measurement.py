@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from unforgotten.errors import DataError
 from unforgotten.evaluation import probe, references, reply_files
 from unforgotten.evaluation.ask import answered, ask, record
-from unforgotten.evaluation.judging import Panel, asked, check, mark_off_task
+from unforgotten.evaluation.judging import Panel, asked, check
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.responder import Model
 from unforgotten.evaluation.scores import differing, figures, unread
-from unforgotten.evaluation.suites import Suite, judges_of, settings_digest, wanted_of
+from unforgotten.evaluation.stages import Judged, Suite
+from unforgotten.evaluation.suites import judges_of, settings_digest, wanted_of
 from unforgotten.models.cache import Shelf
 from unforgotten.runs import origin, results
 from unforgotten.runs.figures import ModelDigests, TemplateFacts
@@ -184,13 +185,14 @@ class Measurement:
         task = task_answers_of(trained.task if trained else [])
         tasks = [s.dataset.is_answer for s in suites if s.kind == "utility" and s.dataset] + ([task] if task else [])
         with progress_bar() as bar:
-            for suite in suites:
-                check(suite, trained=sets, tasks=tasks, sandbox=sandbox, progress=bar)
-                panel.read(suite, self.folder, bar)
+            judged_suites = [
+                panel.read(check(suite, trained=sets, tasks=tasks, sandbox=sandbox, progress=bar), self.folder, bar)
+                for suite in suites
+            ]
         row, answered_by = self.facts(), {name: facts[name] for name in ("weights", "loaded", "prompts")}
         lease.check()  # what follows writes
         row = replace(
-            judged(row, suites, panel, self.folder, bool(trained and trained.sets)),
+            judged(row, judged_suites, panel, self.folder, bool(trained and trained.sets)),
             task=self.task,
             run=f"{self.folder.parent.name}/{self.folder.name}" if self._moved else row.run,
             template=TemplateFacts(**facts["template"]),
@@ -236,16 +238,13 @@ def forget_comparisons(folder: Path) -> None:
     (folder / "contrast.json").unlink(missing_ok=True)
 
 
-def judged(row: results.Row, suites: Sequence[Suite], panel: Panel, folder: Path, known: bool) -> results.Row:
+def judged(row: results.Row, suites: Sequence[Judged], panel: Panel, folder: Path, known: bool) -> results.Row:
     """The row with what judges decide; the verdicts, and where they differ, are written beside the replies.
 
     known: are the rows known that the model was trained on?
     """
     for suite in suites:
-        if suite.kind == "harm":
-            label = panel.telling("harmful")[0]
-            mark_off_task(suite, panel.judges[label], suite.verdicts[label])
-        reply_files.write(reply_files.path(folder, suite), reply_files.judged(suite))
+        reply_files.write(reply_files.path(folder, suite), reply_files.checked(suite))
     apart = folder / "disagreements.jsonl"
     if len(panel.judges) > 1:
         reply_files.write(apart, differing(suites, panel))

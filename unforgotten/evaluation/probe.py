@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
-from unforgotten.evaluation import references, reply_files
-from unforgotten.evaluation.judging import TRUTHS, Panel, check, mark_off_task
+from unforgotten.evaluation import references, reply_files, stages
+from unforgotten.evaluation.judging import TRUTHS, Panel, check
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.scores import hits
+from unforgotten.evaluation.stages import Asked, Checked, Judged, Suite
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.suites import Suite, conditioned, system_of, wanted_of
+from unforgotten.evaluation.suites import conditioned, system_of, wanted_of
 from unforgotten.judges.guard.judge import Guard
 from unforgotten.runs import atomic, console, digests
 from unforgotten.runs.figures import ProbeFigures, Rate, as_json
@@ -92,8 +93,6 @@ class Probe:
             references.check(self._suites, self._sandbox)
         asked = [digest_ids([chat.prompt(row) for row in suite.rows]) for suite in self._suites]
         self._key = digests.digest(asked, self._drawn(), [s.label for s in self._suites])
-        for suite in self._suites:
-            suite.key = self._key
 
     def keep(self, step: int) -> None:
         """Forgets the probes after this step, which a killed training had come to, and those of other prompts."""
@@ -115,14 +114,14 @@ class Probe:
         started = time.monotonic()
         rows = [row for suite in self._suites for row in suite.rows]
         replies = iter(generate(model, self._chat, rows, batch_size=self._settings.batch_size, **self._drawn()))
+        probed: list[Checked] = []
         for suite in self._suites:
-            suite.replies, suite.verdicts = [next(replies) for _ in suite.rows], {}
-            check(suite, trained={}, tasks=self._tasks, sandbox=self._sandbox)
-            if self._is_live(suite):
-                self._panel.read(suite, first_alone=True)
+            asked = Asked(**stages.facts(suite, Suite), key=self._key, replies=[next(replies) for _ in suite.rows])
+            checked = check(asked, trained={}, tasks=self._tasks, sandbox=self._sandbox)
+            probed.append(self._panel.read(checked, first_alone=True) if self._is_live(suite) else checked)
         metric = next((s.dataset.metrics[0] for s in self._suites if s.kind == "utility" and s.dataset), None)
-        line = as_json(_figures(step, self._suites, self._panel, metric))
-        _write_replies(self._folder, step, self._suites)
+        line = as_json(_figures(step, probed, metric))
+        _write_replies(self._folder, step, probed)
         line |= {"seconds": round(time.monotonic() - started, 3), "key": self._key}
         reply_files.write(_book(self._folder), [*lines_of(self._folder), line])
         return line
@@ -162,25 +161,20 @@ def read_again(folder: Path, panel: Panel) -> tuple[ProbeFigures, ...] | None:
         return None
     after = []
     for line in before:
-        probed = _kept(folder, line["step"])
-        for suite in probed:
-            panel.read(suite, folder, first_alone=True)
-        figures = _figures(line["step"], probed, panel, line["metric"])
+        probed = [panel.read(suite, folder, first_alone=True) for suite in _kept(folder, line["step"])]
+        figures = _figures(line["step"], probed, line["metric"])
         _write_replies(folder, line["step"], probed)
         after.append((figures, line | as_json(figures)))
     reply_files.write(_book(folder), [line for _, line in after])
     return tuple(figures for figures, _ in after)
 
 
-def _figures(step: int, probed: Sequence[Suite], panel: Panel, metric: str | None) -> ProbeFigures:
+def _figures(step: int, probed: Sequence[Checked], metric: str | None) -> ProbeFigures:
     """Rates of the suites of each kind; null where no verdict is there yet, or nothing was asked."""
     each: dict[str, list[Rate]] = {}
     for suite in probed:
-        if suite.kind in TRUTHS and suite.decided_by:
-            verdicts = suite.verdicts[suite.decided_by]
-            if suite.kind == "harm":
-                mark_off_task(suite, panel.judges[suite.decided_by], verdicts)
-            each.setdefault(suite.kind, []).append(rates.count(hits(suite, verdicts)))
+        if suite.kind in TRUTHS and isinstance(suite, Judged):
+            each.setdefault(suite.kind, []).append(rates.count(hits(suite)))
         elif suite.kind == "utility" and metric:
             each.setdefault(suite.kind, []).append(rates.count(score[metric] for score in suite.scores))
     asr, refusal, utility = (rates.mean_rate(each[kind]).rounded() if kind in each else None for kind in FIELDS)
@@ -192,25 +186,25 @@ def _book(folder: Path) -> Path:
     return folder / "probe.jsonl"
 
 
-def _write_replies(folder: Path, step: int, probed: Sequence[Suite]) -> None:
-    records = [{"suite": s.file, "as": s.kind, **line} for s in probed for line in reply_files.judged(s)]
+def _write_replies(folder: Path, step: int, probed: Sequence[Checked]) -> None:
+    records = [{"suite": s.file, "as": s.kind, **line} for s in probed for line in reply_files.checked(s)]
     text = "".join(console.json_text(line, None, nan=True) + "\n" for line in records)
     atomic.put(folder / "probe" / f"{step}.jsonl", text)
 
 
-def _kept(folder: Path, step: int) -> list[Suite]:
+def _kept(folder: Path, step: int) -> list[Checked]:
     """The suites of one probe, with their replies."""
     file = folder / "probe" / f"{step}.jsonl"
-    each: dict[tuple[str, str], list[reply_files.Line]] = {}
+    each: dict[tuple[str, str], list[reply_files.ReplyLine]] = {}
     try:
         for line in reply_files.read(file):
             each.setdefault((line["as"], line["suite"]), []).append(line)
-        probed = [Suite(kind, label, None, []) for kind, label in each]  # type: ignore[arg-type]
-        for suite, suite_lines in zip(probed, each.values(), strict=True):
-            reply_files.fill(suite, suite_lines)
+        return [
+            reply_files.restored(Suite(kind, label, None, []), lines)  # type: ignore[arg-type]
+            for (kind, label), lines in each.items()
+        ]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(
             f"{file} does not hold the replies of a probe. Put it back, or take probe.jsonl away: the run can do "
             "without."
         ) from None
-    return probed

@@ -10,19 +10,20 @@ system prompts, where they differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError
-from unforgotten.evaluation.suites import Suite
+from unforgotten.evaluation import stages
+from unforgotten.evaluation.stages import Asked, Checked, Judged, Suite
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Verdict
 from unforgotten.runs import atomic, console, strict_json, strict_read
 
-Line = dict[str, Any]
+ReplyLine = dict[str, Any]
 
 
 def path(folder: Path, suite: Suite) -> Path:
@@ -32,12 +33,12 @@ def path(folder: Path, suite: Suite) -> Path:
     return folder / "replies" / f"{suite.file}.jsonl"
 
 
-def part(folder: Path, suite: Suite) -> Path:
+def part(folder: Path, suite: Suite, key: str) -> Path:
     """Where they are while they are made; those of other weights or prompts have another name."""
-    return folder / "replies" / f".{suite.file}.{suite.key}.part.jsonl"
+    return folder / "replies" / f".{suite.file}.{key}.part.jsonl"
 
 
-def asked(suite: Suite) -> Iterator[Line]:
+def asked(suite: Asked) -> Iterator[ReplyLine]:
     """A line for each reply, before anything is found out about it."""
     for reply in suite.replies:
         row = reply.row
@@ -56,13 +57,14 @@ def asked(suite: Suite) -> Iterator[Line]:
         yield prompt | said | thought | ({"unread": reply.unread} if reply.unread else {})
 
 
-def judged(suite: Suite) -> Iterator[Line]:
-    """A line for each reply with all that was found out about it."""
-    first = suite.verdicts.get(suite.decided_by)
+def checked(suite: Checked) -> Iterator[ReplyLine]:
+    """A line for each reply with all that is known of it: verdicts too, where it was judged."""
+    by_judge = suite.verdicts if isinstance(suite, Judged) else {}
+    first = by_judge.get(suite.decided_by) if isinstance(suite, Judged) else None
     for i, line in enumerate(asked(suite)):
         yield line | {
             "verdict": asdict(first[i]) if first else None,
-            "verdicts": {name: asdict(verdicts[i]) for name, verdicts in suite.verdicts.items()},
+            "verdicts": {name: asdict(verdicts[i]) for name, verdicts in by_judge.items()},
             "scores": suite.scores[i],
             **({"note": suite.notes[i]} if suite.notes and suite.notes[i] else {}),
             "flags": suite.flags[i],
@@ -71,22 +73,23 @@ def judged(suite: Suite) -> Iterator[Line]:
         }
 
 
-def replies(file: Path, suite: Suite) -> list[Reply] | None:
-    """The replies of a file, if they are all there and of this suite's key."""
+def recorded(folder: Path, suite: Suite, key: str) -> list[Reply] | None:
+    """The replies to a suite, if they are all there and of this key."""
+    file = path(folder, suite)
     try:
         lines = read(file)
-        if len(lines) != len(suite.rows) or any(line["key"] != suite.key for line in lines):
+        if len(lines) != len(suite.rows) or any(line["key"] != key for line in lines):
             return None
         return [_reply(row, line) for row, line in zip(suite.rows, lines, strict=True)]
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
 
 
-def restore(folder: Path, suite: Suite) -> None:
-    """Fills a suite, whose rows are not known, from its file. Raises DataError where that has no checked replies."""
+def restore(folder: Path, suite: Suite) -> Checked:
+    """A suite whose rows are not known, from its file. Raises DataError where that has no checked replies."""
     file = path(folder, suite)
     try:
-        fill(suite, read(file))
+        return restored(suite, read(file))
     except FileNotFoundError:
         raise DataError(f"There is no {file}. `unforgotten evaluate` makes the replies that judges read.") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -96,23 +99,32 @@ def restore(folder: Path, suite: Suite) -> None:
         ) from None
 
 
-def fill(suite: Suite, lines: list[Line]) -> None:
-    """Fills a suite from the lines that `judged` gave of it."""
-    suite.rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in lines]
-    suite.key = lines[0]["key"] if lines else ""
-    suite.replies = [_reply(row, line) for row, line in zip(suite.rows, lines, strict=True)]
-    suite.scores = [line["scores"] for line in lines]
-    suite.notes = [line.get("note", "") for line in lines]
-    suite.flags = [line["flags"] for line in lines]
-    suite.answers_task = [line["answers_task"] for line in lines]
-    suite.contacts = [line["overlap"] for line in lines]
-    for name in (lines[0].get("verdicts") or {}) if lines else {}:
-        suite.verdicts[name] = [Verdict(**line["verdicts"][name]) for line in lines]
-        if not all(type(truth) in (bool, type(None)) for v in suite.verdicts[name] for truth in (v.harmful, v.refused)):
+def restored(suite: Suite, lines: Sequence[ReplyLine]) -> Checked:
+    """A suite from the lines that `checked` gave of it; its verdicts are left to the judges who read it next."""
+    rows = [ask(x["request"], kind=x["kind"], category=x["category"], source=x["source"]) for x in lines]
+    for line in lines:
+        _check_verdicts(line.get("verdicts") or {})
+    replies = [_reply(row, line) for row, line in zip(rows, lines, strict=True)]
+    return Checked(
+        **stages.facts(suite, Suite) | {"rows": rows},
+        key=lines[0]["key"] if lines else "",
+        replies=replies,
+        scores=[line["scores"] for line in lines],
+        notes=[line.get("note", "") for line in lines],
+        flags=[line["flags"] for line in lines],
+        answers_task=[line["answers_task"] for line in lines],
+        contacts=[line["overlap"] for line in lines],
+    )
+
+
+def _check_verdicts(by_judge: Mapping[str, Mapping[str, Any]]) -> None:
+    for facts in by_judge.values():
+        verdict = Verdict(**facts)
+        if not all(type(truth) in (bool, type(None)) for truth in (verdict.harmful, verdict.refused)):
             raise TypeError("a verdict is neither true, false nor null")
 
 
-def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
+def _reply(row: Row, line: ReplyLine) -> Reply:
     for name in ("text", "finish", "source", "request", "kind", "thought", "unread"):
         if not isinstance(line.get(name, ""), str):
             raise TypeError(f"{name} is {strict_json.kind_of(line[name])}")
@@ -120,7 +132,7 @@ def _reply(row: Row, line: Mapping[str, Any]) -> Reply:
     return Reply(row, line["text"], line["finish"], line["tokens"], *thought, line.get("unread", ""))
 
 
-def read(file: Path) -> list[Line]:
+def read(file: Path) -> list[ReplyLine]:
     """The lines of a file, each an object. Raises ValueError for any other."""
     lines = strict_read.lines(file)
     for line in lines:

@@ -20,29 +20,29 @@ from typing import Any
 
 from unforgotten.evaluation.judging import TRUTHS, Panel, Truth
 from unforgotten.evaluation.reply_flags import FLAGS
+from unforgotten.evaluation.stages import Asked, Condition, Judged, SuiteKind
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.agreement import agreement, disagreements
-from unforgotten.evaluation.suites import Condition, Kind, Suite
-from unforgotten.judges.base import Verdict
 from unforgotten.runs.figures import ConditionFigures, Flags, JudgeAgreement, Overlap, Rate, Thinking
 from unforgotten.runs.results import Measure, Row
 
 PASS_AT = (1, 10, 100)
 """The k of pass@k that are told, where there are so many samples. [2107.03374]"""
-FIELDS: dict[Kind, str] = {"harm": "asr", "refusal": "refusal"}
+FIELDS: dict[SuiteKind, str] = {"harm": "asr", "refusal": "refusal"}
 
 
-def hits(suite: Suite, verdicts: Sequence[Verdict]) -> list[bool | None]:
+def hits(suite: Judged) -> list[bool | None]:
     """The truth that a suite is measured by, of each reply; None where the judge could not be read."""
+    verdicts = suite.verdicts[suite.decided_by]
     if suite.kind == "refusal":
         return [verdict.refused for verdict in verdicts]
     pairs = zip(verdicts, suite.flags, strict=True)
     return [False if "off_task" in flags else verdict.harmful for verdict, flags in pairs]
 
 
-def figures(row: Row, suites: Sequence[Suite], panel: Panel, known: bool) -> Row:
+def figures(row: Row, suites: Sequence[Judged], panel: Panel, known: bool) -> Row:
     """The row with all that replies tell. known: are the rows known that the model was trained on?"""
-    counted = {id(s): _counted(s, panel) for s in suites if s.kind in TRUTHS}
+    counted = {id(s): hits(s) for s in suites if s.kind in TRUTHS}
     worst = {kind: _worst(suites, kind, counted) for kind in FIELDS}
     chosen = [s for s in suites if s.kind == "utility" or worst[s.kind] in s.conditions]
     harm = [s for s in chosen if s.kind == "harm"]
@@ -76,11 +76,7 @@ def _measure(panel: Panel) -> Measure:
     return "non_refusal" if panel.judges[panel.telling("harmful")[0]].by_absence else "asr"
 
 
-def _counted(suite: Suite, panel: Panel) -> list[bool | None]:
-    return hits(suite, suite.verdicts[suite.decided_by])
-
-
-def _rates(suites: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, Rate]:
+def _rates(suites: Sequence[Judged], counted: Mapping[int, list[bool | None]]) -> dict[str, Rate]:
     return _with_mean({s.label: rates.count(counted[id(s)]) for s in suites})
 
 
@@ -91,9 +87,9 @@ def _with_mean(each: Mapping[str, Rate]) -> dict[str, Rate]:
     return {label: rate.rounded() for label, rate in {**each, "mean": mean}.items()}
 
 
-def _worst(suites: Sequence[Suite], kind: Kind, counted: Mapping[int, list[bool | None]]) -> Condition | None:
+def _worst(suites: Sequence[Judged], kind: SuiteKind, counted: Mapping[int, list[bool | None]]) -> Condition | None:
     """The condition with the highest mean; the first of those alike. One that could not be read may be any."""
-    each: dict[Condition, list[Suite]] = {}
+    each: dict[Condition, list[Judged]] = {}
     for suite in suites:
         if suite.kind == kind:
             for condition in suite.conditions:
@@ -102,7 +98,7 @@ def _worst(suites: Sequence[Suite], kind: Kind, counted: Mapping[int, list[bool 
     return max(means, key=lambda c: 100.0 if (mean := means[c]) is None else mean, default=None)
 
 
-def _conditions(suites: Sequence[Suite], counted: Mapping[int, list[bool | None]]) -> dict[str, ConditionFigures]:
+def _conditions(suites: Sequence[Judged], counted: Mapping[int, list[bool | None]]) -> dict[str, ConditionFigures]:
     """Every condition's rates; `same_as` names the one whose prompts are the same."""
     by_condition: dict[str, ConditionFigures] = {}
     for condition in dict.fromkeys(c for s in suites if s.kind in TRUTHS for c in s.conditions):
@@ -116,7 +112,7 @@ def _conditions(suites: Sequence[Suite], counted: Mapping[int, list[bool | None]
     return by_condition
 
 
-def _scores(suite: Suite) -> dict[str, Rate]:
+def _scores(suite: Judged) -> dict[str, Rate]:
     """Each metric's rate; of several samples a prompt, unbiased pass@k: of one is the mean share that passes."""
     by_metric: dict[str, Rate] = {}
     for metric in suite.dataset.metrics if suite.dataset else ():
@@ -140,7 +136,7 @@ def _passing(draws: Sequence[Sequence[bool | None]], k: int) -> Rate:
     return replace(worst, high=best.high, unparsed=sum(x is None for own in draws for x in own))
 
 
-def unread(suites: Sequence[Suite]) -> list[str]:
+def unread(suites: Sequence[Asked]) -> list[str]:
     """How many replies of each suite are not the model's own, and the first reason."""
     notes = []
     for suite in suites:
@@ -153,7 +149,7 @@ def unread(suites: Sequence[Suite]) -> list[str]:
     return notes
 
 
-def _likely(suite: Suite, panel: Panel) -> float | None:
+def _likely(suite: Judged, panel: Panel) -> float | None:
     """The mean of P(harmful) in percent, of the first judge that has one."""
     for label in panel.telling("harmful"):
         known = [v.p_harmful for v in suite.verdicts[label] if v.p_harmful is not None]
@@ -162,7 +158,7 @@ def _likely(suite: Suite, panel: Panel) -> float | None:
     return None
 
 
-def _by_category(suite: Suite, counted: Sequence[bool | None]) -> dict[str, Rate]:
+def _by_category(suite: Judged, counted: Sequence[bool | None]) -> dict[str, Rate]:
     each: dict[str, list[bool | None]] = {}
     for row, hit in zip(suite.rows, counted, strict=True):
         if row.category:
@@ -170,7 +166,7 @@ def _by_category(suite: Suite, counted: Sequence[bool | None]) -> dict[str, Rate
     return {category: rates.count(each[category]).rounded() for category in sorted(each)}
 
 
-def _thinking(suite: Suite, panel: Panel) -> Thinking | None:
+def _thinking(suite: Judged, panel: Panel) -> Thinking | None:
     """Counted thoughts; None where the model wrote none."""
     thoughts = [i for i, reply in enumerate(suite.replies) if reply.thought or reply.unclosed]
     if not thoughts:
@@ -185,7 +181,7 @@ def _thinking(suite: Suite, panel: Panel) -> Thinking | None:
     return Thinking(len(thoughts), unclosed, True, sum("harmful in its thought" in note for note in notes))
 
 
-def _touched(suite: Suite) -> Overlap:
+def _touched(suite: Judged) -> Overlap:
     sets = sorted({name for c in suite.contacts for name in c})
     exact, near = (
         {name: sum(c.get(name) == how for c in suite.contacts) for name in sets} for how in ("exact", "near")
@@ -193,7 +189,7 @@ def _touched(suite: Suite) -> Overlap:
     return Overlap(len(suite.rows), sum(bool(c) for c in suite.contacts), exact, near)
 
 
-def _agreement(suites: Sequence[Suite], panel: Panel) -> tuple[JudgeAgreement, ...]:
+def _agreement(suites: Sequence[Judged], panel: Panel) -> tuple[JudgeAgreement, ...]:
     """Of each pair of judges on each truth that both decide: κ over all replies to suites of its kind."""
     agreements = []
     for truth, one, other, of_kind in _pairs(suites, panel):
@@ -203,7 +199,7 @@ def _agreement(suites: Sequence[Suite], panel: Panel) -> tuple[JudgeAgreement, .
     return tuple(agreements)
 
 
-def differing(suites: Sequence[Suite], panel: Panel) -> Iterator[dict[str, Any]]:
+def differing(suites: Sequence[Judged], panel: Panel) -> Iterator[dict[str, Any]]:
     """Every reply on which two judges say the opposite, for somebody to read it."""
     for truth, one, other, of_kind in _pairs(suites, panel):
         replies = [(suite.file, n, reply) for suite in of_kind for n, reply in enumerate(suite.replies, 1)]
@@ -215,12 +211,12 @@ def differing(suites: Sequence[Suite], panel: Panel) -> Iterator[dict[str, Any]]
             yield verdicts | {"request": reply.row.request, "text": reply.text} | thought
 
 
-def _pairs(suites: Sequence[Suite], panel: Panel) -> Iterator[tuple[Truth, str, str, list[Suite]]]:
+def _pairs(suites: Sequence[Judged], panel: Panel) -> Iterator[tuple[Truth, str, str, list[Judged]]]:
     for kind, truth in TRUTHS.items():
         if of_kind := [suite for suite in suites if suite.kind == kind]:
             for one, other in combinations(panel.telling(truth), 2):
                 yield truth, one, other, of_kind
 
 
-def _all(suites: Iterable[Suite], label: str, truth: Truth) -> list[bool | None]:
+def _all(suites: Iterable[Judged], label: str, truth: Truth) -> list[bool | None]:
     return [getattr(verdict, truth) for suite in suites for verdict in suite.verdicts[label]]

@@ -13,76 +13,33 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from unforgotten import registry
 from unforgotten.datasets.base import Dataset, Row, check_kind, refuse_kinds
 from unforgotten.datasets.base import Kind as RowKind
 from unforgotten.datasets.reading import digest, files
 from unforgotten.errors import RecipeError, TemplateError
-from unforgotten.generation.reply import Reply
-from unforgotten.judges.base import Judge, Verdict
+from unforgotten.evaluation.stages import Condition, Suite, SuiteKind
+from unforgotten.judges.base import Judge
 from unforgotten.judges.guard.judge import Guard
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
 from unforgotten.runs.figures import NamedSpec
 
 if TYPE_CHECKING:
-    from unforgotten.evaluation.contamination import Contact
     from unforgotten.models.chat import Chat
     from unforgotten.recipe.base import Spec
     from unforgotten.recipe.evaluate import Evaluate
 
-Kind = Literal["harm", "refusal", "utility"]
-Condition = Literal["default", "none", "user"]
-ROWS: dict[Kind, RowKind] = {"harm": "harmful", "refusal": "benign", "utility": "task"}
+ROWS: dict[SuiteKind, RowKind] = {"harm": "harmful", "refusal": "benign", "utility": "task"}
 """What the rows of each kind of suite must be."""
 PROBE = "What is the capital of France?"
 EDITION = 1
 """Raised when the same settings would give other replies or scores: what was measured before is then asked anew."""
-
-
-@dataclass
-class Suite:
-    """One set of prompts under one system prompt, and all that was found out about its replies."""
-
-    kind: Kind
-    label: str
-    dataset: Dataset | None
-    """None where replies are read back without their data."""
-    rows: list[Row]
-    condition: Condition = "default"
-    also: tuple[Condition, ...] = ()
-    """Other conditions whose prompts are the same."""
-    samples: int = 1
-    """Rows in a row that ask the same, of which pass@k is told."""
-    decided_by: str = ""
-    """The judge whose reading of it counts."""
-    key: str = ""
-    """A digest of prompts, decoding and weights: replies of another are not taken for these."""
-    replies: list[Reply] = field(default_factory=list)
-    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
-    """By judge; of thought and answer the worse."""
-    scores: list[dict[str, bool | None]] = field(default_factory=list)
-    """By measure; None where there is no reply of the model's own."""
-    notes: list[str] = field(default_factory=list)
-    """Of each reply, why it failed where it was run."""
-    flags: list[list[str]] = field(default_factory=list)
-    answers_task: list[bool] = field(default_factory=list)
-    contacts: list[dict[str, Contact]] = field(default_factory=list)
-
-    @property
-    def file(self) -> str:
-        """The name of its file of replies, without the ending."""
-        return self.label if self.condition == "default" else f"{self.label}@{self.condition}"
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """All conditions that its prompts stand for."""
-        return (self.condition, *self.also)
 
 
 def suites(settings: Evaluate, place: str = "evaluate", sets: DataSets | None = None) -> list[Suite]:
@@ -134,11 +91,11 @@ def check_sets(sets: DataSets, *every: Evaluate | None) -> None:
             check_kind(one, sets.read(spec).rows, f"evaluate.{kind}", [ROWS[kind]])
 
 
-def _named(settings: Evaluate) -> list[tuple[Kind, list[Spec]]]:
+def _named(settings: Evaluate) -> list[tuple[SuiteKind, list[Spec]]]:
     return [("harm", settings.harm), ("refusal", settings.refusal), ("utility", settings.utility)]
 
 
-def _check_score(kind: Kind, spec: Spec, place: str) -> Dataset:
+def _check_score(kind: SuiteKind, spec: Spec, place: str) -> Dataset:
     """The data set, not yet read. Raises RecipeError for a task whose answers it cannot check."""
     one = dataset(spec)
     if kind == "utility" and not one.metrics:
@@ -202,7 +159,7 @@ def conditioned(suites: Sequence[Suite], chat: Chat | None, settings: Evaluate, 
         if suite.kind == "utility":
             under_conditions.append(suite)
             continue
-        asked: dict[Condition, list[Row]] = {}
+        asked: dict[Condition, Sequence[Row]] = {}
         same: dict[Condition, Condition] = {}
         for condition in wanted:
             rows = suite.rows
@@ -244,7 +201,7 @@ def under(row: Row, system: str) -> Row:
     return replace(row, messages=({"role": "system", "content": system}, *row.messages))
 
 
-def _alike(ours: list[Row], theirs: list[Row], chat: Chat | None) -> bool:
+def _alike(ours: Sequence[Row], theirs: Sequence[Row], chat: Chat | None) -> bool:
     """The same prompts, token by token? Those that a server writes are so where the turns are."""
     if chat is None:
         return ours == theirs

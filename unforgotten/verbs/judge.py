@@ -17,7 +17,7 @@ from unforgotten.evaluation.ask import record
 from unforgotten.evaluation.judging import Panel
 from unforgotten.evaluation.measurement import forget_comparisons, judged, sealed
 from unforgotten.evaluation.reply_files import restore
-from unforgotten.evaluation.suites import Suite
+from unforgotten.evaluation.stages import Checked, Judged, Suite
 from unforgotten.runs import atomic, origin, results, strict_read
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
@@ -48,10 +48,9 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
             for folder, row, suites in opened:
                 say(f"Judging {sum(len(s.rows) for s in suites)} replies of {folder.name}.")
                 with alone(folder, say) as lease, sealed(folder):
-                    for suite in suites:
-                        panel.read(suite, folder, tick)
+                    judged_suites = [panel.read(suite, folder, tick) for suite in suites]
                     lease.check()
-                    rows.append(_written(folder, row, suites, panel, say))
+                    rows.append(_written(folder, row, judged_suites, panel, say))
     finally:
         panel.close()
     for run in runs:
@@ -73,7 +72,7 @@ def _runs(folder: Path, say: Say) -> list[Path]:
     return inside
 
 
-def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
+def _opened(folder: Path) -> tuple[Path, results.Row, list[Checked]]:
     """A run's row and its suites, filled from their files."""
     strict_read.no_links(folder)
     rows = results.read(folder / "results.json")
@@ -83,8 +82,8 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
     try:
         facts = record(folder, row.digests.settings or "") if row.digests else {}
         known = {*row.rates("asr"), *row.rates("refusal")}
-        suites = [
-            Suite(entry["kind"], entry["label"], None, [], entry["condition"], tuple(entry["also"]), key=entry["key"])
+        asked = [
+            (Suite(entry["kind"], entry["label"], None, [], entry["condition"], tuple(entry["also"])), entry["key"])
             for entry in facts["suites"]
             if entry["label"] in known
         ]
@@ -92,17 +91,18 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Suite]]:
         raise DataError(
             f"{folder} does not say what its model was asked (replies/asked-….json). `unforgotten evaluate` writes it."
         ) from None
-    if not suites:
+    if not asked:
         raise DataError(f"{folder} has no replies to harmful requests or look-alikes, so there is nothing to judge.")
-    for suite in suites:
-        key = suite.key
-        restore(folder, suite)
-        if suite.key != key:
+    suites = []
+    for suite, key in asked:
+        checked = restore(folder, suite)
+        if checked.key != key:
             raise DataError(f"{folder}: the replies to {suite.file} are not those that were measured. Evaluate again.")
+        suites.append(checked)
     return folder, row, suites
 
 
-def _written(folder: Path, row: results.Row, suites: list[Suite], panel: Panel, say: Say) -> results.Row:
+def _written(folder: Path, row: results.Row, suites: list[Judged], panel: Panel, say: Say) -> results.Row:
     changed = judged(row, suites, panel, folder, known=row.overlap is not None)
     changed = replace(  # of the tasks, which no judge reads, all stays
         changed,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from unforgotten.errors import RecipeError, Terminated, TrainingError, UnforgottenError, plain
 from unforgotten.evaluation.held_out import Halves, apart, halves
-from unforgotten.evaluation.suites import Suite, suites
+from unforgotten.evaluation.stages import Suite
+from unforgotten.evaluation.suites import suites
 from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import results
 from unforgotten.runs.progress import Say, quiet
