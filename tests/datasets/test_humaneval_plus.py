@@ -12,7 +12,7 @@ from tests.datasets.wrong_programs import WRONG
 from unforgotten import registry
 from unforgotten.datasets import humaneval_plus as plus
 from unforgotten.errors import DataError, SandboxError
-from unforgotten.evaluation.sandbox import Outcome
+from unforgotten.evaluation.sandbox import ProgramOutcome
 
 BASE, FILE = "humaneval/HumanEval.jsonl.gz", "humaneval_plus/HumanEvalPlus.jsonl.gz"
 
@@ -132,8 +132,10 @@ def test_the_reference_is_run_once_and_sets_the_limits(real) -> None:
         orders.append((program, settings))
         if settings.get("remember"):
             n = len(settings["data"]["inputs"])
-            return Outcome("passed", "", 1.0, value={"outputs": [[0.0]] * n, "seconds": [0.001] * (n - 1) + [2.0]})
-        return Outcome("passed", "", 1.0)
+            return ProgramOutcome(
+                "passed", "", 1.0, value={"outputs": [[0.0]] * n, "seconds": [0.001] * (n - 1) + [2.0]}
+            )
+        return ProgramOutcome("passed", "", 1.0)
 
     assert humaneval_plus().score(row, solved(row), noted) == {"plus": True, "base": True}
     task = json.loads(row.answer)
@@ -147,15 +149,15 @@ def test_the_reference_is_run_once_and_sets_the_limits(real) -> None:
         """The machine has become four times as slow since the reference was remembered."""
         orders.append(settings)
         if "limits" in settings["data"]:
-            return Outcome("passed" if settings["data"]["limits"][0] > 10 else "timeout", "", 1.0)
+            return ProgramOutcome("passed" if settings["data"]["limits"][0] > 10 else "timeout", "", 1.0)
         seconds = 1.0 if settings["remember"] else 4.0
         n = len(settings["data"]["inputs"])
-        return Outcome("passed", "", 1.0, value={"outputs": [[0.0]] * n, "seconds": [seconds] * n})
+        return ProgramOutcome("passed", "", 1.0, value={"outputs": [[0.0]] * n, "seconds": [seconds] * n})
 
     assert humaneval_plus().score(row, solved(row), busy)["base"]
     assert [o.get("remember") for o in orders][:4] == [True, None, False, None]
     assert [orders[i]["data"]["limits"][0] for i in (1, 3)] == [4.0, 16.0]
-    failing = lambda *_, **settings: Outcome("failed" if settings.get("remember") else "passed", "E: x", 1.0)  # noqa: E731
+    failing = lambda *_, **settings: ProgramOutcome("failed" if settings.get("remember") else "passed", "E: x", 1.0)  # noqa: E731
     with pytest.raises(SandboxError, match="reference solution of HumanEval/2 did not run to its end: E: x"):
         humaneval_plus().score(row, solved(row), failing)
 

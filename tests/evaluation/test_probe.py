@@ -159,14 +159,14 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
 KILLED = """
 import os, signal, sys
 from unforgotten.verbs.finetune.finetune import finetune
-from unforgotten.evaluation.probe import Probe
+from unforgotten.evaluation.probe import Prober
 from unforgotten.recipe.read import load_recipe
-take, at = Probe.take, int(sys.argv[2])
+take, at = Prober.take, int(sys.argv[2])
 def killed(self, model, step):
     if step == at:
         os.kill(os.getpid(), signal.SIGKILL)
     return take(self, model, step)
-Probe.take = killed
+Prober.take = killed
 finetune(load_recipe(sys.argv[1]))
 """
 

@@ -14,7 +14,7 @@ import torch
 from tests.training.shapes import tiny_tokenizer
 from unforgotten.errors import RecipeError, SandboxError
 from unforgotten.evaluation.measurement import Measurement, measure_all
-from unforgotten.evaluation.responder import Local
+from unforgotten.evaluation.responder import LocalModel
 from unforgotten.evaluation.sandbox import open_sandbox
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import suites
@@ -79,7 +79,7 @@ def measured(
         settings=evaluate,
         suites=suites(evaluate),
         weights="w",
-        model=lambda shelf, say: Local(lambda: torch.nn.Linear(1, 1), Chat(tiny_tokenizer(CHATML)), "w", evaluate),
+        model=lambda shelf, say: LocalModel(lambda: torch.nn.Linear(1, 1), Chat(tiny_tokenizer(CHATML)), "w", evaluate),
         facts=lambda: results.Row(stage="tuned"),
         trained=lambda: None,
     )

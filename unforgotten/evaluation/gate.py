@@ -28,8 +28,8 @@ from unforgotten.evaluation.recorded import Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.runs import results
 
-Outcome = Literal["pass", "unclear", "fail"]
-EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 3, "unclear": 4}
+GateOutcome = Literal["pass", "unclear", "fail"]
+EXIT_CODES: Mapping[GateOutcome, int] = {"pass": 0, "fail": 3, "unclear": 4}
 
 HARM: Mapping[results.Measure, str] = {"asr": "harmful replies", "non_refusal": "non-refusal"}
 """What the share that max_asr limits is called."""
@@ -44,7 +44,7 @@ class Check:
     """One limit, and what was found, in percent or points; a loss is positive."""
 
     what: str
-    outcome: Outcome
+    outcome: GateOutcome
     value: float | None
     low: float
     high: float
@@ -60,7 +60,7 @@ class Check:
 class Decision:
     """The worst of the checks."""
 
-    outcome: Outcome
+    outcome: GateOutcome
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
     """What a reader must know of the figures, or of whose they are."""
@@ -130,7 +130,7 @@ def _notes(row: results.Row, limits: Limits) -> tuple[str, ...]:
     return (caveat,) if looked and caveat else ()
 
 
-def worst(decisions: Sequence[Decision]) -> Outcome:
+def worst(decisions: Sequence[Decision]) -> GateOutcome:
     """Of several models: fail where one fails, unclear where one is, pass where all pass."""
     outcomes = {decision.outcome for decision in decisions}
     return "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
@@ -159,13 +159,13 @@ def _decided(checks: Sequence[Check], notes: tuple[str, ...] = ()) -> Decision:
     if not checks:
         raise RecipeError(f"The gate has no limit. There are: {', '.join(f.name for f in fields(Limits))}.")
     outcomes = {check.outcome for check in checks}
-    worst: Outcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
+    worst: GateOutcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
     return Decision(worst, tuple(checks), notes)
 
 
 # ── the checks ──
 
-Part = tuple[float, float, float]
+SuiteShare = tuple[float, float, float]
 """One suite under one reading of the unread: its share, the share's variance if the limit were true, and as seen."""
 
 
@@ -175,7 +175,7 @@ def _asr(limit: float, candidate: Replies) -> Check:
     each = [rates.count(asked.verdicts) for asked in candidate.asr.values()]
     rate, top = rates.mean_rate(each), limit / 100
 
-    def parts(unread: bool) -> list[Part]:
+    def parts(unread: bool) -> list[SuiteShare]:
         shares = [(((r.hits or 0) + unread * r.unparsed) / (r.n or 1), r.n or 1) for r in each]
         return [(p, top * (1 - top) / n, p * (1 - p) / n) for p, n in shares]
 
@@ -198,7 +198,7 @@ def _changed(
     worse = pairs if rise else [(theirs, ours) for ours, theirs in pairs]
     difference = paired.mean_difference(worse)
 
-    def part(w: int, x: int, n: int) -> Part:
+    def part(w: int, x: int, n: int) -> SuiteShare:
         return (w - x) / n, paired.variance(w, x, n, limit / 100), ((w + x) / n - ((w - x) / n) ** 2) / n
 
     parts = [
@@ -229,11 +229,11 @@ def _check(
     estimate: tuple[float | None, float, float],
     n: int,
     unread: int,
-    lowest: Sequence[Part],
-    highest: Sequence[Part],
+    lowest: Sequence[SuiteShare],
+    highest: Sequence[SuiteShare],
 ) -> Check:
     value, low, high = estimate
-    outcome: Outcome = "pass" if high <= limit else "fail" if low > limit else "unclear"
+    outcome: GateOutcome = "pass" if high <= limit else "fail" if low > limit else "unclear"
     line, needed = f"{outcome}: {sentence}", None
     if outcome == "unclear":
         needed = _needed(limit / 100, n, lowest, highest)
@@ -248,7 +248,7 @@ def _check(
     return Check(what, outcome, value, low, high, limit, n, needed, line + ".")
 
 
-def _needed(limit: float, n: int, lowest: Sequence[Part], highest: Sequence[Part]) -> int | None:
+def _needed(limit: float, n: int, lowest: Sequence[SuiteShare], highest: Sequence[SuiteShare]) -> int | None:
     """Prompts with which the interval clears the limit in 4 of 5 cases: n ((z_0.975 √null + z_0.8 √seen) / gap)².
 
     The sample size of a score test (Fleiss 1981), of the reading that is nearest to the limit; the share that is seen

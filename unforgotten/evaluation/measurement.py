@@ -55,7 +55,7 @@ def sealed(folder: Path) -> Iterator[Seal]:
 
 
 @dataclass
-class Trained:
+class TrainedOn:
     """The rows that a model was trained on, as far as they are known here."""
 
     sets: dict[str, Sequence[Row]]
@@ -76,7 +76,7 @@ class Measurement:
     model: Callable[[Shelf, Say], Model]
     facts: Callable[[], results.Row]
     """What the row says beside what replies tell."""
-    trained: Callable[[], Trained | None]
+    trained: Callable[[], TrainedOn | None]
     """None where nobody knows what the model was trained on."""
     task: str | None = None
     recipe: Recipe | None = None

@@ -57,7 +57,7 @@ def chosen(every: Sequence[Suite], prompts: int) -> list[Suite]:
     return picked
 
 
-class Probe:
+class Prober:
     """The prompts of a run's probes, and its book of them."""
 
     def __init__(

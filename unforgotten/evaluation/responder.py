@@ -48,7 +48,7 @@ class Model(Protocol):
         ...
 
 
-class Local:
+class LocalModel:
     """A model in this process, loaded when it is first asked something."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Local:
         self._say(f"Note: {text}")
 
 
-class Served:
+class ServedModel:
     """A model behind an OpenAI-compatible server; prompts are written here, unless the server's own template is
     wanted."""
 

@@ -43,7 +43,7 @@ def _settings_apart(spec: Any) -> Any:
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Percent = Annotated[float, Strict(), Field(ge=-100, le=100, allow_inf_nan=False)]
-Count = Annotated[int, Strict(), Field(ge=0)]
+NonNegative = Annotated[int, Strict(), Field(ge=0)]
 Text = Annotated[str, Field(max_length=100_000)]
 Inside = Annotated[str, AfterValidator(_inside)]
 File = Annotated[str, AfterValidator(_file)]
@@ -55,13 +55,13 @@ class Rate:
     """A share in percent with its 95 % interval; all None where nothing was measured."""
 
     value: Percent | None
-    hits: Count | None
+    hits: NonNegative | None
     """None for a mean of suites or seeds, which has no count of its own."""
-    n: Count | None
+    n: NonNegative | None
     """Replies, those with an unreadable verdict included."""
     low: Percent | None
     high: Percent | None
-    unparsed: Count = 0
+    unparsed: NonNegative = 0
     """Replies whose verdict could not be read."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -107,33 +107,33 @@ SpecOnDisk = Annotated[NamedSpec, BeforeValidator(_settings_apart)]
 class Flags:
     """How many replies of a suite are odd, apart from what a judge says."""
 
-    empty: Count = 0
-    truncated: Count = 0
-    degenerate: Count = 0
-    off_task: Count = 0
+    empty: NonNegative = 0
+    truncated: NonNegative = 0
+    degenerate: NonNegative = 0
+    off_task: NonNegative = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
     """Prompts of a suite that rows trained on are copies of, or nearly so."""
 
-    n: Count
+    n: NonNegative
     """Prompts of the suite."""
-    touched: Count
+    touched: NonNegative
     """Prompts that any set of rows touches, in either way."""
-    exact: Mapping[str, Count]
-    near: Mapping[str, Count]
+    exact: Mapping[str, NonNegative]
+    near: Mapping[str, NonNegative]
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
     """Thoughts of a reasoning model in its replies to a suite."""
 
-    thoughts: Count
-    unclosed: Count
+    thoughts: NonNegative
+    unclosed: NonNegative
     judged: bool | None = None
     """Whether the judge read the thoughts; None where no harm was asked."""
-    harmful_in_thought_alone: Count | None = None
+    harmful_in_thought_alone: NonNegative | None = None
     """None where the thoughts were not judged."""
 
     def json(self) -> dict[str, Any]:
@@ -156,10 +156,10 @@ class JudgeAgreement:
     high: Number | None = None
     agree: Number | None = None
     """Share of replies on which they agree, in percent."""
-    n: Count = 0
+    n: NonNegative = 0
     """Replies that both could read."""
-    unread: Count = 0
-    differ: Count = 0
+    unread: NonNegative = 0
+    differ: NonNegative = 0
     """Replies on which they say the opposite."""
 
 
@@ -184,13 +184,13 @@ class ConditionFigures:
 class ProbeFigures:
     """Figures of few prompts at one step of training; None where nothing was asked, or no verdict is there."""
 
-    step: Count
+    step: NonNegative
     asr: Rate | None = None
     refusal: Rate | None = None
     utility: Rate | None = None
     metric: Text | None = None
     """The task's measure."""
-    prompts: Mapping[str, Count] | None = None
+    prompts: Mapping[str, NonNegative] | None = None
     """By figure, how many prompts."""
 
 
@@ -200,8 +200,8 @@ class Cost:
 
     train_seconds: Number | None = None
     step_seconds: Number | None = None
-    tokens: Count | None = None
-    peak_memory_bytes: Count | None = None
+    tokens: NonNegative | None = None
+    peak_memory_bytes: NonNegative | None = None
     probe_seconds: Number | None = None
     """Of probes while it trained, in all; None where there were none."""
 

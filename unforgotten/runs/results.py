@@ -19,13 +19,13 @@ from unforgotten.runs import atomic, console, strict_read
 from unforgotten.runs.figures import (
     ConditionFigures,
     Cost,
-    Count,
     File,
     Flags,
     Inside,
     JudgeAgreement,
     Metric,
     ModelDigests,
+    NonNegative,
     Number,
     Overlap,
     ProbeFigures,
@@ -44,8 +44,8 @@ READABLE = (1, 2)
 LATER = ("name", "replay", "measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe")
 """Fields that came after the first files of schema 1 were written; null where such a file lacks them."""
 
-Stage = Literal["base", "aligned", "tuned"]
-STAGES: tuple[Stage, ...] = ("base", "aligned", "tuned")
+RowStage = Literal["base", "aligned", "tuned"]
+STAGES: tuple[RowStage, ...] = ("base", "aligned", "tuned")
 Kind = Literal["asr", "refusal", "utility"]
 Measure = Literal["asr", "non_refusal"]
 
@@ -69,7 +69,7 @@ class Row:
     poison: Number | None = None
     """Share of harmful rows in the user data."""
     seed: Annotated[int, Strict()] | None = None
-    stage: Stage
+    stage: RowStage
     asr: Rates | None = None
     """By suite, and their `mean`: harmful prompts answered, or not refused (`measure`)."""
     asr_without_overlap: Rates | None = None
@@ -80,7 +80,7 @@ class Row:
     """By measure of the task; of several tasks by `task/measure`."""
     cost: Cost | None = None
     model: Text | None = None
-    memory_rows: Count | None = None
+    memory_rows: NonNegative | None = None
     """Rows in the memory."""
     replay: Text | tuple[Text, ...] | None = None
     """What the memory was chosen from: "safety_data", "synthesize" or labels of data sets."""

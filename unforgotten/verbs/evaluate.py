@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.evaluation.measurement import Measurement, Trained, measure_all
-from unforgotten.evaluation.responder import Local, Model, Served, served_as, served_digest, served_folder
+from unforgotten.evaluation.measurement import Measurement, TrainedOn, measure_all
+from unforgotten.evaluation.responder import LocalModel, Model, ServedModel, served_as, served_digest, served_folder
 from unforgotten.evaluation.suites import suites, system_of
 from unforgotten.models.aligned import aligned_of
 from unforgotten.models.cache import Shelf, chat_of, part_of, weights_of
@@ -176,7 +176,7 @@ def of_run(
     served = served_as(settings, "")
     replies_folder = served_folder(folder, settings, weights)
 
-    def trained() -> Trained:
+    def trained() -> TrainedOn:
         user = user_rows(recipe, sets)
         seen: dict[str, Sequence[Row]] = {
             "safety": safety_rows(recipe, sets).rows,
@@ -185,7 +185,7 @@ def of_run(
         }
         if recipe.replay != "safety_data":
             seen["replay"] = _replayed(recipe, recorded, sets)
-        return Trained(seen, user.clean)
+        return TrainedOn(seen, user.clean)
 
     def facts() -> results.Row:
         return results.Row(
@@ -270,7 +270,7 @@ def of_stage(
         weights=weights,
         model=lambda shelf, say: _model(where if stage == "aligned" else base, recipe, shelf, weights, say),
         facts=facts,
-        trained=lambda: Trained({"safety": safety_rows(recipe, sets).rows}) if made else None,
+        trained=lambda: TrainedOn({"safety": safety_rows(recipe, sets).rows}) if made else None,
         task=_task(recipe),
         recipe=recipe,
         system=system,
@@ -282,8 +282,8 @@ def _model(
 ) -> Model:
     settings = _settings(recipe)
     if settings.endpoint is None:
-        return Local(lambda: shelf.model(target, recipe), chat_of(target, recipe), weights, settings, say)
-    return Served(
+        return LocalModel(lambda: shelf.model(target, recipe), chat_of(target, recipe), weights, settings, say)
+    return ServedModel(
         recipe.model if served is None else served,
         chat_of(target, recipe) if settings.endpoint.template == "here" else None,
         settings,

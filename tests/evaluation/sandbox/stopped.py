@@ -6,17 +6,17 @@ import time
 from pathlib import Path
 
 from unforgotten.evaluation.sandbox.base import Sandbox
-from unforgotten.evaluation.sandbox.program import Outcome
+from unforgotten.evaluation.sandbox.program import ProgramOutcome
 
 
-def stopped(outcome: Outcome) -> Outcome:
+def stopped(outcome: ProgramOutcome) -> ProgramOutcome:
     """Whatever it was, it did not get through, and one line says why."""
     assert not outcome.passed, "the program did what it was to be stopped from"
     assert len(outcome.why) > 5 and "\n" not in outcome.why
     return outcome
 
 
-def run(sandbox: Sandbox, text: str, **settings) -> Outcome:
+def run(sandbox: Sandbox, text: str, **settings) -> ProgramOutcome:
     """The outcome of a hostile program; afterwards the sandbox still works."""
     outcome = sandbox.run(text, **{"timeout_s": 30.0, **settings})
     assert sandbox.run("x = 1", timeout_s=30.0).passed

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from unforgotten.evaluation.sandbox.base import Sandbox
-from unforgotten.evaluation.sandbox.program import Outcome
+from unforgotten.evaluation.sandbox.program import ProgramOutcome
 
 CHECK = "assert candidate(2, 3) == 5 and candidate(20, -3) == 17, 'wrong sum'"
 RIGHT = "def add(a, b): return a + b"
 
 
-def checked(sandbox: Sandbox, text: str, check: str = CHECK, **settings) -> Outcome:
+def checked(sandbox: Sandbox, text: str, check: str = CHECK, **settings) -> ProgramOutcome:
     return sandbox.run(text, check=check, entry_point="add", **{"timeout_s": 60.0, **settings})
 
 
 def test_right_and_wrong(sandbox) -> None:
-    assert checked(sandbox, RIGHT) == Outcome("passed", "", pytest.approx(0, abs=60), "", None)
+    assert checked(sandbox, RIGHT) == ProgramOutcome("passed", "", pytest.approx(0, abs=60), "", None)
     for text, why in [
         ("def add(a, b): return a - b", "AssertionError: wrong sum"),
         ("def add(a, b): return None", "AssertionError: wrong sum"),

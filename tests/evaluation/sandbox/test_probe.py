@@ -11,7 +11,7 @@ from unforgotten.evaluation.sandbox import open_sandbox, probe, scratch
 from unforgotten.evaluation.sandbox.bubblewrap import Bubblewrap
 from unforgotten.evaluation.sandbox.inside import kernel, syscalls
 from unforgotten.evaluation.sandbox.landlock import Landlock
-from unforgotten.evaluation.sandbox.program import Place
+from unforgotten.evaluation.sandbox.program import ProcessPlace
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ class Missing(Bubblewrap):
     @contextmanager
     def place(self, program):
         with scratch.fresh() as folder:
-            yield Place(prefix=("/no/such/bwrap",), scratch="/scratch", watched=folder, landlock=False)
+            yield ProcessPlace(prefix=("/no/such/bwrap",), scratch="/scratch", watched=folder, landlock=False)
 
 
 class Open(Landlock):

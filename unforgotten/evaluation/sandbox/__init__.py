@@ -2,4 +2,4 @@
 
 from unforgotten.evaluation.sandbox.base import Sandbox as Sandbox
 from unforgotten.evaluation.sandbox.probe import open_sandbox as open_sandbox
-from unforgotten.evaluation.sandbox.program import Outcome as Outcome
+from unforgotten.evaluation.sandbox.program import ProgramOutcome as ProgramOutcome

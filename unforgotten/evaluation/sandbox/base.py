@@ -41,7 +41,7 @@ from typing import Any, ClassVar, TypeVar
 
 from unforgotten.evaluation.sandbox import interpreter
 from unforgotten.evaluation.sandbox.inside import kernel
-from unforgotten.evaluation.sandbox.program import Outcome, Place, Program
+from unforgotten.evaluation.sandbox.program import ProcessPlace, Program, ProgramOutcome
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,10 +72,10 @@ class Sandbox(ABC):
         }
 
     @abstractmethod
-    def place(self, program: Program) -> AbstractContextManager[Place]:
+    def place(self, program: Program) -> AbstractContextManager[ProcessPlace]:
         """A fresh scratch folder and the way into it; gone afterwards, whatever was left in it."""
 
-    def run(self, program: str, *, remember: bool = False, **settings: Any) -> Outcome:
+    def run(self, program: str, *, remember: bool = False, **settings: Any) -> ProgramOutcome:
         """Runs one program to its end or to a limit. The settings are Program's: check, entry_point, timeout_s …
 
         remember: the outcome is a function of program, check and data (a reference solution's answers), so one that

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from unforgotten.evaluation.sandbox import interpreter, scratch
 from unforgotten.evaluation.sandbox.base import Sandbox
-from unforgotten.evaluation.sandbox.program import Place, Program
+from unforgotten.evaluation.sandbox.program import ProcessPlace, Program
 
 SCRATCH = "/scratch"
 # Root keeps its own namespace of users: only there can it become one that is not root outside either. The rights are
@@ -40,10 +40,10 @@ class Bubblewrap(Sandbox):
         return super().facts() | {"version": _version()}
 
     @contextmanager
-    def place(self, program: Program) -> Iterator[Place]:
+    def place(self, program: Program) -> Iterator[ProcessPlace]:
         with scratch.fresh() as folder:
             prefix = (*_walls(), "--bind", str(folder), SCRATCH, "--remount-ro", "/", "--chdir", SCRATCH, "--")
-            yield Place(prefix=prefix, scratch=SCRATCH, watched=folder, landlock=False)
+            yield ProcessPlace(prefix=prefix, scratch=SCRATCH, watched=folder, landlock=False)
 
 
 def _version() -> str:

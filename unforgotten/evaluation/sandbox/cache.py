@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from unforgotten.evaluation.sandbox import interpreter
-from unforgotten.evaluation.sandbox.program import Outcome, Program
+from unforgotten.evaluation.sandbox.program import Program, ProgramOutcome
 from unforgotten.runs import atomic
 from unforgotten.runs.digests import cache_folder
 
@@ -19,7 +19,7 @@ _FORM = 2
 """Changes with what a check finds and with how values are written."""
 
 
-def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
+def outcome(program: Program, compute: Callable[[], ProgramOutcome]) -> ProgramOutcome:
     """The outcome kept for this program, check and data, else the computed one, which is kept if it passed.
 
     Limits are no part of the key: what passed under one does not change under another. Two processes may both compute;
@@ -37,7 +37,7 @@ def outcome(program: Program, compute: Callable[[], Outcome]) -> Outcome:
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     path = cache_folder() / "sandbox" / f"{key}.json.gz"
     try:
-        return Outcome(**json.loads(gzip.decompress(path.read_bytes())))
+        return ProgramOutcome(**json.loads(gzip.decompress(path.read_bytes())))
     except (OSError, EOFError, ValueError, TypeError):
         pass  # not there, or a file of another form: computed anew
     computed = compute()

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from unforgotten.evaluation.sandbox import interpreter, scratch
 from unforgotten.evaluation.sandbox.base import Sandbox
-from unforgotten.evaluation.sandbox.program import Place, Program
+from unforgotten.evaluation.sandbox.program import ProcessPlace, Program
 
 
 class Landlock(Sandbox):
@@ -26,7 +26,7 @@ class Landlock(Sandbox):
     )
 
     @contextmanager
-    def place(self, program: Program) -> Iterator[Place]:
+    def place(self, program: Program) -> Iterator[ProcessPlace]:
         with scratch.fresh() as folder:
             hidden = os.geteuid() == 0 and interpreter.hidden()
-            yield Place(scratch=str(folder), watched=folder, landlock=True, keep_search=hidden)
+            yield ProcessPlace(scratch=str(folder), watched=folder, landlock=True, keep_search=hidden)

@@ -18,7 +18,7 @@ limit was hit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProgramOutcome:
     """What became of one program."""
 
     status: Status
@@ -62,7 +62,7 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ProcessPlace:
     """Where one process runs."""
 
     prefix: tuple[str, ...] = ()
@@ -82,5 +82,5 @@ class Confines(Protocol):
 
     name: ClassVar[str]
 
-    def place(self, program: Program) -> AbstractContextManager[Place]:
+    def place(self, program: Program) -> AbstractContextManager[ProcessPlace]:
         """A fresh scratch folder and the way into it."""

@@ -24,7 +24,7 @@ from typing import Any
 from unforgotten.errors import SandboxError
 from unforgotten.evaluation.sandbox import interpreter, scratch
 from unforgotten.evaluation.sandbox.process import Child
-from unforgotten.evaluation.sandbox.program import Confines, Outcome, Place, Program, Status
+from unforgotten.evaluation.sandbox.program import Confines, ProcessPlace, Program, ProgramOutcome, Status
 
 End = tuple[Status, str, Any]
 """Status, why, and what the check left."""
@@ -46,11 +46,11 @@ class Side:
     """One of the two processes."""
 
     child: Child
-    place: Place
+    place: ProcessPlace
     token: str = ""
 
 
-def run(sandbox: Confines, program: Program) -> Outcome:
+def run(sandbox: Confines, program: Program) -> ProgramOutcome:
     """One program's outcome. Raises SandboxError where no verdict can be had."""
     with ExitStack() as stack:
         if not program.check:
@@ -82,7 +82,7 @@ def _start(stack: ExitStack, sandbox: Confines, role: str, program: Program, end
     return Side(child, place, token)
 
 
-def _confine(role: str, place: Place, program: Program, pid: int) -> dict[str, Any]:
+def _confine(role: str, place: ProcessPlace, program: Program, pid: int) -> dict[str, Any]:
     memory = program.memory_bytes if role == "guest" else max(CHECKER_BYTES, program.memory_bytes)
     return {
         "scratch": place.scratch,
@@ -121,7 +121,7 @@ class _Watch:
         self.teller = checker or guest
         self.began: float | None = None
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ProgramOutcome:
         started = time.monotonic()
         with selectors.DefaultSelector() as selector:
             for side in self.sides:
@@ -140,7 +140,7 @@ class _Watch:
         child.read_output()  # what was printed before the last answer
         status, why, value = end
         output = child.output.decode(errors="replace")
-        return Outcome(status, _line(why), round(seconds, 4), _printable(output), value)
+        return ProgramOutcome(status, _line(why), round(seconds, 4), _printable(output), value)
 
     def _end(self, now: float, started: float) -> End | None:
         too_much = self._too_much()

@@ -33,7 +33,7 @@ from unforgotten.evaluation.statistics.paired import Verdicts
 from unforgotten.evaluation.statistics.seeds import Z
 from unforgotten.runs.figures import Rate
 
-Outcome = Literal["within", "beyond", "unclear"]
+ShareOutcome = Literal["within", "beyond", "unclear"]
 CHANCE = 0.8
 """With so many rows as are asked for, the limit is decided in 4 of 5 cases, if the shares are the ones seen."""
 MOST_ROWS = 10_000_000
@@ -41,10 +41,10 @@ MOST_ROWS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ShareDecision:
     """Whether the share of harmful rows is within a limit; all shares in percent."""
 
-    outcome: Outcome
+    outcome: ShareOutcome
     limit: float
     value: float | None
     low: float
@@ -80,21 +80,23 @@ def poison_share(rows: Verdicts, harmless: Verdicts = (), harmful: Verdicts = ()
     return Rate(value, share.hits, share.n, low, high, share.unparsed)
 
 
-def decide(limit: float, rows: Verdicts, harmless: Verdicts = (), harmful: Verdicts = ()) -> Decision:
+def decide(limit: float, rows: Verdicts, harmless: Verdicts = (), harmful: Verdicts = ()) -> ShareDecision:
     """Is the share at most `limit` percent? Raises ValueError outside 0 to 100, JudgeError as `poison_share` does."""
     if not 0 <= limit <= 100:
         raise ValueError(f"{limit} is not a percentage")
     p = poison_share(rows, harmless, harmful)
     low, high = (0.0, 100.0) if p.low is None or p.high is None else (p.low, p.high)
     read = any(verdict is not None for verdict in rows)
-    outcome: Outcome = "unclear" if not read else "within" if high <= limit else "beyond" if low > limit else "unclear"
+    outcome: ShareOutcome = (
+        "unclear" if not read else "within" if high <= limit else "beyond" if low > limit else "unclear"
+    )
     value = "?" if p.value is None else f"{p.value:.1f}"
     line = f"{outcome}: p = {value} % (95 %: {low:.1f} to {high:.1f}), limit {limit:g} %"
     needed = _needed(limit, rows, harmless, harmful) if outcome == "unclear" and read else None
     if outcome == "unclear":
         line += f"; {_why(needed, rows, harmless, harmful)}"
     more, known = needed or (None, None)
-    return Decision(outcome, limit, p.value, low, high, more, known, f"{line}.")
+    return ShareDecision(outcome, limit, p.value, low, high, more, known, f"{line}.")
 
 
 def _why(needed: tuple[int, int | None] | None, rows: Verdicts, harmless: Verdicts, harmful: Verdicts) -> str:

@@ -21,7 +21,7 @@ from unforgotten import registry
 from unforgotten.datasets.base import Row
 from unforgotten.errors import JudgeError, RecipeError
 from unforgotten.evaluation.statistics import rates
-from unforgotten.evaluation.statistics.prevalence import Decision, Outcome, decide, poison_share
+from unforgotten.evaluation.statistics.prevalence import ShareDecision, ShareOutcome, decide, poison_share
 from unforgotten.evaluation.suites import public
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.models.aligned import aligned_of
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.base import Spec
     from unforgotten.recipe.recipe import Recipe
 
-EXIT_CODES: dict[Outcome | None, int] = {None: 0, "within": 0, "beyond": 3, "unclear": 4}
+EXIT_CODES: dict[ShareOutcome | None, int] = {None: 0, "within": 0, "beyond": 3, "unclear": 4}
 SHOWN_SOURCES = 20
 
 
@@ -79,7 +79,7 @@ class Audit:
     categories: dict[str, int]
     """Harmful rows by category; one may have several."""
     findings: list[Finding] = field(default_factory=list)
-    decision: Decision | None = None
+    decision: ShareDecision | None = None
     """On `max_p`, where it was given."""
     digests: record.Digests = field(default_factory=lambda: record.Digests(""))
     """Of what was judged; `finetune --audited` holds a run to them."""
@@ -89,7 +89,7 @@ class Audit:
     """Texts that the judge was given, windows counted apart."""
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> ShareOutcome | None:
         """On `max_p`; without it `unclear` where no row could be read, else None."""
         if self.decision is not None:
             return self.decision.outcome

@@ -44,7 +44,7 @@ class Digests:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class EncodedUpload:
     """An upload as the loss sees it."""
 
     digests: Digests
@@ -57,17 +57,17 @@ def digests(
     chat: Chat | None = None,
     max_length: int | None = None,
     progress: Progress | None = None,
-) -> Trained:
+) -> EncodedUpload:
     """Encodes the rows as training does, and digests what comes of it. Raises DataError, TemplateError as training."""
     of_rows = _rows_digest(rows)
     if chat is None:
-        return Trained(Digests(of_rows), [])
+        return EncodedUpload(Digests(of_rows), [])
     from unforgotten.models.chat import digest_ids, encode_rows
 
     examples, counts = encode_rows(chat, rows, max_length, progress)
     seen = digest_ids(ids for example in examples for ids in (example["input_ids"], example["labels"]))
     template = _digest(chat.template.strip())
-    return Trained(Digests(of_rows, template, max_length, seen), counts.lines())
+    return EncodedUpload(Digests(of_rows, template, max_length, seen), counts.lines())
 
 
 def check(path: str, rows: Sequence[Row], chat: Chat, max_length: int | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from unforgotten.verbs.finetune.job import method_specs
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
-    from unforgotten.verbs.export.vllm import Served
+    from unforgotten.verbs.export.vllm import VllmCommands
 
 FORMS = {
     "adapter": "a LoRA adapter, as it was trained",
@@ -21,7 +21,7 @@ FORMS = {
 }
 
 
-def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Served) -> str:
+def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: VllmCommands) -> str:
     """README.md of an export. facts: those of export.json. The figures are left out where they are of other weights."""
     proof = facts["proof"]
     row, otherwise = _measured(run, proof["digests"]["before"])

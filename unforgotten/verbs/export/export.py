@@ -45,7 +45,7 @@ class Exported:
     """What `export` made."""
 
     folder: Path
-    vllm: serving.Served
+    vllm: serving.VllmCommands
     address: str | None = None
     """On the Hub, where it was pushed."""
 

@@ -18,7 +18,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True)
-class Served:
+class VllmCommands:
     """What vLLM can do with one export."""
 
     why_not: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Served:
         return self.commands
 
 
-def served(folder: Path, called: str, name: str, max_rank: int) -> Served:
+def served(folder: Path, called: str, name: str, max_rank: int) -> VllmCommands:
     """How vLLM serves an export. called: its path in the commands. name: what requests will call the model.
 
     An adapter whose base is bundled needs that base in a folder of its own, since vLLM reads every safetensors file
@@ -47,10 +47,10 @@ def served(folder: Path, called: str, name: str, max_rank: int) -> Served:
         *(["--generation-config", called] if "generation_config.json" in inside else []),
     ]
     if not (folder / "adapter_config.json").is_file():
-        return Served(commands=[shlex.join(["vllm", "serve", called, "--served-model-name", name])])
+        return VllmCommands(commands=[shlex.join(["vllm", "serve", called, "--served-model-name", name])])
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if why := _why_not(config, folder, max_rank):
-        return Served(why_not=why)
+        return VllmCommands(why_not=why)
     before: list[str] = []
     base = config["base_model_name_or_path"]
     pinned = ["--revision", config["revision"]] if base and config.get("revision") else []
@@ -64,7 +64,7 @@ def served(folder: Path, called: str, name: str, max_rank: int) -> Served:
         before = [f"mkdir {shlex.quote(base)} && ln {files} {globs} {shlex.quote(base)}/"]
     lora = ["--enable-lora", "--max-lora-rank", str(next(r for r in RANKS if r >= int(config["r"])))]
     command = ["vllm", "serve", base, *pinned, *lora, "--lora-modules", f"{name}={called}", *replying]
-    return Served(commands=[*before, shlex.join(command)])
+    return VllmCommands(commands=[*before, shlex.join(command)])
 
 
 def _why_not(config: dict[str, Any], folder: Path, max_rank: int) -> list[str]:

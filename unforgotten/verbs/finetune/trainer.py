@@ -11,7 +11,7 @@ from unforgotten.runs.lease import Lease
 from unforgotten.runs.progress import Say
 
 if TYPE_CHECKING:
-    from unforgotten.evaluation.probe import Probe
+    from unforgotten.evaluation.probe import Prober
     from unforgotten.training.callbacks import Metrics
     from unforgotten.training.probe_callback import ProbeCallback
     from unforgotten.training.trainer import MethodTrainer
@@ -97,16 +97,16 @@ def _tracked_facts(job: Job) -> dict[str, Any]:
     return dict(digests.public(facts))
 
 
-def _probe(job: Job, start: Start, trainer: MethodTrainer, metrics: Metrics) -> tuple[ProbeCallback, Probe]:
+def _probe(job: Job, start: Start, trainer: MethodTrainer, metrics: Metrics) -> tuple[ProbeCallback, Prober]:
     """Puts the recipe's probe on the trainer."""
-    from unforgotten.evaluation.probe import Probe
+    from unforgotten.evaluation.probe import Prober
     from unforgotten.evaluation.suites import suites
     from unforgotten.training.probe_callback import ProbeCallback
 
     recipe = job.recipe
     assert recipe.probe is not None and recipe.evaluate is not None
     every = suites(recipe.evaluate, sets=job.data_sets)
-    book = Probe(recipe.evaluate, recipe.probe.prompts, every, job.folder, start.chat, job.user.clean)
+    book = Prober(recipe.evaluate, recipe.probe.prompts, every, job.folder, start.chat, job.user.clean)
     probed = ProbeCallback(trainer, recipe.probe.every_steps, book, metrics)
     trainer.add_callback(probed)
     return probed, book

@@ -24,10 +24,10 @@ from unforgotten.evaluation.sandbox.inside.channel import Channel
 from unforgotten.evaluation.sandbox.inside.values import decode, encode
 
 
-class Order(TypedDict):
+class CheckOrder(TypedDict):
     """What the process is told on its standard input."""
 
-    confine: lockdown.Settings
+    confine: lockdown.LockdownSettings
     packages: dict[str, str]
     """What may be imported beside the standard library, and where it lies."""
     report: int
@@ -48,7 +48,7 @@ class TooSlow(BaseException):
     """One call took longer than it may."""
 
 
-def main(order: Order) -> None:
+def main(order: CheckOrder) -> None:
     """Confines itself, runs the check, and reports the verdict."""
     lockdown.enter(order["confine"])
     packages.offer(order["packages"])
@@ -61,7 +61,7 @@ def main(order: Order) -> None:
     os._exit(0)
 
 
-def _verdict(order: Order) -> dict[str, Any]:
+def _verdict(order: CheckOrder) -> dict[str, Any]:
     channel = Channel(*order["calls"])
     try:
         _answer(channel, None)

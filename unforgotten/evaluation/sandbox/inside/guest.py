@@ -16,10 +16,10 @@ from unforgotten.evaluation.sandbox.inside.channel import Channel
 from unforgotten.evaluation.sandbox.inside.values import decode, encode
 
 
-class Order(TypedDict):
+class ProgramOrder(TypedDict):
     """What the process is told on its standard input."""
 
-    confine: lockdown.Settings
+    confine: lockdown.LockdownSettings
     packages: dict[str, str]
     """What may be imported beside the standard library, and where it lies."""
     report: int
@@ -31,7 +31,7 @@ class Order(TypedDict):
     token: str
 
 
-def main(order: Order) -> None:
+def main(order: ProgramOrder) -> None:
     """Confines itself, runs the program's text, and says how that ended."""
     lockdown.enter(order["confine"])
     packages.offer(order["packages"])

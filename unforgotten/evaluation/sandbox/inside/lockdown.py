@@ -16,7 +16,7 @@ from unforgotten.evaluation.sandbox.inside import kernel
 NOBODY = 65534
 
 
-class Settings(TypedDict):
+class LockdownSettings(TypedDict):
     """What the process that starts this one decides."""
 
     scratch: str
@@ -37,7 +37,7 @@ class Settings(TypedDict):
     """Threads of this user, those of other processes included."""
 
 
-def enter(settings: Settings) -> None:
+def enter(settings: LockdownSettings) -> None:
     """Raises OSError where any of it cannot be had; nothing must be run then."""
     os.chdir(settings["scratch"])
     if os.geteuid() == 0:
@@ -53,7 +53,7 @@ def enter(settings: Settings) -> None:
     kernel.seccomp()
 
 
-def _leave_root(settings: Settings) -> None:
+def _leave_root(settings: LockdownSettings) -> None:
     uid = settings["uid"]
     keep = _search_right() if settings["keep_search"] else None
     if keep is not None:
@@ -83,7 +83,7 @@ def _search_right() -> int | None:
     return next((c for c in (kernel.CAP_DAC_READ_SEARCH, kernel.CAP_DAC_OVERRIDE) if there >> c & 1), None)
 
 
-def _limit(settings: Settings) -> None:
+def _limit(settings: LockdownSettings) -> None:
     limits = {
         resource.RLIMIT_AS: settings["memory_bytes"],
         resource.RLIMIT_FSIZE: settings["file_bytes"],
