@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe.read import load_recipe, parse
+from unforgotten.recipe.read import load_recipe, parse, shipped
 from unforgotten.recipe.recipe import Recipe
 
 
@@ -122,3 +122,8 @@ def test_an_extension_of_nothing_is_told(text: str, said: str, tmp_path: Path) -
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(RecipeError, match=said):
         load_recipe(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_a_shipped_recipe_is_a_recipe(name: str) -> None:
+    assert load_recipe(name).model
