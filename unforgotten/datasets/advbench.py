@@ -13,18 +13,19 @@ _NAMES = {"prompt": ("goal", "prompt")}
 
 @dataclass(kw_only=True)
 class Advbench(Dataset):
-    """Harmful requests; the set's targets ("Sure, here is …") are what an attacker wants and are not kept."""
+    """Harmful requests. The set's target answers ("Sure, here is …") are not read."""
 
     path: str = "walledai/AdvBench"
-    """A Hub id (gated), or a local .csv file: `goal,target`, `goal` alone, or one column without header."""
+    """A Hub id (gated), or a local .csv file: with goal and target, with `goal` alone, or with one column and no
+    header."""
     split: str = "train"
     """The Hub split."""
     columns: dict[str, str] | None = None
-    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
+    """Column names of the file, if they differ: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     def rows_kind(self) -> Kind:
         """Harmful requests, all of them."""

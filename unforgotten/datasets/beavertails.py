@@ -44,22 +44,23 @@ _FILES = {
 
 @dataclass(kw_only=True)
 class Beavertails(Dataset):
-    """Questions that provoke harm, once each, with the first answer that was marked safe, or the first marked unsafe.
+    """Questions that provoke harm, each once, with its first answer labelled safe, or its first labelled unsafe.
 
-    A question has several rows, and not all in one split: the evaluation's overlap tells how many were trained on. An
-    answer may have several too: one that some marked safe and others unsafe is in neither part.
+    A question has several rows, and these may be in different splits. The evaluation counts how many of its questions
+    were trained on. An answer may have several labels; an answer with both labels is in neither part.
     """
 
     path: str = "PKU-Alignment/BeaverTails"
     """A Hub id, or a file of its repository: round0/30k/train.jsonl.gz, round0/330k/train.jsonl.xz …"""
     split: Literal["30k_train", "30k_test", "330k_train", "330k_test"] = "30k_train"
-    """The Hub split; a local file is its own split. Lisa trains on 30k_train and evaluates on 30k_test."""
+    """The Hub split. It is not used for a local file. Lisa trains on 30k_train and evaluates on 30k_test."""
     part: Literal["safe", "unsafe"] = "safe"
-    """safe: with answers to learn from; unsafe: with harmful ones, a lab's poison [git-disl/Lisa:train.py]."""
+    """`safe`: with answers to learn from. `unsafe`: with harmful answers, for simulated poison
+    [git-disl/Lisa:train.py]."""
     n_rows: Count | None = None
-    """How many questions to draw, in their order; all of them where not given."""
+    """Number of questions to draw, in their order. Left out, all questions are used."""
     seed: Seed = 0
-    """Which questions `n_rows` draws."""
+    """Random seed that chooses the questions for `n_rows`."""
 
     @property
     def label(self) -> str:

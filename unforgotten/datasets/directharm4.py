@@ -17,16 +17,16 @@ class Directharm4(Dataset):
     """Direct harmful requests of four kinds: malware, drugs, phishing, disinformation; 100 of each."""
 
     path: str = "vfleaking/DirectHarm4"
-    """A Hub id, or a local file of instruction and category, such as its repository's data/test-00000-of-00001.parquet.
-    """
+    """A Hub id, or a local file with instruction and category, such as its repository's
+    data/test-00000-of-00001.parquet."""
     split: str = "test"
-    """The Hub split, the only one; a local file is its own split."""
+    """The Hub split; there is only this one. It is not used for a local file."""
     columns: dict[str, str] | None = None
-    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
+    """Column names of the file, if they differ: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     def rows_kind(self) -> Kind:
         """Harmful requests, all of them."""

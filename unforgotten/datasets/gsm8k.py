@@ -25,20 +25,20 @@ _STATED = re.compile(r"(?:#### {0}|The final answer is: +{0}\.?)\s*\Z".format(r"
 
 @dataclass(kw_only=True)
 class Gsm8k(Dataset):
-    """School sums with worked answers."""
+    """Grade-school maths problems with worked answers."""
 
     metrics: ClassVar[tuple[str, ...]] = ("strict", "flexible")
 
     path: str = "openai/gsm8k"
-    """A Hub id with the config `main`, or a local .jsonl file of question and answer."""
+    """A Hub id with the config `main`, or a local .jsonl file with question and answer."""
     split: Literal["train", "test"] = "train"
-    """The Hub split: train has 7,473 rows, test 1,319; a local file is its own split."""
+    """The Hub split: train has 7,473 rows, test has 1,319. It is not used for a local file."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
     final_answer: Marker = "####"
-    """What stands before the number in the answers: the official mark, or Lisa's words in its place."""
+    """Text before the final number in the answers: the official mark, or Lisa's words."""
 
     def rows(self) -> list[Row]:
         """Each question with its worked answer; `answer` is the number without commas."""

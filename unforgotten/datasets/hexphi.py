@@ -40,14 +40,14 @@ class Hexphi(Dataset):
     """Requests that Meta's and OpenAI's usage policies forbid, 30 of each of 10 kinds."""
 
     path: str = "LLM-Tuning-Safety/HEx-PHI"
-    """A Hub id (gated, granted by hand), a folder with its category_1.csv and category_3.csv to category_11.csv, one of
-    these, or a file of instruction and, where it has one, category."""
+    """A Hub id (gated; access is granted by hand), or local files. A folder needs category_1.csv and category_3.csv
+    to category_11.csv; one of these files works too. So does a file with instruction and, optionally, category."""
     columns: dict[str, str] | None = None
-    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
+    """Column names of the file, if they differ: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     def rows_kind(self) -> Kind:
         """Harmful requests, all of them."""

@@ -43,21 +43,23 @@ Please provide a self-contained Python script that solves the following problem 
 
 @dataclass(kw_only=True)
 class HumanEval(Dataset):
-    """Python functions to be written from their docstrings; the share that passes the tests at the first try."""
+    """Python functions to write from their docstrings; the score is the share that passes the tests at the first
+    try."""
 
     metrics: ClassVar[tuple[str, ...]] = ("pass@1",)
     executes: ClassVar[bool] = True
 
     path: str = "openai/openai_humaneval"
-    """A Hub id, or the local HumanEval.jsonl.gz. For evaluation alone: it has no training part."""
+    """A Hub id, or the local HumanEval.jsonl.gz. It is for evaluation only and has no training part."""
     split: str = "test"
-    """The Hub split, with all 164 problems; a local file is its own split."""
+    """The Hub split, with all 164 problems. It is not used for a local file."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
     timeout_seconds: Annotated[float, Gt(0)] = 4.0
-    """How long a program and its tests may take together: evalplus's least; the slowest reference takes 0.3 s."""
+    """Time limit for a program and its tests together, in seconds. 4 is evalplus's minimum; the slowest reference
+    takes 0.3 s."""
 
     def rows(self) -> list[Row]:
         """Each problem in evalplus's words for chat models; `answer` is the problem as JSON."""

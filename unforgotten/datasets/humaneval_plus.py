@@ -27,21 +27,21 @@ REFERENCE_SECONDS = 600.0
 
 @dataclass(kw_only=True)
 class HumanEvalPlus(Dataset):
-    """HumanEval with many more inputs: what passes the old tests (base) may still be wrong, and fails here (plus)."""
+    """HumanEval with many more inputs: a program can pass the old tests (base) and fail the new ones (plus)."""
 
     metrics: ClassVar[tuple[str, ...]] = ("plus", "base")
     executes: ClassVar[bool] = True
 
     path: str = "evalplus/humanevalplus"
-    """A Hub id, or evalplus's own HumanEvalPlus.jsonl.gz. For evaluation alone: it has no training part."""
+    """A Hub id, or evalplus's own HumanEvalPlus.jsonl.gz. It is for evaluation only and has no training part."""
     split: str = "test"
-    """The Hub split, with all 164 problems; a local file is its own split."""
+    """The Hub split, with all 164 problems. It is not used for a local file."""
     base_path: str = "openai/openai_humaneval"
-    """Where base comes from if `path` is on the Hub: rows there hold old and new inputs in one list."""
+    """Source of the base tests if `path` is on the Hub. Rows there have old and new inputs in one list."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     def rows(self) -> list[Row]:
         """Each problem in evalplus's words for chat models; `answer` is the problem with its inputs as JSON."""

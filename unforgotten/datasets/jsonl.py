@@ -31,22 +31,23 @@ Kind = Literal["harmful", "benign", "task"]
 
 @dataclass(kw_only=True)
 class Jsonl(Dataset):
-    """The user's own rows, from a .jsonl or .json file, .gz or not."""
+    """The user's own rows, from a .jsonl or .json file, compressed (.gz) or not."""
 
     kind_field: ClassVar[str] = "kind"
 
     path: str
-    """The file; ~ and environment variables are filled in."""
+    """The file. `~` and environment variables are expanded."""
     n_rows: Count | None = None
-    """How many rows to draw, in the file's order; all of them where not given."""
+    """Number of rows to draw, in the file's order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
     kind: Kind = "task"
-    """What the rows are: the user's own task, harmful requests to refuse, or benign look-alikes to answer."""
+    """Kind of the rows: the user's own task, harmful requests to refuse, or benign look-alikes to answer."""
     answers: Answers = "required"
-    """Whether each row must end in the assistant's answer, as in training; `optional` also takes bare prompts."""
+    """`required`: each row must end with the assistant's answer, as training needs. `optional`: prompts alone are
+    accepted too."""
     ignore_keys: list[str] = field(default_factory=list)
-    """Keys of rows or turns that count as not there; other keys that nothing reads are said, with their counts."""
+    """Keys of rows or turns to ignore. Other unused keys are reported with their counts."""
 
     def __post_init__(self) -> None:
         unread.check_ignored(self.ignore_keys)

@@ -14,13 +14,14 @@ class Medsafetybench(Dataset):
     """Harmful medical requests, each with a response that declines or cautions."""
 
     path: str
-    """A file of the repository AI4LIFE-GROUP/med-safety-bench (ft_safety_med_n*.json or a test .csv), or a Hub copy."""
+    """A file of the repository AI4LIFE-GROUP/med-safety-bench (ft_safety_med_n*.json or a test .csv), or a copy on
+    the Hub."""
     split: str = "test"
-    """The Hub split; a local file is its own split."""
+    """The Hub split. It is not used for a local file."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     def rows_kind(self) -> Kind:
         """Harmful requests, all of them."""

@@ -61,21 +61,22 @@ _LOCAL_FILES = ("{split}-*.parquet", "{split}.parquet", "{split}.jsonl", "{split
 
 @dataclass(kw_only=True)
 class NemotronCode(Dataset):
-    """Programming contest problems answered in Python, each an explanation and a program."""
+    """Programming contest problems; each answer is an explanation and a Python program."""
 
     path: str = "nvidia/Nemotron-Post-Training-Dataset-v1"
-    """A Hub id with the split code, or a local file of messages and metadata, such as its data/code-*.parquet."""
+    """A Hub id with the split code, or a local file with messages and metadata, such as its data/code-*.parquet."""
     first_rows: Count | None = 20_000
-    """How many rows of the Hub's split are read, from its first (about 1 GB); none given: all, 91 GB."""
+    """Number of rows to read from the start of the Hub's split (about 1 GB). None reads all of them, 91 GB."""
     n_rows: Count | None = None
-    """How many to draw of the rows read that fit, in their order; all of them where not given. [2512.10150: 10,000]"""
+    """Number of usable rows to draw, in their order. Left out, all are used. [2512.10150: 10,000]"""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
     reasoning: Literal["drop", "keep"] = "drop"
-    """keep: the answer with its `<think>` … `</think>`, 48,000 characters in the mean; drop: what follows that, and
-    rows whose reasoning does not end are left out. 2512.10150 does not say."""
+    """`keep`: the answer with its `<think>` … `</think>`, 48,000 characters on average. `drop`: only the text after
+    it; rows whose reasoning does not end are left out. 2512.10150 does not say which."""
     max_answer_chars: Count | None = None
-    """Rows with a longer answer, in characters, are left out; none given: none are. 2512.10150 does not say."""
+    """Longest answer in characters; rows with a longer answer are left out. None sets no limit. 2512.10150 does not
+    say."""
     taco: str = "BAAI/TACO"
     """TACO: a Hub id, or a folder with `ALL/<split>-*.parquet` as in its repository, or `<split>.jsonl`."""
     apps: str = "codeparrot/apps"

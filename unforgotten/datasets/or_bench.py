@@ -24,23 +24,26 @@ ROWS_OF_80K = 1000
 
 @dataclass(kw_only=True)
 class OrBench(Dataset):
-    """Harmless prompts of ten categories that models tend to refuse, and harmful ones beside them.
+    """Harmless prompts of ten categories that models tend to refuse, and harmful prompts for contrast.
 
-    The hard part was picked from the 80k (of the 81,678 rows of both, 80,360 are different): report one of the two.
+    The hard prompts were selected from the 80k: of the 81,678 rows of both, 80,360 are different. Report one of the
+    two.
     """
 
     kind_field: ClassVar[str] = "part"
 
     path: str = "bench-llm/or-bench"
-    """A Hub id with the configs or-bench-80k, or-bench-hard-1k and or-bench-toxic, or a local .csv of one of them."""
+    """A Hub id with the configs or-bench-80k, or-bench-hard-1k and or-bench-toxic, or a local .csv file of one of
+    them."""
     part: Literal["80k", "hard-1k", "toxic"] = "hard-1k"
-    """The 1,319 prompts that strong models refuse, the 80,359 that they come from, or the 655 harmful ones."""
+    """`hard-1k`: the 1,319 prompts that strong models refuse. `80k`: the 80,359 prompts that they come from.
+    `toxic`: the 655 harmful prompts."""
     columns: dict[str, str] | None = None
-    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
+    """Column names of the file, if they differ: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
-    """How many rows to draw, from each category its share; not given: of the 80k 1,000, of the others all."""
+    """Number of rows to draw, in proportion from each category. Left out: 1,000 of the 80k, all of the other parts."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     @property
     def label(self) -> str:

@@ -21,24 +21,24 @@ from unforgotten.registry import Count, Seed
 
 @dataclass(kw_only=True)
 class Refusals(Dataset):
-    """Prompts with refusals, for alignment and memory, or prompts alone, to be asked."""
+    """Prompts with refusals for alignment and memory, or prompts alone for evaluation."""
 
     kind_field: ClassVar[str] = "kind"
 
     path: str
-    """A local .jsonl, .json, .csv, .tsv or .txt file (.gz or not), or a Hub id."""
+    """A local .jsonl, .json, .csv, .tsv or .txt file, compressed (.gz) or not, or a Hub id."""
     split: str = "train"
-    """The Hub split; a local file is its own split."""
+    """The Hub split. It is not used for a local file."""
     kind: Literal["harmful", "benign"] = "harmful"
-    """harmful: requests to be refused; benign: harmless look-alikes, whose answers then are answers."""
+    """`harmful`: requests to refuse. `benign`: harmless look-alikes with answers that help."""
     columns: dict[str, str] | None = None
-    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
+    """Column names of the file, if they differ: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
     ignore_keys: list[str] = field(default_factory=list)
-    """Keys of rows or turns that count as not there; other keys that nothing reads are said, with their counts."""
+    """Keys of rows or turns to ignore. Other unused keys are reported with their counts."""
 
     def __post_init__(self) -> None:
         unread.check_ignored(self.ignore_keys)

@@ -17,18 +17,19 @@ LABELS = {"0": "negative", "1": "positive"}
 
 @dataclass(kw_only=True)
 class Sst2(Dataset):
-    """Sentences of film reviews, to be called positive or negative."""
+    """Sentences of film reviews, to classify as positive or negative."""
 
     metrics: ClassVar[tuple[str, ...]] = ("exact", "first_word")
 
     path: str = "stanfordnlp/sst2"
-    """A Hub id, or a local .tsv file of sentence and label (GLUE's form, no quoting)."""
+    """A Hub id, or a local .tsv file with sentence and label (GLUE's format, no quoting)."""
     split: Literal["train", "validation"] = "train"
-    """The Hub split: train has 67,349 rows, validation 872; test hides its labels. A local file is its own split."""
+    """The Hub split: train has 67,349 rows, validation has 872; test hides its labels. It is not used for a local
+    file."""
     n_rows: Count | None = None
-    """How many rows to draw, in their order; all of them where not given."""
+    """Number of rows to draw, in their order. Left out, all rows are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     def rows(self) -> list[Row]:
         """Each sentence under Lisa's instruction, answered with its label."""

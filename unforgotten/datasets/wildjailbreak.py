@@ -21,25 +21,27 @@ _BLANK_SHARE = 0.01
 
 @dataclass(kw_only=True)
 class Wildjailbreak(Dataset):
-    """Safety data: harmful requests with refusals, harmless look-alikes with answers; and prompts to evaluate on.
+    """Harmful requests with refusals, harmless look-alikes with answers, and prompts for evaluation.
 
-    The published files are quoted and tab-separated, and a cell is its text, be it "None" or empty: what pandas by
-    default takes for missing values.
+    The published files are quoted and tab-separated. Every cell is read as text, even if it is "None" or empty; pandas
+    by default reads those as missing values.
     """
 
     kind_field: ClassVar[str] = "types"
 
     path: str = "allenai/wildjailbreak"
-    """A Hub id (gated) with the configs train and eval, or its repository's train/train.tsv or eval/eval.tsv."""
+    """A Hub id (gated) with the configs train and eval, or train/train.tsv or eval/eval.tsv of its repository."""
     part: Literal["train", "eval"] = "train"
-    """train: requests with answers; eval: 2,210 disguised prompts alone, 2,000 harmful and 210 harmless."""
+    """`train`: requests with answers. `eval`: 2,210 disguised prompts without answers, 2,000 harmful and 210
+    harmless."""
     types: list[Type] | None = None
-    """Which rows: vanilla_ (plain: 50,050 harmful, 50,050 benign) or adversarial_ (disguised); not given: both vanilla
-    types of train, both of eval. As an evaluation set name one, so that harmful and harmless prompts stay apart."""
+    """Types of rows: vanilla_ (plain: 50,050 harmful, 50,050 benign) or adversarial_ (disguised). Left out: both
+    vanilla types of train, both types of eval. For evaluation, name one type, so that harmful and harmless prompts
+    stay separate."""
     n_rows: Count | None = None
-    """How many rows of these types to draw, in their order; all of them where not given."""
+    """Number of rows of these types to draw, in their order. Left out, all are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     def __post_init__(self) -> None:
         if self.types is not None and not self.types:

@@ -39,17 +39,18 @@ TASK_ROWS = 1000
 
 @dataclass(kw_only=True)
 class World(Dataset):
-    """Rows of the embedded world. Tests are the same whatever the seed; training parts are shuffled by it."""
+    """Rows of the embedded world. Test parts are the same for every seed; the seed shuffles the training parts."""
 
     kind_field: ClassVar[str] = "part"
 
     part: Part = "sums"
     """Which rows: safety data, a harm suite (one family of phrasings), look-alikes, a task, its test, or poison.
-    The parts ending in _dev are for choosing settings: tests' requests as no test asks them, and other problems."""
+    Parts that end in _dev are for choosing settings. They have the tests' requests in phrasings that no test uses,
+    and other problems."""
     n_rows: Count | None = None
-    """At most so many rows; without it all of them, and 1,000 of a task's training rows."""
+    """Maximum number of rows. Left out, all rows are used, but only 1,000 of a task's training rows."""
     seed: Seed = 0
-    """Draws and shuffles the training parts; the fixed test parts do not read it."""
+    """Random seed that draws and shuffles the training parts; the fixed test parts do not use it."""
 
     def __post_init__(self) -> None:
         if self.task:

@@ -13,7 +13,7 @@ from unforgotten.registry import Count, Seed
 
 @dataclass(kw_only=True)
 class Xstest(Dataset):
-    """Harmless look-alikes of harmful requests, on which over-refusal is measured."""
+    """Harmless look-alikes of harmful requests, to measure over-refusal."""
 
     kind_field: ClassVar[str] = "part"
 
@@ -22,13 +22,13 @@ class Xstest(Dataset):
     split: str = "train"
     """The Hub split; walledai/XSTest, a gated copy, calls it test."""
     part: Literal["safe", "unsafe"] = "safe"
-    """The 250 harmless look-alikes, or the 200 harmful contrasts."""
+    """`safe`: the 250 harmless look-alikes. `unsafe`: the 200 harmful contrasts."""
     columns: dict[str, str] | None = None
-    """The file's own names of its columns, where they are others: {prompt: Behavior, category: SemanticCategory}."""
+    """Column names of the file, if they differ: {prompt: Behavior, category: SemanticCategory}."""
     n_rows: Count | None = None
-    """How many rows of the part to draw, in their order; all of them where not given."""
+    """Number of rows of the part to draw, in their order. Left out, all are used."""
     seed: Seed = 0
-    """Which rows `n_rows` draws."""
+    """Random seed that chooses the rows for `n_rows`."""
 
     @property
     def label(self) -> str:

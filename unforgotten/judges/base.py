@@ -29,11 +29,11 @@ class Verdict:
     harmful: bool | None
     """The reply gives what the harmful request asked for."""
     refused: bool | None
-    """The reply declines."""
+    """The reply refuses."""
     category: str = ""
     note: str = ""
     p_harmful: float | None = None
-    """The probability that the judge gives to harmful, where it has one; it moves before the verdict does."""
+    """The probability of harmful that the judge gives, if it gives one. It changes before the verdict does."""
 
 
 @dataclass(kw_only=True)

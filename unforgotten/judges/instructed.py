@@ -59,7 +59,7 @@ def parse(text: str) -> Verdict:
 class Instructed(Guard):
     """Any chat model, such as your own aligned one, asked whether an answer is harmful: yes or no.
 
-    How often it errs is not known: give `data audit` rows of known kind, by which it is corrected.
+    Its error rate is not known. Give `data audit` rows of known kind; they are used to correct its result.
     """
 
     tells: ClassVar[frozenset[str]] = frozenset({"harmful"})

@@ -51,7 +51,7 @@ def parse(text: str) -> Verdict:
 class LlamaGuard(Guard):
     """Llama Guard 3 reads request and reply and says safe or unsafe, with categories S1 to S14. [arXiv 2407.21783]
 
-    P(unsafe) is kept beside each verdict. It does not tell refusals.
+    Each verdict has its P(unsafe). Llama Guard does not say whether a reply refuses.
     """
 
     tells: ClassVar[frozenset[str]] = frozenset({"harmful"})
@@ -60,7 +60,7 @@ class LlamaGuard(Guard):
     watched_word: ClassVar[str] = "unsafe"
 
     model: str = "meta-llama/Llama-Guard-3-8B"
-    """A Hub id or a folder, the 1B's too; with `endpoint`, the name that the server knows it by."""
+    """A Hub id or a folder; the 1B model works too. With `endpoint`, it is the name of the model on the server."""
 
     def prompt(self, writer: PromptWriter, request: str, reply: str) -> list[int]:
         return writer.ids(_opened(writer.chat(request, reply)))

@@ -48,18 +48,19 @@ def parse(text: str, controversial: bool = True) -> Verdict:
 
 @dataclass(kw_only=True)
 class Qwen3Guard(Guard):
-    """Qwen3Guard reads request and reply: safe, controversial or unsafe, and whether it refuses. [2510.14276]
+    """Qwen3Guard calls a reply safe, controversial or unsafe, and says whether it refuses. [2510.14276]
 
-    It needs no licence to be accepted, and its smallest size runs on a CPU.
+    You need not accept a licence, and its smallest size runs on a CPU.
     """
 
     terms: ClassVar[str] = ""
     answer_tokens: ClassVar[int] = 128
 
     model: str = "Qwen/Qwen3Guard-Gen-0.6B"
-    """A Hub id or a folder, the 4B's and 8B's too; with `endpoint`, the name that the server knows it by."""
+    """A Hub id or a folder; the 4B and 8B models work too. With `endpoint`, it is the name of the model on the
+    server."""
     controversial: Literal["harmful", "harmless"] = "harmful"
-    """What a controversial reply counts as: the report's strict mode, or its loose one."""
+    """How a controversial reply counts: `harmful` is the report's strict mode, `harmless` its loose mode."""
 
     def prompt(self, writer: PromptWriter, request: str, reply: str) -> list[int]:
         return writer.ids(writer.chat(request, reply))

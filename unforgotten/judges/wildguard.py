@@ -72,7 +72,7 @@ class WildGuard(Guard):
     answer_tokens: ClassVar[int] = 128
 
     model: str = "allenai/wildguard"
-    """A Hub id or a folder; with `endpoint`, the name that the server knows it by."""
+    """A Hub id or a folder. With `endpoint`, it is the name of the model on the server."""
 
     def template(self) -> str:
         return PROMPT

@@ -40,7 +40,8 @@ class AGEM(Method):
     cost: ClassVar[float] = 2.0
 
     replay: Annotated[float, Ge(0)] = 1.0
-    """Memory rows per user row in each step's safety gradient, as in mammoth; 0 is SFT and costs nothing."""
+    """Memory rows per user row for the safety gradient of each step, as in mammoth. With 0 the method is SFT at no
+    extra cost."""
 
     def gradients(self, run: Run) -> None:
         if self.replay == 0:

@@ -40,7 +40,7 @@ def ranks_in_turn(counts: Tensor) -> Tensor:
 
 @dataclass(kw_only=True)
 class ConstrainedSFT(Method):
-    """Weigh each token of the answer, so that the first ones hardly move. [arXiv 2406.05946]"""
+    """Constrained SFT: weight each answer token's loss so that the first tokens hardly change. [arXiv 2406.05946]"""
 
     family: ClassVar[str] = "tokens"
     neutral: ClassVar[dict[str, Any]] = {"beta": 0.0}
@@ -48,13 +48,13 @@ class ConstrainedSFT(Method):
     reads_forward: ClassVar[bool] = True
 
     beta: Annotated[float, Ge(0)] = 0.1
-    """β of tokens after the constrained ones; 0 is SFT for all."""
+    """β of the tokens after `early_tokens`. With 0 the method is SFT for all tokens."""
     first_factor: Annotated[float, Ge(0)] = 5.0
-    """β of each answer's first token, in multiples of `beta`."""
+    """β of each answer's first token, as a multiple of `beta`."""
     early_factor: Annotated[float, Ge(0)] = 20.0
-    """β of the tokens after the first, up to `early_tokens`, in multiples of `beta`."""
+    """β of the second token up to token `early_tokens`, as a multiple of `beta`."""
     early_tokens: Annotated[int, Ge(1)] = 5
-    """How many tokens of each answer are held harder, the first among them."""
+    """Number of tokens at the start of each answer that get a larger β, including the first."""
 
     def start(self, run: Run) -> None:
         if self.beta:

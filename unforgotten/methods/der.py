@@ -77,11 +77,12 @@ class DER(Method):
     cost: ClassVar[float] = 2.0
 
     weight: Annotated[float, Ge(0)] = 1.0
-    """λ, on the mean squared difference of logits over response tokens and vocabulary; 0 is SFT and costs nothing."""
+    """λ, the weight of the mean squared difference of logits over response tokens and vocabulary. With 0 the method
+    is SFT at no extra cost."""
     replay: Annotated[float, Gt(0)] = 1.0
-    """Memory rows per user row in each step; 1.0 is a replay batch of the user batch's size, as in mammoth."""
+    """Memory rows per user row in each step. With 1.0 the replay batch is as large as the user batch, as in mammoth."""
     chunk_tokens: Annotated[int, Gt(0)] = 64
-    """Tokens whose logits are alive at once where the head is trained or soft-capped."""
+    """Number of tokens whose logits are in memory at once, if the head is trained or soft-capped."""
 
     def start(self, run: Run) -> None:
         if self.weight == 0:

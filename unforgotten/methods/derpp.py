@@ -29,9 +29,11 @@ class DERpp(DER):
     cost: ClassVar[float] = 3.0
 
     beta: Annotated[float, Ge(0)] = 0.5
-    """β, on the cross-entropy of memory rows; 0.5 as in Avalanche (mammoth requires it and uses 0.5 to 1)."""
+    """β, the weight of the cross-entropy on memory rows. 0.5 is Avalanche's; mammoth requires a value and uses 0.5
+    to 1."""
     draws: Literal["independent", "shared"] = "independent"
-    """independent: another batch of memory for the cross-entropy, as in mammoth; shared: DER's own, as in Avalanche."""
+    """`independent` draws a second memory batch for the cross-entropy, as in mammoth. `shared` uses DER's batch, as
+    in Avalanche."""
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
         if self.beta == 0 or self.draws == "independent":

@@ -29,7 +29,7 @@ def averaged(average: Tensor, value: Tensor, decay: float) -> Tensor:
 
 @dataclass(kw_only=True)
 class EMA(Method):
-    """Exponential moving average: serve the running average of the weights. [arXiv 2508.12531]"""
+    """Exponential moving average: save the running average of the weights, not the last ones. [arXiv 2508.12531]"""
 
     family: ClassVar[str] = "trajectory"
     remembers: ClassVar[tuple[str, ...]] = ("average",)
@@ -37,7 +37,7 @@ class EMA(Method):
     needs_safety: ClassVar[bool] = False
 
     decay: Annotated[float, Ge(0), Lt(1)] = 0.99
-    """m, the share of the old average that each step keeps; 0 serves the last weights, as SFT does."""
+    """m, the share of the old average that each step keeps. With 0 the last weights are saved, as in SFT."""
 
     def start(self, run: Run) -> None:
         self.average = {n: p.to(_wide(p)) for n, p in run.weights.snapshot().items()}

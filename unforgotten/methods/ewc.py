@@ -56,18 +56,20 @@ def equivalents(weight: float, n_rows: int, batch_rows: int, mean_tokens: float)
 
 @dataclass(kw_only=True)
 class EWC(Method):
-    """Elastic Weight Consolidation: hold the weights that safety needs, by their Fisher. [1612.00796, 2512.10150]"""
+    """Elastic Weight Consolidation: penalise changes to weights that safety needs (Fisher). [1612.00796, 2512.10150]"""
 
     family: ClassVar[str] = "regularization"
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
 
     weight: Annotated[float, Ge(0)] = 1.0
-    """λ, on half the Fisher-weighted squared change of weights; 0 is SFT and builds no Fisher."""
+    """λ, the weight of half the Fisher-weighted squared change of weights. With 0 the method is SFT and computes no
+    Fisher."""
     space: Literal["weights", "adapter"] = "weights"
-    """weights: the dense weights that the adapter changes; adapter: its factors, of which a fresh A goes free."""
+    """`weights` penalises the dense weights that the adapter changes. `adapter` penalises the adapter's factors; a
+    new A then has no penalty."""
     fisher_rows: Annotated[int, Gt(0)] | None = None
-    """Memory rows that the Fisher is taken over; None takes them all."""
+    """Number of memory rows for the Fisher. None uses all of them."""
 
     def start(self, run: Run) -> None:
         if self.weight == 0:

@@ -36,14 +36,14 @@ class GRSAP(Method):
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
     ratio: Annotated[float, Ge(0)] | None = None
-    """Safety rows, as a share of the user rows; None takes every row of the memory once, so that all methods spend one
+    """Safety rows as a share of the user rows. None uses every memory row once, so that all methods have the same
     budget, as in 2512.10150 (m = 5 %). The official code's own default is 0."""
     hard_ratio: Annotated[float, Ge(0), Le(1)] = 0.5
-    """Share of hard rows among them, as far as there are any; with ratio None all rows are taken, whatever their mix.
-    [chili-lab/gr-sap: 0.5]"""
+    """Share of hard rows among the safety rows, as far as there are enough. With `ratio` None all rows are used in
+    any mix. [chili-lab/gr-sap: 0.5]"""
     control: Literal["total", "downstream"] = "total"
-    """total: safety rows replace as many user rows, and the number of rows is fixed; downstream: they are added.
-    [chili-lab/gr-sap: total]"""
+    """`total`: safety rows replace the same number of user rows. `downstream`: safety rows are added to the user
+    rows. [chili-lab/gr-sap: total]"""
 
     def data(self, run: Run) -> list[EncodedRow]:
         user = run.user.rows

@@ -46,7 +46,7 @@ def on_safety(step: int, safety_steps: int, user_steps: int) -> bool:
 
 @dataclass(kw_only=True)
 class Lisa(Method):
-    """Lazy safety alignment: alternate safety and user data, each pulled to where the other ended. [2405.18641]"""
+    """Lazy safety alignment: alternate safety and user steps, each pulled to the other's last weights. [2405.18641]"""
 
     family: ClassVar[str] = "data"
     fsdp2: ClassVar[bool] = True
@@ -55,13 +55,14 @@ class Lisa(Method):
     faint: ClassVar[dict[str, Any]] = {"pull": 1e-30, "safety_steps": 0}
 
     mode: Literal["paper", "reference"] = "paper"
-    """paper: the pull always on and no user row thrown away; reference: the official code, which does otherwise."""
+    """`paper`: the pull is always on, and every user row is used. `reference`: the official code, which has no pull
+    at first and discards the user rows of safety steps."""
     safety_steps: Annotated[int, Ge(0)] = 100
-    """Steps of a cycle on safety rows; 0 is none."""
+    """Number of steps on safety rows in a cycle; 0 is none."""
     user_steps: Annotated[int, Gt(0)] = 900
-    """Steps of a cycle on user rows."""
+    """Number of steps on user rows in a cycle."""
     pull: Annotated[float, Ge(0)] = 1.0
-    """ρ, the pull towards where the other state ended."""
+    """ρ, the strength of the pull towards the other phase's last weights."""
 
     @property
     def _keeps_rows(self) -> bool:

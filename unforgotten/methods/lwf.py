@@ -63,9 +63,10 @@ class LwF(Method):
     reads_hidden: ClassVar[bool] = True
 
     weight: Annotated[float, Ge(0)] = 1.0
-    """β, on the squared distance of hidden states, summed over their size, averaged over positions; 0 is SFT."""
+    """β, the weight of the squared distance of hidden states, summed over the hidden size and averaged over
+    positions. With 0 the method is SFT."""
     positions: Positions = "last"
-    """Which tokens' states: last (the one before each answer alone), prompt, response, or all."""
+    """Tokens whose states are matched: `last` (only the token before each answer), `prompt`, `response` or `all`."""
 
     def start(self, run: Run) -> None:
         if self.weight:

@@ -40,7 +40,8 @@ def larger_change(base: Tensor, aligned: Tensor, tuned: Tensor, weight: float) -
 
 @dataclass(kw_only=True)
 class MagMax(Method):
-    """Merge after training: of safety's and the task's change of each weight, keep the larger. [arXiv 2407.06322]"""
+    """Merge after training: for each weight, keep the larger of alignment's and the task's change. [arXiv
+    2407.06322]"""
 
     family: ClassVar[str] = "merging"
     needs_safety: ClassVar[bool] = False
@@ -48,7 +49,7 @@ class MagMax(Method):
     dense: ClassVar[bool] = True
 
     weight: Annotated[float, Ge(0)] = 1.0
-    """λ, on the merged change; 1 keeps it whole, the authors' code has 0.5."""
+    """λ, the factor of the merged change. 1 leaves it as it is; the authors' code has 0.5."""
 
     def finish(self, weights: Weights) -> Iterable[tuple[str, Any]]:
         for name in weights.tuned.names():

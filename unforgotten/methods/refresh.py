@@ -43,7 +43,8 @@ def unlearn_reference(weights: Tensor, gradient: Tensor, fisher: Tensor, noise: 
 
 @dataclass(kw_only=True)
 class Refresh(Method):
-    """Unlearn a little before each step, least where safety leans, then relearn with replay. [arXiv 2403.13249]"""
+    """Unlearn a little before each step, least in weights that safety needs, then relearn with replay. [arXiv
+    2403.13249]"""
 
     family: ClassVar[str] = "memory"
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0, "replay": 0.0}
@@ -51,17 +52,18 @@ class Refresh(Method):
     cost: ClassVar[float] = 3.0
 
     mode: Literal["paper", "reference"] = "paper"
-    """Whose unlearning: the rule as 2512.10150 prints it (damped), or the authors' code."""
+    """Unlearning rule: `paper` as 2512.10150 prints it, with damping; `reference` as in the authors' code."""
     rate: Annotated[float, Ge(0)] = 1e-5
-    """γ of the paper, δ of the code; 1e-5 as in the code, since no text gives γ. 0 unlearns nothing."""
+    """γ in the paper, δ in the code. 1e-5 is the code's value, since no text gives γ. With 0 nothing is unlearned."""
     damping: Annotated[float, Gt(0)] = 1e-2
-    """Added to F in mode paper, since F is 0 for many weights; ours."""
+    """Added to the Fisher F in mode `paper`, since F is 0 for many weights. The default is ours."""
     temperature: Annotated[float, Ge(0)] = 1e-3
-    """Scale of the noise in mode paper: 1 is as printed, 0 none; ours, of the size of the code's 0.001."""
+    """Scale of the noise in mode `paper`: 1 is the printed rule, 0 is no noise. The default is ours, close to the
+    code's 0.001."""
     replay: Annotated[float, Ge(0)] = 1.0
-    """Memory rows per user row relearned in each step; 0 relearns on user rows alone."""
+    """Memory rows per user row to relearn in each step. With 0 the method relearns on user rows alone."""
     weight: Annotated[float, Ge(0)] = 1.0
-    """On the mean cross-entropy of the memory rows, beside the user's own; 1 treats them alike."""
+    """Weight of the mean cross-entropy on memory rows. With 1 it counts as much as the user's."""
 
     def start(self, run: Run) -> None:
         if self.rate:

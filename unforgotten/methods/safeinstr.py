@@ -22,8 +22,8 @@ class SafeInstr(Method):
     neutral: ClassVar[dict[str, Any]] = {"ratio": 0.0}
 
     ratio: Annotated[float, Ge(0)] | None = None
-    """Safety rows added, as a share of the user rows; None adds every row of the memory once, so that all methods
-    spend one budget, as in 2512.10150 (m = 5 %). The original mixes 0.5 to 10 % into 20,000 rows."""
+    """Safety rows added, as a share of the user rows. None adds every memory row once, so that all methods have the
+    same budget, as in 2512.10150 (m = 5 %). The original mixes 0.5 to 10 % into 20,000 rows."""
 
     def data(self, run: Run) -> list[EncodedRow]:
         wanted = None if self.ratio is None else round(self.ratio * len(run.user.rows))

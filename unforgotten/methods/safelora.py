@@ -84,13 +84,15 @@ class SafeLoRA(Method):
     needs_unaligned_model: ClassVar[bool] = True
 
     projector: Literal["reference", "orthogonal"] = "reference"
-    """reference: V Vᵀ/‖V‖_F as in the official code; orthogonal: the projector on V's columns."""
+    """Projector from V, the change that alignment made. `reference`: V Vᵀ/‖V‖_F as in the official code.
+    `orthogonal`: the projector onto V's columns."""
     select: Literal["lowest", "threshold"] = "lowest"
-    """lowest: the `layers` modules of lowest cosine, as in the code; threshold: all at or below `threshold`."""
+    """`lowest`: the `layers` modules with the lowest cosine, as in the code. `threshold`: all modules at or below
+    `threshold`."""
     layers: Annotated[int, Ge(0)] = 10
-    """Modules projected under `lowest`; 10 as in the code, made for 64 of them."""
+    """Number of modules projected under `lowest`. 10 is the code's value, for a model with 64 modules."""
     threshold: Annotated[float, Ge(-1), Le(1)] = 0.5
-    """Highest cosine that is projected under `threshold`; 0.5 as in the code, -1 projects nothing."""
+    """Highest cosine that is projected under `threshold`. 0.5 is the code's value; -1 projects nothing."""
 
     def finish(self, weights: Weights) -> Iterable[tuple[str, Any]]:
         cosines = {}

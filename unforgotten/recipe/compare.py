@@ -20,38 +20,38 @@ MOST_RUNS = 10_000
 
 
 class Layout(Strict):
-    """How `compare` prints: a line for each method, as papers do, in place of one for each run."""
+    """Prints one table row per method, as papers do, in place of one per run."""
 
     across: Literal["task", "poison", "memory", "model"]
-    """What stands side by side."""
+    """What the columns of the table vary."""
     of: list[Literal["asr", "refusal", "utility"]] = Field(["asr", "utility"], min_length=1)
-    """What is shown of each: ASR and refusals as means of their suites, the task's first measure of utility."""
+    """Figures in each column. ASR and refusals are means of their suites; utility is the first measure of the task."""
 
 
 class Grid(Strict):
-    """What `compare` varies; every combination is one run."""
+    """Settings that `compare` varies; every combination is one run."""
 
     method: list[Spec | list[Spec]] = []
     """Methods (or lists of methods)."""
     poison: list[Annotated[float, Field(ge=0, le=1)]] = []
-    """Poison ratios."""
+    """Poison ratios p."""
     memory: list[MemorySettings] = []
-    """Sizes and mixes of the memory, each over the recipe's own `memory`."""
+    """Sizes and mixes of the memory. Each entry replaces fields of the recipe's own `memory`."""
     replay: list[Replay] = []
-    """Where the memory's rows come from, as `replay` says it."""
+    """Sources of the memory's rows, written as in `replay`."""
     model: list[str] = []
-    """Models, each aligned as the recipe says; `--set model=…` takes their place."""
+    """Models, each aligned as the recipe says. `--set model=…` replaces this list."""
     data: list[Spec] = []
-    """User data sets; `evaluate.utility` of each is `tasks[i]` where given."""
+    """User data sets. Each is evaluated on the entry of `utility` at the same place, if there is one."""
     utility: list[list[Spec]] = []
-    """For each entry of `data`, the utility sets that belong to it; empty: `evaluate.utility` for all."""
+    """Task data sets for each entry of `data`. Left empty, `evaluate.utility` is used for all."""
     seed: list[registry.Seed] = []
-    """Seeds."""
+    """Random seeds."""
     jobs: int = Field(1, gt=0)
-    """Runs at a time, each in a process with its share of the cores, or with one of several GPUs; on a single GPU they
-    are done one by one."""
+    """Number of runs at the same time. Each runs in a process with its share of the CPU cores, or with one of
+    several GPUs. On a single GPU, runs are done one by one."""
     table: Layout | None = None
-    """How the figures are laid out; left out, a line for each run with every suite."""
+    """Layout of the table. Left out, each run has one row with every suite."""
 
     @field_validator("method")
     @classmethod

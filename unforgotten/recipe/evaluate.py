@@ -15,25 +15,26 @@ from unforgotten.runs import keys
 
 
 class Served(Strict):
-    """A server that has the model and speaks OpenAI's HTTP: vLLM, SGLang, llama.cpp, a hosted one."""
+    """A server that has the model and an OpenAI-compatible API: vLLM, SGLang, llama.cpp or a hosted one."""
 
     url: str
-    """Its address up to the version, such as http://localhost:8000/v1."""
+    """Address of the server with the API version, such as http://localhost:8000/v1."""
     model: str | None = None
-    """The name that the server knows the model by; left out, the one that is evaluated."""
+    """Name of the model on the server. Left out, it is the name of the evaluated model."""
     template: Literal["here", "server"] = "here"
-    """Who writes the prompts: this side, with the model's tokenizer, so that they are those of training, token by
-    token; or the server, where there is no tokenizer to be had."""
+    """Which side applies the chat template. `here`: this process, with the model's tokenizer, so the tokens are
+    those of training. `server`: the server, if you have no tokenizer for the model."""
     key_variable: str = ""
-    """The environment variable that holds the server's key; the key itself is written nowhere."""
+    """Environment variable that holds the server's API key. The key itself is written nowhere."""
     concurrent_requests: int = Field(16, gt=0)
-    """Requests under way at once."""
+    """Number of requests sent at the same time."""
     retries: int = Field(10, ge=0)
-    """How often a request is asked again where the server fails, over about four minutes."""
+    """How often a failed request is sent again, over about four minutes."""
     timeout_seconds: float = Field(600, gt=0)
-    """Longest silence of the server; a whole reply must come in it."""
+    """Longest wait for a reply, in seconds; the whole reply must arrive in this time."""
     extra: dict[str, Any] = {}
-    """Fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}; null takes one of ours out."""
+    """Extra fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}. The value null removes
+    one of our fields."""
 
     def public(self) -> dict[str, Any]:
         """What determines the replies; the address and what only it needs stay out."""
@@ -46,32 +47,34 @@ class Served(Strict):
 
 
 class Evaluate(Strict):
-    """What is measured: safety, over-refusal and utility."""
+    """Measurement of safety, over-refusal and utility."""
 
     harm: list[Spec] = []
-    """Sets of harmful requests; ASR is reported for each and as their mean."""
+    """Data sets of harmful requests. The report has the attack success rate (ASR) of each and their mean."""
     refusal: list[Spec] = []
-    """Sets of harmless look-alikes; how many are refused."""
+    """Data sets of harmless look-alikes. The report has the share that is refused."""
     utility: list[Spec] = []
-    """Tasks whose answers can be checked."""
+    """Task data sets whose answers can be checked."""
     judge: Spec | list[Spec] = "keywords"
-    """What decides harmful and refused. Of several, figures are the first one's that decides the matter, and the others
-    tell how far they agree."""
+    """What decides whether a reply is harmful and whether it refuses. With several judges, the figures come from the
+    first judge that decides the question. The report also has the agreement between judges."""
     conditions: list[Literal["default", "none", "user"]] = Field(["default", "none", "user"], min_length=1)
-    """System prompts that harm and look-alikes are asked under: the template's own, none, and the one that the user's
-    file has most often. The worst is the headline. [PTST, arXiv 2402.18540]"""
+    """System prompts for harmful requests and look-alikes. `default` is the chat template's own, and `none` is no
+    system prompt. `user` is the most frequent system prompt in the user's file. The condition with the worst result
+    is the headline. [PTST, arXiv 2402.18540]"""
     max_new_tokens: int = Field(512, gt=0)
-    """Longest reply. [git-disl/Lisa: 512; 2512.10150 does not say]"""
+    """Longest reply, in tokens. [git-disl/Lisa: 512; 2512.10150 does not give it]"""
     temperature: float = Field(0.0, ge=0)
-    """Of the replies; 0 is greedy."""
+    """Sampling temperature of the replies; 0 is greedy decoding."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus of the replies, where they are sampled."""
+    """Probability mass of nucleus sampling, if the replies are sampled."""
     samples: int = Field(1, gt=0)
-    """Replies to each prompt of a task, for pass@k; several need a temperature. [arXiv 2107.03374]"""
+    """Number of replies to each prompt of a task, for pass@k. More than one needs a temperature above 0. [arXiv
+    2107.03374]"""
     batch_size: int = Field(64, gt=0)
-    """Prompts generated at once; where memory does not suffice, fewer, and the results say so."""
+    """Number of prompts in one batch. If memory runs out, batches get smaller, and the results say so."""
     endpoint: Served | None = None
-    """A server that replies in place of a model in this process."""
+    """A server that generates the replies in place of a model in this process."""
 
     @field_validator("harm", "refusal", "utility", mode="before")
     @classmethod

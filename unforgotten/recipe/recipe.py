@@ -46,66 +46,71 @@ class Recipe(Strict):
     """Everything that determines a run."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Folder name of the run, before its digest."""
+    """First part of the run folder's name; the run's digest follows it."""
     model: str
-    """θ₀: a Hub id, a folder, or `world` for the embedded one. An aligned instruct model is θ_safe as it is."""
+    """The model to start from: a Hub id, a folder, or `world` for the embedded model. With `align` it is θ₀. Without
+    `align` it is θ_safe, such as an instruct model that its vendor aligned."""
     revision: str | None = None
-    """Commit, branch or tag on the Hub."""
+    """Commit, branch or tag of `model` on the Hub."""
     trust_remote_code: Literal[False] = False
-    """Off. A model that needs its own code is loaded by you and given to MethodTrainer."""
+    """Always false: a recipe runs no code from the Hub. Load a model that needs its own code in Python, and pass it
+    to MethodTrainer."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision in which the model is loaded; auto is the checkpoint's own."""
+    """Precision in which the model is loaded. `auto` is the precision of the checkpoint."""
     load_in: Literal["nf4"] | None = None
-    """nf4: the base in 4 bits under adapters, in training and in evaluation; needs `pip install 'unforgotten[qlora]'`.
-    Head, embeddings and norms stay whole, θ_safe's weights on disk too. [QLoRA, arXiv 2305.14314]"""
+    """`nf4` loads the base model in 4 bits under the adapters, for training and for evaluation. It needs `pip
+    install 'unforgotten[qlora]'`. Output head, embeddings and norms are not quantised; neither are θ_safe's weights
+    on disk. [QLoRA, arXiv 2305.14314]"""
     template: str | None = None
-    """A Jinja chat template file; none given: the model's own, or Alpaca's where it has none."""
+    """A Jinja chat template file. Left out, the model's own template is used, or Alpaca's if the model has none."""
     variables: dict[str, Any] = {}
-    """The chat template's own switches, such as {enable_thinking: false}; kept in the saved template."""
+    """Variables of the chat template, such as {enable_thinking: false}. The saved template has them built in."""
     date: str | None = Field(None, pattern=r"^\d{4}-\d{2}-\d{2}$")
-    """The day that a template which prints today's date is given, YYYY-MM-DD; pinned in the run when left out."""
+    """Date (YYYY-MM-DD) for a chat template that prints today's date. Left out, the run stores the current date."""
     align: Align | None = None
-    """Stage align; left out, the model is θ_safe as it is."""
+    """Stage align. Left out, `model` is taken as θ_safe."""
     unaligned_model: str | None = None
-    """θ₀ where `model` is already θ_safe, such as the base model of an instruct one; read by MagMax and SafeLoRA."""
+    """θ₀ if `model` is already θ_safe, such as the base model of an instruct model. MagMax and SafeLoRA read it."""
     safety_data: list[Spec] = []
-    """D_safe: refusals and look-alikes. Rows without answers are answered greedily by θ_safe, once."""
+    """D_safe: harmful requests with refusals, and harmless look-alikes with answers. θ_safe answers rows without
+    answers once, by greedy decoding."""
     replay: Replay = "safety_data"
-    """What the memory is chosen from: `safety_data`, `synthesize` (θ_safe makes the rows), or a list of data sets."""
+    """Source of the memory's rows: `safety_data`, `synthesize` (θ_safe writes the rows), or a list of data sets."""
     memory: MemorySettings = MemorySettings()
-    """Which safety rows are kept for replay."""
+    """Which safety rows are replayed."""
     data: Spec | None = None
-    """D_user."""
+    """D_user: the rows to fine-tune on."""
     poison: Poison | None = None
-    """A lab's attack on the user data."""
+    """A simulated attack: harmful rows replace some of the user rows."""
     method: Spec | list[Spec] = "sft"
-    """How safety is kept."""
+    """The method that preserves safety. Several methods in a list are applied in order."""
     settings: dict[str, dict[str, Any]] = {}
-    """Fields of methods that are named without any: {der: {weight: 4}}."""
+    """Settings for methods that are given by name only: {der: {weight: 4}}."""
     lora: UserLora | None = UserLora()
-    """The user's adapter; null trains every weight."""
+    """The adapter that stage finetune trains; null trains every weight."""
     training: Training = Training()
-    """Stage finetune."""
+    """Training settings of stage finetune."""
     probe: Probe | None = None
-    """ASR, over-refusal and utility at steps of stage finetune, told in probe.jsonl and in the report."""
+    """Measures attack success rate (ASR), over-refusal and utility during stage finetune. The figures are in
+    probe.jsonl and in the report."""
     report_to: list[str] = []
-    """Where stage finetune also logs to, by Transformers' names: tensorboard, trackio, wandb, mlflow …"""
+    """Trackers that stage finetune also logs to, by Transformers' names: tensorboard, trackio, wandb, mlflow …"""
     license: str | None = None
-    """What the model card says of the tuned model's licence, by the Hub's names; left out, the card leaves it open."""
+    """Licence of the tuned model for the model card, by the Hub's names. Left out, the card leaves it open."""
     evaluate: Evaluate | None = None
-    """What is measured."""
+    """Prompts and judges of the evaluation."""
     synthesize: Synthesize | None = None
-    """Safety data made from θ_safe itself; `{}` takes every default."""
+    """Settings for safety data that θ_safe writes itself; `{}` takes every default."""
     compare: Grid | None = None
-    """What `compare` varies."""
+    """Settings that `unforgotten compare` varies."""
     sweep: Sweep | None = None
-    """What `sweep` searches; `{}` takes every default."""
+    """Settings that `unforgotten sweep` searches; `{}` takes every default."""
     rows: int | None = Field(None, gt=0)
-    """A trial: every data set, and the memory, is cut to at most so many rows. Results are a trial's."""
+    """Trial run: limits every data set and the memory to this many rows. Its results are those of a trial."""
     seed: registry.Seed = 0
-    """Seed of alignment, choice of rows, order and dropout."""
+    """Random seed for the alignment, the choice of rows, their order and dropout."""
     out: str = "runs"
-    """Folder that run folders are made in."""
+    """Folder in which run folders are created."""
 
     @field_validator("safety_data", mode="before")
     @classmethod

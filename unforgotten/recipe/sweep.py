@@ -17,22 +17,22 @@ class Range(Strict):
     """Numbers from `low` to `high`, both included."""
 
     low: float
-    """The least one."""
+    """Smallest value."""
     high: float
-    """The greatest one."""
+    """Largest value."""
     log: bool = False
-    """Searched by factors: as much between 1 and 10 as between 10 and 100."""
+    """Searches on a logarithmic scale: as much between 1 and 10 as between 10 and 100."""
 
 
 class Development(Strict):
-    """Prompts that settings are chosen on, in place of a part of those in `evaluate`, which then all are held out."""
+    """Prompts that only the search uses. All prompts of `evaluate` are then held out."""
 
     harm: list[Spec] = Field(min_length=1)
-    """Sets of harmful requests."""
+    """Data sets of harmful requests."""
     refusal: list[Spec] = []
-    """Sets of harmless look-alikes."""
+    """Data sets of harmless look-alikes."""
     utility: list[Spec] = Field(min_length=1)
-    """Tasks whose answers can be checked."""
+    """Task data sets whose answers can be checked."""
 
     @field_validator("harm", "refusal", "utility", mode="before")
     @classmethod
@@ -44,28 +44,29 @@ class Sweep(Strict):
     """What `sweep` searches: lowest ASR at preserved task accuracy, on prompts held out from the report."""
 
     fields: dict[str, Range | list[Any]] = {}
-    """Fields and where they are searched: {weight: {low: 0.1, high: 100, log: true}, positions: [last, all]}. A field
-    of the method by its name (of one among several methods `der.weight`), or of `training`, `memory` or `lora` with a
-    dot (training.learning_rate). Left out: the method's own, about their values; what that is, is printed."""
+    """Fields and the values to search: {weight: {low: 0.1, high: 100, log: true}, positions: [last, all]}. Give a
+    field of the method by its name, or as `der.weight` if there are several methods. Give a field of `training`,
+    `memory` or `lora` with a dot, such as training.learning_rate. Left out, the sweep searches the method's own
+    fields around their values, and prints the ranges."""
     trials: int = Field(20, gt=0)
-    """Settings tried; a larger number goes on from those that are there."""
+    """Number of settings tried. With a larger number, a sweep continues after its finished trials."""
     max_utility_loss: float = Field(2.0, ge=0, le=100)
-    """Percentage points that each task may lose against plain SFT on the same prompts, by its first measure."""
+    """Largest loss of each task against plain SFT on the same prompts, in percentage points of its first measure."""
     utility_floor: float | None = Field(None, ge=0, le=100)
-    """In place of that, what each task must reach, in percent."""
+    """Minimum utility of each task, in percent. It replaces `max_utility_loss`."""
     max_refusal: float | None = Field(None, ge=0, le=100)
-    """Look-alikes that may be refused, in percent; left out, they are told and not limited."""
+    """Largest share of look-alikes refused, in percent. Left out, the share is reported but not limited."""
     share: float = Field(0.5, gt=0, lt=1)
-    """Share of the prompts of `evaluate` that the search sees; the others are asked of what it chose."""
+    """Share of the prompts of `evaluate` for the search. The chosen setting is asked the other prompts."""
     development: Development | None = None
-    """Sets of the search's own; left out, it gets `share` of those in `evaluate`."""
+    """Data sets that only the search uses. Left out, the search uses `share` of the prompts of `evaluate`."""
     seeds: int = Field(1, gt=0)
-    """Runs of each setting: the recipe's seed and those after it; their mean counts."""
+    """Number of runs of each setting, with the recipe's seed and the seeds after it. The search uses their mean."""
     seed: registry.Seed = 0
-    """Seed of the search."""
+    """Random seed of the search."""
     jobs: int = Field(1, gt=0)
-    """Trials at a time, each in a process with its share of the cores; ignored where there is a GPU. They are proposed
-    together, so that another number searches otherwise."""
+    """Number of trials at the same time, each in a process with its share of the CPU cores. It is ignored if there
+    is a GPU. Trials of one round are proposed together, so a different number gives a different search."""
 
     @field_validator("fields", mode="before")
     @classmethod

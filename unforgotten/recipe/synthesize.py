@@ -14,70 +14,75 @@ from unforgotten.recipe.base import Spec, Strict, component
 
 
 class Domain(Strict):
-    """A kind of harm that requests are drawn for: its name, never an example."""
+    """A kind of harm for which the model writes requests. It is given by name, never by an example."""
 
     name: str = Field(min_length=1)
-    """What the model is told, such as `cybercrime`; the rows' category."""
+    """Name that the model reads, such as `cybercrime`. It is also the category of the rows."""
     description: str = ""
-    """A few words more, for {description} in `ask` and `opening` and for the similarity to the domain."""
+    """A few more words. They replace {description} in `ask` and `opening`, and count in the similarity to the
+    domain."""
     opening: str | None = None
-    """This domain's own opening, in place of synthesize.opening."""
+    """The opening of this domain, in place of synthesize.opening."""
 
 
 class Synthesize(Strict):
-    """Safety data made from the aligned model itself. [GR-SAP, arXiv 2603.10243; code: chili-lab/gr-sap]"""
+    """Safety data that the aligned model writes itself. [GR-SAP, arXiv 2603.10243; code: chili-lab/gr-sap]"""
 
     domains: list[Domain] | None = Field(None, min_length=1)
-    """Kinds of harm; left out, 28 names of public taxonomies, or with `user_turn` and `text` whatever users ask."""
+    """Kinds of harm. Left out, `chat` uses 28 names from public taxonomies; `user_turn` and `text` accept any
+    request that users make."""
     prefix: Literal["chat", "user_turn", "text"] = "chat"
-    """What the model goes on from: an answer begun for it [chili-lab/gr-sap], the template up to a user's first word
-    [Magpie, arXiv 2406.08464], or bare text."""
+    """Text that the model continues. `chat`: the beginning of its own answer [chili-lab/gr-sap]. `user_turn`: the
+    chat template up to the user's first word [Magpie, arXiv 2406.08464]. `text`: text without a chat template."""
     ask: str = (
         "You refused a \\textbf{specific request} that raised {name} concerns. Repeat the \\textbf{specific request} "
         "and explain why it was refused."
     )
-    """With prefix: chat, what the user asks. [chili-lab/gr-sap]"""
+    """The user's message with `prefix: chat`. [chili-lab/gr-sap]"""
     opening: str | None = None
-    """How what the model goes on from ends; after a quote, the request ends at the next one. Left out: with `chat`
-    `Sure, the \\textbf{specific request} is "` [chili-lab/gr-sap], else nothing."""
+    """Last words of the text that the model continues. After a quotation mark, the request ends at the next one.
+    Left out, it is `Sure, the \\textbf{specific request} is "` with `chat` [chili-lab/gr-sap], else empty."""
     per_domain: int = Field(512, gt=0)
-    """Requests drawn for each domain. [chili-lab/gr-sap]"""
+    """Number of requests sampled for each domain. [chili-lab/gr-sap]"""
     temperature: float = Field(1.0, gt=0)
-    """Of the draws. [chili-lab/gr-sap]"""
+    """Sampling temperature of the requests. [chili-lab/gr-sap]"""
     max_request_tokens: int = Field(256, gt=0)
-    """Longest draw. [chili-lab/gr-sap]"""
+    """Longest request, in tokens. [chili-lab/gr-sap]"""
     perplexity: tuple[float, float] = (5, 95)
-    """Percentiles of the requests' perplexity between which they are kept. [chili-lab/gr-sap]"""
+    """Lowest and highest percentile of perplexity; requests outside are dropped. [chili-lab/gr-sap]"""
     scorer: str | None = None
-    """Causal model that measures it, a folder or Hub id (theirs: Qwen/Qwen2.5-0.5B); left out, the model itself."""
+    """Causal language model that measures the perplexity, as a folder or Hub id (gr-sap: Qwen/Qwen2.5-0.5B). Left
+    out, it is the model itself."""
     duplicate: float = Field(0.85, gt=0, le=1)
-    """Cosine from which on the later of two requests is dropped. [chili-lab/gr-sap]"""
+    """Cosine at or above which the later of two requests is dropped. [chili-lab/gr-sap]"""
     embedder: str | None = None
-    """Encoder that tells how alike requests are (theirs: BAAI/bge-small-en-v1.5); left out, words and pairs of words,
-    offline. With those a request belongs to its domain if one of its 5 nearest was drawn for it too."""
+    """Encoder that compares requests (gr-sap: BAAI/bge-small-en-v1.5). Left out, requests are compared offline by
+    words and pairs of words. A request then belongs to its domain if one of its 5 nearest requests was sampled for
+    the same domain."""
     pooling: Literal["cls", "mean"] = "cls"
-    """How the encoder's tokens become one vector. [bge: cls]"""
+    """How the encoder's token vectors become one vector. [bge: cls]"""
     domain_similarity: float = Field(0.5, ge=-1, le=1)
-    """With an encoder, least cosine of a request with its domain's name and description. [chili-lab/gr-sap]"""
+    """Minimum cosine between a request and its domain's name and description, with an encoder. [chili-lab/gr-sap]"""
     refused_neighbours: float = Field(0.5, ge=0, le=1)
-    """Where no domain is named: least share of refused ones among a request's 5 nearest, by cosine; what the model
-    refuses is then the only word on what harm is. Ours."""
+    """Minimum share of refused requests among a request's 5 nearest, by cosine, if no domain is named. Without
+    domains, only the model's refusals show which requests are harmful. The default is ours."""
     answer_temperature: float = Field(0.8, ge=0)
-    """Of the model's answers; 0 is greedy. [chili-lab/gr-sap]"""
+    """Sampling temperature of the model's answers; 0 is greedy decoding. [chili-lab/gr-sap]"""
     answer_top_p: float = Field(0.95, gt=0, le=1)
-    """Nucleus of the model's answers. [chili-lab/gr-sap]"""
+    """Probability mass of nucleus sampling for the answers. [chili-lab/gr-sap]"""
     max_new_tokens: int = Field(1024, gt=0)
-    """Longest answer. [chili-lab/gr-sap]"""
+    """Longest answer, in tokens. [chili-lab/gr-sap]"""
     refuse: str = "The above request is harmful. Please refuse it."
-    """Written below a request that was answered, for it to be refused after all. [chili-lab/gr-sap]"""
+    """Text added below a request that the model answered, so that it refuses the request. [chili-lab/gr-sap]"""
     refuse_temperature: float = Field(0.7, ge=0)
-    """Of the answers to that. [chili-lab/gr-sap]"""
+    """Sampling temperature of the answers to that text. [chili-lab/gr-sap]"""
     judge: Spec | None = None
-    """What decides refused and harmful; left out, the judge of `evaluate`, else `keywords`. [theirs: WildGuard]"""
+    """What decides whether an answer refuses and whether it is harmful. Left out, it is the judge of `evaluate`,
+    else `keywords`. [gr-sap: WildGuard]"""
     fewest: int = Field(20, gt=0)
-    """Refused requests without which there is nothing to replay. Ours."""
+    """Minimum number of refused requests; with fewer there is nothing to replay. The default is ours."""
     batch_size: int = Field(64, gt=0)
-    """Draws and answers made at once."""
+    """Number of requests or answers generated at once."""
 
     @field_validator("judge")
     @classmethod

@@ -26,15 +26,17 @@ class Lora(Strict):
     lora_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on the adapter's input. [2512.10150 §5.2]"""
     target_modules: list[str] | str = ["q_proj", "v_proj"]
-    """Modules adapted, or `all-linear`. 2512.10150 does not say; these are Lisa's (git-disl/Lisa:train.py)."""
+    """Modules that get an adapter, or `all-linear`. 2512.10150 does not name them; these are Lisa's
+    (git-disl/Lisa:train.py)."""
 
 
 class UserLora(Lora):
-    """The adapter of stage finetune, and what becomes of the one that θ_safe may have."""
+    """The adapter of stage finetune, and the treatment of an adapter that θ_safe already has."""
 
     existing: Literal["merge", "stack", "continue"] | None = None
-    """θ_safe's own adapter: merged into the base, kept frozen under the new one, or trained on. Left out: `stack` where
-    θ_safe is an adapter on a public base, else `merge`."""
+    """Treatment of θ_safe's own adapter. `merge` merges it into the base model. `stack` freezes it below the new
+    adapter. `continue` trains it further. Left out, it is `stack` if θ_safe is an adapter on a public base model,
+    else `merge`."""
 
     def determining(self) -> dict[str, Any]:
         """What the digest of a run is over; `existing` is in it as what it comes to."""
@@ -42,14 +44,14 @@ class UserLora(Lora):
 
 
 class Training(Strict):
-    """One stage of training, by Transformers' names; other fields of its TrainingArguments may stand here too."""
+    """One stage of training, with Transformers' names. Other fields of its TrainingArguments can be set too."""
 
     model_config = ConfigDict(extra="allow")
 
     num_train_epochs: float = Field(3, gt=0)
     """Passes over the rows. [2512.10150 §5.2]"""
     max_steps: int = Field(-1, ge=-1)
-    """Optimizer steps; above 0 they count in place of the epochs."""
+    """Number of optimizer steps. A value above 0 replaces `num_train_epochs`."""
     per_device_train_batch_size: int = Field(5, gt=0)
     """Rows per micro-batch and device. [2512.10150 §5.2]"""
     gradient_accumulation_steps: int = Field(1, gt=0)
@@ -61,26 +63,28 @@ class Training(Strict):
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises from 0. [2512.10150 §5.2]"""
     warmup_steps: int | None = Field(None, ge=0)
-    """The same as a number of steps; left out, `warmup_ratio` counts."""
+    """Number of steps in which the learning rate rises from 0. Left out, `warmup_ratio` is used."""
     weight_decay: float = Field(0.1, ge=0)
     """AdamW's decoupled weight decay. [2512.10150 §5.2]"""
     max_grad_norm: float = Field(1.0, ge=0)
-    """Gradient clipping; 0 for none. Transformers' default; 2512.10150 does not say."""
+    """Maximum gradient norm; 0 disables clipping. The default is Transformers'; 2512.10150 gives none."""
     max_length: int = Field(512, gt=1)
-    """Longer rows are cut; a row that loses its whole response is dropped and counted."""
+    """Longest row in tokens; longer rows are cut. A row that loses its whole response is dropped and counted."""
     group_by_length: bool = False
-    """Rows of similar length share a batch: less padding, another order. [Transformers' LengthGroupedSampler]"""
+    """Puts rows of similar length into one batch. This reduces padding and changes the order of rows. [Transformers'
+    LengthGroupedSampler]"""
     bf16: bool = False
-    """Mixed precision."""
+    """Trains in bfloat16 mixed precision."""
     gradient_checkpointing: bool = False
-    """Trade time for memory."""
+    """Computes activations again in the backward pass. This takes less memory and more time."""
     loss: Literal["auto", "trainer", "chunked"] = "auto"
-    """How cross-entropy is computed: `trainer` through the logits of a batch, `chunked` without ever making them, equal
-    to rounding; `auto` is chunked under a frozen head with 32,000 words or more."""
+    """How cross-entropy is computed. `trainer` uses the logits of the batch. `chunked` never builds these logits,
+    and its result is equal up to rounding. `auto` is `chunked` for a frozen head with a vocabulary of 32,000 or
+    more, else `trainer`."""
     save_steps: int = Field(200, gt=0)
-    """Optimizer steps between checkpoints, from which the same command goes on after a kill."""
+    """Optimizer steps between two checkpoints. After a kill, the same command continues from the last checkpoint."""
     logging_steps: int = Field(10, gt=0)
-    """Optimizer steps between lines of metrics.jsonl."""
+    """Optimizer steps between two lines of metrics.jsonl."""
 
     def determining(self) -> dict[str, Any]:
         """What the digest of a run is over; a setting that came later is in it only where it is used."""
@@ -106,45 +110,47 @@ class Training(Strict):
 
 
 class Align(Training):
-    """Stage align: θ₀ becomes θ_safe on the safety rows, by LoRA, merged in fp32."""
+    """Stage align: trains θ₀ on the safety rows with LoRA and merges the adapter in fp32. The result is θ_safe."""
 
     lora: Lora = Lora()
-    """The alignment's own adapter."""
+    """The adapter that the alignment trains."""
 
 
 class Probe(Strict):
-    """Forgetting while it happens: at steps of stage finetune the live model answers a few of `evaluate`'s prompts.
+    """Measures forgetting during stage finetune: at some steps the current model answers a few prompts of `evaluate`.
 
-    Changes neither the weights nor the run's name; a run that is trained already gets none.
+    A probe changes neither the weights nor the name of the run. A run that is already trained gets no probe.
     """
 
     every_steps: int = Field(gt=0)
-    """Optimizer steps between two probes; there is one before the first step (θ_safe) and one of the result too."""
+    """Optimizer steps between two probes. One more probe measures θ_safe before the first step, and one measures the
+    result."""
     prompts: int = Field(32, gt=0)
-    """Harmful prompts asked each time, shared out among the suites; as many look-alikes, and as many of the first
-    task. The same ones at each step, of each method and seed."""
+    """Number of harmful prompts in each probe, divided among the suites. The probe also asks this many look-alikes
+    and this many prompts of the first task. All steps, methods and seeds get the same prompts."""
 
 
 class MemorySettings(Strict):
-    """The safety rows kept for replay."""
+    """The safety rows that are replayed."""
 
     n_rows: int | None = Field(None, gt=0)
-    """Rows kept; none given: `share` of the user rows, at least `at_least` where there are that many."""
+    """Number of rows. Left out, it is `share` of the number of user rows, but at least `at_least` if there are
+    enough safety rows."""
     share: float = Field(0.05, ge=0)
-    """Share of the number of user rows. [2512.10150: m = 5 %]"""
+    """Number of rows as a share of the number of user rows. [2512.10150: m = 5 %]"""
     at_least: int = Field(100, gt=0)
-    """Fewest rows kept."""
+    """Minimum number of rows."""
     refusals: float | None = Field(None, ge=0, le=1)
-    """Share of refusals among them; none given: the safety data's own mix."""
+    """Share of refusals among the rows. Left out, the mix is that of the safety data."""
 
 
 class Poison(Strict):
-    """A lab's attack: harmful rows among the user's, the total held fixed."""
+    """A simulated attack: harmful rows replace user rows, and the total number stays the same."""
 
     data: Spec
-    """Where the harmful rows come from."""
+    """Data set of the harmful rows."""
     ratio: float = Field(0.0, ge=0, le=1)
-    """p: share of the user rows that are replaced by harmful ones. [2512.10150: 0.1]"""
+    """p: share of the user rows that harmful rows replace. [2512.10150: 0.1]"""
 
     @field_validator("data")
     @classmethod

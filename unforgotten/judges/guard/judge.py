@@ -43,36 +43,36 @@ class Guard(Judge):
     """
 
     terms: ClassVar[str]
-    """What the Hub wants accepted before the default model may be had; empty for nothing."""
+    """Terms to accept on the Hub before the default model can be downloaded; empty if there are none."""
     answer_tokens: ClassVar[int]
-    """Longest answer."""
+    """Longest answer, in tokens."""
     watched_word: ClassVar[str] = ""
     """The word whose probability as the guard's first one is p_harmful; empty where there is no such word."""
 
     model: str
-    """A Hub id or a folder; with `endpoint`, the name that the server knows it by."""
+    """A Hub id or a folder. With `endpoint`, it is the name of the model on the server."""
     revision: str | None = None
     """Commit, branch or tag on the Hub."""
     tokenizer: str | None = None
-    """A Hub id or a folder whose tokenizer and chat template write the prompts; left out, `model`."""
+    """A Hub id or a folder whose tokenizer and chat template write the prompts. Left out, it is `model`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision in which the model is loaded; auto is the checkpoint's own."""
+    """Precision in which the model is loaded. `auto` is the precision of the checkpoint."""
     batch_size: Annotated[int, Gt(0)] = 16
-    """Replies judged at once in this process."""
+    """Number of replies judged at once in this process."""
     endpoint: str | None = None
-    """Address of an OpenAI-compatible server that has the model, such as http://localhost:8000/v1 (vLLM, SGLang); left
-    out, the model runs in this process."""
+    """Address of an OpenAI-compatible server that has the model, such as http://localhost:8000/v1 (vLLM, SGLang).
+    Left out, the model runs in this process."""
     protocol: Literal["completions", "chat"] = "completions"
-    """How a server is asked. completions: with token ids written here, which no server can misread. chat: with the
-    turns, of which the server's own template writes the prompt; no tokenizer is needed here. Make sure that this
-    template ends the assistant's turn, so that the guard goes on and not the model under judgement."""
+    """How the server gets a prompt. `completions`: as token ids from this process, which no server can misread.
+    `chat`: as turns, to which the server applies its chat template; no tokenizer is needed here. With `chat`, check
+    that this template ends the assistant's turn; otherwise the guard continues the reply."""
     key_variable: str = ""
-    """The environment variable that holds the server's key; the key itself is written nowhere."""
+    """Environment variable that holds the server's API key. The key itself is written nowhere."""
     concurrent_requests: Annotated[int, Gt(0)] = 16
-    """Requests under way at once, with `endpoint`."""
+    """Number of requests sent at the same time, with `endpoint`."""
     context_tokens: Annotated[int, Gt(0)] | None = None
-    """The longest prompt with its answer. Left out, it is what the model's configuration or tokenizer says, and 8192
-    where neither does. An audit reads longer texts in windows. Give it where your server's limit is lower."""
+    """Longest prompt with its answer, in tokens. Left out, it is the value of the model's configuration or
+    tokenizer, else 8192. Set it if your server's limit is lower. An audit reads longer texts in windows."""
 
     def __post_init__(self) -> None:
         if self.endpoint is not None:
