@@ -55,7 +55,7 @@ def test_the_api_page_has_every_public_name() -> None:
         assert f"(methods.md#{name})" in page[public]
     assert "method: Named | Sequence[Named] = 'sft'" in page["MethodTrainer"]
     assert "finetune(recipe: Recipe, say: Say = quiet, *, audited: str | None = None) -> Path" in page["finetune"]
-    assert "| `refused` | `bool \\| None` | required | The reply declines. |" in page["Verdict"]
+    assert "| `refused` | `bool \\| None` | required | The reply refuses. |" in page["Verdict"]
     assert "- `safety_dataset`: safety rows, in any format" in page["MethodMixin"]
 
 

@@ -66,7 +66,7 @@ def test_help_lists_every_setting_of_every_component(room: str, name: str) -> No
 
 
 def test_help_of_der_says_type_and_default() -> None:
-    assert "weight: float ≥ 0 = 1.0 λ, on the mean squared difference" in help_of(unforgotten.DER)
+    assert "weight: float ≥ 0 = 1.0 λ, the weight of the mean squared difference" in help_of(unforgotten.DER)
     assert "Fields:" not in described.docstring(unforgotten.DER)
     assert described.claim(unforgotten.DER).startswith("Dark Experience Replay: ")
 
@@ -75,7 +75,7 @@ def test_help_of_a_recipe_lists_its_fields_and_parts() -> None:
     from unforgotten.recipe.training import Training
 
     shown = help_of(unforgotten.Recipe)
-    assert "seed: int ≥ 0 and < 4294967296 = 0 Seed of alignment" in shown
+    assert "seed: int ≥ 0 and < 4294967296 = 0 Random seed for the alignment" in shown
     assert "training: Training = Training()" in shown and "poison: Poison None = None" in shown
     assert "learning_rate: float > 0 = 5e-05 Peak learning rate." in help_of(Training)
     assert [s.name for s in described.settings(Training)] == list(Training.model_fields)
@@ -84,7 +84,7 @@ def test_help_of_a_recipe_lists_its_fields_and_parts() -> None:
 def test_help_of_a_class_in_a_users_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     shown = help_of(registry.load("methods", f"{tmp_path}/mine.py:Mine"))
-    assert "In two paragraphs. Fields: weight: float ≥ 0 = 1.0 λ, on the mean" in shown, "inherited ones first"
+    assert "In two paragraphs. Fields: weight: float ≥ 0 = 1.0 λ, the weight of" in shown, "inherited ones first"
     assert "much: float = 2.5 How much of it. At most. shape: Tensor None = None bare: int = 3" in shown
 
 
