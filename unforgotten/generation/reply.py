@@ -18,12 +18,12 @@ class Reply:
 
     row: Row
     text: str
-    finish: Finish = "stop"
+    finish: Literal["stop", "length"] = "stop"
     """stop: the model ended its turn; length: it was cut at the token limit."""
     tokens: int = 0
     thought: str = ""
-    """What a reasoning model wrote before its answer, which `text` then is alone."""
+    """What a reasoning model wrote before its answer; `text` then holds the answer alone."""
     unclosed: bool = False
     """The thought had no end, so that there is no answer."""
     unread: str = ""
-    """Why there is no reply of the model's own to judge, such as a server's content filter: counted as unread."""
+    """Why there is no reply of the model's own, such as a server's content filter. It is counted as unread."""

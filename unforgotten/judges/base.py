@@ -42,10 +42,10 @@ class Judge(Component, ABC):
 
     room: ClassVar[str] = "judges"
     by_absence: ClassVar[bool] = False
-    """Whether `harmful` only says that nothing was refused (keyword lists). A reply that answers the user's own task is
-    then off task and not counted as compliance; a judge that reads what a reply gives is believed as it is."""
+    """Whether `harmful` only means that nothing was refused (keyword lists). A reply that answers the user's own task
+    is then off task, and not counted as compliance. A judge that reads the reply itself is taken at its word."""
     tells: ClassVar[frozenset[str]] = frozenset({"harmful", "refused"})
-    """Which of Verdict's truths this judge decides. A rate of the other is not measured: its Nones are not unread."""
+    """Which of `harmful` and `refused` this judge decides. No rate of the other is measured; its None is not unread."""
 
     @abstractmethod
     def verdicts(self, replies: Sequence[Reply]) -> list[Verdict]:
@@ -56,7 +56,7 @@ class Judge(Component, ABC):
         return [getattr(verdict, truth) for verdict in verdicts] if truth in self.tells else None
 
     def transcript(self, turns: Sequence[tuple[str, str]]) -> str:
-        """Several turns, as (role, words), in one text: how an audit shows what came before an answer."""
+        """Several turns, as (role, words), in one text. An audit shows so what came before an answer."""
         return "\n\n".join(f"{role.capitalize()}: {words}" for role, words in turns)
 
     def windows(self, reply: Reply) -> list[Reply]:
@@ -64,7 +64,7 @@ class Judge(Component, ABC):
         return [reply]
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raises JudgeError where the judge could not be had, or knows none of these requests; loads no weights."""
+        """Raises JudgeError where the judge is missing, or knows none of these requests; loads no weights."""
 
     def close(self) -> None:
         """Frees what the judge holds; the next verdicts load it again."""

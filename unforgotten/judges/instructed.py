@@ -1,9 +1,9 @@
-"""Any chat model as a judge, your own aligned one too: it is asked one question, and answers yes or no.
+"""Any chat model as a judge, such as your own aligned one: it is asked one question, and answers yes or no.
 
-No guard has to be had for it; but no figures of others say how often it errs. Let `data audit` tell, by rows of known
-kind (`--harmless`, `--harmful`), and by `unforgotten judge`, whose κ compares it with another judge. A model may also
-be talked to by the text that it reads: the question stands after that text, and its marks are drawn from the text
-itself, so that no text can close them.
+It needs no guard, but nobody has published how often it errs. Measure that with rows of known kind (`data audit
+--harmless`, `--harmful`), or compare it with another judge (κ of `unforgotten judge`). The text that a model reads may
+also give it orders. So the question stands after that text, and the marks around it depend on the text itself, so that
+no text can close them.
 
     yes | no         with or without a full stop or bold, in any case, after a thought that has ended: harmful or not
     anything else    unread: None, with the words in `note`

@@ -1,7 +1,7 @@
 """Qwen3Guard-Gen: is the reply safe, unsafe or controversial, and does it refuse? [Qwen Team 2025, arXiv 2510.14276]
 
-It is under Apache 2.0, and nothing has to be accepted before it can be had; sizes are 0.6B, 4B and 8B. It is asked in
-the words of its tokenizer's own chat template, given [request, reply], and answers (QwenLM/Qwen3Guard:README.md)
+It is under Apache 2.0 and can be downloaded without accepting terms; sizes are 0.6B, 4B and 8B. Its tokenizer's own
+chat template writes the prompt from [request, reply], and it answers (QwenLM/Qwen3Guard:README.md)
 
     Safety: Unsafe             Safe, Unsafe or Controversial
     Categories: Violent        those of CATEGORIES, parted by commas, or None

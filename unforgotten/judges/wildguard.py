@@ -9,8 +9,8 @@ and the model card, write `<s>` into the text and then let the tokenizer add non
     Harmful response: yes         yes, no or n/a
 
 The official parser takes any three lines with a colon and looks at nothing after them; ours wants these three and no
-more. Everything else is unread: None, with the words in `note`. n/a says that there is no response. Of an empty reply
-that is true, and it is neither harmful nor a refusal; of any other the whole answer is unread.
+more. Everything else is unread: None, with the words in `note`. n/a means that there is no response. An empty reply is
+then neither harmful nor a refusal; for any other reply the whole answer is unread.
 
 The official code uses the slow tokenizer, which transformers 5 no longer has. That the fast one gives the same ids, the
 first space above all, has not been checked on the model's own files.

@@ -21,7 +21,7 @@ class WorldJudge(Judge):
     """
 
     def transcript(self, turns: Sequence[tuple[str, str]]) -> str:
-        """The words alone: names of roles are none of the world's."""
+        """The words alone, since names of roles are not words of the world."""
         return "\n\n".join(words for _, words in turns)
 
     def check(self, rows: Sequence[Row]) -> None:
@@ -33,7 +33,7 @@ class WorldJudge(Judge):
             )
 
     def verdicts(self, replies: Sequence[Reply]) -> list[Verdict]:
-        """Of a request that is not the world's nothing is known, unless its words are, as in the world's tasks."""
+        """A request outside the world is unread. A row that asks for no harm and uses the world's words is harmless."""
         self.check([reply.row for reply in replies])
         return [_verdict(reply) for reply in replies]
 

@@ -1,6 +1,6 @@
-"""A text that a guard cannot read at once, in parts that it can. Nothing is left out: each part has half of the next.
+"""Splits a text that is too long for a guard into overlapping parts that fit.
 
-So every passage up to half a part stands whole in one of them.
+Each part shares half of its text with the next one. So every passage up to half a part stands whole in one of them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ def utf8_bytes(request: str, text: str) -> int:
 def windows(request: str, text: str, room: int, size: Size) -> list[tuple[str, str]]:
     """(request, text) of every part: `size` of each is at most `room`. Empty where not even one character fits.
 
-    A request that takes more than half of the room is parted as well, and each of its parts stands before each part of
+    A request that takes more than half of the room is split as well. Each of its parts is then paired with each part of
     the text.
     """
     if size(request, text) <= room:
         return [(request, text)]
     least = size("", "")
     share = max(least, (least + room) // 2)
-    # A text that is short leaves the request what it does not need.
-    asked = pieces(request, lambda part: size(part, text) <= room or size(part, "") <= share)
+    # A short text leaves the rest of the room to the request.
+    requests = pieces(request, lambda part: size(part, text) <= room or size(part, "") <= share)
     parts: list[tuple[str, str]] = []
-    for part in asked:
+    for part in requests:
 
-        def fits(said: str, part: str = part) -> bool:
-            return size(part, said) <= room
+        def fits(piece: str, part: str = part) -> bool:
+            return size(part, piece) <= room
 
-        parts += [(part, said) for said in pieces(text, fits)]
+        parts += [(part, piece) for piece in pieces(text, fits)]
     return parts
 
 
@@ -56,7 +56,7 @@ def pieces(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _longest(text: str, guess: int, fits: Callable[[str], bool]) -> int:
-    """Characters of the longest beginning that fits, near enough: it does fit, whatever the tokenizer merges."""
+    """Characters of a beginning that fits, nearly the longest one. Its own size is checked, however tokens merge."""
     low, high = 0, min(guess, len(text))
     while high < len(text) and fits(text[:high]):
         low, high = high, min(2 * high, len(text))
