@@ -27,7 +27,7 @@ def load(text: str, where: str) -> Any:
     if len(text.encode("utf-8", "surrogatepass")) > (most := bound("bytes")):
         raise RecipeError(f"{where} has more than {most:,} bytes (UNFORGOTTEN_MAX_YAML_BYTES).")
     try:
-        loader = _Loader(text)
+        loader = _BoundedLoader(text)
         try:
             return loader.get_single_data()
         finally:
@@ -64,7 +64,7 @@ class _Refused(Exception):
         super().__init__(f", line {mark.line + 1}: {why}" if mark is not None else f": {why}")
 
 
-class _Loader(yaml.SafeLoader):
+class _BoundedLoader(yaml.SafeLoader):
     """Counts while it reads, so that what is too much is refused before it is there."""
 
     def __init__(self, text: str) -> None:
@@ -115,15 +115,15 @@ class _Loader(yaml.SafeLoader):
 
 
 _DROPPED = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_Loader.yaml_implicit_resolvers = {
+_BoundedLoader.yaml_implicit_resolvers = {
     first: [pair for pair in pairs if pair[0] not in _DROPPED]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # Without the sixtieths and the octal numbers of YAML 1.1: `1:30` would be 90 and `010` be 8.
-_Loader.add_implicit_resolver(
+_BoundedLoader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]{0,20})\Z|0x[0-9a-fA-F_]{1,16}\Z"), list("-+0123456789")
 )
-_Loader.add_implicit_resolver(
+_BoundedLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
         r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?\Z|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"

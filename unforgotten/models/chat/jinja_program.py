@@ -96,7 +96,7 @@ def environment() -> Any:
     return sandbox
 
 
-class OverLimit(Exception):
+class TooMuchText(Exception):
     """A template that writes more than may be written."""
 
 
@@ -137,7 +137,7 @@ class Renderings:
                     {**request["specials"], "messages": talks[which][:count], "tools": request["tools"],
                      "documents": None, "add_generation_prompt": prompt},
                 )  # fmt: skip
-            except (OverLimit, MemoryError):
+            except (TooMuchText, MemoryError):
                 raise
             except Exception as error:
                 renderings.append({"error": str(error)[:500] or type(error).__name__})
@@ -154,7 +154,7 @@ def _rendered(template: Any, room: int, marked: bool, given: dict[str, Any]) -> 
             blocks.append(block)
             template.environment.written += len(block)
             if template.environment.written > room:
-                raise OverLimit
+                raise TooMuchText
     text = "".join(blocks)
     if not text.isascii():
         _refuse_halves(text)
@@ -196,7 +196,7 @@ def answer(renderings: Renderings, request: dict[str, Any]) -> dict[str, Any]:
         return {"found": renderings.render(request)}
     except jinja2.TemplateSyntaxError as error:
         return {"syntax": [error.lineno, str(error.message)[:500]]}
-    except OverLimit:
+    except TooMuchText:
         return {"over": "output"}
     except MemoryError:
         renderings.forget()
