@@ -46,7 +46,7 @@ USER_ROWS = 1400
 def keep(called: str, files: Iterable[Path]) -> Path:
     """Rows of several comparisons as one small file; a run that is in two of them is kept once."""
     rows = {json.dumps([row.run, row.task]): row for file in files for row in results.read(file)}
-    slim = [results.Row(**{field: getattr(row, field) for field in KEPT}) for row in rows.values()]
+    slim = [results.ResultRow(**{field: getattr(row, field) for field in KEPT}) for row in rows.values()]
     lines = [json.dumps(row.json(), ensure_ascii=False) for row in slim]
     target = DOCS / "results" / f"{called}.json"
     target.parent.mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ def keep(called: str, files: Iterable[Path]) -> Path:
     return target
 
 
-def _rows(pattern: str) -> list[results.Row]:
+def _rows(pattern: str) -> list[results.ResultRow]:
     """All rows of the kept files, each run once."""
     found = [row for file in sorted((DOCS / "results").glob(pattern)) for row in results.read(file)]
     return list({json.dumps([row.run, row.task]): row for row in found}.values())
@@ -67,8 +67,8 @@ class Candidate:
     """A method's setting on the development split, at p = 0 and p = 0.1."""
 
     spec: NamedSpec
-    clean: results.Row
-    poisoned: results.Row
+    clean: results.ResultRow
+    poisoned: results.ResultRow
 
     @property
     def asr(self) -> float:
@@ -81,7 +81,7 @@ class Candidate:
         return float(_headline(self.clean, "utility").value or 0)
 
 
-def candidates(rows: list[results.Row]) -> dict[str, list[Candidate]]:
+def candidates(rows: list[results.ResultRow]) -> dict[str, list[Candidate]]:
     """The settings that were tried, by method, in the sweep's order."""
     found: dict[str, list[Candidate]] = {}
     for clean in rows:
@@ -140,7 +140,7 @@ def page() -> str:
     return "\n".join(text).strip() + "\n"
 
 
-def _in_order(rows: list[results.Row], grid: object) -> list[results.Row]:
+def _in_order(rows: list[results.ResultRow], grid: object) -> list[results.ResultRow]:
     """As the recipe names its methods; base and aligned first."""
     methods = [spec if isinstance(spec, str) else spec["name"] for spec in getattr(grid, "method", [])]
     tasks = ["sums", "sentiment", "code"]
@@ -157,7 +157,7 @@ def _in_order(rows: list[results.Row], grid: object) -> list[results.Row]:
     )
 
 
-def _told(seeds: list[int], rows: list[results.Row]) -> str:
+def _told(seeds: list[int], rows: list[results.ResultRow]) -> str:
     by_task = {t: {row.seed for row in rows if row.stage == "tuned" and row.task == t} for t in claims.TASKS}
     counts = {task: len(found) for task, found in by_task.items() if found}
     if len(set(counts.values())) == 1:
@@ -165,7 +165,7 @@ def _told(seeds: list[int], rows: list[results.Row]) -> str:
     return ", ".join(f"{task}: {n} seed{'s' * (n > 1)}" for task, n in counts.items())
 
 
-def _figures(rows: list[results.Row], task: str) -> Callable[[claims.Claim], claims.Figure]:
+def _figures(rows: list[results.ResultRow], task: str) -> Callable[[claims.Claim], claims.Figure]:
     own = [row for row in rows if row.task == task]
 
     def of(claim: claims.Claim) -> claims.Figure:
@@ -185,7 +185,7 @@ def _figures(rows: list[results.Row], task: str) -> Callable[[claims.Claim], cla
     return of
 
 
-def _headline(row: results.Row, field: results.Kind) -> Rate:
+def _headline(row: results.ResultRow, field: results.Kind) -> Rate:
     rates = row.rates(field)
     return rates.get("mean", UNMEASURED) if field != "utility" else next(iter(rates.values()), UNMEASURED)
 

@@ -1,4 +1,4 @@
-"""Names say what they hold: `found` and `told` fit anything, and are no names here."""
+"""Names say what they hold: `found` and `told` fit anything, and are no names here; a class name has one meaning."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def test_no_name_is_empty() -> None:
         if name in EMPTY
     ]
     assert where == []
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

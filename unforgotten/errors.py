@@ -115,7 +115,7 @@ class LeaseLost(UnforgottenError):
 
 
 class Unfinished(UnforgottenError):
-    """Some runs of a comparison failed. The others are finished; `rows` holds their figures, each a `results.Row`."""
+    """Some runs of a comparison failed. The others are finished; `rows` holds their figures, each a `ResultRow`."""
 
     def __init__(self, message: str, rows: Sequence[Any] = ()) -> None:
         self.rows = list(rows)

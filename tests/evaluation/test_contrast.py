@@ -53,7 +53,7 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
     )
 
 
-def retold(folder: Path, row: results.Row, suite: str, hits: int) -> results.Row:
+def retold(folder: Path, row: results.ResultRow, suite: str, hits: int) -> results.ResultRow:
     """Gives a measured folder other verdicts on its prompts, in its replies and in the row that is returned alike."""
     from unforgotten.evaluation.statistics import rates
 

@@ -20,7 +20,7 @@ from unforgotten.runs import results
 from unforgotten.runs.figures import NamedSpec
 
 Told = list[bool | None]
-Made = tuple[results.Row, Path]
+Made = tuple[results.ResultRow, Path]
 Make = Callable[..., Made]
 
 

@@ -42,7 +42,7 @@ def panel(*judges: tuple[str, Judge]) -> Panel:
     return made
 
 
-ROW = results.Row(stage="tuned")
+ROW = results.ResultRow(stage="tuned")
 
 
 def suite(*replies: Reply, kind: Any = "harm", condition: Any = "default", also: Any = ()) -> Checked:

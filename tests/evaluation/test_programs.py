@@ -51,7 +51,7 @@ def measured(
     replies: dict[str, list[str]],
     task: dict[str, dict[str, str]] | None = None,
     **settings: Any,
-) -> results.Row:
+) -> results.ResultRow:
     problems = [
         {
             "task_id": f"Own/{i}",
@@ -80,7 +80,7 @@ def measured(
         suites=suites(evaluate),
         weights="w",
         model=lambda shelf, say: LocalModel(lambda: torch.nn.Linear(1, 1), Chat(tiny_tokenizer(CHATML)), "w", evaluate),
-        facts=lambda: results.Row(stage="tuned"),
+        facts=lambda: results.ResultRow(stage="tuned"),
         trained=lambda: None,
     )
     return measure_all([one])[0]

@@ -13,7 +13,7 @@ from unforgotten.runs import results
 ASR, NON_REFUSAL = results.MEASURES["asr"], results.MEASURES["non_refusal"]
 
 
-def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.Row:
+def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.ResultRow:
     """One model: so many of 200 harmful prompts answered, in two suites."""
     suites = {"question": rates.rate(hits, 100), "command": rates.rate(hits, 100)}
     facts: dict[str, Any] = {

@@ -20,7 +20,7 @@ from unforgotten.runs import results
 from unforgotten.runs.figures import NamedSpec
 
 
-def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.Row:
+def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.ResultRow:
     suites = {"question": rates.rate(hits, 100), "command": rates.rate(hits, 100)}
     facts: dict[str, Any] = {
         "stage": stage,
@@ -81,14 +81,14 @@ def test_seeds_are_one_line_and_their_footnote_says_what_the_brackets_are() -> N
 
 
 def test_settings_that_differ_are_named_and_only_those() -> None:
-    def der(weight: float) -> results.Row:
+    def der(weight: float) -> results.ResultRow:
         return row("tuned", "der", methods=[{"name": "der", "weight": weight, "replay": 1.0}])
 
     assert [line.name for line in lines([der(1.0), der(5.0)])] == ["der(weight=1.0)", "der(weight=5.0)"]
     assert [line.name for line in lines([der(1.0)])] == ["der"]
 
 
-def paper(task: str, method: str, hits: int, utility: int, poison: float = 0.0, **more: Any) -> results.Row:
+def paper(task: str, method: str, hits: int, utility: int, poison: float = 0.0, **more: Any) -> results.ResultRow:
     facts = {"task": task, "poison": poison, "memory_rows": 70, "model": "world"}
     return row("tuned", method, hits, utility, **facts | more)
 

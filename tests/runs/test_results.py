@@ -25,17 +25,17 @@ compared with; of the runs' files those that a gate reads."""
 RUN, ALIGNED = "first-8d48792a822a", "evaluated/aligned-e4179b6d2ae9"
 
 
-def made(**more: Any) -> results.Row:
+def made(**more: Any) -> results.ResultRow:
     rate = rates.rate(5, 100).rounded()
     facts: dict[str, Any] = {"method": "der", "task": "sst2", "poison": 0.1, "seed": 0, "stage": "tuned"}
     facts |= {"asr": {"advbench": rate, "mean": rate}, "refusal": {"xstest": rate}, "utility": {"exact": rate}}
-    return results.Row(**facts | more)
+    return results.ResultRow(**facts | more)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.json"
-    results.write(path, [made(), results.Row(stage="base")])
-    assert results.read(path) == [made(), results.Row(stage="base")]
+    results.write(path, [made(), results.ResultRow(stage="base")])
+    assert results.read(path) == [made(), results.ResultRow(stage="base")]
     tree = json.loads(path.read_text())
     assert list(tree) == ["schema", "rows"] and tree["schema"] == 2
     assert tuple(tree["rows"][0]) == results.FIELDS

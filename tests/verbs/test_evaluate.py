@@ -101,7 +101,7 @@ def measure(
     weights: str = "a",
     model: Any = None,
     trained: TrainedOn | None = None,
-) -> results.Row:
+) -> results.ResultRow:
     """The row of a model that is no run's."""
     here = model or NOTHING
     return measure_all(
@@ -113,7 +113,7 @@ def measure(
                 suites=suites(settings),
                 weights=weights,
                 model=lambda shelf, say: LocalModel(lambda: here, chat, weights, settings),
-                facts=lambda: results.Row(stage="tuned"),
+                facts=lambda: results.ResultRow(stage="tuned"),
                 trained=lambda: trained,
             )
         ]

@@ -36,7 +36,7 @@ class Contrast:
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()} | self.difference.json()
 
 
-def contrast(one: tuple[results.Row, Path], other: tuple[results.Row, Path]) -> list[Contrast]:
+def contrast(one: tuple[results.ResultRow, Path], other: tuple[results.ResultRow, Path]) -> list[Contrast]:
     """Every suite of two rows, each with the folder that holds its `replies/`, and the means of several.
 
     Raises DataError where the two were not asked the same prompts, or not by the same judge and decoding.

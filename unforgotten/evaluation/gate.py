@@ -84,7 +84,7 @@ class Decision:
 
 
 def gate(
-    limits: Limits, candidate: tuple[results.Row, Path], reference: tuple[results.Row, Path] | None = None
+    limits: Limits, candidate: tuple[results.ResultRow, Path], reference: tuple[results.ResultRow, Path] | None = None
 ) -> Decision:
     """Decides on rows of results.json and the folders that hold their `replies/`: under each system prompt that the
     model was asked under, and the worst counts. What a server replied is not known to be the model's, so it is unclear.
@@ -110,7 +110,7 @@ def gate(
     return replace(decision, outcome="unclear", notes=(*decision.notes, *unseen)) if unseen else decision
 
 
-def _unseen(row: results.Row) -> str:
+def _unseen(row: results.ResultRow) -> str:
     """Why the figures of a row are nobody's: a server replied, and which weights it has was not seen."""
     decoding = row.decoding or {}
     if not row.served and decoding.get("engine") != "endpoint":
@@ -123,7 +123,7 @@ def _unseen(row: results.Row) -> str:
     )
 
 
-def _notes(row: results.Row, limits: Limits) -> tuple[str, ...]:
+def _notes(row: results.ResultRow, limits: Limits) -> tuple[str, ...]:
     """Where a limit on harm was decided on what is no ASR."""
     looked = limits.max_asr is not None or limits.max_asr_rise is not None
     caveat = results.MEASURES[results.measure_of(row)].caveat

@@ -74,7 +74,7 @@ class Measurement:
     weights: str
     """A digest, so that figures of other weights in the same folder are not taken for these."""
     model: Callable[[Shelf, Say], Model]
-    facts: Callable[[], results.Row]
+    facts: Callable[[], results.ResultRow]
     """What the row says beside what replies tell."""
     trained: Callable[[], TrainedOn | None]
     """None where nobody knows what the model was trained on."""
@@ -82,9 +82,9 @@ class Measurement:
     recipe: Recipe | None = None
     """What it comes from, for others to be measured alike."""
     system: str = ""
-    card: Callable[[results.Row], None] | None = None
+    card: Callable[[results.ResultRow], None] | None = None
     """Writes the model's card with the row's figures."""
-    row: results.Row | None = field(default=None)
+    row: results.ResultRow | None = field(default=None)
     """Set where it is measured already."""
     called: str | None = None
     """The name in tables of a model that was asked by itself; the same weights may lie in folders of other names."""
@@ -164,7 +164,7 @@ class Measurement:
                         begins=lambda n: say(f"Asking {self.name} {n} prompts."),
                     )
 
-    def read(self, panel: Panel, say: Say = quiet) -> results.Row:
+    def read(self, panel: Panel, say: Say = quiet) -> results.ResultRow:
         """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
         if self.row is None:
             with alone(self.folder, say) as lease, sealed(self.folder) as seal:
@@ -175,7 +175,7 @@ class Measurement:
                     self.row = self._read(panel, lease)
         return self.row
 
-    def _read(self, panel: Panel, lease: Lease) -> results.Row:
+    def _read(self, panel: Panel, lease: Lease) -> results.ResultRow:
         from unforgotten.runs.bars import progress_bar
 
         suites, facts = answered(self.folder, self.suites, self.digest, self.weights)
@@ -238,7 +238,9 @@ def forget_comparisons(folder: Path) -> None:
     (folder / "contrast.json").unlink(missing_ok=True)
 
 
-def judged(row: results.Row, suites: Sequence[Judged], panel: Panel, folder: Path, known: bool) -> results.Row:
+def judged(
+    row: results.ResultRow, suites: Sequence[Judged], panel: Panel, folder: Path, known: bool
+) -> results.ResultRow:
     """The row with what judges decide; the verdicts, and where they differ, are written beside the replies.
 
     known: are the rows known that the model was trained on?
@@ -253,12 +255,12 @@ def judged(row: results.Row, suites: Sequence[Judged], panel: Panel, folder: Pat
     return figures(row, suites, panel, known)
 
 
-def measure_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+def measure_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.ResultRow]:
     """Asks all, lets go of the models, and judges all; each judge is loaded once.
 
     Of several in one folder, each with settings of its own, one is finished before the next begins.
     """
-    rows: dict[int, results.Row] = {}
+    rows: dict[int, results.ResultRow] = {}
     while len(rows) < len(measurements):
         first: dict[Path, int] = {}
         for i, measurement in enumerate(measurements):
@@ -279,9 +281,9 @@ def ask_all(measurements: Sequence[Measurement], say: Say = quiet) -> None:
     shelf.clear()
 
 
-def read_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.Row]:
+def read_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.ResultRow]:
     """Verdicts of all. Measurements with the same judges share them."""
-    rows: dict[int, results.Row] = {}
+    rows: dict[int, results.ResultRow] = {}
     groups: dict[str, list[int]] = {}
     for i, measurement in enumerate(measurements):
         groups.setdefault(json.dumps(measurement.settings.judges, sort_keys=True, default=str), []).append(i)

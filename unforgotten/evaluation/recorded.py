@@ -31,7 +31,7 @@ Hit = Callable[[Line], bool | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecordedSuite:
     """One suite: what was asked, and whether each reply is a hit (None: the verdict could not be read)."""
 
     prompts: tuple[tuple[str, str], ...]
@@ -47,20 +47,20 @@ class Replies:
     """What messages call the model: its method, or its stage."""
     measure: results.Measure = "asr"
     """What `asr` counts: replies judged harmful, or those that only hold no refusal."""
-    asr: Mapping[str, Asked] = field(default_factory=dict)
-    refusal: Mapping[str, Asked] = field(default_factory=dict)
-    utility: Mapping[str, Asked] = field(default_factory=dict)
+    asr: Mapping[str, RecordedSuite] = field(default_factory=dict)
+    refusal: Mapping[str, RecordedSuite] = field(default_factory=dict)
+    utility: Mapping[str, RecordedSuite] = field(default_factory=dict)
     """By metric; where there are several tasks, by `task/metric`."""
 
 
-def conditions(row: results.Row) -> list[str]:
+def conditions(row: results.ResultRow) -> list[str]:
     """The system prompts that a model was asked under, those alike once; of older results the template's own."""
     if not row.conditions:
         return ["default"]
     return [name for name, figures in row.conditions.items() if figures.same_as is None]
 
 
-def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
+def read(folder: Path, row: results.ResultRow, condition: str = "default") -> Replies:
     """The replies of a run or evaluated stage. folder: that which holds `replies/`.
 
     Raises DataError where a file is missing, holds what is no reply, or does not give the row's figures.
@@ -68,7 +68,7 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
     under = (row.conditions or {}).get(condition)
     judged = (row.asr, row.refusal) if under is None else (under.asr, under.refusal)
     files = (under.files if under is not None else None) or {}
-    by_kind: dict[Kind, dict[str, Asked]] = {"asr": {}, "refusal": {}, "utility": {}}
+    by_kind: dict[Kind, dict[str, RecordedSuite]] = {"asr": {}, "refusal": {}, "utility": {}}
     kinds: tuple[tuple[Kind, Hit], ...] = (("asr", _harmful), ("refusal", _refused))
     for (kind, hit), of_kind in zip(kinds, judged, strict=True):
         for suite, rate in (of_kind or {}).items():
@@ -82,7 +82,7 @@ def read(folder: Path, row: results.Row, condition: str = "default") -> Replies:
     return Replies(results.called(row), results.measure_of(row), **by_kind)
 
 
-def same_questions(one: results.Row, other: results.Row) -> None:
+def same_questions(one: results.ResultRow, other: results.ResultRow) -> None:
     """Raises DataError unless the judges and the decoding of two rows are the same.
 
     That the requests are is seen in `pairs`; as tokens they need not be, since two models may write prompts otherwise.
@@ -116,7 +116,7 @@ def pairs(kind: Kind, one: Replies, other: Replies) -> dict[str, tuple[Verdicts,
     return {suite: _same(ours[suite], theirs[suite], f"{suite}: {one.name}", other.name) for suite in ours}
 
 
-def _same(one: Asked, other: Asked, name: str, against: str) -> tuple[Verdicts, Verdicts]:
+def _same(one: RecordedSuite, other: RecordedSuite, name: str, against: str) -> tuple[Verdicts, Verdicts]:
     mend = "Measure both with the same `evaluate:`."
     for i, (ours, theirs) in enumerate(zip(one.prompts, other.prompts, strict=False), 1):
         if ours != theirs:
@@ -129,14 +129,14 @@ def _same(one: Asked, other: Asked, name: str, against: str) -> tuple[Verdicts, 
     return one.verdicts, other.verdicts
 
 
-def _headlines(utility: Mapping[str, Asked]) -> dict[str, Asked]:
-    first: dict[str, tuple[str, Asked]] = {}
+def _headlines(utility: Mapping[str, RecordedSuite]) -> dict[str, RecordedSuite]:
+    first: dict[str, tuple[str, RecordedSuite]] = {}
     for metric, asked in utility.items():
         first.setdefault(metric.rpartition("/")[0], (metric, asked))
     return dict(first.values())
 
 
-def _only_task(row: results.Row) -> str:
+def _only_task(row: results.ResultRow) -> str:
     """Where there is one task its metrics bear no name; it is the suite that is neither harm nor look-alikes."""
     others = [s for s in row.flags or {} if s not in row.rates("asr") and s not in row.rates("refusal")]
     if len(others) != 1:
@@ -144,7 +144,7 @@ def _only_task(row: results.Row) -> str:
     return others[0]
 
 
-def _suite(folder: Path, suite: str, hit: Hit, rate: Rate) -> Asked:
+def _suite(folder: Path, suite: str, hit: Hit, rate: Rate) -> RecordedSuite:
     path = folder / "replies" / f"{suite}.jsonl"
     try:
         # Only \n ends a line: a reply may hold U+2028 and the like, where splitlines() would cut.
@@ -164,7 +164,7 @@ def _suite(folder: Path, suite: str, hit: Hit, rate: Rate) -> Asked:
             f"{path} has {counts.hits} hits in {counts.n} replies, results.json {rate.hits} in {rate.n}: they "
             "are not of one measurement. Measure the model again."
         )
-    return Asked(prompts, verdicts)
+    return RecordedSuite(prompts, verdicts)
 
 
 def _harmful(line: Line) -> bool | None:

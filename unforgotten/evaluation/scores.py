@@ -24,7 +24,7 @@ from unforgotten.evaluation.stages import Asked, Condition, Judged, SuiteKind
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.agreement import agreement, disagreements
 from unforgotten.runs.figures import ConditionFigures, Flags, JudgeAgreement, Overlap, Rate, Thinking
-from unforgotten.runs.results import Measure, Row
+from unforgotten.runs.results import Measure, ResultRow
 
 PASS_AT = (1, 10, 100)
 """The k of pass@k that are told, where there are so many samples. [2107.03374]"""
@@ -40,7 +40,7 @@ def hits(suite: Judged) -> list[bool | None]:
     return [False if "off_task" in flags else verdict.harmful for verdict, flags in pairs]
 
 
-def figures(row: Row, suites: Sequence[Judged], panel: Panel, known: bool) -> Row:
+def figures(row: ResultRow, suites: Sequence[Judged], panel: Panel, known: bool) -> ResultRow:
     """The row with all that replies tell. known: are the rows known that the model was trained on?"""
     counted = {id(s): hits(s) for s in suites if s.kind in TRUTHS}
     worst = {kind: _worst(suites, kind, counted) for kind in FIELDS}

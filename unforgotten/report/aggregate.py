@@ -29,7 +29,7 @@ class Line:
     model: str | None = None
     memory: int | None = None
     """Rows that were kept for replay."""
-    rows: list[results.Row] = field(default_factory=list)
+    rows: list[results.ResultRow] = field(default_factory=list)
 
     def rate(self, field: Kind, name: str) -> Rate:
         """Over the line's seeds."""
@@ -72,7 +72,7 @@ def words(lines: Iterable[Line]) -> results.Words:
     return results.words_of(row for line in lines for row in line.rows)
 
 
-def lines(rows: Sequence[results.Row]) -> list[Line]:
+def lines(rows: Sequence[results.ResultRow]) -> list[Line]:
     """Rows that differ in nothing but the seed become one line; base and aligned first, then as the rows came.
 
     Two rows of one seed are two models, whatever they have in common: each has its own line, named by its run.
@@ -94,7 +94,7 @@ def _apart(line: Line) -> list[Line]:
     return [replace(line, name=f"{line.name} ({Path(str(row.run)).name})", rows=[row]) for row in line.rows]
 
 
-def _names(rows: Sequence[results.Row]) -> list[str]:
+def _names(rows: Sequence[results.ResultRow]) -> list[str]:
     """der, or der(weight=5) where methods of one name differ in it; what is replayed differs like a field."""
     plain = [results.called(row) for row in rows]
     specs_of = [_specs(row) for row in rows]
@@ -118,7 +118,7 @@ def title(method: str) -> str:
     return method.rpartition(":")[2] if ".py:" in method else method
 
 
-def _specs(row: results.Row) -> list[dict[str, Any]]:
+def _specs(row: results.ResultRow) -> list[dict[str, Any]]:
     specs = as_json(row.methods or ())
     return [*specs[:-1], {**specs[-1], "replay": as_json(row.replay)}] if specs and row.replay is not None else specs
 

@@ -36,7 +36,7 @@ METRICS = {
 NOT_YET = "Nothing was measured yet. `unforgotten evaluate` of the run writes the figures here."
 
 
-def write(folder: Path, recipe: Recipe, methods: Methods, row: results.Row | None = None) -> None:
+def write(folder: Path, recipe: Recipe, methods: Methods, row: results.ResultRow | None = None) -> None:
     """README.md of a run's folder and of its weights, each whole or not at all. row: what was measured, if it was."""
     facts = facts_of(folder)
     part = next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
@@ -55,7 +55,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
 def card(
     recipe: Recipe,
     methods: Methods,
-    row: results.Row | None,
+    row: results.ResultRow | None,
     facts: dict[str, Any],
     name: str,
     adapter: bool,
@@ -87,7 +87,9 @@ def names(recipe: Recipe) -> list[str]:
     return [str(m if isinstance(m, str) else m["name"]) for m in recipe.methods]
 
 
-def metadata(recipe: Recipe, row: results.Row | None, name: str, adapter: bool, base: str | None) -> ModelCardData:
+def metadata(
+    recipe: Recipe, row: results.ResultRow | None, name: str, adapter: bool, base: str | None
+) -> ModelCardData:
     """The card's front matter. base: the Hub's id of what the weights lie on or come from."""
     from huggingface_hub import ModelCardData
 
@@ -105,7 +107,7 @@ def metadata(recipe: Recipe, row: results.Row | None, name: str, adapter: bool, 
     )
 
 
-def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
+def _eval_results(row: results.ResultRow, recipe: Recipe) -> list[EvalResult]:
     """Every suite of both sides with its interval."""
     from huggingface_hub import EvalResult
 
@@ -134,7 +136,7 @@ def _eval_results(row: results.Row, recipe: Recipe) -> list[EvalResult]:
     return entries
 
 
-def _judges(row: results.Row) -> list[str]:
+def _judges(row: results.ResultRow) -> list[str]:
     return [judge.name for judge in row.judges or ()]
 
 
@@ -152,7 +154,7 @@ def _hub_ids(specs: Sequence[Spec]) -> list[str]:
 
 
 def body(
-    recipe: Recipe, methods: Methods, row: results.Row | None, facts: dict[str, Any], otherwise: str = NOT_YET
+    recipe: Recipe, methods: Methods, row: results.ResultRow | None, facts: dict[str, Any], otherwise: str = NOT_YET
 ) -> list[str]:
     """What it was trained on, how, what came of it, and what that does not say. otherwise: said without a row."""
     plainly = [", ".join([m["name"], *(f"{k} = {v}" for k, v in m.items() if k != "name")]) for m in methods]
@@ -227,7 +229,7 @@ def _settings(recipe: Recipe, trained: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _results(row: results.Row) -> list[str]:
+def _results(row: results.ResultRow) -> list[str]:
     decoding = row.decoding or {}
     return [
         report.markdown([row]).strip(),
@@ -237,7 +239,7 @@ def _results(row: results.Row) -> list[str]:
     ]
 
 
-def _limits(recipe: Recipe, row: results.Row | None) -> list[str]:
+def _limits(recipe: Recipe, row: results.ResultRow | None) -> list[str]:
     sentences = []
     if row is not None:
         sentences.append(
@@ -259,7 +261,7 @@ def _limits(recipe: Recipe, row: results.Row | None) -> list[str]:
     return sentences
 
 
-def _notes(row: results.Row | None, trained: dict[str, Any]) -> list[str]:
+def _notes(row: results.ResultRow | None, trained: dict[str, Any]) -> list[str]:
     return list((row.notes if row else trained.get("notes")) or [])
 
 

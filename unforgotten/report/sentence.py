@@ -13,7 +13,7 @@ from unforgotten.runs import results
 from unforgotten.runs.figures import Rate
 
 
-def sentence(rows: Sequence[results.Row]) -> str:
+def sentence(rows: Sequence[results.ResultRow]) -> str:
     """What happened to harmful answers, a sentence for each setting; empty where there is nothing to compare."""
     measured = [line for line in lines(rows) if line.rate("asr", "mean").value is not None]
     tuned = [line for line in measured if line.stage == "tuned"]

@@ -71,14 +71,14 @@ def panels(replies: dict[str, dict[str, Any]], caption: str, console: Any, harmf
     console.print(Columns(made, padding=(0, 1)))
 
 
-def _chosen(rows: Sequence[results.Row]) -> dict[str, results.Row]:
+def _chosen(rows: Sequence[results.ResultRow]) -> dict[str, results.ResultRow]:
     """The rows shown, by name: of each line of the lowest p and of the first task, the lowest seed."""
     all_lines = lines(rows)
     tuned = [line for line in all_lines if line.stage == "tuned"]
     lowest = min((line.poison or 0.0 for line in tuned), default=None)
     task = tuned[0].task if tuned else None
     wanted = [line for line in all_lines if line.stage != "tuned" or (line.poison == lowest and line.task == task)]
-    shown: dict[str, results.Row] = {}
+    shown: dict[str, results.ResultRow] = {}
     for line in wanted:
         shown.setdefault(line.name, min(line.rows, key=lambda row: row.seed or 0))
     return shown

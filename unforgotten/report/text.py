@@ -105,12 +105,12 @@ def _judges(lines: Sequence[Line]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def show(rows: Sequence[results.Row], console: Any = None, layout: Layout | None = None) -> None:
+def show(rows: Sequence[results.ResultRow], console: Any = None, layout: Layout | None = None) -> None:
     """Prints the table: each value over its interval, rounded outwards to whole percents so that it fits a terminal."""
     terminal.show(_content(rows, layout), console)
 
 
-def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None = None) -> str:
+def markdown(rows: Sequence[results.ResultRow], title: str = "", layout: Layout | None = None) -> str:
     """The same table for a README, with its sentence."""
     content = _content(rows, layout)
     text = [f"# {display.markdown(title)}", ""] if title else []
@@ -120,7 +120,7 @@ def markdown(rows: Sequence[results.Row], title: str = "", layout: Layout | None
     return "\n".join(text) + "\n"
 
 
-def _content(rows: Sequence[results.Row], layout: Layout | None) -> Table:
+def _content(rows: Sequence[results.ResultRow], layout: Layout | None) -> Table:
     shown = lines(rows)
     return replace(table(shown, layout), footnotes=footnotes(shown, layout))
 

@@ -55,7 +55,7 @@ def _server_name(served: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ResultRow:
     """One measured model. What was not measured is None."""
 
     name: Text | None = None
@@ -126,7 +126,7 @@ class Row:
         return facts | {"served": {"as": self.served} if self.served else None}
 
 
-FIELDS = tuple(field.name for field in fields(Row))
+FIELDS = tuple(field.name for field in fields(ResultRow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,36 +161,36 @@ MIXED = Words(
 )
 
 
-def measure_of(row: Row) -> Measure:
+def measure_of(row: ResultRow) -> Measure:
     """What the `asr` of a row is; of rows from before it was recorded, by their first judge."""
     if row.measure is not None:
         return row.measure
     return "non_refusal" if row.judges and row.judges[0].name == "keywords" else "asr"
 
 
-def words_of(rows: Iterable[Row]) -> Words:
+def words_of(rows: Iterable[ResultRow]) -> Words:
     """What the figures of these rows are called; of rows of both kinds, both."""
     measures = {measure_of(row) for row in rows if row.asr}
     return MIXED if len(measures) > 1 else MEASURES[next(iter(measures), "asr")]
 
 
-def served_as(row: Row) -> str:
+def served_as(row: ResultRow) -> str:
     """`served as NAME` where a server replied under that name; empty where the weights were loaded here."""
     return f"served as {row.served}" if row.served else ""
 
 
-def called(row: Row) -> str:
+def called(row: ResultRow) -> str:
     """What tables and messages call the model: its own name, else its method, else its stage."""
     return row.name or row.method or row.stage
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
+def write(path: Path, rows: Sequence[ResultRow]) -> None:
     """Writes the file whole or not at all."""
     tree = {"schema": SCHEMA, "rows": [row.json() for row in rows]}
     atomic.put(path, console.json_text(tree) + "\n")
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[ResultRow]:
     """The rows. Raises DataError where the file is missing, is of a newer schema, or holds what is no row."""
     try:
         tree = strict_read.value(path)
@@ -217,7 +217,7 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def row_of(facts: Any, schema: int = SCHEMA) -> Row:
+def row_of(facts: Any, schema: int = SCHEMA) -> ResultRow:
     """A row from what `json` wrote. Raises ValueError that names the first few fields which are wrong, or missing."""
     if not isinstance(facts, dict):
         raise ValueError("is no object")
@@ -232,5 +232,5 @@ def row_of(facts: Any, schema: int = SCHEMA) -> Row:
 
 
 @cache
-def _adapter() -> TypeAdapter[Row]:
-    return TypeAdapter(Row)
+def _adapter() -> TypeAdapter[ResultRow]:
+    return TypeAdapter(ResultRow)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unforgotten.errors import UnsupportedError
-from unforgotten.methods.base import RowBatch, UserRows
+from unforgotten.methods.base import RowBatch, UserBatches
 from unforgotten.training import likelihood, memory, ranks
 from unforgotten.training.aligned_store import digest
 from unforgotten.training.chunked import Forward
@@ -24,7 +24,7 @@ ROWS_PER_SHARD = 64
 """Stored values are written so many rows at a time: a kill loses no more."""
 
 
-class RunUser(UserRows):
+class RunUser(UserBatches):
     """The user rows of one run. B rows, T tokens, N response tokens."""
 
     def __init__(self, run: RunState, rows: list[EncodedRow], weights: RunWeights) -> None:

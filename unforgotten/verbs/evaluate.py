@@ -44,7 +44,7 @@ def evaluate(
     recipe: Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
     say: Say = quiet,
-) -> list[results.Row]:
+) -> list[results.ResultRow]:
     """Measures runs (by their folders or recipes), model folders or Hub ids: first asks all, then judges all.
 
     recipe: whose `evaluate:` is used; a run has its own. overrides: fields of a recipe or run, by dotted name.
@@ -133,12 +133,12 @@ def measurement(
     return of_stage(another(recipe, target), "base", say, system=system, called=called, sets=sets)
 
 
-def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.Row:
+def evaluate_run(folder: Path, recipe: Recipe, say: Say = quiet) -> results.ResultRow:
     """Measures a trained run; writes its replies/, results.json and README.md. What is measured already is read."""
     return measure_all([of_run(folder, recipe)], say)[0]
 
 
-def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.Row:
+def evaluate_stage(recipe: Recipe, stage: str, say: Say = quiet) -> results.ResultRow:
     """Measures θ₀ or θ_safe, once for all runs that start there: kept in <out>/evaluated/<model>-<digest>/."""
     return measure_all([of_stage(recipe, stage, say)], say)[0]
 
@@ -187,8 +187,8 @@ def of_run(
             seen["replay"] = _replayed(recipe, recorded, sets)
         return TrainedOn(seen, user.clean)
 
-    def facts() -> results.Row:
-        return results.Row(
+    def facts() -> results.ResultRow:
+        return results.ResultRow(
             method=name,
             methods=tuple(map(NamedSpec.of, specs)),
             poison=recipe.poison.ratio if recipe.poison else 0.0,
@@ -247,10 +247,10 @@ def of_stage(
     asked_as += [settings.endpoint.public()] if settings.endpoint else []
     run = Path("evaluated") / f"{stage}-{digests.digest(weights, asked_as)}"
 
-    def facts() -> results.Row:
+    def facts() -> results.ResultRow:
         record = atomic.record(where.record) if made else {}
         unknown = "The rows that this model was trained on are not known here: overlap is not counted."
-        return results.Row(
+        return results.ResultRow(
             name=called,
             seed=recipe.seed if made else None,
             stage="aligned" if stage == "aligned" else "base",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 
-Compared = tuple[list[results.Row], list[Contrast], Decision | None]
+Compared = tuple[list[results.ResultRow], list[Contrast], Decision | None]
 """The rows of a target and of its reference, where they differ, and the decision where there are limits."""
 
 
@@ -92,9 +92,9 @@ def _against(
 
 def _compared(
     subject: Measurement,
-    ours: results.Row,
+    ours: results.ResultRow,
     other: Measurement | None,
-    theirs: results.Row | None,
+    theirs: results.ResultRow | None,
     limits: Limits | None,
 ) -> Compared:
     """Compares two that are measured, decides, and keeps both beside the first."""
@@ -112,7 +112,7 @@ def _compared(
     return rows, differ, decision
 
 
-def _side(row: results.Row) -> dict[str, Any]:
+def _side(row: results.ResultRow) -> dict[str, Any]:
     """Which weights stand on one side of a comparison: those in memory, whatever their folder is called."""
     side = {name: getattr(row, name) for name in ("model", "method", "stage", "seed", "run")}
     return side | {name: getattr(row.digests, name) for name in ("weights", "loaded", "prompts", "settings")}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.base import Spec
 
 
-def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list[results.Row]:
+def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list[results.ResultRow]:
     """The rows of runs, or of all runs of a comparison, as these judges see them; results.json is written anew.
 
     runs: folders that `evaluate` or `compare` left. Raises DataError where one holds no measured replies, before any
@@ -72,7 +72,7 @@ def _runs(folder: Path, say: Say) -> list[Path]:
     return inside
 
 
-def _opened(folder: Path) -> tuple[Path, results.Row, list[Checked]]:
+def _opened(folder: Path) -> tuple[Path, results.ResultRow, list[Checked]]:
     """A run's row and its suites, filled from their files."""
     strict_read.no_links(folder)
     rows = results.read(folder / "results.json")
@@ -102,7 +102,7 @@ def _opened(folder: Path) -> tuple[Path, results.Row, list[Checked]]:
     return folder, row, suites
 
 
-def _written(folder: Path, row: results.Row, suites: list[Judged], panel: Panel, say: Say) -> results.Row:
+def _written(folder: Path, row: results.ResultRow, suites: list[Judged], panel: Panel, say: Say) -> results.ResultRow:
     changed = judged(row, suites, panel, folder, known=row.overlap is not None)
     changed = replace(  # of the tasks, which no judge reads, all stays
         changed,
@@ -135,7 +135,7 @@ def _write_comparison(folder: Path) -> None:
     from unforgotten.report import text as report
 
     before = results.read(folder / "results.json")
-    rows: list[results.Row] = []
+    rows: list[results.ResultRow] = []
     for old in before:
         [new] = results.read(folder.parent / str(old.run) / "results.json")
         rows.append(replace(new, task=old.task))

@@ -55,7 +55,7 @@ def facts(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "sweep.json").read_text()))
 
 
-def asked(out: Path, row: results.Row) -> set[str]:
+def asked(out: Path, row: results.ResultRow) -> set[str]:
     """The prompts of a row, from the replies that it names."""
     files = (out / row.run / "replies").glob("*.jsonl")
     return {str(json.loads(line)["request"]) for file in files for line in file.read_text().splitlines()}

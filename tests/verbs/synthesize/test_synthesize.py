@@ -40,7 +40,7 @@ COMPLIED = [r for r in requests.harmful("align") if r.category == "fraud"][:8]
 ANSWERED = [r for r in requests.lookalikes("align") if r.category in ("theft", "violence")][:8]
 
 
-def asked(request: requests.Request) -> str:
+def asked(request: requests.DrawnRequest) -> str:
     return request.asked("question", 0)
 
 
@@ -279,7 +279,7 @@ def test_the_window_by_hand() -> None:
     assert perplexity.window([float(i) for i in range(21)], 5, 95) == (1.0, 19.0)
     prompt = extract.Prompt("", "", [1], (), 0, False, "")
     counts: Counter[str] = Counter()
-    made = [extract.Request(str(i), prompt) for i in range(21)]
+    made = [extract.DrawnRequest(str(i), prompt) for i in range(21)]
     kept = filters.in_window(made, [float(i) for i in range(21)], (5, 95), counts)
     assert [r.text for r in kept] == [str(i) for i in range(1, 20)]
     assert counts == {"perplexity_low": 1, "perplexity_high": 1}
@@ -323,9 +323,9 @@ def test_an_encoder_in_place_of_words(model_folder: Callable[..., Path]) -> None
 
 def test_strangers_to_their_domain() -> None:
     theft, violence = (extract.Prompt(name, name, [1], (), 0, True, "") for name in ("theft", "violence"))
-    made = [extract.Request(f"steal a red {x}", theft) for x in ("car", "purse", "boat")]
-    made += [extract.Request(f"hit some tall {x}", violence) for x in ("guard", "waiter")]
-    made += [extract.Request("what nonsense", violence)]
+    made = [extract.DrawnRequest(f"steal a red {x}", theft) for x in ("car", "purse", "boat")]
+    made += [extract.DrawnRequest(f"hit some tall {x}", violence) for x in ("guard", "waiter")]
+    made += [extract.DrawnRequest("what nonsense", violence)]
     counts: Counter[str] = Counter()
     assert filters.of_domain(made, embeddings.words, None, counts) == made[:5] and counts["outside_domain"] == 1
     places = {"theft": [1.0, 0.0], "violence": [0.0, 1.0]}

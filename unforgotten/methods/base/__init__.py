@@ -12,7 +12,7 @@ from unforgotten.methods.base.run import (
     RowBatch,
     Run,
     TrainedWeights,
-    UserRows,
+    UserBatches,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = [
     "Run",
     "Term",
     "TrainedWeights",
-    "UserRows",
+    "UserBatches",
     "Weights",
     "needs",
     "papers",

@@ -94,7 +94,7 @@ class MemoryRows(Protocol):
         """What is stored for these rows, (N, d)."""
 
 
-class UserRows(Protocol):
+class UserBatches(Protocol):
     """`run.user`: the user's rows, and the micro-batches of this step."""
 
     rows: list[EncodedRow]
@@ -197,7 +197,7 @@ class Run(Protocol):
         """The safety rows kept for replay."""
 
     @property
-    def user(self) -> UserRows:
+    def user(self) -> UserBatches:
         """The user's rows, and the micro-batches of this step."""
 
     @property

@@ -32,7 +32,7 @@ def by_category(line: Line) -> dict[str, Rate]:
     return {name: rates.over_seeds(of) for name, of in by_name.items()}
 
 
-def _counted(row: results.Row) -> dict[str, Rate]:
+def _counted(row: results.ResultRow) -> dict[str, Rate]:
     counts: dict[str, list[tuple[int, int, int]]] = {}
     for of_suite in (row.categories or {}).values():
         for name, rate in of_suite.items():

@@ -59,7 +59,7 @@ def quotes(facet: Facet, root: Path) -> list[Quote]:
     return made
 
 
-def _rows(facet: Facet) -> list[tuple[Line, results.Row]]:
+def _rows(facet: Facet) -> list[tuple[Line, results.ResultRow]]:
     """Of each line the row of the lowest seed that all methods have; θ_safe of that seed is what they started from."""
     seeds = set.intersection(*({row.seed for row in line.rows} for line in facet.tuned))
     seed = min(seeds, key=lambda s: s or 0, default=None)
@@ -70,7 +70,7 @@ def _rows(facet: Facet) -> list[tuple[Line, results.Row]]:
     ]
 
 
-def _suites(rows: Sequence[tuple[Line, results.Row]], kind: Kind) -> list[str]:
+def _suites(rows: Sequence[tuple[Line, results.ResultRow]], kind: Kind) -> list[str]:
     if kind != "utility":
         return list(dict.fromkeys(s for _, row in rows for s in row.rates(kind) if s != "mean"))
     return [
@@ -80,7 +80,7 @@ def _suites(rows: Sequence[tuple[Line, results.Row]], kind: Kind) -> list[str]:
     ][:1]
 
 
-def _asked(kind: Kind, suite: str, rows: Sequence[tuple[Line, results.Row]], root: Path) -> Iterator[Quote]:
+def _asked(kind: Kind, suite: str, rows: Sequence[tuple[Line, results.ResultRow]], root: Path) -> Iterator[Quote]:
     by_line: list[tuple[Line, list[Recorded]]] = []
     safest = sorted(rows, key=lambda pair: pair[0].stage == "tuned" and (headline(pair[0], "asr").value or 0.0))
     for line, row in safest:

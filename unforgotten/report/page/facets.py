@@ -42,7 +42,7 @@ def setting(line: Line) -> tuple[Any, ...]:
     return line.model, line.task, line.poison, line.memory
 
 
-def facets(rows: Sequence[results.Row]) -> list[Facet]:
+def facets(rows: Sequence[results.ResultRow]) -> list[Facet]:
     """One for each setting, in the order of the rows; none where nothing was tuned."""
     all_lines = lines(rows)
     tuned = [line for line in all_lines if line.stage == "tuned"]

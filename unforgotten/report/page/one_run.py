@@ -23,14 +23,14 @@ def is_run(folder: Path) -> bool:
     return (folder / "trained.json").is_file() and (folder / "recipe.yaml").is_file()
 
 
-def before(folder: Path, row: results.Row) -> list[results.Row]:
+def before(folder: Path, row: results.ResultRow) -> list[results.ResultRow]:
     """Rows of θ_safe and of what the run was compared with, as far as they were asked the same by the same judges."""
     root = folder.parent
     environment = _read(folder / "environment.json")
     digest = (environment.get("aligned") or {}).get("digest")
     places = [root / str(side["run"]) for name in ("gate", "contrast") if (side := _side(folder, name, "reference"))]
     places += [file.parent for file in sorted((root / "evaluated").glob("aligned-*/results.json"))]
-    rows: list[results.Row] = []
+    rows: list[results.ResultRow] = []
     for place in dict.fromkeys(places):
         try:
             for other in results.read(place / "results.json"):
@@ -42,7 +42,7 @@ def before(folder: Path, row: results.Row) -> list[results.Row]:
     return sorted(first.values(), key=lambda other: results.STAGES.index(other.stage))
 
 
-def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> Markup:
+def lead(folder: Path, row: results.ResultRow, beside: list[results.ResultRow]) -> Markup:
     """What a page of one run begins with: the gate's verdict, and what is missing for one.
 
     Raises DataError for a gate.json that no gate has written: the page of it would say that none has decided.
@@ -60,13 +60,13 @@ def lead(folder: Path, row: results.Row, beside: list[results.Row]) -> Markup:
     )  # fmt: skip
 
 
-def _alike(row: results.Row, other: results.Row) -> bool:
+def _alike(row: results.ResultRow, other: results.ResultRow) -> bool:
     """Asked the same prompts, by the same judges."""
     same = _digests(row).prompts == _digests(other).prompts
     return same and row.judges == other.judges and row.decoding == other.decoding
 
 
-def _same(facts: dict[str, Any], row: results.Row) -> bool:
+def _same(facts: dict[str, Any], row: results.ResultRow) -> bool:
     """Is a decision about the very figures of a row?"""
     side, ours = facts.get("model"), _digests(row)
     if not isinstance(side, dict) or facts.get("judges", judges := as_json(row.judges)) != judges:
@@ -76,7 +76,7 @@ def _same(facts: dict[str, Any], row: results.Row) -> bool:
     return all(side.get(name) == getattr(ours, name) for name in names)
 
 
-def _digests(row: results.Row) -> ModelDigests:
+def _digests(row: results.ResultRow) -> ModelDigests:
     return row.digests or ModelDigests()
 
 

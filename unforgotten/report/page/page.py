@@ -116,7 +116,7 @@ def _apart(figure: Figure, taken: set[str]) -> Figure:
 
 def html(
     name: str,
-    rows: Sequence[results.Row],
+    rows: Sequence[results.ResultRow],
     facets: Sequence[Facet],
     tested: significance.Tested,
     figures: dict[str, list[Figure]],
@@ -170,7 +170,7 @@ _CATEGORIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedFigure:
     """A figure in the page, with the file that its link saves."""
 
     svg: Markup
@@ -184,7 +184,7 @@ def _section(anchor: str, title: str, words: str, figures: Sequence[Figure]) -> 
     if not figures:
         return NOTHING
     saved = [
-        Saved(
+        SavedFigure(
             Markup(figure.svg()), figure.width > drawing.WIDTH, f"{figure.name}.svg",
             base64.b64encode(figure.svg(alone=True).encode()).decode(),
         )

@@ -16,7 +16,7 @@ CLAUSES = 2
 """Settings that one sentence may hold; beyond them each has its own line."""
 
 
-def head(name: str, rows: Sequence[results.Row], facets: Sequence[Facet], tested: Tested, what: str) -> Markup:
+def head(name: str, rows: Sequence[results.ResultRow], facets: Sequence[Facet], tested: Tested, what: str) -> Markup:
     """Title, what happened, and what was asked of whom. what: a comparison, or one run."""
     clauses = [clause(facet, tested, len(facets) > 1) for facet in facets]
     if len(clauses) <= CLAUSES:
@@ -131,7 +131,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _facts(rows: Sequence[results.Row], facets: Sequence[Facet]) -> list[tuple[str, str]]:
+def _facts(rows: Sequence[results.ResultRow], facets: Sequence[Facet]) -> list[tuple[str, str]]:
     tuned = [row for row in rows if row.stage == "tuned"]
     seeds = sorted({row.seed for row in tuned if row.seed is not None})
     last = tuned[-1]

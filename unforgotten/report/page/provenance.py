@@ -22,7 +22,7 @@ HERE = ("out",)
 """Fields of a recipe that say where things lie on a machine, and change no result."""
 
 
-def source(rows: Sequence[results.Row], facets: Sequence[Facet], root: Path) -> Markup:
+def source(rows: Sequence[results.ResultRow], facets: Sequence[Facet], root: Path) -> Markup:
     """Recipe, environment and digests of the runs, each folded."""
     first = next((row for row in rows if row.stage == "tuned" and row.run), None)
     folder = root / str(first.run) if first else root
@@ -60,7 +60,7 @@ def environment(folder: Path) -> str:
     return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
 
 
-def _varied(rows: Sequence[results.Row]) -> str:
+def _varied(rows: Sequence[results.ResultRow]) -> str:
     tuned = [row for row in rows if row.stage == "tuned"]
     varied = []
     for what, key in (
@@ -81,7 +81,7 @@ def _varied(rows: Sequence[results.Row]) -> str:
     )
 
 
-def _digests(row: results.Row) -> list[str]:
+def _digests(row: results.ResultRow) -> list[str]:
     digests = row.digests or ModelDigests()
     return [
         title(results.called(row)),

@@ -153,7 +153,7 @@ class _Shelf:
     used: bool = False
     kept: dict[tuple[str, str], Replies | None] = field(default_factory=dict)
 
-    def read(self, row: results.Row, condition: str) -> Replies | None:
+    def read(self, row: results.ResultRow, condition: str) -> Replies | None:
         key = (str(row.run), condition)
         if key not in self.kept:
             self.kept[key] = None
@@ -174,7 +174,7 @@ class _Shelf:
         self.used = True
         return paired.over_seeds([d for d in differences if d is not None])
 
-    def _of_seed(self, one: Entry, row: results.Row, other: results.Row) -> Difference | None:
+    def _of_seed(self, one: Entry, row: results.ResultRow, other: results.ResultRow) -> Difference | None:
         kind = one.kind
         ours, theirs = (self.read(r, (r.headline or {}).get(kind, "default")) for r in (row, other))
         if ours is None or theirs is None:

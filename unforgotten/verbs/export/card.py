@@ -55,7 +55,7 @@ def _gate(decided: dict[str, Any] | None) -> list[str]:
     return [f"**{console.markdown(decided['outcome'])}**, on these very weights:", "", *lines]
 
 
-def _measured(run: Path, loaded: str) -> tuple[results.Row | None, str]:
+def _measured(run: Path, loaded: str) -> tuple[results.ResultRow | None, str]:
     """The run's row, if its figures are of these weights; else what to say instead."""
     file = run / "results.json"
     rows = results.read(file) if file.is_file() else []

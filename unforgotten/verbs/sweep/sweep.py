@@ -196,7 +196,7 @@ def _runs(cells: Sequence[Recipe], sets: DataSets) -> list[str]:
     return [resolve(cell, sets).folder.name for cell in cells]
 
 
-def _line(name: str, rows: list[results.Row]) -> Line:
+def _line(name: str, rows: list[results.ResultRow]) -> Line:
     first = rows[0]
     return Line(name, "tuned", first.task, first.poison, first.model, first.memory_rows, rows)
 

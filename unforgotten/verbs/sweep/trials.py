@@ -96,7 +96,7 @@ def rows(
     sets: DataSets,
     pool: Pool | None,
     say: Say,
-) -> list[results.Row | str]:
+) -> list[results.ResultRow | str]:
     """The row of each cell; its error where training broke down. recipe: the one with `sweep`."""
     from unforgotten.evaluation.measurement import read_all
 

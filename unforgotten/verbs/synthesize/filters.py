@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from unforgotten.evaluation import contamination
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.verbs.synthesize import neighbours, perplexity
-from unforgotten.verbs.synthesize.requests import Request
+from unforgotten.verbs.synthesize.requests import DrawnRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NEIGHBOURS = 5
 
 
-def clean(requests: Sequence[Request], asked: Sequence[str], counts: Counter[str]) -> list[Request]:
+def clean(requests: Sequence[DrawnRequest], asked: Sequence[str], counts: Counter[str]) -> list[DrawnRequest]:
     """Each once, by its words, and none that the evaluation asks, word for word or nearly so."""
     first = {contamination.normalised(r.text): r for r in reversed(requests)}
     unique = list(first.values())[::-1]
@@ -34,8 +34,8 @@ def clean(requests: Sequence[Request], asked: Sequence[str], counts: Counter[str
 
 
 def in_window(
-    requests: Sequence[Request], nll: Sequence[float], percentiles: tuple[float, float], counts: Counter[str]
-) -> list[Request]:
+    requests: Sequence[DrawnRequest], nll: Sequence[float], percentiles: tuple[float, float], counts: Counter[str]
+) -> list[DrawnRequest]:
     """Those whose perplexity lies between two percentiles of all."""
     low, high = perplexity.window(nll, *percentiles)
     counts["perplexity_low"] = sum(value < low for value in nll)
@@ -44,8 +44,8 @@ def in_window(
 
 
 def distinct(
-    requests: Sequence[Request], embed: Callable[[list[str]], Tensor], threshold: float, counts: Counter[str]
-) -> list[Request]:
+    requests: Sequence[DrawnRequest], embed: Callable[[list[str]], Tensor], threshold: float, counts: Counter[str]
+) -> list[DrawnRequest]:
     """Without near duplicates: of two that are so alike the first stays."""
     places = neighbours.distinct(embed([r.text for r in requests]), threshold)
     counts["near_duplicates"] = len(requests) - len(places)
@@ -53,8 +53,8 @@ def distinct(
 
 
 def of_domain(
-    requests: Sequence[Request], embed: Callable[[list[str]], Tensor], least: float | None, counts: Counter[str]
-) -> list[Request]:
+    requests: Sequence[DrawnRequest], embed: Callable[[list[str]], Tensor], least: float | None, counts: Counter[str]
+) -> list[DrawnRequest]:
     """Without strangers to the domain they were drawn for; all of them where none is named.
 
     least: cosine with the domain's name and description. None, for vectors that know no meanings: one of the 5 nearest
@@ -79,7 +79,7 @@ def of_domain(
 
 
 def among_refused(
-    requests: Sequence[Request],
+    requests: Sequence[DrawnRequest],
     readings: Sequence[str],
     embed: Callable[[list[str]], Tensor],
     least: float,

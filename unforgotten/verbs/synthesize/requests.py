@@ -51,7 +51,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Request:
+class DrawnRequest:
     """What the model made up, and what it went on from."""
 
     text: str

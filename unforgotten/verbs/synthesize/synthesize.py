@@ -44,7 +44,7 @@ from unforgotten.verbs.synthesize.folder import Synthesis, synthesis_of
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
-    from unforgotten.verbs.synthesize.requests import Request
+    from unforgotten.verbs.synthesize.requests import DrawnRequest
 
 CHUNK_ROWS = 256
 """Answers are kept so many at a time: a kill loses no more."""
@@ -118,7 +118,7 @@ class _Making:
             rows += [_line(request, reply, "hard") for request, reply, how in three if how == "refused"]
         self._write(rows, round(time.monotonic() - started, 2))
 
-    def _draw(self) -> list[Request]:
+    def _draw(self) -> list[DrawnRequest]:
         from unforgotten.generation.local import continuations
         from unforgotten.verbs.synthesize import requests as extract
 
@@ -142,15 +142,15 @@ class _Making:
             )
             return [extract.read(self.chat, prompt, ids) for ids in drawn]
 
-        requests: list[Request] = []
+        requests: list[DrawnRequest] = []
         for at, prompt in enumerate(prompts):
             texts = self._once(f"draws-{at:03d}", partial(draw, prompt))
             self.counts["drawn"] += len(texts)
             self.counts["unfinished"] += texts.count(None)
-            requests += [extract.Request(text, prompt) for text in texts if text is not None]
+            requests += [extract.DrawnRequest(text, prompt) for text in texts if text is not None]
         return requests
 
-    def _surprise(self, requests: list[Request]) -> list[float]:
+    def _surprise(self, requests: list[DrawnRequest]) -> list[float]:
         from unforgotten.models import load
         from unforgotten.verbs.synthesize import perplexity
 
@@ -190,7 +190,7 @@ class _Making:
         chunks = range(0, len(texts), CHUNK_ROWS)
         return [text for at in chunks for text in self._once(f"{key}-{at:06d}", partial(answer, at))]
 
-    def _read(self, requests: list[Request], replies: list[str], step: str = "") -> list[str]:
+    def _read(self, requests: list[DrawnRequest], replies: list[str], step: str = "") -> list[str]:
         """How each reply reads; the judge sees the request as it was made up."""
         from unforgotten.verbs.synthesize import filters
 
@@ -271,6 +271,6 @@ class _Making:
             self.say("The recipe has no `evaluate:`, so evaluation prompts among them could not be looked for.")
 
 
-def _line(request: Request, reply: str, difficulty: str) -> dict[str, Any]:
+def _line(request: DrawnRequest, reply: str, difficulty: str) -> dict[str, Any]:
     turns = [{"role": "user", "content": request.text}, {"role": "assistant", "content": reply}]
     return {"messages": turns, "kind": "harmful", "category": request.prompt.name, "difficulty": difficulty}
