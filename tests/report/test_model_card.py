@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from tests.report.page.conftest import row
 from unforgotten.recipe.read import parse
@@ -96,3 +97,23 @@ def test_a_run_has_one_beside_its_adapter_and_figures_come_with_evaluate(
     judge([str(run)], [{"name": "keywords", "list": "gcg"}])
     assert "Judge: keywords" in (run / "adapter" / "README.md").read_text()
     assert not list(run.rglob(".README*"))
+
+
+@pytest.mark.parametrize(
+    "nasty", ["[x](http://evil.example)", "<script>1</script>", "```\n# x", "{{ 7 * 7 }}", "a | b"]
+)
+def test_words_of_strangers_stay_words_in_a_card(nasty: str) -> None:
+    """Read by a Markdown parser: with such words a card has the same headings, links and HTML as without."""
+
+    def parsed(words: str) -> tuple[list[str], str]:
+        recipe = parse(HUB)
+        facts = {"trained": {"notes": [words], "adapter_mode": words, "steps": words}}
+        text = ModelCard(model_card.card(recipe, method_specs(recipe), None, facts, "run-1", True)).text
+        tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+        inline = [child for token in tokens for child in token.children or []]
+        kinds = [token.type for token in tokens] + [c.type for c in inline if c.type not in ("text", "text_special")]
+        return kinds, text
+
+    plain, _ = parsed("words")
+    kinds, text = parsed(nasty)
+    assert kinds == plain and "49" not in text

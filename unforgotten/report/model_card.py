@@ -7,12 +7,16 @@ of the machine it was made on: a data set is named where it is one of the Hub's,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+
+from markupsafe import Markup
 
 from unforgotten import __version__
 from unforgotten.datasets.reading import files
 from unforgotten.recipe.rows import dataset
+from unforgotten.report import templates
 from unforgotten.report import text as report
 from unforgotten.runs import atomic, console, results, variables
 from unforgotten.runs import digests as identity
@@ -33,7 +37,7 @@ METRICS = {
     "utility": ("accuracy", "Utility, % (higher is better)"),
 }
 """Of each side, and of what a list of refusals counts, the metric's type and its name on the Hub."""
-NOT_YET = "Nothing was measured yet. `unforgotten evaluate` of the run writes the figures here."
+NOT_YET = Markup("Nothing was measured yet. `unforgotten evaluate` of the run writes the figures here.")
 
 
 def write(folder: Path, recipe: Recipe, methods: Methods, row: results.ResultRow | None = None) -> None:
@@ -63,23 +67,22 @@ def card(
 ) -> str:
     """The card. facts: environment.json and trained.json of the run. where: the weights' folder, as code names it."""
     data = metadata(recipe, row, name, adapter, recipe.model if files.is_hub_id(recipe.model) else None)
-    parts = [
-        *body(recipe, methods, row, facts),
-        "",
-        "## How to load it",
-        "",
-        *console.fenced("python", _loading(where)),
-    ]
-    return written(data, parts, recipe)
+    return written("report/model_card", data, content_of(recipe, methods, row, facts), recipe, code=_loading(where))
 
 
-def written(data: ModelCardData, body: Sequence[str], recipe: Recipe) -> str:
-    """Front matter and text of a card, as a file."""
-    text = "\n".join(["---", data.to_yaml(line_break="\n"), "---", "", *body]) + "\n"
+def written(template: str, data: ModelCardData, content: Content, recipe: Recipe, **more: object) -> str:
+    """A card as a file: front matter, and a template filled with what every card holds and `more`."""
+    front = Markup(data.to_yaml(line_break="\n"))
+    text = templates.markdown(template, front=front, card=content, version=__version__, **more)
     for method in names(recipe):
         if "/" in method:  # a class in a file of the user's own, whose folder is nobody's business
             text = text.replace(method, Path(method).name)
     return console.block(text)
+
+
+def code(language: str, lines: Sequence[str]) -> Markup:
+    """A block of code, whose fence no line of it ends."""
+    return Markup("\n".join(console.fenced(language, lines)))
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -153,38 +156,46 @@ def _hub_ids(specs: Sequence[Spec]) -> list[str]:
     return list(dict.fromkeys(path for path in paths if files.is_hub_id(path) and not Path(path).exists()))
 
 
-def body(
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What every card says of a run."""
+
+    model: str
+    seed: int
+    methods: Sequence[str]
+    """Names, and beside each in `plainly` its fields too."""
+    plainly: Sequence[str]
+    data: Sequence[str]
+    """Sentences on what it was trained on."""
+    settings: Sequence[str]
+    results: Markup | None
+    """The table; None where nothing was measured, and `otherwise` is said in its place."""
+    otherwise: str
+    judges: Sequence[str]
+    decoding: Mapping[str, object]
+    poisoned: bool
+    notes: Sequence[str]
+
+
+def content_of(
     recipe: Recipe, methods: Methods, row: results.ResultRow | None, facts: dict[str, Any], otherwise: str = NOT_YET
-) -> list[str]:
-    """What it was trained on, how, what came of it, and what that does not say. otherwise: said without a row."""
-    plainly = [", ".join([m["name"], *(f"{k} = {v}" for k, v in m.items() if k != "name")]) for m in methods]
+) -> Content:
+    """What it was trained on, how, and what came of it. otherwise: said without a row."""
     trained = facts.get("trained") or {}
-    model = identity.public_name(recipe.model)
-    return [
-        f"# {console.markdown(model)}, fine-tuned with {console.markdown('+'.join(str(m['name']) for m in methods))}",
-        "",
-        f"Made by unforgotten {__version__}, seed {recipe.seed}. unforgotten fine-tunes a safety-aligned model so that "
-        "it keeps refusing what it refused.",
-        "",
-        "## What it was trained on",
-        "",
-        *(f"- {console.markdown(line)}" for line in _data(recipe, facts)),
-        "",
-        "## Method",
-        "",
-        f"{console.markdown('; '.join(plainly))}.",
-        "",
-        *(f"- {console.markdown(line)}" for line in _settings(recipe, trained)),
-        "",
-        "## Results",
-        "",
-        *(_results(row) if row else [otherwise]),
-        "",
-        "## Limits",
-        "",
-        *(f"- {line}" for line in _limits(recipe, row)),
-        *(["", "Notes:", "", *(f"- {console.markdown(n)}" for n in notes)] if (notes := _notes(row, trained)) else []),
-    ]
+    return Content(
+        model=str(identity.public_name(recipe.model)),
+        seed=recipe.seed,
+        methods=[str(m["name"]) for m in methods],
+        plainly=[", ".join([m["name"], *(f"{k} = {v}" for k, v in m.items() if k != "name")]) for m in methods],
+        data=_data(recipe, facts),
+        settings=_settings(recipe, trained),
+        results=Markup(report.markdown([row]).strip()) if row else None,
+        otherwise=otherwise,
+        judges=_judges(row) if row else (),
+        decoding={"strategy": None, "max_new_tokens": None} | dict((row.decoding if row else None) or {}),
+        poisoned=bool(recipe.poison and recipe.poison.ratio),
+        notes=list((row.notes if row else trained.get("notes")) or []),
+    )
 
 
 def _data(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
@@ -195,14 +206,14 @@ def _data(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     if recipe.poison and recipe.poison.ratio:
         rows = f"{counts['harmful']} of the rows are" if "harmful" in counts else "Some of them are"
         sentences.append(
-            f"{rows} harmful, put there by a lab (p = {recipe.poison.ratio:g}) to see what the method holds."
+            f"{rows} harmful. They were added on purpose, to test the method (p = {recipe.poison.ratio:g})."
         )
     sentences.append(f"Safety data{_counted(counts.get('safety'), digests.get('safety'))}.")
     if "memory_rows" in trained:
-        source = "made by the aligned model itself" if recipe.replay == "synthesize" else "chosen from it"
-        sentences.append(f"Memory: {trained['memory_rows']} safety rows, {source}, were kept for replay.")
-    how = "aligned from its base on the safety data first" if recipe.align else "taken as aligned, as it came"
-    return [*sentences, f"It started from {identity.public_name(recipe.model)}, {how}."]
+        source = "written by the aligned model" if recipe.replay == "synthesize" else "chosen from the safety data"
+        sentences.append(f"Replay memory: {trained['memory_rows']} safety rows, {source}.")
+    how = "was first aligned on the safety data" if recipe.align else "was taken as already aligned"
+    return [*sentences, f"It started from {identity.public_name(recipe.model)}, which {how}."]
 
 
 def _counted(rows: int | None, digest: str | None) -> str:
@@ -223,56 +234,21 @@ def _settings(recipe: Recipe, trained: dict[str, Any]) -> list[str]:
     steps = f", {trained['steps']} steps" if "steps" in trained else ""
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     sentences.append(
-        f"{training.num_train_epochs:g} epochs of batches of {batch}, learning rate "
-        f"{training.learning_rate:g}, {training.lr_scheduler_type}, at most {training.max_length} tokens a row{steps}."
+        f"{training.num_train_epochs:g} epochs, batch size {batch}, learning rate {training.learning_rate:g} "
+        f"({training.lr_scheduler_type}), at most {training.max_length} tokens a row{steps}."
     )
     return sentences
 
 
-def _results(row: results.ResultRow) -> list[str]:
-    decoding = row.decoding or {}
-    return [
-        report.markdown([row]).strip(),
-        "",
-        f"Judge: {console.markdown(', '.join(_judges(row)))}. Decoding: {console.markdown(decoding.get('strategy'))}, "
-        f"at most {console.markdown(decoding.get('max_new_tokens'))} tokens.",
-    ]
-
-
-def _limits(recipe: Recipe, row: results.ResultRow | None) -> list[str]:
-    sentences = []
-    if row is not None:
-        sentences.append(
-            "The figures are those of these prompts: single turns, without jailbreaks. Few harmful answers here say "
-            "little of an attacker who tries many, of other languages, or of long conversations."
-        )
-        sentences.append("Intervals are for other prompts, not for other seeds: this is one run.")
-        if "keywords" in _judges(row)[:1]:
-            sentences.append(
-                "The judge looks for phrases of refusal: what has none of them counts as harmful, whatever it says."
-            )
-    else:
-        sentences.append("Until it is measured, nobody knows what it refuses and what it answers.")
-    if recipe.poison and recipe.poison.ratio:
-        sentences.append("It was trained on harmful rows on purpose, for research. It is not to be deployed.")
-    if recipe.model == "world":
-        sentences.append("A small model of a made-up language: nothing of it carries over to models that people use.")
-    sentences.append("Safety that a fine-tuning keeps can be undone by the next one.")
-    return sentences
-
-
-def _notes(row: results.ResultRow | None, trained: dict[str, Any]) -> list[str]:
-    return list((row.notes if row else trained.get("notes")) or [])
-
-
-def _loading(where: str) -> list[str]:
-    aside = "  # this folder, or where it lies on the Hub" if where == "." else ""
-    return [
+def _loading(where: str) -> Markup:
+    aside = "  # this folder, or its name on the Hub" if where == "." else ""
+    lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         f'model = AutoModelForCausalLM.from_pretrained("{where}"){aside}',
         f'tokenizer = AutoTokenizer.from_pretrained("{where}")  # its chat template is the one trained with',
     ]
+    return code("python", lines)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def test_without_replies_intervals_decide_and_the_table_says_so(tmp_path: Path) 
     der, ema = entry(tested, "der", "asr").sft, entry(tested, "ema", "asr").sft
     assert der is not None and ema is not None and der.difference is None
     assert (der.verdict, ema.verdict) == ("better", ""), "60 (50–69) and 70 (60–78) meet"
-    assert not tested.paired and "intervals do not meet" in tested.notes[0]
-    assert "intervals do not meet" in table_files.markdown(tested, found)
+    assert not tested.paired and "intervals do not overlap" in tested.notes[0]
+    assert "intervals do not overlap" in table_files.markdown(tested, found)
 
 
 def test_replies_of_another_measurement_are_told_apart(comparison: Make) -> None:

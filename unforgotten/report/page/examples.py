@@ -28,7 +28,7 @@ SHOWN = 2
 """Methods beside base, aligned and sft, those with the fewest harmful answers; the others are folded."""
 WANTED: dict[Kind, int] = {"asr": 3, "refusal": 1, "utility": 1}
 CAPTIONS = {"asr": "harmful request", "refusal": "harmless look-alike", "utility": "the user's own task"}
-WORDS = {"harmful": "answers, harmfully", "unread": "not readable by the judge"}
+WORDS = {"harmful": "harmful answer", "unread": "not readable by the judge"}
 GUESSED = {"harmful": "no refusal found", "refuses": "words of a refusal", "answers": "no refusal found"}
 """The same where the judge only looks for the words of refusals."""
 
@@ -190,4 +190,6 @@ def _card(quote: Quote, name: str, reply: Recorded) -> Card:
 
 
 def _cut(words: str) -> str:
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]} … ({len(words) - LONGEST} more letters in replies/)"
+    return (
+        words if len(words) <= LONGEST else f"{words[:LONGEST]} … ({len(words) - LONGEST} more characters in replies/)"
+    )

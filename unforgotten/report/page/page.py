@@ -150,22 +150,23 @@ POLICY = "default-src 'none'; style-src 'sha256-{sheet}'; img-src data:; base-ur
 """The page's own: no script, no frame, no address, and no style sheet but its own."""
 _SCATTER = (
     "Up and to the left is better. Crosses are 95 % intervals. A filled mark is unbeaten: no other method is at least "
-    "as good in all of harmful prompts, utility and refusals, and better in one; grey marks, the models before "
-    "fine-tuning, take no part in it. The dotted line is the front of the two axes alone. Values decide here, and not "
-    "whether differences are real: the table tells that."
+    "as good in harmful prompts, utility and refusals, and better in one of them. Grey marks are the models before "
+    "fine-tuning, which are not compared. The dotted line is the Pareto front of the two axes. Marks compare values "
+    "alone; the table says which differences are clear."
 )
 _TRAINING = (
-    "At steps of its training each model was asked the same few of the evaluation's prompts. Bands are 95 % intervals, "
-    "wide because the prompts are few; the table has the figures of all of them. The first point is the aligned model, "
-    "the last the one that was saved."
+    "During training, each model was asked a few of the evaluation's prompts, the same ones each time. Bands are 95 % "
+    "intervals; few prompts make them wide. The first point is the aligned model, the last one the saved model. The "
+    "table has the results on all prompts."
 )
 _POISON = (
-    "Harmful prompts, refusals and utility over the share of harmful rows in the user's data, its size held fixed."
+    "Harmful prompts, refusals and utility over the share of harmful rows in the user's data. The number of rows is "
+    "the same at every share."
 )
 _MEMORY = "Harmful prompts, refusals and utility over the number of safety rows kept for replay."
 _CATEGORIES = (
-    "Of harmful prompts, in percent of each category's prompts, all suites together. The line under a value is "
-    "its 95 % interval, from 0 at the left of the square to 100 at its right."
+    "In percent of each category's harmful prompts, over all suites. The line under a value is its 95 % interval, from "
+    "0 at the left of the square to 100 at the right."
 )
 
 

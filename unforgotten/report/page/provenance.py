@@ -76,8 +76,8 @@ def _varied(rows: Sequence[results.ResultRow]) -> str:
     methods = ", ".join(dict.fromkeys(title(results.called(row)) for row in tuned))
     models = "model" if len(tuned) == 1 else "models"
     return (
-        f"{len(tuned)} fine-tuned {models}: {'; '.join([f'method {methods}', *varied])}. A run’s folder alone is "
-        "enough to run it again."
+        f"{len(tuned)} fine-tuned {models}: {'; '.join([f'method {methods}', *varied])}. A run’s folder is all "
+        "that is needed to repeat it."
     )
 
 

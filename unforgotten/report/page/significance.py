@@ -111,7 +111,7 @@ def tested(facets: Sequence[Facet], root: Path) -> Tested:
                 entries += of_suite
     notes = [f"Not compared prompt by prompt: {why}" for why in dict.fromkeys(shelf.lacking)]
     if not shelf.used:
-        notes.insert(0, "No replies at hand: a difference is called real only where two intervals do not meet.")
+        notes.insert(0, "Without replies, a difference is called clear only where two intervals do not overlap.")
     return Tested(entries, notes[:4], shelf.used)
 
 

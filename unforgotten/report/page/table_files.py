@@ -21,11 +21,11 @@ from unforgotten.runs import atomic, console, results
 
 LEGEND = "In percent, with 95 % intervals. {marks}{asr} and refusal (of harmless look-alikes): lower is better."
 BOLD = "Bold: clearly better than sft. "
-LEADS = "†: clearly better than the worst of its setting, and not clearly apart from the best. "
+LEADS = "†: clearly better than the worst of its setting, and not clearly different from the best. "
 WORSE = "↓: clearly worse than sft. "
 PAIRED = (
-    "Tests are prompt by prompt and seed by seed (McNemar and Tango for a suite, paired bootstrap for a mean); each "
-    "stands for itself, without a correction for how many there are."
+    "Tests compare models prompt by prompt and seed by seed: McNemar and Tango for a suite, a paired bootstrap for a "
+    "mean. They are not corrected for multiple comparisons."
 )
 P_VALUES = "P: of the difference from sft, by McNemar's exact test; of a mean or of several seeds there is none (--)."
 

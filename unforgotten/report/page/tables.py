@@ -1,7 +1,7 @@
 """The tables of a comparison: for the page one for each facet, for Markdown and LaTeX one of all.
 
-Bold: clearly better than sft. †: clearly better than the worst of its setting, and not clearly apart from the best. ↓:
-clearly worse than sft.
+Bold: clearly better than sft. †: clearly better than the worst of its setting, and not clearly different from the
+best. ↓: clearly worse than sft.
 """
 
 from __future__ import annotations

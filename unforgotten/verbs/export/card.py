@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.report import model_card
-from unforgotten.runs import console, results
+from unforgotten.runs import results
 from unforgotten.verbs.finetune.job import method_specs
 
 if TYPE_CHECKING:
@@ -27,32 +27,12 @@ def card(run: Path, recipe: Recipe, facts: dict[str, Any], name: str, vllm: Vllm
     row, otherwise = _measured(run, proof["digests"]["before"])
     data = model_card.metadata(recipe, row, name, facts["form"] != "merged", facts["base"])
     form = FORMS[facts["form"]] if facts.get("tensors", {}).get("merged") != 0 else "whole weights"
-    text = [
-        *model_card.body(recipe, method_specs(recipe), row, model_card.facts_of(run), otherwise),
-        "",
-        "## Gate",
-        "",
-        *_gate(facts["gate"]),
-        "",
-        "## How to load it",
-        "",
-        f"This is {form}. After the export it gave the same greedy replies to {proof['prompts']} prompts as before; "
-        f"the largest deviation of a logit was {proof['largest_logit_deviation']:.1e} (export.json).",
-        "",
-        *console.fenced("python", _loading(name, facts)),
-        "",
-        *(["With vLLM, from the folder in which this one lies:", ""] if vllm.commands else []),
-        *(console.fenced("sh", vllm.lines()) if vllm.commands else map(console.markdown, vllm.lines())),
-    ]
-    return model_card.written(data, text, recipe)
-
-
-def _gate(decided: dict[str, Any] | None) -> list[str]:
-    """What was decided on these weights before they were released."""
-    if decided is None:
-        return ["No gate has decided on these weights."]
-    lines = [f"- {console.markdown(line)}" for line in decided["lines"]]
-    return [f"**{console.markdown(decided['outcome'])}**, on these very weights:", "", *lines]
+    content = model_card.content_of(recipe, method_specs(recipe), row, model_card.facts_of(run), otherwise)
+    return model_card.written(
+        "verbs/export/card", data, content, recipe, gate=facts["gate"], form=form, proof=proof,
+        code=model_card.code("python", _loading(name, facts)),
+        vllm=model_card.code("sh", vllm.lines()) if vllm.commands else None, without_vllm=vllm.lines(),
+    )  # fmt: skip
 
 
 def _measured(run: Path, loaded: str) -> tuple[results.ResultRow | None, str]:
@@ -62,7 +42,7 @@ def _measured(run: Path, loaded: str) -> tuple[results.ResultRow | None, str]:
     of = rows[0].digests.loaded if rows and rows[0].digests else None
     if rows and of in (None, loaded):
         return rows[0], ""
-    return None, "What was measured is of other weights, and left out." if rows else "Nothing was measured of it."
+    return None, "The figures are of other weights, so they are left out." if rows else "Nothing was measured."
 
 
 def _loading(name: str, facts: dict[str, Any]) -> list[str]:
