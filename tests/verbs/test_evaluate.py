@@ -27,7 +27,7 @@ from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.runs.figures import Flags, NamedSpec, Overlap
-from unforgotten.verbs.evaluate import evaluate, evaluate_run, evaluate_stage
+from unforgotten.verbs.evaluate.evaluate import evaluate, evaluate_run, evaluate_stage
 from unforgotten.verbs.finetune.finetune import finetune
 
 Make = Callable[..., Path]

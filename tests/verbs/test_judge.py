@@ -23,7 +23,7 @@ from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.runs.figures import NamedSpec
 from unforgotten.verbs.audit.audit import audit
-from unforgotten.verbs.evaluate import evaluate_run
+from unforgotten.verbs.evaluate.evaluate import evaluate_run
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.gate import against
 from unforgotten.verbs.judge import judge

@@ -18,7 +18,9 @@ from unforgotten.models.folder.open import pinned
 from unforgotten.runs import atomic, console, digests, origin, results
 from unforgotten.runs.figures import as_json
 from unforgotten.runs.progress import Say, quiet
-from unforgotten.verbs.evaluate import another, measurement, of_run, of_stage
+from unforgotten.verbs.evaluate.run import of_run
+from unforgotten.verbs.evaluate.stage import of_stage
+from unforgotten.verbs.evaluate.target import another, measurement
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
