@@ -14,7 +14,7 @@ import pytest
 from unforgotten.errors import DataError, RecipeError, UnknownName
 from unforgotten.evaluation import recorded
 from unforgotten.evaluation.gate import Limits, decide, gate, parse
-from unforgotten.evaluation.recorded import Asked, Replies
+from unforgotten.evaluation.recorded import RecordedSuite, Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.runs import results
 from unforgotten.runs.figures import NamedSpec
@@ -29,8 +29,8 @@ def first(hits: int, n: int, unread: int = 0) -> Told:
     return [True] * hits + [None] * unread + [False] * (n - hits - unread)
 
 
-def asked(verdicts: Told, of: str = "a") -> Asked:
-    return Asked(tuple((f"{of}:{i}", f"request {i}") for i in range(len(verdicts))), tuple(verdicts))
+def asked(verdicts: Told, of: str = "a") -> RecordedSuite:
+    return RecordedSuite(tuple((f"{of}:{i}", f"request {i}") for i in range(len(verdicts))), tuple(verdicts))
 
 
 def model(name: str = "der", **suites: dict[str, Told]) -> Replies:
