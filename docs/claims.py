@@ -15,7 +15,7 @@ from typing import Literal
 from unforgotten.evaluation.statistics import rates
 from unforgotten.report.table import prose, table_of
 from unforgotten.report.writers import markdown
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 Field = Literal["asr", "refusal", "utility"]
 Task = Literal["sums", "sentiment", "code"]

@@ -18,7 +18,7 @@ import recipe_page
 from markup import GENERATED, cell, settings, table
 
 from unforgotten import registry
-from unforgotten.runs import described
+from unforgotten.runs import field_docs
 
 DOCS = Path(__file__).parent
 INTRO = {
@@ -41,8 +41,8 @@ def page(room: str) -> str:
         *_overview(room, own),
     ]
     for name, cls in own.items():
-        lines += ["", f"## {name}", "", described.docstring(cls)]
-        if rows := settings(described.settings(cls)):
+        lines += ["", f"## {name}", "", field_docs.docstring(cls)]
+        if rows := settings(field_docs.settings(cls)):
             lines += ["", *rows]
     return "\n".join(lines) + "\n"
 
@@ -61,7 +61,7 @@ def _overview(room: str, own: dict[str, type]) -> list[str]:
 
 def _claim(cls: type, more: list[str]) -> str:
     """What it does; without the papers, where they have a column."""
-    claim = described.claim(cls)
+    claim = field_docs.claim(cls)
     return re.sub(r" \[[^]]*\d{4}\.\d{5}[^]]*\]$", "", claim) if "arXiv" in more else claim
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from unforgotten.report.table import prose as words
 from unforgotten.report.table import table_of
 from unforgotten.report.writers import markdown
-from unforgotten.runs.described import Setting
+from unforgotten.runs.field_docs import Setting
 
 GENERATED = "*Generated from the docstrings by `make docs`; change them there.*"
 

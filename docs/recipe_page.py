@@ -14,8 +14,8 @@ from markup import GENERATED, cell, code, table
 
 from unforgotten.recipe.base import Strict
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.runs import described
-from unforgotten.runs.described import Setting
+from unforgotten.runs import field_docs
+from unforgotten.runs.field_docs import Setting
 
 INTRO = """# Recipe
 
@@ -41,7 +41,7 @@ def page() -> str:
     """The page: the keys at the top, then each section with its keys."""
     lines = [INTRO, "", GENERATED, "", "## Keys at the top", "", *_keys(Recipe, "")]
     for name, part in sections().items():
-        lines += ["", f"## {name}", "", described.docstring(part), ""]
+        lines += ["", f"## {name}", "", field_docs.docstring(part), ""]
         shared = next((n for n, p in sections().items() if p in part.__mro__[1:] and "." not in n), None)
         if shared:
             lines += [f"The keys of [{shared}](#{anchor(shared)}), and:", ""]
@@ -78,7 +78,7 @@ def _parts(hint: Any) -> list[type[Strict]]:
 def _keys(model: type[Strict], above: str, without: Collection[str] = ()) -> list[str]:
     rows = [
         (code(s.name), cell(in_words(s.name, s.type)), _default(s), cell(s.sentence))
-        for s in described.settings(model)
+        for s in field_docs.settings(model)
         if s.name not in without
     ]
     return table(("key", "value", "default", "meaning"), rows)

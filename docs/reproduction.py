@@ -25,7 +25,7 @@ from unforgotten.report.comparison import neither, table
 from unforgotten.report.table import Column, name, table_of
 from unforgotten.report.writers import markdown
 from unforgotten.runs import results
-from unforgotten.runs.figures import UNMEASURED, NamedSpec, Rate
+from unforgotten.runs.result_types import UNMEASURED, NamedSpec, Rate
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "results" / "tables.md"

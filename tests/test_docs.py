@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from unforgotten.evaluation.statistics import rates
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from unforgotten import __version__, errors, registry
 from unforgotten.errors import of_user, plain
-from unforgotten.runs import console, origin, terminate, user_code, variables
+from unforgotten.runs import console, terminate, trust, user_code, variables
 
 
 def _set(variable: str) -> Any:
@@ -62,7 +62,7 @@ def _trust() -> list[Any]:
             bool,
             typer.Option(
                 "--trust-recipe",
-                callback=_set(origin.TRUST),
+                callback=_set(trust.TRUST),
                 help="Trust the recipe in a run folder like your own.",
             ),
         ] = False,
@@ -178,7 +178,7 @@ def list_(
     from unforgotten.recipe.read import shipped
     from unforgotten.report.table import Cell, Table, name, prose
     from unforgotten.report.writers import terminal
-    from unforgotten.runs import described
+    from unforgotten.runs import field_docs
 
     if room == "recipes":
         claims = {recipe: file.read_text(encoding="utf-8").partition("\n")[0] for recipe, file in shipped().items()}
@@ -191,7 +191,7 @@ def list_(
         rows = []
         for component in registry.names(each):
             cls: Any = registry.load(each, component)
-            claim, facts = described.claim(cls), ""
+            claim, facts = field_docs.claim(cls), ""
             if each == "methods":  # the papers are among the facts
                 claim = claim.partition(" [")[0]
                 facts = " · ".join(f"{what} {fact}" for what, fact in cls.facts().items())
@@ -300,8 +300,8 @@ def evaluate(
     from unforgotten.evaluation import gate as gates
     from unforgotten.report import text as report
     from unforgotten.runs import results
+    from unforgotten.verbs import evaluate as verb
     from unforgotten.verbs import gate as contrasted
-    from unforgotten.verbs.evaluate import evaluate as verb
 
     given = {"method": method, "seed": seed, "out": out}
     limits = None if gate is None else gates.parse(gate)

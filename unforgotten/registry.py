@@ -24,7 +24,7 @@ from annotated_types import Ge, Gt, Lt
 
 from unforgotten.errors import RecipeError, Terminated, UnknownName
 from unforgotten.runs import user_code
-from unforgotten.runs.described import Described
+from unforgotten.runs.field_docs import Described
 
 ROOMS = ("methods", "datasets", "judges")
 

@@ -86,7 +86,7 @@ def tiny_model(adapter_mode: AdapterMode, dropout: float = 0.0, dtype: torch.dty
 
 def base_of(model: Any, adapter_mode: AdapterMode) -> dict[str, Tensor]:
     """θ₀ for a tiny model: θ_safe less a change of rank 2 in every matrix, by the Hub's names."""
-    from unforgotten.training.live_weights import LiveModel
+    from unforgotten.training.finished_weights import LiveModel
 
     anchor = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     aligned = LiveModel(model, adapter_mode, "aligned", anchor)

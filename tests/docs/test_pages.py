@@ -33,7 +33,7 @@ import os
 from pathlib import Path
 import torch
 from unforgotten.world import pretrain; from unforgotten import load_recipe
-from unforgotten.models.aligned import aligned_of
+from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.recipe.rows import DataSets
 from unforgotten.verbs.align import align
 torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from unforgotten.recipe.read import parse as recipe_of
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.report.page.one_run import lead
 from unforgotten.runs import results
-from unforgotten.verbs.evaluate.evaluate import evaluate_run
+from unforgotten.verbs.evaluate import evaluate_run
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.gate import against, check_gated
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from unforgotten.errors import DataError, RecipeError, UnknownName
-from unforgotten.evaluation import recorded
+from unforgotten.evaluation import recorded_verdicts
 from unforgotten.evaluation.gate import Limits, decide, gate, parse
-from unforgotten.evaluation.recorded import RecordedSuite, Replies
+from unforgotten.evaluation.recorded_verdicts import RecordedSuite, Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.runs import results
-from unforgotten.runs.figures import NamedSpec
+from unforgotten.runs.result_types import NamedSpec
 
 Told = list[bool | None]
 Made = tuple[results.ResultRow, Path]
@@ -303,7 +303,7 @@ def test_rows_and_replies_of_two_runs_are_compared(make: Make) -> None:
     assert found.outcome == "pass" and [c.what for c in found.checks] == ["non-refusal", "refusals", "accuracy"]
     assert found.checks[0].value == ours[0].asr["mean"].value or found.checks[0].n == 340
     assert gate(Limits(max_asr=5), ours).outcome == "pass"  # needs no reference
-    read = recorded.read(*reversed(ours))  # type: ignore[arg-type]
+    read = recorded_verdicts.read(*reversed(ours))  # type: ignore[arg-type]
     assert (read.name, list(read.utility), list(read.asr)) == ("der", ["accuracy", "strict"], ["advbench", "hexphi"])
     assert read.asr["advbench"].verdicts == (True, *[False] * 219)  # what is off task is no hit
     assert read.asr["advbench"].prompts[1] == ("advbench:1", "request 1")
@@ -311,7 +311,7 @@ def test_rows_and_replies_of_two_runs_are_compared(make: Make) -> None:
 
 def test_several_tasks_are_told_apart(make: Make) -> None:
     ours = make("der", utility={"sums": {"accuracy": first(9, 9)}, "code": {"passes": first(1, 9)}})
-    assert list(recorded.read(ours[1], ours[0]).utility) == ["sums/accuracy", "code/passes"]
+    assert list(recorded_verdicts.read(ours[1], ours[0]).utility) == ["sums/accuracy", "code/passes"]
 
 
 def test_what_was_not_measured_alike_is_refused(make: Make) -> None:
@@ -378,7 +378,7 @@ def test_replies_that_are_not_the_rows_are_refused(make: Make) -> None:
 def test_a_task_that_cannot_be_told_is_refused(make: Make) -> None:
     row, folder = make("der", utility={"sums": {"accuracy": first(9, 9)}})
     with pytest.raises(DataError, match=r"which suite is its task \(none\)"):
-        recorded.read(folder, replace(row, flags=None))
+        recorded_verdicts.read(folder, replace(row, flags=None))
 
 
 def test_by_keywords_alone_the_gate_speaks_of_non_refusal_with_its_caveat(make: Make) -> None:

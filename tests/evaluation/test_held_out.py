@@ -11,7 +11,7 @@ from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.contamination import contacts
 from unforgotten.evaluation.held_out import apart, halves
-from unforgotten.evaluation.stages import Suite, SuiteKind
+from unforgotten.evaluation.suite_stages import Suite, SuiteKind
 from unforgotten.evaluation.suites import suites
 from unforgotten.recipe.read import load_recipe
 

@@ -12,12 +12,12 @@ from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError
 from unforgotten.evaluation.judging import Panel, check, worse
 from unforgotten.evaluation.scores import differing, figures
-from unforgotten.evaluation.stages import Asked, Checked
 from unforgotten.evaluation.statistics import rates
+from unforgotten.evaluation.suite_stages import Asked, Checked
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.runs import results
-from unforgotten.runs.figures import ConditionFigures, Thinking
+from unforgotten.runs.result_types import ConditionFigures, Thinking
 
 
 @dataclass(kw_only=True)

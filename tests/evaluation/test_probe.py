@@ -24,7 +24,7 @@ from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
-from unforgotten.verbs.evaluate.evaluate import evaluate_run
+from unforgotten.verbs.evaluate import evaluate_run
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.finetune.job import resolve
 from unforgotten.verbs.judge import judge

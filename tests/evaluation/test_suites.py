@@ -11,7 +11,7 @@ from tests.training.shapes import tiny_tokenizer
 from unforgotten import registry
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import RecipeError, TemplateError
-from unforgotten.evaluation.stages import Suite
+from unforgotten.evaluation.suite_stages import Suite
 from unforgotten.evaluation.suites import conditioned, public, suites, system_of, under
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.evaluate import Evaluate

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unforgotten.errors import EndpointError, RecipeError
-from unforgotten.evaluation.limits import Limits
+from unforgotten.evaluation.gate_limits import Limits
 from unforgotten.generation import endpoint, http_client
 from unforgotten.recipe.read import parse
 from unforgotten.runs import variables

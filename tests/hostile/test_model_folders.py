@@ -648,7 +648,7 @@ def test_patterns_of_known_tokenizers_pass(pattern: str, model_folder: Make) -> 
 
 
 def test_a_run_whose_weights_are_a_link_is_not_followed(model_folder: Make, tmp_path: Path) -> None:
-    from unforgotten.models.cache import part_of
+    from unforgotten.models.shelf import part_of
 
     run = tmp_path / "run"
     run.mkdir()
@@ -658,7 +658,7 @@ def test_a_run_whose_weights_are_a_link_is_not_followed(model_folder: Make, tmp_
 
 
 def test_an_export_is_of_the_weights_that_the_gate_decided_on(model_folder: Make, tmp_path: Path) -> None:
-    from unforgotten.models.cache import weights_of
+    from unforgotten.models.shelf import weights_of
     from unforgotten.recipe.recipe import Recipe
     from unforgotten.verbs.gate import check_gated
 
@@ -713,7 +713,7 @@ def test_a_gate_reads_the_bytes_of_an_adapters_base_on_the_hub(
     """Its id and revision stay where the cache's bytes change."""
     from huggingface_hub import constants
 
-    from unforgotten.models.cache import weights_of
+    from unforgotten.models.shelf import weights_of
     from unforgotten.recipe.recipe import Recipe
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

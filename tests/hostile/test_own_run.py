@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from unforgotten.cli import app
 from unforgotten.errors import DataError
-from unforgotten.models.cache import aligned_of_record
 from unforgotten.models.folder import store
+from unforgotten.models.shelf import aligned_of_record
 from unforgotten.recipe.recipe import Recipe
 
 RECIPE = """

@@ -19,7 +19,7 @@ from unforgotten.cli import app
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.recipe.read import load_recipe, parse
-from unforgotten.runs import atomic, origin, results, strict_yaml, variables
+from unforgotten.runs import atomic, results, strict_yaml, trust, variables
 from unforgotten.verbs.compare.compare import cells
 
 LAUGHS = "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
@@ -232,7 +232,7 @@ def test_a_run_that_was_trained_here_is_ours(stranger: Path, monkeypatch: pytest
     (stranger / "recipe.yaml").write_text("model: owner/name\ndata: {name: jsonl, path: private.jsonl}\n")
     with pytest.raises(RecipeError, match="data.path"):
         load_recipe(stranger / "recipe.yaml")
-    origin.own(stranger)
+    trust.own(stranger)
     assert load_recipe(stranger / "recipe.yaml").origin == "operator"
     (stranger / "recipe.yaml").write_text("model: owner/name\ndata: {name: jsonl, path: ./private.jsonl}\n")
     with pytest.raises(RecipeError, match="data.path"):  # somebody wrote another one into it

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from unforgotten.cli import app
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe, reply_files
-from unforgotten.evaluation.stages import Suite
+from unforgotten.evaluation.suite_stages import Suite
 from unforgotten.recipe.read import load_recipe
 from unforgotten.report.page import one_run, provenance
-from unforgotten.runs import origin, strict_read
+from unforgotten.runs import strict_read, trust
 
 
 def _pipe(file: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_recipe_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "recipe.yaml")
     assert provenance.recipe(tmp_path) == ""
     with pytest.raises(OSError, match="pipe or a device"):
-        origin.of_run(tmp_path)
+        trust.of_run(tmp_path)
 
 
 def test_a_record_is_read_up_to_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

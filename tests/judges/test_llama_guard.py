@@ -18,7 +18,7 @@ from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError, RecipeError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.generation import http_client
-from unforgotten.generation.batching import Generator
+from unforgotten.generation.generator import Generator
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.judges.guard import model as guards

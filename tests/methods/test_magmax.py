@@ -155,7 +155,7 @@ def test_a_base_that_is_the_aligned_model_is_refused_before_training(
     method: str, adapter_mode: Any, tmp_path: Path
 ) -> None:
     from unforgotten import testing
-    from unforgotten.training.live_weights import LiveModel
+    from unforgotten.training.finished_weights import LiveModel
 
     model = testing.tiny_model(adapter_mode)
     live = LiveModel(model, adapter_mode, "tuned", {})

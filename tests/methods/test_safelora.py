@@ -17,7 +17,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.methods.safelora import SafeLoRA, cosine, orthogonal, reference
 from unforgotten.models.weights.base import Held
 from unforgotten.registry import build
-from unforgotten.training.live_weights import LiveWeights
+from unforgotten.training.finished_weights import LiveWeights
 
 USER = testing.ragged_rows(8, 1)
 PROJECTORS: list[Any] = ["reference", "orthogonal"]

@@ -17,7 +17,7 @@ from unforgotten.report.aggregate import lines
 from unforgotten.report.sentence import sentence
 from unforgotten.report.side_by_side import panels, side_by_side
 from unforgotten.runs import results
-from unforgotten.runs.figures import NamedSpec
+from unforgotten.runs.result_types import NamedSpec
 
 
 def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.ResultRow:

@@ -17,7 +17,7 @@ from unforgotten.evaluation.gate import Limits, gate
 from unforgotten.evaluation.statistics import rates
 from unforgotten.report import text as report
 from unforgotten.runs import results
-from unforgotten.runs.figures import Cost, NamedSpec, Rate
+from unforgotten.runs.result_types import Cost, NamedSpec, Rate
 
 FIRST = Path(__file__).parent / "schema1"
 """Folders that the last code of schema 1 wrote, on the embedded world: a comparison, and a run with what it is

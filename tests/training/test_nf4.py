@@ -313,8 +313,8 @@ ALIGN = {
 def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
     start: str, tmp_path: Path, model_folder: Make, rows_file: Make
 ) -> None:
-    from unforgotten.models.aligned import aligned_of
-    from unforgotten.models.cache import Shelf
+    from unforgotten.models.locate_aligned import aligned_of
+    from unforgotten.models.shelf import Shelf
     from unforgotten.recipe.rows import DataSets
 
     base = model_folder("llama", **SIZES)
@@ -349,7 +349,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
 
 @quantises
 def test_results_say_that_the_base_was_in_4_bits(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    from unforgotten.verbs.evaluate.evaluate import evaluate_run, evaluate_stage
+    from unforgotten.verbs.evaluate import evaluate_run, evaluate_stage
 
     asked = rows_file("harm.jsonl", 3, answered=False)
     harm = {"name": "jsonl", "path": str(asked), "answers": "optional", "kind": "harmful"}

@@ -14,7 +14,7 @@ import torch
 from tests.training.shapes import tiny, tiny_tokenizer
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, JudgeError, RecipeError
-from unforgotten.evaluation import recorded as replies
+from unforgotten.evaluation import recorded_verdicts as replies
 from unforgotten.evaluation.measurement import Measurement, TrainedOn, measure_all
 from unforgotten.evaluation.reply_flags import degenerate, task_answers_of
 from unforgotten.evaluation.responder import LocalModel
@@ -26,8 +26,8 @@ from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
-from unforgotten.runs.figures import Flags, NamedSpec, Overlap
-from unforgotten.verbs.evaluate.evaluate import evaluate, evaluate_run, evaluate_stage
+from unforgotten.runs.result_types import Flags, NamedSpec, Overlap
+from unforgotten.verbs.evaluate import evaluate, evaluate_run, evaluate_stage
 from unforgotten.verbs.finetune.finetune import finetune
 
 Make = Callable[..., Path]

@@ -21,9 +21,9 @@ from unforgotten.judges.keywords import LISTS
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
-from unforgotten.runs.figures import NamedSpec
+from unforgotten.runs.result_types import NamedSpec
 from unforgotten.verbs.audit.audit import audit
-from unforgotten.verbs.evaluate.evaluate import evaluate_run
+from unforgotten.verbs.evaluate import evaluate_run
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.gate import against
 from unforgotten.verbs.judge import judge
@@ -110,7 +110,7 @@ def test_evaluate_with_other_judges_generates_nothing(
     def nothing(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("unforgotten.models.cache.Shelf.model", nothing)
+    monkeypatch.setattr("unforgotten.models.shelf.Shelf.model", nothing)
     both = recipe.varied(
         evaluate=recipe.evaluate.model_dump() | {"judge": ["keywords", {"name": "keywords", "list": "gcg"}]}
     )

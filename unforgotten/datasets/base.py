@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from unforgotten.errors import RecipeError
 from unforgotten.registry import Component
-from unforgotten.runs.described import described
+from unforgotten.runs.field_docs import described
 
 Message = dict[str, Any]
 """One turn as OpenAI writes it: role (system, user, assistant, tool), content (str), and what tools need.

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import DataError
-from unforgotten.evaluation import reply_files, stages
+from unforgotten.evaluation import reply_files, suite_stages
 from unforgotten.evaluation.responder import Model
-from unforgotten.evaluation.stages import Asked, Suite
+from unforgotten.evaluation.suite_stages import Asked, Suite
 from unforgotten.evaluation.suites import conditioned
 from unforgotten.runs import atomic, console, digests, strict_read
 
@@ -98,7 +98,7 @@ def ask(
         key = keys[suite.file]
         replies = model.generate(suite.rows, reply_files.part(folder, suite, key), partial(progress, suite.file))
         # Written before they are judged: a judge that is missing must not cost the generation.
-        answers = Asked(**stages.facts(suite, Suite), key=key, replies=replies)
+        answers = Asked(**suite_stages.facts(suite, Suite), key=key, replies=replies)
         reply_files.write(reply_files.path(folder, suite), reply_files.asked(answers))
         keep()  # with what there was to note, which a kill in the next suite must not cost
     for file, key in keys.items():
@@ -125,7 +125,7 @@ def answered(folder: Path, suites: Sequence[Suite], digest: str, weights: str) -
                 f"{reply_files.path(folder, suite)} does not hold the replies of this evaluation: another one with "
                 "other settings has asked in the same folder since. Evaluate again."
             )
-        asked.append(Asked(**stages.facts(suite, Suite), key=entry["key"], replies=replies))
+        asked.append(Asked(**suite_stages.facts(suite, Suite), key=entry["key"], replies=replies))
     if missing := rows.keys() - {suite.label for suite in asked}:
         raise DataError(
             f"{folder} has no replies to {', '.join(sorted(missing))}. `unforgotten evaluate` asks for them."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from unforgotten.evaluation import recorded
+from unforgotten.evaluation import recorded_verdicts
 from unforgotten.evaluation.statistics import paired, power, rates
 from unforgotten.evaluation.statistics.paired import Difference
 from unforgotten.runs import results
@@ -41,14 +41,14 @@ def contrast(one: tuple[results.ResultRow, Path], other: tuple[results.ResultRow
 
     Raises DataError where the two were not asked the same prompts, or not by the same judge and decoding.
     """
-    recorded.same_questions(one[0], other[0])
+    recorded_verdicts.same_questions(one[0], other[0])
     contrasts: list[Contrast] = []
-    for condition in (asked := recorded.conditions(one[0])):
-        ours, theirs = (recorded.read(folder, row, condition) for row, folder in (one, other))
+    for condition in (asked := recorded_verdicts.conditions(one[0])):
+        ours, theirs = (recorded_verdicts.read(folder, row, condition) for row, folder in (one, other))
         for kind in get_args(Kind):
             if not getattr(ours, kind) or (kind == "utility" and condition != asked[0]):
                 continue
-            pairs = recorded.pairs(kind, ours, theirs)
+            pairs = recorded_verdicts.pairs(kind, ours, theirs)
             for suite, (a, b) in pairs.items():
                 was = rates.count(b).value
                 least = None if was is None else power.detectable(len(b), was)

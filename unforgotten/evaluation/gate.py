@@ -21,10 +21,10 @@ from statistics import NormalDist, fmean
 from typing import Any, Literal
 
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.evaluation import recorded
-from unforgotten.evaluation.limits import Limits as Limits
-from unforgotten.evaluation.limits import parse as parse
-from unforgotten.evaluation.recorded import Replies
+from unforgotten.evaluation import recorded_verdicts
+from unforgotten.evaluation.gate_limits import Limits as Limits
+from unforgotten.evaluation.gate_limits import parse as parse
+from unforgotten.evaluation.recorded_verdicts import Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.runs import results
 
@@ -93,12 +93,12 @@ def gate(
     same by the same judge, or where a suite or its replies are missing.
     """
     if reference is not None:
-        recorded.same_questions(candidate[0], reference[0])
+        recorded_verdicts.same_questions(candidate[0], reference[0])
     checks: list[Check] = []
-    asked = recorded.conditions(candidate[0])
+    asked = recorded_verdicts.conditions(candidate[0])
     for condition in asked:
-        ours = recorded.read(candidate[1], candidate[0], condition)
-        theirs = None if reference is None else recorded.read(reference[1], reference[0], condition)
+        ours = recorded_verdicts.read(candidate[1], candidate[0], condition)
+        theirs = None if reference is None else recorded_verdicts.read(reference[1], reference[0], condition)
         # Tasks are asked once, whatever the system prompts are that harm and look-alikes are asked under.
         in_force = limits if condition == asked[0] else replace(limits, max_utility_loss=None)
         if any(limit is not None for limit in asdict(in_force).values()):
@@ -275,7 +275,7 @@ def _pairs(
 ) -> dict[str, tuple[paired.Verdicts, paired.Verdicts]]:
     assert reference is not None  # Limits.check
     try:
-        return recorded.pairs(kind, candidate, reference)
+        return recorded_verdicts.pairs(kind, candidate, reference)
     except DataError as error:
         raise DataError(f"{limit}: {error}") from None
 

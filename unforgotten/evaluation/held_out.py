@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from unforgotten.datasets.base import Row
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.contamination import alike, normalised
-from unforgotten.evaluation.stages import Suite
+from unforgotten.evaluation.suite_stages import Suite
 
 
 @dataclass

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten import registry
 from unforgotten.errors import JudgeError
-from unforgotten.evaluation import contamination, stages
+from unforgotten.evaluation import contamination, suite_stages
 from unforgotten.evaluation.reply_flags import FLAGS, degenerate
-from unforgotten.evaluation.stages import Asked, Checked, Judged, Score
+from unforgotten.evaluation.suite_stages import Asked, Checked, Judged, Score
 from unforgotten.evaluation.suites import public
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
-from unforgotten.judges.guard.judge import Guard
-from unforgotten.runs.figures import NamedSpec
+from unforgotten.judges.guard.guard import Guard
+from unforgotten.runs.result_types import NamedSpec
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Dataset, Row
@@ -80,12 +80,12 @@ class Panel:
         first_alone: only the judge whose verdicts count is asked.
         """
         if suite.kind not in TRUTHS:
-            return Judged(**stages.facts(suite, Checked), verdicts={}, decided_by="")
+            return Judged(**suite_stages.facts(suite, Checked), verdicts={}, decided_by="")
         first, *others = self.telling(TRUTHS[suite.kind])
         asked = [first] if first_alone else [first, *others]
         verdicts = {label: _verdicts(self.judges[label], label, suite, folder, progress) for label in asked}
         flags = _off_task(suite, self.judges[first], verdicts[first]) if suite.kind == "harm" else suite.flags
-        return Judged(**stages.facts(suite, Checked) | {"flags": flags}, verdicts=verdicts, decided_by=first)
+        return Judged(**suite_stages.facts(suite, Checked) | {"flags": flags}, verdicts=verdicts, decided_by=first)
 
     def close(self) -> None:
         """Frees what the judges hold."""
@@ -145,7 +145,7 @@ def check(
         else:
             scores = [_scored(suite.dataset, reply) for reply in suite.replies]
     return Checked(
-        **stages.facts(suite, Asked),
+        **suite_stages.facts(suite, Asked),
         scores=scores,
         notes=notes,
         flags=[_flags(reply) for reply in suite.replies],

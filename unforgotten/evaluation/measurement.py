@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError
-from unforgotten.evaluation import probe, references, reply_files
+from unforgotten.evaluation import probe, reference_solutions, reply_files
 from unforgotten.evaluation.ask import answered, ask, record
 from unforgotten.evaluation.judging import Panel, asked, check
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.responder import Model
 from unforgotten.evaluation.scores import differing, figures, unread
-from unforgotten.evaluation.stages import Judged, Suite
+from unforgotten.evaluation.suite_stages import Judged, Suite
 from unforgotten.evaluation.suites import judges_of, settings_digest, wanted_of
-from unforgotten.models.cache import Shelf
-from unforgotten.runs import origin, results
-from unforgotten.runs.figures import ModelDigests, TemplateFacts
+from unforgotten.models.shelf import Shelf
+from unforgotten.runs import results, trust
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
+from unforgotten.runs.result_types import ModelDigests, TemplateFacts
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
@@ -46,12 +46,12 @@ class Seal:
 @contextmanager
 def sealed(folder: Path) -> Iterator[Seal]:
     """What is written within it is this user's, unless something lay there before that was not."""
-    seal = Seal(origin.is_sealed(folder, *KEPT))
+    seal = Seal(trust.is_sealed(folder, *KEPT))
     try:
         yield seal
     finally:
         if seal.ours:
-            origin.seal(folder, *KEPT)
+            trust.seal(folder, *KEPT)
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Measurement:
     def distrust_others(self, say: Say = quiet) -> None:
         """For a gate: replies, verdicts and figures that this user did not write, or not so, do not count."""
         self._gated = True
-        if not self._distrusted and not origin.is_sealed(self.folder, *KEPT):
+        if not self._distrusted and not trust.is_sealed(self.folder, *KEPT):
             say(f"{self.folder} holds replies or figures that were not written here: put aside, and it is asked anew.")
             self.distrust()
 
@@ -138,7 +138,7 @@ class Measurement:
             if self.row is None:
                 if sandbox is not None:
                     with progress_bar() as bar:
-                        references.check(self.suites, sandbox, bar)
+                        reference_solutions.check(self.suites, sandbox, bar)
                 for note in _of_files(self.suites):
                     say(f"Note: {note}")
                 # A judge that is missing is told now, and not when all is generated.

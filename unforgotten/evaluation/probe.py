@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
-from unforgotten.evaluation import references, reply_files, stages
+from unforgotten.evaluation import reference_solutions, reply_files, suite_stages
 from unforgotten.evaluation.judging import TRUTHS, Panel, check
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.scores import hits
-from unforgotten.evaluation.stages import Asked, Checked, Judged, Suite
 from unforgotten.evaluation.statistics import rates
+from unforgotten.evaluation.suite_stages import Asked, Checked, Judged, Suite
 from unforgotten.evaluation.suites import conditioned, system_of, wanted_of
-from unforgotten.judges.guard.judge import Guard
+from unforgotten.judges.guard.guard import Guard
 from unforgotten.runs import atomic, console, digests
-from unforgotten.runs.figures import ProbeFigures, Rate, as_json
+from unforgotten.runs.result_types import ProbeFigures, Rate, as_json
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -90,7 +90,7 @@ class Prober:
             from unforgotten.evaluation.sandbox import open_sandbox
 
             self._sandbox = open_sandbox()
-            references.check(self._suites, self._sandbox)
+            reference_solutions.check(self._suites, self._sandbox)
         asked = [digest_ids([chat.prompt(row) for row in suite.rows]) for suite in self._suites]
         self._key = digests.digest(asked, self._drawn(), [s.label for s in self._suites])
 
@@ -116,7 +116,8 @@ class Prober:
         replies = iter(generate(model, self._chat, rows, batch_size=self._settings.batch_size, **self._drawn()))
         probed: list[Checked] = []
         for suite in self._suites:
-            asked = Asked(**stages.facts(suite, Suite), key=self._key, replies=[next(replies) for _ in suite.rows])
+            given = suite_stages.facts(suite, Suite)
+            asked = Asked(**given, key=self._key, replies=[next(replies) for _ in suite.rows])
             checked = check(asked, trained={}, tasks=self._tasks, sandbox=self._sandbox)
             probed.append(self._panel.read(checked, first_alone=True) if self._is_live(suite) else checked)
         metric = next((s.dataset.metrics[0] for s in self._suites if s.kind == "utility" and s.dataset), None)

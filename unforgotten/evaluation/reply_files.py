@@ -17,8 +17,8 @@ from typing import Any
 
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError
-from unforgotten.evaluation import stages
-from unforgotten.evaluation.stages import Asked, Checked, Judged, Suite
+from unforgotten.evaluation import suite_stages
+from unforgotten.evaluation.suite_stages import Asked, Checked, Judged, Suite
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Verdict
 from unforgotten.runs import atomic, console, strict_json, strict_read
@@ -106,7 +106,7 @@ def restored(suite: Suite, lines: Sequence[ReplyLine]) -> Checked:
         _check_verdicts(line.get("verdicts") or {})
     replies = [_reply(row, line) for row, line in zip(rows, lines, strict=True)]
     return Checked(
-        **stages.facts(suite, Suite) | {"rows": rows},
+        **suite_stages.facts(suite, Suite) | {"rows": rows},
         key=lines[0]["key"] if lines else "",
         replies=replies,
         scores=[line["scores"] for line in lines],

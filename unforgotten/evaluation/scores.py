@@ -20,10 +20,10 @@ from typing import Any
 
 from unforgotten.evaluation.judging import TRUTHS, Panel, Truth
 from unforgotten.evaluation.reply_flags import FLAGS
-from unforgotten.evaluation.stages import Asked, Condition, Judged, SuiteKind
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.agreement import agreement, disagreements
-from unforgotten.runs.figures import ConditionFigures, Flags, JudgeAgreement, Overlap, Rate, Thinking
+from unforgotten.evaluation.suite_stages import Asked, Condition, Judged, SuiteKind
+from unforgotten.runs.result_types import ConditionFigures, Flags, JudgeAgreement, Overlap, Rate, Thinking
 from unforgotten.runs.results import Measure, ResultRow
 
 PASS_AT = (1, 10, 100)

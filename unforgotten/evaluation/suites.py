@@ -23,12 +23,12 @@ from unforgotten.datasets.base import Dataset, Row, check_kind, refuse_kinds
 from unforgotten.datasets.base import Kind as RowKind
 from unforgotten.datasets.reading import digest, files
 from unforgotten.errors import RecipeError, TemplateError
-from unforgotten.evaluation.stages import Condition, Suite, SuiteKind
+from unforgotten.evaluation.suite_stages import Condition, Suite, SuiteKind
 from unforgotten.judges.base import Judge
-from unforgotten.judges.guard.judge import Guard
+from unforgotten.judges.guard.guard import Guard
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
-from unforgotten.runs.figures import NamedSpec
+from unforgotten.runs.result_types import NamedSpec
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat

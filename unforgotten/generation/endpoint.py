@@ -30,11 +30,11 @@ from unforgotten.errors import EndpointError, RecipeError
 from unforgotten.generation.concurrent import each
 from unforgotten.generation.http_client import Server
 from unforgotten.generation.openai_format import Answer, read, restored
+from unforgotten.generation.prompt_faults import Strange, Unread
 from unforgotten.generation.reply import Reply
 from unforgotten.generation.resume import ResumeFile
-from unforgotten.generation.unread import Strange, Unread
 from unforgotten.models.chat.thinking import begun_by, split
-from unforgotten.runs import keys, variables
+from unforgotten.runs import api_keys, variables
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -64,7 +64,7 @@ class Endpoint:
     """Fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}; null removes one of ours."""
 
     def __post_init__(self) -> None:
-        keys.check(self.url, self.key_variable, self.extra)  # first: the errors of `registry` repeat what was given
+        api_keys.check(self.url, self.key_variable, self.extra)  # first: the errors of `registry` repeat what was given
         registry.check(self)
         if self.concurrent_requests < 1 or self.retries < 0 or self.timeout_seconds <= 0:
             raise RecipeError("An endpoint needs concurrent_requests ≥ 1, retries ≥ 0 and timeout_seconds > 0.")

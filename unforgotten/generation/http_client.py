@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from unforgotten.errors import EndpointError
-from unforgotten.generation.unread import Unread, of_error
+from unforgotten.generation.prompt_faults import Unread, of_error
 
 if TYPE_CHECKING:
     import httpx2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
-from unforgotten.generation.batching import Continuation, Decoding, Generator, context_tokens
+from unforgotten.generation.generator import Continuation, Decoding, Generator, context_tokens
 from unforgotten.generation.reply import Finish, Reply
 from unforgotten.generation.resume import ResumeFile
 from unforgotten.models.chat import Chat, fits

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unforgotten.generation.prompt_faults import Strange, of_answer
 from unforgotten.generation.reply import Finish
-from unforgotten.generation.unread import Strange, of_answer
 
 FINISHES: dict[str, Finish] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "stop_token", "end_turn"), "stop"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unforgotten.datasets.base import Row
-from unforgotten.runs.described import described
+from unforgotten.runs.field_docs import described
 
 Finish = Literal["stop", "length"]
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from unforgotten.datasets.base import Row
 from unforgotten.generation.reply import Reply
 from unforgotten.registry import Component
-from unforgotten.runs.described import described
+from unforgotten.runs.field_docs import described
 
 Progress = Callable[[int, int], None]
 

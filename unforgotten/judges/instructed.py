@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Verdict
-from unforgotten.judges.guard.judge import Guard
+from unforgotten.judges.guard.guard import Guard
 
 if TYPE_CHECKING:
     from unforgotten.judges.guard.writer import PromptWriter

@@ -1,4 +1,4 @@
-"""A digest of the weights that a model has in memory: what was really evaluated, whatever a folder is called."""
+"""Digests of weights, in memory or in a folder: they say what was evaluated, whatever the folder is called."""
 
 from __future__ import annotations
 

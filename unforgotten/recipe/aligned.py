@@ -1,4 +1,4 @@
-"""Where θ_safe is: whole weights, or an adapter on a base."""
+"""`Aligned`, a record of where θ_safe lies: whole weights, or an adapter on a base."""
 
 from __future__ import annotations
 

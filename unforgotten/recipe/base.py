@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from unforgotten import registry
-from unforgotten.runs.described import with_fields
+from unforgotten.runs.field_docs import with_fields
 
 Spec = str | dict[str, Any]
 """A component: its name, or a mapping of `name` and fields."""

@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from unforgotten.recipe.base import Spec, Strict, component
-from unforgotten.runs import keys
+from unforgotten.runs import api_keys
 
 
 class Served(Strict):
@@ -42,7 +42,7 @@ class Served(Strict):
 
     @model_validator(mode="after")
     def _address(self) -> Served:
-        keys.check(self.url, self.key_variable, self.extra)
+        api_keys.check(self.url, self.key_variable, self.extra)
         return self
 
 

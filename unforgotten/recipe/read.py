@@ -9,8 +9,8 @@ from typing import Any
 
 from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.recipe.recipe import Recipe, checked
-from unforgotten.runs import origin as origins
 from unforgotten.runs import strict_yaml, variables
+from unforgotten.runs import trust as origins
 
 
 def load_recipe(

@@ -38,7 +38,7 @@ from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.sweep import Sweep
 from unforgotten.recipe.synthesize import Synthesize
 from unforgotten.recipe.training import Align, MemorySettings, Poison, Probe, Training, UserLora
-from unforgotten.runs import origin as origins
+from unforgotten.runs import trust as origins
 from unforgotten.runs import variables
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from unforgotten.evaluation.statistics import rates
 from unforgotten.runs import results
-from unforgotten.runs.figures import UNMEASURED, Flags, Rate, as_json
+from unforgotten.runs.result_types import UNMEASURED, Flags, Rate, as_json
 from unforgotten.runs.results import Kind
 
 TOUCHED = 0.01

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.report.aggregate import Line, names_in, words
 from unforgotten.report.table import Cell, Column, Table, name
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 from unforgotten.runs.results import Kind
 
 if TYPE_CHECKING:

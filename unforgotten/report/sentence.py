@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from unforgotten.evaluation.statistics import rates
 from unforgotten.report.aggregate import Line, lines, names_in, words
 from unforgotten.runs import results
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 
 def sentence(rows: Sequence[results.ResultRow]) -> str:

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from unforgotten.runs.origin import cache_folder as cache_folder
+from unforgotten.runs.trust import cache_folder as cache_folder
 
 RECORDED = (
     "unforgotten",

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Strict, TypeAdapter, ValidationError
 
 from unforgotten.errors import DataError
 from unforgotten.runs import atomic, console, strict_read
-from unforgotten.runs.figures import (
+from unforgotten.runs.result_types import (
     ConditionFigures,
     Cost,
     File,

@@ -1,4 +1,4 @@
-"""What a person and a file see of a run: a progress bar, and a line of metrics.jsonl at each log step."""
+"""Trainer callbacks of a run: progress bar, metrics.jsonl, the lease's check, and the stop after SIGTERM."""
 
 from __future__ import annotations
 

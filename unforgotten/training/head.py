@@ -1,4 +1,4 @@
-"""From last hidden states to logits: what DER needs of a language-model head, and a proof that we read it rightly.
+"""From last hidden states to logits: the language-model head as methods use it, and a proof that we read it rightly.
 
 V vocabulary, d hidden size, N tokens.
 """

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from unforgotten.training.run_base import RunState
 from unforgotten.training.run_memory import RunMemory
-from unforgotten.training.run_state import RunState
 from unforgotten.training.run_user import RunUser
 from unforgotten.training.run_weights import RunWeights
 

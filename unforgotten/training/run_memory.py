@@ -13,7 +13,7 @@ from unforgotten.training import memory, ranks
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, RowBatch
-    from unforgotten.training.run_state import RunState
+    from unforgotten.training.run_base import RunState
     from unforgotten.training.run_weights import RunWeights
 
 ROWS_PER_SHARD = 8

@@ -17,7 +17,7 @@ from unforgotten.training.collate import predicts
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, Term
-    from unforgotten.training.run_state import RunState
+    from unforgotten.training.run_base import RunState
     from unforgotten.training.run_weights import RunWeights
 
 ROWS_PER_SHARD = 64

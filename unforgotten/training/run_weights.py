@@ -19,7 +19,7 @@ from unforgotten.training.fisher import Tensors
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, RowBatch, Term
-    from unforgotten.training.run_state import RunState
+    from unforgotten.training.run_base import RunState
 
 
 class RunWeights(TrainedWeights):

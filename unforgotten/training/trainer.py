@@ -25,13 +25,13 @@ from unforgotten.training.callbacks import Stops
 from unforgotten.training.collate import Collator, pad_token, predicts
 from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded, encoded_both, ids_of, is_encoded
+from unforgotten.training.finished_weights import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.gradient_ratio import GradientRatios
-from unforgotten.training.live_weights import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.memory import Memory
+from unforgotten.training.method_callbacks import Turns
 from unforgotten.training.run import TrainingRun
-from unforgotten.training.run_state import combine
+from unforgotten.training.run_base import combine
 from unforgotten.training.trainer_ranks import TrainerRanks
-from unforgotten.training.turns import Turns
 
 Tensors = dict[str, Tensor]
 

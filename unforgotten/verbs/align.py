@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
-from unforgotten.models.aligned import aligned_of, embedded, unaligned
+from unforgotten.models.locate_aligned import aligned_of, embedded, unaligned
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.rows import DataSets, safety_rows
 from unforgotten.runs import atomic
@@ -170,7 +170,7 @@ def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, do
 
 def _proved(recipe: Recipe, model: Any, live: Any, asked: Any, folder: Path, adapter: str | None) -> dict[str, Any]:
     from unforgotten.models import proof
-    from unforgotten.models.cache import Shelf
+    from unforgotten.models.shelf import Shelf
 
     return proof.proved(model, live, asked, folder, lambda: Shelf().model(str(folder), recipe), adapter)
 

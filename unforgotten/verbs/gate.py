@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import ModelError, RecipeError
 from unforgotten.evaluation.contrast import Contrast, contrast
-from unforgotten.evaluation.decided import FILE, Decided, decided
 from unforgotten.evaluation.gate import Decision, Limits, gate
+from unforgotten.evaluation.gate_decision import FILE, Decided, decided
 from unforgotten.evaluation.measurement import Measurement, measure_all
-from unforgotten.models.cache import part_of, weights_of
 from unforgotten.models.folder.open import pinned
-from unforgotten.runs import atomic, console, digests, origin, results
-from unforgotten.runs.figures import as_json
+from unforgotten.models.shelf import part_of, weights_of
+from unforgotten.runs import atomic, console, digests, results, trust
 from unforgotten.runs.progress import Say, quiet
-from unforgotten.verbs.evaluate.run import of_run
-from unforgotten.verbs.evaluate.stage import of_stage
-from unforgotten.verbs.evaluate.target import another, measurement
+from unforgotten.runs.result_types import as_json
+from unforgotten.verbs.evaluate import another, measurement, of_run, of_stage
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -110,7 +108,7 @@ def _compared(
         _keep(subject.folder / "contrast.json", sides | {"differences": [c.json() for c in differ]})
     if decision is not None:
         _keep(subject.folder / FILE, sides | {"limits": asdict(limits) if limits else None} | decision.json())
-        origin.seal(subject.folder, FILE)
+        trust.seal(subject.folder, FILE)
     return rows, differ, decision
 
 
@@ -136,10 +134,10 @@ def _reference(name: str, subject: Measurement, say: Say) -> Measurement:
         changes = {"evaluate": subject.settings, "out": str(folder.parent)}
         measured = of_run(
             folder,
-            load_recipe(folder / "recipe.yaml", origin=origin.of_run(folder)).model_copy(update=changes),
+            load_recipe(folder / "recipe.yaml", origin=trust.of_run(folder)).model_copy(update=changes),
             system=subject.system,
         )
-        if origin.of_run(folder) == "foreign":
+        if trust.of_run(folder) == "foreign":
             measured.distrust()
         if measured.row is None and (folder / "results.json").is_file():
             measured.move(

@@ -17,8 +17,8 @@ from unforgotten.evaluation.ask import record
 from unforgotten.evaluation.judging import Panel
 from unforgotten.evaluation.measurement import forget_comparisons, judged, sealed
 from unforgotten.evaluation.reply_files import restore
-from unforgotten.evaluation.stages import Checked, Judged, Suite
-from unforgotten.runs import atomic, origin, results, strict_read
+from unforgotten.evaluation.suite_stages import Checked, Judged, Suite
+from unforgotten.runs import atomic, results, strict_read, trust
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 
@@ -118,7 +118,7 @@ def _written(folder: Path, row: results.ResultRow, suites: list[Judged], panel: 
         from unforgotten.verbs.finetune.job import method_specs
 
         try:
-            recipe = load_recipe(folder / "recipe.yaml", origin=origin.of_run(folder), opens=False)
+            recipe = load_recipe(folder / "recipe.yaml", origin=trust.of_run(folder), opens=False)
         except RecipeError as error:
             say(f"README.md of {folder.name} stays as it was. {error}")
         else:

@@ -20,7 +20,7 @@ from unforgotten.evaluation.statistics.rates import (
     wilson,
 )
 from unforgotten.evaluation.statistics.seeds import pooled
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 
 @pytest.mark.parametrize(

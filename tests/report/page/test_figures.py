@@ -20,7 +20,7 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.report.page import categories, curves, drawing, palette, tradeoff
 from unforgotten.report.page.drawing import Figure
 from unforgotten.report.page.facets import facets, names
-from unforgotten.runs.figures import NamedSpec
+from unforgotten.runs.result_types import NamedSpec
 
 ROOT = Path(__file__).parents[3]
 ROWS = [

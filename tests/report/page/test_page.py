@@ -22,7 +22,7 @@ from unforgotten.report.page import examples, prose, significance
 from unforgotten.report.page.facets import facets
 from unforgotten.report.page.page import page
 from unforgotten.runs import results
-from unforgotten.runs.figures import ModelDigests
+from unforgotten.runs.result_types import ModelDigests
 
 Make = Callable[..., Path]
 VOID = {"meta", "link", "br", "img", "input", "hr"}

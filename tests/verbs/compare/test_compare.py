@@ -11,7 +11,7 @@ import pytest
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.models.aligned import unaligned
+from unforgotten.models.locate_aligned import unaligned
 from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.verbs.compare.compare import _titles, cells, compare
 from unforgotten.verbs.finetune.job import resolve

@@ -20,8 +20,8 @@ from unforgotten.cli import app
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, ModelError, RecipeError
 from unforgotten.judges.base import Verdict
-from unforgotten.models.aligned import aligned_of
 from unforgotten.models.chat import Chat
+from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.recipe.rows import DataSets
@@ -366,7 +366,7 @@ def test_settings_are_checked() -> None:
 
 def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from unforgotten.training import trainer
-    from unforgotten.verbs.evaluate.evaluate import evaluate
+    from unforgotten.verbs.evaluate import evaluate
     from unforgotten.verbs.finetune.finetune import finetune
 
     user = tmp_path / "user.jsonl"

@@ -31,7 +31,7 @@ from unforgotten.errors import JudgeError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.paired import Verdicts
 from unforgotten.evaluation.statistics.seeds import Z
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 ShareOutcome = Literal["within", "beyond", "unclear"]
 CHANCE = 0.8

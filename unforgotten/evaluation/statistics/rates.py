@@ -18,7 +18,7 @@ from itertools import accumulate, product
 from statistics import NormalDist, fmean
 
 from unforgotten.evaluation.statistics import seeds
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 RESAMPLES = 2000
 """Draws of the bootstrap: its percentiles are then good to about a tenth of the interval's width."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unforgotten.errors import ModelError
-from unforgotten.generation.batching import Continuation, Decoding, Generator, context_tokens
+from unforgotten.generation.generator import Continuation, Decoding, Generator, context_tokens
 from unforgotten.generation.resume import ResumeFile
 from unforgotten.judges.guard.answer import GuardAnswer
 from unforgotten.models.folder import pretrained

@@ -24,7 +24,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from unforgotten.registry import Component
-from unforgotten.runs import described
+from unforgotten.runs import field_docs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +160,7 @@ def needs(cls: type[Method]) -> list[str]:
 
 def papers(cls: type[Method]) -> list[str]:
     """The arXiv ids of the docstring's first line."""
-    return re.findall(r"\d{4}\.\d{4,5}", described.claim(cls))
+    return re.findall(r"\d{4}\.\d{4,5}", field_docs.claim(cls))
 
 
 def _names(code: CodeType) -> set[str]:

@@ -12,7 +12,7 @@ from unforgotten.report.page.drawing import HEAD, LABEL, LETTER, TICK, WIDTH, Fi
 from unforgotten.report.page.facets import Facet
 from unforgotten.report.page.palette import LIGHT
 from unforgotten.runs import results
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from unforgotten.report import templates
 from unforgotten.report.page.facets import Facet
-from unforgotten.runs.figures import Cost
+from unforgotten.runs.result_types import Cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from unforgotten.report.page import drawing
 from unforgotten.report.page.drawing import HEAD, LABEL, LETTER, WIDTH, Figure, cut, start_of
 from unforgotten.report.page.facets import Facet, headline
 from unforgotten.report.page.palette import LIGHT
-from unforgotten.runs.figures import UNMEASURED, Rate
+from unforgotten.runs.result_types import UNMEASURED, Rate
 from unforgotten.runs.results import Kind
 
 if TYPE_CHECKING:

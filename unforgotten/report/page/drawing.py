@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.report.page import svg
 from unforgotten.report.page.palette import LIGHT, METHODS
 from unforgotten.runs import console
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

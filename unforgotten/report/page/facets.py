@@ -8,7 +8,7 @@ from typing import Any
 
 from unforgotten.report.aggregate import Line, lines, names_in
 from unforgotten.runs import results
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 from unforgotten.runs.results import Kind
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from unforgotten.errors import DataError
-from unforgotten.evaluation.decided import FILE, decided
+from unforgotten.evaluation.gate_decision import FILE, decided
 from unforgotten.report import templates
 from unforgotten.runs import results, strict_read
-from unforgotten.runs.figures import ModelDigests, as_json
+from unforgotten.runs.result_types import ModelDigests, as_json
 
 TEMPLATE = "report/page/gate"
 TONES = {"pass": "good", "fail": "bad", "unclear": "unsure"}

@@ -16,7 +16,7 @@ from unforgotten.report.table import Column, table_of
 from unforgotten.report.writers import html
 from unforgotten.runs import digests as identity
 from unforgotten.runs import results, strict_read, strict_yaml
-from unforgotten.runs.figures import ModelDigests
+from unforgotten.runs.result_types import ModelDigests
 
 HERE = ("out",)
 """Fields of a recipe that say where things lie on a machine, and change no result."""

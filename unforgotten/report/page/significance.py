@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from unforgotten.errors import DataError
-from unforgotten.evaluation import recorded
-from unforgotten.evaluation.recorded import Replies
+from unforgotten.evaluation import recorded_verdicts
+from unforgotten.evaluation.recorded_verdicts import Replies
 from unforgotten.evaluation.statistics import paired, rates
 from unforgotten.evaluation.statistics.paired import Difference
 from unforgotten.report import aggregate
 from unforgotten.report.aggregate import Line, names_in
 from unforgotten.report.page.facets import Facet
 from unforgotten.runs import results
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 from unforgotten.runs.results import Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -160,7 +160,7 @@ class _Shelf:
             # Without a folder there is nothing to say of a single run: the note says it of all.
             if row.run and (folder := self.root / row.run / "replies").is_dir():
                 try:
-                    self.kept[key] = recorded.read(folder.parent, row, condition)
+                    self.kept[key] = recorded_verdicts.read(folder.parent, row, condition)
                 except DataError as error:
                     self.lacking.append(_without(str(error), self.root))
         return self.kept[key]
@@ -180,8 +180,8 @@ class _Shelf:
         if ours is None or theirs is None:
             return None
         try:
-            recorded.same_questions(row, other)
-            pairs = recorded.pairs(kind, ours, theirs)
+            recorded_verdicts.same_questions(row, other)
+            pairs = recorded_verdicts.pairs(kind, ours, theirs)
         except DataError as error:
             self.lacking.append(_without(str(error), self.root))
             return None

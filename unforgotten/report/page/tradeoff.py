@@ -12,7 +12,7 @@ from unforgotten.report.page import drawing
 from unforgotten.report.page.drawing import HEAD, LABEL, TICK, WIDTH, Figure, cut, start_of
 from unforgotten.report.page.facets import Facet, headline
 from unforgotten.report.page.palette import LIGHT
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,10 +24,10 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.prevalence import ShareDecision, ShareOutcome, decide, poison_share
 from unforgotten.evaluation.suites import public
 from unforgotten.judges.base import Judge, Verdict
-from unforgotten.models.aligned import aligned_of
+from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.recipe.rows import DataSets, read, user_rows
-from unforgotten.runs.figures import Rate
 from unforgotten.runs.progress import Say, quiet
+from unforgotten.runs.result_types import Rate
 from unforgotten.verbs.align import base_of
 from unforgotten.verbs.audit import record
 from unforgotten.verbs.audit.exchanges import NEAR_TURNS, Exchange, View, exchanges
@@ -213,7 +213,7 @@ def _chat(
 def run_chat(recipe: Recipe, where: Aligned, say: Say = quiet) -> Chat:
     """The chat that a run of this recipe would train with, before θ_safe is made: nothing is trained for it."""
     from unforgotten.models import load
-    from unforgotten.models.aligned import aligned_chat
+    from unforgotten.models.locate_aligned import aligned_chat
 
     base_of(recipe, say)
     if not where.by_align_stage or where.record.exists():

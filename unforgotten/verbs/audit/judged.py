@@ -12,7 +12,7 @@ from typing import Any
 from unforgotten.errors import JudgeError
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Judge, Verdict
-from unforgotten.judges.guard.judge import Guard
+from unforgotten.judges.guard.guard import Guard
 from unforgotten.runs import digests
 from unforgotten.verbs.audit.exchanges import Exchange
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import LeaseLost, RecipeError, Unfinished
-from unforgotten.models.aligned import unaligned
+from unforgotten.models.locate_aligned import unaligned
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import atomic, results
 from unforgotten.runs import digests as identity
@@ -126,7 +126,7 @@ def compare(
     from unforgotten.evaluation.measurement import read_all
     from unforgotten.report import text as report
     from unforgotten.verbs.compare import live_table
-    from unforgotten.verbs.evaluate.run import of_run
+    from unforgotten.verbs.evaluate import of_run
 
     stages = _stages(runs, shard or (1, 1), sets, say)
     with live_table.board(runs, say) as say_above:
@@ -161,8 +161,8 @@ def _stages(runs: list[GridRun], shard: tuple[int, int], sets: DataSets, say: Sa
 
     A run whose θ_safe cannot be made or asked has failed; where that is so of all, the error is the answer.
     """
-    from unforgotten.models.cache import Shelf
-    from unforgotten.verbs.evaluate.stage import of_stage
+    from unforgotten.models.shelf import Shelf
+    from unforgotten.verbs.evaluate import of_stage
 
     groups: dict[tuple[str, ...], list[GridRun]] = {}
     for run in runs:

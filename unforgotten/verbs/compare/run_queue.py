@@ -37,7 +37,7 @@ class Work:
 
     def here(self, threads: int) -> None:
         """One after another, in this process."""
-        from unforgotten.models.cache import Shelf
+        from unforgotten.models.shelf import Shelf
 
         shelf = Shelf()
         with _threads(threads):

@@ -110,7 +110,7 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe,
             return
     import torch
 
-    from unforgotten.models.cache import Shelf
+    from unforgotten.models.shelf import Shelf
     from unforgotten.recipe.rows import DataSets
     from unforgotten.runs import bars
 

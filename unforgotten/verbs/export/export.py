@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError, RecipeError, UnknownName
-from unforgotten.evaluation.decided import recorded, sentence
-from unforgotten.models.cache import Shelf, chat_of
+from unforgotten.evaluation.gate_decision import recorded, sentence
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened, pinned
+from unforgotten.models.shelf import Shelf, chat_of
 from unforgotten.runs import atomic, console, partial
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.export import push, verify

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from unforgotten import registry
 from unforgotten.datasets.reading import files
 from unforgotten.errors import ModelError, RecipeError
-from unforgotten.models.cache import aligned_of_record, part_of
+from unforgotten.models.shelf import aligned_of_record, part_of
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.runs import atomic, origin, strict_read
+from unforgotten.runs import atomic, strict_read, trust
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -44,12 +44,12 @@ def left_by(run: str) -> Left:
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
     strict_read.no_links(folder)
-    recipe = load_recipe(folder / "recipe.yaml", origin=(whose := origin.of_run(folder)), opens=False)
+    recipe = load_recipe(folder / "recipe.yaml", origin=(whose := trust.of_run(folder)), opens=False)
     recipe = recipe.model_copy(update={"out": str(folder.parent)})
     recorded = atomic.record(folder / "environment.json", aligned=dict)
     if whose == "foreign":
         names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
-        origin.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
+        trust.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
     adapter_mode = atomic.record(folder / "trained.json", adapter_mode=str)["adapter_mode"]
     part = part_of(folder)
     if not part.is_dir():

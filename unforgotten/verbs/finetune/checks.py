@@ -64,8 +64,8 @@ def audit_facts(job: Job, chat: Chat, audited: str | None, say: Say | None = Non
 
 def _with_rendering(recipe: Recipe, error: DataError, sets: DataSets) -> UnforgottenError:
     """What is wrong with the rows, with what the template refuses of the others."""
-    from unforgotten.models.aligned import aligned_of
     from unforgotten.models.chat.faults import with_rendering
+    from unforgotten.models.locate_aligned import aligned_of
     from unforgotten.verbs.audit.audit import run_chat
 
     if not error.rows:

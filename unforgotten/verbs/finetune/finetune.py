@@ -22,9 +22,9 @@ from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import make_aligned, refuse_ranks
 from unforgotten.verbs.finetune import record
-from unforgotten.verbs.finetune.answers import answers
 from unforgotten.verbs.finetune.checks import audit_facts, check_settings, checked_job
 from unforgotten.verbs.finetune.job import Job, synthetic_rows
+from unforgotten.verbs.finetune.replay_answers import answers
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -73,8 +73,8 @@ def _with_inputs(job: Job, say: Say) -> Job:
 def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     from unforgotten.models import load
     from unforgotten.runs import bars
-    from unforgotten.verbs.finetune import result, trainer
-    from unforgotten.verbs.finetune.start import load_start
+    from unforgotten.verbs.finetune import fit, save
+    from unforgotten.verbs.finetune.start_model import load_start
 
     bars.hush()
     harmful = len(job.user.harmful_at)
@@ -84,6 +84,6 @@ def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     audit = audit_facts(job, start.chat, audited, say)  # again, by the chat that is trained with
     safety, answered = answers(job, start.model, start.chat, say)
     record.before(job, start.chat, safety, answered, load.loaded_as(start.model), audit)
-    fitted = trainer.fit(job, start, safety, lease, say)
-    saved = result.save(job, start, fitted.trainer, lease, say)
+    fitted = fit.fit(job, start, safety, lease, say)
+    saved = save.save(job, start, fitted.trainer, lease, say)
     record.after(job, fitted, saved)

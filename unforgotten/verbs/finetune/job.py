@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unforgotten import registry
 from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import RecipeError
-from unforgotten.models.aligned import aligned_of
+from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.recipe.rows import DataSets, ReadRows, UserRows, joined, safety_rows, user_rows
 from unforgotten.runs import digests
 from unforgotten.verbs.synthesize.folder import Synthesis, synthesis_of

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.datasets.base import Row
 from unforgotten.datasets.reading import digest
 from unforgotten.report import model_card
-from unforgotten.runs import atomic, console, digests, origin, strict_yaml
+from unforgotten.runs import atomic, console, digests, strict_yaml, trust
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
+    from unforgotten.verbs.finetune.fit import Fitted
     from unforgotten.verbs.finetune.job import Job
-    from unforgotten.verbs.finetune.result import Saved
-    from unforgotten.verbs.finetune.trainer import Fitted
+    from unforgotten.verbs.finetune.save import Saved
 
 
 def pinned(job: Job) -> Job:
@@ -46,7 +46,7 @@ def before(
         folder / "recipe.yaml",
         console.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
     )
-    origin.own(folder)
+    trust.own(folder)
     facts = digests.environment() | {
         "aligned": job.aligned.json(),
         "quantised": loaded,

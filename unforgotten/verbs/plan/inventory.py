@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, ModelError, RecipeError
-from unforgotten.models.aligned import unaligned
 from unforgotten.models.folder.open import opened
+from unforgotten.models.locate_aligned import unaligned
 from unforgotten.recipe.rows import dataset
 from unforgotten.verbs.plan import catalog, costs
 

@@ -17,7 +17,7 @@ from unforgotten import registry
 from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import check_sets
-from unforgotten.judges.guard.judge import Guard
+from unforgotten.judges.guard.guard import Guard
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
 from unforgotten.verbs.compare.compare import _titles, cells

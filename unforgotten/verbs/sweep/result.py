@@ -10,7 +10,7 @@ from unforgotten.evaluation.statistics.ranks import correlation
 from unforgotten.report.aggregate import Line, names_in
 from unforgotten.report.page.facets import headline
 from unforgotten.report.page.tradeoff import front
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 from unforgotten.runs.results import Kind
 from unforgotten.verbs.sweep.search import Outcome, Trial, importance
 from unforgotten.verbs.sweep.space import Place

@@ -9,7 +9,7 @@ from unforgotten.report.page.drawing import short
 from unforgotten.report.page.drawing import with_interval as rate_told
 from unforgotten.report.page.facets import headline
 from unforgotten.report.table import Column, Table, name, prose, table_of
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 from unforgotten.verbs.sweep.result import Swept, sensitivity, task_rates
 from unforgotten.verbs.sweep.space import Settings
 

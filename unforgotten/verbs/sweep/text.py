@@ -15,7 +15,7 @@ from unforgotten.report.page.tradeoff import scatter
 from unforgotten.report.writers import markdown as markdown_table
 from unforgotten.report.writers import terminal
 from unforgotten.runs import console, results
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 from unforgotten.verbs.sweep.result import Swept, tasks
 from unforgotten.verbs.sweep.search import Outcome
 from unforgotten.verbs.sweep.tables import front_table, held_out_table, sensitivity_table, setting, trials_table

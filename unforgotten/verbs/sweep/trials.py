@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unforgotten.errors import RecipeError, Terminated, TrainingError, UnforgottenError, plain
 from unforgotten.evaluation.held_out import Halves, apart, halves
-from unforgotten.evaluation.stages import Suite
+from unforgotten.evaluation.suite_stages import Suite
 from unforgotten.evaluation.suites import suites
 from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import results
@@ -66,7 +66,7 @@ def _sides(split: Halves) -> dict[Side, list[Suite]]:
 
 def measurement(folder: Path, cell: Recipe, split: PromptSplit, side: Side, sets: DataSets) -> Measurement:
     """Of a trained run, one part; kept beside the run, whose own figures stay its own."""
-    from unforgotten.verbs.evaluate.run import of_run
+    from unforgotten.verbs.evaluate import of_run
 
     measured = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}), sets=sets)
     measured = replace(measured, suites=[replace(suite) for suite in split.suites[side]], row=None, card=None)

@@ -34,7 +34,7 @@ from unforgotten.datasets.reading import digest
 from unforgotten.errors import ModelError
 from unforgotten.evaluation import contamination
 from unforgotten.generation.reply import Reply
-from unforgotten.models.aligned import aligned_of
+from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import atomic, console, digests
 from unforgotten.runs.lease import Lease, alone
@@ -81,7 +81,7 @@ class _Making:
     """One making of the data; `counts` says what became of the draws, in the order of the steps."""
 
     def __init__(self, recipe: Recipe, synthesis: Synthesis, lease: Lease, say: Say) -> None:
-        from unforgotten.models.cache import Shelf, chat_of
+        from unforgotten.models.shelf import Shelf, chat_of
 
         self.recipe, self.synthesis, self.settings, self.judge = recipe, synthesis, synthesis.settings, synthesis.judge
         self.parts, self.lease, self.say = synthesis.folder / "parts", lease, say

@@ -1,4 +1,4 @@
-"""Where θ_safe of a recipe is or will be, and its chat."""
+"""Finds where a recipe's θ_safe is or will be, where θ₀ is, and the chat template of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The turns of methods that the Trainer offers as callbacks, and the checkpoint of methods' state."""
+"""Trainer callbacks that give methods their turns before and after a step, and save their state in checkpoints."""
 
 from __future__ import annotations
 

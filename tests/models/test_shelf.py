@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from unforgotten.models.cache import Shelf
 from unforgotten.models.fingerprint import loaded_digest
+from unforgotten.models.shelf import Shelf
 from unforgotten.recipe.recipe import Recipe
 
 Make = Callable[..., Path]

@@ -1,4 +1,4 @@
-"""Models to be evaluated, with the last base kept: several adapters of one base are put on it one after another."""
+"""`Shelf` holds the last base model in memory, so that several adapters are put on it one after another."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Shelf:
 def chat_of(target: Path | str | Aligned, recipe: Recipe) -> Chat:
     """Tokenizer and template of the same, without any weights."""
     from unforgotten.models import load
-    from unforgotten.models.aligned import aligned_chat
+    from unforgotten.models.locate_aligned import aligned_chat
     from unforgotten.runs import bars
 
     bars.hush()
@@ -158,7 +158,7 @@ def _is_gone(model: str) -> bool:
 
 def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) -> Aligned:
     """Where a run's record says that θ_safe is. Raises ModelError for a folder that neither its recipe nor we name."""
-    from unforgotten.models.aligned import unaligned
+    from unforgotten.models.locate_aligned import unaligned
 
     try:
         where = Aligned.of_json({key: _filled(key, value) for key, value in recorded.items()})

@@ -1,4 +1,4 @@
-"""Where a run stands and whose turn it is: what `run.memory`, `run.user` and `run.weights` share."""
+"""What `run.memory`, `run.user` and `run.weights` share: the step, the method whose turn it is, the log and notes."""
 
 from __future__ import annotations
 

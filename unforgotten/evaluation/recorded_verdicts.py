@@ -20,7 +20,7 @@ from unforgotten.errors import DataError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.paired import Verdicts
 from unforgotten.runs import results, strict_read
-from unforgotten.runs.figures import Rate
+from unforgotten.runs.result_types import Rate
 from unforgotten.runs.results import Kind
 
 DECODING = ("strategy", "max_new_tokens", "temperature", "top_p", "seed")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unforgotten.datasets.base import Dataset, Row
 from unforgotten.errors import SandboxError
-from unforgotten.evaluation.stages import Suite
+from unforgotten.evaluation.suite_stages import Suite
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.sandbox.base import Sandbox

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.models.aligned import aligned_chat
+from unforgotten.models.locate_aligned import aligned_chat
 from unforgotten.runs.progress import Say
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unforgotten.training.probe_callback import ProbeCallback
     from unforgotten.training.trainer import MethodTrainer
     from unforgotten.verbs.finetune.job import Job
-    from unforgotten.verbs.finetune.start import Start
+    from unforgotten.verbs.finetune.start_model import Start
 
 
 @dataclass(frozen=True)

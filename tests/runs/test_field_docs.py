@@ -15,7 +15,7 @@ from pydantic import Field
 
 import unforgotten
 from unforgotten import registry
-from unforgotten.runs import described
+from unforgotten.runs import field_docs
 
 OWN = '''
 from dataclasses import dataclass
@@ -60,15 +60,15 @@ def test_help_shows_each_field_with_its_sentence(name: str) -> None:
 def test_help_lists_every_setting_of_every_component(room: str, name: str) -> None:
     cls: Any = registry.load(room, name)
     schema = registry.fields(cls)
-    assert [s.name for s in described.settings(cls)] == list(registry.settings_of(cls))
-    assert all(s.sentence == schema[s.name]["description"] for s in described.settings(cls)), "as pydantic reads them"
+    assert [s.name for s in field_docs.settings(cls)] == list(registry.settings_of(cls))
+    assert all(s.sentence == schema[s.name]["description"] for s in field_docs.settings(cls)), "as pydantic reads them"
     assert (" Fields: " in help_of(cls)) == bool(schema)
 
 
 def test_help_of_der_says_type_and_default() -> None:
     assert "weight: float ≥ 0 = 1.0 λ, the weight of the mean squared difference" in help_of(unforgotten.DER)
-    assert "Fields:" not in described.docstring(unforgotten.DER)
-    assert described.claim(unforgotten.DER).startswith("Dark Experience Replay: ")
+    assert "Fields:" not in field_docs.docstring(unforgotten.DER)
+    assert field_docs.claim(unforgotten.DER).startswith("Dark Experience Replay: ")
 
 
 def test_help_of_a_recipe_lists_its_fields_and_parts() -> None:
@@ -78,7 +78,7 @@ def test_help_of_a_recipe_lists_its_fields_and_parts() -> None:
     assert "seed: int ≥ 0 and < 4294967296 = 0 Random seed for the alignment" in shown
     assert "training: Training = Training()" in shown and "poison: Poison None = None" in shown
     assert "learning_rate: float > 0 = 5e-05 Peak learning rate." in help_of(Training)
-    assert [s.name for s in described.settings(Training)] == list(Training.model_fields)
+    assert [s.name for s in field_docs.settings(Training)] == list(Training.model_fields)
 
 
 def test_help_of_a_class_in_a_users_file(tmp_path: Path) -> None:
@@ -118,4 +118,4 @@ def test_an_undocumented_class_has_what_dataclasses_write() -> None:
     ],
 )
 def test_types_in_words(hint: Any, text: str) -> None:
-    assert described.type_text(hint) == text
+    assert field_docs.type_text(hint) == text

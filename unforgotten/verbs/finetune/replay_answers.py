@@ -1,4 +1,4 @@
-"""θ_safe's own answers to safety prompts that have none."""
+"""Fills in the replay rows that have no answer: θ_safe answers them once, before training."""
 
 from __future__ import annotations
 

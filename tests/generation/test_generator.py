@@ -12,7 +12,7 @@ import torch
 
 from tests.generation.test_local import random_model
 from unforgotten.errors import ModelError
-from unforgotten.generation.batching import Continuation, Decoding, Generator, context_tokens, ready
+from unforgotten.generation.generator import Continuation, Decoding, Generator, context_tokens, ready
 
 VOCABULARY = 17
 GREEDY = Decoding(end_ids=(1, 4), pad_id=2)

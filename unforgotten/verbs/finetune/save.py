@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.models.cache import Shelf
+from unforgotten.models.shelf import Shelf
 from unforgotten.runs import partial
 from unforgotten.runs.lease import Lease
 from unforgotten.runs.progress import Say
@@ -15,7 +15,7 @@ from unforgotten.runs.progress import Say
 if TYPE_CHECKING:
     from unforgotten.training.trainer import MethodTrainer
     from unforgotten.verbs.finetune.job import Job
-    from unforgotten.verbs.finetune.start import Start
+    from unforgotten.verbs.finetune.start_model import Start
 
 
 @dataclass(frozen=True)

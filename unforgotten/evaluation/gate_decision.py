@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unforgotten.errors import DataError
-from unforgotten.runs import atomic, origin
+from unforgotten.runs import atomic, trust
 
 FILE = "gate.json"
 OUTCOMES = ("pass", "unclear", "fail")
@@ -48,7 +48,7 @@ def decided(run: Path) -> Decided | None:
     lines += notes if isinstance(notes, list) else [None]
     if not all(isinstance(line, str) for line in lines):
         raise DataError(f"{file}: checks and notes are not as a gate writes them. Evaluate the run again with --gate.")
-    return Decided(outcome, tuple(map(str, lines)), weights, origin.is_sealed(run, FILE))
+    return Decided(outcome, tuple(map(str, lines)), weights, trust.is_sealed(run, FILE))
 
 
 def recorded(decision: Decided | None) -> dict[str, object] | None:
