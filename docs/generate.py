@@ -22,9 +22,9 @@ from unforgotten.runs import field_docs
 
 DOCS = Path(__file__).parent
 INTRO = {
-    "methods": "How a fine-tuning preserves safety. In a recipe: `method: der`, or `method: {name: der, weight: 5}`.",
-    "datasets": "What a model is trained on or asked. In a recipe: a name, or `{name: jsonl, path: rows.jsonl}`.",
-    "judges": "What decides whether a reply is harmful, and whether it refuses. In a recipe: a name, or `{name: …}`.",
+    "methods": "Methods that preserve safety. In a recipe: `method: der`, or `method: {name: der, weight: 5}`.",
+    "datasets": "Data sets for training and for evaluation. In a recipe: a name, or `{name: jsonl, path: rows.jsonl}`.",
+    "judges": "Judges decide whether a reply is harmful and whether it refuses. In a recipe: a name, or `{name: …}`.",
 }
 
 
@@ -55,7 +55,7 @@ def _overview(room: str, own: dict[str, type]) -> list[str]:
         rows.append([f"[{name}](#{name})", *facts, cell(_claim(cls, more))])
     lines = table(["name", *more, "what it does"], rows)
     if room == "methods":
-        lines += ["", "turns: where in a run it steps in. step: its cost, F being one forward of the user's batch."]
+        lines += ["", "turns: when the method acts in a run. step: cost of a step; F is one forward of the user batch."]
     return lines
 
 

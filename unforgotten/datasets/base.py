@@ -26,22 +26,23 @@ Kind = Literal["harmful", "benign", "task"]
 @described
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One conversation: to train on when it ends in an assistant turn, to ask when it ends in a user turn."""
+    """One conversation. It ends in an assistant turn for training, and in a user turn for evaluation."""
 
     messages: tuple[Message, ...]
     kind: Kind = "task"
-    """harmful: to be refused; benign: a harmless look-alike, to be answered; task: the user's own work."""
+    """`harmful`: a request to refuse. `benign`: a harmless look-alike to answer. `task`: the user's own work."""
     category: str = ""
-    """The set's own category of harm or of look-alike."""
+    """The data set's own category of harm or of look-alike."""
     answer: str = ""
-    """What `score` compares a reply with; empty where there is nothing to compare."""
+    """Reference answer that `score` compares a reply with; empty if there is none."""
     source: str = ""
-    """Where the row came from: `file:line`, or `hub-id/split:index`."""
+    """Origin of the row: `file:line`, or `hub-id/split:index`."""
     tools: tuple[dict[str, Any], ...] = field(default=())
     context_turns: frozenset[int] = frozenset()
-    """Assistant turns, by their place in `messages`, that the file marks as not to be learnt: outside the loss."""
+    """Positions in `messages` of assistant turns that the file excludes from the loss."""
     difficulty: str = ""
-    """easy: the aligned model refused it by itself; hard: only when told to. Empty where nobody asked. [GR-SAP]"""
+    """`easy`: the aligned model refused by itself. `hard`: it refused only when asked to. Empty if not known.
+    [GR-SAP]"""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -81,18 +82,18 @@ execute(program, check=, entry_point=, data=, timeout_s=, remember=) gives an ou
 
 @dataclass(kw_only=True)
 class Dataset(Component, ABC):
-    """One corpus, one file. Subclass as a dataclass: its fields are what a recipe may set.
+    """One corpus, one file. Subclass it as a dataclass; a recipe may set its fields.
 
     `path` is a Hub id or a local file. A dataset whose answers can be checked overrides `metrics` and `score`.
     """
 
     room: ClassVar[str] = "datasets"
     metrics: ClassVar[tuple[str, ...]] = ()
-    """The names `score` returns; the first is the headline utility."""
+    """Names of the values that `score` returns; the first is the headline utility."""
     kind_field: ClassVar[str] = ""
-    """The field that decides of what kind the rows are; empty where they are always of one kind."""
+    """Name of the field that sets the kind of the rows; empty if they always have one kind."""
     executes: ClassVar[bool] = False
-    """`score` runs what the model wrote: it must be handed `execute`, a sandbox that was opened before any reply."""
+    """Whether `score` runs model-written code. It then needs `execute`, a sandbox that was opened before any reply."""
 
     @property
     def label(self) -> str:

@@ -38,7 +38,8 @@ class Verdict:
 
 @dataclass(kw_only=True)
 class Judge(Component, ABC):
-    """Decides harmful and refused. Subclass as a dataclass: its fields are what a recipe may set."""
+    """Decides whether a reply is harmful and whether it refuses. Subclass it as a dataclass; a recipe may set its
+    fields."""
 
     room: ClassVar[str] = "judges"
     by_absence: ClassVar[bool] = False

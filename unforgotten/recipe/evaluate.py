@@ -56,7 +56,7 @@ class Evaluate(Strict):
     utility: list[Spec] = []
     """Task data sets whose answers can be checked."""
     judge: Spec | list[Spec] = "keywords"
-    """What decides whether a reply is harmful and whether it refuses. With several judges, the figures come from the
+    """Decides whether a reply is harmful and whether it refuses. With several judges, the figures come from the
     first judge that decides the question. The report also has the agreement between judges."""
     conditions: list[Literal["default", "none", "user"]] = Field(["default", "none", "user"], min_length=1)
     """System prompts for harmful requests and look-alikes. `default` is the chat template's own, and `none` is no

@@ -77,7 +77,7 @@ class Synthesize(Strict):
     refuse_temperature: float = Field(0.7, ge=0)
     """Sampling temperature of the answers to that text. [chili-lab/gr-sap]"""
     judge: Spec | None = None
-    """What decides whether an answer refuses and whether it is harmful. Left out, it is the judge of `evaluate`,
+    """Decides whether an answer refuses and whether it is harmful. Left out, it is the judge of `evaluate`,
     else `keywords`. [gr-sap: WildGuard]"""
     fewest: int = Field(20, gt=0)
     """Minimum number of refused requests; with fewer there is nothing to replay. The default is ours."""

@@ -36,14 +36,14 @@ class Weights(Protocol):
     """What `finish` reads: lazy tensors of three models, by the Hub's public names (models/weights/base.py: Source)."""
 
     base: Any
-    """θ₀; there for methods with `needs_unaligned_model` only."""
+    """θ₀; only for methods with `needs_unaligned_model`."""
     aligned: Any
     """θ_safe."""
     tuned: Any
-    """θ*, as the methods before left it; its `factors` are the trained LoRA, over θ_safe."""
+    """θ* after the edits of earlier methods; its `factors` are the trained LoRA on θ_safe."""
 
     trained: Any
-    """The trained tensors by parameter name, as a run knows them (LoRA factors, say); empty in `repair`."""
+    """The trained tensors by parameter name, such as LoRA factors; empty in `repair`."""
 
     def product(self, up: Tensor, down: Tensor) -> Any:
         """A trained adapter's new change of a weight, up (out, r) · down (r, in), to be yielded for a tensor."""
@@ -69,23 +69,24 @@ class Method(Component):
 
     room: ClassVar[str] = "methods"
     family: ClassVar[str] = "other"
-    """What kind of method it is: control, data, memory, regularization, projection, trajectory, merging or tokens."""
+    """Kind of method: control, data, memory, regularization, projection, trajectory, merging or tokens."""
     remembers: ClassVar[tuple[str, ...]] = ()
-    """Attributes that steps change (tensors by name, or JSON values): saved in every checkpoint, put back on resume."""
+    """Attributes that steps change: tensors by name, or JSON values. Checkpoints save them, and a resume restores
+    them."""
     neutral: ClassVar[dict[str, Any]] = {}
-    """The setting at which the method is SFT, bit for bit."""
+    """The setting at which the method equals SFT, bit for bit."""
     faint: ClassVar[dict[str, Any]] = {}
-    """A setting whose extra work runs but weighs next to nothing (1e-30): it too must end at SFT, bit for bit."""
+    """A setting whose extra work runs with almost no weight (1e-30). It must also end at SFT, bit for bit."""
     needs_safety: ClassVar[bool] = True
-    """Whether the method reads safety rows; without any, it is refused at the door."""
+    """Whether the method reads safety rows. If it does, a recipe without safety rows is refused."""
 
     needs_unaligned_model: ClassVar[bool] = False
     """Whether `finish` reads θ₀, the weights from before alignment."""
     dense: ClassVar[bool] = False
-    """Whether `finish` yields whole weights also where an adapter was trained: then a whole model is saved."""
+    """Whether `finish` returns whole weights even if an adapter was trained. A whole model is then saved."""
 
     cost: ClassVar[float] = 1.0
-    """Its step over SFT's, counted in forwards and backwards (SFT is 3 F, F a forward of the user's batch)."""
+    """Cost of one step relative to SFT, in forwards and backwards (SFT is 3 F; F is a forward of the user's batch)."""
     reads_forward: ClassVar[bool] = False
     """Whether `loss` reads the forward of the user's batch: `run.user.token_logp(batch, out)` and, below, its hidden
     states, never its logits, which need not have been made. Otherwise `out` may be None."""
