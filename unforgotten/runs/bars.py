@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from unforgotten.runs import console
 
-quiet = False
+hidden = False
 """Set where several runs share a terminal: no bars then."""
 
 
@@ -25,8 +25,8 @@ def hush() -> None:
 
 @contextmanager
 def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr; yields progress(what, done, of how many). Nothing on ranks but the first, or when `quiet`."""
-    if not wanted or quiet or os.environ.get("RANK", "0") != "0":
+    """A bar on stderr; yields progress(what, done, of how many). Nothing on ranks but the first, or when `hidden`."""
+    if not wanted or hidden or os.environ.get("RANK", "0") != "0":
         yield lambda what, done, n: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

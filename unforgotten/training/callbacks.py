@@ -11,8 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from unforgotten.runs import atomic, console, terminate
-from unforgotten.runs.bars import quiet
+from unforgotten.runs import atomic, bars, console, terminate
 from unforgotten.runs.lease import Lease
 
 
@@ -113,7 +112,7 @@ class Bar(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        if quiet or not state.is_world_process_zero:
+        if bars.hidden or not state.is_world_process_zero:
             return
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),

@@ -44,12 +44,12 @@ def board(runs: Sequence[GridRun], say: Say) -> Iterator[Say]:
     def view() -> Group:
         return drawn(runs, console.width, console.height, terminal.rule_of(console))
 
-    before, bars.quiet = bars.quiet, True  # one thing moves on a terminal at a time
+    before, bars.hidden = bars.hidden, True  # one thing moves on a terminal at a time
     try:
         with Live(console=console, get_renderable=view, refresh_per_second=1, transient=True):
             yield lambda text: console.print(text, style="dim", markup=False)
     finally:
-        bars.quiet = before
+        bars.hidden = before
 
 
 def drawn(runs: Sequence[GridRun], width: int, height: int, rule: str = "─") -> Group:

@@ -115,7 +115,7 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe,
     from unforgotten.runs import bars
 
     torch.set_num_threads(threads)
-    bars.quiet = True
+    bars.hidden = True
     shelf, sets = Shelf(), DataSets()
     while (task := _next(pipe)) is not None:
         i, seen = task

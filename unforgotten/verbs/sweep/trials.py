@@ -137,7 +137,7 @@ def _begin(threads: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive a parent that was killed
     torch.set_num_threads(threads)
-    bars.quiet = True
+    bars.hidden = True
 
 
 def _cell(given: tuple[Recipe, Recipe, Side]) -> tuple[Path | str, str]:
