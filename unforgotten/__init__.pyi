@@ -43,7 +43,7 @@ from .training.trainer import MethodTrainer as MethodTrainer
 from .verbs.align import align as align
 from .verbs.audit.audit import audit as audit
 from .verbs.compare.compare import compare as compare
-from .verbs.evaluate import evaluate as evaluate
+from .verbs.evaluate.evaluate import evaluate as evaluate
 from .verbs.export.export import export as export
 from .verbs.finetune.finetune import finetune as finetune
 from .verbs.gate import against as against

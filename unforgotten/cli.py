@@ -300,8 +300,8 @@ def evaluate(
     from unforgotten.evaluation import gate as gates
     from unforgotten.report import text as report
     from unforgotten.runs import results
-    from unforgotten.verbs import evaluate as verb
     from unforgotten.verbs import gate as contrasted
+    from unforgotten.verbs.evaluate import evaluate as verb
 
     given = {"method": method, "seed": seed, "out": out}
     limits = None if gate is None else gates.parse(gate)

@@ -20,7 +20,7 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
-from unforgotten.verbs.evaluate import evaluate
+from unforgotten.verbs.evaluate.evaluate import evaluate
 from unforgotten.verbs.gate import against
 
 Make = Callable[..., Path]
@@ -113,7 +113,7 @@ def test_two_recipes_of_one_model_are_each_measured_by_their_own(tmp_path: Path,
 
 def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, model_folder: Make) -> None:
     from unforgotten.report.aggregate import lines
-    from unforgotten.verbs.evaluate import _apart
+    from unforgotten.verbs.evaluate.evaluate import names_apart
 
     one, other = model_folder("llama", name="a/model"), model_folder("qwen2", name="b/model")
     recipe = recipe_of(tmp_path, str(one), 4, max_new_tokens=4)
@@ -123,7 +123,7 @@ def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, mode
     assert len(found) == 2 and len({line.name for line in found}) == 2 and all(len(line.rows) == 1 for line in found)
     (tmp_path / "link").symlink_to(one)
     twice = [str(one), f"{one}/", str(tmp_path / "link"), str(other)]
-    assert _apart(["model"] * 4, twice) == ["a/model", "a/model", "a/model", "b/model"], "no path of this machine"
+    assert names_apart(["model"] * 4, twice) == ["a/model", "a/model", "a/model", "b/model"], "no path of this machine"
 
 
 def test_a_run_that_others_are_compared_with_keeps_its_own_figures(tmp_path: Path, model_folder: Make) -> None:

@@ -18,7 +18,7 @@ from unforgotten.recipe.read import parse as recipe_of
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.report.page.one_run import lead
 from unforgotten.runs import results
-from unforgotten.verbs.evaluate import evaluate_run
+from unforgotten.verbs.evaluate.evaluate import evaluate
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.gate import against, check_gated
 
@@ -105,7 +105,7 @@ def test_two_models_are_compared_prompt_by_prompt_under_each_system_prompt(recip
 
 def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     run = finetune(recipe)
-    evaluate_run(run, recipe)
+    evaluate(str(run), recipe)
 
     def told(*given: str) -> Any:
         return CliRunner().invoke(app, ["evaluate", str(run), *given])

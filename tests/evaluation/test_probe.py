@@ -24,7 +24,7 @@ from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
-from unforgotten.verbs.evaluate import evaluate_run
+from unforgotten.verbs.evaluate.evaluate import evaluate
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.finetune.job import resolve
 from unforgotten.verbs.judge import judge
@@ -124,7 +124,7 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
     tree["evaluate"] = tree["evaluate"] | {"judge": {"name": "keywords", "list": "qi"}}
     recipe = recipe_of(tree, probe={"every_steps": 16, "prompts": 6})
     run = finetune(recipe)
-    row = evaluate_run(run, recipe)
+    [row] = evaluate(str(run), recipe)
     assert [told.step for told in row.probe] == [0, 16, 32, 40]
     replies = [json.loads(line) for line in (run / "probe" / "40.jsonl").read_text().splitlines()]
     assert len(replies) == 6 + 6 + 6, "six of each, three of each harmful suite"
@@ -211,7 +211,7 @@ def test_a_guard_reads_the_replies_when_the_run_is_evaluated(tree: dict[str, Any
     assert asked == []
     for line in probe.lines_of(run):
         assert line["asr"] is None and line["refusal"] is not None and line["utility"] is not None
-    row = evaluate_run(run, recipe)
+    [row] = evaluate(str(run), recipe)
     assert all(told.asr.value is not None for told in row.probe)
     assert probe.lines_of(run)[-1]["asr"] == row.probe[-1].asr.json()
 

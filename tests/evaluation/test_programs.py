@@ -78,7 +78,7 @@ def measured(
         folder=tmp_path / "run",
         settings=evaluate,
         suites=suites(evaluate),
-        weights="w",
+        weights_digest="w",
         model=lambda shelf, say: LocalModel(lambda: torch.nn.Linear(1, 1), Chat(tiny_tokenizer(CHATML)), "w", evaluate),
         facts=lambda: results.ResultRow(stage="tuned"),
         trained=lambda: None,

@@ -21,7 +21,7 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.runs.result_types import Flags
-from unforgotten.verbs.evaluate import evaluate
+from unforgotten.verbs.evaluate.evaluate import evaluate
 from unforgotten.verbs.gate import against, against_all
 
 Make = Callable[..., Path]

@@ -87,9 +87,9 @@ def test_a_file_that_is_too_large_is_told(tmp_path: Path) -> None:
 def test_a_record_that_is_none_is_named(text: str, said: str, tmp_path: Path) -> None:
     (file := tmp_path / "trained.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=f"trained.json.*{said}"):
-        atomic.record(file, notes=list)
+        atomic.read_object(file, notes=list)
     with pytest.raises(DataError, match="There is no .*none.json"):
-        atomic.record(tmp_path / "none.json")
+        atomic.read_object(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("broken", ["trained.json", "environment.json", "recipe.yaml"])

@@ -658,7 +658,7 @@ def test_a_run_whose_weights_are_a_link_is_not_followed(model_folder: Make, tmp_
 
 
 def test_an_export_is_of_the_weights_that_the_gate_decided_on(model_folder: Make, tmp_path: Path) -> None:
-    from unforgotten.models.shelf import weights_of
+    from unforgotten.models.shelf import weights_digest_of
     from unforgotten.recipe.recipe import Recipe
     from unforgotten.verbs.gate import check_gated
 
@@ -668,7 +668,7 @@ def test_an_export_is_of_the_weights_that_the_gate_decided_on(model_folder: Make
     recipe = Recipe(model="owner/name")
     assert check_gated(run, recipe) is None
     decision = {"outcome": "fail", "checks": [{"line": "too high"}], "notes": []}
-    weights = weights_of(str(run / "model"), recipe)
+    weights = weights_digest_of(str(run / "model"), recipe)
     (run / "gate.json").write_text(json.dumps(decision | {"model": {"weights": weights}}))
     found = check_gated(run, recipe)
     assert found is not None and (found.outcome, found.lines, found.weights) == ("fail", ("too high",), weights)
@@ -713,7 +713,7 @@ def test_a_gate_reads_the_bytes_of_an_adapters_base_on_the_hub(
     """Its id and revision stay where the cache's bytes change."""
     from huggingface_hub import constants
 
-    from unforgotten.models.shelf import weights_of
+    from unforgotten.models.shelf import weights_digest_of
     from unforgotten.recipe.recipe import Recipe
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -729,12 +729,12 @@ def test_a_gate_reads_the_bytes_of_an_adapters_base_on_the_hub(
 
     def gated() -> str:
         with digests.in_full():
-            return weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
+            return weights_digest_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
 
-    before, plain = gated(), weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
+    before, plain = gated(), weights_digest_of(str(tmp_path / "adapter"), Recipe(model="owner/name"))
     blob = (cached / "model.safetensors").resolve()
     blob.write_bytes(blob.read_bytes()[:-4] + b"evil")
-    assert gated() != before and weights_of(str(tmp_path / "adapter"), Recipe(model="owner/name")) == plain
+    assert gated() != before and weights_digest_of(str(tmp_path / "adapter"), Recipe(model="owner/name")) == plain
 
 
 def test_only_folders_that_nobody_else_can_write_are_loaded_in_place(model_folder: Make, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from tests.report.page.conftest import row
 from unforgotten.recipe.read import parse
 from unforgotten.report import model_card
-from unforgotten.verbs.evaluate import evaluate
+from unforgotten.verbs.evaluate.evaluate import evaluate
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.finetune.job import method_specs
 from unforgotten.verbs.judge import judge

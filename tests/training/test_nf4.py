@@ -349,7 +349,9 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
 
 @quantises
 def test_results_say_that_the_base_was_in_4_bits(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    from unforgotten.verbs.evaluate import evaluate_run, evaluate_stage
+    from unforgotten.evaluation.measurement import measure_all
+    from unforgotten.verbs.evaluate.run import of_run
+    from unforgotten.verbs.evaluate.stage import of_stage
 
     asked = rows_file("harm.jsonl", 3, answered=False)
     harm = {"name": "jsonl", "path": str(asked), "answers": "optional", "kind": "harmful"}
@@ -362,7 +364,8 @@ def test_results_say_that_the_base_was_in_4_bits(tmp_path: Path, model_folder: M
         method="sft",
         evaluate={"harm": harm, "max_new_tokens": 4, "conditions": ["default"]},
     )
-    rows = [evaluate_run(finetune(recipe), recipe), evaluate_stage(recipe, "aligned"), evaluate_stage(recipe, "base")]
+    stages = [of_stage(recipe, stage) for stage in ("aligned", "base")]
+    rows = measure_all([of_run(finetune(recipe), recipe), *stages])
     for row in rows:
         assert any("4 bits (nf4)" in note for note in row["notes"])
     assert len({row["digests"]["loaded"] for row in rows}) == 3

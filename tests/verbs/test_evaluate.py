@@ -27,7 +27,9 @@ from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.runs.result_types import Flags, NamedSpec, Overlap
-from unforgotten.verbs.evaluate import evaluate, evaluate_run, evaluate_stage
+from unforgotten.verbs.evaluate.evaluate import evaluate
+from unforgotten.verbs.evaluate.run import of_run
+from unforgotten.verbs.evaluate.stage import of_stage
 from unforgotten.verbs.finetune.finetune import finetune
 
 Make = Callable[..., Path]
@@ -111,7 +113,7 @@ def measure(
                 folder=folder,
                 settings=settings,
                 suites=suites(settings),
-                weights=weights,
+                weights_digest=weights,
                 model=lambda shelf, say: LocalModel(lambda: here, chat, weights, settings),
                 facts=lambda: results.ResultRow(stage="tuned"),
                 trained=lambda: trained,
@@ -267,7 +269,7 @@ def test_a_run_is_measured_from_its_folder_and_read_back(
 ) -> None:
     recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, settings)
     with pytest.raises(RecipeError, match="not trained to its end"):
-        evaluate_run(tmp_path, recipe)
+        of_run(tmp_path, recipe)
     run = finetune(recipe)
     [row] = evaluate(str(run))
     assert results.read(run / "results.json") == [row]
@@ -279,7 +281,7 @@ def test_a_run_is_measured_from_its_folder_and_read_back(
     assert str(tmp_path) not in left and "library_name: peft" in left
     # Measured again it is read; with other settings it is measured; of a trained run nothing else can be changed.
     before = (run / "results.json").stat().st_mtime_ns
-    assert evaluate_run(run, recipe) == row and (run / "results.json").stat().st_mtime_ns == before
+    assert evaluate(str(run), recipe)[0] == row and (run / "results.json").stat().st_mtime_ns == before
     [other] = evaluate(str(run), overrides={"evaluate.max_new_tokens": 4})
     assert other.decoding["max_new_tokens"] == 4
     with pytest.raises(RecipeError, match="seed cannot be changed for a run that is trained"):
@@ -296,13 +298,14 @@ def test_base_and_aligned_are_measured_once_for_all_runs(
         settings,
         align={"num_train_epochs": 1, "per_device_train_batch_size": 4},
     )
-    base, aligned = evaluate_stage(recipe, "base"), evaluate_stage(recipe, "aligned")
+    base, aligned = measure_all([of_stage(recipe, "base"), of_stage(recipe, "aligned")])
     assert (base.stage, base.method, base.seed, base.overlap) == ("base", None, None, None)
     assert (aligned.stage, aligned.seed) == ("aligned", 0) and aligned.overlap["advbench"].n == 5
     folders = sorted(p.name.split("-")[0] for p in (tmp_path / "runs" / "evaluated").glob("[!.]*"))
     assert folders == ["aligned", "base"]
     said: list[str] = []
-    assert evaluate_stage(recipe.varied(method="der"), "aligned", said.append) == aligned and not said
+    again = of_stage(recipe.varied(method="der"), "aligned", said.append)
+    assert measure_all([again], said.append) == [aligned] and not said
 
 
 def test_a_model_folder_needs_a_recipe_and_knows_no_training_rows(
@@ -338,7 +341,7 @@ def test_missing_prompts_are_told_before_any_model_is_loaded(
 ) -> None:
     (tmp_path / "xstest.csv").unlink()
     with pytest.raises(DataError, match="xstest"):
-        evaluate_stage(recipe_of(tmp_path, model_folder("llama"), rows_file, settings), "base")
+        of_stage(recipe_of(tmp_path, model_folder("llama"), rows_file, settings), "base")
     assert not (tmp_path / "runs").exists()
 
 

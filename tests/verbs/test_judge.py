@@ -23,7 +23,7 @@ from unforgotten.recipe.recipe import Recipe
 from unforgotten.runs import results
 from unforgotten.runs.result_types import NamedSpec
 from unforgotten.verbs.audit.audit import audit
-from unforgotten.verbs.evaluate import evaluate_run
+from unforgotten.verbs.evaluate.evaluate import evaluate
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.gate import against
 from unforgotten.verbs.judge import judge
@@ -65,7 +65,7 @@ def retold(run: Path, suite: str, *texts: str) -> None:
 
 def test_runs_are_judged_again_from_their_folders_alone(tmp_path: Path, recipe: Recipe) -> None:
     run = finetune(recipe)
-    before = evaluate_run(run, recipe)
+    [before] = evaluate(str(run), recipe)
     far = tmp_path / "elsewhere" / "run"
     shutil.copytree(run, far)
     for gone in ("advbench.csv", "xstest.csv", "sst2.tsv", "user.jsonl", "model"):
@@ -105,7 +105,7 @@ def test_evaluate_with_other_judges_generates_nothing(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = finetune(recipe)
-    evaluate_run(run, recipe)
+    evaluate(str(run), recipe)
 
     def nothing(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
@@ -114,7 +114,7 @@ def test_evaluate_with_other_judges_generates_nothing(
     both = recipe.varied(
         evaluate=recipe.evaluate.model_dump() | {"judge": ["keywords", {"name": "keywords", "list": "gcg"}]}
     )
-    row = evaluate_run(run, both)
+    [row] = evaluate(str(run), both)
     assert len(row.judges) == 2 and row.agreement
 
 

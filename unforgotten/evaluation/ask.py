@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.evaluate import Evaluate
 
 
-def record(folder: Path, digest: str) -> dict[str, Any]:
+def read_asked(folder: Path, digest: str) -> dict[str, Any]:
     """What was asked under these settings, if all of it is still there; else empty."""
     facts = _read(folder / "replies" / f"asked-{digest}.json")
     try:
@@ -70,14 +70,14 @@ def ask(
             what = of_rows.rows_digest(suite.rows)
         # Where replies are drawn, the batch that a prompt is in tells which draw is its own.
         drawn = settings.batch_size if settings.temperature else None
-        keys[suite.file] = digests.digest(what, model.decoding(), model.weights, *([drawn] if drawn else []))
+        keys[suite.file] = digests.digest(what, model.decoding(), model.weights_digest, *([drawn] if drawn else []))
     missing = [suite for suite in under_conditions if reply_files.recorded(folder, suite, keys[suite.file]) is None]
     if missing:
         begins(sum(len(suite.rows) for suite in missing))
-    reusable = recorded.get("weights") == model.weights and "loaded" in recorded
+    reusable = recorded.get("weights") == model.weights_digest and "loaded" in recorded
     loaded = recorded["loaded"] if reusable and not missing else model.loaded()
     facts = {
-        "weights": model.weights,
+        "weights": model.weights_digest,
         "loaded": loaded,
         "template": _template(model.chat),
         "decoding": model.decoding(),
@@ -107,13 +107,15 @@ def ask(
     keep()
 
 
-def answered(folder: Path, suites: Sequence[Suite], digest: str, weights: str) -> tuple[list[Asked], dict[str, Any]]:
+def answered(
+    folder: Path, suites: Sequence[Suite], digest: str, weights_digest: str
+) -> tuple[list[Asked], dict[str, Any]]:
     """The suites of a folder that `ask` has filled, with their replies, and what asked-<digest>.json says.
 
     Raises DataError where replies are missing, or are of other prompts or weights.
     """
-    facts = record(folder, digest)
-    if facts.get("weights", weights) != weights:
+    facts = read_asked(folder, digest)
+    if facts.get("weights", weights_digest) != weights_digest:
         raise DataError(f"{folder} holds replies of other weights. Evaluate again.")
     rows = {suite.label: suite for suite in suites}
     asked: list[Asked] = []

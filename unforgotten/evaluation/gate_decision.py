@@ -34,7 +34,7 @@ def decided(run: Path) -> Decided | None:
     file = run / FILE
     if not file.exists() and not file.is_symlink():
         return None
-    facts = atomic.record(file, model=dict, outcome=str, checks=list)
+    facts = atomic.read_object(file, model=dict, outcome=str, checks=list)
     weights, outcome = facts["model"].get("weights"), facts["outcome"]
     if not isinstance(weights, str) or not weights:
         raise DataError(

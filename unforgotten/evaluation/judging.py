@@ -71,7 +71,7 @@ class Panel:
         for judge in self.judges.values():
             judge.check(rows)
 
-    def read(
+    def judge(
         self, suite: Checked, folder: Path | None = None, progress: Progress = nobody, first_alone: bool = False
     ) -> Judged:
         """The suite with verdicts of every judge that decides what it is about; a task has none.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError
 from unforgotten.evaluation import probe, reference_solutions, reply_files
-from unforgotten.evaluation.ask import answered, ask, record
+from unforgotten.evaluation.ask import answered, ask, read_asked
 from unforgotten.evaluation.judging import Panel, asked, check
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.responder import Model
@@ -71,7 +71,7 @@ class Measurement:
     folder: Path
     settings: Evaluate
     suites: list[Suite]
-    weights: str
+    weights_digest: str
     """A digest, so that figures of other weights in the same folder are not taken for these."""
     model: Callable[[Shelf, Say], Model]
     facts: Callable[[], results.ResultRow]
@@ -123,7 +123,7 @@ class Measurement:
         except (DataError, ValueError):
             return
         ours = (row.digests.settings, row.digests.weights, row.judges) if row.digests else None
-        if ours == (self.digest, self.weights, self._judges) and record(self.folder, self.digest):
+        if ours == (self.digest, self.weights_digest, self._judges) and read_asked(self.folder, self.digest):
             self.row = replace(row, task=self.task)  # θ_safe is measured once for every task
 
     def ask(self, shelf: Shelf | None = None, say: Say = quiet) -> None:
@@ -164,7 +164,7 @@ class Measurement:
                         begins=lambda n: say(f"Asking {self.name} {n} prompts."),
                     )
 
-    def read(self, panel: Panel, say: Say = quiet) -> results.ResultRow:
+    def judge(self, panel: Panel, say: Say = quiet) -> results.ResultRow:
         """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
         if self.row is None:
             with alone(self.folder, say) as lease, sealed(self.folder) as seal:
@@ -172,13 +172,13 @@ class Measurement:
                     raise DataError(f"{self.folder}: its replies were changed since they were made. Evaluate again.")
                 self._look()
                 if self.row is None:
-                    self.row = self._read(panel, lease)
+                    self.row = self._judge(panel, lease)
         return self.row
 
-    def _read(self, panel: Panel, lease: Lease) -> results.ResultRow:
+    def _judge(self, panel: Panel, lease: Lease) -> results.ResultRow:
         from unforgotten.runs.bars import progress_bar
 
-        suites, facts = answered(self.folder, self.suites, self.digest, self.weights)
+        suites, facts = answered(self.folder, self.suites, self.digest, self.weights_digest)
         sandbox = self._sandbox()
         trained = self.trained()
         sets = {name: list(asked(rows)) for name, rows in (trained.sets if trained else {}).items()}
@@ -186,7 +186,7 @@ class Measurement:
         tasks = [s.dataset.is_answer for s in suites if s.kind == "utility" and s.dataset] + ([task] if task else [])
         with progress_bar() as bar:
             judged_suites = [
-                panel.read(check(suite, trained=sets, tasks=tasks, sandbox=sandbox, progress=bar), self.folder, bar)
+                panel.judge(check(suite, trained=sets, tasks=tasks, sandbox=sandbox, progress=bar), self.folder, bar)
                 for suite in suites
             ]
         row, answered_by = self.facts(), {name: facts[name] for name in ("weights", "loaded", "prompts")}
@@ -268,7 +268,7 @@ def measure_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[r
                 first.setdefault(measurement.folder.resolve(), i)
         places = list(first.values())
         ask_all([measurements[i] for i in places], say)
-        rows |= dict(zip(places, read_all([measurements[i] for i in places], say), strict=True))
+        rows |= dict(zip(places, judge_all([measurements[i] for i in places], say), strict=True))
     names = [measurement.called for measurement in measurements]
     return [replace(rows[i], name=name) if name else rows[i] for i, name in enumerate(names)]
 
@@ -281,7 +281,7 @@ def ask_all(measurements: Sequence[Measurement], say: Say = quiet) -> None:
     shelf.clear()
 
 
-def read_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.ResultRow]:
+def judge_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.ResultRow]:
     """Verdicts of all. Measurements with the same judges share them."""
     rows: dict[int, results.ResultRow] = {}
     groups: dict[str, list[int]] = {}
@@ -293,7 +293,7 @@ def read_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[resu
             for i in places:
                 if measurements[i].row is None and len(measurements) > 1:
                     say(f"Judging {measurements[i].name}.")
-                rows[i] = measurements[i].read(panel, say)
+                rows[i] = measurements[i].judge(panel, say)
         finally:
             panel.close()
     return [rows[i] for i in range(len(measurements))]

@@ -119,7 +119,7 @@ class Prober:
             given = suite_stages.facts(suite, Suite)
             asked = Asked(**given, key=self._key, replies=[next(replies) for _ in suite.rows])
             checked = check(asked, trained={}, tasks=self._tasks, sandbox=self._sandbox)
-            probed.append(self._panel.read(checked, first_alone=True) if self._is_live(suite) else checked)
+            probed.append(self._panel.judge(checked, first_alone=True) if self._is_live(suite) else checked)
         metric = next((s.dataset.metrics[0] for s in self._suites if s.kind == "utility" and s.dataset), None)
         line = as_json(_figures(step, probed, metric))
         _write_replies(self._folder, step, probed)
@@ -162,7 +162,7 @@ def read_again(folder: Path, panel: Panel) -> tuple[ProbeFigures, ...] | None:
         return None
     after = []
     for line in before:
-        probed = [panel.read(suite, folder, first_alone=True) for suite in _kept(folder, line["step"])]
+        probed = [panel.judge(suite, folder, first_alone=True) for suite in _kept(folder, line["step"])]
         figures = _figures(line["step"], probed, line["metric"])
         _write_replies(folder, line["step"], probed)
         after.append((figures, line | as_json(figures)))

@@ -31,7 +31,7 @@ class Model(Protocol):
         ...
 
     @property
-    def weights(self) -> str:
+    def weights_digest(self) -> str:
         """A digest, so that replies of other weights in the same folder are not taken for these."""
         ...
 
@@ -52,10 +52,16 @@ class LocalModel:
     """A model in this process, loaded when it is first asked something."""
 
     def __init__(
-        self, load: Callable[[], Any], chat: Chat, weights: str, settings: Evaluate, say: Say = lambda text: None
+        self, load: Callable[[], Any], chat: Chat, weights_digest: str, settings: Evaluate, say: Say = lambda text: None
     ) -> None:
         self.notes: list[str] = []
-        self._chat, self._weights, self._load, self._settings, self._say = chat, weights, load, settings, say
+        self._chat, self._weights_digest, self._load, self._settings, self._say = (
+            chat,
+            weights_digest,
+            load,
+            settings,
+            say,
+        )
         self._model: Any = None
 
     @property
@@ -63,8 +69,8 @@ class LocalModel:
         return self._chat
 
     @property
-    def weights(self) -> str:
-        return self._weights
+    def weights_digest(self) -> str:
+        return self._weights_digest
 
     def decoding(self) -> dict[str, Any]:
         from unforgotten.generation.local import decoding
@@ -127,7 +133,7 @@ class ServedModel:
         return self._chat
 
     @property
-    def weights(self) -> str:
+    def weights_digest(self) -> str:
         return served_digest(self._settings, self._endpoint.model)
 
     def decoding(self) -> dict[str, Any]:
@@ -166,11 +172,11 @@ def served_as(settings: Evaluate, name: str) -> str | None:
     return served_name(settings, name) if settings.endpoint else None
 
 
-def served_folder(run: Path, settings: Evaluate, weights: str) -> Path:
+def served_folder(run: Path, settings: Evaluate, weights_digest: str) -> Path:
     """Where figures are kept: the run's own folder, and one in it of what a server has under some name."""
     if settings.endpoint is None:
         return run
-    return run / f"served-{digests.digest(weights, settings.endpoint.public())}"
+    return run / f"served-{digests.digest(weights_digest, settings.endpoint.public())}"
 
 
 def served_name(settings: Evaluate, name: str) -> str:

@@ -3,7 +3,7 @@
     Suite    prompts under one system prompt                      suites.suites, suites.conditioned
     Asked    and the model's replies                              ask.answered
     Checked  and what the data tells of them, without a judge     judging.check
-    Judged   and what judges say of them                          judging.Panel.read
+    Judged   and what judges say of them                          judging.Panel.judge
 
 Each stage has all fields of the one before it, and every field is filled.
 """

@@ -137,7 +137,7 @@ def public(judge: Judge) -> dict[str, object]:
     local = ("endpoint", "protocol", "key_variable", "concurrent_requests", "batch_size", "context_tokens")
     shown = {name: value for name, value in spec.items() if name not in local}
     shown |= {name: digests.public_name(str(shown[name])) for name in ("model", "tokenizer") if shown.get(name)}
-    return shown | ({"weights": judge.weights()} if isinstance(judge, Guard) else {})
+    return shown | ({"weights": judge.weights_digest()} if isinstance(judge, Guard) else {})
 
 
 def system_of(rows: Iterable[Row]) -> str:

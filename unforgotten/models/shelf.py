@@ -123,7 +123,7 @@ def part_of(run: Path) -> Path:
     return part
 
 
-def weights_of(model: str, recipe: Recipe) -> str:
+def weights_digest_of(model: str, recipe: Recipe) -> str:
     """A digest of what a model's weights hang on: its files, those of the base below an adapter, the precision."""
     inside = Path(model).expanduser().is_dir()
     parts = [fingerprint.model_digest(model, None if inside else recipe.revision)]

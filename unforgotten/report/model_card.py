@@ -253,6 +253,6 @@ def _loading(where: str) -> Markup:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return atomic.record(file)
+        return atomic.read_object(file)
     except (FileNotFoundError, ValueError):
         return {}

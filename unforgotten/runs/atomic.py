@@ -42,7 +42,7 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def record(path: Path, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
+def read_object(path: Path, **wanted: type | tuple[type, ...]) -> dict[str, Any]:
     """A JSON object that we, or Transformers, left. Raises DataError that names the file and what is wrong.
 
     wanted: keys that must be there, and of what type.

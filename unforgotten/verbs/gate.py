@@ -14,11 +14,13 @@ from unforgotten.evaluation.gate import Decision, Limits, gate
 from unforgotten.evaluation.gate_decision import FILE, Decided, decided
 from unforgotten.evaluation.measurement import Measurement, measure_all
 from unforgotten.models.folder.open import pinned
-from unforgotten.models.shelf import part_of, weights_of
+from unforgotten.models.shelf import part_of, weights_digest_of
 from unforgotten.runs import atomic, console, digests, results, trust
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.runs.result_types import as_json
-from unforgotten.verbs.evaluate import another, measurement, of_run, of_stage
+from unforgotten.verbs.evaluate.run import of_run
+from unforgotten.verbs.evaluate.stage import of_stage
+from unforgotten.verbs.evaluate.target import another, measurement
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -155,7 +157,7 @@ def check_gated(run: Path, recipe: Recipe) -> Decided | None:
     """
     decision = decided(run)
     with digests.in_full():  # without a decision too: what is read here is what is released
-        now = weights_of(str(part_of(run)), recipe)
+        now = weights_digest_of(str(part_of(run)), recipe)
     if decision is not None and decision.weights != now:
         raise ModelError(
             f"{run} holds other weights than its gate decided on ({decision.weights}, now {now}). Evaluate it again "

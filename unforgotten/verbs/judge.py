@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe
-from unforgotten.evaluation.ask import record
+from unforgotten.evaluation.ask import read_asked
 from unforgotten.evaluation.judging import Panel
 from unforgotten.evaluation.measurement import forget_comparisons, judged, sealed
 from unforgotten.evaluation.reply_files import restore
@@ -48,7 +48,7 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
             for folder, row, suites in opened:
                 say(f"Judging {sum(len(s.rows) for s in suites)} replies of {folder.name}.")
                 with alone(folder, say) as lease, sealed(folder):
-                    judged_suites = [panel.read(suite, folder, tick) for suite in suites]
+                    judged_suites = [panel.judge(suite, folder, tick) for suite in suites]
                     lease.check()
                     rows.append(_written(folder, row, judged_suites, panel, say))
     finally:
@@ -80,7 +80,7 @@ def _opened(folder: Path) -> tuple[Path, results.ResultRow, list[Checked]]:
         raise DataError(f"{folder / 'results.json'} has {len(rows)} rows; that of a run has one. Evaluate it again.")
     row = rows[0]
     try:
-        facts = record(folder, row.digests.settings or "") if row.digests else {}
+        facts = read_asked(folder, row.digests.settings or "") if row.digests else {}
         known = {*row.rates("asr"), *row.rates("refusal")}
         asked = [
             (Suite(entry["kind"], entry["label"], None, [], entry["condition"], tuple(entry["also"])), entry["key"])

@@ -232,7 +232,7 @@ def test_what_cannot_be_asked_is_told_before_a_model_is_loaded(
 
 
 def test_the_card_has_the_figures_of_these_weights_only(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    from unforgotten.verbs.evaluate import evaluate
+    from unforgotten.verbs.evaluate.evaluate import evaluate
 
     run = run_of(tmp_path, model_folder("llama"), rows_file)
     assert "Nothing was measured" in (export(str(run), "adapter").folder / "README.md").read_text()

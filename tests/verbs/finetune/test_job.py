@@ -20,7 +20,7 @@ from unforgotten.errors import DataError
 from unforgotten.models.chat import jinja_process
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.rows import DataSets, user_rows
-from unforgotten.verbs.evaluate import of_job
+from unforgotten.verbs.evaluate.run import of_job
 from unforgotten.verbs.finetune.finetune import finetune, train
 from unforgotten.verbs.finetune.job import resolve
 

@@ -366,7 +366,7 @@ def test_settings_are_checked() -> None:
 
 def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from unforgotten.training import trainer
-    from unforgotten.verbs.evaluate import evaluate
+    from unforgotten.verbs.evaluate.evaluate import evaluate
     from unforgotten.verbs.finetune.finetune import finetune
 
     user = tmp_path / "user.jsonl"

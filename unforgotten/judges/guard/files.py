@@ -25,7 +25,7 @@ def configured_context(name: str, *, revision: str | None = None) -> int | None:
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
-def weights_of(name: str, revision: str | None) -> str:
+def weights_digest_of(name: str, revision: str | None) -> str:
     """A digest of a guard's files; of a Hub id or an address, of its name."""
     folder = Path(name).expanduser()
     return fingerprint.model_digest(name, revision) if folder.is_dir() else digests.digest(name, revision)

@@ -152,11 +152,11 @@ class Guard(Judge):
                 with self._explained(self.model):
                     check_model(self.model, revision=self.revision)
 
-    def weights(self) -> str:
+    def weights_digest(self) -> str:
         """What tells this guard from another of the same name: a digest of its files, or of its server's address."""
-        from unforgotten.judges.guard.files import weights_of
+        from unforgotten.judges.guard.files import weights_digest_of
 
-        return weights_of(self.model, self.revision) if self.endpoint is None else weights_of(self.endpoint, None)
+        return weights_digest_of(self.endpoint or self.model, None if self.endpoint else self.revision)
 
     def close(self) -> None:
         """Frees the model; the next verdicts load it again."""
@@ -212,7 +212,7 @@ class Guard(Judge):
         return answer_all(
             lambda: self._loaded,
             prompts,
-            identity=[self.weights(), self.dtype, self.answer_tokens],
+            identity=[self.weights_digest(), self.dtype, self.answer_tokens],
             max_new_tokens=self.answer_tokens,
             batch_size=self.batch_size,
             watched_id=self.watched_id(self._writer),

@@ -123,10 +123,10 @@ def compare(
         return folder
     if recipe.evaluate.endpoint is not None:
         raise RecipeError("`compare` evaluates the models that it trains itself: leave out evaluate.endpoint.")
-    from unforgotten.evaluation.measurement import read_all
+    from unforgotten.evaluation.measurement import judge_all
     from unforgotten.report import text as report
     from unforgotten.verbs.compare import live_table
-    from unforgotten.verbs.evaluate import of_run
+    from unforgotten.verbs.evaluate.run import of_run
 
     stages = _stages(runs, shard or (1, 1), sets, say)
     with live_table.board(runs, say) as say_above:
@@ -136,7 +136,7 @@ def compare(
     if failed:
         lines = [f"{len(failed)} of {len(runs)} runs failed:", *(f"  {run.title}: {run.why}" for run in failed)]
         lines += ["The other runs are kept. Give the same command again to retry these."]
-        raise Unfinished("\n".join(lines), [] if left else read_all(measurements, say))
+        raise Unfinished("\n".join(lines), [] if left else judge_all(measurements, say))
     if left:
         others = ", ".join(sorted({run.lease.holder for run in left}))
         say(f"Other commands hold {len(left)} of {len(runs)} runs ({others}). The last to end writes the comparison.")
@@ -144,7 +144,7 @@ def compare(
     with alone(folder, say) as lease:
         if not (folder / "results.json").exists():
             # Replies of all first: then no model is in memory but a judge's, which is loaded once.
-            rows = read_all(measurements, say)
+            rows = judge_all(measurements, say)
             lease.check()
             atomic.put(folder / "README.md", report.markdown(rows, recipe.name, layout(recipe)))
             results.write(folder / "results.json", rows)
@@ -162,7 +162,7 @@ def _stages(runs: list[GridRun], shard: tuple[int, int], sets: DataSets, say: Sa
     A run whose θ_safe cannot be made or asked has failed; where that is so of all, the error is the answer.
     """
     from unforgotten.models.shelf import Shelf
-    from unforgotten.verbs.evaluate import of_stage
+    from unforgotten.verbs.evaluate.stage import of_stage
 
     groups: dict[tuple[str, ...], list[GridRun]] = {}
     for run in runs:

@@ -54,7 +54,7 @@ class GridRun:
 
 def do(run: GridRun, shelf: Shelf, sets: DataSets, say: Say) -> None:
     """Trains and asks a run whose lease this thread holds, and lets go of it. sets: what other runs have read."""
-    from unforgotten.verbs.evaluate import of_job
+    from unforgotten.verbs.evaluate.run import of_job
 
     try:
         if not (run.folder / "trained.json").is_file():

@@ -141,7 +141,7 @@ def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
         # A gate has read what the lower one was merged into, and not itself.
         lower = [as_merged(Adapted(below, lowest), adapter_base(left.part, operator(left)))] if lowest else []
         rank = concatenated([*lower, Adapted(below, left.part)], part)
-        config = atomic.record(part / "adapter_config.json")
+        config = atomic.read_object(part / "adapter_config.json")
     else:
         place = opened(left.part, part="adapter")
         shutil.copyfile(place.path / "adapter_model.safetensors", part / "adapter_model.safetensors")

@@ -46,11 +46,11 @@ def left_by(run: str) -> Left:
     strict_read.no_links(folder)
     recipe = load_recipe(folder / "recipe.yaml", origin=(whose := trust.of_run(folder)), opens=False)
     recipe = recipe.model_copy(update={"out": str(folder.parent)})
-    recorded = atomic.record(folder / "environment.json", aligned=dict)
+    recorded = atomic.read_object(folder / "environment.json", aligned=dict)
     if whose == "foreign":
         names = {key: value for key, value in recorded["aligned"].items() if key in ("base", "full", "adapter", "chat")}
         trust.refuse({"model": list(names.values())}, folder.parent, str(folder / "environment.json"))
-    adapter_mode = atomic.record(folder / "trained.json", adapter_mode=str)["adapter_mode"]
+    adapter_mode = atomic.read_object(folder / "trained.json", adapter_mode=str)["adapter_mode"]
     part = part_of(folder)
     if not part.is_dir():
         raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")

@@ -66,7 +66,7 @@ def _sides(split: Halves) -> dict[Side, list[Suite]]:
 
 def measurement(folder: Path, cell: Recipe, split: PromptSplit, side: Side, sets: DataSets) -> Measurement:
     """Of a trained run, one part; kept beside the run, whose own figures stay its own."""
-    from unforgotten.verbs.evaluate import of_run
+    from unforgotten.verbs.evaluate.run import of_run
 
     measured = of_run(folder, cell.model_copy(update={"evaluate": split.settings[side]}), sets=sets)
     measured = replace(measured, suites=[replace(suite) for suite in split.suites[side]], row=None, card=None)
@@ -98,7 +98,7 @@ def rows(
     say: Say,
 ) -> list[results.ResultRow | str]:
     """The row of each cell; its error where training broke down. recipe: the one with `sweep`."""
-    from unforgotten.evaluation.measurement import read_all
+    from unforgotten.evaluation.measurement import judge_all
 
     if pool is None:
         tried = [_done(cell, split, side, sets, say) for cell in todo]
@@ -108,8 +108,8 @@ def rows(
             raise UnforgottenError(stopped)
         tried = [trial for trial, _ in finished]
     trained = [(trial, cell) for trial, cell in zip(tried, todo, strict=True) if isinstance(trial, Path)]
-    read = iter(read_all([measurement(folder, cell, split, side, sets) for folder, cell in trained]))
-    return [next(read) if isinstance(trial, Path) else trial for trial in tried]
+    judged = iter(judge_all([measurement(folder, cell, split, side, sets) for folder, cell in trained]))
+    return [next(judged) if isinstance(trial, Path) else trial for trial in tried]
 
 
 def _done(cell: Recipe, split: PromptSplit, side: Side, sets: DataSets, say: Say = quiet) -> Path | str:
