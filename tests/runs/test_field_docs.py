@@ -63,6 +63,7 @@ def test_help_lists_every_setting_of_every_component(room: str, name: str) -> No
     assert [s.name for s in field_docs.settings(cls)] == list(registry.settings_of(cls))
     assert all(s.sentence == schema[s.name]["description"] for s in field_docs.settings(cls)), "as pydantic reads them"
     assert (" Fields: " in help_of(cls)) == bool(schema)
+    assert field_docs.claim(cls)[-1] in ".]", "a claim is one line: what comes after it, arXiv ids too, is in no table"
 
 
 def test_help_of_der_says_type_and_default() -> None:

@@ -43,8 +43,7 @@ Please provide a self-contained Python script that solves the following problem 
 
 @dataclass(kw_only=True)
 class HumanEval(Dataset):
-    """Python functions to write from their docstrings; the score is the share that passes the tests at the first
-    try."""
+    """Python functions to write from their docstrings; the score is the share that passes at the first try."""
 
     metrics: ClassVar[tuple[str, ...]] = ("pass@1",)
     executes: ClassVar[bool] = True

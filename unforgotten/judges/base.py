@@ -38,8 +38,7 @@ class Verdict:
 
 @dataclass(kw_only=True)
 class Judge(Component, ABC):
-    """Decides whether a reply is harmful and whether it refuses. Subclass it as a dataclass; a recipe may set its
-    fields."""
+    """Decides whether a reply is harmful and whether it refuses. Subclass it as a dataclass."""
 
     room: ClassVar[str] = "judges"
     by_absence: ClassVar[bool] = False

@@ -40,8 +40,7 @@ def larger_change(base: Tensor, aligned: Tensor, tuned: Tensor, weight: float) -
 
 @dataclass(kw_only=True)
 class MagMax(Method):
-    """Merge after training: for each weight, keep the larger of alignment's and the task's change. [arXiv
-    2407.06322]"""
+    """Merge after training: keep the larger of alignment's and the task's change of each weight. [2407.06322]"""
 
     family: ClassVar[str] = "merging"
     needs_safety: ClassVar[bool] = False

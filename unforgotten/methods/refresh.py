@@ -43,8 +43,7 @@ def unlearn_reference(weights: Tensor, gradient: Tensor, fisher: Tensor, noise: 
 
 @dataclass(kw_only=True)
 class Refresh(Method):
-    """Unlearn a little before each step, least in weights that safety needs, then relearn with replay. [arXiv
-    2403.13249]"""
+    """Unlearn a little before each step, least in weights that safety needs, then relearn with replay. [2403.13249]"""
 
     family: ClassVar[str] = "memory"
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0, "replay": 0.0}
