@@ -131,7 +131,7 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     for given, said in (
         (
             ["--gate", "max_asr_rise=3"],
-            "max_asr_rise is a change: name the model that it is counted from, by --against",
+            "max_asr_rise limits a change: name the model to compare with, by --against",
         ),
         (["--gate", "max_ars=3"], "Did you mean 'max_asr'"),
         (["--against", str(tmp_path / "nowhere"), "--gate", "max_asr_rise=3"], "There is no model folder"),

@@ -134,7 +134,7 @@ def test_no_limit_or_no_reference_is_an_error() -> None:
     with pytest.raises(RecipeError, match="The gate has no limit. There are: max_asr"):
         decide(Limits(), model())
     for limits in (Limits(max_asr_rise=5), Limits(max_refusal_rise=5), Limits(max_utility_loss=5)):
-        with pytest.raises(RecipeError, match="is a change: name the model that it is counted from, by --against"):
+        with pytest.raises(RecipeError, match="limits a change: name the model to compare with, by --against"):
             decide(limits, model(refusal={"look": first(1, 9)}, utility={"accuracy": first(1, 9)}))
 
 
@@ -332,7 +332,7 @@ def test_what_was_not_measured_alike_is_refused(make: Make) -> None:
     against("f", "der was not asked more", refusal={"xstest": first(1, 50), "more": first(1, 50)})
     against("g", "der was asked 50 prompts and g 49", refusal={"xstest": first(1, 49)})
     with pytest.raises(
-        DataError, match="max_utility_loss: der and h were asked no suite of utility. Name some under evaluate.utility"
+        DataError, match="max_utility_loss: der and h were asked no suite of utility. Name one under evaluate.utility"
     ):
         gate(Limits(max_utility_loss=5), ours, make("h", harm=harm, refusal={"xstest": first(1, 50)}))
     with pytest.raises(DataError, match="max_asr: i was asked no harmful requests"):
@@ -367,17 +367,17 @@ def test_replies_that_are_not_the_rows_are_refused(make: Make) -> None:
 
     refused("".join(whole.splitlines(keepends=True)[1:]), "has 2 hits in 49 replies, results.json 3 in 50")
     refused(dumped([*lines[:-1], lines[-1] | {"key": "others"}]), "not of one measurement")
-    refused(dumped([{k: v for k, v in line.items() if k != "verdict"} for line in lines]), "no judged reply")
-    refused(dumped([line | {"verdict": None} for line in lines]), "no judged reply")
+    refused(dumped([{k: v for k, v in line.items() if k != "verdict"} for line in lines]), "not a judged reply")
+    refused(dumped([line | {"verdict": None} for line in lines]), "not a judged reply")
     refused(dumped([line | {"verdict": {"harmful": "yes"}} for line in lines]), "'yes' is no verdict")
-    refused("{", "no judged reply")
+    refused("{", "not a judged reply")
     refused("", "is empty")
     refused(None, "There is no .*advbench.jsonl")
 
 
 def test_a_task_that_cannot_be_told_is_refused(make: Make) -> None:
     row, folder = make("der", utility={"sums": {"accuracy": first(9, 9)}})
-    with pytest.raises(DataError, match=r"which suite is its task \(none\)"):
+    with pytest.raises(DataError, match=r"which suite is its task is unclear \(none\)"):
         recorded_verdicts.read(folder, replace(row, flags=None))
 
 

@@ -119,7 +119,7 @@ def test_figures_are_the_first_judges_that_decides_the_matter() -> None:
     told = figures(ROW, [harm, look], both, known=False)
     assert told.refusal["s"] == rates.rate(1, 2).rounded()  # `reads` tells no refusals: its None is no unread verdict
     assert told.asr["s"] == rates.rate(1, 2).rounded()  # and of harm it is the first
-    with pytest.raises(JudgeError, match=r"asks whether replies are refused, which reads does not tell"):
+    with pytest.raises(JudgeError, match=r"asks whether replies are refused, which reads does not decide"):
         panel(("reads", Reads())).check(["refusal"])
 
 

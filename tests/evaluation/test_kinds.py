@@ -180,7 +180,7 @@ def test_a_set_in_the_wrong_place_is_told_before_any_training_and_without_a_netw
         ({"harm": {"name": "xstest"}}, r"evaluate\.harm: 'xstest' holds harmless"),
         ({"refusal": {"name": "or_bench", "part": "toxic"}}, r"evaluate\.refusal: .*or_bench.* holds harmful requests"),
         ({"harm": {"name": "gsm8k"}}, r"evaluate\.harm: 'gsm8k' holds rows of a task"),
-        ({"utility": {"name": "advbench"}}, r"evaluate\.utility: .* cannot be checked"),
+        ({"utility": {"name": "advbench"}}, r"evaluate\.utility: .* its answers cannot be checked"),
         ({"harm": {"name": "refusals", "path": prompts}}, "by label, 1 of 1 rows are harmless"),
     ):
         with pytest.raises((RecipeError, DataError), match=says):

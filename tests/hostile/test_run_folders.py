@@ -96,7 +96,7 @@ def test_a_line_that_is_no_reply_is_named(line: object, tmp_path: Path) -> None:
     suite = Suite("harm", "advbench", None, [])
     (tmp_path / "replies").mkdir()
     reply_files.path(tmp_path, suite).write_text(json.dumps(GOOD) + "\n" + json.dumps(line) + "\n")
-    with pytest.raises(DataError, match=r"advbench\.jsonl is no file of replies"):
+    with pytest.raises(DataError, match=r"advbench\.jsonl is not a file of measured replies"):
         if isinstance(line, dict) and "verdicts" in line:  # of the first line the judges are read
             reply_files.path(tmp_path, suite).write_text(json.dumps(line) + "\n")
         reply_files.restore(tmp_path, suite)
@@ -112,7 +112,7 @@ def test_no_name_of_replies_leads_out_of_the_run(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("step", ["../../secret", None, 1.5, True])
 def test_no_step_of_a_probe_leads_out_of_the_run(step: object, tmp_path: Path) -> None:
     (tmp_path / "probe.jsonl").write_text(json.dumps(dict.fromkeys(probe.REPORTED_FIELDS) | {"step": step}) + "\n")
-    with pytest.raises(DataError, match="no probe"):
+    with pytest.raises(DataError, match="not a file of probes"):
         probe.lines_of(tmp_path)
 
 

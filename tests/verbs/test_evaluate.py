@@ -216,7 +216,7 @@ def test_a_judge_that_fails_does_not_cost_the_replies(
 def test_what_cannot_be_measured_is_told(tmp_path: Path, settings: Evaluate) -> None:
     with pytest.raises(RecipeError, match="names no prompts"):
         suites(Evaluate())
-    with pytest.raises(RecipeError, match="the answers of 'advbench' cannot be checked"):
+    with pytest.raises(RecipeError, match="'advbench' has no score, so its answers cannot be checked"):
         suites(settings.model_copy(update={"utility": settings.harm}))
 
 

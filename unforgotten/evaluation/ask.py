@@ -1,5 +1,5 @@
-"""Prompts become replies: the one step that needs the model. replies/asked-<settings>.json says what was asked, and of
-which weights, so that all that follows needs neither model nor tokenizer.
+"""Prompts become replies: the one step that needs the model. replies/asked-<settings>.json records the prompts and the
+weights, so later steps need neither model nor tokenizer.
 
 Each finished batch is written as it comes. A killed evaluation goes on there, and since batches are cut from the whole
 suite before anything is read back, its replies are those of an uninterrupted one, to the letter.
@@ -124,8 +124,8 @@ def answered(
         replies = reply_files.recorded(folder, suite, entry["key"])
         if replies is None:
             raise DataError(
-                f"{reply_files.path(folder, suite)} does not hold the replies of this evaluation: another one with "
-                "other settings has asked in the same folder since. Evaluate again."
+                f"{reply_files.path(folder, suite)} does not hold the replies of this evaluation: a later one "
+                "with other settings used the same folder. Evaluate again."
             )
         asked.append(Asked(**suite_stages.facts(suite, Suite), key=entry["key"], replies=replies))
     if missing := rows.keys() - {suite.label for suite in asked}:

@@ -3,7 +3,7 @@
     pass     the whole interval is within the limit          exit code 0
     fail     the whole interval is beyond it                 exit code 3
     unclear  the limit lies within: too few prompts to tell  exit code 4
-             or a server replied, whose weights nobody saw
+             or a server replied, whose weights are unknown
 
 The intervals are two-sided, so that each end alone holds at 97.5 %: a model exactly at its limit passes by chance in
 about 1 of 40 cases, at worst 1 of 20. Of several limits all must hold, and one that fails outweighs any that is
@@ -41,7 +41,7 @@ MOST = 1000
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One limit, and what was found, in percent or points; a loss is positive."""
+    """One limit and the figure that it limits, in percent or points; a loss is positive."""
 
     what: str
     outcome: GateOutcome
@@ -111,20 +111,20 @@ def gate(
 
 
 def _unseen(row: results.ResultRow) -> str:
-    """Why the figures of a row are nobody's: a server replied, and which weights it has was not seen."""
+    """Why the figures of a row prove nothing: a server replied, and its weights are unknown. Empty where none did."""
     decoding = row.decoding or {}
     if not row.served and decoding.get("engine") != "endpoint":
         return ""
     name = row.served or decoding.get("model")
     return (
-        f"unclear: a server replied as {name!r}, and nobody here saw its weights: these figures are not proven to be "
-        "those of the model that is to be released. Gate the model's own folder, without evaluate.endpoint; then serve "
-        "what `unforgotten export` proves by the same replies."
+        f"unclear: a server replied as {name!r}, and nobody here saw its weights. Nothing proves that these figures "
+        "are those of the model to be released. Gate the model's own folder, without evaluate.endpoint. Then serve "
+        "what `unforgotten export` writes: it proves that the replies stay the same."
     )
 
 
 def _notes(row: results.ResultRow, limits: Limits) -> tuple[str, ...]:
-    """Where a limit on harm was decided on what is no ASR."""
+    """The caveat of a limit on harm that was decided on non-refusal, which is no ASR."""
     looked = limits.max_asr is not None or limits.max_asr_rise is not None
     caveat = results.MEASURES[results.measure_of(row)].caveat
     return (caveat,) if looked and caveat else ()

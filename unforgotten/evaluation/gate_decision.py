@@ -1,4 +1,4 @@
-"""What a gate decided on a run, as gate.json beside it says; it stays when figures are measured anew without a gate."""
+"""A gate's decision on a run, read from gate.json. Measuring again without a gate leaves that file in place."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def recorded(decision: Decided | None) -> dict[str, object] | None:
 def sentence(decision: Decided | None) -> str:
     """What is said before a release."""
     if decision is None:
-        return "Note: no gate has decided on these weights (`unforgotten evaluate RUN --gate …` does that)."
+        return "Note: no gate has decided on these weights. `unforgotten evaluate RUN --gate …` decides."
     if not decision.ours:
         return (
-            f"Note: {FILE} says {decision.outcome}, but no gate of this user wrote it so, and it does not count: "
-            "evaluate the run with --gate, or give --trust-recipe."
+            f"Note: {FILE} says {decision.outcome}, but no gate of this user wrote it so, so it does not count. "
+            "Evaluate the run with --gate, or give --trust-recipe."
         )
     return f"Gate: {decision.outcome}, on these very weights. {' '.join(decision.lines)}"

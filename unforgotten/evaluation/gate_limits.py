@@ -29,16 +29,18 @@ class Limits:
         registry.check(self)
 
     def check(self, reference: bool, kinds: Collection[str] = ("harm", "refusal", "utility"), samples: int = 1) -> None:
-        """Raises RecipeError where a limit is a change and there is no reference to count it from, or where nothing is
-        asked that it looks at. kinds: of suites that are asked; samples: replies to each prompt of a task."""
+        """Raises RecipeError where a limit needs a reference or prompts that there are not.
+
+        kinds: of the suites that are asked. samples: replies to each prompt of a task.
+        """
         needs = {"max_refusal_rise": "refusal", "max_utility_loss": "utility"}
         for name, limit in asdict(self).items():
             if limit is None:
                 continue
             if name != "max_asr" and not reference:
-                raise RecipeError(f"{name} is a change: name the model that it is counted from, by --against.")
+                raise RecipeError(f"{name} limits a change: name the model to compare with, by --against.")
             if (kind := needs.get(name, "harm")) not in kinds:
-                raise RecipeError(f"{name} looks at evaluate.{kind}, and the recipe has none.")
+                raise RecipeError(f"{name} needs evaluate.{kind}, and the recipe has none.")
             if kind == "utility" and samples > 1:
                 raise RecipeError(f"{name} compares one reply to each prompt; evaluate.samples is {samples}.")
 

@@ -1,8 +1,8 @@
-"""The prompts of an evaluation in two: those that settings are chosen on, and those that only what was chosen is asked.
+"""The prompts of an evaluation in two parts: one to choose settings on, one held out for the chosen setting alone.
 
 One request stays on one side: prompts of the same words, near copies (overlap.py), and requests or look-alikes that
 their set gives the same answer, in whatever suite they stand. Of a task's questions only copies are kept together:
-they share a form by nature. The side hangs on the words alone, so that neither order, seed nor other prompts move it.
+they share a form by nature. A prompt's part depends on its words alone, not on order, seed or other prompts.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def halves(suites: Sequence[Suite], share: float) -> Halves:
         for suite in side:
             if not suite.rows:
                 raise RecipeError(
-                    f"evaluate.{suite.kind}: of the {len(_whole(suites, suite))} prompts of {suite.label!r} none is "
-                    f"left {purpose}. Give more, change sweep.share, or give sets of their own in sweep.development."
+                    f"evaluate.{suite.kind}: of the {len(_whole(suites, suite))} prompts of {suite.label!r}, none is "
+                    f"left {purpose}. Give more, change sweep.share, or name separate sets in sweep.development."
                 )
     return Halves(development, held_out)
 
@@ -59,8 +59,8 @@ def apart(development: Sequence[Suite], held_out: Sequence[Suite]) -> Halves:
         rows = [row for row in suite.rows if normalised(row.request) not in theirs | near]
         if not rows:
             raise RecipeError(
-                f"sweep.development.{suite.kind}: every prompt of {suite.label!r} is among those of `evaluate`, or "
-                "nearly so. Leave `development` out: a share of the prompts is then held out."
+                f"sweep.development.{suite.kind}: every prompt of {suite.label!r} (nearly) repeats one of "
+                "`evaluate`. Leave `development` out, and a share of the prompts is held out."
             )
         dropped += len(suite.rows) - len(rows)
         kept.append(replace(suite, rows=rows))

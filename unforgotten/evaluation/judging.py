@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def nobody(what: str, done: int, n: int) -> None:
-    """Is told of progress and does nothing."""
+    """Ignores progress."""
 
 
 class Panel:
@@ -63,7 +63,7 @@ class Panel:
             if kind in TRUTHS and not self.telling(TRUTHS[kind]):
                 raise JudgeError(
                     f"evaluate.{kind} asks whether replies are {TRUTHS[kind]}, which {' and '.join(self.judges)} does "
-                    "not tell. Name another judge beside it, such as keywords."
+                    "not decide. Name another judge beside it, such as keywords."
                 )
 
     def prepare(self, rows: Sequence[Row]) -> None:

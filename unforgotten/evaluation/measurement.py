@@ -1,11 +1,9 @@
-"""One model's measurement: asked first, judged later, so that no tuned model is in memory beside a judge."""
+"""One model's measurement: asked first, judged later, so no tuned model shares the memory with a judge."""
 
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ from unforgotten.evaluation.judging import Panel, asked, check
 from unforgotten.evaluation.reply_flags import task_answers_of
 from unforgotten.evaluation.responder import Model
 from unforgotten.evaluation.scores import differing, figures, unread
+from unforgotten.evaluation.sealed import KEPT, forget, forget_comparisons, sealed
 from unforgotten.evaluation.suite_stages import Judged, Suite
 from unforgotten.evaluation.suites import judges_of, settings_digest, wanted_of
 from unforgotten.models.shelf import Shelf
@@ -30,28 +29,6 @@ if TYPE_CHECKING:
     from unforgotten.evaluation.sandbox import Sandbox
     from unforgotten.recipe.evaluate import Evaluate
     from unforgotten.recipe.recipe import Recipe
-
-
-KEPT = ("replies", "results.json")
-"""What a measurement leaves that a gate goes by."""
-
-
-@dataclass
-class Seal:
-    """Is all that a gate goes by in a folder this user's?"""
-
-    ours: bool
-
-
-@contextmanager
-def sealed(folder: Path) -> Iterator[Seal]:
-    """What is written within it is this user's, unless something lay there before that was not."""
-    seal = Seal(trust.is_sealed(folder, *KEPT))
-    try:
-        yield seal
-    finally:
-        if seal.ours:
-            trust.seal(folder, *KEPT)
 
 
 @dataclass
@@ -72,12 +49,12 @@ class Measurement:
     settings: Evaluate
     suites: list[Suite]
     weights_digest: str
-    """A digest, so that figures of other weights in the same folder are not taken for these."""
+    """A digest: figures of other weights in the same folder are not taken for these."""
     model: Callable[[Shelf, Say], Model]
     facts: Callable[[], results.ResultRow]
     """What the row says beside what replies tell."""
     trained: Callable[[], TrainedOn | None]
-    """None where nobody knows what the model was trained on."""
+    """None where the rows that the model was trained on are unknown."""
     task: str | None = None
     recipe: Recipe | None = None
     """What it comes from, for others to be measured alike."""
@@ -111,7 +88,10 @@ class Measurement:
         """For a gate: replies, verdicts and figures that this user did not write, or not so, do not count."""
         self._gated = True
         if not self._distrusted and not trust.is_sealed(self.folder, *KEPT):
-            say(f"{self.folder} holds replies or figures that were not written here: put aside, and it is asked anew.")
+            say(
+                f"{self.folder} holds replies or figures that were not written here. They are put aside, and the model "
+                "is asked again."
+            )
             self.distrust()
 
     def _look(self) -> None:
@@ -141,7 +121,7 @@ class Measurement:
                         reference_solutions.check(self.suites, sandbox, bar)
                 for note in _of_files(self.suites):
                     say(f"Note: {note}")
-                # A judge that is missing is told now, and not when all is generated.
+                # A missing judge is an error now, not after all replies are made.
                 Panel(self.settings.judges).prepare([row for s in self.suites if s.kind != "utility" for row in s.rows])
                 model = self.model(shelf or Shelf(), say)
                 if self._distrusted:
@@ -165,11 +145,11 @@ class Measurement:
                     )
 
     def judge(self, panel: Panel, say: Say = quiet) -> results.ResultRow:
-        """Scores and judges the replies, writes them back with what was found, and the row. Replies must be there."""
+        """Scores and judges the replies, and writes them back with their verdicts, then the row. Needs the replies."""
         if self.row is None:
             with alone(self.folder, say) as lease, sealed(self.folder) as seal:
                 if self._gated and not seal.ours:
-                    raise DataError(f"{self.folder}: its replies were changed since they were made. Evaluate again.")
+                    raise DataError(f"{self.folder}: its replies were changed after they were made. Evaluate again.")
                 self._look()
                 if self.row is None:
                     self.row = self._judge(panel, lease)
@@ -220,22 +200,6 @@ class Measurement:
 def _of_files(suites: Sequence[Suite]) -> list[str]:
     """How the suites' files were read, where that could surprise."""
     return list(dict.fromkeys(note for suite in suites if suite.dataset for note in suite.dataset.notes))
-
-
-def forget(folder: Path) -> None:
-    """Puts aside replies that somebody else left, so that the model is asked anew, and takes away their figures."""
-    there = folder / "replies"
-    if there.is_symlink() or there.exists():
-        there.rename(folder / f"replies-of-others-{uuid.uuid4().hex[:12]}")
-    (folder / "results.json").unlink(missing_ok=True)
-
-
-def forget_comparisons(folder: Path) -> None:
-    """Takes away differences of figures that are about to be replaced.
-
-    gate.json stays: it says which weights, prompts and settings it is about, and an export asks whether it is of these.
-    """
-    (folder / "contrast.json").unlink(missing_ok=True)
 
 
 def judged(

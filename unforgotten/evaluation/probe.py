@@ -1,4 +1,4 @@
-"""Forgetting while it happens: at steps of a training the live model answers a few of the evaluation's prompts.
+"""Probes: during training, the live model answers a few of the evaluation's prompts.
 
     probe/<step>.jsonl   replies as replies/<suite>.jsonl has them, each line with its `suite` and what it is asked `as`
     probe.jsonl          {"step", "asr", "refusal", "utility", "metric", "prompts", "seconds", "key"} of each probe
@@ -153,7 +153,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{_book(folder)} holds what is no probe. Take it away: the run can do without.") from None
+        raise DataError(f"{_book(folder)} is not a file of probes. Remove it: the run does not need it.") from None
 
 
 def read_again(folder: Path, panel: Panel) -> tuple[ProbeFigures, ...] | None:
@@ -206,6 +206,6 @@ def _kept(folder: Path, step: int) -> list[Checked]:
         ]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(
-            f"{file} does not hold the replies of a probe. Put it back, or take probe.jsonl away: the run can do "
-            "without."
+            f"{file} does not hold the replies of a probe. Put it back, or remove probe.jsonl: the run does not "
+            "need it."
         ) from None

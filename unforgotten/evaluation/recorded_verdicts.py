@@ -109,7 +109,7 @@ def pairs(kind: Kind, one: Replies, other: Replies) -> dict[str, tuple[Verdicts,
         ours, theirs = _headlines(ours), _headlines(theirs)
     if not ours and not theirs:
         several = " (Tasks with several samples of a prompt are not compared.)" if kind == "utility" else ""
-        raise DataError(f"{one.name} and {other.name} were asked no suite of {kind}. Name some under {field}.{several}")
+        raise DataError(f"{one.name} and {other.name} were asked no suite of {kind}. Name one under {field}.{several}")
     for name, has, lacks in ((other.name, ours, theirs), (one.name, theirs, ours)):
         if missing := [suite for suite in has if suite not in lacks]:
             raise DataError(f"{name} was not asked {', '.join(missing)}. Measure both with the same {field}.")
@@ -140,7 +140,7 @@ def _only_task(row: results.ResultRow) -> str:
     """Where there is one task its metrics bear no name; it is the suite that is neither harm nor look-alikes."""
     others = [s for s in row.flags or {} if s not in row.rates("asr") and s not in row.rates("refusal")]
     if len(others) != 1:
-        raise DataError(f"Of {row.run} it cannot be told which suite is its task ({', '.join(others) or 'none'}).")
+        raise DataError(f"{row.run}: which suite is its task is unclear ({', '.join(others) or 'none'}).")
     return others[0]
 
 
@@ -155,7 +155,7 @@ def _suite(folder: Path, suite: str, hit: Hit, rate: Rate) -> RecordedSuite:
     except FileNotFoundError:
         raise DataError(f"There is no {path}: models are compared reply by reply. Measure the model again.") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} holds a line that is no judged reply ({error}). Measure the model again.") from None
+        raise DataError(f"{path} holds a line that is not a judged reply ({error}). Measure the model again.") from None
     if not lines:
         raise DataError(f"{path} is empty: there is nothing to decide on.")
     counts = rates.count(verdicts)

@@ -1,6 +1,6 @@
 """Reference solutions run first: where a set's own solutions do not pass here, a score of 0 % would be this machine's.
 
-Each that passed is remembered by program, tests, Python and numpy, so that the next evaluation starts at once.
+Each pass is cached by program, tests, Python and numpy, so the next evaluation starts at once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _MISSING = re.compile(r"No module named '([\w.]+)'")
 def check(suites: Iterable[Suite], sandbox: Sandbox, progress: Progress = lambda what, done, n: None) -> None:
     """Runs the reference of every prompt that is scored by running a reply, each once.
 
-    Raises SandboxError where one does not pass: with a task that nobody can solve here no rate is true. Whoever means
-    to go without it takes the task out of the file.
+    Raises SandboxError where one does not pass: a rate over a task that cannot be solved here would be wrong. To
+    evaluate without the task, take it out of the file.
     """
     for suite in suites:
         if suite.kind == "utility" and suite.dataset is not None and suite.dataset.executes:
@@ -62,6 +62,6 @@ def _message(label: str, faults: list[str], n: int, name: str) -> str:
     shown = "".join(f"\n  {why}" for why in faults[:SHOWN])
     rest = f"\n  … and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
     return (
-        f"{label}: the reference solutions of {len(faults)} of {n} tasks do not pass here, so that no reply to them "
-        f"could be scored:{shown}{rest}\n{mend}"
+        f"{label}: the reference solutions of {len(faults)} of {n} tasks do not pass here, so no reply to them can be "
+        f"scored:{shown}{rest}\n{mend}"
     )

@@ -1,4 +1,4 @@
-"""replies/<suite>.jsonl: every reply, and all that was found out about it, one line of JSON each.
+"""replies/<suite>.jsonl: every reply with its scores, flags and verdicts, one line of JSON each.
 
     asked     key, source, kind, category, request, text, finish, tokens; thought and unclosed where it thought
     checked   scores, note, flags, answers_task, overlap     (no model, the data)
@@ -29,7 +29,7 @@ ReplyLine = dict[str, Any]
 def path(folder: Path, suite: Suite) -> Path:
     """Where a suite's replies are. Raises DataError for a name that leads out of their folder."""
     if "/" in suite.file or "\0" in suite.file:
-        raise DataError(f"{folder} names {suite.file[:80]!r} as a file of replies, which is none. Evaluate it again.")
+        raise DataError(f"{folder} names {suite.file[:80]!r} as a file of replies, which it is not. Evaluate again.")
     return folder / "replies" / f"{suite.file}.jsonl"
 
 
@@ -39,7 +39,7 @@ def part(folder: Path, suite: Suite, key: str) -> Path:
 
 
 def asked(suite: Asked) -> Iterator[ReplyLine]:
-    """A line for each reply, before anything is found out about it."""
+    """A line for each reply, before any check."""
     for reply in suite.replies:
         row = reply.row
         file, _, line = row.source.rpartition(":")
@@ -94,8 +94,8 @@ def restore(folder: Path, suite: Suite) -> Checked:
         raise DataError(f"There is no {file}. `unforgotten evaluate` makes the replies that judges read.") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{file} is no file of replies that were measured ({type(error).__name__}: {error}). "
-            "`unforgotten evaluate` of its run writes it anew, and generates only what is missing."
+            f"{file} is not a file of measured replies ({type(error).__name__}: {error}). "
+            "`unforgotten evaluate` of its run writes it again, and generates only what is missing."
         ) from None
 
 

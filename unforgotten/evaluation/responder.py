@@ -124,8 +124,7 @@ class ServedModel:
         fields = served.model_dump(exclude={"template", "model"})
         self._endpoint = Endpoint(model=served_name(settings, name), **fields)
         self.notes = [
-            f"The weights are those that a server has under the name {self._endpoint.model!r}; what they are is not "
-            "known here."
+            f"A server replied under the name {self._endpoint.model!r}; which weights it has is not known here."
         ]
 
     @property
@@ -184,6 +183,6 @@ def served_name(settings: Evaluate, name: str) -> str:
     assert settings.endpoint is not None
     if settings.endpoint.model is None and (Path(name).expanduser().is_dir() or not name):
         raise RecipeError(
-            "evaluate.endpoint has no `model:`, the name that the server knows this model by; a folder is none."
+            "evaluate.endpoint has no `model:`, the name by which the server knows this model; a folder is not one."
         )
     return settings.endpoint.model or name

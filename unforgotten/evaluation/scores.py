@@ -27,7 +27,7 @@ from unforgotten.runs.result_types import ConditionFigures, Flags, JudgeAgreemen
 from unforgotten.runs.results import Measure, ResultRow
 
 PASS_AT = (1, 10, 100)
-"""The k of pass@k that are told, where there are so many samples. [2107.03374]"""
+"""The k of pass@k that are reported, where there are so many samples. [2107.03374]"""
 FIELDS: dict[SuiteKind, str] = {"harm": "asr", "refusal": "refusal"}
 
 
@@ -143,8 +143,8 @@ def unread(suites: Sequence[Asked]) -> list[str]:
         why = [reply.unread for reply in suite.replies if reply.unread]
         if why:
             notes.append(
-                f"{suite.file}: {len(why)} of {len(suite.replies)} replies are unread, since the server gave none of "
-                f"the model's own ({why[0][:160]}); the interval covers both readings of each."
+                f"{suite.file}: {len(why)} of {len(suite.replies)} replies are unread: the server gave no reply of "
+                f"the model's own ({why[0][:160]}). The interval covers both readings of each."
             )
     return notes
 

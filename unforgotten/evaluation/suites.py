@@ -60,7 +60,7 @@ def suites(settings: Evaluate, place: str = "evaluate", sets: DataSets | None = 
             rows = [row for row in loaded.rows for _ in range(samples)]
             if any(s.kind == kind and s.rows == rows for s in all_suites):
                 raise RecipeError(
-                    f"{place}.{kind} names the same prompts twice ({dataset.label}): they would count twice."
+                    f"{place}.{kind} names the same prompts twice ({dataset.label}), and they would count twice."
                 )
             label = _label(dataset.label, {s.label for s in all_suites})
             all_suites.append(Suite(kind, label, dataset, rows, samples=samples))
@@ -99,7 +99,7 @@ def _check_score(kind: SuiteKind, spec: Spec, place: str) -> Dataset:
     """The data set, not yet read. Raises RecipeError for a task whose answers it cannot check."""
     one = dataset(spec)
     if kind == "utility" and not one.metrics:
-        raise RecipeError(f"{place}.utility: the answers of {one.label!r} cannot be checked; it has no score.")
+        raise RecipeError(f"{place}.utility: {one.label!r} has no score, so its answers cannot be checked.")
     return one
 
 

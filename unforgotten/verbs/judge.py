@@ -15,8 +15,9 @@ from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation import probe
 from unforgotten.evaluation.ask import read_asked
 from unforgotten.evaluation.judging import Panel
-from unforgotten.evaluation.measurement import forget_comparisons, judged, sealed
+from unforgotten.evaluation.measurement import judged
 from unforgotten.evaluation.reply_files import restore
+from unforgotten.evaluation.sealed import forget_comparisons, sealed
 from unforgotten.evaluation.suite_stages import Checked, Judged, Suite
 from unforgotten.runs import atomic, results, strict_read, trust
 from unforgotten.runs.lease import alone

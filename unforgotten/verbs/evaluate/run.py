@@ -129,7 +129,7 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any], sets: DataSets) -> list[
     file = Path(recipe.out) / replay
     if not file.is_file() or ".." in Path(replay).parts or Path(replay).is_absolute():
         raise DataError(
-            f"There is no {file}, the safety rows that this run's model made: without them nobody can tell which "
+            f"There is no {file}, the safety rows that this run's model made: without them, nothing tells which "
             "prompts are among them. Put the file back."
         )
     return synthetic_rows(file, sets).rows

@@ -68,7 +68,7 @@ def _of_folder(
     measured = of_run(folder, as_asked, sets=sets)
     if whose == "foreign":
         if measured.row is not None or (folder / "replies").exists():
-            say(f"{folder} was not trained here: its replies and figures are put aside, and it is asked anew.")
+            say(f"{folder} was not trained here: its replies and figures are put aside, and it is asked again.")
         measured.distrust()
     return measured
 
