@@ -13,7 +13,8 @@ import torch
 
 from tests.training.shapes import tiny_tokenizer
 from unforgotten.errors import RecipeError, SandboxError
-from unforgotten.evaluation.measurement import Measurement, measure_all
+from unforgotten.evaluation.measure_all import measure_all
+from unforgotten.evaluation.measurement import Measurement
 from unforgotten.evaluation.responder import LocalModel
 from unforgotten.evaluation.sandbox import open_sandbox
 from unforgotten.evaluation.statistics import rates

@@ -349,7 +349,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
 
 @quantises
 def test_results_say_that_the_base_was_in_4_bits(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    from unforgotten.evaluation.measurement import measure_all
+    from unforgotten.evaluation.measure_all import measure_all
     from unforgotten.verbs.evaluate.run import of_run
     from unforgotten.verbs.evaluate.stage import of_stage
 

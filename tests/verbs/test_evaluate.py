@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 import torch
 
+from tests.judges import guards
 from tests.training.shapes import tiny, tiny_tokenizer
+from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import DataError, JudgeError, RecipeError
 from unforgotten.evaluation import recorded_verdicts as replies
-from unforgotten.evaluation.measurement import Measurement, TrainedOn, measure_all
+from unforgotten.evaluation.measure_all import measure_all
+from unforgotten.evaluation.measurement import Measurement, TrainedOn
 from unforgotten.evaluation.reply_flags import degenerate, task_answers_of
 from unforgotten.evaluation.responder import LocalModel
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suites import suites
 from unforgotten.generation.reply import Reply
+from unforgotten.judges.guard import model, writer
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import parse
@@ -96,30 +100,31 @@ def rows(*texts: str) -> list[Any]:
     return [ask(text, "an answer") for text in texts]
 
 
-def measure(
+def measurement(
     chat: Chat,
     settings: Evaluate,
     folder: Path,
     weights: str = "a",
     model: Any = None,
     trained: TrainedOn | None = None,
-) -> results.ResultRow:
-    """The row of a model that is no run's."""
+) -> Measurement:
+    """Of a model that is no run's."""
     here = model or NOTHING
-    return measure_all(
-        [
-            Measurement(
-                name="a model",
-                folder=folder,
-                settings=settings,
-                suites=suites(settings),
-                weights_digest=weights,
-                model=lambda shelf, say: LocalModel(lambda: here, chat, weights, settings),
-                facts=lambda: results.ResultRow(stage="tuned"),
-                trained=lambda: trained,
-            )
-        ]
-    )[0]
+    return Measurement(
+        name="a model",
+        folder=folder,
+        settings=settings,
+        suites=suites(settings),
+        weights_digest=weights,
+        model=lambda shelf, say: LocalModel(lambda: here, chat, weights, settings),
+        facts=lambda: results.ResultRow(stage="tuned"),
+        trained=lambda: trained,
+    )
+
+
+def measure(*of: Any, **more: Any) -> results.ResultRow:
+    """Its row."""
+    return measure_all([measurement(*of, **more)])[0]
 
 
 def test_the_figures_are_what_the_replies_say(tmp_path: Path, settings: Evaluate, chat: Chat, canned: Canned) -> None:
@@ -211,6 +216,29 @@ def test_a_judge_that_fails_does_not_cost_the_replies(
     assert canned.asked == 10
     measure(chat, settings, tmp_path)
     assert canned.asked == 10
+
+
+def test_each_judge_is_built_once_and_a_guard_loaded_once_for_all(
+    tmp_path: Path, settings: Evaluate, chat: Chat, canned: Canned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = guards.scripted_guard(tmp_path / "guard", guards.tokenizer(), {"\n\n": {"safe": 0.9, "unsafe": 0.1}})
+    judges = [{"name": "llama_guard", "model": str(guard)}, "keywords"]
+    settings = settings.model_copy(update={"judge": judges})
+    loaded: list[str] = []
+    real_writer, real_model = writer.load_writer, model.load_model
+    monkeypatch.setattr(writer, "load_writer", lambda *a, **k: loaded.append("tokenizer") or real_writer(*a, **k))
+    monkeypatch.setattr(model, "load_model", lambda *a, **k: loaded.append("model") or real_model(*a, **k))
+    with monkeypatch.context() as counted:
+        built: list[str] = []
+        real = registry.build
+        counted.setattr(registry, "build", lambda kind, spec: built.append(kind) or real(kind, spec))
+        both = [measurement(chat, settings, tmp_path / name) for name in ("a", "b")]
+        rows = measure_all(both)
+        assert built.count("judges") == len(both) * len(judges)
+    assert loaded == ["tokenizer", "model"] and both[0].panel is both[1].panel
+    assert not {"_writer", "_loaded"} & set(vars(both[0].panel.judges["llama_guard"])), "it is let go of"
+    assert rows[0].asr == rows[1].asr and rows[0].asr["advbench"].hits == 0
+    assert measure(chat, settings, tmp_path / "a") == rows[0] and len(loaded) == 2
 
 
 def test_what_cannot_be_measured_is_told(tmp_path: Path, settings: Evaluate) -> None:

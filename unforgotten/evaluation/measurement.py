@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from unforgotten.evaluation.responder import Model
 from unforgotten.evaluation.scores import differing, figures, unread
 from unforgotten.evaluation.sealed import KEPT, forget, forget_comparisons, sealed
 from unforgotten.evaluation.suite_stages import Judged, Suite
-from unforgotten.evaluation.suites import judges_of, settings_digest, wanted_of
+from unforgotten.evaluation.suites import settings_digest, wanted_of
 from unforgotten.models.shelf import Shelf
 from unforgotten.runs import results, trust
 from unforgotten.runs.lease import Lease, alone
@@ -69,8 +68,9 @@ class Measurement:
     def __post_init__(self) -> None:
         self.digest = settings_digest(self.settings, self.suites, self.system)
         self._moved = self._distrusted = self._gated = False
-        self._judges = judges_of(self.settings)
-        Panel(self.settings.judges).check(s.kind for s in self.suites)
+        self.panel = Panel(self.settings.judges)
+        self._judges = self.panel.specs()
+        self.panel.check(s.kind for s in self.suites)
         if any(s.kind != "utility" for s in self.suites):
             wanted_of(self.settings, self.system)
         self._look()
@@ -108,43 +108,52 @@ class Measurement:
 
     def ask(self, shelf: Shelf | None = None, say: Say = quiet) -> None:
         """Makes the replies that are missing."""
-        from unforgotten.runs.bars import progress_bar
-
         if self.row is not None:
             return
         sandbox = self._sandbox()  # opened before any reply is made: where nothing confines, nothing is asked
-        with alone(self.folder, say) as lease, sealed(self.folder) as seal:
+        with alone(self.folder, say) as lease:
             self._look()  # another process may have measured it meanwhile
             if self.row is None:
-                if sandbox is not None:
-                    with progress_bar() as bar:
-                        reference_solutions.check(self.suites, sandbox, bar)
-                for note in _of_files(self.suites):
-                    say(f"Note: {note}")
-                # A missing judge is an error now, not after all replies are made.
-                Panel(self.settings.judges).prepare([row for s in self.suites if s.kind != "utility" for row in s.rows])
-                model = self.model(shelf or Shelf(), say)
-                if self._distrusted:
-                    forget(self.folder)
-                    seal.ours = True
-                with progress_bar() as bar:
+                with sealed(self.folder) as seal:
+                    self._check(sandbox, say)
+                    model = self.model(shelf or Shelf(), say)
+                    if self._distrusted:
+                        forget(self.folder)
+                        seal.ours = True
+                    self._ask(model, lease, say)
 
-                    def watched(what: str, done: int, n: int) -> None:
-                        lease.watch()
-                        bar(what, done, n)
+    def _check(self, sandbox: Sandbox | None, say: Say) -> None:
+        """Checks tasks and judges. A missing judge is an error now, not after all replies are made."""
+        from unforgotten.runs.bars import progress_bar
 
-                    ask(
-                        model,
-                        self.suites,
-                        self.settings,
-                        self.folder,
-                        self.digest,
-                        system=self.system,
-                        progress=watched,
-                        begins=lambda n: say(f"Asking {self.name} {n} prompts."),
-                    )
+        if sandbox is not None:
+            with progress_bar() as bar:
+                reference_solutions.check(self.suites, sandbox, bar)
+        for note in _of_files(self.suites):
+            say(f"Note: {note}")
+        self.panel.prepare([row for s in self.suites if s.kind != "utility" for row in s.rows])
 
-    def judge(self, panel: Panel, say: Say = quiet) -> results.ResultRow:
+    def _ask(self, model: Model, lease: Lease, say: Say) -> None:
+        from unforgotten.runs.bars import progress_bar
+
+        with progress_bar() as bar:
+
+            def watched(what: str, done: int, n: int) -> None:
+                lease.watch()
+                bar(what, done, n)
+
+            ask(
+                model,
+                self.suites,
+                self.settings,
+                self.folder,
+                self.digest,
+                system=self.system,
+                progress=watched,
+                begins=lambda n: say(f"Asking {self.name} {n} prompts."),
+            )
+
+    def judge(self, say: Say = quiet) -> results.ResultRow:
         """Scores and judges the replies, and writes them back with their verdicts, then the row. Needs the replies."""
         if self.row is None:
             with alone(self.folder, say) as lease, sealed(self.folder) as seal:
@@ -152,12 +161,13 @@ class Measurement:
                     raise DataError(f"{self.folder}: its replies were changed after they were made. Evaluate again.")
                 self._look()
                 if self.row is None:
-                    self.row = self._judge(panel, lease)
+                    self.row = self._judge(lease)
         return self.row
 
-    def _judge(self, panel: Panel, lease: Lease) -> results.ResultRow:
+    def _judge(self, lease: Lease) -> results.ResultRow:
         from unforgotten.runs.bars import progress_bar
 
+        panel = self.panel
         suites, facts = answered(self.folder, self.suites, self.digest, self.weights_digest)
         sandbox = self._sandbox()
         trained = self.trained()
@@ -217,47 +227,3 @@ def judged(
     else:
         apart.unlink(missing_ok=True)
     return figures(row, suites, panel, known)
-
-
-def measure_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.ResultRow]:
-    """Asks all, lets go of the models, and judges all; each judge is loaded once.
-
-    Of several in one folder, each with settings of its own, one is finished before the next begins.
-    """
-    rows: dict[int, results.ResultRow] = {}
-    while len(rows) < len(measurements):
-        first: dict[Path, int] = {}
-        for i, measurement in enumerate(measurements):
-            if i not in rows:
-                first.setdefault(measurement.folder.resolve(), i)
-        places = list(first.values())
-        ask_all([measurements[i] for i in places], say)
-        rows |= dict(zip(places, judge_all([measurements[i] for i in places], say), strict=True))
-    names = [measurement.called for measurement in measurements]
-    return [replace(rows[i], name=name) if name else rows[i] for i, name in enumerate(names)]
-
-
-def ask_all(measurements: Sequence[Measurement], say: Say = quiet) -> None:
-    """Replies of all; of several adapters on one base, the base is loaded once where they come one after another."""
-    shelf = Shelf()
-    for measurement in measurements:
-        measurement.ask(shelf, say)
-    shelf.clear()
-
-
-def judge_all(measurements: Sequence[Measurement], say: Say = quiet) -> list[results.ResultRow]:
-    """Verdicts of all. Measurements with the same judges share them."""
-    rows: dict[int, results.ResultRow] = {}
-    groups: dict[str, list[int]] = {}
-    for i, measurement in enumerate(measurements):
-        groups.setdefault(json.dumps(measurement.settings.judges, sort_keys=True, default=str), []).append(i)
-    for places in groups.values():
-        panel = Panel(measurements[places[0]].settings.judges)
-        try:
-            for i in places:
-                if measurements[i].row is None and len(measurements) > 1:
-                    say(f"Judging {measurements[i].name}.")
-                rows[i] = measurements[i].judge(panel, say)
-        finally:
-            panel.close()
-    return [rows[i] for i in range(len(measurements))]

@@ -28,7 +28,6 @@ from unforgotten.judges.base import Judge
 from unforgotten.judges.guard.guard import Guard
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
-from unforgotten.runs.result_types import NamedSpec
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -123,11 +122,6 @@ def settings_digest(settings: Evaluate, suites: Sequence[Suite], system: str = "
         [[s.kind, s.label, digest.rows_digest(s.rows), [r.answer for r in s.rows]] for s in suites],
         system,
     )
-
-
-def judges_of(settings: Evaluate) -> tuple[NamedSpec, ...]:
-    """The judges of a recipe, as results.json names them."""
-    return tuple(NamedSpec.of(public(registry.build("judges", spec))) for spec in settings.judges)
 
 
 def public(judge: Judge) -> dict[str, object]:

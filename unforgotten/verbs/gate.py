@@ -12,7 +12,8 @@ from unforgotten.errors import ModelError, RecipeError
 from unforgotten.evaluation.contrast import Contrast, contrast
 from unforgotten.evaluation.gate import Decision, Limits, gate
 from unforgotten.evaluation.gate_decision import FILE, Decided, decided
-from unforgotten.evaluation.measurement import Measurement, measure_all
+from unforgotten.evaluation.measure_all import measure_all
+from unforgotten.evaluation.measurement import Measurement
 from unforgotten.models.folder.open import pinned
 from unforgotten.models.shelf import part_of, weights_digest_of
 from unforgotten.runs import atomic, console, digests, results, trust

@@ -123,7 +123,7 @@ def compare(
         return folder
     if recipe.evaluate.endpoint is not None:
         raise RecipeError("`compare` evaluates the models that it trains itself: leave out evaluate.endpoint.")
-    from unforgotten.evaluation.measurement import judge_all
+    from unforgotten.evaluation.measure_all import judge_all
     from unforgotten.report import text as report
     from unforgotten.verbs.compare import live_table
     from unforgotten.verbs.evaluate.run import of_run

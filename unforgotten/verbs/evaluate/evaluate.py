@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import RecipeError
-from unforgotten.evaluation.measurement import measure_all
+from unforgotten.evaluation.measure_all import measure_all
 from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import results
 from unforgotten.runs.progress import Say, quiet

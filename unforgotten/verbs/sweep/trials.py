@@ -98,7 +98,7 @@ def rows(
     say: Say,
 ) -> list[results.ResultRow | str]:
     """The row of each cell; its error where training broke down. recipe: the one with `sweep`."""
-    from unforgotten.evaluation.measurement import judge_all
+    from unforgotten.evaluation.measure_all import judge_all
 
     if pool is None:
         tried = [_done(cell, split, side, sets, say) for cell in todo]
