@@ -20,7 +20,7 @@ from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.datasets.refusals import Refusals
 from unforgotten.errors import DataError, RecipeError, TemplateError
 from unforgotten.models.chat import Chat, encode_rows
-from unforgotten.recipe import read
+from unforgotten.recipe.read import load_recipe
 from unforgotten.verbs import data_fix
 
 CASES = Path(os.environ.get("UNFORGOTTEN_SHARED") or Path(__file__).parents[2] / "shared") / "cases"
@@ -152,7 +152,7 @@ def harm_in_calls_and_thoughts(tmp_path: Path) -> None:
 
 def billion_laughs() -> None:
     with pytest.raises(RecipeError):
-        read.read(str(CASES / "recipes" / "billion-laughs.yaml"))
+        load_recipe(str(CASES / "recipes" / "billion-laughs.yaml"))
 
 
 def code_from_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def code_from_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil.py").write_text("open('ran', 'w')\nclass Evil: pass\n")
     file = str(CASES / "recipes" / "code-from-recipe.yaml")
     with pytest.raises(RecipeError):
-        read.read(file, origin="foreign")
+        load_recipe(file, origin="foreign")
     done = CliRunner().invoke(app, ["finetune", file, "--no-user-code"])
     assert done.exit_code == 2 and not (tmp_path / "ran").exists()
 
