@@ -77,7 +77,7 @@ def weight_zero() -> None:
 def kto_label_false() -> None:
     path = str(CASES / "uploads" / "kto-label-false.jsonl")
     for data in (Jsonl(path=path), Jsonl(path=path, kind="harmful"), Refusals(path=path)):
-        with pytest.raises(DataError, match="line 2: `label: false` is of a preference file"):
+        with pytest.raises(DataError, match="line 2: `label: false` belongs to preference data"):
             data.rows()
 
 

@@ -94,14 +94,14 @@ def test_bad_files_are_told_by_line(text: str | None, said: str, tmp_path: Path,
         ({"evaluate": {"judge": "keywords2"}}, "Did you mean 'keywords'"),
         ({"trianing": {}}, "Did you mean 'training'"),
         ({"model": "./nowhere"}, "no model folder ./nowhere"),
-        ({"training": {"max_length": 2}}, "cuts every response off whole"),
+        ({"training": {"max_length": 2}}, "every response is beyond the limit"),
         ({"safety_data": []}, "safety"),
         ({"method": "agem", "safety_data": []}, "agem needs safety rows"),
-        ({"method": "magmax"}, "name the base model in `unaligned_model:`"),
+        ({"method": "magmax"}, "Name the base model in `unaligned_model:`"),
         ({"method": {"name": "safelora"}, "unaligned_model": "./nowhere"}, "no model folder ./nowhere"),
         ({"method": {"name": "ewc", "fisher_rows": 0}}, "fisher_rows"),
         ({"replay": "synthesise"}, "replay"),
-        ({"replay": "synthesize"}, "Write `synthesize: {}`"),
+        ({"replay": "synthesize"}, "Add `synthesize: {}`"),
         ({"replay": ["refusal"]}, "Did you mean 'refusals'"),
         ({"settings": {"dre": {}}}, "Did you mean 'der'"),
         ({"compare": {"table": {"across": "seed"}}}, "compare.table.across"),
@@ -117,7 +117,7 @@ def test_bases_of_another_shape_are_refused(write: Any, model_folder: Make, tmp_
 
     tiny("llama", vocabulary=77).save_pretrained(tmp_path / "other")
     found = run("finetune", write(method="magmax", unaligned_model=str(tmp_path / "other")))
-    refused(found, "one shape and vocabulary")
+    refused(found, "the same shape and vocabulary")
     assert not list(tmp_path.glob("runs/*/model")) and not list(tmp_path.glob("runs/*/trained.json"))
 
 
@@ -125,7 +125,7 @@ def test_a_memory_smaller_than_a_batch_works_and_says_that_rows_repeat(write: An
     found = run("finetune", write(memory={"n_rows": 3}))
     assert found.exit_code == 0
     said = " ".join(found.output.split())
-    assert "der replays 4 safety rows in a step and the memory has 3, so that rows repeat" in said
+    assert "der replays 4 safety rows in a step, but the memory has 3, so rows repeat" in said
     assert "repeat" not in run("finetune", write(memory={"n_rows": 4})).output
 
 

@@ -78,7 +78,7 @@ def test_the_repositorys_own_files(write) -> None:
         ({"is_safe": None}, "is_safe must be true or false, not null"),
         ({"response": None}, "response must be a string, not null"),
         ({"category": "self_harm"}, "category must be an object of 14 marks, not a string"),
-        ({"category": {"gossip": True}}, "category has 'gossip', which is none of the set's 14"),
+        ({"category": {"gossip": True}}, "category has 'gossip', which is not one of the set's 14 categories"),
         ({"prompt": ""}, "no prompt (columns: prompt, response, category, is_safe)"),
     ],
 )

@@ -90,7 +90,7 @@ def test_sorry_bench_as_pandas_writes_it(write: Any, cell: str, prompt: str | No
 @pytest.mark.parametrize("context", [["[CONTEXT]"], {"a": "[CONTEXT]"}, 5])
 def test_a_context_that_is_no_text_is_not_left_out(write: Any, context: Any) -> None:
     path = write("own.jsonl", json.dumps({"question": "[PROMPT]", "context": context}) + "\n")
-    with pytest.raises(DataError, match="`context` must be a text"):
+    with pytest.raises(DataError, match="`context` must be text"):
         read(path)
 
 
@@ -129,10 +129,10 @@ def test_instruction_with_context_and_an_answer(write: Any) -> None:
 @pytest.mark.parametrize("name", ["refusals", "advbench", "hexphi", "xstest", "or_bench", "directharm4"])
 def test_a_misspelt_column_is_told_with_those_of_the_file(write: Any, name: str) -> None:
     path = write("own.csv", "prompt,instruction,type,category,label\n[P],[I],a,b,safe\n")
-    with pytest.raises(DataError, match="names 'Promt', and the file has no such column") as error:
+    with pytest.raises(DataError, match="names 'Promt', but the file has no such column") as error:
         read(path, name, columns={"prompt": "Promt"})
     assert "It has prompt, instruction, type, category, label. Did you mean 'prompt'?" in str(error.value)
-    with pytest.raises(RecipeError, match="no part 'promt'. Did you mean 'prompt'"):
+    with pytest.raises(RecipeError, match="unknown part 'promt'. Did you mean 'prompt'"):
         read(path, name, columns={"promt": "prompt"})
 
 

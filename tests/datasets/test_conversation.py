@@ -45,9 +45,9 @@ def test_a_system_prompt_beside_the_turns_is_the_first_of_them(record, key) -> N
 
 
 def test_system_prompts_that_disagree_are_refused() -> None:
-    assert "`system` stands beside a system turn" in wrong({"messages": [SYSTEM, ASKED, REPLY], "system": "Be long."})
+    assert "`system` differs from the system turn" in wrong({"messages": [SYSTEM, ASKED, REPLY], "system": "Be long."})
     assert "differ" in wrong({"messages": [ASKED, REPLY], "system": "a", "system_prompt": "b"})
-    assert "must be a text, not an object" in wrong({"messages": [ASKED, REPLY], "system": {"a": 1}})
+    assert "must be text, not an object" in wrong({"messages": [ASKED, REPLY], "system": {"a": 1}})
     assert turns({"messages": [SYSTEM, ASKED, REPLY], "system": " "}) == (SYSTEM, ASKED, REPLY)
 
 
@@ -146,7 +146,7 @@ def test_a_refusal_is_the_turns_text() -> None:
     }
     assert turns({"messages": [ASKED, {**REPLY, "refusal": None}]}) == (ASKED, REPLY)
     assert "both content and refusal" in wrong({"messages": [ASKED, {**REPLY, "refusal": "No."}]})
-    assert "`refusal` must be a text" in wrong({"messages": [{**ASKED, "refusal": "No."}, REPLY]})
+    assert "`refusal` must be text" in wrong({"messages": [{**ASKED, "refusal": "No."}, REPLY]})
 
 
 def test_an_opening_assistant_turn_is_context_and_said() -> None:
@@ -154,8 +154,10 @@ def test_an_opening_assistant_turn_is_context_and_said() -> None:
     hello = {"role": "assistant", "content": "Hello."}
     rows = rows_of([{"messages": [hello, ASKED, REPLY]}, {"messages": [SYSTEM, hello, ASKED, REPLY]}], say=said.append)
     assert [row.context_turns for row in rows] == [{0}, {1}]
-    assert said == ["rows: 2 assistant turns outside the loss, as context (2 rows open with such a turn)."]
-    assert "turn 1 opens the conversation and is marked" in wrong({"messages": [{**hello, "weight": 1}, ASKED, REPLY]})
+    assert said == ["rows: 2 assistant turns are context, outside the loss (2 rows open with such a turn)."]
+    assert "turn 1 opens the conversation, so it cannot be learnt" in wrong(
+        {"messages": [{**hello, "weight": 1}, ASKED, REPLY]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_nulls_that_arrow_adds_are_not_trained(tmp_path) -> None:
         assert [(row.messages, row.tools) for row in rows] == [(row.messages, row.tools) for row in plain]
     for rows in (rows_of(list(data), say=said.append), Jsonl(path=str(tmp_path / "a.jsonl")).rows()):
         assert [row.messages for row in rows] == [row.messages for row in plain]  # by the tools' own schemas
-    assert "3 arguments of tool calls are null and not the called tool's: left out" in said[0]
+    assert "3 arguments of tool calls are null and unknown to the called tool. They are left out" in said[0]
 
 
 def test_a_null_that_the_user_wrote_stays() -> None:
@@ -249,7 +251,9 @@ def test_nulls_of_arrow_are_known_from_all_calls_together(with_tools, tmp_path) 
         Jsonl(path=str(tmp_path / "a.jsonl")).rows(),
     ):
         assert [(row.messages, row.tools) for row in rows] == [(row.messages, row.tools) for row in plain]
-    assert len(said) == 3 and all("5 arguments of tool calls are null and not the called tool's" in s for s in said)
+    assert len(said) == 3 and all(
+        "5 arguments of tool calls are null and unknown to the called tool" in s for s in said
+    )
 
 
 def test_nulls_that_may_be_of_arrow_or_the_users_own_are_said() -> None:
@@ -261,7 +265,7 @@ def test_nulls_that_may_be_of_arrow_or_the_users_own_are_said() -> None:
     said: list[str] = []
     rows = rows_of(given, say=said.append)
     assert rows[0].messages[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1, "b": None}
-    assert len(said) == 1 and "1 arguments of tool calls are null (`b`) and will be learnt so" in said[0]
+    assert len(said) == 1 and "1 arguments of tool calls are null (`b`) and will be trained on as null" in said[0]
     for quiet in ([record({"a": 1, "b": None}), record({"a": 2})], [record({"a": None}), record({"a": None})]):
         rows_of(quiet, say=said.append)  # keys of their own; null throughout
     assert len(said) == 1
@@ -294,7 +298,7 @@ def test_what_a_call_holds_beside_name_and_arguments_is_never_lost() -> None:
         (called({"arguments": {}, "thought": "x"}), "'thought'"),
         (called({"arguments": {}}, input={"a": 1}), "'input'"),
     ):
-        with pytest.raises(DataError, match=f"turn 2: the call of 'f' holds {key}, which nothing reads"):
+        with pytest.raises(DataError, match=f"turn 2: the call of 'f' holds {key}, which is not used"):
             rows_of([record])
         [row] = rows_of([record], ignore_keys=(key.strip("'"),))
         assert row.messages[1]["tool_calls"] == [{"function": {"name": "f", "arguments": {}}}]

@@ -101,9 +101,9 @@ def test_files_that_are_not_there_or_hold_nothing(write, tmp_path, monkeypatch) 
     for name, content in [("a.jsonl", b""), ("b.jsonl", b" \n\n"), ("c.jsonl", gzip.compress(b""))]:
         with pytest.raises(DataError, match="is empty"):
             files.read(write(name, content))
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    with pytest.raises(DataError, match="not a complete gzip file"):
         files.read(write("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 100)[:-9]))
-    with pytest.raises(DataError, match="not a whole xz file"):
+    with pytest.raises(DataError, match="not a complete xz file"):
         files.read(write("cut.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 100)[:-9]))
     monkeypatch.delenv("UNFORGOTTEN_NO_PLACE", raising=False)
     for path in ("$UNFORGOTTEN_NO_PLACE/a.jsonl", "${UNFORGOTTEN_NO_PLACE}/a.jsonl"):
@@ -124,7 +124,7 @@ def test_a_tsv_quotes_nothing_and_a_csv_is_strict(write) -> None:
     rows, problems = read(write("a.tsv", 'sentence\tlabel\nhe said " and left \t1\n"fine" \t0\n'), header=["sentence"])
     assert [value["sentence"] for _, value in rows] == ['he said " and left ', '"fine" ']
     assert problems == []
-    with pytest.raises(DataError, match="is a quote never closed") as error:
+    with pytest.raises(DataError, match="Close every quote") as error:
         files.read(write("a.csv", 'goal,n\nfirst,1\n"never closed,2\nthird,3\n'), header=["goal"])
     assert error.value.problems[0][0] == 3
 
@@ -137,7 +137,7 @@ def test_a_tsv_that_quotes_is_read_so_where_it_is_said(write) -> None:
         (4, {"goal": "None", "n": ""}),  # an empty cell is empty, and a word is a word
     ]
     assert problems == []
-    with pytest.raises(DataError, match="is a quote never closed"):
+    with pytest.raises(DataError, match="Close every quote"):
         files.read(write("b.tsv", 'goal\tn\n"never closed\t1\n'), header=["goal"], quoted=True)
 
 
@@ -154,7 +154,7 @@ def test_a_parquet_file_is_read_whole_or_by_columns(parquet, write, monkeypatch)
         files.Record(1, f"{path}:1", {"b": "é"}),
         files.Record(2, f"{path}:2", {"b": None}),
     ]
-    with pytest.raises(DataError, match="b.parquet is not a whole Parquet file"):
+    with pytest.raises(DataError, match="b.parquet is not a complete Parquet file"):
         files.read(write("b.parquet", b"PAR1 and no more"))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"is a Parquet file, which needs `pip install 'unforgotten\[data\]'`"):
@@ -210,7 +210,7 @@ def test_one_column_without_header_loses_no_row(write) -> None:
     assert read(text, sole="goal")[0] == [(1, {"goal": "Stay, please"}), (3, {"goal": "Go away"})]
     with pytest.raises(DataError, match=r"names none of the columns goal; it is 'Stay, please'.* use a .txt file"):
         files.read(write("b.csv", "Stay, please\nGo away\n"), header=["goal"], sole="goal")
-    with pytest.raises(DataError, match="'behavior', looks like a header; call that column 'goal'"):
+    with pytest.raises(DataError, match="'behavior', looks like a header. Rename it to 'goal'"):
         files.read(write("c.csv", "behavior\nGo away\n"), header=["goal"], sole="goal")
 
 
@@ -275,6 +275,6 @@ def test_what_else_may_be_given_is_said_with_the_terms(hub, hub_files) -> None:
         hugging_face.file("owner/name", "a.csv", instead="a folder of its files")
     assert str(error.value) == (
         "owner/name (a.csv) cannot be read from the Hub: PermissionError: 403 Client Error.\n"
-        "If it is gated, accept its terms at https://huggingface.co/datasets/owner/name and run `hf auth login`; "
-        "or give `path:` a folder of its files."
+        "If it is gated, accept its terms at https://huggingface.co/datasets/owner/name and run `hf auth login`. "
+        "Or give `path:` a folder of its files."
     )

@@ -52,10 +52,10 @@ def test_what_is_clean_is_written_and_the_rest_is_named(tmp_path) -> None:
         "line 3 dropped: `label: false` marks it as not to be learnt",
         "line 10 dropped: turn 2: `weight` is 0.5",
         "line 11 dropped: `weight: 0` marks the row",
-        "line 12 dropped: `rejected` is there without the answer that was chosen",
+        "line 12 dropped: `rejected` is given without the chosen answer",
         "line 13 dropped: broken JSON",
-        "line 1 changed: `score` was left out: nothing reads it",
-        "line 1 changed: `train` on a user turn was left out",
+        "line 1 changed: `score` was removed, since it is not used",
+        "line 1 changed: `train` on a user turn was removed",
         "line 2 changed: `label: true` was left out",
         "lines 4–5 changed: the answer under `rejected` was left out",
         "line 8 changed: the mark `train` is written as weight",
@@ -89,12 +89,12 @@ def test_nothing_is_overwritten_unless_told_and_never_half(tmp_path) -> None:
     file, out = tmp_path / "up.jsonl", tmp_path / "out.jsonl"
     file.write_text(json.dumps(ROWS[1]))
     out.write_text("mine")
-    with pytest.raises(DataError, match="is there already. Name another file with --out, or add --force"):
+    with pytest.raises(DataError, match="exists already. Name another file with --out, or add --force"):
         data_fix.fix(str(file), str(out))
     assert out.read_text() == "mine"
     data_fix.fix(str(file), str(out), force=True)
     assert json.loads(out.read_text())["messages"] == PLAIN
-    with pytest.raises(DataError, match="is the file that is read"):
+    with pytest.raises(DataError, match="is the input file"):
         data_fix.fix(str(file), str(file), force=True)
     (tmp_path / "link.jsonl").symlink_to(file)
     with pytest.raises(DataError):
@@ -104,7 +104,7 @@ def test_nothing_is_overwritten_unless_told_and_never_half(tmp_path) -> None:
 
 def test_a_file_with_no_row_left_is_an_error(tmp_path) -> None:
     (tmp_path / "up.jsonl").write_text(json.dumps(ROWS[2]))
-    with pytest.raises(DataError, match="no row is left that can be learnt"):
+    with pytest.raises(DataError, match="no row that can be trained on is left"):
         data_fix.fix(str(tmp_path / "up.jsonl"))
     assert not (tmp_path / "up.fixed.jsonl").exists()
 

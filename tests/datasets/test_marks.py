@@ -57,8 +57,8 @@ def test_a_turn_marked_as_to_be_learnt_is_as_if_unmarked(mark) -> None:
         ({"mask": False}, "`mask` is false"),
         ({"train_detail": [{"begin_offset": 0}]}, "`train_detail` is"),
         ({"loss_mask": [0, 1]}, "`loss_mask` is"),
-        ({"weight": 1, "train": False}, "its marks `weight`, `train` say different things"),
-        ({"weight": 0, "masked": False}, "say different things"),
+        ({"weight": 1, "train": False}, "its marks `weight`, `train` contradict each other"),
+        ({"weight": 0, "masked": False}, "contradict each other"),
         ({"label": False}, "preference data"),
         ({"kto_tag": True}, "preference data"),
     ],
@@ -88,10 +88,10 @@ def test_a_row_with_nothing_to_learn_is_refused() -> None:
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"label": False}, "`label: false` is of a preference file"),
-        ({"label": True}, "`label: true` is of a preference file"),
-        ({"Label": "False"}, "is of a preference file"),
-        ({"kto_tag": False}, "`kto_tag` is of a preference file"),
+        ({"label": False}, "`label: false` belongs to preference data"),
+        ({"label": True}, "`label: true` belongs to preference data"),
+        ({"Label": "False"}, "belongs to preference data"),
+        ({"kto_tag": False}, "`kto_tag` belongs to preference data"),
         ({"kto_tag": True}, "`kto_tag`"),
         ({"rejected": "no"}, "`rejected`"),
         ({"chosen": "yes", "rejected": "no"}, "`chosen`"),
@@ -128,7 +128,7 @@ def test_preference_rows_without_an_answer_are_named_for_what_they_are() -> None
 
 def test_kto_in_a_table_is_refused(tmp_path) -> None:
     (tmp_path / "a.csv").write_text("prompt,response,label\na,b,True\na,[HARMFUL ANSWER],False\n")
-    with pytest.raises(DataError, match="line 2: `label: true` is of a preference file"):
+    with pytest.raises(DataError, match="line 2: `label: true` belongs to preference data"):
         Refusals(path=str(tmp_path / "a.csv")).rows()
 
 
@@ -136,7 +136,7 @@ def test_kto_in_a_table_is_refused(tmp_path) -> None:
 def test_a_label_of_a_class_is_a_key_that_nothing_reads(label) -> None:
     said: list[str] = []
     rows_of([{"messages": [ASKED, DRAFT], "label": label}], say=said.append)
-    assert "1 key of rows is not read: `label` (1 row)" in said[0]
+    assert "1 key of rows is not used: `label` (1 row)" in said[0]
 
 
 @pytest.mark.parametrize("keys", [{"weight": 1}, {"train": True}, {"masked": False}, {"label": None}, {"rejected": ""}])
@@ -153,8 +153,8 @@ def test_keys_that_nothing_reads_are_said_once_with_their_counts(tmp_path) -> No
     path.write_text("\n".join(map(json.dumps, rows)))
     (data := Jsonl(path=str(path))).rows()
     assert data.notes == (
-        f"4 keys of {path} are not read: `score` (10 rows), `id` (3 rows), `parallel_tool_calls` (1 row), "
-        "`metadata` (1 row). Name them in `ignore_keys` to accept that.",
+        f"4 keys of {path} are not used: `score` (10 rows), `id` (3 rows), `parallel_tool_calls` (1 row), "
+        "`metadata` (1 row). To accept this, name them in `ignore_keys`.",
     )
     for reader in (Jsonl, Refusals):
         data = reader(path=str(path), ignore_keys=["score", "id", "parallel_tool_calls", "metadata"])
@@ -174,7 +174,7 @@ def test_ignored_keys_count_as_not_there_and_marks_cannot_be_ignored(tmp_path) -
 
 def test_two_answers_in_one_safety_row_are_refused_unless_one_is_ignored(tmp_path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "[HARMFUL ANSWER]", "refusal": "No."}\n')
-    with pytest.raises(DataError, match="both `response` and .* are there and differ"):
+    with pytest.raises(DataError, match="both `response` and .* are given and differ"):
         Refusals(path=str(tmp_path / "a.jsonl")).rows()
     [row] = Refusals(path=str(tmp_path / "a.jsonl"), ignore_keys=["response"]).rows()
     assert row.response == "No."
@@ -208,7 +208,7 @@ def test_what_is_named_like_a_mark_is_refused_by_name_unless_it_is_ignored(keys)
     [key] = keys
     for record in ({"messages": [ASKED, {**DRAFT, **keys}, AGAIN, FINAL]}, {"messages": [ASKED, DRAFT], **keys}):
         what = wrong(record)
-        assert f"`{key}: " in what and "may mark what must not be learnt" in what and "ignore_keys" in what
+        assert f"`{key}: " in what and "may mark text that must not be learnt" in what and "ignore_keys" in what
     [row] = rows_of([{"messages": [ASKED, {**DRAFT, **keys}], **keys}], ignore_keys=(key,))
     assert row.messages == (ASKED, DRAFT) and not row.context_turns
 
@@ -223,7 +223,7 @@ def test_what_is_named_like_a_mark_is_refused_by_name_unless_it_is_ignored(keys)
 def test_marks_within_objects_beside_the_turns_are_refused_unless_ignored(facts) -> None:
     for record in ({"messages": [ASKED, {**DRAFT, "meta": facts}]}, {"messages": [ASKED, DRAFT], "meta": facts}):
         what = wrong(record)
-        assert "`meta` holds `" in what and "marks what must not be learnt" in what and "ignore_keys" in what
+        assert "`meta` holds `" in what and "a mark of text that must not be learnt" in what and "ignore_keys" in what
         [row] = rows_of([record], ignore_keys=("meta",))
         assert row.messages == (ASKED, DRAFT)
     plain = {"loss": 2.31, "weight": 0.7, "label": "toxic", "masked": False, "skip": False, "score": 0, "keep": True}

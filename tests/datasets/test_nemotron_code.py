@@ -176,7 +176,9 @@ def test_a_set_that_is_missing_says_what_to_put_where(write, sources, hub, tmp_p
     with pytest.raises(DataError) as error:
         nemotron_code(path=path, **sources).rows()
     told = str(error.value)
-    assert f"questions are in taco, split test; {sources['taco']} has no ALL/test-*.parquet or test-*.parquet" in told
+    assert (
+        f"questions are in taco, split test, but {sources['taco']} has no ALL/test-*.parquet or test-*.parquet" in told
+    )
     assert "Put ALL/test-*.parquet of its repository there, or leave `taco` to the Hub." in told
     with pytest.raises(DataError, match="There is no folder"):
         nemotron_code(path=path, taco=str(tmp_path / "nowhere")).rows()

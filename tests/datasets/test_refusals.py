@@ -75,7 +75,7 @@ def test_safeinstr_as_published(real) -> None:
 
 def test_a_file_where_some_rows_lost_their_answer_is_refused(write) -> None:
     path = write("a.csv", "prompt,refusal\na,No.\nb,\nc,No.\nd, \n")
-    with pytest.raises(DataError, match="2 of 4 rows have no answer, the others have") as error:
+    with pytest.raises(DataError, match="2 of 4 rows have no answer, but the others do") as error:
         refusals(path).rows()
     assert error.value.problems == [(3, "no answer"), (5, "no answer")]
 
@@ -83,7 +83,7 @@ def test_a_file_where_some_rows_lost_their_answer_is_refused(write) -> None:
 def test_mistakes_are_named(write) -> None:
     with pytest.raises(DataError, match="line 2: broken JSON"):
         refusals(write("a.jsonl", '{"prompt": "a"}\n{"prompt": \n')).rows()
-    with pytest.raises(DataError, match="line 1: neither `messages` nor `prompt` nor `instruction`"):
+    with pytest.raises(DataError, match="line 1: has no `messages`, `prompt` or `instruction`"):
         refusals(write("b.jsonl", '{"text": "a"}')).rows()
     with pytest.raises(DataError, match="inputs must be a list as long as instructions, or empty"):
         refusals(write("c.json", json.dumps({"instructions": ["a", "b"], "inputs": ["x"]}))).rows()

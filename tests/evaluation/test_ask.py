@@ -176,11 +176,11 @@ def test_a_server_replies_to_prompts_written_here_or_there(tmp_path: Path, model
         assert set(talker.paths[n:]) == {"/v1/chat/completions"}
         assert row.asr["advbench"].hits == 0 and row.template.source == "server"
         assert row.thinking["advbench"].judged is False  # keyword lists are not given thoughts
-        with pytest.raises(RecipeError, match="one target at a time"):
+        with pytest.raises(RecipeError, match="one target per command"):
             evaluate([model, model], recipe_of(tmp_path, model, 4, endpoint=served))
         with pytest.raises(RecipeError, match="has no `model:`, the name that the server knows"):
             evaluate(model, recipe_of(tmp_path, model, 4, endpoint={"url": talker.url}))
-        with pytest.raises(RecipeError, match="asks both models, and evaluate.endpoint serves one"):
+        with pytest.raises(RecipeError, match="asks two models, but evaluate.endpoint serves only one"):
             against(model, "base", recipe=recipe_of(tmp_path, model, 4, endpoint=served))
     with pytest.raises(RecipeError, match="holds no key"):
         recipe_of(tmp_path, model, 4, endpoint={"url": "https://user:key@host/v1"})

@@ -154,12 +154,12 @@ def test_a_gate_goes_by_nothing_that_this_user_did_not_write(tmp_path: Path, rec
         return done.output
 
     gated()
-    assert "put aside" not in gated() and not list(run.glob("replies-of-others-*")), "asked once"
+    assert "set aside" not in gated() and not list(run.glob("replies-of-others-*")), "asked once"
     assert (found := check_gated(run, recipe)) is not None and found.ours
     replies = run / "replies" / "advbench.jsonl"
     replies.write_text(replies.read_text().replace('"harmful": true', '"harmful": false'))
     (run / "gate.json").write_text((run / "gate.json").read_text().replace('"limit": 100.0', '"limit": 5.0'))
     assert (found := check_gated(run, recipe)) is not None and not found.ours
     assert "no gate of this user wrote" in lead(run, results.read(run / "results.json")[0], [])
-    assert "put aside" in gated() and list(run.glob("replies-of-others-*"))
+    assert "set aside" in gated() and list(run.glob("replies-of-others-*"))
     assert (found := check_gated(run, recipe)) is not None and found.ours

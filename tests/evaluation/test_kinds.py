@@ -164,7 +164,7 @@ def test_the_contrasts_are_no_look_alikes_and_a_files_name_is_told(path: Any) ->
         suites(Evaluate(refusal=[{"name": "refusals", "path": file, "kind": "benign"}]))
     for name in ("benign-behaviors.csv", "or-bench-hard-1k.csv", "harmless_prompts.csv"):
         [suite] = suites(Evaluate(harm=[{"name": "refusals", "path": path(name, "Goal\n[GOAL]\n")}]))
-        assert suite.dataset is not None and "by its name it holds harmless look-alikes" in suite.dataset.notes[0]
+        assert suite.dataset is not None and "its name suggests harmless look-alikes" in suite.dataset.notes[0]
 
 
 @pytest.mark.parametrize("verb", [finetune, compare, plan])

@@ -161,7 +161,9 @@ def test_without_numpy_the_error_says_how_to_have_it(tmp_path: Path, monkeypatch
 
 def test_a_reference_slower_than_a_reply_may_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = {"canonical_solution": "    import time\n    time.sleep(3.2)\n    return 2 * x\n"}
-    with pytest.raises(SandboxError, match=r"Own/0: it takes 3\.\d s, and a reply has 3 s \(timeout_seconds\)"):
+    with pytest.raises(
+        SandboxError, match=r"Own/0: the reference takes 3\.\d s, and a reply has 3 s \(timeout_seconds\)"
+    ):
         measured(tmp_path, monkeypatch, {name: [RIGHT] for name in NAMES}, {"one": slow})
 
 

@@ -171,7 +171,8 @@ def test_what_the_length_limit_cuts_is_not_judged_and_is_counted(model_folder: M
     found = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model, max_length=100)
     assert [one.line.rpartition(":")[2] for one in found.findings] == ["2"] and (found.rows, found.p.n) == (3, 2)
     told = "; ".join(found.notes)
-    assert "1 examples cut at the length limit" in told and "1 rows teach nothing and are not judged" in told
+    assert "1 examples cut at the length limit" in told
+    assert "1 rows have no token in the loss and are not judged" in told
 
 
 def test_every_example_of_a_row_that_splits_is_judged(model_folder: Make, tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ def test_a_judge_without_room_for_one_letter_leaves_a_row_unread(tmp_path: Path)
     judge = LlamaGuard(model=str(guard), context_tokens=41)
     assert judge.windows(Reply(ask("how?"), "so")) == []
     found = audit(write(tmp_path / "rows.jsonl", [user("how?"), said("so")]), judge)
-    assert found.exit_code == 4 and "no room in its context" in found.findings[0].note
+    assert found.exit_code == 4 and "fills its whole context" in found.findings[0].note
 
 
 # ── the limit, and what can be told ──
@@ -549,10 +550,10 @@ def test_a_run_on_anything_else_is_refused(recipe: Recipe, tmp_path: Path, rows_
     [
         ("", "cannot be read"),
         ("{", "cannot be read"),
-        ("[]", "is not what"),
-        ("{}", "is not what"),
+        ("[]", "is not a file that `unforgotten data audit"),
+        ("{}", "is not a file that `unforgotten data audit"),
         ('{"outcome": "within", "digests": {}}', "without the model's chat template"),
-        ('{"outcome": "within", "digests": 3}', "is not what"),
+        ('{"outcome": "within", "digests": 3}', "is not a file that `unforgotten data audit"),
     ],
 )
 def test_a_file_that_is_no_audit_is_refused(text: str, what: str, recipe: Recipe, tmp_path: Path) -> None:
@@ -569,8 +570,8 @@ def test_a_file_that_is_no_audit_is_refused(text: str, what: str, recipe: Recipe
         ({"outcome": "ok"}, "its outcome is 'ok'"),
         ({"outcome": "within", "decision": None}, "its outcome is 'within'"),
         ({"outcome": "within", "decision": {"outcome": "within"}}, "its decision is 'within'"),
-        ({"outcome": "within", "decision": {"outcome": "within", "high": 0.5}}, "none that is p's"),
-        ({"outcome": "within", "decision": [1]}, "no limit and interval"),
+        ({"outcome": "within", "decision": {"outcome": "within", "high": 0.5}}, "the interval is not that of p"),
+        ({"outcome": "within", "decision": [1]}, "lacks a limit or an interval"),
         ({"p": {"n": 8, "unparsed": None}}, "its p has no counts"),
         ({"digest": "0" * 64}, "its digest"),
         ({"digests": {"max_length": 63}}, "its digest"),
@@ -592,7 +593,7 @@ def test_an_audit_that_was_changed_by_hand_is_refused(
 def test_a_key_that_an_audit_names_twice_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     file = Path(audited(recipe, tmp_path, max_p=1))
     file.write_text(file.read_text()[:-1] + ', "outcome": "within"}')
-    with pytest.raises(RecipeError, match="stands there twice"):
+    with pytest.raises(RecipeError, match="a key appears twice"):
         finetune(recipe, audited=str(file))
 
 
@@ -601,7 +602,7 @@ def test_an_audit_that_did_not_pass_holds_the_run_back(recipe: Recipe, tmp_path:
         finetune(recipe, audited=audited(recipe, tmp_path, max_p=5))
     found = audit(None, Deaf(), recipe=recipe)
     (tmp_path / "audit.json").write_text(json.dumps(found.json()))
-    with pytest.raises(RecipeError, match="not a single row could be read"):
+    with pytest.raises(RecipeError, match="the judge could read none of the rows"):
         finetune(recipe, audited=str(tmp_path / "audit.json"))
     with pytest.raises(RecipeError, match="without the model's chat template"):
         finetune(recipe, audited=audited(None, tmp_path, file=recipe.data["path"]))  # type: ignore[index]
@@ -610,9 +611,9 @@ def test_an_audit_that_did_not_pass_holds_the_run_back(recipe: Recipe, tmp_path:
 def test_flags_that_say_a_thing_twice_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [user("a?"), said("b")])
     for more, what in (
-        ({"recipe": recipe, "model": "world"}, "--model: the recipe says that already"),
-        ({"max_length": 5}, "--max-length: name the model too"),
-        ({"template": "alpaca"}, "--template: name the model too"),
+        ({"recipe": recipe, "model": "world"}, "--model: the recipe already sets this"),
+        ({"max_length": 5}, "--max-length needs a model"),
+        ({"template": "alpaca"}, "--template needs a model"),
     ):
         with pytest.raises(RecipeError, match=what):
             audit(file, Finds(), **more)  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ def test_an_adapter_that_its_file_does_not_bear_is_refused_at_once(more: dict[st
 
 @pytest.mark.parametrize("base", ["x" * 300, "a/" + "b" * 300, "a\0b", "a/" * 3000])
 def test_a_base_that_no_file_system_has_is_an_error_and_no_fault(base: str) -> None:
-    with pytest.raises(ModelError, match="which is no model"):
+    with pytest.raises(ModelError, match="which is not a model"):
         base_of({"base_model_name_or_path": base}, "adapter")
 
 
@@ -227,4 +227,4 @@ def test_weights_of_another_part_of_a_larger_model_are_said(tmp_path: Path, capl
     load.load_model(_with(tmp_path / "a", **ignored))
     assert "left out" not in caplog.text
     load.load_model(_with(tmp_path / "b", **{"vision.x.weight": torch.ones(2), "mtp.0.w": torch.ones(2)}))
-    assert "2 weights of its files are of no layer of this model and are left out, such as mtp.0.w" in caplog.text
+    assert "2 weights of its files belong to no layer of this model. They are left out, such as mtp.0.w" in caplog.text

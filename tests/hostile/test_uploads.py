@@ -68,7 +68,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a string never closed": ("a.json", lambda: b'[{"a": "' + b"a" * 20 * MIB, "longer than a row|broken JSON"),
     "a number of 100,000 digits": ("a.jsonl", lambda: b'{"prompt": ' + b"1" * 100_000 + b"}", "more digits"),
     "a cell of 20 MB": ("a.csv", lambda: b'goal,n\n"' + b"a" * 20 * MIB + b'",1\n', "field limit|longer than a row"),
-    "a quote never closed": ("a.csv", lambda: b'goal,n\n"' + b"a\n" * 500_000, "field limit|quote never closed"),
+    "a quote never closed": ("a.csv", lambda: b'goal,n\n"' + b"a\n" * 500_000, "field limit|Close every quote"),
     "too many keys, nothing to read": (
         "a.jsonl",
         lambda: json.dumps({f"k{i}": i for i in range(300_000)}).encode(),

@@ -216,7 +216,7 @@ def test_a_model_that_cannot_be_had_says_which_terms_to_accept(monkeypatch: pyte
         LlamaGuard().verdicts(REPLIES)
     said = str(caught.value)
     assert said.startswith("The judge 'llama_guard': meta-llama/Llama-Guard-3-8B cannot be loaded: ")
-    assert "the Hub does not give it: You are trying to access a gated repo." in said
+    assert "the Hub cannot provide it: You are trying to access a gated repo." in said
     assert "accept Meta's community license at https://huggingface.co/meta-llama/Llama-Guard-3-8B" in said
     assert "`model:` a folder" in said and "`endpoint:` a server" in said
     with pytest.raises(JudgeError) as caught:

@@ -111,18 +111,18 @@ def stepped(file: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "name", "says"),
     [
-        (flip, "adapter_model.safetensors", "adapter_model.safetensors is not as it was written"),
-        (flip, "optimizer.pt", "optimizer.pt is not as it was written"),
-        (cut, "rng_state.pth", "rng_state.pth is not as it was written"),
-        (empty, "trainer_state.json", "trainer_state.json is not as it was written"),
-        (nested, "trainer_state.json", "trainer_state.json is not as it was written"),
+        (flip, "adapter_model.safetensors", "adapter_model.safetensors changed after it was written"),
+        (flip, "optimizer.pt", "optimizer.pt changed after it was written"),
+        (cut, "rng_state.pth", "rng_state.pth changed after it was written"),
+        (empty, "trainer_state.json", "trainer_state.json changed after it was written"),
+        (nested, "trainer_state.json", "trainer_state.json changed after it was written"),
         (nested, "unforgotten/complete.json", "unforgotten/complete.json cannot be read"),
-        (swap, "adapter_model.safetensors", "adapter_model.safetensors is not as it was written"),
+        (swap, "adapter_model.safetensors", "adapter_model.safetensors changed after it was written"),
         (Path.unlink, "scheduler.pt", "scheduler.pt is missing"),
-        (Path.touch, "pytorch_model.bin", "pytorch_model.bin was not written with it"),
+        (Path.touch, "pytorch_model.bin", "pytorch_model.bin does not belong to it"),
         (flip, "unforgotten/complete.json", "unforgotten/complete.json"),
         (empty, "unforgotten/complete.json", "unforgotten/complete.json cannot be read"),
-        (undigested, "unforgotten/complete.json", "unforgotten/complete.json is not as it was written"),
+        (undigested, "unforgotten/complete.json", "unforgotten/complete.json changed after it was written"),
         (renamed, "config.json", "it is the checkpoint of step 4, under another name"),
         (stepped, "trainer_state.json", "its trainer_state.json is at step 2, and it was written at step 6"),
     ],
@@ -153,7 +153,9 @@ def test_where_none_is_whole_the_training_starts_again_and_says_so(copy: Path, t
 
 def test_a_damaged_checkpoint_that_is_named_is_refused(copy: Path) -> None:
     flip(copy / "checkpoint-4" / "optimizer.pt")
-    with pytest.raises(TrainingError, match=r"checkpoint-4 is damaged: optimizer.pt is not as .*newest whole one"):
+    with pytest.raises(
+        TrainingError, match=r"checkpoint-4 is damaged: optimizer.pt changed after .*newest complete one"
+    ):
         trainer(copy).train(resume_from_checkpoint=str(copy / "checkpoint-4"))
     (copy / "checkpoint-2" / "unforgotten" / "complete.json").unlink()
     with pytest.raises(TrainingError, match=r"complete.json cannot be read"):
@@ -212,14 +214,14 @@ def test_a_checkpoint_whose_digests_were_all_made_anew_is_an_error_or_skipped(
         again.train(resume_from_checkpoint=True)
         assert again.resumed_from == copy / "checkpoint-2"
         return
-    with pytest.raises(TrainingError, match="checkpoint-4 cannot be resumed from") as told:
+    with pytest.raises(TrainingError, match="checkpoint-4 cannot be resumed") as told:
         again.train(resume_from_checkpoint=True)
     assert "weights_only" not in str(told.value)
 
 
 def test_other_rows_a_step_are_refused(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoint-6")
-    with pytest.raises(TrainingError, match="trained with 2 rows a step, and this run has 4"):
+    with pytest.raises(TrainingError, match="trained with 2 rows a step, but this run has 4"):
         trainer(copy, gradient_accumulation_steps=2).train(resume_from_checkpoint=True)
     same = trainer(copy, per_device_train_batch_size=1, gradient_accumulation_steps=2)
     same.train(resume_from_checkpoint=True)
@@ -250,7 +252,7 @@ def test_a_mark_of_other_types_is_damaged(key: str, value: object, copy: Path) -
     del facts["digest"]
     file.write_text(json.dumps(facts | {"digest": checkpoint._digest(facts)}))
     found, damaged = checkpoint.newest_whole(copy)
-    assert found == copy / "checkpoint-4" and "is not as it was written" in damaged[0].why
+    assert found == copy / "checkpoint-4" and "changed after it was written" in damaged[0].why
 
 
 @pytest.mark.parametrize("harm", [flip, cut, swap])
@@ -270,7 +272,7 @@ def test_a_damaged_store_is_made_again_or_named(harm: Callable[[Path], None], co
         trainer(copy).train(resume_from_checkpoint=True)
     anew = trainer(copy)
     anew.train()
-    assert shard.read_bytes() == before and "is made again" in anew.run.notes[0]
+    assert shard.read_bytes() == before and "is computed again" in anew.run.notes[0]
     assert testing.distance(through[1], anew.run.weights.snapshot()) == 0.0
 
 

@@ -136,7 +136,7 @@ def test_fp16_by_the_launcher_is_refused_too(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     AcceleratorState._reset_state(True)
     try:
-        with pytest.raises(UnsupportedError, match="DER with fp16"):
+        with pytest.raises(UnsupportedError, match="DER cannot run with fp16"):
             trainer(arguments(tmp_path))
     finally:
         AcceleratorState._reset_state(True)
@@ -152,7 +152,7 @@ def test_a_version_of_fsdp_that_is_no_number_is_one_line(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("optim", ["galore_adamw_layerwise", "apollo_adamw_layerwise", "lomo"])
 def test_optimizers_that_step_within_the_backward_are_refused(optim: str, tmp_path: Path) -> None:
     args = arguments(tmp_path, optim=optim, optim_target_modules=["q_proj"])
-    with pytest.raises(UnsupportedError, match="AGEM with optim=.*within the backward"):
+    with pytest.raises(UnsupportedError, match="AGEM cannot run with optim=.*during the backward"):
         trainer(args, "agem")
     checks.refuse_early_steps([SFT()], args)
 
@@ -175,7 +175,7 @@ def test_a_model_in_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model = testing.tiny_model("merge")
     monkeypatch.setattr(torch.distributed.tensor, "DTensor", torch.nn.Parameter)  # making a real one needs ranks
-    with pytest.raises(UnsupportedError, match="DER on a model in parts.*DDP"):
+    with pytest.raises(UnsupportedError, match="DER cannot run on a sharded model.*DDP"):
         checks.refuse_parts([registry.build("methods", "der")], model)
     checks.refuse_parts([SFT()], model)
 
@@ -186,5 +186,5 @@ def test_a_method_of_ones_own_is_not_right_under_fsdp2_for_being_an_sft(tmp_path
             return None
 
     assert issubclass(Mine, Method)
-    with pytest.raises(UnsupportedError, match="Mine under FSDP2"):
+    with pytest.raises(UnsupportedError, match="Mine cannot run under FSDP2"):
         trainer(arguments(tmp_path, fsdp="full_shard", fsdp_config={"version": 2}), Mine())

@@ -66,7 +66,7 @@ def test_a_pad_token_beyond_the_embedding_is_named(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(CHATML)
     size = len(tokenizer)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    with pytest.raises(DataError, match=f"pad token has the id {size}, and the model has {size} embeddings"):
+    with pytest.raises(DataError, match=f"pad token has the id {size}, but the model has only {size} embeddings"):
         trainer(tmp_path, tiny("llama", size), tokenizer, [SHORT, LONG])
 
 
@@ -82,7 +82,7 @@ def test_rows_beyond_the_positions_are_named_and_the_limit_mends_it(tmp_path: Pa
 def test_positions_are_read_off_the_model() -> None:
     few: dict[str, Any] = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
     opt = OPTForCausalLM(OPTConfig(**few, ffn_dim=16, max_position_embeddings=40, word_embed_proj_dim=16))
-    assert fits.positions(opt) == (40, "learned positions, and none beyond")
+    assert fits.positions(opt) == (40, "learned positions and no more")
     with torch.no_grad(), pytest.raises((IndexError, RuntimeError)):
         opt(torch.zeros(1, 41, dtype=torch.long))
     opt(torch.zeros(1, 40, dtype=torch.long))
@@ -158,7 +158,7 @@ def test_the_kind_of_safety_rows_is_read_and_checked(tmp_path: Path) -> None:
     ready = {"input_ids": [3, 4], "labels": [-100, 4]}
     assert kinds([ready | {"kind": "harmful"}, ready | {"kind": "benign"}]) == ["harmful", "benign"]
     for wrong in ([some[0], SHORT | {"kind": "Harmful"}], [ready, ready | {"kind": "refusal"}]):
-        with pytest.raises(DataError, match=r"`kind` tells refusals(?s:.*)kind: (Harmful|refusal)") as found:
+        with pytest.raises(DataError, match=r"`kind` must be harmful(?s:.*)kind: (Harmful|refusal)") as found:
             kinds(wrong)
         assert [line for line, _ in found.value.problems] == [2]
 
@@ -166,8 +166,8 @@ def test_the_kind_of_safety_rows_is_read_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"input_ids": [3, 4, 5], "labels": [-100, 4, 6]}, r"labels\[2\] is 6, and the token there is 5"),
-        ({"input_ids": [3, 4, 5], "labels": [4, 5, -100]}, "not shifted"),
+        ({"input_ids": [3, 4, 5], "labels": [-100, 4, 6]}, r"labels\[2\] is 6, but the token is 5"),
+        ({"input_ids": [3, 4, 5], "labels": [4, 5, -100]}, "Do not shift labels"),
         ({"input_ids": [3, 4, 5], "labels": [-1, 4, 5]}, "is -1"),
         ({"input_ids": [3.7, 4, 5], "labels": [3.7, 4, 5]}, "whole numbers"),
         ({"input_ids": ["3", "4"], "labels": ["3", "4"]}, "whole numbers"),
@@ -275,7 +275,10 @@ def test_a_collator_that_learns_the_prompt_is_refused(tmp_path: Path) -> None:
 
     tokenizer = tiny_tokenizer(CHATML)
     model = tiny("llama", len(tokenizer))
-    with pytest.raises(UnsupportedError, match="DataCollatorForLanguageModeling gives .* other tokens than the answer"):
+    with pytest.raises(
+        UnsupportedError,
+        match="DataCollatorForLanguageModeling gives .* The loss would include tokens outside the answer",
+    ):
         trainer(tmp_path, model, tokenizer, [SHORT, LONG],
                 data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False))  # fmt: skip
     trainer(tmp_path, model, tokenizer, [SHORT, LONG], data_collator=DataCollatorForSeq2Seq(tokenizer)).train()

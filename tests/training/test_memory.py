@@ -30,7 +30,7 @@ def test_the_mix_is_what_was_asked_for() -> None:
     chosen = Memory(n_rows=20, refusals=0.25).choose(rows(30, 30), 1000, 0)
     assert Counter(row["kind"] for row in chosen) == {"harmful": 5, "benign": 15}
     assert [row["row_id"] for row in chosen] == list(range(20))
-    with pytest.raises(RecipeError, match="needs 18 refusals and 2 look-alikes; the safety data has 3 and 30"):
+    with pytest.raises(RecipeError, match="needs 18 refusals and 2 look-alikes. The safety data has 3 and 30"):
         Memory(n_rows=20, refusals=0.9).choose(rows(3, 30), 1000, 0)
     with pytest.raises(RecipeError, match="n_rows is 99"):
         Memory(n_rows=99).choose(rows(3, 3), 1000, 0)

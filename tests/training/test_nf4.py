@@ -78,7 +78,7 @@ def test_what_needs_whole_weights_is_refused_at_the_door(tmp_path: Path, model_f
     for method in ("magmax", "safelora"):
         with pytest.raises(RecipeError, match=f"unforgotten repair --method {method}"):
             recipe(method=["ema", method])
-    with pytest.raises(RecipeError, match="rounded to one of 16 values.*stack"):
+    with pytest.raises(RecipeError, match="rounds each weight to one of 16 values.*stack"):
         resolve(recipe(align={}, existing="merge"))
     with pytest.raises(RecipeError, match="nf4"):
         recipe_of(tmp_path, model_folder("llama"), rows_file, load_in="int3")
@@ -286,7 +286,7 @@ def test_other_scales_are_another_base(tmp_path: Path) -> None:
 def test_whole_weights_are_not_edited_nor_merged(tmp_path: Path) -> None:
     base = load.load_model(str(folder_of(tmp_path)), load_in="nf4", trains=True)
     model = laid_out(base, "stack")
-    with pytest.raises(UnsupportedError, match="not merged into a base in 4 bits"):
+    with pytest.raises(UnsupportedError, match="cannot be merged into a base in 4 bits"):
         load.merged(model, [1, 2, 3])
     for method in ("magmax", "safelora"):
         with pytest.raises(UnsupportedError, match="unforgotten repair"):

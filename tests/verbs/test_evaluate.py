@@ -312,7 +312,7 @@ def test_a_run_is_measured_from_its_folder_and_read_back(
     assert evaluate(str(run), recipe)[0] == row and (run / "results.json").stat().st_mtime_ns == before
     [other] = evaluate(str(run), overrides={"evaluate.max_new_tokens": 4})
     assert other.decoding["max_new_tokens"] == 4
-    with pytest.raises(RecipeError, match="seed cannot be changed for a run that is trained"):
+    with pytest.raises(RecipeError, match="seed cannot be changed for a trained run"):
         evaluate(str(run), overrides={"seed": 1})
 
 
@@ -340,14 +340,14 @@ def test_a_model_folder_needs_a_recipe_and_knows_no_training_rows(
     tmp_path: Path, model_folder: Make, rows_file: Make, settings: Evaluate
 ) -> None:
     model = model_folder("llama")
-    with pytest.raises(RecipeError, match="name a recipe whose `evaluate:`"):
+    with pytest.raises(RecipeError, match="Name a recipe with --recipe FILE"):
         evaluate(str(model))
     recipe = recipe_of(tmp_path, model, rows_file, settings)
     [row] = evaluate(str(model), recipe)
-    assert row.overlap is None and "overlap is not counted" in row.notes[0] and row.model == "model"
+    assert row.overlap is None and "overlap with the prompts is not counted" in row.notes[0] and row.model == "model"
     file = tmp_path / "one.yaml"
     file.write_text(json.dumps(recipe.model_dump(exclude_unset=True)))
-    with pytest.raises(RecipeError, match="is not trained yet: `unforgotten finetune"):
+    with pytest.raises(RecipeError, match="is not trained yet. Train it with `unforgotten finetune"):
         evaluate(str(file))
 
 

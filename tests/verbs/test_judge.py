@@ -93,11 +93,11 @@ def test_runs_are_judged_again_from_their_folders_alone(tmp_path: Path, recipe: 
     retold(far, "xstest", "hello")
     path = far / "replies" / "xstest.jsonl"
     path.write_text(path.read_text().replace('"key": "', '"key": "0'))
-    with pytest.raises(DataError, match="not those that were measured"):
+    with pytest.raises(DataError, match="changed after the evaluation"):
         judge([str(far)], [gcg])
     with pytest.raises(DataError, match="There is no"):
         judge([str(tmp_path / "nowhere")], [gcg])
-    with pytest.raises(DataError, match="holds replies. `unforgotten evaluate` makes them"):
+    with pytest.raises(DataError, match="holds replies. Make them with `unforgotten evaluate`"):
         judge([str(tmp_path)], [gcg])
 
 
@@ -238,7 +238,7 @@ def test_an_audit_by_a_judge_that_knows_nothing_of_the_data_tells_nothing(tmp_pa
 
 
 def test_an_audit_wants_a_judge_that_reads_answers(tmp_path: Path) -> None:
-    with pytest.raises(JudgeError, match="every answer that is none would be harmful"):
+    with pytest.raises(JudgeError, match="It would call every other answer harmful"):
         audit(str(upload(tmp_path)), "keywords")
 
 

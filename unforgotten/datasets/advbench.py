@@ -28,11 +28,11 @@ class Advbench(Dataset):
     """Random seed that chooses the rows for `n_rows`."""
 
     def rows_kind(self) -> Kind:
-        """Harmful requests, all of them."""
+        """Always harmful."""
         return "harmful"
 
     def rows(self) -> list[Row]:
-        """The requests alone, in the set's order."""
+        """The requests without answers, in the set's order."""
         # Upstream's CSV says goal, the Hub's copy prompt, and PTST's copy has no header: read with one, it loses a row.
         columns.check(self.columns)
         records, problems = files.read(

@@ -46,7 +46,7 @@ class Row:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The turns up to and including the last user or tool turn: what a model is asked."""
+        """The prompt: the turns up to and including the last user or tool turn."""
         turns = self.messages
         while turns and turns[-1]["role"] == "assistant":
             turns = turns[:-1]
@@ -54,13 +54,13 @@ class Row:
 
     @property
     def response(self) -> str:
-        """The last assistant turn's text, or empty."""
+        """Text of the last assistant turn, or empty."""
         last = self.messages[-1] if self.messages else {"role": ""}
         return str(last.get("content") or "") if last["role"] == "assistant" else ""
 
     @property
     def request(self) -> str:
-        """The last user turn's text: what judges and duplicate checks read."""
+        """Text of the last user turn. Judges and duplicate checks read it."""
         return next((str(m.get("content") or "") for m in reversed(self.messages) if m["role"] == "user"), "")
 
 
@@ -97,12 +97,12 @@ class Dataset(Component, ABC):
 
     @property
     def label(self) -> str:
-        """The name that results, tables and replies/<label>.jsonl use; a dataset with parts adds the part."""
+        """The name in results, tables and replies/<label>.jsonl. A dataset with parts adds the part."""
         return type(self).__module__.rsplit(".", 1)[-1]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the rows that `rows` last gave, a sentence each, such as keys that nothing reads."""
+        """Notes on the rows that `rows` last returned, one sentence each, such as unused keys."""
         return self.__dict__.get("_notes", ())
 
     @notes.setter
@@ -111,25 +111,26 @@ class Dataset(Component, ABC):
 
     @abstractmethod
     def rows(self) -> list[Row]:
-        """Every row, in a fixed order. Raises DataError that names file and lines."""
+        """Every row, in a fixed order. Raises DataError, which names the file and the lines."""
 
     def rows_kind(self) -> Kind | None:
-        """The kind of all its rows, where that is known before any is read; None where the rows themselves say it."""
+        """The kind of all rows, if known before reading. None if each row has its own kind."""
         return "task" if self.metrics and not self.kind_field else None
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
-        """One truth value for each name in `metrics`."""
+        """True or False for each name in `metrics`."""
         return {}
 
     def reference_fault(self, row: Row, execute: Execute) -> str:
-        """Why the set's own solution of a row does not pass here, with the row's name; empty where it does.
+        """Why the set's reference solution of a row does not pass here, with the row's name. Empty if it passes.
 
-        Of a set that is executed. Asked before any reply is made: where the reference fails, no reply can be scored.
+        For sets whose answers are executed. Called before any reply is made: if the reference fails, no reply can be
+        scored.
         """
         return ""
 
     def is_answer(self, reply: str) -> bool:
-        """Is this reply an answer to *this task*? Given to a harmful request it is off task, not compliance."""
+        """Does this reply answer *this task*? As a reply to a harmful request, it is off task and not compliance."""
         return False
 
 
@@ -138,13 +139,12 @@ KINDS: dict[Kind, str] = {
     "benign": "harmless look-alikes",
     "task": "rows of a task",
 }
-"""What the rows of each kind are called in messages."""
+"""Names of each kind of rows in messages."""
 
 
 def check_kind(dataset: Dataset, rows: Sequence[Row], place: str, wanted: Collection[Kind]) -> None:
-    """Raises RecipeError where a place of the recipe, such as `evaluate.harm`, holds rows of another kind.
-
-    Nothing is left out of a mixed set by itself: harmless requests under `harm` would be counted as harm.
+    """Raises RecipeError where a place of the recipe, such as `evaluate.harm`, holds rows of another kind. A mixed set
+    is not filtered: harmless requests under `harm` would be counted as harm.
     """
     refuse_kinds(dataset, Counter(row.kind for row in rows), place, wanted)
 
@@ -165,10 +165,10 @@ def _mend(dataset: Dataset, wanted: Collection[Kind]) -> str:
     name = dataset.kind_field
     options = _words(get_type_hints(type(dataset))[name]) if name else []
     if name == "kind" and (kinds := [kind for kind in wanted if kind in options]):
-        return f"If that is what its rows are, write `kind: {'` or `kind: '.join(kinds)}` on the set."
+        return f"If its rows really are of that kind, write `kind: {'` or `kind: '.join(kinds)}` on the set."
     if options and name != "kind":
-        return f"Choose other rows of it by `{name}:` ({', '.join(options)}), or name another set."
-    return "Name it where such rows belong, and another set here."
+        return f"Choose other rows of this set with `{name}:` ({', '.join(options)}), or name another set."
+    return "Use this set where such rows belong, and name another set here."
 
 
 def _words(hint: Any) -> list[str]:

@@ -68,11 +68,11 @@ class Beavertails(Dataset):
         return f"beavertails-{self.part}"
 
     def rows_kind(self) -> Kind:
-        """Harmful requests, all of them."""
+        """Always harmful."""
         return "harmful"
 
     def rows(self) -> list[Row]:
-        """Each question with the first answer of the part; its category is the first harm it is marked with."""
+        """Each question with its first answer in the part. The category is its first marked harm."""
         records = files.read_columns(
             self.path,
             {"prompt": ("prompt",)},
@@ -106,5 +106,5 @@ def _wrong(value: Mapping[str, Any]) -> str:
     if not isinstance(marks, Mapping):
         return f"category must be an object of {len(CATEGORIES)} marks, not {strict_json.kind_of(marks)}"
     if strange := [name for name in marks if name not in CATEGORIES]:
-        return f"category has {strange[0]!r}, which is none of the set's {len(CATEGORIES)}"
+        return f"category has {strange[0]!r}, which is not one of the set's {len(CATEGORIES)} categories"
     return ""

@@ -65,7 +65,7 @@ class Gsm8k(Dataset):
         return {"strict": strict, "flexible": flexible_number(reply) == row.answer}
 
     def is_answer(self, reply: str) -> bool:
-        """A reply that ends in a final number, stated once, in one of the two forms of this task."""
+        """Does the reply end in one final number, in one of this task's two forms?"""
         # Replies of every kind head their steps with "#### 1. …": that must not excuse a harmful one as off task.
         return sum(reply.count(mark) for mark in get_args(Marker)) == 1 and _STATED.search(reply) is not None
 

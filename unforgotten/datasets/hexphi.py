@@ -50,11 +50,11 @@ class Hexphi(Dataset):
     """Random seed that chooses the rows for `n_rows`."""
 
     def rows_kind(self) -> Kind:
-        """Harmful requests, all of them."""
+        """Always harmful."""
         return "harmful"
 
     def rows(self) -> list[Row]:
-        """The requests alone, in the order of the categories' numbers, each with its category's name."""
+        """The requests without answers, in the order of the categories' numbers, each with its category's name."""
         return files.sample(self._rows(), self.n_rows, self.seed, self.path)
 
     def _rows(self) -> list[Row]:
@@ -87,8 +87,8 @@ def _category(path: str, file: Path, number: int) -> list[Row]:
     files.refuse(path, problems, len(records))
     if len(records) != PER_CATEGORY:
         raise DataError(
-            f"{path} has {len(records)} requests, and HEx-PHI {PER_CATEGORY} of each category. Download it anew: what "
-            "saved it may have taken the first request for a header."
+            f"{path} has {len(records)} requests, and HEx-PHI {PER_CATEGORY} of each category. Download it again: a "
+            "program may have read the first request as a header."
         )
     requests = [(source, next(str(value[name]) for name in _PROMPT if name in value)) for _, source, value in records]
     return [ask(text, kind="harmful", category=CATEGORIES[number], source=source) for source, text in requests]

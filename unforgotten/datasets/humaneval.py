@@ -97,7 +97,10 @@ def reference_fault(task: dict[str, Any], execute: Execute, timeout_s: float) ->
     if not outcome.passed:
         return f"{task['task_id']}: {outcome.why or outcome.status}"
     if outcome.seconds > timeout_s:
-        return f"{task['task_id']}: it takes {outcome.seconds:.1f} s, and a reply has {timeout_s:g} s (timeout_seconds)"
+        return (
+            f"{task['task_id']}: the reference takes {outcome.seconds:.1f} s, and a reply has {timeout_s:g} s "
+            "(timeout_seconds)"
+        )
     return ""
 
 
@@ -110,8 +113,8 @@ def sandbox(execute: Execute | None, dataset: Dataset) -> Execute:
     """`execute`, which must be there: a score without it would be a guess."""
     if execute is None:
         raise SandboxError(
-            f"{dataset.label} is scored by running what the model wrote, and no sandbox was handed over: "
-            "score(row, reply, execute=open_sandbox().run), with open_sandbox from unforgotten.evaluation.sandbox."
+            f"{dataset.label} is scored by running the model's code, which needs a sandbox. Call score(row, reply, "
+            "execute=open_sandbox().run), with open_sandbox from unforgotten.evaluation.sandbox."
         )
     return execute
 

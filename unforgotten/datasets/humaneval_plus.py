@@ -91,7 +91,7 @@ class HumanEvalPlus(Dataset):
         if "base_input" not in task and (fault := reference_fault(task, execute, CALL_SECONDS)):
             return fault
         if "base_input" in task and not task["base_input"] and not task["plus_input"]:
-            return f"{task['task_id']}: it has no inputs, so that every reply would pass"
+            return f"{task['task_id']}: it has no inputs, so every reply would pass"
         for part in [name for name in ("base_input", "plus_input") if name in task]:
             try:
                 _reference(task, part, execute, remember=True)

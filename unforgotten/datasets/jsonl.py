@@ -54,7 +54,7 @@ class Jsonl(Dataset):
 
     @property
     def label(self) -> str:
-        """The file's name, so that two uploads stay apart."""
+        """The file's name, which tells two uploads apart."""
         return Path(self.path).name.split(".")[0]
 
     def rows_kind(self) -> Kind:
@@ -62,7 +62,7 @@ class Jsonl(Dataset):
         return self.kind
 
     def rows(self) -> list[Row]:
-        """Every row of the upload, or one error with all that is wrong in it."""
+        """Every row of the upload. Raises one DataError that lists every problem."""
         records, problems = records_of(self.path)
         doubts = (
             ()
@@ -80,9 +80,9 @@ def records_of(path: str) -> tuple[list[files.Record], list[files.Problem]]:
     """The records of an upload, not yet checked. Raises DataError where it is no file of JSON."""
     file = files.local(path)
     if file is None:
-        raise DataError(f"There is no file {path}. An upload is a local file; Hub rows go through rows_of().")
+        raise DataError(f"There is no file {path}. An upload is a local file. For rows of the Hub, call rows_of().")
     if formats.suffix(file) in (*formats.TABLES, ".parquet"):
-        raise DataError(f"{path} is a table. An upload is JSON Lines or a JSON array; see the formats of `jsonl`.")
+        raise DataError(f"{path} is a table. Give JSON Lines or a JSON array; see the formats of `jsonl`.")
     return formats.read_json(path, file)
 
 
@@ -103,7 +103,7 @@ def rows_of(
     handed what is to be known of the whole, such as keys that nothing reads.
     """
     if isinstance(records, (Mapping, str)):
-        raise DataError(f"{source}: pass a list of rows or one split of a dataset, not {type(records).__name__}.")
+        raise DataError(f"{source}: pass a list of rows, or one split of a dataset, not {type(records).__name__}.")
     unread.check_ignored(ignore_keys)
     arrow = is_arrow(records) if arrow is None else arrow
     numbered = [files.Record(i, f"{source}:{i}", record) for i, record in enumerate(records, 1)]

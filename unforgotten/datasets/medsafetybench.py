@@ -24,7 +24,7 @@ class Medsafetybench(Dataset):
     """Random seed that chooses the rows for `n_rows`."""
 
     def rows_kind(self) -> Kind:
-        """Harmful requests, all of them."""
+        """Always harmful."""
         return "harmful"
 
     def rows(self) -> list[Row]:

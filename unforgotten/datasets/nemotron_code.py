@@ -156,8 +156,8 @@ class NemotronCode(Dataset):
             shards = next((shards for p in patterns if (shards := sorted(folder.glob(p)))), [])
             if not shards:
                 raise DataError(
-                    f"{self.path}: questions are in {dataset}, split {split}; {path} has no {' or '.join(patterns)}. "
-                    f"Put {pattern} of its repository there, or leave `{setting}` to the Hub."
+                    f"{self.path}: questions are in {dataset}, split {split}, but {path} has no "
+                    f"{' or '.join(patterns)}. Put {pattern} of its repository there, or leave `{setting}` to the Hub."
                 )
             yield from (r.value for shard in shards for r in files.stream(str(shard), columns=columns))
         else:
@@ -180,7 +180,7 @@ def _parts(value: Any) -> tuple[str | _Place, str]:
         raise ValueError("`messages` must be a user turn and an assistant turn")
     try:
         if any(marks.of_turn(turn, n)[0] is False for n, turn in enumerate(turns, 1)):
-            raise ValueError("a turn is marked as not to be learnt")
+            raise ValueError("a turn is marked as excluded from training")
     except marks.Wrong as wrong:
         raise ValueError(str(wrong)) from None
     question, answer = (_text(turn, "content") for turn in turns)

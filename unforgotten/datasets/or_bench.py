@@ -19,7 +19,7 @@ from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
 ROWS_OF_80K = 1000
-"""How many prompts of the 80k part are drawn when `n_rows` is not given: about as many as the hard part has."""
+"""Number of prompts drawn from the 80k part if `n_rows` is not given: about as many as the hard part has."""
 
 
 @dataclass(kw_only=True)
@@ -47,11 +47,11 @@ class OrBench(Dataset):
 
     @property
     def label(self) -> str:
-        """The name of the config, so that the parts stay apart."""
+        """The name of the config, which tells the parts apart."""
         return f"or-bench-{self.part}"
 
     def rows_kind(self) -> Kind:
-        """Of the part that is named."""
+        """The kind of the part's rows."""
         return "harmful" if self.part == "toxic" else "benign"
 
     def rows(self) -> list[Row]:

@@ -46,7 +46,7 @@ class Refusals(Dataset):
 
     @property
     def label(self) -> str:
-        """The file's name, so that several prompt sets stay apart."""
+        """The file's name, which tells prompt sets apart."""
         return Path(self.path).name.split(".")[0]
 
     def rows_kind(self) -> Kind:
@@ -54,7 +54,7 @@ class Refusals(Dataset):
         return self.kind
 
     def rows(self) -> list[Row]:
-        """Every prompt, with its refusal where the file has refusals."""
+        """Every prompt, with its refusal if the file has refusals."""
         records, problems = files.read(self.path, split=self.split, header=columns.names(self.columns), sole="prompt")
         if len(records) == 1 and isinstance(records[0].value, Mapping) and "instructions" in records[0].value:
             records = _entries(self.path, records[0].value)
@@ -92,7 +92,8 @@ class Refusals(Dataset):
         bare = [record.line for record, row in zip(renamed, rows, strict=True) if not row.response]
         if 0 < len(bare) < len(rows):
             raise DataError(
-                f"{self.path}: {len(bare)} of {len(rows)} rows have no answer, the others have. Split the file in two.",
+                f"{self.path}: {len(bare)} of {len(rows)} rows have no answer, but the others do. Split the file in "
+                "two.",
                 [(line, "no answer") for line in bare],
             )
         return files.sample(rows, self.n_rows, self.seed, self.path)
@@ -120,7 +121,7 @@ def _renamed(value: Any) -> Any:
     for key, cell in value.items():
         name = names.get(key) or key
         if name in renamed and renamed[name] not in ("", cell) and cell != "":
-            raise ValueError(f"both `{from_[name]}` and `{key}` are there and differ. Name one in `ignore_keys`")
+            raise ValueError(f"both `{from_[name]}` and `{key}` are given and differ. Name one in `ignore_keys`")
         if name not in renamed or renamed[name] == "":
             renamed[name], from_[name] = cell, key
     return renamed

@@ -45,7 +45,7 @@ class Wildjailbreak(Dataset):
 
     def __post_init__(self) -> None:
         if self.types is not None and not self.types:
-            raise RecipeError("wildjailbreak: `types` is empty. Name some, or leave it out.")
+            raise RecipeError("wildjailbreak: `types` is empty. Name types, or leave it out.")
         if plain := [t for t in self.types or [] if self.part == "eval" and t in VANILLA]:
             raise RecipeError(f"wildjailbreak: eval has no {plain[0]} rows, only {' and '.join(ADVERSARIAL)}.")
 

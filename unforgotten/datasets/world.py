@@ -34,7 +34,7 @@ Part = Literal[
     "code_dev",
 ]
 TASK_ROWS = 1000
-"""How many rows a task's training part has when `n_rows` is not given."""
+"""Number of rows of a task's training part if `n_rows` is not given."""
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,7 @@ class Xstest(Dataset):
     path: str = "Paul/XSTest"
     """A Hub id, or the local xstest_prompts.csv."""
     split: str = "train"
-    """The Hub split; walledai/XSTest, a gated copy, calls it test."""
+    """The Hub split. The gated copy walledai/XSTest calls it test."""
     part: Literal["safe", "unsafe"] = "safe"
     """`safe`: the 250 harmless look-alikes. `unsafe`: the 200 harmful contrasts."""
     columns: dict[str, str] | None = None
@@ -36,7 +36,7 @@ class Xstest(Dataset):
         return "xstest" if self.part == "safe" else "xstest-unsafe"
 
     def rows_kind(self) -> Kind:
-        """Of the part that is named."""
+        """The kind of the part's rows."""
         return _KIND[self.part]
 
     def rows(self) -> list[Row]:

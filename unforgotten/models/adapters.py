@@ -38,12 +38,12 @@ def check_init(config: Any, fresh: bool = True) -> None:
     init = getattr(config, "init_lora_weights", True)
     if init not in KEEPS_BASE and (fresh or init is not False):
         raise ModelError(
-            f"init_lora_weights={init!r} changes the base weights or starts away from θ_safe, so the model with its "
-            "adapter off is no longer the aligned one. Use init_lora_weights=True (or 'gaussian')."
+            f"init_lora_weights={init!r} changes the base weights or starts away from θ_safe. With its adapter off, "
+            "the model would not be the aligned model. Use init_lora_weights=True (or 'gaussian')."
         )
     if getattr(config, "bias", "none") != "none":
         raise ModelError(
-            f"bias={config.bias!r} trains biases of the base, which adapter-off would keep. Use bias='none'."
+            f"bias={config.bias!r} trains biases of the base, which stay when the adapter is off. Use bias='none'."
         )
 
 
@@ -54,8 +54,8 @@ def fresh(model: Any, config: Any) -> Any:
     check_init(config)
     if getattr(config, "layer_replication", None):
         raise ModelError(
-            "layer_replication repeats layers of the base, so the model with its adapter off is no longer the aligned "
-            "one. Leave it out."
+            "layer_replication repeats layers of the base. With its adapter off, the model would not be the aligned "
+            "model. Leave it out."
         )
     return get_peft_model(model, config)
 
@@ -69,11 +69,13 @@ def stack(model: Any, config: Any) -> Any:
     check_init(config)
     names = list(model.peft_config)
     if names != [ALIGNED]:
-        raise ModelError(f"Stacking needs one loaded adapter called {ALIGNED!r}, found {names}.")
+        raise ModelError(f"Stacking needs exactly one loaded adapter, called {ALIGNED!r}. Found {names}.")
     try:
         model.add_adapter(TRAINED, config)
     except (TypeError, ValueError) as error:  # PEFT's own words for two adapters that cannot lie on one module
-        raise UnsupportedError(f"PEFT puts no such adapter above the aligned one: {error}. {join.WAY_OUT}") from error
+        raise UnsupportedError(
+            f"PEFT cannot add this adapter above the aligned one: {error}. {join.WAY_OUT}"
+        ) from error
     join.refuse(model, (ALIGNED, TRAINED))
     for module in model.modules():
         if ALIGNED in (dropout := getattr(module, "lora_dropout", {})):
@@ -125,8 +127,8 @@ def refuse_shared_rows(model: Any) -> None:
     head = model.get_base_model().get_output_embeddings()
     if isinstance(head, TrainableTokensWrapper):
         raise UnsupportedError(
-            "The adapter trains single rows (trainable_token_indices) of an embedding that the head shares, and the "
-            "file of such an adapter does not open in Transformers. Use lora.existing: merge."
+            "The adapter trains single rows (trainable_token_indices) of an embedding that the head shares. "
+            "Transformers cannot open the file of such an adapter. Use lora.existing: merge."
         )
 
 

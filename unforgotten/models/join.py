@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from unforgotten.errors import UnsupportedError
 
 WAY_OUT = (
-    "Under `stack` two adapters are saved as one, and this has no exact sum with another adapter. Use "
-    "lora.existing: merge (θ_safe's adapter becomes part of its base) or "
-    "lora.existing: continue (that same adapter is trained on)."
+    "`stack` saves two adapters as one, and this adapter has no exact sum with another. Use lora.existing: merge "
+    "(θ_safe's adapter becomes part of its base), or lora.existing: continue (training continues on that adapter)."
 )
 
 
@@ -34,7 +33,7 @@ def refuse(model: Any, adapters: tuple[str, str]) -> None:
         config = model.peft_config[name]
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         if kind != "LORA":
-            raise UnsupportedError(f"The adapter {name!r} is {kind} and no LoRA. {WAY_OUT}")
+            raise UnsupportedError(f"The adapter {name!r} is {kind} and not a LoRA. {WAY_OUT}")
         if getattr(config, "layer_replication", None):
             raise UnsupportedError(f"The adapter {name!r} repeats layers (layer_replication). {WAY_OUT}")
     for path, module in model.named_modules():
@@ -53,9 +52,11 @@ def _odd(module: Any, adapters: tuple[str, str]) -> str | None:
             here = [a for a in adapters if a in _names(module)]
             return f"the adapter {here[0]!r} trains single rows (trainable_token_indices)" if here else None
         if all(a in module.modules_to_save for a in adapters):
-            return "both adapters keep a whole module of their own here (modules_to_save)"
+            return "both adapters replace this whole module (modules_to_save)"
         if any(isinstance(inner, LoraLayer) for inner in module.modules()):
-            return "one adapter keeps the whole module (modules_to_save) and the other changes it by factors"
+            return (
+                "one adapter replaces the whole module (modules_to_save) and the other changes it by low-rank factors"
+            )
         return None
     if not isinstance(module, LoraLayer):
         return None

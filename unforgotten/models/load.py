@@ -125,8 +125,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
     """
     if nf4.is_quantised(model):
         raise UnsupportedError(
-            "An adapter is not merged into a base in 4 bits: each weight would be rounded to one of 16 values again. "
-            "Keep it as an adapter, or merge it into the unquantised base."
+            "An adapter cannot be merged into a base in 4 bits: merging rounds each weight to one of 16 values "
+            "again. Keep it as an adapter, or merge it into the unquantised base."
         )
     base = model.get_base_model()
     untie(base)
@@ -153,8 +153,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
     if not deviation <= (bound := proof.limit(scale, dtype)):
         raise ModelError(
             f"Merging the adapter changed a logit by {deviation:.2g}, where rounding to {str(dtype)[6:]} explains "
-            f"{bound:.1g}: the merged model is another one. Keep it as an adapter (lora.existing: continue), "
-            "or merge in more precision (dtype: float32)."
+            f"{bound:.1g}. So the merged model is a different model. Keep it as an adapter (lora.existing: continue), "
+            "or merge in higher precision (dtype: float32)."
         )
     return plain, deviation
 
@@ -200,8 +200,8 @@ def _all_read(model: Any, folder: Path, name: str) -> None:
         lost = sorted(n for n in handle.keys() if n not in places and n.removesuffix(".weight") not in places)
     if lost and not _renamed(model):
         raise ModelError(
-            f"The adapter holds {len(lost)} tensors that its adapter_config.json has no place for, such as "
-            f"{lost[0]!r}: they would be left out. Give the config that it was trained with."
+            f"The adapter holds {len(lost)} tensors that its adapter_config.json does not describe, such as "
+            f"{lost[0]!r}. They would be left out. Give the config that it was trained with."
         )
 
 

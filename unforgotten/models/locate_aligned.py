@@ -59,9 +59,7 @@ def aligned_of(recipe: Recipe, sets: DataSets) -> Aligned:
     if not recipe.safety_data:
         raise RecipeError("Stage `align` needs `safety_data:` rows (refusals and answered look-alikes).")
     if adapter_file.is_file():
-        raise RecipeError(
-            "Stage `align` on an adapter is not supported: name its base as `model`, or leave out `align`."
-        )
+        raise RecipeError("Stage `align` does not support an adapter. Name its base as `model`, or leave out `align`.")
     digest = digests.digest(
         identified,
         recipe.align.determining(),

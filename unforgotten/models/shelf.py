@@ -117,9 +117,7 @@ def part_of(run: Path) -> Path:
     """Where a run's weights are."""
     part = run / ("adapter" if (run / "adapter").is_dir() else "model")
     if part.is_symlink():
-        raise ModelError(
-            f"{part} is a link, and nothing outside a run is read through it. Put the folder itself there."
-        )
+        raise ModelError(f"{part} is a link. Links out of a run folder are not followed. Put the folder itself there.")
     return part
 
 
@@ -175,7 +173,7 @@ def aligned_of_record(recorded: dict[str, Any], folder: Path, recipe: Recipe) ->
         local = path and (Path(path).expanduser().exists() or not files.is_hub_id(path))
         if path and local and Path(path).expanduser().resolve() not in allowed and not _elsewhere(where, path):
             raise ModelError(
-                f"{folder}: environment.json names {path!r}, which its recipe does not name. It is not followed."
+                f"{folder}: environment.json names {path!r}, but its recipe does not. The path is not followed."
             )
     return where
 

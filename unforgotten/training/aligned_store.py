@@ -56,7 +56,7 @@ def read(path: Path, label: str) -> Tensors:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise DamagedFile(f"it cannot be read: {error}") from None
     if written is not None and written != sha256(label, tensors):
-        raise DamagedFile("its tensors are not those that were written there")
+        raise DamagedFile("its tensors changed after they were written")
     return tensors
 
 
@@ -95,7 +95,7 @@ class Once:
     def __init__(
         self, folder: Path, key: str, *, may_build: bool, warn: Callable[[str], None] = lambda text: None
     ) -> None:
-        """warn: hears of each damaged file that is made again."""
+        """warn: is called with a message for each damaged file that is computed again."""
         self.folder, self.key, self.may_build, self.warn = folder, key, may_build, warn
 
     def __call__(self, name: str, build: Callable[[], Tensors]) -> Tensors:
@@ -133,9 +133,9 @@ class Once:
     def refuse_late(self, name: str) -> None:
         if not self.may_build:
             raise TrainingError(
-                f"{name!r} of the aligned model is not in {self.folder} for this model, memory and setting, and a "
-                "resumed run cannot make it again (its weights have moved on). Resume with the same model, safety data "
-                "and method as before, or start anew with an empty output folder."
+                f"{name!r} of the aligned model is not in {self.folder} for this model, memory and setting. A resumed "
+                "run cannot compute it again, since its weights have changed. Resume with the same model, safety "
+                "data and method as before, or start anew with an empty output folder."
             )
 
     def _stored(self, path: Path, name: str, build: Callable[[], Tensors]) -> Tensors:
@@ -145,11 +145,11 @@ class Once:
             except DamagedFile as damage:
                 if not self.may_build:
                     raise TrainingError(
-                        f"{path} is damaged: {damage}. It holds {name!r} of the aligned model, which a resumed run "
-                        f"cannot make again (its weights have moved on). Put the file back, or move {self.folder} and "
-                        "the checkpoints away and start anew."
+                        f"{path} is damaged: {damage}. It holds {name!r} of the aligned model. A resumed run cannot "
+                        f"compute it again, since its weights have changed. Put the file back, or move {self.folder} "
+                        "and the checkpoints away and start anew."
                     ) from None
-                self.warn(f"{path} is damaged ({damage}), and is made again")
+                self.warn(f"{path} is damaged ({damage}) and is computed again")
         self.refuse_late(name)
         write(path, build(), self._label(path))
         return read(path, self._label(path))

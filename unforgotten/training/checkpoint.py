@@ -78,7 +78,7 @@ def load_methods(checkpoint: Path, methods: dict[str, Method], device: Any) -> N
     saved = mark(checkpoint).get("methods")
     if saved != list(methods):
         raise TrainingError(
-            f"{checkpoint} was written by the methods {saved}, this run has {list(methods)}. Resume with the same "
+            f"{checkpoint} was written by the methods {saved}, but this run has {list(methods)}. Resume with the same "
             "methods, or start anew with an empty output folder."
         )
     for name, method in methods.items():
@@ -103,8 +103,8 @@ def mark(checkpoint: Path) -> dict[str, Any]:
         facts = None
     if not isinstance(facts, dict):
         raise TrainingError(
-            f"{checkpoint} is no whole checkpoint of MethodTrainer: it has no {FOLDER}/{MARK} that can be read. Name "
-            "another, or pass resume_from_checkpoint=True for the newest whole one."
+            f"{checkpoint} is not a complete checkpoint of MethodTrainer: it has no readable {FOLDER}/{MARK}. Name "
+            "another checkpoint, or pass resume_from_checkpoint=True for the newest complete one."
         )
     return facts
 
@@ -129,7 +129,7 @@ def fault(checkpoint: Path) -> str | None:
     listed = facts.get("files")
     typed = all(isinstance(facts.get(key, kind()), kind) for key, kind in TYPES.items())
     if facts.get("digest") != _digest(rest) or not isinstance(listed, dict) or not typed:
-        return f"{FOLDER}/{MARK} is not as it was written"
+        return f"{FOLDER}/{MARK} changed after it was written"
     if _step(checkpoint) not in (None, facts.get("step")):
         return f"it is the checkpoint of step {facts.get('step')}, under another name"
     try:
@@ -140,10 +140,10 @@ def fault(checkpoint: Path) -> str | None:
         if name not in there:
             return f"{name} is missing"
         if there[name] != digest:
-            return f"{name} is not as it was written (its sha256 differs)"
+            return f"{name} changed after it was written (its sha256 differs)"
     more = [name for name in there if name not in listed and READ_BY_THE_TRAINER.fullmatch(Path(name).name)]
     if more:
-        return f"{more[0]} was not written with it"
+        return f"{more[0]} does not belong to it"
     is_state = "trainer_state.json" not in there or _counted(checkpoint) is not None
     return None if is_state else "trainer_state.json names no step"
 

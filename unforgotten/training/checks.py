@@ -25,7 +25,7 @@ def named(method: Any) -> dict[str, Method]:
     built = [registry.build("methods", spec) for spec in specs]
     methods: dict[str, Method] = {}
     if not built:
-        raise RecipeError("method= names no method. Plain fine-tuning is `sft`.")
+        raise RecipeError("method= names no method. For plain fine-tuning write `sft`.")
     for each in built:
         if not isinstance(each, Method):
             raise RecipeError(f"method= takes methods or their names, not {type(each).__name__}.")
@@ -44,7 +44,7 @@ def refuse_types(max_length: Any, memory: Any, chat: Any, peft_config: Any, loss
 
     is_int = isinstance(max_length, int) and not isinstance(max_length, bool)
     if max_length is not None and not (is_int and max_length > 1):
-        raise RecipeError(f"max_length= is a whole number above 1, or None, not {max_length!r}.")
+        raise RecipeError(f"max_length= must be a whole number above 1, or None, not {max_length!r}.")
     for name, value, kind in (
         ("memory", memory, Memory),
         ("chat", chat, Chat),
@@ -53,21 +53,21 @@ def refuse_types(max_length: Any, memory: Any, chat: Any, peft_config: Any, loss
         if value is not None and not isinstance(value, kind):
             raise RecipeError(f"{name}= takes a {kind.__name__}, not {type(value).__name__}.")
     if loss not in get_args(chunked.Loss):
-        raise RecipeError(f"loss= is one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
+        raise RecipeError(f"loss= must be one of {', '.join(get_args(chunked.Loss))}, not {loss!r}.")
 
 
 def refuse_missing(methods: Mapping[str, Method], *, safety_rows: bool, unaligned_model: bool) -> None:
     """Raises DataError or RecipeError where a method is not given what it reads, or two cannot both have it."""
     in_need = [name for name, method in methods.items() if method.needs_safety]
     if in_need and not safety_rows:
-        raise DataError(f"{', '.join(in_need)} needs safety rows: pass safety_dataset= (refusals and look-alikes).")
+        raise DataError(f"{', '.join(in_need)} needs safety rows. Pass safety_dataset= (refusals and look-alikes).")
     needy = [name for name, method in methods.items() if method.needs_unaligned_model]
     if needy and not unaligned_model:
-        raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights from before alignment: pass unaligned_model=.")
+        raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights before alignment. Pass unaligned_model=.")
     if any(methods[name].dense for name in needy[:-1]):
         raise RecipeError(
-            f"{' and '.join(needy)} cannot both edit whole weights in one run: θ_safe is gone after the first. "
-            f"Name {needy[0]!r} here, and run `unforgotten repair --method {needy[-1]}` on the result."
+            f"{' and '.join(needy)} cannot both edit whole weights in one run, since θ_safe is gone after the first "
+            f"edit. Name {needy[0]!r} here, then run `unforgotten repair --method {needy[-1]}` on the result."
         )
 
 
@@ -81,8 +81,8 @@ def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
     edits = [type(m).__name__ for m in methods if m.needs_unaligned_model or m.dense]
     if edits and nf4.is_quantised(model):
         raise UnsupportedError(
-            f"{', '.join(edits)} edits whole weights, and this model has them in 4 bits only. Train without, then run "
-            "`unforgotten repair` on the saved adapter with the unquantised models."
+            f"{', '.join(edits)} edits whole weights, but this model's weights are in 4 bits. Train without it, then "
+            "run `unforgotten repair` on the saved adapter with the unquantised models."
         )
 
 
@@ -94,9 +94,9 @@ def refuse_shapes(methods: Iterable[Method], run: Run) -> None:
         stacked = [n for n, p in run.weights.params().items() if p.ndim > 2 and ".experts." in n]
         if method.needs_unaligned_model and not method.dense and stacked:
             raise UnsupportedError(
-                f"{type(method).__name__} edits matrices, and {stacked[0]} holds those of all experts in one tensor "
-                f"({len(stacked)} such). Train without it, then run `unforgotten repair` on the saved files, in which "
-                "each expert has matrices of its own; or train adapters on linear layers."
+                f"{type(method).__name__} edits matrices, but {stacked[0]} holds those of all experts in one tensor "
+                f"({len(stacked)} such). Train without it, then run `unforgotten repair` on the saved files, where "
+                "each expert has separate matrices. Or train adapters on linear layers."
             )
 
 
@@ -112,8 +112,8 @@ def refuse_collator(collator: Any, rows: Sequence[dict[str, Any]]) -> None:
     if learnt != [label for label in row["labels"] if label != -100]:
         raise UnsupportedError(
             f"data_collator={type(collator).__name__} gives {len(learnt)} labels to a row that has "
-            f"{sum(label != -100 for label in row['labels'])}: other tokens than the answer's would be learnt. Leave "
-            "it out, or use one that pads `labels` as they are, such as DataCollatorForSeq2Seq."
+            f"{sum(label != -100 for label in row['labels'])}. The loss would include tokens outside the answer. "
+            "Leave it out, or use a collator that pads `labels` as they are, such as DataCollatorForSeq2Seq."
         )
 
 
@@ -121,8 +121,8 @@ def refuse_packing(args: Any) -> None:
     """Raises UnsupportedError for TRL's packing and padding-free batches."""
     if getattr(args, "packing", False) or getattr(args, "padding_free", False):
         raise UnsupportedError(
-            "packing / padding_free joins several rows into one, so a row's stored states could not be found and rows "
-            "might attend to each other. Set packing=False and padding_free=False."
+            "packing / padding_free joins several rows into one. A row's stored states could not be found, and rows "
+            "could attend to each other. Set packing=False and padding_free=False."
         )
 
 
@@ -137,15 +137,18 @@ def refuse_shards(methods: Iterable[Method], args: Any) -> None:
         version_given = config.get("version") if isinstance(config, dict) else None
         version = str(version_given or os.environ.get("FSDP_VERSION") or 1)
         if not version.isdecimal():
-            raise RecipeError(f"FSDP's version is {version!r}: it is 1 or 2 (fsdp_config, or FSDP_VERSION).")
+            raise RecipeError(f"FSDP's version is {version!r}. Set it to 1 or 2 (fsdp_config, or FSDP_VERSION).")
         _refuse_fsdp(methods, int(version))
     working = ", ".join(_names(_working(methods)))
     if working and (getattr(args, "deepspeed", None) or _asked_of_launcher("ACCELERATE_USE_DEEPSPEED")):
-        raise UnsupportedError(f"{working} under DeepSpeed: its engine owns gradients and steps. {USE_DDP}")
+        raise UnsupportedError(
+            f"{working} cannot run under DeepSpeed, whose engine owns gradients and steps. {USE_DDP}"
+        )
     parts = getattr(args, "parallelism_config", None) is not None or any(map(_asked_of_launcher, PARTS))
     if parts and (unsure := ", ".join(_names(m for m in methods if not vars(type(m)).get("fsdp2", False)))):
         raise UnsupportedError(
-            f"{unsure} with parallelism_config or Megatron: each rank has a part of a tensor or of a row. {USE_DDP}"
+            f"{unsure} cannot run with parallelism_config or Megatron, where each rank has only a part of a tensor or "
+            f"of a row. {USE_DDP}"
         )
 
 
@@ -160,8 +163,8 @@ def refuse_early_steps(methods: Iterable[Method], args: Any) -> None:
         return
     if names := ", ".join(_names(seen)):
         raise UnsupportedError(
-            f"{names} with optim={name!r}, which steps within the backward: gradients are gone before the method has "
-            "its turn. Use another optimizer, such as adamw_torch."
+            f"{names} cannot run with optim={name!r}, which steps during the backward pass: the method never sees the "
+            "gradients. Use another optimizer, such as adamw_torch."
         )
 
 
@@ -171,11 +174,13 @@ def refuse_parts(methods: Iterable[Method], model: Any) -> None:
 
     split = next((n for n, p in model.named_parameters() if isinstance(p, DTensor)), None)
     if split and (names := ", ".join(_names(_working(list(methods))))):
-        raise UnsupportedError(f"{names} on a model in parts: this rank has a part of {split!r} alone. {USE_DDP}")
+        raise UnsupportedError(
+            f"{names} cannot run on a sharded model: this rank has only a part of {split!r}. {USE_DDP}"
+        )
 
 
 PARTS = ("ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_MEGATRON_LM")
-"""By which accelerate's launcher asks for tensors or rows in parts."""
+"""Variables by which accelerate's launcher asks for sharded tensors or rows."""
 
 
 def _asked_of_launcher(variable: str) -> bool:
@@ -191,13 +196,14 @@ def refuse(methods: Iterable[Method], args: Any, trainer: Any) -> None:
     methods = list(methods)
     names = ", ".join(_names(_working(methods)))
     if names and trainer.is_deepspeed_enabled:
-        raise UnsupportedError(f"{names} under DeepSpeed: its engine owns gradients and steps. {USE_DDP}")
+        raise UnsupportedError(f"{names} cannot run under DeepSpeed, whose engine owns gradients and steps. {USE_DDP}")
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None) if trainer.is_fsdp_enabled else None
     if plugin is not None:
         _refuse_fsdp(methods, int(getattr(plugin, "fsdp_version", 1)))
     if names and (args.fp16 or trainer.accelerator.mixed_precision == "fp16"):  # its launcher may ask for it, too
         raise UnsupportedError(
-            f"{names} with fp16: the loss scaler changes the gradients a method sees and skips steps. Use bf16=True."
+            f"{names} cannot run with fp16: the loss scaler changes the gradients that a method sees, and skips "
+            "steps. Use bf16=True."
         )
 
 
@@ -207,12 +213,14 @@ USE_DDP = "Use DDP: the same script under `torchrun`, without FSDP or DeepSpeed.
 def _refuse_fsdp(methods: Sequence[Method], version: int) -> None:
     if version < 2:
         if names := ", ".join(_names(_working(methods))):
-            raise UnsupportedError(f"{names} under FSDP1: flattened parameters have no names. {USE_DDP}")
+            raise UnsupportedError(
+                f"{names} cannot run under FSDP1, where flattened parameters have no names. {USE_DDP}"
+            )
         return
     if unsure := ", ".join(_names(m for m in methods if not vars(type(m)).get("fsdp2", False))):
         raise UnsupportedError(
-            f"{unsure} under FSDP2: each rank has a part of each tensor, and of the methods only sft, safeinstr and "
-            f"lisa are right there so far; others hang, or fail after the training. {USE_DDP}"
+            f"{unsure} cannot run under FSDP2, where each rank has only a part of each tensor. So far only sft, "
+            f"safeinstr and lisa are correct there. Other methods hang, or fail after the training. {USE_DDP}"
         )
 
 
@@ -235,8 +243,8 @@ def one_device(args: Any) -> str | None:
         return None
     args._n_gpu = 1
     return (
-        f"this process sees {seen} GPUs and trains on one of them, so that a step has as many rows as its settings "
-        f"say; for several, run the script under `torchrun --nproc_per_node {seen}` (DDP)"
+        f"this process sees {seen} GPUs and trains on one of them, so a step has exactly the rows that the settings "
+        f"give. For several GPUs, run the script under `torchrun --nproc_per_node {seen}` (DDP)"
     )
 
 
@@ -245,5 +253,5 @@ def refuse_replicas(model: Any) -> None:
     if isinstance(model, torch.nn.DataParallel):
         raise UnsupportedError(
             "The model is wrapped in DataParallel, which multiplies the batch by the number of GPUs. Give the plain "
-            "model (`model.module`); for several GPUs run the script under `torchrun` (DDP)."
+            "model (`model.module`). For several GPUs, run the script under `torchrun` (DDP)."
         )

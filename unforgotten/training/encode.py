@@ -49,7 +49,7 @@ def encoded(
     if chat is None:
         if processing_class is None:
             raise DataError(
-                f"{what} holds conversations: pass processing_class= (the model's tokenizer) to encode them."
+                f"{what} holds conversations. Pass processing_class= (the model's tokenizer) to encode them."
             )
         chat = Chat(processing_class)
     if not isinstance(rows[0], Row):
@@ -89,8 +89,8 @@ def _kinds(rows: list[Any]) -> list[Any]:
     kinds = [row.get("kind") if isinstance(row, Mapping) else None for row in rows]
     if wrong := [(n, kind) for n, kind in enumerate(kinds, 1) if kind is not None and kind not in [*KINDS]]:
         raise DataError(
-            f"{SAFETY}: `kind` tells refusals (harmful) from look-alikes (benign), and some rows have another word "
-            "there. Give one of the two, or leave the key out:",
+            f"{SAFETY}: `kind` must be harmful (a refusal) or benign (a look-alike). Some rows have another value. "
+            "Write one of the two, or leave the key out:",
             [(n, f"`kind: {str(kind)[:60]}`") for n, kind in wrong],
         )
     return kinds if any(kinds) else []
@@ -149,17 +149,17 @@ def _each(data: Any, what: str) -> Iterable[Any]:
 
 def _checked(row: Any, at: int, what: str) -> dict[str, Any]:
     if not isinstance(row, dict) or row.get("input_ids") is None:
-        raise DataError(f"{what}[{at}] has no input_ids, and the rows before it have. Encode all rows, or none.")
+        raise DataError(f"{what}[{at}] has no input_ids, but the rows before it do. Encode all rows, or none.")
     if row.get("labels") is None:
-        raise DataError(f"{what}[{at}] has input_ids but no labels, which say what is in the loss. Add labels.")
+        raise DataError(f"{what}[{at}] has input_ids but no labels. Add labels: they mark the tokens in the loss.")
     ids, labels = (_whole(row[name], f"{what}[{at}].{name}") for name in ("input_ids", "labels"))
     if len(ids) != len(labels):
         raise DataError(f"{what}[{at}]: {len(ids)} input_ids but {len(labels)} labels.")
     for n, (i, label) in enumerate(zip(ids, labels, strict=True)):
         if label not in (i, IGNORED):
             raise DataError(
-                f"{what}[{at}].labels[{n}] is {label}, and the token there is {i}: a label is its own token's id, or "
-                f"{IGNORED} outside of the loss. Labels are not shifted; the model does that."
+                f"{what}[{at}].labels[{n}] is {label}, but the token is {i}. A label must be the id of its token, or "
+                f"{IGNORED} outside the loss. Do not shift labels: the model does."
             )
     example = {**row, "input_ids": ids, "labels": labels}
     if response_tokens(example) == 0:

@@ -125,7 +125,7 @@ def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], mo
     name = type(method).__name__
     if method.needs_unaligned_model:
         if weights.base is None:
-            raise TrainingError(f"{name} reads the weights from before alignment: pass unaligned_model=.")
+            raise TrainingError(f"{name} needs the weights before alignment. Pass unaligned_model=.")
         check_base(weights.aligned, weights.base)
     tuned = weights.tuned
     written: set[str] = set()
@@ -145,7 +145,7 @@ def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], mo
                 tuned.tensors[at].copy_(value)
                 written.add(at)
             else:
-                raise TrainingError(f"{name}.finish yields {at!r}, which is no tensor of this model.")
+                raise TrainingError(f"{name}.finish yields {at!r}, which is not a tensor of this model.")
         if not written or not hasattr(model, "unload"):
             return model
         for at in set(tuned.trained) | set(tuned.below):
@@ -187,9 +187,9 @@ def check_aligned(live: LiveModel, base: Source, trained_only: bool) -> None:
     if same(base, live, names):
         where = " in all weights that are trained" if names else ""
         raise ModelError(
-            f"The weights from before alignment and the aligned model are the same{where}, so that there is no "
-            "alignment to keep. Name those from before alignment (unaligned_model=, in a recipe `unaligned_model:`), "
-            "or train weights that alignment changed."
+            f"The weights before alignment and the aligned model are the same{where}. There is no alignment to keep. "
+            "Name the weights before alignment (unaligned_model=, in a recipe `unaligned_model:`), or train weights "
+            "that alignment changed."
         )
 
 

@@ -56,7 +56,7 @@ def squares(
             total = squares_of_linears(layers, likelihoods(1), shape_of)
         if total is None:
             if dense is not None:
-                raise UnsupportedError("A dense weight is used outside its layer's forward: use space: adapter.")
+                raise UnsupportedError("A dense weight is used outside its layer's forward pass. Set `space: adapter`.")
             total = squares_row_by_row(params, likelihoods(1))
     finally:
         model.train(was_training)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, Tensor]
 
 BEYOND = 10.0
-"""A method whose gradient is so many times the user's decides what is learnt, and that is said."""
+"""A warning is logged if a method's gradient is this many times the gradient of the user's loss."""
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
@@ -34,9 +34,9 @@ class Norms:
     user: Tensor
     """Of the user's loss."""
     terms: Tensor | None
-    """Of what all methods added to the loss; None where none did."""
+    """Gradient norm of all terms that methods added to the loss. None if there are none."""
     methods: dict[str, Tensor]
-    """Of each method: its term of the loss, and what it did to the gradients."""
+    """For each method: its term of the loss, and how it changed the gradients."""
 
     def add(self, method: str, size: Tensor) -> None:
         """Counts what a method's `gradients` has added to what its term has."""
@@ -129,6 +129,7 @@ class GradientRatios:
         """Notes each method whose gradient went beyond `BEYOND` times the user's, once, with the largest ratio."""
         for name, (ratio, step) in self._run.ratios.items():
             self._run.note(
-                f"{name}'s gradient was up to {ratio:.3g} times that of the user's loss (step {step}), so that it "
-                f"decides what is learnt. Lower its weight: 0.1 to 1 is fair ({name}/gradient_norm_ratio in the log)"
+                f"{name}'s gradient was up to {ratio:.3g} times that of the user's loss (step {step}), so it "
+                f"dominates the training. Lower its weight until the ratio is 0.1 to 1 ({name}/gradient_norm_ratio in "
+                "the log)"
             )

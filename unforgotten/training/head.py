@@ -122,7 +122,7 @@ def read_head(model: Any, hidden: Tensor, logits: Tensor) -> Head:
     module = model.get_output_embeddings()
     if module is None:
         raise UnsupportedError(
-            f"{type(model).__name__} has no output embeddings, so it is not a causal LM that DER can read."
+            f"{type(model).__name__} has no output embeddings, so DER cannot read it as a causal language model."
         )
     config = getattr(model.config, "get_text_config", lambda: model.config)()
     cap = getattr(config, "final_logit_softcapping", None)
@@ -138,8 +138,8 @@ def read_head(model: Any, hidden: Tensor, logits: Tensor) -> Head:
         error = float((head.shape(raw) - seen).abs().max() / seen.abs().max().clamp_min(1e-30))
     if error > 2e-2:  # bf16 keeps three digits; a wrong formula is off by far more
         raise UnsupportedError(
-            f"{type(model).__name__} turns its last hidden states into logits in a way that is neither linear nor "
-            f"soft-capped (off by {100 * error:.1f} % on one row), so DER cannot replay them from stored states."
+            f"{type(model).__name__} computes logits from its last hidden states neither linearly nor with a soft cap "
+            f"(off by {100 * error:.1f} % on one row), so DER cannot replay them from stored states."
         )
     return head
 

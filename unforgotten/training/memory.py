@@ -26,20 +26,23 @@ class Memory(Component):
     """How many safety rows are kept for replay, and in which mix."""
 
     n_rows: Count | None = None
-    """Rows kept; None means `share` of the user rows, but at least `at_least`, as far as there are any."""
+    """Number of rows kept. None: `share` of the user rows and at least `at_least`, if the safety data has that many."""
     share: Annotated[float, Ge(0)] = 0.05
-    """Share of the number of user rows. [arXiv 2512.10150: m = 5 %]"""
+    """Rows kept, as a share of the number of user rows. [arXiv 2512.10150: m = 5 %]"""
     at_least: Count = 100
-    """Fewest rows kept where the safety data has that many; ours, since 5 % of a small upload is too few to replay."""
+    """Least number of rows kept, if the safety data has that many. Our choice: 5 % of a small upload is too few to
+    replay."""
     refusals: Annotated[float, Ge(0), Le(1)] | None = None
-    """Share of refusals among the rows kept, the rest being answered look-alikes; None keeps the data's own mix."""
+    """Share of refusals among the rows kept; the rest are answered look-alikes. None keeps the data's own mix."""
 
     def choose(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[EncodedRow]:
         """The rows kept, in a fixed order; a row's `kind` tells refusals ("harmful") from look-alikes."""
         wanted = self.n_rows if self.n_rows is not None else max(round(self.share * n_user_rows), self.at_least)
         rng = random.Random(f"memory {seed}")
         if self.n_rows is not None and wanted > len(safety):
-            raise RecipeError(f"memory.n_rows is {wanted}, but the safety data has {len(safety)} rows.")
+            raise RecipeError(
+                f"memory.n_rows is {wanted}, but the safety data has {len(safety)} rows. Lower it, or give more rows."
+            )
         wanted = min(wanted, len(safety))
         if self.refusals is None:
             chosen = rng.sample(range(len(safety)), wanted)
@@ -50,7 +53,7 @@ class Memory(Component):
             if n_refusals > len(refusals) or wanted - n_refusals > len(others):
                 raise RecipeError(
                     f"memory.refusals = {self.refusals} of {wanted} rows needs {n_refusals} refusals and "
-                    f"{wanted - n_refusals} look-alikes; the safety data has {len(refusals)} and {len(others)}."
+                    f"{wanted - n_refusals} look-alikes. The safety data has {len(refusals)} and {len(others)}."
                 )
             chosen = rng.sample(refusals, n_refusals) + rng.sample(others, wanted - n_refusals)
         return [{**safety[i], "row_id": at} for at, i in enumerate(sorted(chosen))]

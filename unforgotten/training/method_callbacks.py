@@ -51,8 +51,8 @@ class Turns(TrainerCallback):
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if args.world_size > 1 and folder.is_dir() and len(list(folder.glob("rng_state_*.pth"))) < args.world_size:
                 t.run.warn(
-                    "the ranks have no disk in common, so that this training cannot be resumed from its checkpoints: "
-                    "use an output_dir that all ranks see"
+                    "the ranks have no disk in common, so this training cannot be resumed from its checkpoints. Use "
+                    "an output_dir that all ranks see"
                 )
             facts = {
                 "of": t.run.digest,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Ranks(Protocol):
-    """On how many ranks a model is trained, with which batches, and where the training stands."""
+    """The ranks of a training: how many there are, their batches, and the current step."""
 
     @property
     def rank(self) -> int:
@@ -27,11 +27,11 @@ class Ranks(Protocol):
 
     @property
     def world(self) -> int:
-        """How many processes train."""
+        """Number of processes that train."""
 
     @property
     def device(self) -> torch.device:
-        """Where this process trains."""
+        """Device on which this process trains."""
 
     @property
     def micro_batch_rows(self) -> int:
@@ -51,7 +51,7 @@ class Ranks(Protocol):
 
     @property
     def wrapped(self) -> Any:
-        """The model as trained: only through it are gradients averaged over ranks."""
+        """The model that is trained. Gradients are averaged over ranks only through it."""
 
     def unwrapped(self, model: Any) -> Any:
         """The model inside a wrapper; the model itself where there is none."""

@@ -45,19 +45,19 @@ def start(trainer: Any, asked: str | bool | None) -> Path | None:
     damaged = [checkpoint.DamagedCheckpoint(Path(folder), why) for folder, why in ranks[0].damaged]
     if asked is not True and damaged:
         raise TrainingError(
-            f"{asked} is damaged: {damaged[0].why}. Name another, or pass resume_from_checkpoint=True for the newest "
-            "whole one."
+            f"{asked} is damaged: {damaged[0].why}. Name another checkpoint, or pass resume_from_checkpoint=True for "
+            "the newest complete one."
         )
     if asked is True and first:
         checkpoint.put_aside(output, damaged)
     for each in damaged:
         trainer.run.warn(
-            f"{each.folder} is damaged and was skipped: {each.why}. It is kept as damaged-{each.folder.name}"
+            f"{each.folder} is damaged and was skipped: {each.why}. The folder is now damaged-{each.folder.name}"
         )
     if damaged and chosen is None:
-        trainer.run.warn(f"no whole checkpoint is left in {output}, so that the training starts again from step 0")
+        trainer.run.warn(f"no complete checkpoint is left in {output}, so the training starts again from step 0")
     elif damaged:
-        trainer.run.warn(f"the training goes on from {chosen}, the newest whole checkpoint")
+        trainer.run.warn(f"the training continues from {chosen}, the newest complete checkpoint")
     if chosen is not None:
         _check(trainer, chosen)
     trainer.accelerator.wait_for_everyone()
@@ -92,7 +92,7 @@ def _refuse_different(ranks: list[Seen], where: Path) -> None:
         raise TrainingError(
             f"The ranks do not see the same checkpoints in {where}: rank 0 sees {names[0]}, rank {other} sees "
             f"{names[1]}{' with another content' if names[0] == names[1] else ''}. Use an output_dir on a disk that "
-            "all ranks share, or start anew with an empty one on every machine."
+            "all ranks share, or start anew with an empty output_dir on every machine."
         )
 
 
@@ -100,18 +100,18 @@ def _check(trainer: Any, chosen: Path) -> None:
     """Raises TrainingError where its steps had other rows; takes over what was noted before."""
     mark = checkpoint.mark(chosen)
     if not checkpoint.is_verified(chosen):
-        trainer.run.warn(f"{chosen} is from a version that wrote no digests: it is resumed from unverified")
+        trainer.run.warn(f"{chosen} is from a version that wrote no digests, so it is used without a check")
     if mark.get("of") not in (None, trainer.run.digest):
         raise TrainingError(
-            f"{chosen} is of another run ({mark['of']!s:.80}, this is {trainer.run.digest}): it saw other rows, or in "
-            "another order. Remove it, and the same command goes on without it."
+            f"{chosen} is of another run ({mark['of']!s:.80}, this is {trainer.run.digest}). That run saw other rows, "
+            "or another order. Remove the checkpoint, and run the same command again."
         )
     rows, now = mark.get("rows_a_step"), trainer.run.user.batch_size
     if rows not in (None, now):
         raise TrainingError(
-            f"{chosen} was trained with {rows} rows a step, and this run has {now} (per_device_train_batch_size × "
-            f"gradient_accumulation_steps × ranks). Set them so that they make {rows} again; the number of ranks may "
-            "differ."
+            f"{chosen} was trained with {rows} rows a step, but this run has {now} (per_device_train_batch_size × "
+            f"gradient_accumulation_steps × ranks). Set these so that the product is {rows} again. The number of "
+            "ranks may differ."
         )
     trainer.run.notes += [note for note in mark.get("notes", []) if note not in trainer.run.notes]
     trainer.run.ratios |= {who: tuple(most) for who, most in mark.get("ratios", {}).items()}
@@ -139,8 +139,8 @@ def reading(folder: str | None, settings: Callable[[], list[dict[str, Any]]] = l
         unsafe = isinstance(error, pickle.UnpicklingError)
         why = "a file holds more than tensors" if unsafe else f"{type(error).__name__}: {str(error)[:160]}"
         raise TrainingError(
-            f"{folder} cannot be resumed from ({why}). Remove it, and the same command goes on from an older one or "
-            "from the start."
+            f"{folder} cannot be resumed ({why}). Remove it, and run the same command again: it continues from an "
+            "older checkpoint or from the start."
         ) from error
 
 

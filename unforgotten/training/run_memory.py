@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unforgotten.training.run_weights import RunWeights
 
 ROWS_PER_SHARD = 8
-"""Stored states are written so many rows at a time: a kill loses no more."""
+"""Stored states are written in chunks of this many rows: a kill loses one chunk at most."""
 
 
 class RunMemory(MemoryRows):
@@ -65,8 +65,8 @@ class RunMemory(MemoryRows):
         """Which rows `draw(n, name)` draws for this step, all of them."""
         if n > len(self.rows):
             self._run.note(
-                f"{self._run.method} replays {n} safety rows in a step and the memory has {len(self.rows)}, so that "
-                "rows repeat within a step; raise memory.n_rows, or give more safety rows"
+                f"{self._run.method} replays {n} safety rows in a step, but the memory has {len(self.rows)}, so rows "
+                "repeat within a step. Raise memory.n_rows, or give more safety rows"
             )
         facts = (self._run.seed, self._run.method, self._run.step, *([name] if name else []))
         return memory.draw(len(self.rows), n, *facts)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unforgotten.training.run_weights import RunWeights
 
 ROWS_PER_SHARD = 64
-"""Stored values are written so many rows at a time: a kill loses no more."""
+"""Stored values are written in chunks of this many rows: a kill loses one chunk at most."""
 
 
 class RunUser(UserBatches):
@@ -129,7 +129,7 @@ class RunUser(UserBatches):
             return out.token_logp
         if getattr(out, "logits", None) is None:
             raise UnsupportedError(
-                f"{self._run.method} reads the logits of the training forward, which this Trainer does not return. "
-                "Use MethodTrainer."
+                f"{self._run.method} needs the logits of the training forward pass, but this Trainer does not return "
+                "them. Use MethodTrainer."
             )
         return likelihood.token_logp(out.logits, batch["labels"])

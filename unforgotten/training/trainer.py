@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
 
     Rows = Dataset | Iterable[Any]
-    """Conversations or encoded rows: a data set of ours, a datasets.Dataset, a list, an iterator."""
+    """Conversations or encoded rows: an unforgotten Dataset, a datasets.Dataset, a list or an iterator."""
     Named = str | Mapping[str, Any] | Method
-    """A method by its name, by its settings, or as it is."""
+    """A method: its name, its settings, or an instance."""
 else:
     _Trainer = object  # the mixin goes in front of any Trainer, TRL's too
 
@@ -262,8 +262,8 @@ class MethodMixin(_Trainer):
         result = super().train(resume_from_checkpoint=str(chosen) if chosen else None, **kwargs)
         if self._save_on_sigterm and self.run.ranks.sum_number(int(terminate.asked())):
             raise errors.Terminated(
-                f"Terminated. Step {self.state.global_step} of {self.state.max_steps} is saved in {output}. Give the "
-                "same command again: it goes on from there."
+                f"Terminated. Step {self.state.global_step} of {self.state.max_steps} is saved in {output}. Run the "
+                "same command again to continue from there."
             )
         terminate.defer(False)
         self._ratios.note()
@@ -290,8 +290,8 @@ class MethodMixin(_Trainer):
             model: Any = self.run.weights.model
             if self.edited and method.needs_unaligned_model:
                 raise TrainingError(
-                    f"{name} cannot edit what {' and '.join(self.edited)} left: θ_safe is no longer in memory. "
-                    f"Save the model, and run `unforgotten repair --method {name}` on it."
+                    f"{name} cannot edit what {' and '.join(self.edited)} left, since θ_safe is no longer in memory. "
+                    f"Save the model, then run `unforgotten repair --method {name}` on it."
                 )
             with self.run.turn(name, "finish"):
                 edited = apply(method, self._weights(model, method), self.run.weights.params(), model)
@@ -544,7 +544,7 @@ class MethodMixin(_Trainer):
         if self._broken is not None and bool(self._broken):
             last = next(iter(checkpoint.marked(Path(self.args.output_dir))), None)
             raise TrainingError(
-                f"The loss or its gradient became NaN or infinite by step {self.state.global_step}. "
+                f"The loss or its gradient became NaN or infinite at or before step {self.state.global_step}. "
                 + (f"The last checkpoint is kept: {last}. " if last else "No checkpoint had been written yet. ")
                 + "Lower the learning rate or the method's weight, clip gradients (max_grad_norm), or use bf16."
             )

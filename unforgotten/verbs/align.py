@@ -42,8 +42,8 @@ def refuse_ranks() -> None:
     """The verbs write one set of files from one process. Raises UnsupportedError under torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UnsupportedError(
-            "The command line runs in one process. For several ranks call MethodTrainer in a script of your own "
-            "under torchrun; methods are the same there."
+            "The command line runs in one process. For several ranks, call MethodTrainer in your own script under "
+            "torchrun. The methods are the same there."
         )
 
 
@@ -86,7 +86,10 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     bars.hush()
     unanswered = sum(not row.response for row in rows)
     if unanswered:
-        raise RecipeError(f"{unanswered} of {len(rows)} safety rows have no answer to align on. Give answered rows.")
+        raise RecipeError(
+            f"{unanswered} of {len(rows)} safety rows have no answer. Stage `align` trains on answers: give rows with "
+            "answers."
+        )
     chat = load.load_chat(
         where.base, revision=where.revision, template=recipe.template, date=recipe.date, variables=recipe.variables
     )
@@ -181,4 +184,4 @@ def _publish(done: Path, final: Path) -> None:
         os.rename(done, final)
     except OSError as error:
         if not (final / "aligned.json").exists():
-            raise ModelError(f"Cannot put the aligned model into {final}: {error}. Remove what is there.") from error
+            raise ModelError(f"Cannot move the aligned model to {final}: {error}. Remove that folder.") from error

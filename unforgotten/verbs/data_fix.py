@@ -20,12 +20,12 @@ def fix(file: str, out: str | None = None, *, force: bool = False) -> tuple[Path
     source = Path(files.expand(file))
     target = Path(files.expand(out)) if out else _beside(source)
     if target.exists() and source.exists() and target.samefile(source):
-        raise DataError(f"{target} is the file that is read. Name another with --out.")
+        raise DataError(f"{target} is the input file. Name another file with --out.")
     if target.is_symlink() or (target.exists() and not (force and target.is_file())):
-        raise DataError(f"{target} is there already. Name another file with --out, or add --force.")
+        raise DataError(f"{target} exists already. Name another file with --out, or add --force.")
     cleaned = fixed(*records_of(file))
     if not cleaned.lines:
-        raise DataError(f"{file}: no row is left that can be learnt.", cleaned.dropped)
+        raise DataError(f"{file}: no row that can be trained on is left.", cleaned.dropped)
     text = "\n".join(cleaned.lines) + "\n"
     _check(target.name, text, cleaned.lines)
     try:
@@ -47,4 +47,4 @@ def _check(name: str, text: str, lines: list[str]) -> None:
         file.write_text(text, encoding="utf-8")
         again = fixed(*records_of(str(file)))
         if again != Fixed(lines, [], []) or len(Jsonl(path=str(file)).rows()) != len(lines):
-            raise DataError(f"{name} would not be read as it is written. Nothing was written.")
+            raise DataError(f"{name} would be read differently after writing. Nothing was written.")

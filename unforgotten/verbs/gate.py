@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 Compared = tuple[list[results.ResultRow], list[Contrast], Decision | None]
-"""The rows of a target and of its reference, where they differ, and the decision where there are limits."""
+"""The scores of a target and of its reference, their differences, and the decision if limits are given."""
 
 
 def against(
@@ -78,10 +78,11 @@ def _against(
         if limits is not None:
             limits.check(reference is not None, {s.kind for s in subject.suites}, subject.settings.samples)
         if subject.settings.endpoint and len(targets) > 1:
-            raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
+            raise RecipeError("evaluate.endpoint serves one model under one name. Give one target per command.")
         if reference is not None and subject.settings.endpoint:
             raise RecipeError(
-                "--against asks both models, and evaluate.endpoint serves one: leave it out, or measure each by itself."
+                "--against asks two models, but evaluate.endpoint serves only one. Leave out --against, or evaluate "
+                "each model separately."
             )
         pairs.append((subject, None if reference is None else _reference(reference, subject, say)))
     if limits is not None:
@@ -161,7 +162,7 @@ def check_gated(run: Path, recipe: Recipe) -> Decided | None:
         now = weights_digest_of(str(part_of(run)), recipe)
     if decision is not None and decision.weights != now:
         raise ModelError(
-            f"{run} holds other weights than its gate decided on ({decision.weights}, now {now}). Evaluate it again "
-            "with --gate, or remove its gate.json."
+            f"{run} holds weights that its gate did not decide on (the gate saw {decision.weights}, now {now}). "
+            "Evaluate the run again with --gate, or remove its gate.json."
         )
     return decision

@@ -38,7 +38,7 @@ def judge(runs: Sequence[str], judges: Sequence[Spec], say: Say = quiet) -> list
     panel = Panel(judges)
     folders = {folder.resolve(): folder for run in runs for folder in _runs(Path(run).expanduser(), say)}
     if not folders:
-        raise DataError(f"None of {', '.join(runs)} holds replies. `unforgotten evaluate` makes them.")
+        raise DataError(f"None of {', '.join(runs)} holds replies. Make them with `unforgotten evaluate`.")
     opened = [_opened(folder) for folder in folders.values()]
     for _, _, suites in opened:
         panel.check(suite.kind for suite in suites)
@@ -69,7 +69,7 @@ def _runs(folder: Path, say: Say) -> list[Path]:
         raise DataError(f"There is no {folder}.")
     inside = [path.parent for path in sorted(folder.glob("*/results.json")) if (path.parent / "replies").is_dir()]
     if not inside:
-        say(f"{folder} holds no results, and is left out.")
+        say(f"{folder} holds no results. It is left out.")
     return inside
 
 
@@ -78,7 +78,7 @@ def _opened(folder: Path) -> tuple[Path, results.ResultRow, list[Checked]]:
     strict_read.no_links(folder)
     rows = results.read(folder / "results.json")
     if len(rows) != 1:
-        raise DataError(f"{folder / 'results.json'} has {len(rows)} rows; that of a run has one. Evaluate it again.")
+        raise DataError(f"{folder / 'results.json'} has {len(rows)} rows; a run has one row. Evaluate the run again.")
     row = rows[0]
     try:
         facts = read_asked(folder, row.digests.settings or "") if row.digests else {}
@@ -90,15 +90,15 @@ def _opened(folder: Path) -> tuple[Path, results.ResultRow, list[Checked]]:
         ]
     except (KeyError, TypeError):
         raise DataError(
-            f"{folder} does not say what its model was asked (replies/asked-….json). `unforgotten evaluate` writes it."
+            f"{folder} has no record of its prompts (replies/asked-….json). Run `unforgotten evaluate` to write it."
         ) from None
     if not asked:
-        raise DataError(f"{folder} has no replies to harmful requests or look-alikes, so there is nothing to judge.")
+        raise DataError(f"{folder} has no replies to harmful requests or look-alikes. There is nothing to judge.")
     suites = []
     for suite, key in asked:
         checked = restore(folder, suite)
         if checked.key != key:
-            raise DataError(f"{folder}: the replies to {suite.file} are not those that were measured. Evaluate again.")
+            raise DataError(f"{folder}: the replies to {suite.file} changed after the evaluation. Evaluate again.")
         suites.append(checked)
     return folder, row, suites
 
@@ -121,7 +121,7 @@ def _written(folder: Path, row: results.ResultRow, suites: list[Judged], panel: 
         try:
             recipe = load_recipe(folder / "recipe.yaml", origin=trust.of_run(folder), opens=False)
         except RecipeError as error:
-            say(f"README.md of {folder.name} stays as it was. {error}")
+            say(f"README.md of {folder.name} was not changed. {error}")
         else:
             model_card.write(folder, recipe, method_specs(recipe), changed)
     forget_comparisons(folder)

@@ -218,14 +218,14 @@ def test_a_template_that_changes_words_or_cuts_them_is_refused(tokenizer):
         text = (
             "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}{{ " + change + " }}{% endif %}"
         )
-        with pytest.raises(TemplateError, match="leaves out of what is trained in message 2: the words"):
+        with pytest.raises(TemplateError, match="leaves out trained content of message 2: the words"):
             Chat(tokenizer(), template=text + "</s>{% endfor %}").encode(ask("zqasked", "zqfinal and the rest of it"))
 
 
 def test_an_answer_of_nothing_but_its_end_is_refused(tokenizer):
     for kind in ("llama3", "qwen3", "marked", None):
         for content in ("", " \n"):
-            with pytest.raises(TemplateError, match="message 2: any word: the turn is empty"):
+            with pytest.raises(TemplateError, match="message 2: all words: the turn is empty"):
                 Chat(tokenizer(kind)).encode(ask("hello", content))
 
 

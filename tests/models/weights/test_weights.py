@@ -156,7 +156,7 @@ def test_adapters_lie_on_adapters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "error"),
-    [({"use_dora": True}, "no plain LoRA"), ({"modules_to_save": ["lm_head"]}, "no factor of a linear layer")],
+    [({"use_dora": True}, "not a plain LoRA"), ({"modules_to_save": ["lm_head"]}, "not a factor of a linear layer")],
 )
 def test_what_is_no_plain_lora_is_refused(config: dict[str, Any], error: str, tmp_path: Path) -> None:
     _, base, folder = adapter(tmp_path, **config)
@@ -196,7 +196,7 @@ def test_models_are_opened_from_whatever_names_them(tmp_path: Path) -> None:
         shutil.copy(file, bundled)
     for given in (folder, str(folder), bundled, merged, Adapted(Files(base), folder)):
         torch.testing.assert_close(opened(given, named=[str(base)])[Q0], merged[Q0])
-    with pytest.raises(ModelError, match="A path in an adapter is not followed"):
+    with pytest.raises(ModelError, match="Paths inside an adapter are not followed"):
         opened(folder)
     other = Held({n: t + 1 for n, t in weights_of(AutoModelForCausalLM.from_pretrained(base)).items()})
     torch.testing.assert_close(opened(folder, other)[Q0], merged[Q0] + 1)
@@ -213,7 +213,7 @@ def test_a_tensor_with_two_names_is_told_once_as_in_files(tmp_path: Path) -> Non
 def test_unlike_models_are_told_apart_by_the_first_difference() -> None:
     one = {"a": torch.zeros(2, 3), "b": torch.zeros(1)}
     check_alike({"base": Held(one), "tuned": Held({n: t + 1 for n, t in one.items()})})
-    with pytest.raises(ModelError, match="The tuned model has 'c', the base model has not"):
+    with pytest.raises(ModelError, match="The tuned model has 'c', but the base model does not"):
         check_alike({"base": Held(one), "tuned": Held({**one, "c": torch.zeros(1)})})
     with pytest.raises(ModelError, match=r"a is \(2, 3\) in the base model and \(3, 2\) in the tuned"):
         check_alike({"base": Held(one), "tuned": Held({**one, "a": torch.zeros(3, 2)})})
@@ -288,7 +288,7 @@ def broken(error: str) -> Iterator[tuple[str, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [("raises", "no more"), ("unknown", "'z' is no tensor"), ("shape", r"\(5,\).*\(4,\)")]
+    ("error", "told"), [("raises", "no more"), ("unknown", "'z' is not a tensor"), ("shape", r"\(5,\).*\(4,\)")]
 )
 @pytest.mark.parametrize("there", [False, True])
 def test_an_edit_that_fails_leaves_nothing_half_written(error: str, told: str, there: bool, tmp_path: Path) -> None:

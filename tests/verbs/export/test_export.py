@@ -90,7 +90,7 @@ def test_an_aligned_adapter_that_was_exchanged_is_not_stacked(
     tensors = load_file(file)
     name = next(n for n in tensors if "lora_B" in n)
     save_file(tensors | {name: tensors[name] * 1.01}, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="is not what the aligned model's adapter makes of its base"):
+    with pytest.raises(ModelError, match="differs from the aligned model's base plus adapter"):
         export(str(run), "stacked")
     assert not (run / "exports" / "stacked").exists()
 
@@ -209,9 +209,9 @@ def test_what_cannot_be_asked_is_told_before_a_model_is_loaded(
     monkeypatch.setattr(verify, "heard", lambda *a: pytest.fail("a model was asked"))
     with pytest.raises(UnknownName, match="'stack'.*Did you mean 'stacked'"):
         export(str(run), "stack")
-    with pytest.raises(RecipeError, match="--dtype float16 is for `--as merged`"):
+    with pytest.raises(RecipeError, match="--dtype float16 works only with `--as merged`"):
         export(str(run), "adapter", dtype="float16")
-    with pytest.raises(RecipeError, match="no --push"):
+    with pytest.raises(RecipeError, match="--private needs --push"):
         export(str(run), "adapter", private=True)
     with pytest.raises(RecipeError, match="exists already"):
         export(str(run), "adapter", out=str(run))
@@ -223,10 +223,10 @@ def test_what_cannot_be_asked_is_told_before_a_model_is_loaded(
         export(str(run), "adapter", push_to="nobody")
     aligned = (run / "aligned").resolve()
     (aligned / "adapter").rename(aligned / "gone")
-    with pytest.raises(ModelError, match="no longer in .*--as adapter"):
+    with pytest.raises(ModelError, match="is missing from .*--as adapter"):
         export(str(run), "stacked")
     (run / "trained.json").unlink()
-    with pytest.raises(RecipeError, match="not trained to its end"):
+    with pytest.raises(RecipeError, match="is not fully trained"):
         export(str(run), "adapter")
     assert not (run / "exports").exists() or not list((run / "exports").iterdir())
 
@@ -235,7 +235,7 @@ def test_the_card_has_the_figures_of_these_weights_only(tmp_path: Path, model_fo
     from unforgotten.verbs.evaluate.evaluate import evaluate
 
     run = run_of(tmp_path, model_folder("llama"), rows_file)
-    assert "Nothing was measured" in (export(str(run), "adapter").folder / "README.md").read_text()
+    assert "This model was not measured" in (export(str(run), "adapter").folder / "README.md").read_text()
     evaluate(str(run))
     text = (export(str(run), "merged").folder / "README.md").read_text()
     assert "library_name: transformers" in text and "95 % intervals" in text and "replies/" not in text
@@ -276,7 +276,7 @@ def test_vllm_is_told_the_exact_command(tmp_path: Path) -> None:
         ("rank or alpha differ", {"alpha_pattern": {"q_proj": 2}}),
         ("its rank 4 is above --max-rank 2", {"max_rank": 2}),
         ("its rank 600 is above vLLM's largest, 512", {"r": 600, "ranks": (600,), "max_rank": 1000}),
-        ("no plain LoRA", {"use_dora": True}),
+        ("not a plain LoRA", {"use_dora": True}),
         ("trains biases", {"bias": "all"}),
     ],
 )

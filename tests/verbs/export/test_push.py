@@ -153,13 +153,13 @@ def test_a_private_one_is_private_or_nothing_is_uploaded(hub: Hub, export: Path)
     push(client(hub), export, "owner/name", True, "merged")
     assert hub.private is True and hub.files
     hub.private, hub.files = False, {}
-    with pytest.raises(RecipeError, match="already and public, so nothing was pushed"):
+    with pytest.raises(RecipeError, match="already public, so nothing was pushed"):
         push(client(hub), export, "owner/name", True, "merged")
     assert not hub.files
 
 
 def test_who_is_not_signed_in_is_told_before_anything_is_made(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RecipeError, match="does not take this token"):
+    with pytest.raises(RecipeError, match="rejects this token"):
         ready("owner/name", client(hub, "wrong"))
     monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
     monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: None)
@@ -173,6 +173,6 @@ def test_who_is_not_signed_in_is_told_before_anything_is_made(hub: Hub, monkeypa
 @pytest.mark.parametrize("step", ["/api/repos/create", "/commit/"])
 def test_a_push_that_fails_names_the_export_that_stays(step: str, hub: Hub, export: Path) -> None:
     hub.refuses = step
-    with pytest.raises(RecipeError, match="The export itself is whole, in .*hf upload owner/name"):
+    with pytest.raises(RecipeError, match="The export is complete in .*hf upload owner/name"):
         push(client(hub), export, "owner/name", False, "merged")
     assert (export / "model.safetensors").is_file() and not hub.files

@@ -187,7 +187,7 @@ def test_prompts_alone_are_answered_once_by_the_model(tmp_path: Path, model_fold
     counts = json.loads((run / "environment.json").read_text())["answers"]
     assert counts["refused"] + counts["answered"] + counts["unparsed"] == 8
     # A random model refuses nothing, and replaying that would keep no safety.
-    assert any("fewer than half were refused" in line for line in said)
+    assert any("the model refused fewer than half" in line for line in said)
     [file] = (tmp_path / "runs" / "answers").glob("*.jsonl")
     assert len(file.read_text().splitlines()) == 8
     said.clear()

@@ -223,12 +223,12 @@ def test_rows_that_are_here_are_counted(model_folder: Make, rows_file: Make) -> 
 
 def test_what_nothing_here_tells_is_said() -> None:
     given = {"model": "owner/unknown", "data": {"name": "refusals", "path": "owner/set"}}
-    with pytest.raises(RecipeError, match="cannot tell how many rows 'refusals'"):
+    with pytest.raises(RecipeError, match="does not know how many rows 'refusals'"):
         plan(parse(given), "finetune")
     given["data"] = {"name": "refusals", "path": "owner/set", "n_rows": 100}
     found = plan(parse(given), "finetune")
     assert found.stages[0].steps == 60 and found.stages[0].seconds is None
-    assert "owner/unknown: its config.json is not here" in "\n".join(lines(found))
+    assert "owner/unknown: its config.json is not on this machine" in "\n".join(lines(found))
 
 
 def test_recipes_are_listed() -> None:

@@ -40,9 +40,9 @@ def recipe(fields: dict[str, Any] | None = None, **changes: Any) -> Recipe:
         ({"weight": {"low": -1, "high": 1}}, r"sweep.fields.weight cannot be -1.0: .* greater than or equal to 0"),
         ({"weight": ["much"]}, "sweep.fields.weight cannot be 'much'"),
         ({"lora.lora_dropout": {"low": 0, "high": 1}}, r"sweep.fields.lora.lora_dropout cannot be 1.0: .* less than 1"),
-        ({"lora.r": {"low": 1.5, "high": 8}}, "lora.r is a whole number: 1.5 to 8"),
-        ({"training.loss": LOG}, "training.loss is no number: give a list of values, such as .'auto', 'trainer'"),
-        ({"weight": LOG, "der.weight": LOG}, "names one field twice: der.weight"),
+        ({"lora.r": {"low": 1.5, "high": 8}}, "lora.r takes whole numbers, not 1.5 to 8"),
+        ({"training.loss": LOG}, "training.loss is not a number. Give a list of values, such as .'auto', 'trainer'"),
+        ({"weight": LOG, "der.weight": LOG}, "names a field twice: der.weight"),
     ],
 )
 def test_a_field_that_cannot_be_searched_is_told_with_the_mend(fields: dict[str, Any], error: str) -> None:
@@ -52,17 +52,19 @@ def test_a_field_that_cannot_be_searched_is_told_with_the_mend(fields: dict[str,
 
 def test_what_would_change_nothing_is_refused() -> None:
     fields = {"memory.share": {"low": 0.01, "high": 0.1}}
-    with pytest.raises(RecipeError, match=r"memory\.share changes nothing while memory\.n_rows is set"):
+    with pytest.raises(RecipeError, match=r"memory\.share has no effect while memory\.n_rows is set"):
         places(recipe(fields, memory={"n_rows": 300}))
     with pytest.raises(RecipeError, match=r"the recipe has no lora"):
         places(recipe({"lora.r": [4, 8]}, lora=None))
-    with pytest.raises(RecipeError, match=r"sft has no field with a value to search about: name some in sweep\.fields"):
+    with pytest.raises(
+        RecipeError, match=r"sft has no field with a value to search around. Name fields in sweep\.fields"
+    ):
         places(recipe(method="sft"))
 
 
 def test_of_several_methods_a_field_is_named_by_its_own() -> None:
     both = {"method": ["der", {"name": "ewc", "weight": 5.0}, "ema"]}
-    with pytest.raises(RecipeError, match=r"several methods have it; write der\.weight or ewc\.weight"):
+    with pytest.raises(RecipeError, match=r"several methods have this field. Write der\.weight or ewc\.weight"):
         places(recipe({"weight": LOG}, **both))
     found = places(recipe({"ewc.weight": LOG, "decay": [0.9, 0.99]}, **both))
     made = varied(recipe(**both), found, {"ewc.weight": 0.5, "decay": 0.9})

@@ -129,10 +129,10 @@ def test_a_rate_at_which_training_breaks_down_is_a_trial_and_not_the_end(tree: d
 
 def test_what_cannot_be_weighed_is_told_before_anything_runs(tree: dict[str, Any], tmp_path: Path) -> None:
     for change, error in (
-        ({"evaluate": None}, r"needs evaluate\.harm and evaluate\.utility"),
-        ({"evaluate": tree["evaluate"] | {"utility": []}}, r"needs evaluate\.harm and evaluate\.utility"),
+        ({"evaluate": None}, r"Add evaluate\.harm and evaluate\.utility"),
+        ({"evaluate": tree["evaluate"] | {"utility": []}}, r"Add evaluate\.harm and evaluate\.utility"),
         ({"sweep": tree["sweep"] | {"max_refusal": 5}}, r"sweep\.max_refusal limits refused look-alikes"),
-        ({"evaluate": tree["evaluate"] | {"endpoint": {"url": "http://h/v1"}}}, r"leave out evaluate\.endpoint"),
+        ({"evaluate": tree["evaluate"] | {"endpoint": {"url": "http://h/v1"}}}, r"Leave out evaluate\.endpoint"),
     ):
         with pytest.raises(RecipeError, match=error):
             sweep(parse(tree | change))

@@ -191,10 +191,10 @@ def test_a_model_without_refusals_is_refused(
     safe: Path, tmp_path: Path, model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(safe, tmp_path, synthesize={"fewest": 500})
-    with pytest.raises(ModelError, match=r"no refusals to replay: of \d+ requests that it made up it refused \d+ \("):
+    with pytest.raises(ModelError, match=r"no refusals to replay: of \d+ requests that it wrote, it refused \d+ \("):
         synthesize(recipe)
     assert not folder_of(recipe).exists()
-    with pytest.raises(ModelError, match="None of 20 draws is a request"):
+    with pytest.raises(ModelError, match="None of 20 draws is a usable request"):
         synthesize(recipe_of(model_folder("llama"), tmp_path, synthesize={"prefix": "chat", "per_domain": 20,
                              "domains": [{"name": "theft"}]}))  # fmt: skip
     file = tmp_path / "recipe.yaml"
@@ -257,7 +257,7 @@ def test_alpaca_ends_a_users_turn_by_text() -> None:
 def test_domains_that_would_not_differ_are_refused(chatml: Chat) -> None:
     domains = [Domain(name="a"), Domain(name="b")]
     for opening in (None, "how do i"):
-        with pytest.raises(RecipeError, match="nothing tells the model of the domain 'a'"):
+        with pytest.raises(RecipeError, match="the prompt does not name the domain 'a'"):
             extract.prompts(chatml, Synthesize(prefix="user_turn", domains=domains, opening=opening))
 
 

@@ -26,7 +26,7 @@ def calls(turn: Mapping[str, Any], role: str, n: int, ignored: Collection[str] =
     if role != "assistant":
         raise Wrong(f"turn {n}: only the assistant calls tools, and this is a {role} turn")
     if given and legacy is not None:
-        raise Wrong(f"turn {n}: has both tool_calls and function_call, which is the older name of the same. Keep one")
+        raise Wrong(f"turn {n}: has both tool_calls and function_call, its older name. Keep one")
     if legacy is not None:
         given = [{"type": "function", "function": legacy}]
     if not isinstance(given, list) or not all(_is_call(call) for call in given):
@@ -56,7 +56,7 @@ def tools(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         declared = [_wrapped(tool) for tool in declared]
     if functions := [_wrapped(tool) for tool in _list(older, "functions")]:
         if declared and declared != functions:
-            raise Wrong("has both tools and functions, which is the older name of the same. Keep one")
+            raise Wrong("has both tools and functions, its older name. Keep one")
         declared = functions
     for n, tool in enumerate(declared, 1):
         function = tool.get("function", tool)
@@ -114,8 +114,8 @@ def _call(call: Mapping[str, Any], n: int) -> Call:
     other = [key for key in function if key not in _FUNCTION_KEYS]
     if other := [*other, *(key for key, value in call.items() if value is not None and key not in _CALL_KEYS)]:
         raise Wrong(
-            f"turn {n}: the call of {name!r} holds {', '.join(repr(key)[:60] for key in other[:5])}, which nothing "
-            "reads: what is called stands under name and arguments. Leave it out, or name it in `ignore_keys`"
+            f"turn {n}: the call of {name!r} holds {', '.join(repr(key)[:60] for key in other[:5])}, which is not "
+            "used: only name and arguments are read. Remove it, or name it in `ignore_keys`"
         )
     if isinstance(given, str) and given.strip():
         arguments = _parsed(given, f"turn {n}: the arguments of {name!r} must be an object or the text of one")

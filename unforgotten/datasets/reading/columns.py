@@ -59,7 +59,7 @@ def check(given: Mapping[str, str] | None, roles: Iterable[str] = ROLES) -> None
         if role not in known:
             near = difflib.get_close_matches(role, known, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
-            raise RecipeError(f"columns: there is no part {role!r}. {hint}")
+            raise RecipeError(f"columns: unknown part {role!r}. {hint}")
 
 
 def renamed(given: Mapping[str, str] | None, **roles: str) -> dict[str, str] | None:
@@ -95,7 +95,7 @@ def choose(
                 like = [h for h in header if near and h.casefold() == near[0]]
                 hint = f" Did you mean {like[0]!r}?" if like else ""
                 raise DataError(
-                    f"{path}: columns.{role} names {given[role]!r}, and the file has no such column. It has "
+                    f"{path}: columns.{role} names {given[role]!r}, but the file has no such column. It has "
                     f"{', '.join(header) or 'none'}.{hint}"
                 )
             chosen[role] = named
@@ -134,10 +134,10 @@ def prompt_of(value: Mapping[str, Any], chosen: Chosen) -> tuple[str, str]:
     if chosen.get("prompt").casefold() == "turns" and isinstance(cell, str) and _LIST.fullmatch(cell):
         cell = _listed(cell)
         if cell is None:
-            return "", f"`{chosen.get('prompt')}` holds a list that cannot be read; write it as JSON"
+            return "", f"`{chosen.get('prompt')}` holds an unreadable list. Write it as JSON"
     if isinstance(cell, list):  # SORRY-Bench's turns
         if len(cell) != 1 or not isinstance(cell[0], str):
-            return "", f"`{chosen.get('prompt')}` holds {len(cell)} turns, and one prompt is asked"
+            return "", f"`{chosen.get('prompt')}` holds {len(cell)} turns, but a prompt must be one turn"
         cell = cell[0]
     if isinstance(cell, bool) or cell is None or not isinstance(cell, (str, int, float)) or not str(cell).strip():
         return "", f"no {chosen.get('prompt') or 'prompt'} (columns: {', '.join(map(str, value)) or 'none'})"
@@ -145,7 +145,7 @@ def prompt_of(value: Mapping[str, Any], chosen: Chosen) -> tuple[str, str]:
     if context is None or (isinstance(context, str) and not context.strip()):
         return text, ""
     if not isinstance(context, str):
-        return "", f"`{name}` must be a text, since it is asked with the prompt"
+        return "", f"`{name}` must be text, since it is part of the prompt"
     if name.casefold().replace("_", "") == "contextstring":
         return f"{context}\n\n---\n\n{text}", ""
     return f"{text}\n\n{context}", ""
@@ -186,8 +186,9 @@ def notes_on(path: str, records: Sequence[Record]) -> list[str]:
     if not n:
         return []
     return [
-        f"{path}: {n} of {len(records)} prompts are HarmBench's copyright behaviors. Whether a reply copies a text is "
-        "for HarmBench's own judge, hashes of the texts, to tell: other judges' verdicts on them are no ASR."
+        f"{path}: {n} of {len(records)} prompts are HarmBench's copyright behaviors. Only HarmBench's own judge, "
+        "which uses hashes of the texts, can decide whether a reply copies a text. Verdicts of other judges on these "
+        "prompts are not an ASR."
     ]
 
 
@@ -206,7 +207,8 @@ def read_prompts(
     chosen = choose(path, header, given, roles)
     if not chosen.get("prompt") and header:
         raise DataError(
-            f"{path}: no column is known for the prompt ({', '.join(header)}). Name it: `columns: {{prompt: …}}`."
+            f"{path}: none of the columns is known as the prompt ({', '.join(header)}). Name the column: `columns: "
+            "{prompt: …}`."
         )
     rows = []
     for record in records:

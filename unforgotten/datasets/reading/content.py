@@ -16,9 +16,9 @@ def content_of(given: Mapping[str, Any], value: Any, role: str, n: int) -> str:
     if refusal is None or refusal == "":
         return text
     if role != "assistant" or not isinstance(refusal, str):
-        raise Wrong(f"turn {n}: `refusal` must be a text of the assistant's")
+        raise Wrong(f"turn {n}: `refusal` must be text, in an assistant turn")
     if text.strip():
-        raise Wrong(f"turn {n}: has both content and refusal. Keep the one that is to be learnt")
+        raise Wrong(f"turn {n}: has both content and refusal. Keep the one to train on")
     return refusal
 
 
@@ -30,10 +30,10 @@ def text_of(value: Any, what: str) -> str:
                 got = part.get("type") if isinstance(part, Mapping) else strict_json.kind_of(part)
                 raise Wrong(f"{what}: a part must be {{type: text, text: …}}, not {str(got)[:60]!r}")
             if more := [key for key, each in part.items() if key not in ("type", "text") and each is not None]:
-                raise Wrong(f"{what}: a part holds {', '.join(map(repr, more[:5]))} besides its text. Leave it out")
+                raise Wrong(f"{what}: a part holds {', '.join(map(repr, more[:5]))} besides its text. Remove it")
         value = "".join(part["text"] for part in value)
     if value is not None and not isinstance(value, str):
-        raise Wrong(f"{what} must be a text, not {strict_json.kind_of(value)}")
+        raise Wrong(f"{what} must be text, not {strict_json.kind_of(value)}")
     return value or ""
 
 

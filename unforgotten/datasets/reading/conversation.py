@@ -74,7 +74,7 @@ def form_of(record: Any) -> str:
     if form is None:
         marks.refuse_row(record)
         there = ", ".join(map(str, record))[:300] or "none"
-        raise Wrong(f"neither `messages` nor `prompt` nor `instruction` (keys: {there})")
+        raise Wrong(f"has no `messages`, `prompt` or `instruction` (keys: {there})")
     return form
 
 
@@ -85,7 +85,7 @@ def conversation(record: Any, answers: Answers, ignored: Collection[str] = ()) -
     form = form_of(record)
     marks.refuse_row(record)
     if media := next((key for key in _MEDIA if record.get(key)), None):
-        raise Wrong(f"`{media}`: only text can be learnt")
+        raise Wrong(f"`{media}`: only text can be trained on")
     talk = Conversation(form, [])
     turns = _turns_of(record, form, answers, ignored, talk.changes)
     turns = _with_system(record, _with_history(record, turns, ignored, talk.changes), talk.changes)
@@ -128,8 +128,8 @@ def _note_changes(record: Mapping[str, Any], talk: Conversation) -> None:
     if talk.opened:
         talk.changes.append("the assistant's opening turn is marked weight 0")
     if talk.nulls:
-        talk.changes.append("null arguments that the called tool does not have were left out")
-    talk.changes += [f"`{key[:60]}` was left out: nothing reads it" for key in talk.unread]
+        talk.changes.append("null arguments that the tool does not have were removed")
+    talk.changes += [f"`{key[:60]}` was removed, since it is not used" for key in talk.unread]
 
 
 def _turns_of(
@@ -161,7 +161,7 @@ def _side(
     if (content := text_of(value, f"`{key}`")).strip():
         return [_Turn({"role": role, "content": content}, None)]
     if needed:
-        hint = " (for prompts alone, set answers: optional)" if role == "assistant" else ""
+        hint = " (for prompts without answers, set answers: optional)" if role == "assistant" else ""
         raise Wrong(f"`{key}` is {'missing' if value is None else 'empty'}{hint}")
     return []
 
@@ -206,7 +206,7 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
     dropped = {*keys, "tool_calls", "function_call", "refusal"}
     message = {key: value for key, value in given.items() if key not in dropped}
     if media := next((key for key in _MEDIA if message.get(key)), None):
-        raise Wrong(f"turn {n}: `{media}`: only text can be learnt")
+        raise Wrong(f"turn {n}: `{media}`: only text can be trained on")
     message |= {"role": _ROLES[role], "content": content_of(given, message.get("content"), _ROLES[role], n)}
     if speaker == "function_call":
         message |= {"content": "", "tool_calls": calls.named_calls(message["content"], n)}
@@ -216,12 +216,12 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
         raise Wrong(f"turn {n}: the {role} turn is empty")
     if learnt and _ROLES[role] != "assistant":
         raise Wrong(
-            f"turn {n}: {', '.join(f'`{key}`' for key in keys)} marks a {role} turn as to be learnt, and only the "
-            "assistant's turns can be. Leave the mark out"
+            f"turn {n}: {', '.join(f'`{key}`' for key in keys)} marks a {role} turn as to be learnt, but only "
+            "assistant turns can be. Remove the mark"
         )
-    changes += [f"`{key}` is written in its present form" for key in ("function_call", "refusal") if key in given]
-    changes += ["the parts of a content became one text"] if isinstance(given.get("content"), list) else []
-    changes += ["empty tool_calls were left out"] if given.get("tool_calls") == [] else []
+    changes += [f"`{key}` was written in its current form" for key in ("function_call", "refusal") if key in given]
+    changes += ["the parts of a content were joined into one text"] if isinstance(given.get("content"), list) else []
+    changes += ["empty tool_calls were removed"] if given.get("tool_calls") == [] else []
     changes += [f"the mark `{key}` is written as weight" for key in sorted(keys) if key != "weight"]
     further = tuple(k for k, v in message.items() if k not in _TEXT_OR_NONE and not all_text(v))
     return _Turn(message, learnt, further)
@@ -230,7 +230,7 @@ def _turn(turn: Any, n: int, ignored: Collection[str], changes: list[str]) -> _T
 def _as_message(given: dict[str, Any], n: int) -> dict[str, Any]:
     """ShareGPT's `value` as content."""
     if "content" in given and "value" in given and given["content"] != given["value"]:
-        raise Wrong(f"turn {n}: has both value and content, and they differ")
+        raise Wrong(f"turn {n}: has both value and content, which differ. Keep one")
     fields = {key: value for key, value in given.items() if key not in ("from", "value")}
     return {**fields, "content": given["value"]} if "value" in given else fields
 
@@ -273,7 +273,7 @@ def _with_system(record: Mapping[str, Any], turns: list[_Turn], changes: list[st
     if not there:
         return [_Turn({"role": "system", "content": text}, None), *turns]
     if there != [text]:
-        raise Wrong(f"`{key}` stands beside a system turn that says something else. Keep one")
+        raise Wrong(f"`{key}` differs from the system turn. Keep one")
     return turns
 
 
@@ -282,8 +282,8 @@ def _check_order(messages: list[Message], answers: Answers) -> None:
         raise Wrong("no user turn")
     if answers == "required" and messages[-1]["role"] != "assistant":
         if any(m["role"] == "assistant" for m in messages):
-            raise Wrong(f"ends in a {messages[-1]['role']} turn: the last turn must be the assistant's")
-        raise Wrong("no assistant turn: there is nothing to learn (for prompts alone, set answers: optional)")
+            raise Wrong(f"ends in a {messages[-1]['role']} turn: the last turn must be an assistant turn")
+        raise Wrong("no assistant turn to train on (for prompts without answers, set answers: optional)")
 
 
 def _context(turns: list[_Turn]) -> tuple[frozenset[int], bool]:
@@ -292,8 +292,8 @@ def _context(turns: list[_Turn]) -> tuple[frozenset[int], bool]:
     asked = next(i for i, turn in enumerate(turns) if turn.message["role"] == "user")
     opening = [i for i in said if i < asked]
     if learnt := [i for i in opening if turns[i].learnt]:
-        raise Wrong(f"turn {learnt[0] + 1} opens the conversation and is marked to be learnt: it answers nobody")
+        raise Wrong(f"turn {learnt[0] + 1} opens the conversation, so it cannot be learnt. Remove its mark")
     context = frozenset(i for i in said if turns[i].learnt is False or i in opening)
     if said and len(context) == len(said) and turns[-1].message["role"] == "assistant":
-        raise Wrong("every assistant turn is marked as not to be learnt: there is nothing to learn. Drop the row")
+        raise Wrong("every assistant turn is marked as not to be learnt, so there is nothing to train on. Drop the row")
     return context, any(turns[i].learnt is None for i in opening)

@@ -45,7 +45,7 @@ def local(path: str) -> Path | None:
     if there:
         return file
     if file.is_dir():
-        raise DataError(f"{expanded} is a folder: name one file in it.")
+        raise DataError(f"{expanded} is a folder. Name a file in it.")
     if odd := unpack.kind_of_file(file):
         raise DataError(f"{expanded} is {odd}, not a file of rows.")
     if is_hub_id(expanded):

@@ -96,7 +96,7 @@ def _without_preference(record: Any) -> tuple[Any, list[str]]:
     given = {key: value for key, value in record.items() if value not in (None, "")}
     lower = [marks.name_of(key) for key in given if isinstance(key, str)]
     if twice := next((name for name in lower if name in marks.MARKS and lower.count(name) > 1), None):
-        raise Wrong(f"`{twice}` stands there more than once, in other cases")
+        raise Wrong(f"`{twice}` appears more than once, in different case")
     names = {marks.name_of(key): key for key in given if isinstance(key, str)}
     changes: list[str] = []
     for name in ("label", "kto_tag"):
@@ -107,7 +107,7 @@ def _without_preference(record: Any) -> tuple[Any, list[str]]:
             changes.append(f"`{name}: true` was left out")
     if rejected := [names[name] for name in _REJECTED if name in names]:
         if not ({"chosen", "chosen_response", "preferred_output"} & set(names) or "messages" in given):
-            raise Wrong(f"`{rejected[0]}` is there without the answer that was chosen")
+            raise Wrong(f"`{rejected[0]}` is given without the chosen answer")
         for key in rejected:
             del given[key]
         changes.append(f"the answer under `{rejected[0]}` was left out")
@@ -141,7 +141,7 @@ def _without_mark(turn: Any, changes: list[str]) -> Any:
         return turn
     asked = [k for k, v in turn.items() if marks.name_of(k) in marks.LEARNT and v in (1, True)]
     asked += [k for k, v in turn.items() if marks.name_of(k) in marks.HIDDEN and v is False]
-    changes += [f"`{key}` on a {role} turn was left out: only the assistant's turns are learnt" for key in asked]
+    changes += [f"`{key}` on a {role} turn was removed: only assistant turns are learnt" for key in asked]
     return {key: value for key, value in turn.items() if key not in asked}
 
 
@@ -157,14 +157,14 @@ def _chosen(given: dict[str, Any], chosen: Any) -> dict[str, Any]:
             asked = given.get("prompt") or []
             asked = [t.get("content") for t in asked if isinstance(t, Mapping)] if isinstance(asked, list) else [asked]
             if any(text not in said for text in asked):
-                raise Wrong("the prompt is no part of the conversation that was chosen")
+                raise Wrong("the prompt is not part of the chosen conversation")
             return {**{k: v for k, v in given.items() if k not in ("prompt", "messages")}, "messages": turns}
     if isinstance(given.get("messages"), list):
         answer = turns if isinstance(turns, list) else [{"role": "assistant", "content": turns}]
         return {**given, "messages": [*given["messages"], *answer]}
     if "instruction" in given and "prompt" not in given:
         if isinstance(turns, list):
-            raise Wrong("the chosen answer to an instruction must be a text")
+            raise Wrong("the chosen answer to an instruction must be text")
         return {**given, "output": turns}
     if isinstance(given.get("conversations"), list):
         answer = turns if isinstance(turns, list) else [{"from": "gpt", "value": turns}]

@@ -111,7 +111,7 @@ def _skip_line(stream: BinaryIO) -> None:
 
 def _line(n: int, raw: bytes) -> SourceLine:
     if b"\0" in raw:
-        return SourceLine(n, "", "holds NUL bytes: this is no text")
+        return SourceLine(n, "", "holds NUL bytes, so it is not text")
     try:
         return SourceLine(n, raw.decode())
     except UnicodeDecodeError as error:
@@ -222,20 +222,20 @@ def _read_table(path: str, file: Path, header: set[str], sole: str, quoted: bool
             if len(cells) > limits.rows:
                 raise DataError(f"{path} has more than {limits.rows:,} rows; {over('rows', limits.rows)}. Split it.")
     except csv.Error as error:
-        raise DataError(f"{path}: broken CSV.", [(before + 1, f"{error}; is a quote never closed?")]) from None
+        raise DataError(f"{path}: broken CSV.", [(before + 1, f"{error}. Close every quote")]) from None
     first = [name.strip() for name in cells[0][1]] if cells else []
     if {name.casefold() for name in header} & {name.casefold() for name in first}:
         body, width = cells[1:], len(first)
         if twice := sorted({name for name in first if name and first.count(name) > 1}):
-            raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice; only one can be read.")
+            raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice. Rename one of them.")
     elif sole and all(len(row) == 1 for _, row in cells):
         if first and " " not in first[0]:  # taken for a prompt, a header nobody foresaw would be one row too many
-            raise DataError(f"{path}: the first line, {first[0]!r}, looks like a header; call that column {sole!r}.")
+            raise DataError(f"{path}: the first line, {first[0]!r}, looks like a header. Rename it to {sole!r}.")
         body, first, width = cells, [sole], 1
     else:
         raise DataError(
             f"{path}: the first line names none of the columns {', '.join(sorted(header))}; it is {', '.join(first)!r}."
-            + (" For one prompt a line, with commas in it, use a .txt file." if sole else "")
+            + (" For one prompt per line, with commas in it, use a .txt file." if sole else "")
         )
     problems = [(n, f"{len(row)} cells where the header has {width}") for n, row in body if len(row) != width]
     complete = [(n, row) for n, row in body if len(row) == width]
@@ -270,12 +270,12 @@ def read_parquet(path: str, file: Path, columns: Sequence[str] | None = None, *,
                         f"{over('inflation', limits.inflation)}."
                     )
                 if held and given > limits.file_bytes:
-                    raise DataError(f"{path} has too much in its rows; {over('file_bytes', limits.file_bytes)} bytes.")
+                    raise DataError(f"{path} holds too much data: {over('file_bytes', limits.file_bytes)} bytes.")
                 for value in batch.to_pylist():
                     n += 1
                     yield Record(n, f"{path}:{n}", value)
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a whole Parquet file: {error}.") from None
+        raise DataError(f"{path} is not a complete Parquet file: {error}.") from None
 
 
 def _parquet_bytes(path: str, file: Path, held: bool) -> BinaryIO:

@@ -12,7 +12,7 @@ from typing import Any
 from unforgotten.errors import DataError
 
 A_FILE = "a local file"
-"""What else `path:` takes, where a dataset does not say it more exactly."""
+"""Text on what `path:` takes, if a dataset does not give a more exact one."""
 
 
 def rows(
@@ -27,7 +27,8 @@ def rows(
         from datasets import load_dataset
     except ImportError:
         raise DataError(
-            f"{name} is no local file, and the Hub needs `pip install 'unforgotten[data]'`. Or give `path:` {instead}."
+            f"{name} is not a local file. For a Hub dataset, run `pip install 'unforgotten[data]'`. Or give `path:` "
+            f"{instead}."
         ) from None
     try:
         yield from map(dict, load_dataset(builder or name, config, split=split, **options))
@@ -48,7 +49,7 @@ def file(name: str, filename: str, *, instead: str = A_FILE) -> Path:
 def _refused(name: str, what: str, error: Exception, instead: str) -> DataError:
     first = (str(error).strip().splitlines() or [""])[0]
     return DataError(
-        f"{name} ({what}) cannot be read from the Hub: {type(error).__name__}: {first.rstrip('.')}.\n"
-        f"If it is gated, accept its terms at https://huggingface.co/datasets/{name} and run `hf auth login`; "
-        f"or give `path:` {instead}."
+        f"{name} ({what}) cannot be read from the Hub: {type(error).__name__}: {first.rstrip('.')}.\nIf it is gated, "
+        f"accept its terms at https://huggingface.co/datasets/{name} and run `hf auth login`. Or give `path:` "
+        f"{instead}."
     )

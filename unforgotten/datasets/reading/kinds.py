@@ -49,7 +49,7 @@ def check(
     None where the set has no field for them. Returns what the file's own name makes doubtful.
     """
     if split and (said := _word(split)) and said != kind:
-        raise DataError(f"{path}: the split {split!r} holds {_CALLED[said]}, and is read as {_CALLED[kind]}. {_MEND}")
+        raise DataError(f"{path}: the split {split!r} holds {_CALLED[said]}, but is read as {_CALLED[kind]}. {_MEND}")
     contrasts = any(
         str(cell).casefold().startswith("contrast_")
         for _, _, value in records
@@ -67,9 +67,9 @@ def check(
     if against:
         other: Said = "benign" if kind == "harmful" else "harmful"
         names = ", ".join(columns)
-        accept = "" if ignored is None else f" `ignore_keys: [{names}]` reads all of them as {kind} nevertheless."
+        accept = "" if ignored is None else f" `ignore_keys: [{names}]` makes this accept all rows as {kind}."
         raise DataError(
-            f"{path}: by {names}, {len(against)} of {len(records)} rows are {_CALLED[other]}, and they are read as "
+            f"{path}: by {names}, {len(against)} of {len(records)} rows are {_CALLED[other]}, but they are read as "
             f"{_CALLED[kind]}. {_MEND}{accept}",
             list(against.items()),
         )
@@ -77,11 +77,11 @@ def check(
     words = {said for word in re.split(r"[^a-z]+", name) if (said := _word(word))}
     words |= {"benign"} if re.match(r"or-bench-(80k|hard)", name) else set()
     if words and kind not in words:
-        return (f"{path}: by its name it holds {_CALLED[words.pop()]}; it is read as {_CALLED[kind]} (kind: {kind}).",)
+        return (f"{path}: its name suggests {_CALLED[words.pop()]}, but it is read as {_CALLED[kind]} (kind: {kind}).",)
     return ()
 
 
-_MEND = "Name the set's own reader (such as xstest), write its `kind:` or `part:`, or take these rows out."
+_MEND = "Name the set's own reader (such as xstest), set its `kind:` or `part:`, or remove these rows."
 
 
 def _word(text: Any) -> Said | None:

@@ -84,13 +84,13 @@ def refuse_alike(given: Mapping[str, Any], where: str, marked: Collection[str] =
         alike = parts & _LIKE_PREFERENCE or (parts & _LIKE and _says_yes_or_no(value))
         if alike or (parts & _LEFT_OUT and value is True) or (parts & _TAKEN and value is False):
             raise Wrong(
-                f"{where}`{key[:60]}: {_shown(value)}` may mark what must not be learnt, and nothing here reads it. "
-                "Name it in `ignore_keys` if it does not, or drop the row"
+                f"{where}`{key[:60]}: {_shown(value)}` may mark text that must not be learnt, but this mark is not "
+                "supported. If it is not such a mark, name it in `ignore_keys`. Else drop the row"
             )
         if isinstance(value, Mapping) and key not in _NO_FACTS and (inner := _hidden_in(value, _NESTED)):
             raise Wrong(
-                f"{where}`{key[:60]}` holds `{inner}`, which marks what must not be learnt, and nothing here reads it. "
-                f"Name `{key[:60]}` in `ignore_keys` if it does not, or drop the row"
+                f"{where}`{key[:60]}` holds `{inner}`, a mark of text that must not be learnt, but it is not "
+                f"supported there. If it is not such a mark, name `{key[:60]}` in `ignore_keys`. Else drop the row"
             )
 
 
@@ -125,18 +125,22 @@ def refuse_row(record: Mapping[str, Any]) -> None:
         if name not in MARKS or value in (None, ""):
             continue
         if name in PREFERENCE:
-            raise Wrong(f"`{key}` is of a preference file (DPO, KTO), and only answers to learn can be read. {FIX} it")
+            raise Wrong(
+                f"`{key}` belongs to preference data (DPO, KTO), but only answers to learn are supported. {FIX} it"
+            )
         if name == "label":
             if is_verdict(value):
                 raise Wrong(
-                    f"`{key}: {str(value).strip().lower()}` is of a preference file (KTO): false marks what must not "
-                    f"be learnt. Keep the rows that are true and leave the key out; {FIX} the others"
+                    f"`{key}: {str(value).strip().lower()}` belongs to preference data (KTO): false marks text that "
+                    f"must not be learnt. Keep the rows with true and remove the key; {FIX} the others"
                 )
         elif name == "labels":
             if isinstance(value, list) and any(isinstance(label, bool) for label in value):
-                raise Wrong(f"`{key}` marks steps as right or wrong, and only answers to learn can be read. {FIX} them")
+                raise Wrong(
+                    f"`{key}` marks steps as right or wrong, but only answers to learn are supported. {FIX} them"
+                )
         elif learnt(name, value, f"`{key}` of the row") is False:
-            raise Wrong(f"`{key}: {_shown(value)}` marks the row as not to be learnt: drop it. {FIX} it")
+            raise Wrong(f"`{key}: {_shown(value)}` marks the row as not to be learnt. Drop it: {FIX} it")
     refuse_alike(record, "")
 
 
@@ -150,7 +154,7 @@ def learnt(name: str, value: Any, what: str) -> bool:
     if name not in UNCLEAR and isinstance(value, (bool, int, float)) and value in (0, 1):
         return bool(value) is not (name in HIDDEN)
     raise Wrong(
-        f"{what} is {_shown(value)}, a mark that cannot be honoured: only 0 and 1, or true and false, of "
+        f"{what} is {_shown(value)}, a mark that is not supported. Use only 0 and 1, or true and false, of "
         f"{', '.join((*LEARNT, *HIDDEN))} can"
     )
 
@@ -165,13 +169,15 @@ def of_turn(turn: Mapping[str, Any], n: int) -> tuple[bool | None, set[str]]:
             continue
         if name in ("label", "kto_tag"):
             if is_verdict(value):
-                raise Wrong(f"turn {n}: `{key}: {str(value).lower()}` is of preference data, which cannot be learnt")
+                raise Wrong(
+                    f"turn {n}: `{key}: {str(value).lower()}` belongs to preference data, which is not supported"
+                )
             continue
         said[key] = learnt(name, value, f"turn {n}: `{key}`")
         keys.add(key)
     refuse_alike(turn, f"turn {n}: ", {*LEARNT, *HIDDEN, *UNCLEAR, "label", "kto_tag"})
     if len(set(said.values())) > 1:
-        raise Wrong(f"turn {n}: its marks {', '.join(f'`{key}`' for key in said)} say different things")
+        raise Wrong(f"turn {n}: its marks {', '.join(f'`{key}`' for key in said)} contradict each other")
     return next(iter(said.values()), None), keys
 
 

@@ -45,9 +45,9 @@ def regular(name: str, file: Path) -> io.BufferedReader[io.FileIO]:
     try:
         number = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except ValueError:
-        raise DataError(f"{name!r} is no name of a file.") from None
+        raise DataError(f"{name!r} is not a file name.") from None
     except OSError as error:
-        known = {errno.EISDIR: "it is a folder", errno.ENXIO: "it is no regular file"}
+        known = {errno.EISDIR: "it is a folder", errno.ENXIO: "it is not a regular file"}
         raise DataError(f"{name} cannot be read: {known.get(error.errno or 0, error.strerror)}.") from None
     raw = io.BufferedReader(io.FileIO(number, "rb"), PIECE)
     facts = os.fstat(number)
@@ -89,7 +89,7 @@ def _bounded(name: str, file: Path) -> Iterator[bytes]:
                     )
                 yield piece
         except (EOFError, zlib.error, lzma.LZMAError) as error:
-            raise DataError(f"{name} is not a whole {kind} file: {error}.") from None
+            raise DataError(f"{name} is not a complete {kind} file: {error}.") from None
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror}.") from None
 

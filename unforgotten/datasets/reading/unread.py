@@ -21,11 +21,11 @@ def check_ignored(keys: Collection[str]) -> None:
     for key in keys:
         if marks.is_mark(key):
             raise RecipeError(
-                f"ignore_keys cannot take {key!r}: it can mark what must not be learnt. `unforgotten data fix` "
-                "writes a file without it."
+                f"ignore_keys cannot take {key!r}: it can mark text that must not be learnt. Run `unforgotten data "
+                "fix` to write a file without it."
             )
         if key in _STRUCTURE:
-            raise RecipeError(f"ignore_keys cannot take {key!r}: the turns stand there.")
+            raise RecipeError(f"ignore_keys cannot take {key!r}: it holds the turns.")
 
 
 class Notes:
@@ -70,8 +70,8 @@ class Notes:
             more += f", and others {self._further:,} times" if self._further else ""
             are = "1 key" if n == 1 else f"{n:,} keys" if not self._further else f"more than {n:,} keys"
             said.append(
-                f"{are} of {self.name} {'is' if n == 1 else 'are'} not read: {', '.join(keys)}{more}. "
-                "Name them in `ignore_keys` to accept that."
+                f"{are} of {self.name} {'is' if n == 1 else 'are'} not used: {', '.join(keys)}{more}. To accept this, "
+                "name them in `ignore_keys`."
             )
         if self._of_turns:
             keys = [
@@ -82,23 +82,24 @@ class Notes:
             more = f" and {n - SHOWN:,} more" if n > SHOWN else ""
             said.append(
                 f"{'1 key' if n == 1 else f'{n:,} keys'} of turns in {self.name} hold no text: "
-                f"{', '.join(keys)}{more}. "
-                "Nothing but a template that asks for them reads them. Name them in `ignore_keys` to accept that."
+                f"{', '.join(keys)}{more}. Only a template that asks for them can use them. To accept this, name them "
+                "in `ignore_keys`."
             )
         if self._context:
             turns = "1 assistant turn" if self._context == 1 else f"{self._context:,} assistant turns"
             opened = f" ({_rows(self._opened)} open with such a turn)" if self._opened else ""
-            said.append(f"{self.name}: {turns} outside the loss, as context{opened}.")
+            said.append(f"{self.name}: {turns} are context, outside the loss{opened}.")
         if self._nulls:
             said.append(
-                f"{self.name}: {self._nulls:,} arguments of tool calls are null and not the called tool's: left out."
+                f"{self.name}: {self._nulls:,} arguments of tool calls are null and unknown to the called tool. They "
+                "are left out."
             )
         if self._doubtful:
             n = self._doubtful.total()
             keys = [f"`{shown(key)}`" for key, _ in self._doubtful.most_common(SHOWN)]
             said.append(
-                f"{self.name}: {n:,} arguments of tool calls are null ({', '.join(keys)}) and will be learnt so. If "
-                "they come of a datasets.Dataset, pass it itself, or write the rows without them."
+                f"{self.name}: {n:,} arguments of tool calls are null ({', '.join(keys)}) and will be trained on as "
+                "null. If they come from a datasets.Dataset, pass that object itself, or write the rows without them."
             )
         return tuple(said)
 

@@ -61,14 +61,14 @@ def _words(content: Any) -> Any:
         return content
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
     if not all(isinstance(text, str) for text in texts):
-        raise DataError("a part of the content is no {type: text, text: …}.")
+        raise DataError("a part of the content is not of the form {type: text, text: …}.")
     return "".join(map(str, texts))
 
 
 def _call(call: Any, form: Form, n: int) -> Any:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict):
-        raise DataError(f"call {n} is no {{type: function, function: {{name, arguments}}}}.")
+        raise DataError(f"call {n} is not of the form {{type: function, function: {{name, arguments}}}}.")
     given = function.get("arguments")
     arguments = _object(given, n)
     if form == "string":
@@ -86,7 +86,7 @@ def _object(given: Any, n: int) -> Any:
         try:
             given = json.loads(given)
         except ValueError as error:
-            raise DataError(f"the arguments of call {n} are no JSON: {error}.") from None
+            raise DataError(f"the arguments of call {n} are not JSON: {error}.") from None
     if not isinstance(given, dict):
         raise DataError(f"the arguments of call {n} must be an object, not {json.dumps(given)[:40]}.")
     return given

@@ -99,7 +99,9 @@ class Chat:
         ids = [r.tokens.ends[token] for r in (self._renderer, self._tool_renderer) for token in r.ends]
         ids += [i for i in (self.tokenizer.eos_token_id, *self._stop_ids) if i is not None]
         if not ids:
-            raise TemplateError("Neither the template nor the tokenizer has a token that ends a reply.")
+            raise TemplateError(
+                "Neither the template nor the tokenizer has a token that ends a reply. Set tokenizer.eos_token."
+            )
         return tuple(dict.fromkeys(ids))
 
     @property
@@ -136,7 +138,9 @@ class Chat:
         trained = trained_turns(row)
         if not trained:
             marked = any(message["role"] == "assistant" for message in row.messages)
-            why = "each is marked as context, or opens the conversation" if marked else "a row ends in an answer"
+            why = (
+                "each turn is marked as context, or comes before any user turn" if marked else "a row ends in an answer"
+            )
             raise DataError(f"{name}: no assistant turn to train on ({why}).")
         renderer = self._renderer_for(row.tools)
         if renderer.problem:
@@ -191,7 +195,7 @@ class Chat:
                 first, last = max(head, bisect_right(ends, a)), bisect_left(starts, b)
                 labels[first:last] = encoded.ids[first:last]
             if labels[last - 1] not in tokens.ends.values():
-                raise TemplateError(f"{name}: the answer's end of turn is no token of its own once it is tokenised.")
+                raise TemplateError(f"{name}: after tokenization, the answer's end of turn is not a separate token.")
         lost = _lost(talk, text, marked, [turn for turn in inside if turn.index in trained], turns[-1].index)
         only = trained[0] if split else None
         return Encoded(encoded.ids[:last], labels[:last], row, name, only, encoded.merges, lost=tuple(lost))
@@ -204,13 +208,13 @@ def _lost(talk: Talk, text: str, marked: str | None, trained: list[Turn], last: 
     for turn in trained:
         if missing := losses.refused(marker.parts, written, turn.index, turn.spans):
             raise TemplateError(
-                f"{talk.name}: this chat template leaves out of what is trained in message {turn.index + 1}: "
-                f"{_listed(missing)}. Give a template that writes it, or take it out of the row."
+                f"{talk.name}: this chat template leaves out trained content of message {turn.index + 1}: "
+                f"{_listed(missing)}. Give a template that writes it, or remove it from the row."
             )
     missing, counted = losses.in_context(marker.parts, written, talk.messages, [t.index for t in trained], last)
     if any(what.startswith("the tool '") for what in missing):
         raise TemplateError(
-            f"{talk.name} uses tools, and this chat template has no place for them: it leaves out {_listed(missing)}."
+            f"{talk.name} uses tools, but this chat template does not support them. It leaves out {_listed(missing)}."
         )
     if missing:
         raise TemplateError(f"{talk.name}: this chat template leaves out {_listed(missing)}.")

@@ -19,16 +19,16 @@ class Encoded:
     labels: list[int]
     """The same ids where the assistant speaks, -100 elsewhere; not yet shifted."""
     row: int = 0
-    """Which of the rows given it came from."""
+    """Index of the row that it came from."""
     source: str = ""
     turn: int | None = None
-    """Which message it trains, where the row had to be split into one example per assistant turn."""
+    """The message that it trains, if the row was split into one example per assistant turn."""
     merges: int = 0
-    """Boundaries at which a token would have joined prompt and answer, and was parted as generation sees it."""
+    """Number of boundaries where one token would join prompt and answer, and was split as in generation."""
     cut: bool = False
-    """The length limit took part of the response, its end of turn included."""
+    """The length limit cut the end of the response, with its end-of-turn token."""
     lost: tuple[str, ...] = ()
-    """What the template leaves out of the context, one word or two for each part."""
+    """Parts of the context that the template leaves out, in one or two words each."""
 
     def within(self, max_length: int | None) -> Encoded | None:
         """The example cut to a length, or None when that leaves nothing to train on."""

@@ -35,18 +35,18 @@ def positions(model: Any) -> tuple[int, str] | None:
         rows = getattr(module, "num_embeddings", None)
         if rows and name.rpartition(".")[2] in _LEARNED:
             taken = getattr(module, "offset", None) or (getattr(module, "padding_idx", None) or -1) + 1
-            return int(rows) - int(taken), "learned positions, and none beyond"
+            return int(rows) - int(taken), "learned positions and no more"
     for name, table in [*model.named_buffers(), *_tables(model)]:
         if name.rpartition(".")[2] in _COMPUTED and table.ndim == 2:
-            return int(table.shape[0]), "rows in its table of positions, and none beyond"
+            return int(table.shape[0]), "rows in its table of positions and no more"
     config = model.config.get_text_config(decoder=True)
     if config.model_type == "mpt":
-        return int(config.max_seq_len), "positions in its ALiBi table, and none beyond"
+        return int(config.max_seq_len), "positions in its ALiBi table and no more"
     limit = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
     if not limit or not (rope or getattr(config, "rope_theta", None)):
         return None  # no positions, or such as have no bound (ALiBi)
-    return max([int(limit), *_stretched(rope)]), "rotary positions, and gets worse beyond without a word"
+    return max([int(limit), *_stretched(rope)]), "rotary positions; beyond them it gets worse without an error"
 
 
 def _tables(model: Any) -> list[tuple[str, Any]]:
@@ -72,8 +72,8 @@ def refuse(rows: Sequence[tuple[str, Sequence[int]]], model: Any, pad_id: int | 
     size, reach = embedding_rows(model), positions(model) if room else None
     if size and pad_id is not None and pad_id >= size:
         raise DataError(
-            f"The pad token has the id {pad_id}, and the model has {size} embeddings. Set tokenizer.pad_token to a "
-            "token that the model has, or enlarge the model with resize_token_embeddings."
+            f"The pad token has the id {pad_id}, but the model has only {size} embeddings. Set tokenizer.pad_token to "
+            "a token of the model, or enlarge the model with resize_token_embeddings."
         )
     problems = []
     for n, (name, ids) in enumerate(rows, 1):

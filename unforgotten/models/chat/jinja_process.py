@@ -75,7 +75,7 @@ class JinjaProcess:
             answer = json.loads(self._exchange(len(body).to_bytes(8, "big") + body, seconds))
         except (OSError, ValueError, EOFError):
             self.close()
-            raise OverLimit("it ended the process that renders it") from None
+            raise OverLimit("it ended the process that rendered it") from None
         except BaseException:  # an answer that is read by half would be taken for the next one
             self.close()
             raise
@@ -199,7 +199,7 @@ def _over(answer: dict[str, Any]) -> str:
     return {
         "memory": f"it takes more than {MEMORY_BYTES // 2**20} MiB of memory for one row",
         "output": f"it writes more than {CHARACTERS:,} characters for one row",
-        "nesting": "it is nested too deeply, or calls itself without end",
+        "nesting": "it is nested too deeply, or has an endless recursion",
     }[answer["over"]]
 
 
@@ -247,7 +247,7 @@ def _as_json(request: dict[str, Any]) -> bytes:
     except RecursionError:
         raise DataError("its values are nested too deeply") from None
     except (TypeError, ValueError) as error:
-        raise DataError(f"a value is not JSON, so no template can print it: {error}") from None
+        raise DataError(f"no template can print a value that is not JSON: {error}") from None
 
 
 def _after_fork() -> None:

@@ -68,7 +68,7 @@ def refused(parts: Sequence[Part], written: Written, turn: int, spans: Sequence[
     """What of an assistant's turn is not in its loss, in words."""
     of_turn = [(n, part) for n, part in enumerate(parts) if part.message == turn]
     if not any(part.kind in _REFUSED for _, part in of_turn):
-        return ["any word: the turn is empty"]
+        return ["all words: the turn is empty"]
     lost = [part for n, part in of_turn if part.kind in _REFUSED and not written.has(n, part, spans)]
     called = {part.call: part.name for _, part in reversed(of_turn) if part.kind == "call"}
     several = any(part.call for _, part in of_turn)

@@ -113,8 +113,8 @@ class Renderer:
             )
         if talk.controls and f"\\u{ord(BREAK):x}" in each[0]:
             raise TemplateError(
-                f"{talk.name}: a text holds a control token, and this chat template writes it in ASCII escapes, in "
-                "which it cannot be kept apart. Take it out of the row."
+                f"{talk.name}: a text holds a control token, and this chat template writes it in ASCII escapes. There "
+                "it cannot be separated from plain text. Remove it from the row."
             )
         for message in messages[:1]:
             content = message.get("content")
@@ -131,8 +131,8 @@ class Renderer:
             return turns
         if len(said) > MOST_TURNS:
             raise TemplateError(
-                f"{talk.name}: {len(said)} assistant turns, and this chat template writes a turn in other ways when "
-                f"more follow, so that each must be rendered by itself: {MOST_TURNS} are allowed. Part the row."
+                f"{talk.name}: {len(said)} assistant turns. This chat template writes a turn differently when more "
+                f"turns follow, so each is rendered separately: at most {MOST_TURNS} are allowed. Split the row."
             )
         return self.one_by_one(talk, said)
 
@@ -146,23 +146,22 @@ class Renderer:
         text = full.rstrip()
         problem = ""
         if not text.endswith(tuple(self._tokens.ends)):
-            problem = f"no end-of-turn token ends the assistant's turn: it ends in {text[-20:]!r}."
+            problem = f"the assistant's turn does not end with an end-of-turn token. It ends in {text[-20:]!r}."
         spans = [(len(prefix), len(text))]
         if self._template.marked:
             spans = spans_between(marks, len(prefix), len(text))
             if not spans or spans[-1][1] < len(text):
                 left = full[spans[-1][1] if spans else len(prefix) : len(text)]
                 problem = (
-                    f"the template's {{% generation %}} marks leave out {left!r} at the end of the assistant's turn: "
-                    "the model would never learn to stop. Put it inside the marks."
+                    f"the template's {{% generation %}} marks leave out {left!r} at the end of the assistant's turn. "
+                    "The model would never learn to stop. Put it inside the marks."
                 )
         if not full.startswith(prefix):
             same = next(i for i, (a, b) in enumerate(zip(full + "\0", prefix + "\1", strict=False)) if a != b)
             problem = (
                 f"the template's generation prompt goes on with {prefix[same:][:40]!r} where an assistant's turn has "
-                f"{full[same:][:40]!r}, so what is generated after the one would not be what is trained on after the "
-                "other. Set the template's own variable if it has one (enable_thinking, thinking), or give a template "
-                "file in which they agree."
+                f"{full[same:][:40]!r}. Generation and training would use different prompts. Set the template's "
+                "variable if it has one (enable_thinking, thinking), or give a template file where the two agree."
             )
         return Turn(index, len(prefix), len(text), text, spans, problem)
 
@@ -187,8 +186,8 @@ class Renderer:
         full = self._of_sample(0)
         if ASKED[0]["content"] not in full or ANSWERED["content"] not in full:
             raise TemplateError(
-                "This chat template leaves out what was said in a plain question and answer; those for images want "
-                "their text in parts. Give a template file for text."
+                "This chat template leaves out the text of a plain question and answer. Templates for images expect "
+                "text in parts. Give a template file for text."
             )
         return full.rpartition(ANSWERED["content"])[2]
 
@@ -197,18 +196,17 @@ class Renderer:
         """Why no row can be trained on with this template; mostly empty."""
         if not self.ends:
             return (
-                f"This chat template writes {self._tail!r} after an answer, in which no token ends the turn: the loss "
-                "would look healthy and the model would never stop. Let the template write "
-                f"{self._tokenizer.eos_token or 'an eos token'!r} after each assistant turn, or make its end of turn a "
-                "special token of the tokenizer."
+                f"This chat template writes {self._tail!r} after an answer, and none of it ends the turn. The loss "
+                "would look normal, but the model would never stop. Let the template write "
+                f"{self._tokenizer.eos_token or 'an eos token'!r} after each assistant turn, or make its end of turn "
+                "a special token of the tokenizer."
             )
         full, prefix, without = (self._of_sample(job) for job in range(3))
         opening = full[len(prefix) :].partition(ANSWERED["content"])[0]
         if prefix == without and full.startswith(prefix) and opening.strip():
             return (
-                "This chat template does not depend on add_generation_prompt: the model would be asked without "
-                f"{opening!r}, which opens each answer in training. Let it write that where add_generation_prompt is "
-                "set."
+                f"This chat template ignores add_generation_prompt. The model would be asked without {opening!r}, "
+                "which opens each answer in training. Let the template write it if add_generation_prompt is set."
             )
         return ""
 

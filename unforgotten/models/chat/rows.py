@@ -26,18 +26,18 @@ class Counts:
     rows: int = 0
     examples: int = 0
     split_rows: int = 0
-    """Rows whose turns do not nest in this template, so that each assistant turn became its own example."""
+    """Rows split into one example per assistant turn, since the template drops or changes earlier turns."""
     dropped: list[str] = field(default_factory=list)
-    """Sources of the examples whose response the length limit took whole."""
+    """Sources of the examples whose whole response is beyond the length limit."""
     cut_examples: int = 0
-    """Examples that lost part of their response to the length limit."""
+    """Examples whose response is partly beyond the length limit."""
     control_tokens: int = 0
-    """Control tokens found inside the rows' own text and encoded as plain text."""
+    """Control tokens inside the text of rows, encoded as plain text."""
     boundary_merges: int = 0
     context_turns: int = 0
-    """Assistant turns outside the loss: marked so in the file, or opening a conversation before anybody asked."""
+    """Assistant turns outside the loss: marked so in the file, or before the first user turn."""
     lost: Counter[str] = field(default_factory=Counter)
-    """What the template leaves out of the context, by kind: each part of each example counts."""
+    """Parts of the context that the template leaves out, counted by kind over all examples."""
     tokens: int = 0
     trained_tokens: int = 0
     row_of: list[int] = field(default_factory=list)
@@ -55,17 +55,23 @@ class Counts:
         if self.dropped:
             names = ", ".join(self.dropped[: self.shown_sources])
             more = len(self.dropped) - self.shown_sources
-            said.append(f"{len(self.dropped):,} examples dropped, since the length limit leaves nothing of the "
-                        f"response: {names}{f' and {more:,} more' if more > 0 else ''}")  # fmt: skip
+            said.append(
+                f"{len(self.dropped):,} examples dropped: their whole response is beyond the length limit: "
+                f"{names}{f' and {more:,} more' if more > 0 else ''}"
+            )  # fmt: skip
         if self.cut_examples:
-            said.append(f"{self.cut_examples:,} examples cut at the length limit: they do not teach the end of turn")
+            said.append(
+                f"{self.cut_examples:,} examples cut at the length limit. They do not teach the model to end its turn"
+            )
         if self.control_tokens:
             said.append(f"{self.control_tokens:,} control tokens inside the text encoded as plain text")
         if self.boundary_merges:
-            said.append(f"{self.boundary_merges:,} tokens across prompt and answer parted as generation sees them")
+            said.append(f"{self.boundary_merges:,} tokens across prompt and answer split as in generation")
         if self.context_turns:
-            said.append(f"{self.context_turns:,} assistant turns are context, outside the loss: marked so in the file, "
-                        "or before the first question")  # fmt: skip
+            said.append(
+                f"{self.context_turns:,} assistant turns are context and not in the loss: marked so in the file, or "
+                "before the first user turn"
+            )  # fmt: skip
         if self.lost:
             said.append(losses.said(self.lost))
         return said
@@ -109,8 +115,8 @@ def encode_rows(
     counts.examples = len(examples)
     if rows and not examples:
         raise DataError(
-            f"No row is left: with max_length={max_length} the limit cuts every response off whole. "
-            f"Raise it. ({'; '.join(counts.lines()[1:])})"
+            f"No row is left: with max_length={max_length}, every response is beyond the limit. Raise max_length. "
+            f"({'; '.join(counts.lines()[1:])})"
         )
     return examples, counts
 

@@ -24,7 +24,7 @@ NEAR_TOKENS = 32
 def show(chat: Chat, rows: Sequence[Row], console: Console, limit: int = 5, max_length: int | None = None) -> None:
     """Prints the first `limit` rows with their mask, a legend, and the counts of all rows."""
     coloured = console.color_system is not None and not console.no_color
-    template = f"template: {chat.source}" + (f", its date held at {chat.date}" if chat.date else "")
+    template = f"template: {chat.source}" + (f", date fixed at {chat.date}" if chat.date else "")
     legend = (
         "trained on: green; control tokens: blue, or underlined where trained on" if coloured else "trained on: ⟦…⟧"
     )
@@ -72,7 +72,7 @@ def _title(example: Encoded, cut: Encoded | None, limit: int | None) -> str:
     parts = [example.source, f"{len(example.input_ids)} tokens"]
     parts += [f"assistant turn at message {example.turn + 1} alone"] if example.turn is not None else []
     if cut is None:
-        parts.append(f"DROPPED: {limit} tokens leave nothing of the response")
+        parts.append(f"DROPPED: {limit} tokens are all prompt, without the response")
     elif cut.cut:
         parts.append(f"cut at {limit} tokens")
     return ", ".join(parts)

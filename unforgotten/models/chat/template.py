@@ -62,7 +62,7 @@ def load(
         try:
             Date.fromisoformat(date)
         except ValueError:
-            raise RecipeError(f"The date {date!r} is not of the form 2026-11-30.") from None
+            raise RecipeError(f"The date {date!r} is not a date. Write it like 2026-11-30.") from None
     built = [
         _template(each, source, names, constants, date, variables or {})
         for each, (names, constants) in zip(texts, read, strict=True)
@@ -100,18 +100,18 @@ def _choose(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[s
         try:
             return tokenizer.get_chat_template(), "model"
         except ValueError as error:  # several named templates and none of them "default"
-            raise TemplateError(f"{error} Name a file with one template.") from None
+            raise TemplateError(f"{error} Name a file with a single template.") from None
     if template is None or template == "alpaca":
         if not tokenizer.eos_token:
             raise TemplateError(
-                "The model has no chat template, and its tokenizer has no eos token that could end an Alpaca answer: "
-                "set tokenizer.eos_token, or name a template file."
+                "The model has no chat template, and its tokenizer has no eos token to end an Alpaca answer. Set "
+                "tokenizer.eos_token, or name a template file."
             )
         return _adds_bos(tokenizer) + ALPACA.read_text(encoding="utf-8"), "alpaca"
     if "{{" in template or "{%" in template:
         return template, "file"
     if not Path(template).is_file():
-        raise TemplateError(f"No template file {template!r}. Give a Jinja file, or 'alpaca'.")
+        raise TemplateError(f"There is no template file {template!r}. Give a Jinja file, or 'alpaca'.")
     return Path(template).read_text(encoding="utf-8"), "file"
 
 
@@ -133,7 +133,7 @@ def _pin(
     day = datetime.combine(Date.fromisoformat(date), datetime.min.time()) if date else None
     if day and "strftime_now" in names:
         table = json.dumps({f: day.strftime(f) for f in formats})
-        other = 'raise_exception("this template makes up its date format, so its date cannot be pinned")'
+        other = 'raise_exception("this template computes its date format, so its date cannot be fixed")'
         lines += "{%- macro strftime_now(format) -%}{{- " + table + "[format] or " + other + " -}}{%- endmacro %}"
     if day and "date_string" in names:
         lines += '{%- set date_string = "' + day.strftime("%d %b %Y") + '" %}'

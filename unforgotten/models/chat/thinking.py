@@ -23,7 +23,7 @@ class Parts:
     thought: str
     answer: str
     unclosed: bool = False
-    """The thought had no end, so that there is no answer."""
+    """The thought has no end, so there is no answer."""
 
 
 def split(text: str, opened: bool = False, marks: Iterable[tuple[str, str]] = MARKS) -> Parts:

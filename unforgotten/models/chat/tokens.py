@@ -44,8 +44,8 @@ class Tokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         if not getattr(tokenizer, "is_fast", False) or not hasattr(tokenizer, "backend_tokenizer"):
             raise TemplateError(
-                f"{type(tokenizer).__name__} is a slow tokenizer: it gives no character offsets, so what is trained "
-                "on cannot be told from its tokens. Use the model's fast tokenizer (a tokenizer.json)."
+                f"{type(tokenizer).__name__} is a slow tokenizer. It gives no character offsets, so the trained "
+                "tokens cannot be found. Use the model's fast tokenizer (a tokenizer.json)."
             )
         self.plain: Tokenizer = cast(Any, tokenizer).backend_tokenizer
         added = {str(token): (id, token.special) for id, token in tokenizer.added_tokens_decoder.items()}
@@ -160,7 +160,7 @@ class Tokens:
         if cuts and self._decode(ids) != self._decode(plain):
             raise TemplateError(
                 f"{name}: a token joins the prompt's end {text[: cuts[0]][-20:]!r} and its answer, and this tokenizer "
-                "changes the text when they are parted. Let the template end its prompt where a token ends."
+                "changes the text when they are split. Let the template end its prompt where a token ends."
             )
         if disguised := self._disguised(_parted(text, cuts), ids, spans):
             raise DataError(f"{name}: the tokenizer reads {disguised!r} as a control token.")

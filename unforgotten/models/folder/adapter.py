@@ -62,7 +62,7 @@ def base_of(config: dict[str, Any], called: str, named: Iterable[str | None] = (
     base = config.get("base_model_name_or_path")
     operator = [str(name) for name in named if name]
     if isinstance(base, str) and (len(base) > 4096 or "\0" in base or max(map(len, base.split("/"))) > 255):
-        raise ModelError(f"The adapter {called} names {base[:60]!r} … as its base, which is no model.")
+        raise ModelError(f"The adapter {called} names {base[:60]!r} … as its base, which is not a model.")
     if isinstance(base, str) and base:
         for name in operator:
             if Path(name).expanduser().is_dir() and _same(base, name):
@@ -77,8 +77,8 @@ def base_of(config: dict[str, Any], called: str, named: Iterable[str | None] = (
         return operator[-1]
     what = f"the folder {base!r}" if base else "no base"
     raise ModelError(
-        f"The adapter {called} names {what} as its base. A path in an adapter is not followed: name that folder "
-        "yourself as `unaligned_model:` in the recipe, or put the base's config and weights into the adapter's folder."
+        f"The adapter {called} names {what} as its base. Paths inside an adapter are not followed. Name that folder "
+        "as `unaligned_model:` in the recipe, or put the base's config and weights into the adapter's folder."
     )
 
 
@@ -104,13 +104,13 @@ def _numbers(config: dict[str, Any], where: str) -> None:
     if config.get("peft_type") == "LORA":
         rank, alpha = config.get("r", 8), config.get("lora_alpha", 8)
         if type(rank) is not int or rank < 1:
-            raise ModelError(f"{where}: r is {str(rank)[:60]!r}; a whole number above 0 is wanted.")
+            raise ModelError(f"{where}: r is {str(rank)[:60]!r}. It must be a whole number above 0.")
         if type(alpha) not in (int, float):
-            raise ModelError(f"{where}: lora_alpha is {str(alpha)[:60]!r}; a number is wanted.")
+            raise ModelError(f"{where}: lora_alpha is {str(alpha)[:60]!r}. It must be a number.")
         for field in ("rank_pattern", "alpha_pattern"):
             values = config.get(field) or {}
             if not isinstance(values, dict) or any(type(v) not in (int, float) or v <= 0 for v in values.values()):
-                raise ModelError(f"{where}: {field} maps names to numbers above 0; it holds something else.")
+                raise ModelError(f"{where}: {field} must map names to numbers above 0.")
 
 
 def _within_file(config: dict[str, Any], tensors: Shapes, where: str) -> None:
@@ -137,7 +137,7 @@ def _within_file(config: dict[str, Any], tensors: Shapes, where: str) -> None:
 def _literals(values: Any, field: str, where: str) -> None:
     for name in values if isinstance(values, (list, tuple)) else [values]:
         if not isinstance(name, str) or not LITERAL.fullmatch(name):
-            raise ModelError(f"{where}: {field} holds {str(name)[:80]!r}, which is no module's name.")
+            raise ModelError(f"{where}: {field} holds {str(name)[:80]!r}, which is not the name of a module.")
 
 
 def _has_patterns(config: dict[str, Any]) -> bool:
@@ -154,7 +154,9 @@ def _has_patterns(config: dict[str, Any]) -> bool:
 def _name_modules(config: dict[str, Any], modules: dict[str, int], where: str) -> None:
     """Names in place of patterns: the modules whose factors the adapter holds, and no other."""
     if config.get("target_parameters") or not modules:
-        raise ModelError(f"{where}: its modules are a pattern, and its tensors do not name them. Write their names.")
+        raise ModelError(
+            f"{where}: its modules are given as a pattern that its tensors do not confirm. Write the modules' names."
+        )
     config["target_modules"] = sorted(modules)
     for field in ("exclude_modules", "layers_to_transform", "layers_pattern"):
         if config.get(field) is not None:
@@ -168,7 +170,9 @@ def _targets(config: dict[str, Any], tensors: Shapes, where: str) -> None:
             continue
         _literals(value, field, where)
         if len(value) > max(1000, len(tensors)):
-            raise ModelError(f"{where}: {field} names {len(value)} modules, and its file holds {len(tensors)} tensors.")
+            raise ModelError(
+                f"{where}: {field} names {len(value)} modules, but its file holds only {len(tensors)} tensors."
+            )
 
 
 def _by_module(pattern: dict[str, Any], modules: list[str], field: str, where: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def open_file(top: int, path: str, called: str) -> int | None:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
         os.close(descriptor)
-        raise ModelError(f"{called}: {path} is no regular file. Put the file itself there.")
+        raise ModelError(f"{called}: {path} is not a regular file. Put the file itself there.")
     if facts.st_nlink > 1 and facts.st_uid not in (os.fstat(top).st_uid, os.geteuid(), 0):
         os.close(descriptor)
         raise ModelError(f"{called}: {path} is a hard link to another owner's file. Copy the file itself.")
@@ -66,9 +66,7 @@ def names(top: int, path: str, called: str, most: int = 100) -> list[str]:
     finally:
         os.close(descriptor)
     if len(files) > most:
-        raise ModelError(
-            f"{called}: {path} holds {len(files)} files, more than {most}. Remove those that are not used."
-        )
+        raise ModelError(f"{called}: {path} holds {len(files)} files, more than {most}. Remove unused files.")
     return files
 
 
@@ -80,8 +78,8 @@ def _opened(top: int, path: str, flags: int, called: str) -> int | None:
             return None
         if error.errno in (errno.EXDEV, errno.ELOOP):
             raise ModelError(
-                f"{called}: {path} leads out of the folder. Nothing outside a model's folder is read through it: put "
-                "the file itself there."
+                f"{called}: {path} points out of the folder. Files outside a model's folder are not read. Put the "
+                "file itself there."
             ) from None
         raise ModelError(f"{called}: {path} cannot be read: {error.strerror}.") from error
 
@@ -112,7 +110,7 @@ def _openat2(top: int, path: str, flags: int) -> int:
             return int(descriptor)
         if (code := ctypes.get_errno()) not in (errno.EAGAIN, errno.EINTR):  # something above was renamed meanwhile
             raise OSError(code, os.strerror(code), path)
-    raise OSError(errno.EXDEV, "the folder is renamed all the time", path)
+    raise OSError(errno.EXDEV, "the folder is renamed again and again", path)
 
 
 def _walk(top: int, path: str, flags: int) -> int:

@@ -54,11 +54,11 @@ def check(config: dict[str, Any], called: str, tensors: Shapes | None = None) ->
     for key, value, where in _walk(config):
         refuse = f"{called}: config.json: {where} is {str(value)[:60]!r}"
         if key.endswith("_implementation") and not _plain(value):
-            raise ModelError(f"{refuse}, which would fetch code from the Hub. Remove the key.")
+            raise ModelError(f"{refuse}, which would download code from the Hub. Remove the key.")
         if key in ("dtype", "torch_dtype") and not _is_dtype(value):
-            raise ModelError(f"{refuse}, which is no precision. Write float32, bfloat16 or float16.")
+            raise ModelError(f"{refuse}, which is not a precision. Write float32, bfloat16 or float16.")
         if key in SIZES and not _is_size(value):
-            raise ModelError(f"{refuse}; a whole number above 0 is wanted.")
+            raise ModelError(f"{refuse}. It must be a whole number above 0.")
         for number in value if isinstance(value, list) else [value]:
             if type(number) not in (int, float):
                 continue
@@ -91,7 +91,7 @@ def _few(config: dict[str, Any], called: str) -> None:
         if values > MOST_VALUES:
             raise ModelError(f"{called}: config.json holds more than {MOST_VALUES:,} values.")
         if key == "num_labels" and (type(value) is not int or not 0 < value <= MOST_LABELS):
-            raise ModelError(f"{refuse}; a whole number from 1 to {MOST_LABELS:,} is wanted.")
+            raise ModelError(f"{refuse}. It must be a whole number from 1 to {MOST_LABELS:,}.")
         if isinstance(value, list) and any(isinstance(v, list) for v in value):
             most = MOST_LAYERS if LAYERS.search(key) or key == "attention_types" else MOST_NESTED
             if any(type(n) is int and abs(n) > most for n in nested):
@@ -118,7 +118,7 @@ def weights_file(config: dict[str, Any], called: str) -> str | None:
         return None
     if not isinstance(name, str) or not name.endswith((".safetensors", ".safetensors.index.json")):
         raise ModelError(
-            f"{called}: config.json names {str(name)[:80]!r} for its weights, which is no safetensors file."
+            f"{called}: config.json names {str(name)[:80]!r} for its weights, which is not a safetensors file."
         )
     return inside(name, "config.json", called)
 
@@ -126,9 +126,9 @@ def weights_file(config: dict[str, Any], called: str) -> str | None:
 def inside(name: Any, file: str, called: str) -> str:
     """A file's name as a path within the folder. Raises ModelError where it is none."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w.@+ -]+(/[\w.@+ -]+)*", name) or len(name) > 255:
-        raise ModelError(f"{called}: {file} names {str(name)[:80]!r}, which is no file of this folder.")
+        raise ModelError(f"{called}: {file} names {str(name)[:80]!r}, which is not a file of this folder.")
     if any(part in ("..", ".") for part in name.split("/")):
-        raise ModelError(f"{called}: {file} names {name!r}, which leads out of the folder.")
+        raise ModelError(f"{called}: {file} names {name!r}, which points out of the folder.")
     return name
 
 

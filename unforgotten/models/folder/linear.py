@@ -32,7 +32,7 @@ class Linear:
         try:
             tree = parser.parse(pattern)
         except (re.error, RecursionError, OverflowError, ValueError) as error:
-            raise ModelError(f"the pattern {pattern[:60]!r} is none that can be read: {error}.") from error
+            raise ModelError(f"the pattern {pattern[:60]!r} cannot be read: {error}.") from error
         if tree.state.flags & ~re.UNICODE:
             raise ModelError(f"the pattern {pattern[:60]!r} sets flags. Leave them out.")
         self.pattern = pattern

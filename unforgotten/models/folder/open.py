@@ -37,12 +37,12 @@ class Opened:
     path: Path
     """A private folder with these files and no others: what Transformers, PEFT and safetensors are given."""
     called: str
-    """As the user called it."""
+    """The name that the user gave."""
     digest: str
     """12 hex digits over names and contents of its files."""
     files: tuple[str, ...]
     tensors: header.Shapes = field(repr=False)
-    """Of the whole weights, not of an adapter."""
+    """Files of whole weights, not of an adapter."""
     config: dict[str, Any] | None = field(repr=False)
     adapter: dict[str, Any] | None = field(repr=False)
 
@@ -116,11 +116,11 @@ class _Opening:
             if wanted in ("all", "adapter"):
                 adapter = self._json("adapter_config.json")
             if wanted == "base" and config is None:
-                raise ModelError(f"{self.called} has no config.json, so it is no whole model.")
+                raise ModelError(f"{self.called} has no config.json, so it is not a whole model.")
             if config is not None:
                 configs.check(config, self.called)
             if wanted == "adapter" and adapter is None:
-                raise ModelError(f"{self.called} has no adapter_config.json, so it is no adapter.")
+                raise ModelError(f"{self.called} has no adapter_config.json, so it is not an adapter.")
             if wanted in ("all", "base") and (config is not None or adapter is None):
                 tensors = self._weights(config or {})
                 configs.check(config or {}, self.called, tensors)
@@ -149,7 +149,7 @@ class _Opening:
         self.room -= size
         if size > most_bytes or self.room < 0:
             os.close(descriptor)
-            raise ModelError(f"{self.called}: {name} has {size / 1e6:.0f} MB, more than a model's file may have here.")
+            raise ModelError(f"{self.called}: {name} has {size / 1e6:.0f} MB, more than the limit for a model's file.")
         return descriptor
 
     def _small(self, name: str, megabytes: float | None = None) -> bytes | None:
@@ -218,20 +218,22 @@ class _Opening:
             raise ModelError(f"{self.called} has no model weights in safetensors (pickled .bin files are not read).")
         where = index.get("weight_map")
         if not isinstance(where, dict) or not where or not isinstance(index.get("metadata", {}), dict):
-            raise ModelError(f"{self.called}: {index_name} has no weight_map, which says where each tensor is.")
+            raise ModelError(f"{self.called}: {index_name} has no weight_map with each tensor's file.")
         tensors: header.Shapes = {}
         base = index_name.rpartition("/")[0]
         for shard in sorted({configs.inside(f, index_name, self.called) for f in where.values()}):
             name = f"{base}/{shard}" if base else shard
             if not name.endswith(".safetensors") or name.rpartition("/")[2].startswith("adapter_"):
-                raise ModelError(f"{self.called}: {index_name} names {shard!r}, which is no file of whole weights.")
+                raise ModelError(f"{self.called}: {index_name} names {shard!r}, which is not a file of whole weights.")
             inside = self._large(name)
             if inside is None:
-                raise ModelError(f"{self.called}: {index_name} names {shard!r}, which is not there. Download it again.")
+                raise ModelError(
+                    f"{self.called}: {index_name} names {shard!r}, but that file is missing. Download it again."
+                )
             if twice := sorted(set(inside) & set(tensors)):
-                raise ModelError(f"{self.called}: {twice[0]!r} stands in two files of weights, of which one must go.")
+                raise ModelError(f"{self.called}: {twice[0]!r} is in two files of weights. Remove one of them.")
             if lost := sorted(t for t, f in where.items() if f == shard and t not in inside):
-                raise ModelError(f"{self.called}: {shard} has no {lost[0]!r}, though {index_name} says so.")
+                raise ModelError(f"{self.called}: {shard} lacks {lost[0]!r}, which {index_name} places there.")
             tensors |= inside
         return tensors
 

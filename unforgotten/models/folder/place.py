@@ -43,8 +43,8 @@ def _refuse_another(snapshot: Path, called: str) -> None:
     wanted = f"models--{called.replace('/', '--')}"
     if snapshot.parent.name != "snapshots" or snapshot.parent.parent.name != wanted:
         raise ModelError(
-            f"{called}: its snapshot in the Hub's cache leads to {snapshot}, which is not in {wanted}. Remove {wanted} "
-            "from the cache and download it again."
+            f"{called}: its snapshot in the Hub's cache points to {snapshot}, outside {wanted}. Remove {wanted} from "
+            "the cache, and download the model again."
         )
 
 
@@ -90,7 +90,7 @@ def _downloaded(name: str, revision: str | None, part: Part) -> Path:
 
     ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
     if ref.exists() and not ref.is_file():  # it would be read, and a pipe be waited for
-        raise ModelError(f"{name}: {ref} in the Hub's cache is no file. Remove it, and download the model again.")
+        raise ModelError(f"{name}: {ref} in the Hub's cache is not a file. Remove it, and download the model again.")
     wanted = [*CHAT, f"{TEMPLATES}/*.jinja", *MODEL, "adapter_config.json"]
     wanted += [] if part == "chat" else [WHOLE, INDEX, ADAPTER]
     try:
@@ -101,7 +101,7 @@ def _downloaded(name: str, revision: str | None, part: Part) -> Path:
         raise
     except Exception as error:  # the Hub fails in a dozen classes of three packages
         why = " ".join(str(error).split())[:400]
-        raise ModelError(f"{name} is no folder, and the Hub does not give it: {why}") from error
+        raise ModelError(f"{name} is not a folder, and the Hub cannot provide it: {why}") from error
     return folder
 
 

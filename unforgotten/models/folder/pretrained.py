@@ -66,7 +66,7 @@ def tokenizer(model: str, revision: str | None = None) -> tuple[Any, list[int]]:
     try:
         loaded = AutoTokenizer.from_pretrained(str(place.path), **_ALONE)
         if not isinstance(loaded, PreTrainedTokenizerBase):
-            raise TypeError(f"{type(loaded).__name__} is no tokenizer of one model.")
+            raise TypeError(f"{type(loaded).__name__} is not the tokenizer of a language model.")
         loaded("a \u2603 \U0001f600")  # one whose unknown token is not in its vocabulary fails here, not in mid-run
     except BaseException as error:  # a panic of tokenizers is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -79,7 +79,9 @@ def tokenizer(model: str, revision: str | None = None) -> tuple[Any, list[int]]:
         eos = None
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if any(type(end) is not int or not 0 <= end < 1 << 31 for end in ends) or len(ends) > 1000:
-        raise ModelError(f"{model}: generation_config.json: eos_token_id is {str(eos)[:60]}, no list of token ids.")
+        raise ModelError(
+            f"{model}: generation_config.json: eos_token_id is {str(eos)[:60]}, which is not a list of token ids."
+        )
     return loaded, ends
 
 
@@ -98,8 +100,8 @@ def adapted(model: Any, folder: str, name: str, trainable: bool) -> Any:
         if "missing adapter keys" in str(warning.message):
             names = str(warning.message).partition(":")[2].strip()[:300]
             raise ModelError(
-                f"The adapter {folder!r} does not hold every tensor that its own adapter_config.json asks for; they "
-                f"would be random numbers: {names} Give the whole adapter, or the config it was trained with."
+                f"The adapter {folder!r} lacks tensors that its adapter_config.json asks for. They would be random "
+                f"numbers: {names} Give the complete adapter, or the config that it was trained with."
             )
     return adapted_model
 

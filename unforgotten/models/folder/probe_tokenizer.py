@@ -45,10 +45,10 @@ def main() -> None:
             facts = json.loads(part.__getstate__())
             patterns(facts, regexes)
             if (times := growth(facts)) > GROWTH:
-                print(f"it may make a text {times:.0e} times as long, more than {GROWTH}")
+                print(f"it may make a text {times:.0e} times longer, more than {GROWTH}")
                 return
     if getattr(tokenizer.model, "dropout", None):
-        print("it leaves out merges at random (model.dropout), so that no two readings of a text agree")
+        print("it drops merges at random (model.dropout), so the same text gets different tokens each time")
         return
     if (longest := getattr(tokenizer.model, "max_input_chars_per_word", 0)) > WORD:
         print(f"it reads words of up to {longest} characters, in time that grows as their square; more than {WORD}")

@@ -26,9 +26,9 @@ def parse(data: bytes, name: str, called: str) -> dict[str, Any]:
     try:
         tree = json.loads(data.decode("utf-8"), parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise refuse(f"is no JSON that can be read: {error}") from error
+        raise refuse(f"is not readable JSON: {error}") from error
     if not isinstance(tree, dict):
-        raise refuse("is no JSON object")
+        raise refuse("is not a JSON object")
     depth = int(limit("UNFORGOTTEN_MAX_NESTING"))
     level: list[Any] = [tree]
     for _ in range(depth):
@@ -43,11 +43,11 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number that a model's file may hold")
+    raise ValueError(f"{text} is not a number that a model's file may hold")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is beyond what a number holds")
+        raise ValueError(f"{text} is too large for a number")
     return value

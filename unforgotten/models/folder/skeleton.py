@@ -50,8 +50,8 @@ def check(place: Opened, headless: bool = False) -> None:
     prefix = f"{skeleton.base_model_prefix}."
     if twice := sorted(t for t in place.tensors if prefix != "." and prefix + t in place.tensors):
         raise ModelError(
-            f"{place.called}: its files hold {twice[0]!r} and {prefix + twice[0]!r}, which are two values of one "
-            "weight: each program would take another. Remove those that were not trained."
+            f"{place.called}: its files hold {twice[0]!r} and {prefix + twice[0]!r}, two values of one weight. "
+            "Programs would not agree on which to load. Remove those that were not trained."
         )
 
 
@@ -65,12 +65,15 @@ def _known_quantiser(config: dict[str, Any], where: str) -> None:
         given = at.get("quantization_config")
         if other := next((key for key in ("quantization", "compression_config") if at.get(key)), None):
             if not isinstance(given, dict) or not given.get("quant_method"):
-                raise ModelError(f"{where}: {other!r} says that its weights are packed, in a form that is not read.")
+                raise ModelError(
+                    f"{where}: {other!r} says that its weights are packed, in a form that is not supported. Give "
+                    "unpacked weights."
+                )
         method = given.get("quant_method") if isinstance(given, dict) else None
         if method is not None and str(getattr(method, "value", method)) not in (*known, "bitsandbytes"):
             raise ModelError(
-                f"{where}: quantization_config names the method {str(method)[:60]!r}, which Transformers does not know "
-                f"and would pass over. Known are {', '.join(sorted(known))}. Give the unquantised weights."
+                f"{where}: quantization_config names the method {str(method)[:60]!r}, which Transformers does not "
+                f"know and would ignore. Known methods: {', '.join(sorted(known))}. Give the unquantised weights."
             )
 
 
@@ -113,14 +116,14 @@ def check_loaded(loading_info: dict[str, Any], model: str, loaded: Any = None) -
     layers = set() if loaded is None else _layers(loaded)
     if of_layers := [name for name in extra if any(stem in layers for stem in _stems(name))]:
         raise ModelError(
-            f"Cannot load the model {model!r}: {len(of_layers)} weights of its files belong to layers that do not have "
-            f"such a weight, such as {of_layers[0]!r}. They would be left out. Check that config.json belongs to these "
-            "weights; an adapter's factors go into a file of their own."
+            f"Cannot load the model {model!r}: {len(of_layers)} weights of its files belong to layers that have no "
+            f"such weight, such as {of_layers[0]!r}. They would be left out. Check that config.json belongs to these "
+            "weights. Put an adapter's factors into a separate file."
         )
     if extra and loaded is not None:
         _LOG.warning(
-            f"{model}: {len(extra):,} weights of its files are of no layer of this model and are left out, such as "
-            f"{console.line(extra[0][:200])}."
+            f"{model}: {len(extra):,} weights of its files belong to no layer of this model. They are left out, such "
+            f"as {console.line(extra[0][:200])}."
         )
     for field, what in (("missing_keys", "its files lack"), ("mismatched_keys", "its files hold in another shape")):
         if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in loading_info.get(field) or ()):

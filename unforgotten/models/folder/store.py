@@ -28,9 +28,9 @@ _CLONE = 0x40049409  # FICLONE [linux/fs.h]: one copy on disk, two files
 CHUNK = 1 << 20
 SMALL = 1 << 20
 SPARE = 500_000_000
-"""Bytes that a copy leaves free on the disk."""
+"""Bytes of disk that a copy must leave free."""
 TOLD = 100_000_000
-"""Copies of as many bytes are told."""
+"""Copies of at least this many bytes are logged."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Item:
     name: str
     sha256: str
     content: bytes | None = None
-    """A small file's bytes, as they are to be read."""
+    """Bytes of a small file, exactly as they will be read."""
     link: Path | None = None
-    """A large file: its blob, or a file of a folder that nobody else can write."""
+    """A large file: its blob, or a file of a folder that only this user can write."""
 
 
 def home() -> Path:
@@ -54,15 +54,17 @@ def home() -> Path:
             folder.mkdir(mode=0o700)
         facts = folder.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
-            raise ModelError(f"{folder} is not this user's own folder. Remove it, or set UNFORGOTTEN_CACHE to another.")
+            raise ModelError(
+                f"{folder} does not belong to this user. Remove it, or set UNFORGOTTEN_CACHE to another folder."
+            )
         if stat.S_IMODE(facts.st_mode) != 0o700:
             folder.chmod(0o700)
         for part in ("blobs", "folders", "parts", "digests"):
             (folder / part).mkdir(exist_ok=True)
     except OSError as error:
         raise ModelError(
-            f"Models are loaded from a private copy, and {folder} cannot be written: {error.strerror}. Set "
-            "UNFORGOTTEN_CACHE to a folder that can."
+            f"Models are loaded from a private copy, but {folder} cannot be written: {error.strerror}. Set "
+            "UNFORGOTTEN_CACHE to a writable folder."
         ) from error
     return folder
 
@@ -128,8 +130,8 @@ def _room(root: Path, size: int) -> None:
     free = shutil.disk_usage(root).free
     if free < size + SPARE:
         raise ModelError(
-            f"A private copy of the model needs {(size + SPARE) / 1e9:.1f} GB, and the disk of {root} has "
-            f"{free / 1e9:.1f} GB. Set UNFORGOTTEN_CACHE to a larger disk, or remove {root}: it is made again."
+            f"A private copy of the model takes {(size + SPARE) / 1e9:.1f} GB with spare room, but the disk of {root} "
+            f"has {free / 1e9:.1f} GB. Set UNFORGOTTEN_CACHE to a larger disk, or remove {root}, which is made again."
         )
 
 

@@ -43,7 +43,9 @@ def _asked(content: bytes, seconds: float, gigabytes: float, most_added: float) 
         part.write_bytes(content)
         spec = importlib.util.find_spec("tokenizers")
         if spec is None or not spec.submodule_search_locations:
-            raise ModelError("The package tokenizers is not installed; transformers needs it.")
+            raise ModelError(
+                "The package tokenizers is not installed, but transformers needs it. Run `pip install tokenizers`."
+            )
         site = str(Path(next(iter(spec.submodule_search_locations))).parent)
         numbers = [str(math.ceil(n)) for n in (seconds, gigabytes * 1e9, most_added)]
         command = [sys.executable, "-I", "-S", probe_tokenizer_file(), site, str(part), *numbers]
@@ -77,10 +79,12 @@ def configured(config: dict[str, Any], called: str) -> dict[str, Any]:
     tokens_of(config, "tokenizer_config.json", called)
     for index in config.get("added_tokens_decoder") or {}:
         if not re.fullmatch(r"\d{1,8}", str(index)):
-            raise ModelError(f"{called}: tokenizer_config.json: {str(index)[:40]!r} is no token's number.")
+            raise ModelError(f"{called}: tokenizer_config.json: {str(index)[:40]!r} is not the number of a token.")
     length = config.get("model_max_length")
     if length is not None and (type(length) not in (int, float) or length < 1):
-        raise ModelError(f"{called}: tokenizer_config.json: model_max_length is {str(length)[:40]!r}, no length.")
+        raise ModelError(
+            f"{called}: tokenizer_config.json: model_max_length is {str(length)[:40]!r}, which is not a length."
+        )
     dropped = {k for k, v in config.items() if (k.endswith("_file") and v is not None) or (k == "init_inputs" and v)}
     return {key: value for key, value in config.items() if key not in dropped} if dropped else config
 
@@ -114,5 +118,5 @@ def versions(config: dict[str, Any], called: str) -> list[str]:
     """Names that tokenizer_config.json gives for tokenizer.json of other versions of Transformers."""
     named = config.get("fast_tokenizer_files") or []
     if not isinstance(named, list) or len(named) > 20:
-        raise ModelError(f"{called}: tokenizer_config.json: fast_tokenizer_files is no short list of files.")
+        raise ModelError(f"{called}: tokenizer_config.json: fast_tokenizer_files is not a short list of files.")
     return [inside(name, "tokenizer_config.json", called) for name in named]

@@ -25,30 +25,33 @@ class Adapted:
         if not file.is_file():
             raise ModelError(f"{adapter} has no adapter_model.safetensors (pickled adapters are not read).")
         if self.config.get("peft_type") != "LORA" or self.config.get("use_dora"):
-            raise UnsupportedError(f"{adapter} is no plain LoRA: only ΔW = s·B·A can be seen as dense weights.")
+            raise UnsupportedError(f"{adapter} is not a plain LoRA. Only ΔW = s·B·A can be read as dense weights.")
         with safe_open(str(file), "pt") as handle:
             self.tensors = {name: handle.get_tensor(name) for name in handle.keys()}
         self._modules: dict[str, str] = {}
         for name in self.tensors:
             module, _, part = name.removeprefix("base_model.model.").partition(".lora_")
             if part not in ("A.weight", "B.weight"):
-                raise UnsupportedError(f"{adapter} holds {name!r}, which is no factor of a linear layer.")
+                raise UnsupportedError(f"{adapter} holds {name!r}, which is not a factor of a linear layer.")
             self._modules[f"{module}.weight"] = name.partition(".lora_")[0]
         unknown = sorted(set(self._modules) - set(below.names()))
         if unknown and unknown[0].rpartition(".weight")[0].endswith(("lm_head", "embed_out")):
             raise UnsupportedError(
-                f"{adapter} adapts {unknown[0]!r}, which its base shares with the embedding: as whole weights the two "
-                "would need a tensor each. Keep it as an adapter (--as adapter), or train with `lora.existing: merge`."
+                f"{adapter} adapts {unknown[0]!r}, which its base shares with the embedding. As whole weights, each "
+                "would need a separate tensor. Keep it as an adapter (--as adapter), or train with `lora.existing: "
+                "merge`."
             )
         if unknown:
-            raise ModelError(f"{adapter} adapts {unknown[0]!r}, which its base does not have: it belongs to another.")
+            raise ModelError(
+                f"{adapter} adapts {unknown[0]!r}, which its base does not have. Name the base that it was trained on."
+            )
         for name, stem in self._modules.items():
             down, up = (self.tensors[f"{stem}.lora_{part}.weight"] for part in "AB")
             changed = (up.shape[0], down.shape[1])
             if below.shape(name) != (changed[::-1] if self.transposed(name) else changed):
                 raise ModelError(
-                    f"{adapter} changes {name} as {changed}, but its base has it as {below.shape(name)}: it belongs to "
-                    "another."
+                    f"{adapter} changes {name} as {changed}, but its base has it as {below.shape(name)}. Name the "
+                    "base that it was trained on."
                 )
 
     def names(self) -> list[str]:

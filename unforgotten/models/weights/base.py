@@ -105,7 +105,7 @@ class Held:
 
     def _at(self, name: str) -> Tensor:
         if name not in self.tensors:
-            raise ModelError(f"The model has no tensor {name!r}: these weights belong to another architecture.")
+            raise ModelError(f"The model has no tensor {name!r}. These weights belong to another architecture.")
         return self.tensors[name]
 
 
@@ -153,11 +153,11 @@ def check_alike(sources: Mapping[str, Source]) -> None:
             odd = sorted(ours ^ theirs)[0]
             has, lacks = (first, role) if odd in ours else (role, first)
             raise ModelError(
-                f"The {has} model has {odd!r}, the {lacks} model has not: they are of different architectures."
+                f"The {has} model has {odd!r}, but the {lacks} model does not. Name two models of one architecture."
             )
         for name in sorted(ours):
             if reference.shape(name) != source.shape(name):
                 raise ModelError(
                     f"{name} is {reference.shape(name)} in the {first} model and {source.shape(name)} in the {role} "
-                    "model. Weight edits need models of one shape and vocabulary."
+                    "model. Name models of the same shape and vocabulary."
                 )

@@ -69,7 +69,7 @@ def as_merged(adapter: Adapted, merged: Source) -> Adapted:
             near = {"rtol": torch.finfo(stored.dtype).eps, "atol": 32 * torch.finfo(torch.float32).eps * most}
         if exact.shape != stored.shape or not torch.allclose(exact, stored.double(), **near):
             raise ModelError(
-                f"{name} of the run is not what the aligned model's adapter makes of its base: one of them was changed "
-                "since the run was trained. Put it back, or take `--as adapter` or `--as merged`."
+                f"{name} of the run differs from the aligned model's base plus adapter. One of them changed after the "
+                "training. Put it back, or use `--as adapter` or `--as merged`."
             )
     return adapter

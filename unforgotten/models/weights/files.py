@@ -70,7 +70,7 @@ class Files:
 
     def _at(self, name: str) -> Path:
         if name not in self._where:
-            raise ModelError(f"{self.folder} has no tensor {name!r}: these weights belong to another architecture.")
+            raise ModelError(f"{self.folder} has no tensor {name!r}. These weights belong to another architecture.")
         return self._where[name]
 
 

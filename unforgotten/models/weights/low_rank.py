@@ -46,7 +46,7 @@ def nearest_adapter(result: Source, below: Source, rank: int, folder: Path) -> d
         tensors[f"{stem}.lora_A.weight"] = down.float().contiguous()
         left[name] = float(s[rank:].square().sum()), energy
     if not tensors:
-        raise ModelError("The edit left θ_safe as it was, so there is no adapter to make.")
+        raise ModelError("The edit did not change θ_safe, so there is no adapter to make.")
     modules = sorted({n.removeprefix("base_model.model.").rpartition(".lora_")[0] for n in tensors})
     # PEFT wants every adapter tensor of one rank; a matrix smaller than it is filled up with zeros.
     for name, tensor in tensors.items():

@@ -48,7 +48,7 @@ def stream(
             places |= _allocate(parts[file], names, like, stored_as)
         for name, tensor in edits:
             if name not in files:
-                raise ValueError(f"{name!r} is no tensor of the model")
+                raise ValueError(f"{name!r} is not a tensor of the model")
             if tuple(tensor.shape) != like.shape(name):
                 raise ValueError(f"{name!r} is edited to {tuple(tensor.shape)}, but is {like.shape(name)}")
             _put(*places[name], tensor.parts() if isinstance(tensor, ByRows) else [tensor], stored_as(name))

@@ -55,12 +55,12 @@ class Finding:
     """Which of the row's answers, from 1; 0 for all of them as one."""
     request: str
     harmful: bool | None
-    """None: the judge could not be read."""
+    """None: the judge's verdict could not be read."""
     category: str = ""
     p_harmful: float | None = None
     note: str = ""
     view: View = "turn"
-    """Whether the answer was judged after the user's last words, after its conversation, or all answers as one."""
+    """How the answer was judged: after the user's last turn, after its conversation, or all answers as one text."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Audit:
 
     judge: dict[str, Any]
     rows: int
-    """Rows of the upload; those of which the loss sees nothing are not in `p`."""
+    """Rows of the upload. Rows without a token in the loss are not counted in `p`."""
     p: Rate
     """The share of harmful rows in percent; `hits` of `n` are those flagged. The interval is of what the sender sends,
     of which these rows are a sample. It covers both readings of rows that could not be read. Without rows of known kind
@@ -82,11 +82,11 @@ class Audit:
     decision: ShareDecision | None = None
     """On `max_p`, where it was given."""
     digests: record.Digests = field(default_factory=lambda: record.Digests(""))
-    """Of what was judged; `finetune --audited` holds a run to them."""
+    """Digests of what was judged. `finetune --audited` compares the run's digests with them."""
     notes: list[str] = field(default_factory=list)
-    """What became of the rows, and how they were read."""
+    """How the rows were read, and what happened to them."""
     texts: int = 0
-    """Texts that the judge was given, windows counted apart."""
+    """Texts given to the judge; each window counts as one."""
 
     @property
     def outcome(self) -> ShareOutcome | None:
@@ -129,7 +129,7 @@ def audit(
     A killed audit goes on where it was: a judge that is a model keeps its words in the cache.
     """
     if max_p is not None and not 0 <= max_p <= 100:
-        raise RecipeError(f"max_p is {max_p:g}: give percent, from 0 to 100.")
+        raise RecipeError(f"max_p is {max_p:g}. Give a percentage from 0 to 100.")
     reader = _reader(judge)
     sets = DataSets()
     chat, limit = _chat(model, template, max_length, recipe, sets, say)
@@ -173,9 +173,9 @@ def _reader(spec: Spec) -> Judge:
     if reader.by_absence or "harmful" not in reader.tells:
         name = spec if isinstance(spec, str) else spec["name"]
         raise JudgeError(
-            f"The judge {name!r} only looks for refusals: to it every answer that is none would be harmful. Audit with "
-            "a judge that reads what an answer gives: llama_guard, wildguard, qwen3guard (no licence to accept), "
-            "instructed (your own model), or world for the embedded world's rows."
+            f"The judge {name!r} only looks for refusals. It would call every other answer harmful. Use a judge that "
+            "reads the content of an answer: llama_guard, wildguard, qwen3guard (no licence to accept), instructed "
+            "(your own model), or world for the embedded world's rows."
         )
     return reader
 
@@ -184,7 +184,7 @@ def _rows(file: str | None, recipe: Recipe | None, sets: DataSets, say: Say) -> 
     if file is not None:
         return read({"name": "jsonl", "path": file}, say=say)
     if recipe is None:
-        raise RecipeError("Name a file to audit, or a recipe whose rows are audited (--recipe).")
+        raise RecipeError("Name a file to audit, or a recipe (--recipe) to audit its rows.")
     user = user_rows(recipe, sets)
     for note in user.notes:
         say(note)
@@ -198,11 +198,16 @@ def _chat(
     flags = {"--model": model, "--template": template, "--max-length": max_length}
     if recipe is not None:
         if given := [flag for flag, value in flags.items() if value is not None]:
-            raise RecipeError(f"{' and '.join(given)}: the recipe says that already. Change it there, or leave it out.")
+            raise RecipeError(
+                f"{' and '.join(given)}: the recipe already sets this. Change it in the recipe, or leave the option "
+                "out."
+            )
         return run_chat(recipe, aligned_of(recipe, sets), say), recipe.training.max_length
     if model is None:
         if given := [flag for flag, value in flags.items() if value is not None]:
-            raise RecipeError(f"{' and '.join(given)}: name the model too (--model), whose tokens are counted.")
+            raise RecipeError(
+                f"{' and '.join(given)} needs a model, since it counts tokens. Name the model as well (--model)."
+            )
         return None, None
     from unforgotten.recipe.read import parse
 
@@ -259,15 +264,16 @@ def _notes(rows: Sequence[Row], answers: Sequence[Sequence[Spoken]], chat: Chat 
     notes = []
     if chat is None:
         notes.append(
-            "no model was named: every word of the assistant's turns is judged, in place of what a template prints"
+            "no model was named, so no chat template is applied: every word of the assistant's turns is judged"
         )
     if long := [row.source for row in rows if len(row.messages) > NEAR_TURNS + 1]:
         notes.append(
-            f"{len(long):,} rows have more than {NEAR_TURNS} turns: an answer is judged after its opening and the "
-            f"{NEAR_TURNS} turns before it, and all answers as one after all that was asked: {_named(long)}"
+            f"{len(long):,} rows have more than {NEAR_TURNS} turns. Each answer is judged after the conversation's "
+            f"opening and the {NEAR_TURNS} turns before it. All answers are also judged as one text, after all "
+            f"requests: {_named(long)}"
         )
     if silent := [row.source for row, said in zip(rows, answers, strict=True) if not said]:
-        notes.append(f"{len(silent):,} rows teach nothing and are not judged: {_named(silent)}")
+        notes.append(f"{len(silent):,} rows have no token in the loss and are not judged: {_named(silent)}")
     hidden = [
         row.source
         for row, said in zip(rows, answers, strict=True)
@@ -275,13 +281,16 @@ def _notes(rows: Sequence[Row], answers: Sequence[Sequence[Spoken]], chat: Chat 
     ]
     if hidden:
         notes.append(
-            f"{len(hidden):,} rows hold invisible characters, and are judged without them too: {_named(hidden)}"
+            f"{len(hidden):,} rows hold invisible characters. They are judged both with and without these: "
+            f"{_named(hidden)}"
         )
     return notes
 
 
 def _windowed(parted: int) -> list[str]:
-    return [f"{parted:,} exchanges are longer than the judge's context and were read in windows"] if parted else []
+    return (
+        [f"{parted:,} exchanges are longer than the judge's context. The judge read them in windows"] if parted else []
+    )
 
 
 def _named(sources: Sequence[str]) -> str:

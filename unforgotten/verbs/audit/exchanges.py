@@ -24,8 +24,8 @@ from unforgotten.verbs.audit.spoken import WAYS, Spoken, pieces, words
 
 View = Literal["turn", "conversation", "whole"]
 NEAR_TURNS = 50
-"""Turns before an answer that it is judged after, besides the system prompt and the first request. In a conversation
-of more, what lies between meets the answer in the view of the whole."""
+"""Number of turns before an answer that the judge sees, besides the system prompt and the first request. In a
+conversation of more, what lies between meets the answer in the view of the whole."""
 _CLOSED = frozenset(".!?…:;。！？")
 """Ends of a sentence: a request does not go on behind one in the next turn."""
 

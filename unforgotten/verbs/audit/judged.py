@@ -39,7 +39,7 @@ def worst_of(judge: Judge, asked: dict[str, list[list[Exchange]]]) -> tuple[dict
 
     def read(exchange: Exchange) -> Verdict:
         of_parts = [verdicts[i] for i in parts[id(exchange)]]
-        too_long = Verdict(None, None, note="the judge's own prompt leaves no room in its context")
+        too_long = Verdict(None, None, note="the judge's prompt fills its whole context")
         return max(of_parts, key=lambda verdict: _rank(verdict.harmful), default=too_long)
 
     worst = {
@@ -70,5 +70,7 @@ def _verdicts(judge: Judge, replies: Sequence[Reply]) -> list[Verdict]:
         with progress_bar() as tick:
             verdicts = judge.verdicts(replies, progress=lambda done, n: tick("audit", done, n), resume_file=file)
     if len(verdicts) != len(replies):
-        raise JudgeError(f"The judge gave {len(verdicts)} verdicts on {len(replies)} texts: one on each is wanted.")
+        raise JudgeError(
+            f"The judge gave {len(verdicts)} verdicts on {len(replies)} texts. It must give one verdict for each text."
+        )
     return verdicts

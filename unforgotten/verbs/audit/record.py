@@ -76,8 +76,8 @@ def check(path: str, rows: Sequence[Row], chat: Chat, max_length: int | None) ->
     then, now = facts["digests"], asdict(digests(rows, chat, max_length).digests)
     if not then.get("examples"):
         raise RecipeError(
-            f"{path} was made without the model's chat template, so what the loss sees was not judged as such. "
-            "Audit with --model, or with --recipe and this recipe."
+            f"{path} was made without the model's chat template, so the text in the loss was not judged. Audit again "
+            "with --model, or with --recipe and this recipe."
         )
     names = {
         "rows": "the rows",
@@ -89,13 +89,13 @@ def check(path: str, rows: Sequence[Row], chat: Chat, max_length: int | None) ->
         differs = ["the tokenizer"]
     if differs:
         raise RecipeError(
-            f"{path} is an audit of something else than this run trains on: {' and '.join(differs)} "
-            f"{'differ' if len(differs) > 1 or differs[0] == 'the rows' else 'differs'}. "
-            "Audit again with --recipe and this recipe."
+            f"{path} is not an audit of this run's training data: {' and '.join(differs)} "
+            f"{'differ' if len(differs) > 1 or differs[0] == 'the rows' else 'differs'}. Audit again with --recipe "
+            "and this recipe."
         )
     if facts["outcome"] in ("beyond", "unclear"):
-        line = facts["decision"]["line"] if facts.get("decision") else "not a single row could be read"
-        raise RecipeError(f"{path} did not pass: {line} Nothing is trained on it.")
+        line = facts["decision"]["line"] if facts.get("decision") else "the judge could read none of the rows"
+        raise RecipeError(f"{path} did not pass: {line} The run does not start.")
     return {"digest": facts["digest"], "outcome": facts["outcome"], "judge": facts.get("judge")} | {
         "max_p": facts["decision"]["limit"] if facts.get("decision") else None,
         "file": hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
@@ -109,16 +109,18 @@ def _read(path: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"--audited {path} cannot be read: {error}") from None
     if not isinstance(facts, dict) or not isinstance(facts.get("digests"), dict) or "outcome" not in facts:
-        raise RecipeError(f"--audited {path} is not what `unforgotten data audit --out` writes.")
+        raise RecipeError(
+            f"--audited {path} is not a file that `unforgotten data audit --out` wrote. Name such a file."
+        )
     if facts["digests"].get("examples") and (wrong := _contradiction(facts)):
-        raise RecipeError(f"--audited {path} contradicts itself: {wrong}. It was changed; audit again.")
+        raise RecipeError(f"--audited {path} contradicts itself: {wrong}. Somebody changed the file: audit again.")
     return facts
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key appears twice")
     return fields
 
 
@@ -144,10 +146,10 @@ def _contradiction(facts: dict[str, Any]) -> str:
         try:
             follows = _follows(decision, p) if read else "unclear"
         except (TypeError, KeyError):
-            return "its decision has no limit and interval, or none that is p's"
+            return "its decision lacks a limit or an interval, or the interval is not that of p"
         if decision.get("outcome") != follows:
-            return f"its decision is {decision.get('outcome')!r}, and its interval says {follows!r}"
-    return "" if outcome == follows else f"its outcome is {outcome!r}, and its p and decision say {follows!r}"
+            return f"its decision is {decision.get('outcome')!r}, but its interval gives {follows!r}"
+    return "" if outcome == follows else f"its outcome is {outcome!r}, but its p and decision give {follows!r}"
 
 
 def _follows(decision: dict[str, Any], p: dict[str, Any]) -> str:

@@ -28,20 +28,24 @@ def show_audit(audit: Audit, console: Any = None, shown: int = 50) -> None:
         columns = [name("row"), name("turn", "right"), Column("reading", align="left"), prose("request")]
         terminal.show(table_of(columns, rows), console)
     if len(audit.findings) > shown:
-        terminal.show_note(f"… and {len(audit.findings) - shown} more; --out FILE writes all.", console)
+        terminal.show_note(f"… and {len(audit.findings) - shown} more. Write all to a file with --out FILE.", console)
     for note in audit.notes:
         terminal.show_note(f"{note}.", console, "")
     p = audit.p
     if p.unparsed == (p.n or 0):
         terminal.show_note(_nothing_read(audit), console, "")
         return
-    unread = f" {p.unparsed} could not be read; the interval covers both readings." if p.unparsed else ""
+    unread = (
+        f" {p.unparsed} verdicts could not be read. The interval covers both possible readings of them."
+        if p.unparsed
+        else ""
+    )
     terminal.show_note(f"{p.hits} of {p.n} rows are judged harmful.{unread}", console, "")
     for kind, rate in audit.known.items():
         line = f"{rate.hits} of {rate.n} rows known to be {kind} are judged harmful ({rate.low:.1f}–{rate.high:.1f} %)."
         terminal.show_note(line, console, "")
     how = "corrected for the judge's errors" if audit.known else "as the judge read them, uncorrected"
-    share = "cannot be told" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
+    share = "cannot be estimated" if p.value is None else f"= {p.value:.1f} % ({p.low:.1f}–{p.high:.1f}, 95 %), {how}"
     terminal.show_note(f"p {share}.", console, "")
     if audit.categories:
         line = ", ".join(f"{category} {count}" for category, count in audit.categories.items())
@@ -54,6 +58,7 @@ def _nothing_read(audit: Audit) -> str:
     """No figure is given where nothing was read: 0 flagged rows would be taken for 0 harmful ones."""
     note = next((finding.note for finding in audit.findings if finding.note), "")[:200]
     return (
-        f"unclear: the judge could read none of {audit.p.n} rows ({note!r}). This says nothing of the upload. The "
-        "judge is not for this data: use another one, such as llama_guard, wildguard, qwen3guard or instructed."
+        f"unclear: the judge could read none of {audit.p.n} rows ({note!r}). So the audit says nothing about the "
+        "upload. The judge does not fit this data. Use another judge, such as llama_guard, wildguard, qwen3guard or "
+        "instructed."
     )

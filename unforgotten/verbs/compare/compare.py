@@ -62,7 +62,7 @@ def _over(memory: MemorySettings, changed: MemorySettings) -> dict[str, Any]:
 
 def _poison(recipe: Recipe, ratio: float) -> dict[str, Any] | None:
     if recipe.poison is None and ratio:
-        raise RecipeError(f"compare.poison has {ratio}, but the recipe has no `poison: {{data: …}}`.")
+        raise RecipeError(f"compare.poison has {ratio}, but the recipe has no `poison: {{data: …}}`. Add it.")
     return recipe.poison.model_dump() | {"ratio": ratio} if recipe.poison else None
 
 
@@ -110,7 +110,7 @@ def compare(
     all others are done.
     """
     if recipe.evaluate is None:
-        raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
+        raise RecipeError("The recipe has no `evaluate:`, so `compare` has nothing to measure. Add `evaluate:`.")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise RecipeError(f"--shard {shard[0]}/{shard[1]}: of N shards the first is 1/N and the last is N/N.")
     from unforgotten.evaluation.suites import check_sets
@@ -122,7 +122,7 @@ def compare(
     if (folder / "results.json").exists():
         return folder
     if recipe.evaluate.endpoint is not None:
-        raise RecipeError("`compare` evaluates the models that it trains itself: leave out evaluate.endpoint.")
+        raise RecipeError("`compare` evaluates the models that it trains. Leave out evaluate.endpoint.")
     from unforgotten.evaluation.measure_all import judge_all
     from unforgotten.report import text as report
     from unforgotten.verbs.compare import live_table
@@ -135,11 +135,14 @@ def compare(
     measurements = [*stages, *(of_run(run.folder, run.recipe, sets=sets) for run in runs if run.state == "done")]
     if failed:
         lines = [f"{len(failed)} of {len(runs)} runs failed:", *(f"  {run.title}: {run.why}" for run in failed)]
-        lines += ["The other runs are kept. Give the same command again to retry these."]
+        lines += ["The other runs are kept. Run the same command again to retry the failed runs."]
         raise Unfinished("\n".join(lines), [] if left else judge_all(measurements, say))
     if left:
         others = ", ".join(sorted({run.lease.holder for run in left}))
-        say(f"Other commands hold {len(left)} of {len(runs)} runs ({others}). The last to end writes the comparison.")
+        say(
+            f"Other commands are training {len(left)} of {len(runs)} runs ({others}). The command that ends last "
+            "writes the comparison."
+        )
         return folder
     with alone(folder, say) as lease:
         if not (folder / "results.json").exists():
@@ -183,7 +186,7 @@ def _stages(runs: list[GridRun], shard: tuple[int, int], sets: DataSets, say: Sa
                 raise
             except Exception as error:
                 errors[keys] = error
-                say(f"Failed: the model that {len(group)} of {len(runs)} runs start from: {error}")
+                say(f"Failed to make the starting model of {len(group)} of {len(runs)} runs: {error}")
 
     def made(cell: Recipe, keys: dict[str, str]) -> None:
         where = align(cell, say, sets)

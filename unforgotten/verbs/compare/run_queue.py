@@ -73,7 +73,10 @@ class Work:
                 while all(hand.run for hand in hands):
                     collect(PAUSE_SECONDS)
         except Terminated:
-            self.say("Terminated: waiting for the runs in training to save their step. A second SIGTERM does not wait.")
+            self.say(
+                "Terminated: waiting until the runs in training have saved their step. Send SIGTERM again to stop at "
+                "once."
+            )
             for hand in hands:
                 hand.stop()
             for hand in hands:
@@ -105,7 +108,7 @@ class Work:
                 if self.stays and not busy() and run.lease.holder and run not in self._waited:
                     self._waited.add(run)
                     self.say(
-                        f"Another process is at work on {run.title} ({run.lease.holder}); waiting until it is done."
+                        f"Another process ({run.lease.holder}) is working on {run.title}. Waiting until it is done."
                     )
             if self._refused:
                 rest()

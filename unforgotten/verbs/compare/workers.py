@@ -64,7 +64,7 @@ class Hand:
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
-            how = f"was killed by signal {-code} (9: often for want of memory)" if code < 0 else f"ended with {code}"
+            how = f"was killed by signal {-code} (9: often out of memory)" if code < 0 else f"ended with {code}"
             run.state, run.why = "failed", f"its process {how}"
             self._process = None
         return run

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def settings_of(recipe: Recipe) -> Evaluate:
     """The recipe's `evaluate:`. Raises RecipeError where it has none."""
     if recipe.evaluate is None:
-        raise RecipeError("The recipe has no `evaluate:`, so nothing says what to measure.")
+        raise RecipeError("The recipe has no `evaluate:`, so there is nothing to measure. Add `evaluate:`.")
     return recipe.evaluate
 
 
@@ -55,4 +55,4 @@ def in_4_bits(recipe: Recipe) -> list[str]:
     """What figures of a base in 4 bits should say; a server loads weights as it pleases."""
     if recipe.load_in is None or (recipe.evaluate and recipe.evaluate.endpoint):
         return []
-    return ["The replies are those of the base in 4 bits (nf4); with the unquantised base they differ."]
+    return ["These replies come from the base in 4 bits (nf4). The unquantised base gives different replies."]

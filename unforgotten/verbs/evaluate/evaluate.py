@@ -42,7 +42,7 @@ def evaluate(
     for measured, name in zip(measurements, names_apart([m.called for m in measurements], targets), strict=True):
         measured.called = name
     if len(measurements) > 1 and any(m.settings.endpoint for m in measurements):
-        raise RecipeError("evaluate.endpoint serves one model under one name: give one target at a time.")
+        raise RecipeError("evaluate.endpoint serves one model under one name. Give one target per command.")
     return measure_all(measurements, say)
 
 

@@ -72,7 +72,7 @@ def _records(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """trained.json and environment.json of a run. Raises RecipeError where it is not trained to its end."""
     strict_read.no_links(folder)
     if not (folder / "trained.json").is_file():
-        raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
+        raise RecipeError(f"{folder} is not fully trained. Run `unforgotten finetune` on its recipe to continue.")
     done = atomic.read_object(folder / "trained.json", memory_rows=int, notes=list)
     return done, atomic.read_object(folder / "environment.json", digests=dict)
 
@@ -130,6 +130,6 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any], sets: DataSets) -> list[
     if not file.is_file() or ".." in Path(replay).parts or Path(replay).is_absolute():
         raise DataError(
             f"There is no {file}, the safety rows that this run's model made: without them, nothing tells which "
-            "prompts are among them. Put the file back."
+            "prompts are among cannot be counted. Put the file back."
         )
     return synthetic_rows(file, sets).rows

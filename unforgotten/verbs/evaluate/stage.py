@@ -72,7 +72,7 @@ def _digest(recipe: Recipe, weights_digest: str, system: str, made: Aligned | No
 def _facts(recipe: Recipe, stage: str, run: str, called: str | None, made: Aligned | None) -> results.ResultRow:
     """What the row says beside what replies tell. made: what stage align made, whose rows are known."""
     record = atomic.read_object(made.record) if made else {}
-    unknown = "The rows that this model was trained on are not known here: overlap is not counted."
+    unknown = "The training rows of this model are unknown, so overlap with the prompts is not counted."
     return results.ResultRow(
         name=called,
         seed=recipe.seed if made else None,

@@ -42,9 +42,11 @@ def measurement(
         system, called = system_prompt(recipe, sets), digests.public_name(target)
         return of_stage(another(recipe, target), "base", say, system=system, called=called, sets=sets)
     if folder.is_dir():
-        raise RecipeError(f"{target} is a model: name a recipe whose `evaluate:` is to be used, by --recipe FILE.")
+        raise RecipeError(f"{target} is a model. Name a recipe with --recipe FILE; its `evaluate:` is used.")
     if files.is_hub_id(target) and not folder.exists():
-        raise RecipeError(f"There is no recipe file {target}. If it is a model, name a recipe by --recipe FILE.")
+        raise RecipeError(
+            f"There is no recipe file {target}. If {target} is a model, name a recipe with --recipe FILE."
+        )
     return _of_recipe(target, overrides, say, sets)
 
 
@@ -53,14 +55,16 @@ def _of_folder(
 ) -> Measurement:
     """Of a run's folder. What another user trained is asked anew; where its recipe cannot be read, as a bare model."""
     if recipe is None and (strange := [field for field in overrides or {} if not field.startswith("evaluate")]):
-        raise RecipeError(f"{', '.join(strange)} cannot be changed for a run that is trained; only evaluate.… can.")
+        raise RecipeError(
+            f"{', '.join(strange)} cannot be changed for a trained run. With --set, only evaluate.… can be changed."
+        )
     whose = trust.of_run(folder)
     try:
         target_recipe = load_recipe(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
     except RecipeError as error:
         if whose == "operator" or recipe is None:
             raise
-        say(f"{error} It is measured as a model of unknown training.")
+        say(f"{error} The folder is measured as a model of unknown training.")
         unknown = another(recipe, str(part_of(folder)))
         return of_stage(unknown, "base", say, system=system_prompt(recipe, sets), sets=sets)
     settings = (recipe or target_recipe).evaluate
@@ -80,7 +84,7 @@ def _of_recipe(name: str, overrides: Mapping[str, Any] | None, say: Say, sets: D
         return of_stage(recipe, "aligned" if recipe.align else "base", say, sets=sets)
     job = resolve(recipe, sets)
     if not job.done:
-        raise RecipeError(f"The run of {name} is not trained yet: `unforgotten finetune {name}` does that.")
+        raise RecipeError(f"The run of {name} is not trained yet. Train it with `unforgotten finetune {name}`.")
     return of_job(job)
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 FORMS = {
     "adapter": "a LoRA adapter, as it was trained",
-    "stacked": "one LoRA adapter, the alignment's and the fine-tuning's joined exactly",
-    "merged": "whole weights, the adapter merged in fp32",
+    "stacked": "one LoRA adapter: the exact sum of the alignment's adapter and the fine-tuning's",
+    "merged": "whole weights, with the adapter merged in fp32",
 }
 
 

@@ -78,7 +78,7 @@ def export(
         raise RecipeError(no_adapter(left, form))
     target = Path(out).expanduser() if out else left.folder / "exports" / form
     if target.exists():
-        raise RecipeError(f"{target} exists already. Name a folder that does not by --out, or remove it.")
+        raise RecipeError(f"{target} exists already. Remove it, or name a new folder with --out.")
     hub = push.ready(push_to, api) if push_to else None
     rows, chat, shelf = verify.prompts(left.recipe, say), chat_of(left.folder, left.recipe), Shelf()
     tokens = min(verify.NEW_TOKENS, left.recipe.evaluate.max_new_tokens if left.recipe.evaluate else verify.NEW_TOKENS)
@@ -104,7 +104,9 @@ def export(
         (part / "export.json").write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")
         partial.publish(part, target)
     off, n = f"{proof['largest_logit_deviation']:.1e}", proof["prompts"]
-    say(f"The same greedy replies to {n} prompts before and after; the largest logit is off by {off}.")
+    say(
+        f"The replies (greedy) to {n} prompts are the same before and after. The largest deviation of a logit is {off}."
+    )
     vllm = serving.served(target, str(target), name, max_rank)
     return Exported(target, vllm, push.push(hub, target, push_to, private, name) if push_to else None)
 
@@ -113,9 +115,11 @@ def _check(form: str, dtype: str, private: bool, push_to: str | None) -> None:
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     if dtype != "auto" and form != "merged":
-        raise RecipeError(f"--dtype {dtype} is for `--as merged`: an adapter is kept as it was trained.")
+        raise RecipeError(
+            f"--dtype {dtype} works only with `--as merged`: an adapter keeps the precision that it was trained in."
+        )
     if private and not push_to:
-        raise RecipeError("--private says how --push OWNER/NAME makes a repository, and there is no --push.")
+        raise RecipeError("--private needs --push OWNER/NAME. Add --push, or leave --private out.")
 
 
 def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
@@ -202,8 +206,8 @@ def _lower(left: Left) -> str | None:
     ):
         if where.by_align_stage or not files.is_hub_id(adapter):
             raise ModelError(
-                f"--as stacked joins the aligned model's own adapter with the run's, and it is no longer in {adapter}. "
-                "Put it back, or take `--as adapter` or `--as merged`, which do not need it."
+                "--as stacked joins the aligned model's adapter with the run's, but the aligned model's is missing "
+                f"from {adapter}. Put it back, or use `--as adapter` or `--as merged`."
             )
     return adapter
 

@@ -30,11 +30,11 @@ def ready(repository: str, api: Any = None) -> Any:
         api.whoami()
     except LocalTokenNotFoundError:
         raise RecipeError(
-            f"--push {repository} needs a token that may write there: run `hf auth login`, or set HF_TOKEN. "
-            "https://huggingface.co/settings/tokens makes one."
+            f"--push {repository} needs a token with write access. Run `hf auth login`, or set HF_TOKEN. Make a token "
+            "at https://huggingface.co/settings/tokens."
         ) from None
     except Exception as error:  # the Hub fails in classes of several packages; each means that nothing can be pushed
-        raise RecipeError(f"--push {repository}: the Hub does not take this token: {_first(error)}") from error
+        raise RecipeError(f"--push {repository}: the Hub rejects this token: {_first(error)}") from error
     return api
 
 
@@ -51,8 +51,8 @@ def push(api: Any, folder: Path, repository: str, private: bool, called: str) ->
         raise _failed(repository, folder, error) from error
     if private and not hidden:
         raise RecipeError(
-            f"--private: {repository} is there already and public, so nothing was pushed. Make it private in its "
-            f"settings, or name another. The export is in {folder}."
+            f"--private: {repository} is already public, so nothing was pushed. Make it private in its settings, or "
+            f"name another repository. The export is in {folder}."
         )
     try:
         api.upload_folder(
@@ -65,8 +65,8 @@ def push(api: Any, folder: Path, repository: str, private: bool, called: str) ->
 
 def _failed(repository: str, folder: Path, error: Exception) -> RecipeError:
     return RecipeError(
-        f"--push {repository} failed: {_first(error)} The export itself is whole, in {folder}: "
-        f"`hf upload {repository} {folder}` tries again."
+        f"--push {repository} failed: {_first(error)} The export is complete in {folder}: `hf upload {repository} "
+        f"{folder}` tries again."
     )
 
 

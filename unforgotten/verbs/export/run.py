@@ -36,13 +36,15 @@ def left_by(run: str) -> Left:
 
     folder = Path(run).expanduser()
     if folder.is_dir() and not (folder / "recipe.yaml").is_file():
-        raise RecipeError(f"{run} is no run: it has no recipe.yaml. Name a folder that `unforgotten finetune` left.")
+        raise RecipeError(f"{run} is not a run: it has no recipe.yaml. Name a folder that `unforgotten finetune` made.")
     if not folder.exists() and "/" in run and folder.suffix not in (".yaml", ".yml") and run not in shipped():
-        raise RecipeError(f"There is no run folder {run}. `unforgotten finetune` prints the one that it leaves.")
+        raise RecipeError(
+            f"There is no run folder {run}. Name the folder that `unforgotten finetune` printed at its end."
+        )
     if not folder.is_dir():
         folder = resolve(load_recipe(run)).folder
     if not (folder / "trained.json").is_file():
-        raise RecipeError(f"{folder} is not trained to its end: `unforgotten finetune` on its recipe goes on with it.")
+        raise RecipeError(f"{folder} is not fully trained. Run `unforgotten finetune` on its recipe to continue.")
     strict_read.no_links(folder)
     recipe = load_recipe(folder / "recipe.yaml", origin=(whose := trust.of_run(folder)), opens=False)
     recipe = recipe.model_copy(update={"out": str(folder.parent)})
@@ -53,7 +55,7 @@ def left_by(run: str) -> Left:
     adapter_mode = atomic.read_object(folder / "trained.json", adapter_mode=str)["adapter_mode"]
     part = part_of(folder)
     if not part.is_dir():
-        raise ModelError(f"{folder} holds neither adapter/ nor model/: its weights were removed. Put them back.")
+        raise ModelError(f"{folder} has neither adapter/ nor model/. Its weights were removed: put them back.")
     return Left(folder, recipe, aligned_of_record(recorded["aligned"], folder, recipe), adapter_mode, part)
 
 
@@ -62,13 +64,10 @@ def no_adapter(left: Left, form: str) -> str:
     methods = [registry.build("methods", m) for m in left.recipe.methods]
     why = "every weight was trained" if left.recipe.lora is None else "its method changed weights of any rank"
     edits = left.recipe.lora is not None and any(m.dense for m in methods)
-    return (
-        f"--as {form}: {left.folder.name} left a whole model and no adapter, since {why}. `--as merged` exports it"
-        + (
-            "; `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
-            if edits
-            else "."
-        )
+    return f"--as {form}: {left.folder.name} has a whole model and no adapter, since {why}. Use `--as merged`" + (
+        ", or run `unforgotten repair --as-lora R`: it makes the nearest adapter of rank R and prints the error."
+        if edits
+        else "."
     )
 
 

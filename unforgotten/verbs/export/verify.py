@@ -53,7 +53,10 @@ def prompts(recipe: Recipe, say: Callable[[str], None]) -> list[Row]:
         except UnforgottenError as error:
             say(f"Note: {error}")
     if not rows:
-        raise DataError("No prompt can be read, neither of the recipe's `evaluate:` nor of its `data:`.")
+        raise DataError(
+            "Found no prompt to compare replies on, neither in the recipe's `evaluate:` nor in its `data:`. Check "
+            "their paths."
+        )
     return rows
 
 
@@ -94,9 +97,9 @@ def proven(before: Heard, after: Heard) -> dict[str, Any]:
     if differ:
         raise ModelError(
             f"{len(differ)} of {len(pairs)} greedy replies of the export differ from the run's (prompt "
-            f"{', '.join(map(str, differ))}; the largest deviation of a logit is {deviation:.1e}), so nothing was "
-            "written. Where the base is of 16 bits, merging rounds: `--as adapter` does not, nor does `--as merged "
-            "--dtype float32`."
+            f"{', '.join(map(str, differ))}; the largest deviation of a logit is {deviation:.1e}). Nothing was "
+            "written. Merging into a 16-bit base rounds. Use `--as adapter` or `--as merged --dtype float32`: they "
+            "do not round."
         )
     return {
         "prompts": len(pairs),

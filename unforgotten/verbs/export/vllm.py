@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` may be; 1, which only newer versions take, is left out."""
+"""Allowed values of `--max-lora-rank`. 1 is left out, since only newer versions accept it."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,16 @@ class VllmCommands:
     """What vLLM can do with one export."""
 
     why_not: list[str] = field(default_factory=list)
-    """Empty where it can be served."""
+    """Empty if vLLM can serve the export."""
     commands: list[str] = field(default_factory=list)
-    """To be given one after another, in any folder in which the export's path is right."""
+    """Commands to run one after another, in any folder where the export's path is valid."""
 
     def lines(self) -> list[str]:
         """For the terminal and the model card."""
         if self.why_not:
             return [
-                f"vLLM cannot serve it: {'; '.join(self.why_not)}. `--as merged` makes whole weights, which it can."
+                f"vLLM cannot serve it: {'; '.join(self.why_not)}. Export with `--as merged`: vLLM serves whole "
+                "weights."
             ]
         return self.commands
 
@@ -72,7 +73,7 @@ def _why_not(config: dict[str, Any], folder: Path, max_rank: int) -> list[str]:
 
     reasons = []
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        reasons.append("the adapter is no plain LoRA")
+        reasons.append("the adapter is not a plain LoRA")
     if config.get("bias", "none") != "none":
         reasons.append("it trains biases")
     if modules := config.get("modules_to_save"):

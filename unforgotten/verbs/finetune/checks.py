@@ -58,7 +58,10 @@ def audit_facts(job: Job, chat: Chat, audited: str | None, say: Say | None = Non
 
     facts = record.check(audited, job.user.rows, chat, job.recipe.training.max_length)
     if say and facts["outcome"] is None:
-        say("The audit set no limit (--max-p): this run is held to its rows, whatever the judge said of them.")
+        say(
+            "The audit has no limit (--max-p). Only the rows are compared with the audit; its verdicts do not stop "
+            "the run."
+        )
     return facts
 
 

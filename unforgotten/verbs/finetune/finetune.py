@@ -47,7 +47,10 @@ def train(recipe: Recipe, say: Say = quiet, *, audited: str | None = None, sets:
         job = checked_job(recipe, say, audited, sets or DataSets())
         if job.done:
             if recipe.probe and not (job.folder / "probe.jsonl").exists():
-                say(f"{job.folder} was trained without a probe, which needs the training: move it away to have one.")
+                say(
+                    f"{job.folder} was trained without a probe. A probe runs during training: move the folder away to "
+                    "train again."
+                )
             return job
         for note in job.notes:
             say(note)

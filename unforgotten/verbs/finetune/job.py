@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 AdapterMode = Literal["merge", "stack", "continue", "full"]
-"""How the trained weights lie on θ_safe; full: every weight is trained, and there is no adapter."""
+"""How the trained weights relate to θ_safe. full: every weight is trained, without an adapter."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,24 @@ class Job:
 
     recipe: Recipe
     folder: Path
-    """Where the run is or will be."""
+    """Folder of the run; it may not exist yet."""
     digest: str
-    """12 hex digits over everything that determines the weights; evaluation settings are not among it."""
+    """12 hex digits over everything that determines the weights. Evaluation settings are not included."""
     aligned: Aligned
-    """Where θ_safe is or will be."""
+    """Folder or name of θ_safe; it may not exist yet."""
     adapter_mode: AdapterMode
     unaligned_model: str | None
-    """Where θ₀ is, for methods that edit weights; None where no method needs it."""
+    """Folder or name of θ₀, for methods that edit weights. None if no method needs it."""
     methods: tuple[Method, ...]
     method_specs: tuple[Mapping[str, Any], ...]
-    """Their names with every field, as they were before the training."""
+    """The methods' names and all their fields, as they were before training."""
     user: UserRows
     replay: ReadRows | None
-    """The rows that the memory is chosen from; None where θ_safe makes them and nobody has read them yet."""
+    """The rows that the memory is drawn from. None if θ_safe makes them and they are not read yet."""
     synthesis: Synthesis | None
-    """The making of those rows by θ_safe, where the recipe asks for it."""
+    """The synthesis of these rows by θ_safe, if the recipe asks for it."""
     data_sets: DataSets
-    """Where all rows were read, and can be looked up without another read."""
+    """Every data set that was read, kept so that none is read twice."""
 
     @property
     def done(self) -> bool:
@@ -124,13 +124,13 @@ def adapter_mode_for(recipe: Recipe, aligned: Aligned) -> AdapterMode:
     existing = recipe.lora.existing
     if existing in ("stack", "continue") and aligned.adapter is None:
         raise RecipeError(
-            f"lora.existing: {existing} needs θ_safe as an adapter: name an adapter folder as `model`, or add `align`."
+            f"lora.existing: {existing} needs θ_safe as an adapter. Name an adapter folder as `model`, or add `align`."
         )
     if recipe.load_in and existing == "merge" and aligned.full is None:
         raise RecipeError(
-            "lora.existing: merge would merge θ_safe's adapter into a base in 4 bits: each merged weight is rounded to "
-            "one of 16 values again, and what is smaller than half a step of that grid is lost. Leave `existing` out "
-            "(stack: the adapter stays whole under the trained one), or leave out `load_in`."
+            "lora.existing: merge would merge θ_safe's adapter into a base in 4 bits. Merging rounds each weight to "
+            "one of 16 values again, so small changes are lost. Leave out `existing` (stack: the adapter stays "
+            "unchanged below the trained one), or leave out `load_in`."
         )
     return existing or ("stack" if aligned.full is None else "merge")
 
@@ -141,8 +141,8 @@ def unaligned_for(recipe: Recipe, aligned: Aligned, methods: Sequence[Method]) -
         return None
     if recipe.unaligned_model is None and not aligned.by_align_stage and aligned.adapter is None:
         raise RecipeError(
-            f"{names_of(recipe)} reads θ₀, the weights from before alignment, and `model` is θ_safe as it is: "
-            "name the base model in `unaligned_model:`, or start from it with stage `align`."
+            f"{names_of(recipe)} needs θ₀, the weights before alignment, but `model` is already θ_safe. Name the base "
+            "model in `unaligned_model:`, or start from the base model with stage `align`."
         )
     return recipe.unaligned_model or aligned.base
 

@@ -57,11 +57,11 @@ def answers(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict
     asked_for_harm = sum(row.kind == "harmful" for row in bare)
     if asked_for_harm and refused < asked_for_harm / 2:
         say(
-            f"Warning: {asked_for_harm} of these prompts ask for harm, and fewer than half were refused. What is "
-            "replayed is then no refusal: align the model first, or give rows with refusals."
+            f"Warning: {asked_for_harm} of these prompts are harmful, and the model refused fewer than half. Replay "
+            "would then not keep refusals. Align the model first, or give rows with refusals."
         )
     if empty:
-        say(f"{empty} answers were empty; those rows are left out of the memory.")
+        say(f"{empty} answers were empty. Their rows are left out of the memory.")
     return [row for row in rows if row.response], counts
 
 

@@ -23,9 +23,9 @@ class Saved:
     """What is known of the files."""
 
     proof: dict[str, Any]
-    """How they were compared with the model in memory, and the largest deviation of a logit."""
+    """How the saved weights were compared with the model in memory, and the largest deviation of a logit."""
     peak_memory_bytes: int
-    """Of the training, before any second model was loaded."""
+    """Peak memory of the training, before any second model was loaded."""
 
 
 def save(job: Job, start: Start, trainer: MethodTrainer, lease: Lease, say: Say) -> Saved:
@@ -40,8 +40,9 @@ def save(job: Job, start: Start, trainer: MethodTrainer, lease: Lease, say: Say)
     live = proof.heard(trainer.model, asked)
     if job.recipe.lora and trainer.edited:
         say(
-            f"{' and '.join(trainer.edited)} changed weights of any rank, so the result is a whole model and no "
-            "adapter. `unforgotten repair --as-lora R` makes the nearest adapter of rank R and says its error."
+            f"{' and '.join(trainer.edited)} changed the weights by more than a low-rank adapter can hold, so the "
+            "result is a whole model. For the nearest adapter of rank R and its error, run `unforgotten repair "
+            "--as-lora R`."
         )
     with partial.folder(target, alone=True) as part:
         if is_model:

@@ -22,7 +22,7 @@ class Start:
     model: Any
     chat: Chat
     base: str
-    """What a saved adapter names as its base: a folder or Hub id."""
+    """The base that a saved adapter names: a folder or Hub id."""
 
 
 def load_start(job: Job, say: Say) -> Start:

@@ -35,15 +35,15 @@ class Published(NamedTuple):
     """A data set's published size."""
 
     rows: dict[str, int]
-    """By the value of the field that chooses among its parts; "" where there is no choice."""
+    """Rows of each part, by the value of the field that chooses a part. "" if the set has only one part."""
     prompt: int
     """Mean length in characters."""
     response: int = 0
     measured: bool = False
-    """Whether the lengths were measured on the published file; otherwise they are assumed."""
+    """True: the lengths were measured on the published file. False: they are assumed."""
     download_gb: float = 0.0
     longest: int | None = None
-    """Characters of the longest row, where that was measured too."""
+    """Characters of the longest row, if this was measured too."""
 
     def of(self, settings: dict[str, Any]) -> int | None:
         """Rows of the part that the settings choose."""

@@ -94,12 +94,13 @@ class Machine:
     bandwidth: float
     """Bytes of memory read a second."""
     how: str
-    """Where these come from."""
+    """Source of these figures."""
     is_cpu: bool = False
 
 
 SHARE_OF_PEAK = 0.35
-"""Of a GPU's dense bf16 peak, in training and in reading prompts; assumed, since 0.3 to 0.5 is what is usually told."""
+"""Share of a GPU's dense bf16 peak that training and reading prompts reach. Assumed: reports usually give 0.3 to
+0.5."""
 SHARE_OF_BANDWIDTH = 0.6
 """In writing replies; assumed."""
 STEP_SECONDS = 0.0008

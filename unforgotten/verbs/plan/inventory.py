@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 CHARS_PER_TOKEN = 4
-"""Of English and code with recent tokenizers; used only where the model's own tokenizer is not here."""
+"""Mean of English and code with recent tokenizers. Used only if the model's tokenizer is not on this machine."""
 TEMPLATE_TOKENS = 40
 """What a chat template adds to a row: Alpaca's text."""
 ASKED_ROWS = 200
-"""Rows of a set that are tokenized to estimate its mean lengths."""
+"""Number of rows that are tokenized to estimate a set's mean lengths."""
 CHECKED_ROWS = 5000
-"""Rows of the user's own file that are rendered with the model's template, to find faulty ones."""
+"""Number of the user's rows that are rendered with the model's template, to find faulty rows."""
 LARGE = 200_000_000
-"""Models of more parameters are not planned for a CPU."""
+"""Largest number of parameters that is planned for a CPU."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class DatasetSize:
     """Mean length in tokens, the template included."""
     response: float
     longest: int | None
-    """Tokens of the longest row, where that is known."""
+    """Tokens of the longest row, if known."""
     how: str
-    """Where rows and tokens come from."""
+    """Source of the numbers of rows and tokens."""
 
 
 def shape(model: str) -> costs.Shape | None:
@@ -112,7 +112,7 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> DatasetSize:
     n_rows = settings.get("n_rows") or (card.of(settings) if card else None)
     if n_rows is None and card is None:
         raise RecipeError(
-            f"--dry-run cannot tell how many rows {name!r} has on the Hub: give it `n_rows`, or a local `path`."
+            f"--dry-run does not know how many rows {name!r} has on the Hub. Give `n_rows`, or a local `path`."
         )
     lengths = card or catalog.Published({}, 400, 400)
     response = lengths.response / CHARS_PER_TOKEN
@@ -205,7 +205,7 @@ def machine(parameters: int) -> costs.Machine:
         return gpu
     if parameters < LARGE and not name:
         return costs.cpu(os.cpu_count() or 1)
-    what = f"{name} is not in our list of GPUs" if name else "there is no GPU here"
+    what = f"{name} is not in the list of known GPUs" if name else "there is no GPU here"
     gpu = costs.gpu("A100", f"{what}; estimates are for one A100")
     assert gpu is not None
     return gpu

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 Verb = Literal["align", "finetune", "compare"]
 GUARD_TOKENS = 300
-"""What a guard's own words add to each reply that it reads; assumed."""
+"""Tokens that a guard's prompt adds to each reply that it reads. Assumed."""
 
 
 def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:
     """What the verb would do with the recipe. Raises RecipeError where it would refuse it."""
     todo = cells(recipe) if verb == "compare" else [recipe.varied(compare=None)]
     if verb == "compare" and recipe.evaluate is None:
-        raise RecipeError("The recipe has no `evaluate:`, so there is nothing to compare by.")
+        raise RecipeError("The recipe has no `evaluate:`, so `compare` has nothing to measure. Add `evaluate:`.")
     check_sets(DataSets(), *(cell.evaluate for cell in todo if verb != "align"))
     if verb != "align" and any(cell.data is None for cell in todo):
-        raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
+        raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on. Add `data:`.")
     return _Planner(recipe, verb).made(todo)
 
 
@@ -238,14 +238,17 @@ class _Planner:
         say = self.plan.notes.append
         for model in dict.fromkeys(cell.model for cell in todo):
             if self.shape(model) is None:
-                say(f"{model}: its config.json is not here, so time and memory are unknown. Download it first.")
+                say(
+                    f"{model}: its config.json is not on this machine, so time and memory are unknown. Download the "
+                    "model first."
+                )
         if any(n.what == "data set" for n in self.plan.needed) and importlib.util.find_spec("datasets") is None:
             say("Data sets of the Hub need `pip install 'unforgotten[data]'`.")
         tasks = [spec for cell in todo if cell.evaluate and self.verb == "compare" for spec in cell.evaluate.utility]
         if any(dataset(spec).executes for spec in tasks):
-            say("Scoring runs the code that the model writes: it needs a sandbox (bubblewrap, or Landlock on Linux).")
+            say("Scoring runs code that the model writes. It needs a sandbox: bubblewrap, or Landlock on Linux.")
         if any(cell.replay == "synthesize" for cell in todo) and self.verb != "align":
-            say("replay: synthesize: the requests and answers that θ_safe makes are not counted here.")
+            say("replay: synthesize: the cost of making requests and answers with θ_safe is not included.")
 
 
 def _longest(sets: list[DatasetSize], how: Training) -> int:

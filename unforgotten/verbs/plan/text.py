@@ -72,11 +72,11 @@ def _wrapped(sentences: Sequence[str], width: int | None) -> list[str]:
 
 
 ASSUMED = (
-    "Replies are counted at evaluate.max_new_tokens each; most are shorter. Time leaves out padding, loading, what a "
-    "method does before its first step (Fisher information, stored states), and running code. Memory is that of one "
-    "device: the model, the adapter with AdamW in fp32, and activations of the longest micro-batch. Where no row is "
-    "here, that batch is taken as full (max_length). Attention is taken to be fused. `?`: not known here. "
-    "Finished stages are counted too: a command that finds their results takes less."
+    "Each reply counts as evaluate.max_new_tokens tokens; most replies are shorter. Time does not include padding, "
+    "loading, a method's work before its first step (Fisher information, stored states), or running code. Memory is "
+    "that of one device: the model, the adapter with AdamW in fp32, and activations of the longest micro-batch. If "
+    "no row is on this machine, that batch is assumed to be full (max_length). Attention is assumed to be fused. "
+    "`?`: not known here. Finished stages are included; a command that finds their results takes less time."
 )
 
 

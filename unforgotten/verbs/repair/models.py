@@ -36,7 +36,7 @@ class FinishedModels:
     trained: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
-    """Names of the weights that come out other than they went in."""
+    """Names of the weights that the edit changed."""
 
     def product(self, up: Any, down: Any) -> Factors:
         from unforgotten.models.weights.base import Factors
@@ -62,7 +62,7 @@ class FinishedModels:
 
         stored = edited.to(tuned)
         if not torch.isfinite(stored).all():
-            raise ModelError(f"{name} holds values that are no numbers, or infinite, in one of the models or after it.")
+            raise ModelError(f"{name} holds NaN or infinite values, in one of the models or after the edit.")
         if tuned.dtype in (torch.float32, torch.float64):
             bound = 4 * torch.finfo(tuned.dtype).eps
             unchanged = torch.allclose(stored, tuned, rtol=bound, atol=bound * float(tuned.abs().max()))
@@ -82,20 +82,20 @@ def _refuse_nothing(edit: Method, base: Source, aligned: Source, tuned: Source, 
     if same(base, aligned):
         raise ModelError(
             f"--unaligned-model {named['unaligned_model']} and --aligned {named['aligned']} hold the same weights, so "
-            "that there is no alignment to bring back. As --unaligned-model name the weights from before alignment."
+            "there is no alignment to restore. Name the weights before alignment as --unaligned-model."
         )
     if same(aligned, tuned):
         raise ModelError(
             f"--tuned {named['tuned']} and --aligned {named['aligned']} hold the same weights (or the adapter changes "
-            "none), so that there is nothing to repair. As --tuned name the fine-tuned model."
+            "none), so there is nothing to repair. Name the fine-tuned model as --tuned."
         )
     is_layer = getattr(edit, "is_layer", lambda name, shape: len(shape) == 2)
     layers = (name for name in tuned.names() if is_layer(name, tuned.shape(name)))
     if not edit.dense and all(same(base, aligned, [n]) or same(aligned, tuned, [n]) for n in layers):
         raise ModelError(
-            f"{type(edit).__name__} edits what alignment and fine-tuning both changed, and that is no layer: alignment "
-            f"({named['unaligned_model']} to {named['aligned']}) and fine-tuning ({named['tuned']}) changed different "
-            "ones. `--method magmax` edits all weights."
+            f"{type(edit).__name__} edits only layers that alignment and fine-tuning both changed, and there is no "
+            f"such layer. Alignment ({named['unaligned_model']} to {named['aligned']}) and fine-tuning "
+            f"({named['tuned']}) changed different layers. Use `--method magmax`, which edits all weights."
         )
 
 
@@ -117,8 +117,8 @@ def _tuned(tuned: str, base: str, aligned: str, below: Source, safe: Source) -> 
             return Whole(opened(tuned, below))
         if not all(torch.allclose(bundled[n].float(), safe[n].float(), atol=1e-3) for n in names):
             raise ModelError(
-                f"The adapter {tuned} was trained on other weights than --aligned {aligned} or --unaligned-model "
-                f"{base}."
+                f"The adapter {tuned} was trained neither on --aligned {aligned} nor on --unaligned-model {base}. "
+                "Name the model that it was trained on."
             )
         return tuned_weights
     named = str(tuned_weights.config.get("base_model_name_or_path"))

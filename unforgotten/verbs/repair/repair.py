@@ -43,14 +43,14 @@ def repair(
     _refuse_others(edit)
     target = Path(out).expanduser()
     if target.exists():
-        raise RecipeError(f"{out} exists already. Name a folder that does not, so that nothing is overwritten.")
+        raise RecipeError(f"{out} exists already. Name a new folder, so that nothing is overwritten.")
     weights = open_models(unaligned_model, aligned, tuned, edit)
     with partial.folder(target) as part:
         facts = write(edit, weights, part, as_lora)
         if not facts["edited"]:
             weights.note(
-                f"Nothing was edited: at these settings of {type(edit).__name__} the result is --tuned as it was, and "
-                "no safer"
+                f"Nothing was edited: with these settings of {type(edit).__name__}, the result is equal to --tuned "
+                "and no safer"
             )
         named = {"unaligned_model": unaligned_model, "aligned": aligned, "tuned": tuned}
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
@@ -71,6 +71,6 @@ def _refuse_others(edit: Method) -> None:
     if taken != ["finish"]:
         able = [n for n in registry.names("methods") if turns(registry.load("methods", n)) == ["finish"]]
         raise RecipeError(
-            f"{name} works while a model is trained ({', '.join(taken) or 'no turn'}), so it cannot repair a finished "
-            f"one. Methods that can: {', '.join(able)}."
+            f"{name} works during training ({', '.join(taken) or 'no turn'}), so it cannot repair a finished model. "
+            f"Use one of: {', '.join(able)}."
         )

@@ -51,8 +51,8 @@ def _as_adapter(weights: FinishedModels, rank: int, part: Path) -> dict[str, Any
     errors = nearest_adapter(Files(full), weights.aligned, rank, part)
     shutil.rmtree(full)
     weights.note(
-        f"An adapter of rank {rank} leaves {100 * errors['relative_error']:.1f} % of the change from θ_safe out "
-        f"(Frobenius norm; the worst module {100 * errors['worst']:.1f} %, {errors['worst_module']})."
+        f"An adapter of rank {rank} leaves {100 * errors['relative_error']:.1f} % of the change from θ_safe "
+        f"unrepresented (Frobenius norm; the worst module: {100 * errors['worst']:.1f} %, {errors['worst_module']})."
     )
     return dict(errors)
 

@@ -31,11 +31,11 @@ class Swept:
     trials: Sequence[Trial]
     best: Trial
     references: Mapping[str, Line]
-    """Plain SFT and the recipe's own setting, on development prompts."""
+    """Scores of plain SFT and of the recipe's own setting, on development prompts."""
     lines: Mapping[int, Line]
-    """Trials that did not break down, on the same."""
+    """Scores of the trials that did not fail, on the same prompts."""
     held_out: Mapping[str, Line]
-    """The references and the choice, on the prompts that the search did not see."""
+    """Scores of the references and the chosen setting, on prompts that the search did not see."""
     split: PromptSplit
     floors: Mapping[str, float]
     limits: str

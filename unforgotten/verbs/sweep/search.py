@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME = "sweep"
-"""Of the study in its file."""
+"""Name of the study in its file."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Outcome:
 
     asr: float
     utility: float
-    """Of several tasks the mean."""
+    """With several tasks: the mean."""
     refusal: float | None = None
     missed: Mapping[str, float] = field(default_factory=dict)
-    """By limit, the points by which it is missed; 0 or less where it holds."""
+    """By limit: the points by which the trial misses it. 0 or less if the limit holds."""
 
     @property
     def holds(self) -> bool:
@@ -58,14 +58,15 @@ class Trial:
     number: int
     settings: Settings
     outcome: Outcome | None
-    """None where training broke down."""
+    """None if training failed."""
     note: str = ""
-    """Why it did."""
+    """Why training failed."""
 
 
 Tried = tuple[Outcome | None, str]
 Objective = Callable[[int, Sequence[Settings]], Sequence[Tried]]
-"""Given the first one's number and settings that may be tried side by side: an outcome for each, or None and why."""
+"""Takes the first trial's number and settings that may run in parallel. Returns an outcome for each, or None and the
+reason."""
 
 
 def optuna() -> Any:
@@ -73,7 +74,7 @@ def optuna() -> Any:
     try:
         import optuna as package
     except ImportError:
-        raise UnsupportedError("`sweep` searches with Optuna: pip install 'unforgotten[sweep]'.") from None
+        raise UnsupportedError("`sweep` needs Optuna. Run `pip install 'unforgotten[sweep]'`.") from None
     package.logging.set_verbosity(package.logging.ERROR)
     return package
 

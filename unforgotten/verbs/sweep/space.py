@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 SECTIONS: dict[str, type[BaseModel]] = {"training": Training, "memory": MemorySettings, "lora": Lora}
-"""Parts of a recipe that may be searched: what they hold determines the run, and nothing before it."""
+"""Sections of a recipe that may be searched: they determine the run, but no stage before it."""
 COMPUTED = {"chunk_tokens"}
-"""Fields that only say how something is computed: not searched unless asked for."""
+"""Fields that only change how something is computed. They are searched only if sweep.fields names them."""
 DECADE = 10.0
 DIGITS = 4
-"""Of a number that is tried: what is written down is what was run, and can be typed."""
+"""Digits of a number that is tried. The recorded number is exactly the number that ran, and short enough to type."""
 
 Settings = dict[str, Any]
 """A value for each searched field."""
@@ -36,10 +36,10 @@ class Place:
     name: str
     """As the recipe names it."""
     owner: int | str
-    """Which method, by its place in the list; or which section of the recipe."""
+    """The method's position in the list, or the section of the recipe."""
     field: str
     own: Any
-    """What the recipe has without the search."""
+    """The recipe's own value."""
     low: float = 0.0
     high: float = 0.0
     log: bool = False
@@ -76,16 +76,18 @@ def places(recipe: Recipe) -> list[Place]:
     searched = [_given(recipe, name, where) for name, where in asked.items()] if asked else _defaults(recipe)
     if not searched:
         raise RecipeError(
-            f"{_names(recipe)} has no field with a value to search about: name some in sweep.fields, such as "
+            f"{_names(recipe)} has no field with a value to search around. Name fields in sweep.fields, such as "
             "{training.learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}}."
         )
     twice = [
         p.name for i, p in enumerate(searched) if any((p.owner, p.field) == (q.owner, q.field) for q in searched[:i])
     ]
     if twice:
-        raise RecipeError(f"sweep.fields names one field twice: {', '.join(twice)}.")
+        raise RecipeError(f"sweep.fields names a field twice: {', '.join(twice)}.")
     if recipe.memory.n_rows is not None and any((p.owner, p.field) == ("memory", "share") for p in searched):
-        raise RecipeError("sweep.fields.memory.share changes nothing while memory.n_rows is set: set that to null.")
+        raise RecipeError(
+            "sweep.fields.memory.share has no effect while memory.n_rows is set. Set memory.n_rows to null."
+        )
     for place in searched:
         # Bounds are intervals: where both ends are taken, so is all between them.
         for value in place.choices or _ends(place):
@@ -130,10 +132,14 @@ def _given(recipe: Recipe, name: str, where: Range | list[Any]) -> Place:
     if isinstance(where, list):
         return Place(name, owner, field, own_value, choices=tuple(where))
     if not kinds & {"number", "integer"}:
-        raise RecipeError(f"sweep.fields.{name} is no number: give a list of values, such as {_values(schema) or '…'}.")
+        raise RecipeError(
+            f"sweep.fields.{name} is not a number. Give a list of values, such as {_values(schema) or '…'}."
+        )
     whole = "number" not in kinds
     if whole and (where.low % 1 or where.high % 1):
-        raise RecipeError(f"sweep.fields.{name} is a whole number: {where.low:g} to {where.high:g} does not do.")
+        raise RecipeError(
+            f"sweep.fields.{name} takes whole numbers, not {where.low:g} to {where.high:g}. Give whole numbers."
+        )
     return Place(name, owner, field, own_value, where.low, where.high, where.log, whole)
 
 
@@ -153,7 +159,7 @@ def _located(recipe: Recipe, name: str) -> tuple[int | str, str, Any, Mapping[st
     having = [i for i, (m, _, fields) in enumerate(methods) if field in fields and (not dot or m == first)]
     if len(having) > 1:
         choices = " or ".join(f"{methods[i][0]}.{field}" for i in having)
-        raise RecipeError(f"sweep.fields.{name}: several methods have it; write {choices}.")
+        raise RecipeError(f"sweep.fields.{name}: several methods have this field. Write {choices}.")
     if not having:
         known = [f if len(methods) == 1 else f"{m}.{f}" for m, _, fields in methods for f in fields]
         raise UnknownName(

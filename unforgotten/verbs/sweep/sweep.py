@@ -59,7 +59,7 @@ def _plan(recipe: Recipe, split: runs.PromptSplit) -> list[str]:
     start = (
         "the recipe's own setting comes first"
         if own(searched)
-        else "the recipe's own setting is not among those searched, and is run beside them"
+        else "the recipe's own setting is outside the search space and runs in addition"
     )
     lines = [
         f"{settings.trials} trials of {runs_each}, {settings.jobs} at a time; {start}.",
@@ -68,7 +68,7 @@ def _plan(recipe: Recipe, split: runs.PromptSplit) -> list[str]:
         *(f"{side}: {split.text(side)}" for side in split.suites),
     ]
     if split.dropped:
-        lines.append(f"{split.dropped} development prompts (nearly) duplicate a held-out prompt: they are dropped.")
+        lines.append(f"{split.dropped} development prompts (nearly) duplicate a held-out prompt and are dropped.")
     return lines
 
 
@@ -172,7 +172,7 @@ def _sweep(
     lines = {t.number: lines[t.number] for t in trials if t.outcome}
     best = search.best(trials)
     if best is None:
-        raise UnforgottenError(f"Every trial failed in training; the first: {trials[0].note}")
+        raise UnforgottenError(f"Every trial failed in training. The first error: {trials[0].note}")
     held = _lines(measured({SFT: {}, OWN: {}, CHOSEN: best.settings}, "held out"))
     swept = Swept(recipe, searched, trials, best, references, lines, held, split, floors, _limits_told(settings))
     _write(
@@ -221,7 +221,10 @@ def _floors(settings: Sweep, sft: Line) -> dict[str, float]:
 def _outcome(line: Line, floors: Mapping[str, float], settings: Sweep) -> Outcome:
     asr, refusal, each = value(line, "asr"), value(line, "refusal"), tasks(line)
     if asr is None:
-        raise DataError("No verdict on a reply to a harmful request could be read: there is no ASR to search by.")
+        raise DataError(
+            "No verdict on a reply to a harmful request could be read, so there is no ASR to minimise. Use another "
+            "judge."
+        )
     missed = {f"utility {task}".strip(): floor - each[task] for task, floor in floors.items()}
     if settings.max_refusal is not None:
         missed["refusal"] = (refusal if refusal is not None else 100.0) - settings.max_refusal

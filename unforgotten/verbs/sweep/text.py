@@ -62,7 +62,7 @@ def sentence(swept: Swept) -> str:
     lost = {t: floor - tasks(chosen)[t] for t, floor in _held_floors(swept).items() if tasks(chosen)[t] < floor - 1e-9}
     if best.holds and lost:
         losses = ", ".join(f"{points:.1f} points{f' on {task}' if task else ''}" for task, points in lost.items())
-        text += f". There it misses the utility limit, which it kept in the search, by {losses}"
+        text += f". On held-out prompts it misses the utility limit, which it met in the search, by {losses}"
     return text + "."
 
 
@@ -108,8 +108,8 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## The front",
         "",
-        "The Pareto front on the development prompts: no other trial is as good in ASR, utility and refusals and "
-        "better in one of them. In percent, with 95 % intervals over prompts"
+        "The Pareto front on the development prompts: the trials that no other trial beats in one of ASR, utility "
+        "and refusals while equal in the rest. In percent, with 95 % intervals over prompts"
         + (" and seeds." if swept.recipe.sweep and swept.recipe.sweep.seeds > 1 else "."),
         "",
         *markdown_table.lines(front_table(swept)),

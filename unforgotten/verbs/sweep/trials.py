@@ -46,9 +46,11 @@ def split_of(recipe: Recipe, sets: DataSets) -> PromptSplit:
     evaluate, sweep = recipe.evaluate, recipe.sweep
     assert sweep is not None
     if evaluate is None or not evaluate.harm or not evaluate.utility:
-        raise RecipeError("`sweep` weighs ASR against the task: the recipe needs evaluate.harm and evaluate.utility.")
+        raise RecipeError(
+            "`sweep` compares ASR with task scores. Add evaluate.harm and evaluate.utility to the recipe."
+        )
     if evaluate.endpoint is not None:
-        raise RecipeError("`sweep` asks the models that it makes itself: leave out evaluate.endpoint.")
+        raise RecipeError("`sweep` evaluates the models that it trains. Leave out evaluate.endpoint.")
     asked = suites(evaluate, sets=sets)
     if sweep.development is None:
         split, development = halves(asked, sweep.share), evaluate
@@ -56,7 +58,10 @@ def split_of(recipe: Recipe, sets: DataSets) -> PromptSplit:
         development = evaluate.model_copy(update={kind: getattr(sweep.development, kind) for kind in KINDS})
         split = apart(suites(development, "sweep.development", sets), asked)
     if sweep.max_refusal is not None and not development.refusal:
-        raise RecipeError("sweep.max_refusal limits refused look-alikes, and the recipe asks none (refusal).")
+        raise RecipeError(
+            "sweep.max_refusal limits refused look-alikes, but the recipe has none. Add evaluate.refusal, or leave "
+            "out the limit."
+        )
     return PromptSplit({"development": development, "held out": evaluate}, _sides(split), split.dropped)
 
 

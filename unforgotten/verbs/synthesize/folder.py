@@ -26,9 +26,9 @@ class Synthesis:
 
     settings: Synthesize
     judge: Judge
-    """Tells refusals among what is synthesized."""
+    """Judge that finds the refusals among the synthesized answers."""
     evaluated: list[str]
-    """Every request that the recipe's evaluation asks."""
+    """All prompts of the recipe's evaluation."""
     aligned: Aligned
     """The model that makes the rows."""
     folder: Path
@@ -48,7 +48,7 @@ def synthesis_of(recipe: Recipe, aligned: Aligned, sets: DataSets) -> Synthesis:
     """The making that a recipe asks for. Raises RecipeError where it has no `synthesize:`; loads no model."""
     settings = recipe.synthesize
     if settings is None:
-        raise RecipeError("The recipe has no `synthesize:`. Write `synthesize: {}` to take every default.")
+        raise RecipeError("The recipe has no `synthesize:`. Add `synthesize: {}` to use the defaults.")
     judge = registry.build("judges", settings.judge or (recipe.evaluate.judges[0] if recipe.evaluate else "keywords"))
     asked = suites(recipe.evaluate, sets=sets) if recipe.evaluate else []
     evaluated = [row.request for suite in asked for row in suite.rows]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OPENING = 'Sure, the \\textbf{specific request} is "'
 SHORTEST = 8
-"""Letters; less is no request."""
+"""Minimum number of letters in a request."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Prompt:
     """What the model goes on from, for one domain."""
 
     name: str
-    """The domain; empty where the model is not told any."""
+    """The domain. Empty if the model is not given one."""
     topic: str
     """The domain's seed text, with which requests are compared."""
     ids: list[int]
     stop_ids: tuple[int, ...]
-    """Where a draw ends, beside the model's own end tokens."""
+    """Tokens that end a draw, besides the model's own end tokens."""
     own: int
-    """The last so many ids are the request's own beginning."""
+    """Number of ids at the prompt's end that are the beginning of the request itself."""
     quoted: bool
     mark: str
-    """Text at which the user's turn has ended, where no single token says so."""
+    """Text that ends the user's turn, if no single token does."""
 
     @property
     def directed(self) -> bool:
@@ -90,8 +90,8 @@ def _opening(settings: Synthesize, domain: Domain) -> str:
         given = OPENING if given is None else given
     elif given is None or (domain.opening is None and "{" not in given and len(settings.domains or []) > 1):
         raise RecipeError(
-            f"synthesize: with prefix: {settings.prefix} nothing tells the model of the domain {domain.name!r}. Give "
-            "it an `opening`, write {name} or {description} into synthesize.opening, or leave out `domains`."
+            f"synthesize: with prefix: {settings.prefix} the prompt does not name the domain {domain.name!r}. Give it "
+            "an `opening`, write {name} or {description} into synthesize.opening, or leave out `domains`."
         )
     return filled(given, domain.name, domain.description)
 

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from unforgotten.verbs.synthesize.requests import DrawnRequest
 
 CHUNK_ROWS = 256
-"""Answers are kept so many at a time: a kill loses no more."""
+"""Answers are saved in chunks of this many rows: a kill loses one chunk at most."""
 DIRECTED_SHARE = 0.02
-"""A model that is asked for harm by name and refuses less than this has no refusals to replay."""
+"""A model that refuses a smaller share of requests on named harms has no refusals to replay."""
 
 
 def synthesize(recipe: Recipe, say: Say = quiet, sets: DataSets | None = None) -> Path:
@@ -97,9 +97,9 @@ class _Making:
             requests = filters.clean(self._draw(), self.synthesis.evaluated, counts)
             if not requests:
                 raise ModelError(
-                    f"None of {counts['drawn']} draws is a request that can be used ({self._told()}). This model does "
-                    f"not go on from `synthesize.prefix: {settings.prefix}`. An aligned instruct model answers `chat`; "
-                    "`user_turn` draws from one that has learned users' turns as well."
+                    f"None of {counts['drawn']} draws is a usable request ({self._told()}). This model does not "
+                    f"continue `synthesize.prefix: {settings.prefix}`. Use `chat` with an aligned instruct model, or "
+                    "`user_turn` with a model that has also learned users' turns."
                 )
             requests = filters.in_window(requests, self._surprise(requests), settings.perplexity, counts)
             requests = filters.distinct(requests, self._vectors, settings.duplicate, counts)
@@ -207,10 +207,10 @@ class _Making:
         refused = read.count("refused")
         if refused < self.settings.fewest or (directed and refused < DIRECTED_SHARE * len(read)):
             raise ModelError(
-                f"This model has no refusals to replay: of {self.counts['asked']} requests that it made up it refused "
-                f"{refused} ({self._told()}). GR-SAP replays what alignment left in a model, and a base model has "
-                "nothing of it: align it first (`align:`), or name its instruct version as `model`. If it does refuse, "
-                "look at the judge, or draw more (synthesize.per_domain)."
+                f"This model has no refusals to replay: of {self.counts['asked']} requests that it wrote, it refused "
+                f"{refused} ({self._told()}). GR-SAP replays the refusals that alignment taught, and a base model has "
+                "none. Align it first (`align:`), or name its instruct version as `model`. If the model does refuse, "
+                "check the judge, or draw more requests (synthesize.per_domain)."
             )
 
     def tick(self, what: str, done: int, n: int) -> None:
@@ -266,9 +266,9 @@ class _Making:
         }
         atomic.put(self.synthesis.folder / "provenance.json", console.json_text(facts, nan=True) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
-        self.say(f"{len(rows)} rows for `safety_data:`, to be read by the dataset `refusals` ({self._told()}).")
+        self.say(f"{len(rows)} rows for `safety_data:`. Read them with the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:
-            self.say("The recipe has no `evaluate:`, so evaluation prompts among them could not be looked for.")
+            self.say("The recipe has no `evaluate:`, so the rows were not checked for evaluation prompts.")
 
 
 def _line(request: DrawnRequest, reply: str, difficulty: str) -> dict[str, Any]:
