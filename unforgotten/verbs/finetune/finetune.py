@@ -24,7 +24,7 @@ from unforgotten.verbs.align import make_aligned, refuse_ranks
 from unforgotten.verbs.finetune import record
 from unforgotten.verbs.finetune.checks import audit_facts, check_settings, checked_job
 from unforgotten.verbs.finetune.job import Job, synthetic_rows
-from unforgotten.verbs.finetune.replay_answers import answers
+from unforgotten.verbs.finetune.replay_answers import answered_replay
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
@@ -85,7 +85,7 @@ def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     say(says + (f", {harmful} of them harmful." if harmful else "."))
     start = load_start(job, say)
     audit = audit_facts(job, start.chat, audited, say)  # again, by the chat that is trained with
-    safety, answered = answers(job, start.model, start.chat, say)
+    safety, answered = answered_replay(job, start.model, start.chat, say)
     record.before(job, start.chat, safety, answered, load.loaded_as(start.model), audit)
     fitted = fit.fit(job, start, safety, lease, say)
     saved = save.save(job, start, fitted.trainer, lease, say)

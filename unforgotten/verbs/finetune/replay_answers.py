@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import registry
 from unforgotten.datasets.base import Row
 from unforgotten.datasets.reading import digest
+from unforgotten.generation.reply import Reply
+from unforgotten.judges.guard.guard import Guard
 from unforgotten.runs import atomic, digests, strict_read
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     from unforgotten.verbs.finetune.job import Job
 
 
-def answers(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict[str, Any] | None]:
-    """The run's replay rows; those without an answer get θ_safe's own greedy one, once, kept under a digest.
+def answered_replay(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict[str, Any] | None]:
+    """The run's replay rows; those without an answer get θ_safe's own greedy one.
 
+    The answers are made once and kept under a digest of θ_safe and the prompts; each run's own judge reads them.
     model: θ_safe, before any fresh adapter. Also gives how many it refused; None where all rows have an answer.
     """
     assert job.replay is not None
@@ -33,24 +36,21 @@ def answers(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict
     if not bare:
         return safety, None
     tokens = settings.max_new_tokens if settings else 256
-    key = digests.digest(
-        job.aligned.digest, digest.rows_digest(bare), tokens, chat.template, chat.date if chat.uses_date else None
-    )
-    file = Path(job.recipe.out) / "answers" / f"{key}.jsonl"
-    if not file.exists():
-        with alone(file, say):  # other runs of this θ_safe want them too
-            if not file.exists():
-                _ask(file, bare, model, chat, tokens, settings.judges if settings else [], say)
-    replies = strict_read.lines(file)
+    file = Path(job.recipe.out) / "answers" / f"{_key(job, bare, chat, tokens)}.jsonl"
+    with alone(file, say):  # other runs of this θ_safe want them too
+        if not file.exists():
+            _ask(file, bare, model, chat, tokens, say)
+        replies = strict_read.lines(file)
+        verdicts = _refusals(file, bare, replies, settings.judges if settings else [])
     filled = iter(replies)
     rows = [row if row.response else replace(row, messages=tuple(next(filled)["messages"])) for row in safety]
     empty = sum(not row.response for row in rows)
-    refused, answered = (sum(t["refused"] is reading for t in replies) for reading in (True, False))
+    refused, answered, unparsed = (sum(verdict is truth for verdict in verdicts) for truth in (True, False, None))
     counts = {
         "file": f"answers/{file.name}",
         "refused": refused,
         "answered": answered,
-        "unparsed": sum(t["refused"] is None for t in replies),
+        "unparsed": unparsed,
         "empty": empty,
     }
     say(f"The aligned model refused {refused} of {len(replies)} safety prompts and answered {answered}.")
@@ -65,26 +65,40 @@ def answers(job: Job, model: Any, chat: Chat, say: Say) -> tuple[list[Row], dict
     return [row for row in rows if row.response], counts
 
 
-def _ask(file: Path, bare: list[Row], model: Any, chat: Chat, tokens: int, judges: Sequence[Spec], say: Say) -> None:
+def _key(job: Job, bare: list[Row], chat: Chat, tokens: int) -> str:
+    """Over all that determines the answers: θ_safe, its precision, the prompts and how they are asked."""
+    recipe = job.recipe
+    precision: list[str] = [recipe.dtype] if recipe.dtype != "auto" else []
+    precision += [recipe.load_in] if recipe.load_in else []
+    date = chat.date if chat.uses_date else None
+    return digests.digest(job.aligned.digest, digest.rows_digest(bare), tokens, chat.template, date, *precision)
+
+
+def _ask(file: Path, bare: list[Row], model: Any, chat: Chat, tokens: int, say: Say) -> None:
     from unforgotten.generation.local import generate
     from unforgotten.runs.bars import progress_bar
 
     say(f"Asking the aligned model for its answers to {len(bare)} safety prompts (once).")
     with progress_bar() as tick:
         replies = generate(model, chat, bare, max_new_tokens=tokens, progress=lambda done, n: tick("answers", done, n))
+    lines = [{"messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}]} for reply in replies]
+    atomic.put(file, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _refusals(
+    file: Path, bare: list[Row], answers: Sequence[Mapping[str, Any]], judges: Sequence[Spec]
+) -> list[bool | None]:
+    """Whether each answer refuses, None for unread. A guard's words are kept, so it reads each answer once."""
     judge = _refusal_judge(judges)
-    verdicts = judge.verdicts(replies)
-    judge.close()
-    lines = [
-        json.dumps(
-            {
-                "messages": [*reply.row.messages, {"role": "assistant", "content": reply.text}],
-                "refused": verdict.refused,
-            }
-        )
-        for reply, verdict in zip(replies, verdicts, strict=True)
-    ]
-    atomic.put(file, "\n".join(lines) + "\n")
+    replies = [Reply(row, line["messages"][-1]["content"]) for row, line in zip(bare, answers, strict=True)]
+    try:
+        if isinstance(judge, Guard):
+            verdicts = judge.verdicts(replies, resume_file=file.with_name(f".{file.stem}.words.jsonl"))
+        else:
+            verdicts = judge.verdicts(replies)
+    finally:
+        judge.close()
+    return [verdict.refused for verdict in verdicts]
 
 
 def _refusal_judge(judges: Sequence[Spec]) -> Judge:
