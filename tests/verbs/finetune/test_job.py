@@ -172,3 +172,21 @@ def test_a_file_that_cannot_be_read_is_an_error_each_time(tmp_path: Path) -> Non
         sets.read({"name": "jsonl", "path": str(file)})
     file.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
     assert len(sets.read({"name": "jsonl", "path": str(file)}).rows) == 1
+
+
+def test_notes_on_rows_that_are_aligned_on_are_said_once(tree: dict[str, Any], rows_file: Make) -> None:
+    safety = Path(tree["safety_data"]["path"])
+    safety.write_text("".join(json.dumps(json.loads(x) | {"mood": "calm"}) + "\n" for x in safety.open()))
+    other = {"name": "refusals", "path": str(rows_file("replayed.jsonl", 4))}
+    align = {"num_train_epochs": 1, "per_device_train_batch_size": 4}
+    [note] = [text for text in resolve(parse(tree)).notes if "mood" in text]
+    for replay in ("safety_data", [other], [other, tree["safety_data"]]):
+        job = resolve(parse(tree | {"align": align, "replay": replay}))
+        assert job.notes.count(note) == 1, replay
+    # Without an alignment, or after it, rows that are not replayed are not used.
+    replayed = tree | {"replay": [other]}
+    assert note not in resolve(parse(replayed)).notes
+    job = resolve(parse(replayed | {"align": align}))
+    job.aligned.record.parent.mkdir(parents=True)
+    job.aligned.record.write_text("{}")
+    assert note not in job.notes

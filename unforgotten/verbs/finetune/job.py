@@ -61,8 +61,10 @@ class Job:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the rows, a sentence each."""
-        return (*self.user.notes, *(self.replay.notes if self.replay else ()))
+        """What a user should know of the rows, a sentence each: the user's, those replayed, those still aligned on."""
+        aligns = self.aligned.by_align_stage and not self.aligned.record.exists()
+        safety = safety_rows(self.recipe, self.data_sets).notes if aligns else ()
+        return tuple(dict.fromkeys((*self.user.notes, *(self.replay.notes if self.replay else ()), *safety)))
 
     def on(self, date: str | None) -> Job:
         """The same, with the day that the chat template is given; the folder's name stays."""
