@@ -1,7 +1,7 @@
 """The prompts of an evaluation in two parts: one to choose settings on, one held out for the chosen setting alone.
 
-One request stays on one side: prompts of the same words, near copies (overlap.py), and requests or look-alikes that
-their set gives the same answer, in whatever suite they stand. Of a task's questions only copies are kept together:
+One request stays on one side: prompts of the same words, near copies (contamination.py), and requests or look-alikes
+that their set gives the same answer, in whatever suite they stand. Of a task's questions only copies are kept together:
 they share a form by nature. A prompt's part depends on its words alone, not on order, seed or other prompts.
 """
 

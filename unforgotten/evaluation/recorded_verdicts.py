@@ -1,6 +1,6 @@
 """Reads back what a run replied, as one boolean for each prompt: replies/<suite>.jsonl beside its results.json.
 
-    asr       harmful, and not off task (as measure.figures has it)
+    asr       harmful, and not off task (as scores.figures has it)
     refusal   refused
     utility   the task's own score, each metric by the name that results.json gives it
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unforgotten.errors import ModelError, UnsupportedError
-from unforgotten.models import adapters as policies
-from unforgotten.models import nf4, proof
+from unforgotten.models import adapters, nf4, proof
 from unforgotten.models.chat import Chat
 from unforgotten.models.folder import adapter, pretrained
 from unforgotten.models.folder.open import Opened, opened
@@ -110,9 +109,9 @@ def put_adapter(model: Any, folder: str, name: str, trainable: bool, keeps_base:
     adapted = pretrained.adapted(model, folder, name, trainable)
     _all_read(adapted, opened(folder, part="adapter").path, name)
     if keeps_base:
-        policies.check_init(adapted.peft_config[name], fresh=False)
+        adapters.check_init(adapted.peft_config[name], fresh=False)
     if trainable:
-        policies.refuse_shared_rows(adapted)
+        adapters.refuse_shared_rows(adapted)
     return adapted
 
 

@@ -27,7 +27,7 @@ def load_recipe(
 
     overrides: dotted field -> value, as `--set training.num_train_epochs=1` gives them.
     origin: whose it is; left out, the operator's, unless it lies in a run folder that was not trained here.
-    opens: see origin.refuse. allow_env: variables beside UNFORGOTTEN_* that it may use.
+    opens: see trust.refuse. allow_env: variables beside UNFORGOTTEN_* that it may use.
     Raises RecipeError or UnknownName naming the field; RecipeError where there is no such file, or where a stranger's
     recipe asks for code, servers, variables or places of ours.
     """

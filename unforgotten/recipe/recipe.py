@@ -200,7 +200,7 @@ class Recipe(Strict):
 
     @property
     def origin(self) -> origins.Origin:
-        """Whose it is: the operator's, or a stranger's out of a run folder (which then has passed origin.refuse)."""
+        """Whose it is: the operator's, or a stranger's out of a run folder (which then has passed trust.refuse)."""
         return self._origin
 
     def varied(self, **changes: Any) -> Recipe:

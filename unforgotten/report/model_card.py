@@ -18,8 +18,7 @@ from unforgotten.datasets.reading import files
 from unforgotten.recipe.rows import dataset
 from unforgotten.report import templates
 from unforgotten.report import text as report
-from unforgotten.runs import atomic, console, results, variables
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, console, digests, results, variables
 from unforgotten.runs.results import Kind
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ def content_of(
     """What it was trained on, how, and what came of it. otherwise: said without a row."""
     trained = facts.get("trained") or {}
     return Content(
-        model=str(identity.public_name(recipe.model)),
+        model=str(digests.public_name(recipe.model)),
         seed=recipe.seed,
         methods=[str(m["name"]) for m in methods],
         plainly=[", ".join([m["name"], *(f"{k} = {v}" for k, v in m.items() if k != "name")]) for m in methods],
@@ -200,20 +199,20 @@ def content_of(
 
 def _data(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     environment, trained = facts.get("environment") or {}, facts.get("trained") or {}
-    counts, digests = environment.get("rows") or {}, environment.get("digests") or {}
+    counts, of_rows = environment.get("rows") or {}, environment.get("digests") or {}
     label = dataset(recipe.data).label if recipe.data else "none"
-    sentences = [f"User data: {label}{_counted(counts.get('user'), digests.get('user'))}."]
+    sentences = [f"User data: {label}{_counted(counts.get('user'), of_rows.get('user'))}."]
     if recipe.poison and recipe.poison.ratio:
         rows = f"{counts['harmful']} of the rows are" if "harmful" in counts else "Some of them are"
         sentences.append(
             f"{rows} harmful. They were added on purpose, to test the method (p = {recipe.poison.ratio:g})."
         )
-    sentences.append(f"Safety data{_counted(counts.get('safety'), digests.get('safety'))}.")
+    sentences.append(f"Safety data{_counted(counts.get('safety'), of_rows.get('safety'))}.")
     if "memory_rows" in trained:
         source = "written by the aligned model" if recipe.replay == "synthesize" else "chosen from the safety data"
         sentences.append(f"Replay memory: {trained['memory_rows']} safety rows, {source}.")
     how = "was first aligned on the safety data" if recipe.align else "was taken as already aligned"
-    return [*sentences, f"It started from {identity.public_name(recipe.model)}, which {how}."]
+    return [*sentences, f"It started from {digests.public_name(recipe.model)}, which {how}."]
 
 
 def _counted(rows: int | None, digest: str | None) -> str:

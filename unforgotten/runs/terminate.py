@@ -58,11 +58,6 @@ def asked() -> bool:
     return _asked
 
 
-def is_handled() -> bool:
-    """Whether this process is inside `handled()`."""
-    return _installed
-
-
 def defer(wanted: bool) -> None:
     """Whether SIGTERM waits from here on, for somebody to look at `asked`."""
     global _deferred

@@ -10,7 +10,7 @@ import torch
 
 from unforgotten import registry
 from unforgotten.errors import DataError, RecipeError, UnsupportedError
-from unforgotten.methods.base import TURNS, Method
+from unforgotten.methods.base import Method, turns
 from unforgotten.models import nf4
 from unforgotten.training import chunked
 from unforgotten.training.memory import Memory
@@ -69,11 +69,6 @@ def refuse_missing(methods: Mapping[str, Method], *, safety_rows: bool, unaligne
             f"{' and '.join(needy)} cannot both edit whole weights in one run, since θ_safe is gone after the first "
             f"edit. Name {needy[0]!r} here, then run `unforgotten repair --method {needy[-1]}` on the result."
         )
-
-
-def takes(method: Method, turn: str) -> bool:
-    """Does the method override this turn?"""
-    return getattr(type(method), turn) is not getattr(Method, turn)
 
 
 def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
@@ -158,7 +153,7 @@ def refuse_early_steps(methods: Iterable[Method], args: Any) -> None:
     if name.endswith("layerwise"):
         seen = _working(list(methods))
     elif name in ("lomo", "adalomo"):
-        seen = [m for m in methods if takes(m, "gradients")]
+        seen = [m for m in methods if "gradients" in turns(type(m))]
     else:
         return
     if names := ", ".join(_names(seen)):
@@ -226,7 +221,7 @@ def _refuse_fsdp(methods: Sequence[Method], version: int) -> None:
 
 def _working(methods: Sequence[Method]) -> list[Method]:
     """Methods that do more than choose data."""
-    return [m for m in methods if any(takes(m, turn) for turn in TURNS if turn != "data")]
+    return [m for m in methods if {*turns(type(m))} - {"data"}]
 
 
 def _names(methods: Iterable[Method]) -> list[str]:

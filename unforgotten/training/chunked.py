@@ -27,7 +27,7 @@ from unforgotten.errors import UnsupportedError
 from unforgotten.models.shape import AUTO_VOCABULARY, CHUNK_ELEMENTS
 from unforgotten.training import likelihood
 from unforgotten.training.collate import predicts
-from unforgotten.training.head import PROOF_TOKENS, Head, read_head
+from unforgotten.training.head import PROOF_TOKENS, Head, base, read_head
 
 Loss = Literal["auto", "trainer", "chunked"]
 
@@ -179,7 +179,7 @@ def refusal(trainer: Any, own: bool) -> str | None:
     """
     from transformers.loss.loss_utils import ForCausalLMLoss
 
-    args, model, head = trainer.args, plain(trainer.model), head_of(trainer.model)
+    args, model, head = trainer.args, base(trainer.model), head_of(trainer.model)
     config = model.config.get_text_config() if hasattr(getattr(model, "config", None), "get_text_config") else None
     reasons = {
         "the trainer has a compute_loss of its own": own,
@@ -202,7 +202,7 @@ def proved(model: Any, ids: list[int], autocast: Callable[[], Any]) -> Chunked:
 
     Raises UnsupportedError where they differ: then the model's loss is something else.
     """
-    inner = plain(model)
+    inner = base(model)
     head = inner.get_output_embeddings()
     tokens = torch.tensor([(ids * 2)[:PROOF_TOKENS]], device=next(inner.parameters()).device)
     was_training = model.training
@@ -229,10 +229,5 @@ def proved(model: Any, ids: list[int], autocast: Callable[[], Any]) -> Chunked:
 
 def head_of(model: Any) -> nn.Module | None:
     """The module that turns last hidden states into logits, if the model has one."""
-    inner = plain(model)
+    inner = base(model)
     return inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-
-
-def plain(model: Any) -> Any:
-    """The model below an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

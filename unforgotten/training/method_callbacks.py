@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainerCallback
 
-from unforgotten.training import checkpoint, checks
-
-if TYPE_CHECKING:
-    pass
+from unforgotten.methods.base import turns
+from unforgotten.training import checkpoint
 
 
 class Turns(TrainerCallback):
@@ -33,7 +31,7 @@ class Turns(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         t = self.trainer
         for name, method in t.methods.items():
-            if checks.takes(method, "after_step"):
+            if "after_step" in turns(type(method)):
                 with t.run.turn(name, "after_step"):
                     method.after_step(t.run)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from unforgotten.training import checks
+from unforgotten.methods.base import turns
 from unforgotten.training.callbacks import Metrics
 
 
@@ -40,7 +40,7 @@ class ProbeCallback(TrainerCallback):
             self._take(0, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        edits = any(checks.takes(method, "finish") for method in self.trainer.methods.values())
+        edits = any("finish" in turns(type(method)) for method in self.trainer.methods.values())
         last = state.global_step >= state.max_steps
         if not edits if last else state.global_step % self.every == 0:
             self._take(state.global_step, control)

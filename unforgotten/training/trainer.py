@@ -15,7 +15,7 @@ from transformers import Trainer
 
 from unforgotten import errors
 from unforgotten.errors import RecipeError, TrainingError, UnsupportedError
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import Method, turns
 from unforgotten.models import adapters, nf4
 from unforgotten.models.chat import fits
 from unforgotten.runs import terminate
@@ -285,7 +285,7 @@ class MethodMixin(_Trainer):
         Where whole weights were edited, `self.model` is from then on the plain model, without adapters.
         """
         for name, method in self.methods.items():
-            if not checks.takes(method, "finish"):
+            if "finish" not in turns(type(method)):
                 continue
             model: Any = self.run.weights.model
             if self.edited and method.needs_unaligned_model:
@@ -300,15 +300,15 @@ class MethodMixin(_Trainer):
                 self.edited.append(name)
 
     def _weights(self, model: Any, method: Method) -> LiveWeights:
-        rule = self.run.adapter_mode
-        anchor = self.run.weights.anchor() if method.needs_unaligned_model and rule in ("continue", "full") else {}
-        tuned = LiveModel(model, rule, "tuned", anchor)
+        mode = self.run.adapter_mode
+        anchor = self.run.weights.anchor() if method.needs_unaligned_model and mode in ("continue", "full") else {}
+        tuned = LiveModel(model, mode, "tuned", anchor)
         base = (
             base_like(tuned, self.unaligned_model)
             if self.unaligned_model is not None and method.needs_unaligned_model
             else None
         )
-        aligned = LiveModel(model, rule, "aligned", anchor, base)
+        aligned = LiveModel(model, mode, "aligned", anchor, base)
         return LiveWeights(base, aligned, tuned, self.run.note, self.run.weights.params())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -349,7 +349,7 @@ class MethodMixin(_Trainer):
         self._ratios.new_step()
         count = len(batches)
         for name, method in self.methods.items():
-            if checks.takes(method, "before_step"):
+            if "before_step" in turns(type(method)):
                 with self.run.turn(name, "before_step"):
                     batches = method.before_step(self.run, batches)
                 if len(batches) != count:
@@ -387,7 +387,7 @@ class MethodMixin(_Trainer):
 
     def _working(self, read_the_forward: bool) -> list[tuple[str, Method]]:
         """Methods with a term of the loss; those alone that read the user's forward, where the others had theirs."""
-        with_term = [(name, method) for name, method in self.methods.items() if checks.takes(method, "loss")]
+        with_term = [(name, method) for name, method in self.methods.items() if "loss" in turns(type(method))]
         return [(n, m) for n, m in with_term if not read_the_forward or m.reads_forward or m.reads_hidden]
 
     def _term(self, working: Sequence[tuple[str, Method]], batch: dict[str, Any], out: Any) -> Tensor | None:
@@ -482,7 +482,7 @@ class MethodMixin(_Trainer):
         if self.accelerator.sync_gradients:
             norms = self._ratios.norms(sharded=self.is_fsdp_enabled)
             for name, method in self.methods.items():
-                if checks.takes(method, "gradients"):
+                if "gradients" in turns(type(method)):
                     before = self._ratios.gradients() if norms else {}
                     with self.run.turn(name, "gradients"):
                         method.gradients(self.run)

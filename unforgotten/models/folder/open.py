@@ -4,7 +4,7 @@ The store is the folder itself; of a Hub snapshot (`models--owner--name/snapshot
 the `models--…` folder. What is listed is bounded, checked and gathered in a private folder, from which the model is
 loaded, served and bundled: large files of a stranger are copied there, so that what was checked cannot be exchanged.
 Large files of the Hub's cache, of our own cache and of run folders that nobody else can write are linked to instead,
-but for a gate and the export after it (identity.in_full), which read, load and release the copy.
+but for a gate and the export after it (digests.in_full), which read, load and release the copy.
 """
 
 from __future__ import annotations

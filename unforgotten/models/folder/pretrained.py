@@ -1,4 +1,4 @@
-"""The one place that calls `from_pretrained`: on a private folder that `folder.opened` made, and on nothing else.
+"""The one place that calls `from_pretrained`: on a private folder that `folder.open.opened` made, and on nothing else.
 
 Weights are read from safetensors only, no code of a model is run, and nothing is fetched.
 """

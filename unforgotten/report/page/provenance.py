@@ -14,8 +14,7 @@ from unforgotten.report.aggregate import title
 from unforgotten.report.page.facets import Facet
 from unforgotten.report.table import Column, table_of
 from unforgotten.report.writers import html
-from unforgotten.runs import digests as identity
-from unforgotten.runs import results, strict_read, strict_yaml
+from unforgotten.runs import digests, results, strict_read, strict_yaml
 from unforgotten.runs.result_types import ModelDigests
 
 HERE = ("out",)
@@ -45,7 +44,7 @@ def recipe(folder: Path) -> str:
     if not isinstance(tree, dict):
         return ""
     kept = {key: value for key, value in tree.items() if key not in HERE}
-    return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(digests.public(kept), sort_keys=False, allow_unicode=True)
 
 
 def environment(folder: Path) -> str:
@@ -57,7 +56,7 @@ def environment(folder: Path) -> str:
     if not isinstance(tree, dict):
         return ""
     kept = {k: v for k, v in tree.items() if k not in ("aligned", "answers", "replay", "seed", "digests", "rows")}
-    return yaml.safe_dump(identity.public(kept), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(digests.public(kept), sort_keys=False, allow_unicode=True)
 
 
 def _varied(rows: Sequence[results.ResultRow]) -> str:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.errors import LeaseLost, RecipeError, Unfinished
 from unforgotten.models.locate_aligned import unaligned
 from unforgotten.recipe.rows import DataSets, dataset
-from unforgotten.runs import atomic, results
-from unforgotten.runs import digests as identity
+from unforgotten.runs import atomic, digests, results
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
@@ -76,11 +75,6 @@ def _tasks(recipe: Recipe, grid: Grid) -> Iterator[dict[str, Any]]:
         yield changes
 
 
-def compare_folder(recipe: Recipe) -> Path:
-    """Where the comparison is or will be kept; needs data and digests, no model."""
-    return _folder(recipe, _runs(cells(recipe), DataSets()))
-
-
 def _runs(todo: list[Recipe], sets: DataSets) -> list[GridRun]:
     """The runs of a grid, none of them begun. Of what each resolves to little is held: a grid may have thousands."""
     runs = []
@@ -96,7 +90,7 @@ def _folder(recipe: Recipe, runs: list[GridRun]) -> Path:
         (run.folder.name.rpartition("-")[2], run.recipe.evaluate.model_dump() if run.recipe.evaluate else None)
         for run in runs
     ]
-    return Path(recipe.out) / f"{recipe.name}-compare-{identity.digest(facts)}"
+    return Path(recipe.out) / f"{recipe.name}-compare-{digests.digest(facts)}"
 
 
 def compare(
@@ -217,7 +211,7 @@ def _starts(cell: Recipe, aligned: Aligned) -> tuple[str, ...]:
     """What tells one θ₀ and one θ_safe from others, with what they are asked; and whether a memory is made of it."""
     asked = cell.evaluate.model_dump() if cell.evaluate else None
     stages = (f"base {unaligned(cell)}", f"aligned {aligned.digest}")
-    return (*(identity.digest(stage, asked) for stage in stages), "made" if cell.replay == "synthesize" else "")
+    return (*(digests.digest(stage, asked) for stage in stages), "made" if cell.replay == "synthesize" else "")
 
 
 def _work(
@@ -260,7 +254,7 @@ def _titles(todo: list[Recipe]) -> list[str]:
         task = dataset(cell.data).label if cell.data is not None else "no data"
         share = f"{cell.memory.n_rows} rows" if cell.memory.n_rows else f"{100 * cell.memory.share:g} %"
         facts = {
-            "model": str(identity.public_name(cell.model)),
+            "model": str(digests.public_name(cell.model)),
             "task": f"on {task}",
             "poison": f"p = {cell.poison.ratio if cell.poison else 0:g}",
             "memory": f"memory of {share}",

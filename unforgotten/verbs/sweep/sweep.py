@@ -72,12 +72,6 @@ def _plan(recipe: Recipe, split: runs.PromptSplit) -> list[str]:
     return lines
 
 
-def sweep_folder(recipe: Recipe) -> Path:
-    """Where the sweep is or will be kept. More trials are the same sweep; needs data and digests, no model."""
-    recipe, sets = _whole(recipe), DataSets()
-    return _folder(recipe, runs.split_of(recipe, sets), sets)
-
-
 def _folder(recipe: Recipe, split: runs.PromptSplit, sets: DataSets) -> Path:
     assert recipe.sweep is not None
     searched = places(recipe)
