@@ -211,7 +211,7 @@ def _with(tmp_path: Path, config: dict[str, Any] | None = None, **more: torch.Te
     ids=str,
 )
 def test_packed_weights_that_nothing_unpacks_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="quant_method|does not know|in a form that is not read"):
+    with pytest.raises(ModelError, match="quant_method|does not know|in a form that is not supported"):
         load.load_model(_with(tmp_path, config))
 
 

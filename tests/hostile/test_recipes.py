@@ -30,20 +30,20 @@ N = 250_000
 HOSTILE = {
     "aliases that multiply": ("a: &a [l, l]\n" + LAUGHS, "more than 100,000 values"),
     "merges that multiply": ("a: &a {x: 1}\n" + MERGED, "more than 100,000 values"),
-    "a list in itself": ("a: &a [*a]", r"line 1: `\*a` stands inside"),
-    "a mapping in itself": ("model: m\nx: &a {b: [*a]}", r"line 2: `\*a` stands inside"),
+    "a list in itself": ("a: &a [*a]", r"line 1: `\*a` refers to itself"),
+    "a mapping in itself": ("model: m\nx: &a {b: [*a]}", r"line 2: `\*a` refers to itself"),
     "lists in lists": ("[" * N, "40 levels of nesting"),
     "mappings in mappings": ("{a: " * (N // 4), "40 levels of nesting"),
     "dashes": ("- " * (N // 2), "40 levels of nesting"),
     "questions": ("? " * (N // 2), "40 levels of nesting"),
     "a long text": ("a: " + "b" * 300_000, "more than 262,144 bytes"),
-    "a key twice": ("model: m\nseed: 1\nseed: 2", "line 3: 'seed' stands twice"),
+    "a key twice": ("model: m\nseed: 1\nseed: 2", "line 3: 'seed' appears twice"),
     "a key twice, further in": (
         "model: m\ntraining: {num_train_epochs: 1, 'num_train_epochs': 2}",
-        "line 2: 'num_train_epochs' stands twice",
+        "line 2: 'num_train_epochs' appears twice",
     ),
-    "a number as key": ("1: a", "a key must be text, and '1'"),
-    "a truth as key": ("model: m\nno: a", "line 2: a key must be text, and 'no'"),
+    "a number as key": ("1: a", "a key must be text, but '1'"),
+    "a truth as key": ("model: m\nno: a", "line 2: a key must be text, but 'no'"),
     "a list as key": ("? [a]\n: b", "a list or a mapping is not"),
     "code": ("a: !!python/object/apply:os.system [ls]", "line 1: the tag"),
     "a binary": ("a: !!binary aGk=", "the tag"),
@@ -292,7 +292,7 @@ def test_only_variables_of_ours_are_filled_in(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("HF_TOKEN", "hf_a_secret_of_ours")
     monkeypatch.setenv("UNFORGOTTEN_DATA", "/data/of/mine")
     (file := tmp_path / "r.yaml").write_text("model: ${UNFORGOTTEN_DATA}/m\nlicense: ${HF_TOKEN}\n")
-    with pytest.raises(RecipeError, match=r"\$\{HF_TOKEN\} is not filled in.*--allow-env HF_TOKEN") as error:
+    with pytest.raises(RecipeError, match=r"\$\{HF_TOKEN\} is not expanded.*--allow-env HF_TOKEN") as error:
         load_recipe(file)
     assert "hf_a_secret" not in str(error.value)
     recipe = load_recipe(file, allow_env=["HF_TOKEN"])

@@ -304,7 +304,7 @@ def test_what_is_lost_is_not_released(tmp_path: Path) -> None:
     lease = Lease(tmp_path / "run")
     assert lease.take()
     (tmp_path / ".leases" / "run" / "2").write_text("{}\n")  # someone went on
-    with pytest.raises(LeaseLost, match=r"took over .*run.* this one stops"):
+    with pytest.raises(LeaseLost, match=r"took over .*run.* this process stops"):
         lease.check()
     lease.release()
     assert holder(tmp_path / "run") == "unknown"

@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "is not a results file: its `schema` is None"),
         ('{"rows": []}', "is not a results file: its `schema` is None"),
-        ('{"schema": 3, "rows": []}', "has schema 3: a newer unforgotten wrote it, and this one reads up to 2"),
+        ('{"schema": 3, "rows": []}', "has schema 3. A newer unforgotten wrote it; this version reads up to 2"),
         ('{"schema": true, "rows": []}', "its `schema` is True"),
         ('{"schema": 1, "rows": [3]}', "row 1: is no object"),
         ('{"schema": 1, "rows": [{"method": "der"}]}', "row 1: lacks methods, task"),

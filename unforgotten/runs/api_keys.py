@@ -30,16 +30,20 @@ def check(url: Any, key_variable: Any, extra: Any) -> None:
     except ValueError:  # brackets that do not close, a port beyond 65535
         is_address = False
     if parts is None or not is_address:
-        raise RecipeError("An endpoint is an address such as http://localhost:8000/v1.")
+        raise RecipeError("An endpoint must be an address such as http://localhost:8000/v1.")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise RecipeError("An endpoint's address holds no key: name the environment variable by `key_variable`.")
+        raise RecipeError(
+            "An endpoint's address must not contain a key. Name the key's environment variable in `key_variable`."
+        )
     if key_variable and not (isinstance(key_variable, str) and re.fullmatch(r"[A-Z_][A-Z0-9_]*", key_variable)):
-        raise RecipeError("`key_variable` is the name of an environment variable, in capitals, and not the key.")
+        raise RecipeError(
+            "`key_variable` must be the name of an environment variable, in capitals. It must not be the key."
+        )
     for name in _fields(extra):
         if _NAMES.fullmatch(name):
             raise RecipeError(
-                f"`extra` has {name!r}, and what it holds would stand in recipe.yaml and results.json: name the "
-                "environment variable of the server's key by `key_variable`."
+                f"`extra` has {name!r}, whose value would be saved in recipe.yaml and results.json. Name the "
+                "environment variable of the server's key in `key_variable`."
             )
 
 

@@ -28,7 +28,7 @@ def private_folder(path: Path) -> Path:
     """
     given = os.environ.get("UNFORGOTTEN_RUNS_MODE") or "700"
     if not re.fullmatch(r"0?7[0-7]{2}", given):
-        raise RecipeError(f"UNFORGOTTEN_RUNS_MODE is {given!r}; it must be a mode such as 700, 750 or 755.")
+        raise RecipeError(f"UNFORGOTTEN_RUNS_MODE is {given!r}. Set it to a mode such as 700, 750 or 755.")
     missing = [part for part in (path, *path.parents) if not part.is_dir()]
     for part in reversed(missing):
         try:
@@ -50,15 +50,19 @@ def read_object(path: Path, **wanted: type | tuple[type, ...]) -> dict[str, Any]
     try:
         tree = strict_read.value(path)
     except FileNotFoundError:
-        raise DataError(f"There is no {path}: the folder is not whole. Put it back, or make the run anew.") from None
+        raise DataError(
+            f"There is no {path}, so the folder is incomplete. Put the file back, or make the run again."
+        ) from None
     except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}). Put back the file as it was written.") from None
+        raise DataError(f"{path} is not JSON ({error}). Restore the file as it was written.") from None
     if not isinstance(tree, dict):
         raise DataError(f"{path} must hold an object, and holds {kind_of(tree)}.")
     for key, kind in wanted.items():
         if not isinstance(tree.get(key), kind):
             there = kind_of(tree[key]) if key in tree else "nothing"
-            raise DataError(f"{path}: {key} is {there}, which no run of ours writes. Put back the file as it was.")
+            raise DataError(
+                f"{path}: {key} is {there}, which unforgotten never writes. Restore the file as it was written."
+            )
     return tree
 
 

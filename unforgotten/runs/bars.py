@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from unforgotten.runs import console
 
 hidden = False
-"""Set where several runs share a terminal: no bars then."""
+"""Set if several runs share a terminal. Progress bars are then off."""
 
 
 def hush() -> None:

@@ -16,23 +16,25 @@ class Bounds:
     """Limits on a file of rows, and on a row's text. What is beyond one is refused by name; nothing is cut."""
 
     file_bytes: int = 1 << 30
-    """The file's size, and what it unpacks to, in bytes (1 GiB)."""
+    """Maximum size of a file, packed and unpacked, in bytes (1 GiB)."""
     row_bytes: int = 8 << 20
-    """One row as it stands in the file: a line of JSON Lines, an element of an array, a cell of a table (8 MiB)."""
+    """Maximum size in bytes of one row in the file: a line of JSON Lines, an element of an array, a cell of a table (8
+    MiB)."""
     rows: int = 1_000_000
-    """Rows of one file, blank lines of JSON Lines included."""
+    """Maximum number of rows of one file, with the blank lines of JSON Lines."""
     inflation: int = 100
-    """How many times its packed size a .gz, .xz or Parquet file may unpack to; the first 16 MiB are free."""
+    """Maximum ratio of unpacked to packed size of a .gz, .xz or Parquet file. The first 16 MiB do not count."""
     problems: int = 10_000
-    """Bad rows of one file that are looked for; reading ends with them."""
+    """Maximum number of bad rows of one file. Reading ends there."""
     depth: int = 64
-    """Objects and lists inside one another, in one row."""
+    """Maximum depth of nested objects and lists in one row."""
     turns: int = 1_000
-    """Turns of one conversation."""
+    """Maximum number of turns of one conversation."""
     values: int = 20_000
-    """Texts, numbers and the like that the turns and tools of one row hold."""
+    """Maximum number of values, such as texts and numbers, in the turns and tools of one row."""
     characters: int = 1 << 19
-    """What a chat template writes for one row (524,288): its tokens take a kilobyte each while they are counted."""
+    """Maximum number of characters that a chat template writes for one row (524,288). Each token takes 1 kB while
+    counting."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

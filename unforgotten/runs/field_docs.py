@@ -29,9 +29,9 @@ class Setting:
     type: str
     """Such as `float ≥ 0`."""
     default: str
-    """As Python writes it; empty where a value must be given."""
+    """The default as Python code. Empty if the field is required."""
     sentence: str
-    """What stands under the field; empty where the source is not to be had, as in a notebook."""
+    """The sentence under the field. Empty if there is no source file, as in a notebook."""
 
 
 class _Docstring:

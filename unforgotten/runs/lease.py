@@ -101,8 +101,9 @@ class Lease:
             lost = True
         if lost:
             raise LeaseLost(
-                f"Another process took over {self.target}, since this one gave no sign of life for "
-                f"{self.stale_seconds:g} s (suspended, or a disk that hung). The work goes on there; this one stops."
+                f"Another process took over {self.target}, since this process gave no sign of life for "
+                f"{self.stale_seconds:g} s (suspended, or a disk that hung). The other process continues; this "
+                "process stops."
             )
 
     def watch(self) -> None:

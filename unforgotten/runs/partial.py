@@ -47,7 +47,7 @@ def publish(part: Path, target: Path) -> None:
         if not target.exists():
             raise
         raise RecipeError(
-            f"{target} exists already: another process has made it in the meantime, and it was left as it is ({error})."
+            f"{target} exists already. Another process made it in the meantime, and it was not changed ({error})."
         ) from None
 
 

@@ -195,7 +195,7 @@ def read(path: Path) -> list[ResultRow]:
     try:
         tree = strict_read.value(path)
     except FileNotFoundError:
-        raise DataError(f"There is no {path}. `unforgotten evaluate` or `compare` writes it.") from None
+        raise DataError(f"There is no {path}. Run `unforgotten evaluate` or `compare` to write it.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
@@ -203,7 +203,7 @@ def read(path: Path) -> list[ResultRow]:
     schema = tree.get("schema") if isinstance(tree, dict) else None
     if type(schema) is int and schema > SCHEMA:
         raise DataError(
-            f"{path} has schema {schema}: a newer unforgotten wrote it, and this one reads up to {SCHEMA}. Upgrade "
+            f"{path} has schema {schema}. A newer unforgotten wrote it; this version reads up to {SCHEMA}. Upgrade "
             "with `pip install -U unforgotten`."
         )
     if type(schema) is not int or schema not in READABLE or not isinstance(tree.get("rows"), list):

@@ -31,7 +31,7 @@ def content(path: Path, most: int | None = None) -> bytes:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise OSError(f"{path} is a pipe or a device, and a file is wanted.")
+            raise OSError(f"{path} is a pipe or a device. Name a regular file.")
         if most is not None:
             return file.read(most)
         data = file.read((limit := bound()) + 1)
@@ -59,9 +59,7 @@ def no_links(folder: Path) -> None:
     """Raises DataError where a folder that we write in, within that of a run or a comparison, is a link."""
     for place in (*(folder / name for name in WRITTEN), *folder.glob("served-*")):
         if place.is_symlink():
-            raise DataError(
-                f"{place} is a link, and what is written there would land elsewhere: put a folder in its place."
-            )
+            raise DataError(f"{place} is a link, so files would be written elsewhere. Put a real folder in its place.")
 
 
 def loads(words: str) -> Any:

@@ -80,11 +80,11 @@ class _BoundedLoader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self.sizes:
-                raise _Refused(event, f"`*{event.anchor}` stands inside of what it names, which has no end.")
+                raise _Refused(event, f"`*{event.anchor}` refers to itself, so it has no end. Remove the alias.")
             self._count(self.sizes[id(node)], event)
             return node
         if event.tag and event.tag != "!" and event.tag not in PLAIN:
-            raise _Refused(event, f"the tag {event.tag[:60]!r} is not read; write plain values.")
+            raise _Refused(event, f"the tag {event.tag[:60]!r} is not supported. Write plain values.")
         self._count(1, event)
         self.level += 1
         if self.level > self.deepest:
@@ -107,9 +107,9 @@ class _BoundedLoader(yaml.SafeLoader):
                 continue
             if not isinstance(key, ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 shown = repr(key.value) if isinstance(key, ScalarNode) else "a list or a mapping"
-                raise _Refused(key, f"a key must be text, and {shown} is not: put it in quotes.")
+                raise _Refused(key, f"a key must be text, but {shown} is not. Put it in quotes.")
             if key.value in seen:
-                raise _Refused(key, f"{key.value!r} stands twice in one mapping; only one can count.")
+                raise _Refused(key, f"{key.value!r} appears twice in one mapping. Keep one.")
             seen.add(key.value)
         super().flatten_mapping(node)
 

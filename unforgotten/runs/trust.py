@@ -30,8 +30,8 @@ REACHES = {"endpoint": "a server", "url": "a server", "key_variable": "a variabl
 NEVER_READ = {"out"}
 """Fields that the verbs put their own place for."""
 MEND = (
-    "It lies in a run folder that was not trained here. Give a recipe of your own by --recipe FILE, or --trust-recipe "
-    "if you trust whoever made the folder as yourself."
+    "It is in a run folder that was not trained here. Give your own recipe with --recipe FILE. Or add --trust-recipe "
+    "if you fully trust the folder's author."
 )
 
 

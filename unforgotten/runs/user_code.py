@@ -13,7 +13,7 @@ from types import ModuleType
 from unforgotten.errors import USER_MODULE, RecipeError, Terminated, UnforgottenError, text_of
 
 NO_CODE = "UNFORGOTTEN_NO_USER_CODE"
-"""Set to 1, no class is loaded out of a file, whoever names it."""
+"""If set to 1, no class is loaded from a file, whoever names it."""
 
 
 def load(path: str, name: str) -> ModuleType:
@@ -23,7 +23,7 @@ def load(path: str, name: str) -> ModuleType:
     Raises RecipeError where user code is switched off, or where the file is missing or cannot be imported.
     """
     if os.environ.get(NO_CODE, "0") not in ("", "0"):
-        raise RecipeError(f"{name!r} is code in a file, and --no-user-code ({NO_CODE}) loads none.")
+        raise RecipeError(f"{name!r} is code in a file, but --no-user-code ({NO_CODE}) forbids that.")
     file = Path(path).expanduser()
     if not file.is_file():
         raise RecipeError(f"{name!r}: there is no file {file}. Write ./file.py:ClassName, relative to this folder.")

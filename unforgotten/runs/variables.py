@@ -35,12 +35,13 @@ def expand_path(text: str) -> str:
 def _value(name: str, default: str | None, allow: Iterable[str]) -> str:
     if not (name.startswith(PREFIX) or name in allow or name in os.environ.get(ALLOWED, "").split(",")):
         raise RecipeError(
-            f"${{{name}}} is not filled in: only {PREFIX}* variables are. Give --allow-env {name} if it is to be."
+            f"${{{name}}} is not expanded: only {PREFIX}* variables are. To allow it, give --allow-env {name}."
         )
     if (value := os.environ.get(name)) is None:
         if default is None:
             raise RecipeError(
-                f"${{{name}}} is used, but the environment has no {name}. Set it, or write ${{{name}:-default}}."
+                f"${{{name}}} is used, but the environment variable {name} is not set. Set it, or write "
+                f"${{{name}:-default}}."
             )
         return default
     if len(value) >= (6 if name.startswith(PREFIX) else 3):  # shorter ones are parts of too many words
