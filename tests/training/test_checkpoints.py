@@ -169,7 +169,7 @@ def test_a_checkpoint_without_digests_is_taken_with_a_note(copy: Path, through: 
     shutil.rmtree(copy / "checkpoint-6")
     again = trainer(copy)
     again.train(resume_from_checkpoint=True)
-    assert again.resumed_from == copy / "checkpoint-4" and "unverified" in again.run.notes[0]
+    assert again.resumed_from == copy / "checkpoint-4" and "without a check" in again.run.notes[0]
     assert testing.distance(through[1], again.run.weights.snapshot()) == 0.0
 
 

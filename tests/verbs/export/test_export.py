@@ -197,7 +197,7 @@ def test_an_export_that_replies_otherwise_is_an_error_and_leaves_nothing(
         return inner(adapters[:1], folder)  # the user's half is lost
 
     monkeypatch.setattr(concatenate, "concatenated", halved)
-    with pytest.raises(ModelError, match=r"of 8 greedy replies of the export differ.*nothing was\s+written"):
+    with pytest.raises(ModelError, match=r"of 8 greedy replies of the export differ.*Nothing was\s+written"):
         export(str(run), "stacked", out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
