@@ -86,7 +86,7 @@ def test_the_error_says_what_the_set_holds_and_what_to_write(path: Any) -> None:
 
     assert told("harm", "look-alikes") == (
         "evaluate.harm: 'xstest' holds 1 harmless look-alikes (kind: benign), and this place takes harmful requests "
-        "(kind: harmful). Choose other rows of it by `part:` (safe, unsafe), or name another set."
+        "(kind: harmful). Choose other rows of this set with `part:` (safe, unsafe), or name another set."
     )
     assert "'chats' (jsonl) holds 3 rows of a task (kind: task)" in told("harm", "chats")
     assert "write `kind: harmful` on the set" in told("harm", "chats")

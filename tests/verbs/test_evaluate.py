@@ -296,7 +296,7 @@ def test_a_run_is_measured_from_its_folder_and_read_back(
     tmp_path: Path, model_folder: Make, rows_file: Make, settings: Evaluate
 ) -> None:
     recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, settings)
-    with pytest.raises(RecipeError, match="not trained to its end"):
+    with pytest.raises(RecipeError, match="is not fully trained"):
         of_run(tmp_path, recipe)
     run = finetune(recipe)
     [row] = evaluate(str(run))
