@@ -93,7 +93,7 @@ def test_the_error_says_what_the_set_holds_and_what_to_write(path: Any) -> None:
     assert "write `kind: benign` on the set" in told("refusal", "harmful prompts")
     # A mixed set is not filtered by itself.
     assert "2 harmless look-alikes (kind: benign) and 2 harmful requests (kind: harmful)" in told("harm", "both")
-    assert "by `types:` (vanilla_harmful, vanilla_benign" in told("harm", "both")
+    assert "with `types:` (vanilla_harmful, vanilla_benign" in told("harm", "both")
 
 
 def test_safety_rows_and_poison_have_their_kinds(path: Any) -> None:
