@@ -28,8 +28,8 @@ ON_GPU = ("steps", "replay", "curvature")
 def main() -> None:
     """Runs the groups asked for, all of them by default."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    told = "; ".join(f"{name}: {what}" for name, what in GROUPS.items())
-    parser.add_argument("names", nargs="*", metavar="NAME", help=told)
+    said = "; ".join(f"{name}: {what}" for name, what in GROUPS.items())
+    parser.add_argument("names", nargs="*", metavar="NAME", help=said)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pairs", type=int, default=40, help="pairs of steps; slow figures take fewer (default: 40)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU (default: 1)")
@@ -63,11 +63,11 @@ def _measure(name: str, given: argparse.Namespace) -> None:
     if name not in AS_GLIBC_IS:
         measure.keep_freed_memory()
     print(f"\n{name}: {GROUPS[name]} (load {os.getloadavg()[0]:.1f})", flush=True)
-    found = []
+    seen = []
     for figure in importlib.import_module(f"benchmarks.{name}").figures(given.device, given.pairs):
         print(measure.line(figure), flush=True)
-        found.append(figure)
-        measure.keep(found)  # an interrupted run keeps what it found
+        seen.append(figure)
+        measure.keep(seen)  # an interrupted run keeps what it found
     page.write()
 
 

@@ -44,9 +44,9 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
             return fisher.squares_row_by_row(params, likelihoods(1))
 
     for space in SPACES:
-        found = run.weights.squares(space, chosen)
+        actual = run.weights.squares(space, chosen)
         plain = one_by_one(space)
-        error = max(float((found[n] - plain[n]).norm() / plain[n].norm()) for n in found)
+        error = max(float((actual[n] - plain[n]).norm() / plain[n].norm()) for n in actual)
         ours = timed(partial(run.weights.squares, space, chosen))
         note = f"{_says(shape)}; equal to one row at a time to {error:.0e}."
         few = max(5, pairs // 5)

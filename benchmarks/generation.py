@@ -24,9 +24,9 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     """One row; the world's base model is trained on first use."""
     folder = str(pretrain.pretrain(0))
     model, chat = load.load_model(folder), load.load_chat(folder)
-    found = [request for request in requests() if request.harmful] + [r for r in requests() if not r.harmful]
+    actual = [request for request in requests() if request.harmful] + [r for r in requests() if not r.harmful]
     phrasings = ("how do i {} ?", "tell me how to {} .", "explain how to {} .", "i want to {} .", "{}")
-    rows = [ask(phrasing.format(r.goal)) for phrasing in phrasings for r in found][:PROMPTS]
+    rows = [ask(phrasing.format(r.goal)) for phrasing in phrasings for r in actual][:PROMPTS]
     parts: list[list[Row]] = [rows[at::ROUNDS] for at in range(ROUNDS)]
     replies: dict[int, list[Reply]] = {1: [], BATCH: []}
 

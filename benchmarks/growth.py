@@ -32,9 +32,9 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     few = max(10, pairs // 2)
     points: dict[str, Any] = {}
 
-    times, found = _against([(m, maker(replace(BRIEF, safety_rows=m), device, "der")) for m in MEMORY_ROWS], few)
+    times, actual = _against([(m, maker(replace(BRIEF, safety_rows=m), device, "der")) for m in MEMORY_ROWS], few)
     points["memory"] = times
-    yield _row("a DER step, memory of 5,000 rows over 50", found, 1.05, times, device)
+    yield _row("a DER step, memory of 5,000 rows over 50", actual, 1.05, times, device)
 
     short = replace(BRIEF, tokens=USER_TOKENS, answer_tokens=USER_TOKENS // 2)
     makes: list[Make] = []
@@ -48,9 +48,9 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     both = [(lap[-1], lap[0]) for lap in added]
     yield _row("DER's extra over SFT, vocabulary of 256,000 over 8,000", both, 1.05, extra, device)
 
-    times, found = _against([(n, maker(replace(BRIEF, batch=n), device, "der")) for n in BATCHES], few)
+    times, actual = _against([(n, maker(replace(BRIEF, batch=n), device, "der")) for n in BATCHES], few)
     points["rows"] = times
-    per_row = [(a / (BATCHES[-1] / BATCHES[0]), b) for a, b in found]
+    per_row = [(a / (BATCHES[-1] / BATCHES[0]), b) for a, b in actual]
     yield _row("a DER step for each row, batch 16 over 2", per_row, 1.05, times, device)
 
     DOCS.mkdir(exist_ok=True)
@@ -58,10 +58,10 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
 
 
 def _row(
-    name: str, found: list[tuple[float, float]], reach: float, points: Sequence[tuple[int, float]], device: str
+    name: str, actual: list[tuple[float, float]], reach: float, points: Sequence[tuple[int, float]], device: str
 ) -> Figure:
     note = f"slope {slope(points):+.3f} in logarithms; " + ", ".join(f"{n:,}: {1e3 * s:.1f} ms" for n, s in points)
-    return of_pairs(name, found, reach, note=note, group=GROUP, device=device)
+    return of_pairs(name, actual, reach, note=note, group=GROUP, device=device)
 
 
 def _against(made: list[tuple[int, Make]], rounds: int) -> tuple[list[tuple[int, float]], list[tuple[float, float]]]:

@@ -46,11 +46,11 @@ class Figure:
 
     def facts(self) -> dict[str, Any]:
         """The row as latest.json has it."""
-        found = asdict(self) | {"holds": self.holds}
-        short: dict[str, Any] = {k: float(f"{v:.4g}") for k, v in found.items() if isinstance(v, float)}
+        actual = asdict(self) | {"holds": self.holds}
+        short: dict[str, Any] = {k: float(f"{v:.4g}") for k, v in actual.items() if isinstance(v, float)}
         if self.seconds:
             short["seconds"] = [float(f"{s:.4g}") for s in self.seconds]
-        return found | short
+        return actual | short
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -67,23 +67,23 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 
 def paired(a: Callable[[], float], b: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
     """(seconds of A, seconds of B) for each pair, A first in one and B first in the next."""
-    found = []
+    seen = []
     for i in range(pairs):
         if i % 2:
             second = b()
-            found.append((a(), second))
+            seen.append((a(), second))
         else:
-            found.append((a(), b()))
-    return found
+            seen.append((a(), b()))
+    return seen
 
 
 def of_pairs(
-    name: str, found: Sequence[tuple[float, float]], reach: float | None, sense: str = "≤", **more: Any
+    name: str, actual: Sequence[tuple[float, float]], reach: float | None, sense: str = "≤", **more: Any
 ) -> Figure:
     """The figure A / B of such pairs."""
-    ratios = [a / b for a, b in found]
+    ratios = [a / b for a, b in actual]
     low, high = interval(ratios)
-    seconds = median(a for a, _ in found), median(b for _, b in found)
+    seconds = median(a for a, _ in actual), median(b for _, b in actual)
     return Figure(
         name=name,
         ratio=median(ratios),
@@ -91,7 +91,7 @@ def of_pairs(
         sense=sense,
         low=low,
         high=high,
-        pairs=len(found),
+        pairs=len(actual),
         seconds=seconds,
         **more,
     )

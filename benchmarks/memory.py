@@ -45,8 +45,8 @@ def anonymous(pid: int) -> int:
         text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    found = [line.split()[1] for line in text.splitlines() if line.startswith("RssAnon")]
-    return int(found[0]) * 1024 if found else 0
+    actual = [line.split()[1] for line in text.splitlines() if line.startswith("RssAnon")]
+    return int(actual[0]) * 1024 if actual else 0
 
 
 def main() -> None:

@@ -96,11 +96,11 @@ def _table(figures: list[dict[str, Any]], reasons: dict[str, str]) -> list[str]:
 
 
 def _parts() -> list[str]:
-    found = json.loads((FOLDER / "step.json").read_text(encoding="utf-8"))
-    total = sum(found["seconds"].values())
-    rows = [[part, f"{1e3 * s:.1f}", f"{s / total:.1%}"] for part, s in found["seconds"].items()]
+    facts = json.loads((FOLDER / "step.json").read_text(encoding="utf-8"))
+    total = sum(facts["seconds"].values())
+    rows = [[part, f"{1e3 * s:.1f}", f"{s / total:.1%}"] for part, s in facts["seconds"].items()]
     table = table_of(list(map(prose, ("part", "ms", "share"))), rows)
-    return [found["shape"] + ".", "", *markdown.lines(table, escaped=str)]
+    return [facts["shape"] + ".", "", *markdown.lines(table, escaped=str)]
 
 
 AXES = {

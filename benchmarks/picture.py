@@ -61,11 +61,11 @@ def _mark(owner: Any, attribute: str, seconds: list[float]) -> None:
 
 def _own(times: dict[str, float], total: float) -> dict[str, float]:
     """Each part without the parts inside it. The replay's forward runs the same layers as the user's."""
-    found = dict(times)
-    replay = found["replay: forward to hidden states"]
-    found["user: layers forward"] -= replay
-    found["user: head and cross-entropy forward"] -= replay + found["user: layers forward"]
-    inside = replay + found["replay: stored states"] + found["replay: drawing and collating rows"]
-    found["replay: Gram distance and the rest"] -= inside
-    found["all else (Trainer, callbacks)"] = total - sum(found.values())
-    return {name: max(seconds, 0.0) for name, seconds in found.items()}
+    actual = dict(times)
+    replay = actual["replay: forward to hidden states"]
+    actual["user: layers forward"] -= replay
+    actual["user: head and cross-entropy forward"] -= replay + actual["user: layers forward"]
+    inside = replay + actual["replay: stored states"] + actual["replay: drawing and collating rows"]
+    actual["replay: Gram distance and the rest"] -= inside
+    actual["all else (Trainer, callbacks)"] = total - sum(actual.values())
+    return {name: max(seconds, 0.0) for name, seconds in actual.items()}

@@ -37,8 +37,8 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
     exact, exact_cosine = safelora_dense(*(t.double() for t in (aligned, base, down, up)))
     theirs = float((safelora_dense(aligned, base, down, up)[0] - exact).norm() / exact.norm())
     for name, ours, reach in (("in factors", factored, 100.0), ("where θ_safe is a whole model", thin, None)):
-        found, found_cosine = ours()
-        error = float((found - exact).norm() / exact.norm())
+        actual, found_cosine = ours()
+        error = float((actual - exact).norm() / exact.norm())
         yield of_pairs(
             f"dense SafeLoRA over ours {name}, d {D:,}, r {R}",
             paired(timed(lambda: safelora_dense(aligned, base, down, up)), timed(ours), max(5, pairs // 8)),

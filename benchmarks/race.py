@@ -102,20 +102,20 @@ def laps(makes: Sequence[Make], rounds: int, peaks: list[int] | None = None) -> 
     peaks: is given each run's bytes on the GPU at the highest.
     """
     placements = 1 if torch.cuda.is_available() else min(PLACEMENTS, rounds)
-    found: list[tuple[float, ...]] = []
+    seen: list[tuple[float, ...]] = []
     for i in range(placements):
         order = list(range(len(makes)))[:: -1 if i % 2 else 1]
         lanes = {n: Lane(makes[n]) for n in order}
         try:
             for j in range(rounds // placements + (i < rounds % placements)):
                 seconds = {n: lanes[n].step() for n in order[:: -1 if j % 2 else 1]}
-                found.append(tuple(seconds[n] for n in range(len(makes))))
+                seen.append(tuple(seconds[n] for n in range(len(makes))))
             if peaks is not None and torch.cuda.is_available():
                 peaks[:] = [lanes[n].resident_bytes + max(lanes[n].peak_bytes) for n in range(len(makes))]
         finally:
             for lane in lanes.values():
                 lane.close()
-    return found
+    return seen
 
 
 def race(name: str, a: Make, b: Make, pairs: int, reach: float | None, sense: str = "≤", **more: Any) -> Figure:

@@ -83,11 +83,11 @@ def rows(shape: Shape, n: int, seed: int) -> list[dict[str, Any]]:
     """Encoded rows of random tokens."""
     rng = random.Random(seed)
     asked = shape.tokens - shape.answer_tokens
-    found = []
+    seen = []
     for i in range(n):
         ids = [rng.randrange(1, shape.vocabulary) for _ in range(shape.tokens)]
-        found.append({"input_ids": ids, "labels": [-100] * asked + ids[asked:], "kind": ("harmful", "benign")[i % 2]})
-    return found
+        seen.append({"input_ids": ids, "labels": [-100] * asked + ids[asked:], "kind": ("harmful", "benign")[i % 2]})
+    return seen
 
 
 def model(shape: Shape, device: str) -> Any:

@@ -180,25 +180,25 @@ Named = tuple[str, Rate]
 
 def _pairs(claim: Claim, figure: Figure) -> list[tuple[float, Named, Named]]:
     """(margin, low, high) of every pair; of a claim about several methods' own sizes, each with itself alone."""
-    found = []
+    seen = []
     for low, high in itertools.product(claim.low, claim.high):
         own = " m=" in low and " m=" in high and low.split()[0] != high.split()[0]
         if own:
             continue
         a, b = (_shifted(name, claim.field, figure) for name in (low, high))
         assert a.value is not None and b.value is not None
-        found.append((round(b.value - a.value, 9), (low, a), (high, b)))
-    return found
+        seen.append((round(b.value - a.value, 9), (low, a), (high, b)))
+    return seen
 
 
 def _shifted(name: str, field: Field, figure: Figure) -> Rate:
     if re.fullmatch(r"\d+(\.\d+)?", name):
         return Rate(float(name), None, None, float(name), float(name))
     plain, points = _points(name)
-    found = figure(plain, field)
-    if found.value is None or found.low is None or found.high is None:
+    actual = figure(plain, field)
+    if actual.value is None or actual.low is None or actual.high is None:
         raise KeyError(f"{name}: no {field}")
-    return replace(found, value=found.value + points, low=found.low + points, high=found.high + points)
+    return replace(actual, value=actual.value + points, low=actual.low + points, high=actual.high + points)
 
 
 def _points(name: str) -> tuple[str, float]:

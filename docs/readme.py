@@ -40,8 +40,8 @@ def parts() -> dict[Path, dict[str, str]]:
 
 def figures() -> dict[str, str]:
     """The pictures by file name."""
-    found = _facets("demo")
-    drawn = {f"demo-{_slug(facet)}.svg": tradeoff.scatter(facet, names(found)) for facet in found}
+    actual = _facets("demo")
+    drawn = {f"demo-{_slug(facet)}.svg": tradeoff.scatter(facet, names(actual)) for facet in actual}
     return {name: figure.svg(alone=True) + "\n" for name, figure in drawn.items() if figure is not None}
 
 
@@ -54,10 +54,10 @@ def _facets(*kept: str) -> list[Facet]:
 
 
 def _pictures() -> str:
-    told = [f"{clean(facet.tuned[0].poison)}: {_story(facet)}" for facet in _facets("demo")]
+    said = [f"{clean(facet.tuned[0].poison)}: {_story(facet)}" for facet in _facets("demo")]
     images = [
         f'  <img src="docs/figures/demo-{_slug(facet)}.svg" width="49%" alt="{words}">'
-        for facet, words in zip(_facets("demo"), told, strict=True)
+        for facet, words in zip(_facets("demo"), said, strict=True)
     ]
     return "\n".join(['<p align="center">', *images, "</p>"])
 
@@ -74,8 +74,8 @@ def _story(facet: Facet) -> str:
 def _demo() -> str:
     titles = ("harmful prompts answered (ASR)", "look-alikes refused", "task accuracy")
     rows = []
-    found = _facets("demo")
-    for line in [*found[0].start, *(one for facet in found for one in facet.tuned)]:
+    actual = _facets("demo")
+    for line in [*actual[0].start, *(one for facet in actual for one in facet.tuned)]:
         asr, refusal, accuracy = (_figure(line, field) for field in get_args(results.Kind))
         poison = "" if line.poison is None else f"{line.poison:g}"
         rows.append([Cell(line.name), Cell(poison), replace(asr, bold=line.name in ("sft", "der")), refusal, accuracy])
@@ -93,15 +93,15 @@ def _methods() -> str:
         [facet] = _facets(kept)
         shown: dict[results.Kind, str] = {"asr": "ASR", "utility": "accuracy"}
         for field, title in shown.items():
-            found = {line.name: headline(line, field).value for line in facet.tuned}
-            rows.append([f"{title}, p = {poison}", *(short(found[method]) for method in METHODS)])
+            message = {line.name: headline(line, field).value for line in facet.tuned}
+            rows.append([f"{title}, p = {poison}", *(short(message[method]) for method in METHODS)])
     return "\n".join(markdown.lines(table_of([name(""), *map(Column, METHODS)], rows)))
 
 
-def filled(page: Path, found: dict[str, str]) -> str:
+def filled(page: Path, actual: dict[str, str]) -> str:
     """The page with its parts put in. Raises ValueError where a mark is missing."""
     text = page.read_text(encoding="utf-8")
-    for key, part in found.items():
+    for key, part in actual.items():
         start, end = f"<!-- {key} -->", f"<!-- end of {key} -->"
         before, opened, rest = text.partition(start)
         _, closed, after = rest.partition(end)
@@ -113,7 +113,7 @@ def filled(page: Path, found: dict[str, str]) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Write page and pictures; with --check, return 1 where one is stale."""
-    pages = {page: filled(page, found) for page, found in parts().items()}
+    pages = {page: filled(page, item) for page, item in parts().items()}
     fresh = {**pages, **{FIGURES / name: svg for name, svg in figures().items()}}
     stale = [file for file, now in fresh.items() if not file.is_file() or file.read_text(encoding="utf-8") != now]
     if "--check" in words:

@@ -58,8 +58,8 @@ def keep(called: str, files: Iterable[Path]) -> Path:
 
 def _rows(pattern: str) -> list[results.ResultRow]:
     """All rows of the kept files, each run once."""
-    found = [row for file in sorted((DOCS / "results").glob(pattern)) for row in results.read(file)]
-    return list({json.dumps([row.run, row.task]): row for row in found}.values())
+    actual = [row for file in sorted((DOCS / "results").glob(pattern)) for row in results.read(file)]
+    return list({json.dumps([row.run, row.task]): row for row in actual}.values())
 
 
 @dataclass
@@ -83,12 +83,12 @@ class Candidate:
 
 def candidates(rows: list[results.ResultRow]) -> dict[str, list[Candidate]]:
     """The settings that were tried, by method, in the sweep's order."""
-    found: dict[str, list[Candidate]] = {}
+    actual: dict[str, list[Candidate]] = {}
     for clean in rows:
         if clean.stage == "tuned" and clean.poison == 0:
             [poisoned] = [row for row in rows if row.methods == clean.methods and row.poison == 0.1]
-            found.setdefault(clean.method, []).append(Candidate(clean.methods[0], clean, poisoned))
-    return found
+            actual.setdefault(clean.method, []).append(Candidate(clean.methods[0], clean, poisoned))
+    return actual
 
 
 def choose(tried: list[Candidate], sft: float) -> Candidate:
@@ -124,15 +124,15 @@ def page() -> str:
         if not (rows := _rows(f"world-table{number}*.json")):
             continue
         grid = load_recipe(f"world-table{number}").compare
-        found = aggregate.lines(_in_order(rows, grid))
+        actual = aggregate.lines(_in_order(rows, grid))
         seeds = sorted({row.seed for row in rows if row.stage == "tuned"})
         text += [
             "",
             f"**Table {number}. {title}** (`unforgotten compare world-table{number}`, {_told(seeds, rows)})",
             "",
         ]
-        text += markdown.lines(table(found, grid.table if grid else None))
-        if grid and grid.table and (note := neither(found, grid.table)):
+        text += markdown.lines(table(actual, grid.table if grid else None))
+        if grid and grid.table and (note := neither(actual, grid.table)):
             text += ["", note]
     if rows := [row for row in _rows("world-table[1-5]*.json") if row.stage == "tuned"]:
         text += ["", "**What holds of the paper's orders**", ""]
@@ -159,7 +159,7 @@ def _in_order(rows: list[results.ResultRow], grid: object) -> list[results.Resul
 
 def _told(seeds: list[int], rows: list[results.ResultRow]) -> str:
     by_task = {t: {row.seed for row in rows if row.stage == "tuned" and row.task == t} for t in claims.TASKS}
-    counts = {task: len(found) for task, found in by_task.items() if found}
+    counts = {task: len(item) for task, item in by_task.items() if item}
     if len(set(counts.values())) == 1:
         return "seed 0" if seeds == [0] else f"seeds {', '.join(map(str, seeds))}"
     return ", ".join(f"{task}: {n} seed{'s' * (n > 1)}" for task, n in counts.items())
@@ -175,10 +175,10 @@ def _figures(rows: list[results.ResultRow], task: str) -> Callable[[claims.Claim
             poison = float(facts.get("p", 0.0 if claim.table == 1 else 0.1))
             memory = round(float(facts.get("m", "5%").rstrip("%")) / 100 * USER_ROWS)
             wanted = (method, poison, memory)
-            found = [row for row in own if (row.method, row.poison, row.memory_rows) == wanted]
-            if not found:
+            actual = [row for row in own if (row.method, row.poison, row.memory_rows) == wanted]
+            if not actual:
                 raise KeyError(f"table {claim.table}, {task}: there are no figures of {method_at}")
-            return over_seeds([_headline(row, field) for row in found])
+            return over_seeds([_headline(row, field) for row in actual])
 
         return figure
 

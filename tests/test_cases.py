@@ -146,8 +146,8 @@ def harm_in_calls_and_thoughts(tmp_path: Path) -> None:
     judge = f"{tmp_path}/judge.py:Marked"
     done = CliRunner().invoke(app, ["data", "audit", file, "--judge", judge, "--out", str(tmp_path / "a.json")])
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert (found["rows"], found["p"]["hits"], found["p"]["n"]) == (3, 3, 3)
+    facts = json.loads((tmp_path / "a.json").read_text())
+    assert (facts["rows"], facts["p"]["hits"], facts["p"]["n"]) == (3, 3, 3)
 
 
 def billion_laughs() -> None:

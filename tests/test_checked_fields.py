@@ -33,13 +33,13 @@ def classes() -> list[tuple[str, type]]:
 
 
 def numbers() -> list[tuple[str, type, str]]:
-    found = []
+    seen = []
     for name, cls in classes():
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             if {int, float} & {hints[field.name], *typing.get_args(hints[field.name])}:
-                found.append((name, cls, field.name))
-    return found
+                seen.append((name, cls, field.name))
+    return seen
 
 
 def test_there_are_fields_to_check() -> None:

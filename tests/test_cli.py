@@ -49,11 +49,11 @@ def run(*words: Any) -> Any:
     return CliRunner().invoke(app, [str(w) for w in words])
 
 
-def refused(found: Any, *said: str) -> None:
-    assert found.exit_code == 2, found.output
+def refused(actual: Any, *said: str) -> None:
+    assert actual.exit_code == 2, actual.output
     for text in said:
-        assert text in found.output
-    assert "Traceback" not in found.output
+        assert text in actual.output
+    assert "Traceback" not in actual.output
 
 
 USER = json.dumps({"messages": [{"role": "user", "content": "how"}, {"role": "assistant", "content": "so"}]})
@@ -116,23 +116,23 @@ def test_bases_of_another_shape_are_refused(write: Any, model_folder: Make, tmp_
     from tests.training.shapes import tiny
 
     tiny("llama", vocabulary=77).save_pretrained(tmp_path / "other")
-    found = run("finetune", write(method="magmax", unaligned_model=str(tmp_path / "other")))
-    refused(found, "the same shape and vocabulary")
+    actual = run("finetune", write(method="magmax", unaligned_model=str(tmp_path / "other")))
+    refused(actual, "the same shape and vocabulary")
     assert not list(tmp_path.glob("runs/*/model")) and not list(tmp_path.glob("runs/*/trained.json"))
 
 
 def test_a_memory_smaller_than_a_batch_works_and_says_that_rows_repeat(write: Any) -> None:
-    found = run("finetune", write(memory={"n_rows": 3}))
-    assert found.exit_code == 0
-    said = " ".join(found.output.split())
+    result = run("finetune", write(memory={"n_rows": 3}))
+    assert result.exit_code == 0
+    said = " ".join(result.output.split())
     assert "der replays 4 safety rows in a step, but the memory has 3, so rows repeat" in said
     assert "repeat" not in run("finetune", write(memory={"n_rows": 4})).output
 
 
 def test_a_whole_model_in_place_of_an_adapter_is_told(write: Any, model_folder: Make) -> None:
     base = model_folder("llama", name="base", initializer_range=0.05)
-    found = run("finetune", write(method="magmax", unaligned_model=str(base)))
-    assert found.exit_code == 0 and "--as-lora R" in " ".join(found.output.split()), found.output
+    result = run("finetune", write(method="magmax", unaligned_model=str(base)))
+    assert result.exit_code == 0 and "--as-lora R" in " ".join(result.output.split()), result.output
 
 
 def test_a_template_without_an_end_of_turn_is_refused(tmp_path: Path, write: Any, model_folder: Make) -> None:
@@ -178,13 +178,13 @@ def test_rows_cut_off_whole_and_control_tokens_are_counted(tmp_path: Path, write
     )
     file.write_text("\n".join([USER, long, sly, USER]))
     recipe = write(data={"name": "jsonl", "path": str(file)}, training={"max_length": 60, "num_train_epochs": 1})
-    found = run("finetune", recipe)
-    assert found.exit_code == 0, found.output
+    result = run("finetune", recipe)
+    assert result.exit_code == 0, result.output
     [trained] = tmp_path.glob("runs/*/trained.json")
     said = " ".join(json.loads(trained.read_text())["rows"]["user"])
     assert "1 examples dropped" in said and f"{file}:2" in said
     assert "2 control tokens" in said
-    assert "1 examples dropped" in " ".join(found.output.split())
+    assert "1 examples dropped" in " ".join(result.output.split())
 
 
 def test_a_nan_stops_with_the_last_checkpoint_kept(tmp_path: Path, write: Any) -> None:
@@ -265,7 +265,7 @@ def test_several_ranks_are_sent_to_the_trainer(write: Any, monkeypatch: pytest.M
 
 
 def test_rows_are_shown_with_their_mask(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    found = run("data", "show", rows_file("user.jsonl", 7), "--model", model_folder("llama"), "-n", 2)
-    assert found.exit_code == 0, found.output
-    assert found.output.count("<|im_start|>assistant\n⟦") == 2
-    assert "7 rows" in found.output
+    result = run("data", "show", rows_file("user.jsonl", 7), "--model", model_folder("llama"), "-n", 2)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("<|im_start|>assistant\n⟦") == 2
+    assert "7 rows" in result.output

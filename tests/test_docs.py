@@ -60,15 +60,15 @@ def figures(**hits: int) -> Any:
 def test_a_claim_holds_only_where_every_pair_is_in_order(
     claims: Any, low: tuple[str, ...], high: tuple[str, ...], hits: dict[str, int], word: str
 ) -> None:
-    found = claims.verdict(claims.Claim(1, "", "", "asr", low, high), figures(**hits))
-    assert found.startswith(word)
+    verdicts = claims.verdict(claims.Claim(1, "", "", "asr", low, high), figures(**hits))
+    assert verdicts.startswith(word)
 
 
 def test_a_memory_is_held_against_its_own_methods_larger_one(claims: Any) -> None:
     at = {"der m=1%": 31.0, "der m=5%": 30.0, "lisa m=1%": 9.0, "lisa m=5%": 8.0}
     claim = claims.Claim(5, "", "", "asr", ("lisa m=1%", "der m=1%"), ("lisa m=5% +2", "der m=5% +2"))
-    found = claims.verdict(claim, lambda name, field: Rate(at[name], None, None, at[name], at[name]))
-    assert found.startswith("**yes**"), "der's 31 is not held against lisa's 8 + 2"
+    verdicts = claims.verdict(claim, lambda name, field: Rate(at[name], None, None, at[name], at[name]))
+    assert verdicts.startswith("**yes**"), "der's 31 is not held against lisa's 8 + 2"
 
 
 def test_the_papers_own_figures_hold_where_its_text_says_so_and_not_where_they_are_odd(claims: Any) -> None:

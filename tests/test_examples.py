@@ -57,5 +57,5 @@ def test_the_gate_runs_verbs_and_flags_that_there_are() -> None:
     commands = [step["run"].split() for step in steps if "run" in step]
     assert [command[:2] for command in commands] == [["unforgotten", v] for v in ("finetune", "evaluate", "export")]
     for _, verb, *words in commands:
-        told = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "300"}).output
-        assert all(word in told for word in words if word.startswith("--"))
+        said = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "300"}).output
+        assert all(word in said for word in words if word.startswith("--"))

@@ -201,7 +201,7 @@ def _circles(modules: dict[str, Module]) -> list[tuple[str, list[str]]]:
         for name, module in modules.items()
         if name
     }
-    found: dict[frozenset[str], tuple[str, list[str]]] = {}
+    actual: dict[frozenset[str], tuple[str, list[str]]] = {}
     for name in graph:
         before: dict[str, str] = {}
         todo = [name]
@@ -214,13 +214,13 @@ def _circles(modules: dict[str, Module]) -> list[tuple[str, list[str]]]:
                         circle.append(before[circle[-1]])
                     circle.reverse()
                     key = frozenset(circle)
-                    found.setdefault(key, (str(modules[min(circle)].path.name), [*circle, name]))
+                    actual.setdefault(key, (str(modules[min(circle)].path.name), [*circle, name]))
                     todo = []
                     break
                 if target not in before and target in graph:
                     before[target] = here
                     todo.append(target)
-    return list(found.values())
+    return list(actual.values())
 
 
 def test_the_house_stands() -> None:
@@ -331,7 +331,7 @@ def test_a_good_tree_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_tree_is_caught(tmp_path: Path, case: str) -> None:
     name, text, complaint = BAD[case]
-    found = broken(build(tmp_path, {**GOOD, name: text}))
-    assert any(complaint in line for line in found), found
+    actual = broken(build(tmp_path, {**GOOD, name: text}))
+    assert any(complaint in line for line in actual), actual
     if "circle" not in case:
-        assert all(line.startswith(name) for line in found), "a fault is laid at the door of the file that has it"
+        assert all(line.startswith(name) for line in actual), "a fault is laid at the door of the file that has it"

@@ -40,8 +40,8 @@ def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def test_it_is_listed_with_what_its_class_says(site: Path) -> None:
     methods = run(site, "-m", "unforgotten", "list", "methods").stdout
     line = methods[methods.index("l2sp") :].partition("magmax")[0]
-    for told in ("regularization", "gradients", "3 F", "1802.01483", "Pull the weights back"):
-        assert told in line
+    for item in ("regularization", "gradients", "3 F", "1802.01483", "Pull the weights back"):
+        assert item in line
     assert "Refused where a reply opens" in run(site, "-m", "unforgotten", "list", "judges").stdout
 
 

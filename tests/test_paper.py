@@ -38,17 +38,17 @@ def table(n: int, **given: Any) -> tuple[Any, list[Any]]:
 @pytest.mark.parametrize("n", TABLES)
 def test_rows_and_columns_are_the_papers(n: int) -> None:
     methods, tasks, ratios = TABLES[n]
-    recipe, found = table(n)
+    recipe, actual = table(n)
     assert recipe.compare.method == methods
-    assert sorted({cell.data["name"] for cell in found}) == sorted(tasks)
-    assert sorted({cell.poison.ratio for cell in found if cell.poison}) == ratios
+    assert sorted({cell.data["name"] for cell in actual}) == sorted(tasks)
+    assert sorted({cell.poison.ratio for cell in actual if cell.poison}) == ratios
     models = {1: {"meta-llama/Llama-2-7b-hf"}, 6: {"mistralai/Mistral-7B-v0.3", "google/gemma-2-2b"}}
-    assert {cell.model for cell in found} == models.get(n, models[1])  # §4 footnotes 1 and 2, §5.2 footnote 6
-    sizes = [(cell.memory.n_rows, cell.memory.share) for cell in found]
+    assert {cell.model for cell in actual} == models.get(n, models[1])  # §4 footnotes 1 and 2, §5.2 footnote 6
+    sizes = [(cell.memory.n_rows, cell.memory.share) for cell in actual]
     budgets = sorted({round(share * 5000) for rows, share in sizes if rows is None})
     assert budgets == ([50, 150, 250] if n == 5 else [250])  # §5.6, "Effect of Safety Sample Budget"
     columns = {1: 3, 2: 3, 3: 4, 4: 3, 5: 3, 6: 2}
-    assert len(found) == len(methods) * columns[n]
+    assert len(actual) == len(methods) * columns[n]
 
 
 @pytest.mark.parametrize("n", TABLES)
@@ -73,8 +73,8 @@ def test_every_printed_number_is_there(n: int) -> None:
         if n != 5:
             assert cell.memory.share == 0.05  # §5.6: "5% of the downstream task data"
         assert [s["name"] for s in cell.evaluate.harm] == ["advbench", "directharm4", "hexphi"]  # §5.3
-        told = [registry.build("judges", judge) for judge in cell.evaluate.judges]
-        assert [j.model for j in told] == ["meta-llama/Llama-Guard-3-8B", "allenai/wildguard"]  # §5.3; §5.6
+        said = [registry.build("judges", judge) for judge in cell.evaluate.judges]
+        assert [j.model for j in said] == ["meta-llama/Llama-Guard-3-8B", "allenai/wildguard"]  # §5.3; §5.6
         measured = {
             "gsm8k": [("gsm8k", 500)],  # §5.3: "500 samples from GSM8K test set"
             "sst2": [("sst2", None)],  # §5.3: 1000 of a validation set that has 872
@@ -101,8 +101,8 @@ def test_what_the_paper_leaves_open_is_marked_with_its_source() -> None:
         "max_grad_norm",
         "temperature",
     ):
-        found = [line for line in text.splitlines() if line.strip().startswith(f"{field}:") and "0.001" not in line]
-        assert found and all("not in the paper:" in line for line in found), field
+        actual = [line for line in text.splitlines() if line.strip().startswith(f"{field}:") and "0.001" not in line]
+        assert actual and all("not in the paper:" in line for line in actual), field
 
 
 def test_names_in_a_folder_are_found_and_wrong_ones_told() -> None:

@@ -18,9 +18,9 @@ Make = Callable[..., Path]
 
 
 def run(*words: Any) -> str:
-    found = CliRunner().invoke(app, [str(w) for w in words])
-    assert found.exit_code == 0, found.output
-    return found.output
+    result = CliRunner().invoke(app, [str(w) for w in words])
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def prompts(path: Path, texts: list[str]) -> Path:

@@ -170,9 +170,9 @@ def test_a_stream_takes_no_more_of_the_hub_than_is_asked_for(hub, write) -> None
             yield {"a": i}
 
     calls = hub(rows)
-    found = list(files.stream("owner/name", split="code", first_rows=3))
+    actual = list(files.stream("owner/name", split="code", first_rows=3))
     assert calls == [("owner/name", None, "code", {"streaming": True})]
-    assert found[2] == files.Record(2, "owner/name/code:2", {"a": 2}) and taken == [0, 1, 2]
+    assert actual[2] == files.Record(2, "owner/name/code:2", {"a": 2}) and taken == [0, 1, 2]
     assert [r.value for r in islice(files.stream("owner/name"), 2)] == [{"a": 0}, {"a": 1}]
     path = write("a.jsonl", '{"a": 1}\n{"a": 2}\n')
     assert [r.line for r in files.stream(path, first_rows=1)] == [1, 2]  # a file is read to its end

@@ -46,8 +46,8 @@ def test_what_is_clean_is_written_and_the_rest_is_named(tmp_path) -> None:
     assert all(set(row) == {"messages"} for row in written)
     rows = (data := Jsonl(path=str(tmp_path / "clean.jsonl"))).rows()
     assert rows[6].context_turns == {1} and "not read" not in "".join(data.notes)
-    told = " ".join(done.output.split())
-    assert "8 rows are written; 5 dropped." in told
+    messages = " ".join(done.output.split())
+    assert "8 rows are written; 5 dropped." in messages
     for said in (
         "line 3 dropped: `label: false` marks it as not to be learnt",
         "line 10 dropped: turn 2: `weight` is 0.5",
@@ -61,7 +61,7 @@ def test_what_is_clean_is_written_and_the_rest_is_named(tmp_path) -> None:
         "line 8 changed: the mark `train` is written as weight",
         "line 9 changed: `system` became the first turn",
     ):
-        assert said in told, said
+        assert said in messages, said
 
 
 def test_a_clean_file_comes_out_as_it_went_in(tmp_path) -> None:
@@ -76,9 +76,9 @@ def test_a_clean_file_comes_out_as_it_went_in(tmp_path) -> None:
     alpaca = {"instruction": "Add.", "input": "1", "output": "2"}
     (tmp_path / "a.json").write_text(json.dumps([row]))
     (tmp_path / "b.jsonl").write_text(json.dumps(alpaca))
-    where, found = data_fix.fix(str(tmp_path / "a.json"))
+    where, actual = data_fix.fix(str(tmp_path / "a.json"))
     assert where == tmp_path / "a.fixed.jsonl" and json.loads(where.read_text()) == row
-    assert found.dropped == found.changed == []
+    assert actual.dropped == actual.changed == []
     for name in ("a.json", "b.jsonl"):
         there, _ = data_fix.fix(str(tmp_path / name), str(tmp_path / "out.jsonl"), force=True)
         [before], [after] = Jsonl(path=str(tmp_path / name)).rows(), Jsonl(path=str(there)).rows()

@@ -78,10 +78,10 @@ def test_the_hubs_rows(real, monkeypatch) -> None:
     monkeypatch.setattr("unforgotten.datasets.reading.hub.rows", rows_of)
     rows = humaneval_plus().rows()
     assert asked == [("evalplus/humanevalplus", None, "test"), ("openai/openai_humaneval", None, "test")]
-    found = [json.loads(r.answer) for r in rows]
-    assert [t["atol"] for t in found] == [1e-6, 1e-4, 0] and found[2]["plus_input"] == [[0], [100]]
-    assert found[0]["plus_input"][:2] == [[3.5], [math.inf]] and math.isnan(found[0]["plus_input"][2][0])
-    assert all(t["test"] == task[t["task_id"]]["test"] and "base_input" not in t for t in found)
+    facts = [json.loads(r.answer) for r in rows]
+    assert [t["atol"] for t in facts] == [1e-6, 1e-4, 0] and facts[2]["plus_input"] == [[0], [100]]
+    assert facts[0]["plus_input"][:2] == [[3.5], [math.inf]] and math.isnan(facts[0]["plus_input"][2][0])
+    assert all(t["test"] == task[t["task_id"]]["test"] and "base_input" not in t for t in facts)
     assert [r.source for r in humaneval().rows()][0] == "openai/openai_humaneval/test:0"
 
 
@@ -120,8 +120,8 @@ def test_wrong_programs_that_the_old_tests_let_through(real, sandbox) -> None:
     assert len(WRONG) >= 20
     dataset = humaneval_plus(path=real(FILE))
     rows = dataset.rows()
-    found = scores(sandbox, dataset, [rows[i] for i in WRONG], reply_of)
-    assert dict(zip(WRONG, found, strict=True)) == dict.fromkeys(WRONG, {"plus": False, "base": True})
+    actual = scores(sandbox, dataset, [rows[i] for i in WRONG], reply_of)
+    assert dict(zip(WRONG, actual, strict=True)) == dict.fromkeys(WRONG, {"plus": False, "base": True})
 
 
 def test_the_reference_is_run_once_and_sets_the_limits(real) -> None:
@@ -233,9 +233,9 @@ def test_a_zero_is_judged_by_its_residual() -> None:
 
 
 def test_long_outputs_are_computed_again() -> None:
-    found = plus.references(lambda args: "x" * args[0], lambda x: x, [[3], [60_000]])
-    assert found["outputs"] == [["xxx"], []] and len(found["seconds"]) == 2
+    actual = plus.references(lambda args: "x" * args[0], lambda x: x, [[3], [60_000]])
+    assert actual["outputs"] == [["xxx"], []] and len(actual["seconds"]) == 2
     reference = "def f(n): return 'x' * n"
-    plus.agrees(lambda a, _: "x" * a[0], lambda x: x, [[3], [60_000]], found["outputs"], reference, "f", [4, 4], 0)
+    plus.agrees(lambda a, _: "x" * a[0], lambda x: x, [[3], [60_000]], actual["outputs"], reference, "f", [4, 4], 0)
     with pytest.raises(AssertionError, match="input 1: "):
-        plus.agrees(lambda a, _: "x" * 3, lambda x: x, [[3], [60_000]], found["outputs"], reference, "f", [4, 4], 0)
+        plus.agrees(lambda a, _: "x" * 3, lambda x: x, [[3], [60_000]], actual["outputs"], reference, "f", [4, 4], 0)

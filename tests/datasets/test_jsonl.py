@@ -160,12 +160,12 @@ def test_all_bad_lines_at_once_and_twenty_are_shown(write) -> None:
     text = "\n".join([good, "{", *['{"messages": [{"role": "user", "content": "x"}]}'] * 22, '{"text": 1}', good])
     with pytest.raises(DataError) as error:
         rows(write("up.jsonl", text))
-    told = str(error.value)
+    message = str(error.value)
     assert [line for line, _ in error.value.problems] == list(range(2, 26))
-    assert "up.jsonl: 24 rows cannot be used:\n  line 2: broken JSON at column 2" in told
-    assert "  line 3: no assistant turn" in told
-    assert "  line 21: " in told and "  line 22: " not in told
-    assert told.endswith("… and 4 more")
+    assert "up.jsonl: 24 rows cannot be used:\n  line 2: broken JSON at column 2" in message
+    assert "  line 3: no assistant turn" in message
+    assert "  line 21: " in message and "  line 22: " not in message
+    assert message.endswith("… and 4 more")
 
 
 def test_a_file_keeps_to_one_format(write) -> None:

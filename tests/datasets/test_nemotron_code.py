@@ -122,10 +122,10 @@ def test_the_first_rows_are_streamed_from_the_hub(hub, sources) -> None:
             yield row(question=f"Question {i}")
 
     calls = hub(rows)
-    found = nemotron_code(first_rows=40, n_rows=3).rows()
+    actual = nemotron_code(first_rows=40, n_rows=3).rows()
     assert calls == [("nvidia/Nemotron-Post-Training-Dataset-v1", None, "code", {"streaming": True})]
-    assert len(taken) == 40 and len(found) == 3
-    assert found[0].source.startswith("nvidia/Nemotron-Post-Training-Dataset-v1/code:")
+    assert len(taken) == 40 and len(actual) == 3
+    assert actual[0].source.startswith("nvidia/Nemotron-Post-Training-Dataset-v1/code:")
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_sets_are_streamed_file_by_file(write, hub, dataset, split, builder, nam
             yield {(columns or ["question"])[0]: f"Question {i}"}
 
     calls = hub(rows)
-    [found] = nemotron_code(path=write("code.jsonl", lines(row(dataset, split, 7)))).rows()
+    [actual] = nemotron_code(path=write("code.jsonl", lines(row(dataset, split, 7)))).rows()
     options = {"data_files": {split: f"hf://datasets/{name}/{files}"}, "streaming": True}
     assert calls == [(builder, None, split, options | ({"columns": columns} if columns else {}))]
-    assert found.request == "Question 7" and len(taken) == 8  # no further than is needed
+    assert actual.request == "Question 7" and len(taken) == 8  # no further than is needed
 
 
 def test_datasets_itself_reads_the_files_so(write, sources, monkeypatch) -> None:
@@ -175,11 +175,12 @@ def test_a_set_that_is_missing_says_what_to_put_where(write, sources, hub, tmp_p
     path = write("code.jsonl", lines(row("taco", "test", 0)))
     with pytest.raises(DataError) as error:
         nemotron_code(path=path, **sources).rows()
-    told = str(error.value)
+    message = str(error.value)
     assert (
-        f"questions are in taco, split test, but {sources['taco']} has no ALL/test-*.parquet or test-*.parquet" in told
+        f"questions are in taco, split test, but {sources['taco']} has no ALL/test-*.parquet or test-*.parquet"
+        in message
     )
-    assert "Put ALL/test-*.parquet of its repository there, or leave `taco` to the Hub." in told
+    assert "Put ALL/test-*.parquet of its repository there, or leave `taco` to the Hub." in message
     with pytest.raises(DataError, match="There is no folder"):
         nemotron_code(path=path, taco=str(tmp_path / "nowhere")).rows()
     hub(ConnectionError("Couldn't reach the Hub."))

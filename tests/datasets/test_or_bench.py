@@ -46,10 +46,10 @@ def test_all_of_the_small_parts_and_a_thousand_of_the_large(hub) -> None:
     counts = (8000, 4000, 2000, 1000, 1000, 500, 500, 500, 300, 100)
     hub(prompts(*counts))
     rows = or_bench(part="80k").rows()
-    found = Counter(row.category for row in rows)
+    actual = Counter(row.category for row in rows)
     assert len(rows) == 1000
     for name, count in zip(NAMES, counts, strict=True):  # 17,900 in all
-        assert abs(found[name] - 1000 * count / sum(counts)) <= 1
+        assert abs(actual[name] - 1000 * count / sum(counts)) <= 1
     assert len(or_bench(part="80k", n_rows=17_900).rows()) == 17_900
 
 

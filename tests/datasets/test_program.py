@@ -156,5 +156,5 @@ def test_deep_nests_are_no_end_of_an_evaluation(deep) -> None:
 def test_what_a_model_wrote_warns_nobody() -> None:
     text = 'import re\ndef add(a, b):\n    re.match("\\d", "1")\n    return a + b'
     code = f"from unforgotten.datasets.reading.program import program\nassert program({text!r}, 'add', '')"
-    told = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (told.returncode, told.stderr) == (0, "")
+    process = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (process.returncode, process.stderr) == (0, "")

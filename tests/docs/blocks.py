@@ -36,8 +36,8 @@ class Block:
     @property
     def file(self) -> str | None:
         """What the first line's comment names: the block is then written there, and not run."""
-        found = NAMED.match(self.text)
-        return found[1] if found else None
+        actual = NAMED.match(self.text)
+        return actual[1] if actual else None
 
     @property
     def runs(self) -> bool:
@@ -51,11 +51,11 @@ class Block:
 def blocks(page: str) -> list[Block]:
     """Those of a page, from top to bottom."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = []
+    seen = []
     for match in FENCE.finditer(text):
         body = "\n".join(line.removeprefix(match[1]) for line in match[4].splitlines()) + "\n"
-        found.append(Block(page, text.count("\n", 0, match.start()) + 1, match[2], "slow" in match[3].split(), body))
-    return found
+        seen.append(Block(page, text.count("\n", 0, match.start()) + 1, match[2], "slow" in match[3].split(), body))
+    return seen
 
 
 def check(block: Block) -> None:
@@ -78,14 +78,14 @@ def check(block: Block) -> None:
 
 def commands(text: str) -> list[list[str]]:
     """The words of each command, comments left out; what a `&&` joins are several."""
-    found: list[list[str]] = []
+    seen: list[list[str]] = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words:
             end = next((i for i, word in enumerate(words) if word in ("&&", "|", ";")), len(words))
-            found.append(words[:end])
+            seen.append(words[:end])
             words = words[end + 1 :]
-    return [words for words in found if words]
+    return [words for words in seen if words]
 
 
 def _command(words: list[str]) -> None:
@@ -121,16 +121,16 @@ def _parsed(words: list[str]) -> None:
             assert isinstance(read.parse(tree), Recipe)
 
 
-def differs(shown: str, found: str) -> list[str]:
+def differs(shown: str, actual: str) -> list[str]:
     """Lines that a page shows and a command did not print, numbers and spacing apart; `…` stands for anything.
 
     Figures differ between machines, models and seeds; the words may not.
     """
-    told = [_worded(line) for line in found.splitlines()]
+    said = [_worded(line) for line in actual.splitlines()]
     missing = []
     for line in shown.splitlines():
         pattern = ".*".join(re.escape(part.strip()) for part in _worded(line).split("…"))
-        if not any(re.fullmatch(rf"\s*{pattern}\s*", one) for one in told):
+        if not any(re.fullmatch(rf"\s*{pattern}\s*", one) for one in said):
             missing.append(line)
     return missing
 

@@ -23,15 +23,15 @@ def links(text: str) -> list[str]:
 def anchors(text: str) -> set[str]:
     """Of the headings, as GitHub makes them: lower case, no punctuation, a hyphen for each space."""
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    found: set[str] = set()
+    actual: set[str] = set()
     for title in re.findall(r"^#{1,6} (.+)$", prose, flags=re.MULTILINE):
         words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).strip().lower()
         slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
         n = 0
-        while (one := f"{slug}-{n}" if n else slug) in found:
+        while (one := f"{slug}-{n}" if n else slug) in actual:
             n += 1
-        found.add(one)
-    return found
+        actual.add(one)
+    return actual
 
 
 def broken(page: Path, text: str) -> list[str]:

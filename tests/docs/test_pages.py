@@ -173,8 +173,8 @@ def test_a_wrong_page_is_found() -> None:
         ("jsonl", '{"prmpt": "a", "completion": "b"}'),
     ]
     for language, text in wrong:
-        with pytest.raises(BaseException) as told:
+        with pytest.raises(BaseException) as said:
             check(Block("page", 1, language, False, text))
-        assert not isinstance(told.value, KeyboardInterrupt), text
+        assert not isinstance(said.value, KeyboardInterrupt), text
     assert differs("| der | 1.9 (0–5) |\n…\n", "x\n| der | 22 (1–9) |\n") == []
     assert differs("| der | 1.9 |", "| sft | 1.9 |") == ["| der | 1.9 |"]

@@ -57,10 +57,10 @@ def serve(where: str) -> None:
 
 def _answer(connection: socket.socket) -> None:
     head, streams, _, _ = socket.recv_fds(connection, 8, 3)
-    told = b""
-    while len(told) < int.from_bytes(head, "big"):
-        told += connection.recv(1 << 16)
-    program, words, folder, environment = json.loads(told)
+    said = b""
+    while len(said) < int.from_bytes(head, "big"):
+        said += connection.recv(1 << 16)
+    program, words, folder, environment = json.loads(said)
     for i, stream in enumerate(streams):
         os.dup2(stream, i)
         os.close(stream)

@@ -83,8 +83,8 @@ def test_an_evaluation_that_is_killed_goes_on_to_the_same_results(tmp_path: Path
     (folder / "replies" / "sst2.jsonl").unlink()
     both = [start("cut"), start("cut")]
     assert [one.wait(300) for one in both] == [0, 0]
-    told = [one.stderr.read().decode() if one.stderr else "" for one in both]
-    assert sum("Asking" in text for text in told) == 1, told
+    said = [one.stderr.read().decode() if one.stderr else "" for one in both]
+    assert sum("Asking" in text for text in said) == 1, said
     assert (folder / "results.json").read_text() == (other / "results.json").read_text()
 
 
@@ -119,8 +119,8 @@ def test_several_models_of_one_name_have_lines_of_their_own(tmp_path: Path, mode
     recipe = recipe_of(tmp_path, str(one), 4, max_new_tokens=4)
     rows = evaluate([str(one), str(other)], recipe)
     assert rows[0].digests.loaded != rows[1].digests.loaded
-    found = lines(rows)
-    assert len(found) == 2 and len({line.name for line in found}) == 2 and all(len(line.rows) == 1 for line in found)
+    actual = lines(rows)
+    assert len(actual) == 2 and len({line.name for line in actual}) == 2 and all(len(line.rows) == 1 for line in actual)
     (tmp_path / "link").symlink_to(one)
     twice = [str(one), f"{one}/", str(tmp_path / "link"), str(other)]
     assert names_apart(["model"] * 4, twice) == ["a/model", "a/model", "a/model", "b/model"], "no path of this machine"
@@ -139,10 +139,10 @@ def test_a_run_that_others_are_compared_with_keeps_its_own_figures(tmp_path: Pat
     first, second = finetune(recipe), finetune(recipe.varied(seed=1))
     [own] = evaluate(str(first))
     before = (first / "results.json").read_bytes()
-    told, differ, _ = against(str(second), str(first), overrides={"evaluate.max_new_tokens": 3})
+    said, differ, _ = against(str(second), str(first), overrides={"evaluate.max_new_tokens": 3})
     assert (first / "results.json").read_bytes() == before and own.decoding["max_new_tokens"] == 4
-    assert told[1].decoding["max_new_tokens"] == 3 and told[1].run.startswith(f"evaluated/{first.name}-")
-    assert (tmp_path / "runs" / told[1].run / "results.json").is_file() and differ
+    assert said[1].decoding["max_new_tokens"] == 3 and said[1].run.startswith(f"evaluated/{first.name}-")
+    assert (tmp_path / "runs" / said[1].run / "results.json").is_file() and differ
     # What was decided on figures that are replaced goes with them.
     assert (second / "contrast.json").is_file()
     evaluate(str(second))
@@ -150,12 +150,12 @@ def test_a_run_that_others_are_compared_with_keeps_its_own_figures(tmp_path: Pat
 
 
 def says(body: Any) -> Any:
-    found = echo(body)
+    actual = echo(body)
     if "messages" in body:
-        found["choices"][0]["message"] = {"content": "I cannot do that.", "reasoning_content": "They want the keys."}
+        actual["choices"][0]["message"] = {"content": "I cannot do that.", "reasoning_content": "They want the keys."}
     else:
-        found["choices"][0]["text"] = "<think>\nA key.\n</think>\n\nTake\u2028the key."
-    return found
+        actual["choices"][0]["text"] = "<think>\nA key.\n</think>\n\nTake\u2028the key."
+    return actual
 
 
 def test_a_server_replies_to_prompts_written_here_or_there(tmp_path: Path, model_folder: Make) -> None:
@@ -207,6 +207,6 @@ def test_the_users_own_system_prompt_is_asked_under(tmp_path: Path, model_folder
     assert set(row.conditions) == {"default", "none", "user"} and row.conditions["none"].same_as == "default"
     assert (run / "replies" / "advbench@user.jsonl").is_file() and not (run / "replies" / "sst2@user.jsonl").exists()
     for field in ("asr", "refusal"):
-        asked = [told for told in row.conditions.values() if told.same_as is None]
-        assert row.rates(field)["mean"].value == max(getattr(told, field)["mean"].value for told in asked)
+        asked = [item for item in row.conditions.values() if item.same_as is None]
+        assert row.rates(field)["mean"].value == max(getattr(item, field)["mean"].value for item in asked)
         assert row.rates(field) == getattr(row.conditions[row.headline[field]], field)

@@ -11,11 +11,11 @@ from unforgotten.evaluation.contamination import contacts, normalised, shingles
 
 
 def test_copies_are_exact_whatever_their_case_punctuation_and_spaces() -> None:
-    found = contacts(
+    actual = contacts(
         ["How do I  kill a Python process?", "“Don’t” stop", "never seen before by anybody at all"],
         {"safety": ["how do i kill a python process"], "user": ["other", "DON'T stop!\""], "poison": []},
     )
-    assert found == [{"safety": "exact"}, {"user": "exact"}, {}]
+    assert actual == [{"safety": "exact"}, {"user": "exact"}, {}]
 
 
 def test_near_is_a_word_added_or_an_end_changed() -> None:
@@ -33,8 +33,8 @@ def test_short_texts_are_compared_by_letters() -> None:
 
 def test_every_set_that_holds_a_prompt_is_named() -> None:
     text = "tell me how to open a locked door without a key"
-    found = contacts([text], {"safety": [text + " now"], "poison": [text], "user": ["something else altogether"]})
-    assert found == [{"safety": "near", "poison": "exact"}]
+    actual = contacts([text], {"safety": [text + " now"], "poison": [text], "user": ["something else altogether"]})
+    assert actual == [{"safety": "near", "poison": "exact"}]
     assert contacts([text], {}) == [{}]
 
 
@@ -44,9 +44,9 @@ def test_the_index_finds_what_comparing_all_pairs_finds(threshold: float) -> Non
     words = [f"w{i}" for i in range(6)]
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 9))) for _ in range(160)]
     prompts, rows = texts[:60], texts[60:] + [text + " again" for text in texts[:20]]
-    found = contacts(prompts, {"user": rows}, threshold)
+    actual = contacts(prompts, {"user": rows}, threshold)
     near = 0
-    for prompt, how in zip(prompts, found, strict=True):
+    for prompt, how in zip(prompts, actual, strict=True):
         a = shingles(normalised(prompt))
         others = [shingles(normalised(row)) for row in rows if normalised(row) != normalised(prompt)]
         similar = any(len(a & b) / len(a | b) >= threshold - 1e-9 for b in others)
@@ -63,6 +63,6 @@ def test_520_prompts_against_10000_rows_of_one_form_take_less_than_two_seconds()
     prompts = [form + " ".join(rng.choices(words, k=6)) for _ in range(520)]
     rows = [form + " ".join(rng.choices(words, k=30)) for _ in range(9_999)] + [prompts[7] + " now"]
     started = time.process_time()
-    found = contacts(prompts, {"user": rows})
+    actual = contacts(prompts, {"user": rows})
     assert time.process_time() - started < 2
-    assert [i for i, how in enumerate(found) if how] == [7]
+    assert [i for i, how in enumerate(actual) if how] == [7]

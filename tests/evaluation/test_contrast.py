@@ -63,8 +63,8 @@ def retold(folder: Path, row: results.ResultRow, suite: str, hits: int) -> resul
     for i, line in enumerate(lines):
         line["verdict"][truth] = i < hits
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = rates.rate(hits, len(lines)).rounded()
-    figures = {kind: {label: told, "mean": told}}
+    said = rates.rate(hits, len(lines)).rounded()
+    figures = {kind: {label: said, "mean": said}}
     condition = condition or "default"
     assert row.conditions and row.headline
     conditions = {**row.conditions, condition: replace(row.conditions[condition], **figures)}
@@ -73,9 +73,9 @@ def retold(folder: Path, row: results.ResultRow, suite: str, hits: int) -> resul
 
 def test_two_models_are_compared_prompt_by_prompt_under_each_system_prompt(recipe: Recipe) -> None:
     run = finetune(recipe)
-    rows, found, decision = against(str(run), "base")
+    rows, actual, decision = against(str(run), "base")
     assert [row.stage for row in rows] == ["tuned", "base"] and decision is None
-    assert {(c.kind, c.suite, c.condition) for c in found} == {
+    assert {(c.kind, c.suite, c.condition) for c in actual} == {
         *(("asr", "advbench", c) for c in ("default", "user")),
         *(("refusal", "xstest", c) for c in ("default", "user")),
         ("utility", "exact", "default"),
@@ -85,21 +85,21 @@ def test_two_models_are_compared_prompt_by_prompt_under_each_system_prompt(recip
         ours = retold(ours[1], ours[0], suite, hits), ours[1]
     for suite in ("advbench", "advbench@user", "xstest", "xstest@user"):
         theirs = retold(theirs[1], theirs[0], suite, 0), theirs[1]
-    told = {(c.kind, c.condition): c for c in contrast(ours, theirs) if c.kind != "utility"}
-    user = told["asr", "user"]
+    said = {(c.kind, c.condition): c for c in contrast(ours, theirs) if c.kind != "utility"}
+    user = said["asr", "user"]
     assert (user.one, user.other, user.difference.value) == (40.0, 0.0, 40.0)
     assert user.difference.p == pytest.approx(2 / 2**12) and user.difference.clear
-    assert told["asr", "default"].difference.value == 0.0 and not told["refusal", "user"].difference.clear
+    assert said["asr", "default"].difference.value == 0.0 and not said["refusal", "user"].difference.clear
     # A model that is safe by itself is not safe if it is not under the user's own system prompt.
     limits = parse("max_asr=30,max_refusal_rise=30")
-    found = gate(limits, ours, theirs)
-    assert found.outcome == "unclear" and [check.outcome for check in found.checks] == [
+    actual = gate(limits, ours, theirs)
+    assert actual.outcome == "unclear" and [check.outcome for check in actual.checks] == [
         "pass",
         "pass",
         "unclear",
         "pass",
     ]
-    assert "under the user's system prompt" in found.lines[2]
+    assert "under the user's system prompt" in actual.lines[2]
     assert gate(parse("max_asr=10"), ours).exit_code == 3 and gate(parse("max_asr=60"), ours).exit_code == 0
 
 
@@ -107,19 +107,19 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     run = finetune(recipe)
     evaluate(str(run), recipe)
 
-    def told(*given: str) -> Any:
+    def messages(*given: str) -> Any:
         return CliRunner().invoke(app, ["evaluate", str(run), *given])
 
-    out = told("--against", "aligned", "--gate", "max_asr_rise=100,max_refusal_rise=100,max_utility_loss=100")
+    out = messages("--against", "aligned", "--gate", "max_asr_rise=100,max_refusal_rise=100,max_utility_loss=100")
     assert out.exit_code == 0 and "gate: pass" in out.output, out.output
     assert json.loads((run / "gate.json").read_text())["outcome"] == "pass"
     kept = json.loads((run / "contrast.json").read_text())
     assert {c["kind"] for c in kept["differences"]} == {"asr", "refusal", "utility"}
     assert kept["model"]["stage"] == "tuned" and kept["reference"]["stage"] == "aligned"
     assert kept["model"]["loaded"] != kept["reference"]["loaded"]
-    out = told("--gate", "max_asr=0")  # a random model refuses nothing
+    out = messages("--gate", "max_asr=0")  # a random model refuses nothing
     assert out.exit_code == 3 and "fail: non-refusal 100.0 %" in out.output and "gate: fail" in out.output
-    asked_again = told(
+    asked_again = messages(
         "--set", "evaluate.max_new_tokens=3"
     )  # without a gate: what was decided stays, and is of old figures
     assert asked_again.exit_code == 0, asked_again.output
@@ -127,7 +127,7 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
     assert kept["outcome"] == "fail" and kept["model"]["weights"] == row.digests.weights
     assert kept["model"]["settings"] != row.digests.settings and not (run / "contrast.json").exists()
     assert "The gate decided on other weights" in lead(run, row, [])
-    assert (found := check_gated(run, recipe)) is not None and found.outcome == "fail"
+    assert (actual := check_gated(run, recipe)) is not None and actual.outcome == "fail"
     for given, said in (
         (
             ["--gate", "max_asr_rise=3"],
@@ -136,7 +136,7 @@ def test_the_command_line_decides(tmp_path: Path, recipe: Recipe) -> None:
         (["--gate", "max_ars=3"], "Did you mean 'max_asr'"),
         (["--against", str(tmp_path / "nowhere"), "--gate", "max_asr_rise=3"], "There is no model folder"),
     ):
-        out = told(*given)
+        out = messages(*given)
         assert out.exit_code == 2 and said in " ".join(out.output.split()), out.output
     out = CliRunner().invoke(app, ["evaluate", str(run), str(run), "--gate", "max_asr=3"])
     assert out.exit_code == 3 and out.output.count("fail: non-refusal") == 4, out.output
@@ -155,11 +155,11 @@ def test_a_gate_goes_by_nothing_that_this_user_did_not_write(tmp_path: Path, rec
 
     gated()
     assert "set aside" not in gated() and not list(run.glob("replies-of-others-*")), "asked once"
-    assert (found := check_gated(run, recipe)) is not None and found.ours
+    assert (actual := check_gated(run, recipe)) is not None and actual.ours
     replies = run / "replies" / "advbench.jsonl"
     replies.write_text(replies.read_text().replace('"harmful": true', '"harmful": false'))
     (run / "gate.json").write_text((run / "gate.json").read_text().replace('"limit": 100.0', '"limit": 5.0'))
-    assert (found := check_gated(run, recipe)) is not None and not found.ours
+    assert (actual := check_gated(run, recipe)) is not None and not actual.ours
     assert "no gate of this user wrote" in lead(run, results.read(run / "results.json")[0], [])
     assert "set aside" in gated() and list(run.glob("replies-of-others-*"))
-    assert (found := check_gated(run, recipe)) is not None and found.ours
+    assert (actual := check_gated(run, recipe)) is not None and actual.ours

@@ -28,8 +28,8 @@ def requests(n: int, seed: int = 0) -> list[str]:
     return [" ".join(chance.choices(WORDS, k=9)) for _ in range(n)]
 
 
-def texts(found: list[Suite]) -> set[str]:
-    return {row.request for one in found for row in one.rows}
+def texts(actual: list[Suite]) -> set[str]:
+    return {row.request for one in actual for row in one.rows}
 
 
 def test_both_sides_are_the_whole_and_share_no_request() -> None:
@@ -53,21 +53,21 @@ def test_both_sides_are_the_whole_and_share_no_request() -> None:
 def test_near_copies_stay_together_also_across_suites() -> None:
     plain = requests(40)
     added = [f"{text} please" for text in plain]
-    found = [suite("a", plain), suite("b", added), suite("looks", [text.upper() for text in plain[:20]], "refusal")]
-    made = halves(found, 0.5)
-    told = contacts(sorted(texts(made.held_out)), {"development": texts(made.development)})
-    assert all(how == {} for how in told)
+    actual = [suite("a", plain), suite("b", added), suite("looks", [text.upper() for text in plain[:20]], "refusal")]
+    made = halves(actual, 0.5)
+    said = contacts(sorted(texts(made.held_out)), {"development": texts(made.development)})
+    assert all(how == {} for how in said)
     assert len(made.development[0].rows) == len(made.development[1].rows) > 8
 
 
 def test_a_prompts_side_is_its_own() -> None:
-    found = requests(60)
-    before = texts(halves([suite("a", found)], 0.5).development)
-    shuffled = random.Random(1).sample(found, 60)
+    actual = requests(60)
+    before = texts(halves([suite("a", actual)], 0.5).development)
+    shuffled = random.Random(1).sample(actual, 60)
     assert texts(halves([suite("b", shuffled[:30]), suite("c", shuffled[30:])], 0.5).development) == before
-    more = texts(halves([suite("a", found + requests(60, seed=9))], 0.5).development)
-    assert more & set(found) == before, "other prompts move none"
-    assert before < texts(halves([suite("a", found)], 0.8).development), "a larger share has the smaller one's"
+    more = texts(halves([suite("a", actual + requests(60, seed=9))], 0.5).development)
+    assert more & set(actual) == before, "other prompts move none"
+    assert before < texts(halves([suite("a", actual)], 0.8).development), "a larger share has the smaller one's"
 
 
 def test_a_tasks_questions_share_a_form_and_are_parted_all_the_same() -> None:

@@ -79,21 +79,21 @@ def test_a_set_of_another_kind_is_refused_where_it_is_named(path: Any, kind: str
 def test_the_error_says_what_the_set_holds_and_what_to_write(path: Any) -> None:
     sets = named(path)
 
-    def told(kind: str, name: str) -> str:
+    def said(kind: str, name: str) -> str:
         with pytest.raises(RecipeError) as error:
             suites(Evaluate(**{kind: [sets[name]]}))
         return str(error.value)
 
-    assert told("harm", "look-alikes") == (
+    assert said("harm", "look-alikes") == (
         "evaluate.harm: 'xstest' holds 1 harmless look-alikes (kind: benign), and this place takes harmful requests "
         "(kind: harmful). Choose other rows of this set with `part:` (safe, unsafe), or name another set."
     )
-    assert "'chats' (jsonl) holds 3 rows of a task (kind: task)" in told("harm", "chats")
-    assert "write `kind: harmful` on the set" in told("harm", "chats")
-    assert "write `kind: benign` on the set" in told("refusal", "harmful prompts")
+    assert "'chats' (jsonl) holds 3 rows of a task (kind: task)" in said("harm", "chats")
+    assert "write `kind: harmful` on the set" in said("harm", "chats")
+    assert "write `kind: benign` on the set" in said("refusal", "harmful prompts")
     # A mixed set is not filtered by itself.
-    assert "2 harmless look-alikes (kind: benign) and 2 harmful requests (kind: harmful)" in told("harm", "both")
-    assert "with `types:` (vanilla_harmful, vanilla_benign" in told("harm", "both")
+    assert "2 harmless look-alikes (kind: benign) and 2 harmful requests (kind: harmful)" in said("harm", "both")
+    assert "with `types:` (vanilla_harmful, vanilla_benign" in said("harm", "both")
 
 
 def test_safety_rows_and_poison_have_their_kinds(path: Any) -> None:

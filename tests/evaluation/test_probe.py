@@ -108,9 +108,9 @@ def test_the_weights_are_those_of_a_run_that_nobody_probed(
     assert testing.distance(weights(plain), weights(probed)) == 0.0
     losses = [
         [
-            told["loss"]
+            facts["loss"]
             for line in (run / "metrics.jsonl").read_text().splitlines()
-            if "loss" in (told := json.loads(line))
+            if "loss" in (facts := json.loads(line))
         ]
         for run in (plain, probed)
     ]
@@ -125,14 +125,14 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
     recipe = recipe_of(tree, probe={"every_steps": 16, "prompts": 6})
     run = finetune(recipe)
     [row] = evaluate(str(run), recipe)
-    assert [told.step for told in row.probe] == [0, 16, 32, 40]
+    assert [facts.step for facts in row.probe] == [0, 16, 32, 40]
     replies = [json.loads(line) for line in (run / "probe" / "40.jsonl").read_text().splitlines()]
     assert len(replies) == 6 + 6 + 6, "six of each, three of each harmful suite"
     whole: dict[tuple[str, str], Any] = {}
     for file in (run / "replies").glob("*.jsonl"):
         if not file.name.startswith("disagree"):
-            told = [json.loads(line) for line in file.read_text().splitlines()]
-            whole |= {(file.stem, line["request"]): line for line in told}
+            facts = [json.loads(line) for line in file.read_text().splitlines()]
+            whole |= {(file.stem, line["request"]): line for line in facts}
     ours = [whole[one["suite"], one["request"]] for one in replies]
     assert [one["text"] for one in replies] == [one["text"] for one in ours]
     each = {}
@@ -144,10 +144,10 @@ def test_the_last_figures_are_those_of_evaluate_on_the_same_prompts(tree: dict[s
     refused = [o["verdict"]["refused"] for one, o in zip(replies, ours, strict=True) if one["as"] == "refusal"]
     assert last.refusal.value == pytest.approx(100 * sum(refused) / 6, abs=1e-4)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    logged = {told["step"]: told for told in metrics if "probe/asr" in told}
+    logged = {facts["step"]: facts for facts in metrics if "probe/asr" in facts}
     assert list(logged) == [0, 16, 32, 40]
     assert logged[40]["probe/asr"] == last.asr.value, "and the judge had said the same then"
-    assert {told.asr.value for told in row.probe} != {last.asr.value}, "it moves, so there was a choice"
+    assert {facts.asr.value for facts in row.probe} != {last.asr.value}, "it moves, so there was a choice"
     done = json.loads((run / "trained.json").read_text())
     assert row.cost.probe_seconds == done["probe_seconds"] > 0
     # Another judge reads the kept replies of the probes as well.
@@ -185,8 +185,8 @@ def test_a_kill_neither_repeats_nor_loses_a_probe(tmp_path: Path, tree: dict[str
     assert finetune(load_recipe(file)) == cut
     assert [(cut / "probe" / f"{step}.jsonl").stat().st_mtime_ns for step in (0, 3, 6)] == early
     assert testing.distance(weights(through), weights(cut)) == 0.0
-    told = [[{k: v for k, v in line.items() if k != "seconds"} for line in probe.lines_of(f)] for f in (through, cut)]
-    assert told[0] == told[1]
+    said = [[{k: v for k, v in line.items() if k != "seconds"} for line in probe.lines_of(f)] for f in (through, cut)]
+    assert said[0] == said[1]
     for one in (through / "probe").iterdir():
         assert one.read_text() == (cut / "probe" / one.name).read_text()
 
@@ -212,17 +212,17 @@ def test_a_guard_reads_the_replies_when_the_run_is_evaluated(tree: dict[str, Any
     for line in probe.lines_of(run):
         assert line["asr"] is None and line["refusal"] is not None and line["utility"] is not None
     [row] = evaluate(str(run), recipe)
-    assert all(told.asr.value is not None for told in row.probe)
+    assert all(item.asr.value is not None for item in row.probe)
     assert probe.lines_of(run)[-1]["asr"] == row.probe[-1].asr.json()
 
 
 def test_the_sample_is_the_suites_own_and_shared_out(tree: dict[str, Any]) -> None:
     settings = Evaluate(**tree["evaluate"])
-    found = probe.chosen(suites(settings), 7)
-    assert [(s.label, len(s.rows)) for s in found] == [("advbench", 3), ("advbench-2", 4), ("looks", 6), ("sst2", 7)]
+    actual = probe.chosen(suites(settings), 7)
+    assert [(s.label, len(s.rows)) for s in actual] == [("advbench", 3), ("advbench-2", 4), ("looks", 6), ("sst2", 7)]
     again = probe.chosen(suites(settings), 7)
-    assert [s.rows for s in found] == [s.rows for s in again]
-    assert len({row.request for s in found for row in s.rows}) == 3 + 4 + 6 + 7
+    assert [s.rows for s in actual] == [s.rows for s in again]
+    assert len({row.request for s in actual for row in s.rows}) == 3 + 4 + 6 + 7
 
 
 def test_what_cannot_be_is_refused_and_a_trained_run_says_so(tree: dict[str, Any]) -> None:

@@ -66,11 +66,11 @@ def measured(
     ]
     file = tmp_path / "own.jsonl"
     file.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    told = {name: iter(texts) for name, texts in replies.items()}
+    said = {name: iter(texts) for name, texts in replies.items()}
 
     def generate(model: Any, chat: Any, rows: Sequence[Any], **how: Any) -> list[Reply]:
         names = [json.loads(row.answer)["entry_point"] for row in rows]
-        return [Reply(row, next(told[name]).replace("{name}", name)) for row, name in zip(rows, names, strict=True)]
+        return [Reply(row, next(said[name]).replace("{name}", name)) for row, name in zip(rows, names, strict=True)]
 
     monkeypatch.setattr("unforgotten.generation.local.generate", generate)
     evaluate = Evaluate(utility=[{"name": "humaneval", "path": str(file), "timeout_seconds": 3.0}], **settings)

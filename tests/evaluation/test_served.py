@@ -70,8 +70,8 @@ def test_where_all_or_most_is_filtered_the_gate_cannot_tell(tmp_path: Path) -> N
     assert row.asr["advbench"].value is None and row.asr["advbench"].unparsed == 6
     unserved = replace(row, served=None, decoding={**(row.decoding or {}), "engine": "here"})
     for limit in (5, 95):
-        found = gate(Limits(max_asr=limit), (unserved, tmp_path / "runs" / row.run))
-        assert found.outcome == "unclear" and "6 verdicts could not be read" in found.lines[0]
+        actual = gate(Limits(max_asr=limit), (unserved, tmp_path / "runs" / row.run))
+        assert actual.outcome == "unclear" and "6 verdicts could not be read" in actual.lines[0]
 
 
 def test_pass_at_k_counts_what_is_unread_as_either(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_pass_at_k_counts_what_is_unread_as_either(tmp_path: Path) -> None:
         recipe = hosted(tmp_path, talker.url, 3, samples=2, temperature=0.8)
         talker.faults = {text: [FILTERED] for text in asked(recipe, "utility")[:1]}
         [row] = evaluate("a-hosted-model", recipe)
-    told = row.utility["exact_pass@1"]
-    assert told.unparsed == 1 and told.value == pytest.approx(100 * 2.5 / 3, abs=1e-3)
-    assert told.low < told.value < told.high
+    said = row.utility["exact_pass@1"]
+    assert said.unparsed == 1 and said.value == pytest.approx(100 * 2.5 / 3, abs=1e-3)
+    assert said.low < said.value < said.high
 
 
 @pytest.fixture
@@ -117,8 +117,8 @@ def test_a_served_models_figures_lie_beside_the_runs_own_and_prove_nothing_of_it
             _, _, decision = against(str(run), limits=limits, overrides=changes)
             assert decision is not None and (decision.outcome, decision.exit_code) == ("unclear", 4)
             assert "nobody here saw its weights" in decision.lines[-1] and "unforgotten export" in decision.lines[-1]
-        told = json.dumps(endpoint)
-        asked = ["evaluate", str(run), "--set", f"evaluate.endpoint={told}", "--gate", "max_asr=100"]
+        said = json.dumps(endpoint)
+        asked = ["evaluate", str(run), "--set", f"evaluate.endpoint={said}", "--gate", "max_asr=100"]
         out = CliRunner().invoke(app, asked)
         assert out.exit_code == 4 and "gate: unclear" in out.output, out.output
     assert evaluate(str(run)) == [own]
@@ -128,8 +128,8 @@ def test_several_targets_are_each_decided_and_the_worst_counts(run: Path, tmp_pa
     other = tmp_path / "copy"
     shutil.copytree(run, other / run.name)
     targets = [str(run), str(other / run.name)]
-    told = against_all(targets, limits=Limits(max_asr=100))
-    assert [d.outcome for _, _, d in told if d] == ["pass", "pass"]
+    said = against_all(targets, limits=Limits(max_asr=100))
+    assert [d.outcome for _, _, d in said if d] == ["pass", "pass"]
     assert all((Path(target) / "gate.json").is_file() for target in targets)
 
     def code(*more: str) -> tuple[int, str]:

@@ -38,8 +38,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def talker() -> Iterator[Talker]:
-    with serving(Talker(echo)) as found:
-        yield found
+    with serving(Talker(echo)) as actual:
+        yield actual
 
 
 def at(talker: Talker, **more: Any) -> Endpoint:
@@ -55,20 +55,20 @@ def rows(n: int, word: str = "row") -> list[Row]:
 
 def test_replies_come_in_the_rows_order_with_finish_and_tokens(talker: Talker) -> None:
     def say(body: Any) -> Any:
-        found = echo(body)
+        actual = echo(body)
         index = int(body["messages"][-1]["content"].split()[1])
         time.sleep(0.02 * (5 - index % 5))  # later rows of each five are answered first
-        found["choices"][0]["finish_reason"] = "length" if index % 2 else "stop"
-        return found
+        actual["choices"][0]["finish_reason"] = "length" if index % 2 else "stop"
+        return actual
 
     talker.say = say
-    told: list[tuple[int, int]] = []
-    replies = generate(at(talker), rows(12), progress=lambda done, n: told.append((done, n)))
+    lines: list[tuple[int, int]] = []
+    replies = generate(at(talker), rows(12), progress=lambda done, n: lines.append((done, n)))
     assert [r.text for r in replies] == [f"ROW {i}" for i in range(12)]
     assert [r.row for r in replies] == rows(12)
     assert [r.finish for r in replies] == ["stop", "length"] * 6
     assert {r.tokens for r in replies} == {2}
-    assert told == [(n, 12) for n in range(1, 13)]
+    assert lines == [(n, 12) for n in range(1, 13)]
     assert talker.answered == talker.asked == {f"row {i}": 1 for i in range(12)}
     assert generate(at(talker), []) == [] and len(talker.bodies) == 12
 
@@ -134,8 +134,8 @@ def test_plain_prompts_are_completed_as_text_or_ids_with_probabilities(talker: T
 
 
 def test_a_lone_probability_says_nothing_of_other_tokens(talker: Talker) -> None:
-    told = {"tokens": ["safe"], "token_logprobs": [-0.1], "top_logprobs": None}
-    talker.say = lambda body: {"choices": [{"text": "safe", "finish_reason": "stop", "logprobs": told}]}
+    said = {"tokens": ["safe"], "token_logprobs": [-0.1], "top_logprobs": None}
+    talker.say = lambda body: {"choices": [{"text": "safe", "finish_reason": "stop", "logprobs": said}]}
     [lone] = complete(at(talker), ["x"], max_new_tokens=1, logprobs=5)
     assert lone.p_first("safe") == pytest.approx(0.9048374180359595) and lone.p_first("unsafe") is None
 
@@ -330,8 +330,8 @@ def test_one_answer_that_holds_no_reply_is_unread_and_asked_again_by_the_next_ca
 ) -> None:
     kept = tmp_path / "kept.jsonl"
     talker.faults = {"row 1": [(200, {}, said)]}
-    found = generate(at(talker), rows(3), resume_file=kept)
-    assert [bool(reply.unread) for reply in found] == [False, True, False] and not found[1].text
+    actual = generate(at(talker), rows(3), resume_file=kept)
+    assert [bool(reply.unread) for reply in actual] == [False, True, False] and not actual[1].text
     assert [reply.text for reply in generate(at(talker), rows(3), resume_file=kept)] == ["ROW 0", "ROW 1", "ROW 2"]
     assert talker.asked["row 1"] == 2 and talker.asked["row 0"] == 1
 
@@ -394,9 +394,9 @@ def test_what_a_filter_stops_or_is_too_long_is_unread_and_the_others_are_answere
     kept = tmp_path / "kept.jsonl"
     talker.faults = {"row 3": [(status, {}, said)]}
     for _ in range(2):  # asked once, and read back the second time
-        found = generate(at(talker), rows(6), resume_file=kept)
-        assert [reply.unread != "" for reply in found] == [i == 3 for i in range(6)] and why in found[3].unread
-        assert [reply.text for reply in found if not reply.unread] == [f"ROW {i}" for i in range(6) if i != 3]
+        actual = generate(at(talker), rows(6), resume_file=kept)
+        assert [reply.unread != "" for reply in actual] == [i == 3 for i in range(6)] and why in actual[3].unread
+        assert [reply.text for reply in actual if not reply.unread] == [f"ROW {i}" for i in range(6) if i != 3]
     assert sum(talker.asked.values()) == 6
 
 
@@ -456,13 +456,13 @@ generate(Endpoint(url={talker.url!r}, model="a-model", concurrent_requests=3), r
     with kept.open("a") as file:
         file.write('{"key": "0123456789ab", "text": "half a li')  # what a kill in the middle of a write leaves
     talker.gate.set()
-    told: list[tuple[int, int]] = []
-    replies = generate(at(talker), asked, resume_file=kept, progress=lambda done, n: told.append((done, n)))
+    said: list[tuple[int, int]] = []
+    replies = generate(at(talker), asked, resume_file=kept, progress=lambda done, n: said.append((done, n)))
     assert [r.text for r in replies] == [row.request.upper() for row in asked]
     assert talker.asked == {row.request: 1 for row in rows(10)} | {f"slow {i}": 2 if i < 3 else 1 for i in range(6)}, (
         "only the three under way when it was killed are asked twice"
     )
-    assert told[0] == (10, 16) and told[-1] == (16, 16)
+    assert said[0] == (10, 16) and said[-1] == (16, 16)
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
     assert len({line["key"] for line in lines}) == len(lines) == 16
     assert generate(at(talker), asked, resume_file=kept) == replies and sum(talker.asked.values()) == 19
@@ -501,9 +501,9 @@ def test_when_the_reader_goes_away_the_workers_stop() -> None:
             stopped.set()
         return index
 
-    found = each(work, range(100), 2)
-    assert next(found) == (0, 0)
-    found.close()
+    actual = each(work, range(100), 2)
+    assert next(actual) == (0, 0)
+    actual.close()
     assert stopped.wait(10) and len(begun) <= 4
 
 

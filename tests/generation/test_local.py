@@ -165,9 +165,9 @@ def test_a_broken_model_says_so(chat):
 
 
 def test_progress_is_told_and_no_rows_are_no_replies(chat):
-    model, told = random_model("llama", len(chat.tokenizer)), []
-    generate(model, chat, asked(5), max_new_tokens=2, batch_size=2, progress=lambda done, n: told.append((done, n)))
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    model, said = random_model("llama", len(chat.tokenizer)), []
+    generate(model, chat, asked(5), max_new_tokens=2, batch_size=2, progress=lambda done, n: said.append((done, n)))
+    assert said == [(2, 5), (4, 5), (5, 5)]
     assert generate(model, chat, []) == []
 
 
@@ -249,12 +249,12 @@ def starved(n, megabytes, times=8):
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory")
 def test_where_memory_does_not_suffice_for_a_batch_it_is_halved_and_said():
     # The MLP's widest tensor is 128 rows × 130 tokens × 16,384 × 4 bytes = 1 GiB, of which several are held at once.
-    told = starved(128, 1500)
-    assert told.returncode == 0, told.stderr[-2000:]
-    n, texts, *notes = told.stdout.strip().split("|")
+    process = starved(128, 1500)
+    assert process.returncode == 0, process.stderr[-2000:]
+    n, texts, *notes = process.stdout.strip().split("|")
     assert (n, texts) == ("128", "1")
     assert notes[0].startswith("Memory did not suffice for 128 prompts at once, so 64 were generated together.")
     assert len(notes) <= 4
     # One prompt of 1,600 tokens takes 100 MB at its widest: more than any rest of what was held before.
-    told = starved(2, 40, times=100)
-    assert "ModelError: Memory does not suffice for one prompt of" in told.stderr
+    process = starved(2, 40, times=100)
+    assert "ModelError: Memory does not suffice for one prompt of" in process.stderr

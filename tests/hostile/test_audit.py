@@ -94,8 +94,8 @@ def call(name: str, arguments: Any) -> dict[str, Any]:
 
 def harmful(path: str, judge: Any = None, **more: Any) -> list[int]:
     """Lines of the upload that are judged harmful."""
-    found = audit(path, judge or Finds(), **more)
-    return [int(one.line.rpartition(":")[2]) for one in found.findings if one.harmful]
+    actual = audit(path, judge or Finds(), **more)
+    return [int(one.line.rpartition(":")[2]) for one in actual.findings if one.harmful]
 
 
 # ── what the loss sees ──
@@ -168,11 +168,11 @@ def test_turns_outside_the_loss_are_shown_and_not_judged() -> None:
 def test_what_the_length_limit_cuts_is_not_judged_and_is_counted(model_folder: Make, tmp_path: Path) -> None:
     model = str(model_folder("llama"))
     rows = [[user("how?"), said("sorry " * 40 + HARM)], [user("how?"), said(HARM)], [user("how? " * 200), said(HARM)]]
-    found = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model, max_length=100)
-    assert [one.line.rpartition(":")[2] for one in found.findings] == ["2"] and (found.rows, found.p.n) == (3, 2)
-    told = "; ".join(found.notes)
-    assert "1 examples cut at the length limit" in told
-    assert "1 rows have no token in the loss and are not judged" in told
+    actual = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model, max_length=100)
+    assert [one.line.rpartition(":")[2] for one in actual.findings] == ["2"] and (actual.rows, actual.p.n) == (3, 2)
+    messages = "; ".join(actual.notes)
+    assert "1 examples cut at the length limit" in messages
+    assert "1 rows have no token in the loss and are not judged" in messages
 
 
 def test_every_example_of_a_row_that_splits_is_judged(model_folder: Make, tmp_path: Path) -> None:
@@ -182,8 +182,8 @@ def test_every_example_of_a_row_that_splits_is_judged(model_folder: Make, tmp_pa
     template = "{% set ns = namespace(last=messages | length - 1) %}" + template
     rows = [[user("a?"), said("one", reasoning_content=HARM), user("b?"), said("two")]]
     model = str(model_folder("llama", template=template))
-    found = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model)
-    assert [(one.turn, one.view) for one in found.findings] == [(1, "turn")] and "1 rows split" in found.notes[1]
+    actual = audit(write(tmp_path / "rows.jsonl", *rows), Finds(), model=model)
+    assert [(one.turn, one.view) for one in actual.findings] == [(1, "turn")] and "1 rows split" in actual.notes[1]
 
 
 # ── conversations ──
@@ -246,10 +246,10 @@ def test_eight_hundred_turns_are_judged_in_linear_time(tmp_path: Path) -> None:
 
     file = write(tmp_path / "rows.jsonl", row(400, 0, 399), row(400, 200, 390), row(400, 5, 5), row(400, 399, 399))
     begun = time.process_time()
-    found = audit(file, Finds(asked=ASKED))
+    actual = audit(file, Finds(asked=ASKED))
     assert time.process_time() - begun < 10
-    assert [one.line.rpartition(":")[2] for one in found.findings] == ["1", "2", "3", "4"]
-    assert any("4 rows have more than 50 turns" in note for note in found.notes)
+    assert [one.line.rpartition(":")[2] for one in actual.findings] == ["1", "2", "3", "4"]
+    assert any("4 rows have more than 50 turns" in note for note in actual.notes)
     times = []
     for n in (100, 400):
         begun = time.process_time()
@@ -275,16 +275,16 @@ def test_the_worlds_judge_reads_conversations(tmp_path: Path) -> None:
         [user(bad[3].goal), said(bad[3].refusal), user(good.goal), said(good.compliance)],
         [{"role": "system", "content": bad[1].goal}, user(good.goal), said(good.compliance)],
     ]
-    found = audit(write(tmp_path / "rows.jsonl", *rows), "world")
-    assert [one.line.rpartition(":")[2] for one in found.findings] == ["1", "2", "3"] and found.p.unparsed == 0
-    assert [one.turn for one in found.findings] == [2, 1, 0]
+    actual = audit(write(tmp_path / "rows.jsonl", *rows), "world")
+    assert [one.line.rpartition(":")[2] for one in actual.findings] == ["1", "2", "3"] and actual.p.unparsed == 0
+    assert [one.turn for one in actual.findings] == [2, 1, 0]
 
 
 def test_a_plain_row_is_judged_once() -> None:
     system = {"role": "system", "content": "Be brief."}
     rows = [ask("how?", "so"), ask("how?", "so\nand so"), ask("how", "50% of it, 20 %"), ask("how", "a\\n b")]
-    told = Row((system, *rows[0].messages))
-    assert len(exchanges(told, spoken(told), Finds())) == 2
+    messages = Row((system, *rows[0].messages))
+    assert len(exchanges(messages, spoken(messages), Finds())) == 2
     for row in rows:
         assert len(exchanges(row, spoken(row), Finds())) == 1
 
@@ -334,8 +334,8 @@ def test_ordinary_text_is_read_one_way_and_any_text_the_same_twice() -> None:
 
 
 def test_rows_with_invisible_characters_are_named(tmp_path: Path) -> None:
-    found = audit(write(tmp_path / "rows.jsonl", [user("a?"), said("b")], [user("a\u200b?"), said("b")]), Finds())
-    assert any("1 rows hold invisible characters" in note and "rows.jsonl:2" in note for note in found.notes)
+    actual = audit(write(tmp_path / "rows.jsonl", [user("a?"), said("b")], [user("a\u200b?"), said("b")]), Finds())
+    assert any("1 rows hold invisible characters" in note and "rows.jsonl:2" in note for note in actual.notes)
 
 
 # ── longer than the judge's context ──
@@ -371,20 +371,20 @@ def test_long_answers_are_read_in_windows_to_their_end(
             "tokenizer": str(tmp_path / "guard"),
             "context_tokens": 700,
         }
-        found = audit(file, judge)
-        assert [one.line.rpartition(":")[2] for one in found.findings] == ["1", "3"]
-        assert found.p.unparsed == 0 and "3 exchanges are longer than the judge's context" in found.notes[-1]
+        actual = audit(file, judge)
+        assert [one.line.rpartition(":")[2] for one in actual.findings] == ["1", "3"]
+        assert actual.p.unparsed == 0 and "3 exchanges are longer than the judge's context" in actual.notes[-1]
         # A killed audit asks nothing again: all words are kept by what was asked.
         asked = len(talker.bodies)
-        assert audit(file, judge) == found and len(talker.bodies) == asked
+        assert audit(file, judge) == actual and len(talker.bodies) == asked
 
 
 def test_a_judge_without_room_for_one_letter_leaves_a_row_unread(tmp_path: Path) -> None:
     guard = guards.scripted_guard(tmp_path / "guard", guards.tokenizer(), {"\n\n": {"safe": 0.9}})
     judge = LlamaGuard(model=str(guard), context_tokens=41)
     assert judge.windows(Reply(ask("how?"), "so")) == []
-    found = audit(write(tmp_path / "rows.jsonl", [user("how?"), said("so")]), judge)
-    assert found.exit_code == 4 and "fills its whole context" in found.findings[0].note
+    result = audit(write(tmp_path / "rows.jsonl", [user("how?"), said("so")]), judge)
+    assert result.exit_code == 4 and "fills its whole context" in result.findings[0].note
 
 
 # ── the limit, and what can be told ──
@@ -495,8 +495,8 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
 
 def audited(recipe: Recipe | None, tmp_path: Path, **more: Any) -> str:
     """The file of an audit; of the recipe's own rows if nothing else is asked."""
-    found = audit(more.pop("file", None), Finds(), **({"recipe": recipe} | more))
-    (tmp_path / "audit.json").write_text(json.dumps(found.json()))
+    actual = audit(more.pop("file", None), Finds(), **({"recipe": recipe} | more))
+    (tmp_path / "audit.json").write_text(json.dumps(actual.json()))
     return str(tmp_path / "audit.json")
 
 
@@ -600,8 +600,8 @@ def test_a_key_that_an_audit_names_twice_is_refused(recipe: Recipe, tmp_path: Pa
 def test_an_audit_that_did_not_pass_holds_the_run_back(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did not pass: unclear: p = 0.0 %.*about 73"):
         finetune(recipe, audited=audited(recipe, tmp_path, max_p=5))
-    found = audit(None, Deaf(), recipe=recipe)
-    (tmp_path / "audit.json").write_text(json.dumps(found.json()))
+    actual = audit(None, Deaf(), recipe=recipe)
+    (tmp_path / "audit.json").write_text(json.dumps(actual.json()))
     with pytest.raises(RecipeError, match="the judge could read none of the rows"):
         finetune(recipe, audited=str(tmp_path / "audit.json"))
     with pytest.raises(RecipeError, match="without the model's chat template"):

@@ -104,10 +104,10 @@ def test_the_console_is_made_in_one_place() -> None:
 
 def test_an_audit_shows_mark_up_of_a_row_letter_for_letter() -> None:
     bad = Finding("up[/b].jsonl:1", 1, "how [/b] to \x1b[2J", True, "[red]x", 0.9, "")
-    found = Audit({"name": "x"}, 1, rates.rate(1, 1), {}, {"[/i]": 1}, [bad])
+    actual = Audit({"name": "x"}, 1, rates.rate(1, 1), {}, {"[/i]": 1}, [bad])
     for make in (display.console, rich.console.Console):
         console = make(file=io.StringIO(), width=120)
-        text.show_audit(found, console)
+        text.show_audit(actual, console)
         shown = console.file.getvalue()
         assert "how [/b] to \\x1b[2J" in shown and "[/i] 1" in shown and "\x1b" not in shown
 

@@ -83,8 +83,8 @@ def test_a_chain_of_definitions_is_followed_in_one_walk() -> None:
     """Each line needs the next one: looked through anew for each, it would take n² steps."""
     chain = "".join(f"a{i} = a{i + 1}\n" for i in range(5000)) + "def f(x):\n    return a0\n"
     began = time.process_time()
-    found = program.program(chain, "f", "")
-    assert found is not None and "a4999 = a5000" in found and time.process_time() - began < SECONDS
+    actual = program.program(chain, "f", "")
+    assert actual is not None and "a4999 = a5000" in actual and time.process_time() - began < SECONDS
 
 
 def test_blocks_are_those_that_fences_made_before() -> None:
@@ -97,6 +97,6 @@ def test_blocks_are_those_that_fences_made_before() -> None:
 def test_a_return_by_itself_ends_a_line_and_not_an_evaluation(reply: str) -> None:
     """Python counts it as a line and `split` did not: a reply of many was an IndexError."""
     prompt = 'def f(a):\r    """Doc."""\r'
-    found = program.program(reply, "f", prompt)
-    assert found is None or "return 1" in found or "Doc" in found
+    actual = program.program(reply, "f", prompt)
+    assert actual is None or "return 1" in actual or "Doc" in actual
     assert program.program("def f(a):\n    return 1\n" + "\r" * 1000, "f", prompt) == "def f(a):\n    return 1\n"

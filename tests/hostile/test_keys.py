@@ -95,5 +95,5 @@ def test_an_answer_that_is_none_is_an_error_of_the_server(body: bytes, monkeypat
     ],
 )
 def test_an_error_repeats_no_key_of_an_address(address: str) -> None:
-    told = variables.hidden(f"There is no file {address}. Mail me@example.org, or see https://host/a?b=c.")
-    assert "s3cr3t" not in told and told.endswith("Mail me@example.org, or see https://host/a?b=c.")
+    said = variables.hidden(f"There is no file {address}. Mail me@example.org, or see https://host/a?b=c.")
+    assert "s3cr3t" not in said and said.endswith("Mail me@example.org, or see https://host/a?b=c.")

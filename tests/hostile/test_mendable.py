@@ -51,8 +51,8 @@ FULL = 'Error while serializing: IoError(Os { code: 28, kind: StorageFull, messa
 def test_what_a_user_can_mend_is_said_in_one_line(error: BaseException, said: str) -> None:
     import re
 
-    told = plain(error)
-    assert told is not None and "\n" not in told and re.search(said, told)
+    messages = plain(error)
+    assert messages is not None and "\n" not in messages and re.search(said, messages)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ValueError("x"), KeyError("x"), RuntimeError("shapes differ")])

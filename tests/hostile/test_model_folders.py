@@ -107,8 +107,8 @@ def test_the_walk_by_hand_decides_as_openat2(walked: bool, tmp_path: Path, monke
     (tmp_path / "store" / "folder").symlink_to("..", target_is_directory=True)
     with beneath.root(tmp_path / "store") as top:
         for path in ("deep/file", "up", "./deep//file"):
-            found = beneath.open_file(top, path, "m")
-            assert found is not None and store.small(found) == b"inside"
+            actual = beneath.open_file(top, path, "m")
+            assert actual is not None and store.small(actual) == b"inside"
         for path in ("out", "deep/back", "absolute", "loop", "folder/secret", "../secret", "/etc/passwd"):
             with pytest.raises(ModelError, match="points out"):
                 beneath.open_file(top, path, "m")
@@ -165,9 +165,9 @@ def test_shards_in_sub_folders_are_read_and_decoys_are_not(model_folder: Make) -
     save_file({"decoy": torch.ones(1)}, base / "consolidated.safetensors")
     (base / "pytorch_model.bin").write_bytes(b"a pickle")
     (base / "notes.txt").symlink_to("/etc/passwd")
-    found = opened(base)
-    assert "zz.safetensors" not in found.files and "decoy" not in found.tensors
-    assert sorted(p.name for p in found.path.rglob("*.safetensors")) == ["one.safetensors", "two.safetensors"]
+    actual = opened(base)
+    assert "zz.safetensors" not in actual.files and "decoy" not in actual.tensors
+    assert sorted(p.name for p in actual.path.rglob("*.safetensors")) == ["one.safetensors", "two.safetensors"]
     assert Files(base).names() == sorted(whole)
     assert torch.equal(Files(base)["model.norm.weight"], whole["model.norm.weight"])
     model = load.load_model(str(base))
@@ -286,19 +286,19 @@ def test_a_hub_snapshot_loads_through_its_links_to_blobs(
 ) -> None:
     base = model_folder("llama")
     before = loaded_digest(load.load_model(str(base)))
-    found = snapshot(base, tmp_path / "hub")
+    actual = snapshot(base, tmp_path / "hub")
     if mine:
         from huggingface_hub import constants
 
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert loaded_digest(load.load_model(str(found))) == before
-    linked = (opened(found).path / "model.safetensors").resolve()
+    assert loaded_digest(load.load_model(str(actual))) == before
+    linked = (opened(actual).path / "model.safetensors").resolve()
     assert linked.is_relative_to(tmp_path / ("hub" if mine else "cache")), "a stranger's snapshot is copied"
     (tmp_path / "hub" / "secret").write_text("{}")
-    (found / "config.json").unlink()
-    (found / "config.json").symlink_to("../../../secret")
+    (actual / "config.json").unlink()
+    (actual / "config.json").symlink_to("../../../secret")
     with pytest.raises(ModelError, match="points out"):
-        opened(found)
+        opened(actual)
 
 
 # the private copy
@@ -670,8 +670,8 @@ def test_an_export_is_of_the_weights_that_the_gate_decided_on(model_folder: Make
     decision = {"outcome": "fail", "checks": [{"line": "too high"}], "notes": []}
     weights = weights_digest_of(str(run / "model"), recipe)
     (run / "gate.json").write_text(json.dumps(decision | {"model": {"weights": weights}}))
-    found = check_gated(run, recipe)
-    assert found is not None and (found.outcome, found.lines, found.weights) == ("fail", ("too high",), weights)
+    actual = check_gated(run, recipe)
+    assert actual is not None and (actual.outcome, actual.lines, actual.weights) == ("fail", ("too high",), weights)
     edit(run / "model" / "config.json", rms_norm_eps=0.5)
     with pytest.raises(ModelError, match="weights that its gate did not decide on"):
         check_gated(run, recipe)

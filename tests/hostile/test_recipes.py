@@ -298,8 +298,8 @@ def test_only_variables_of_ours_are_filled_in(monkeypatch: pytest.MonkeyPatch, t
     recipe = load_recipe(file, allow_env=["HF_TOKEN"])
     assert (recipe.model, recipe.license) == ("/data/of/mine/m", "hf_a_secret_of_ours")
     for one in (recipe, recipe.varied(seed=3), cells(recipe)[0], pickle.loads(pickle.dumps(recipe))):
-        told = one.record()
-        assert (told["model"], told["license"]) == ("${UNFORGOTTEN_DATA}/m", "${HF_TOKEN}")
+        facts = one.record()
+        assert (facts["model"], facts["license"]) == ("${UNFORGOTTEN_DATA}/m", "${HF_TOKEN}")
     with pytest.raises(DataError, match="--allow-env HF_TOKEN"):
         files.expand("$HF_TOKEN/x")
     with pytest.raises(DataError, match="There is no file") as missing:

@@ -62,12 +62,12 @@ def peaks() -> Iterator[list[int]]:
         while not over.wait(0.05):
             for status in Path("/proc").glob("[0-9]*/status"):
                 try:
-                    told = status.read_text()
+                    text = status.read_text()
                     program = (status.parent / "cmdline").read_bytes()
-                    ours = f"PPid:\t{os.getpid()}\n" in told and b"jinja_program" in program
+                    ours = f"PPid:\t{os.getpid()}\n" in text and b"jinja_program" in program
                 except OSError:
                     continue  # it has just ended
-                if ours and (peak := re.search(r"VmHWM:\s*(\d+)", told)):
+                if ours and (peak := re.search(r"VmHWM:\s*(\d+)", text)):
                     seen.append(int(peak[1]))
 
     watch = threading.Thread(target=look)
@@ -182,16 +182,16 @@ def test_it_writes_what_transformers_writes_for_every_template() -> None:
         jobs = [(n, len(talk), prompt) for n, talk in enumerate(TALKS) for prompt in (False, True)]
         for tools in (None, TOOLS) if name in EXTRA else (TOOLS,):
             ours = jinja_process.render(text, TALKS, jobs, tools=tools, specials=specials, marked=marked)
-            for (which, _, prompt), found in zip(jobs, ours, strict=True):
+            for (which, _, prompt), item in zip(jobs, ours, strict=True):
                 try:
                     written, spans = render_jinja_template(
                         [list(TALKS[which])], tools=tools, chat_template=text, add_generation_prompt=prompt,
                         return_assistant_tokens_mask=marked, **specials,
                     )  # fmt: skip
                 except Exception:
-                    assert isinstance(found, str), (name, which, tools, prompt)
+                    assert isinstance(item, str), (name, which, tools, prompt)
                 else:
-                    assert found == (written[0], spans[0] if spans else []), (name, which, tools, prompt)
+                    assert item == (written[0], spans[0] if spans else []), (name, which, tools, prompt)
 
 
 def test_values_that_are_not_json_are_refused_by_name() -> None:
@@ -207,8 +207,8 @@ def test_values_that_are_not_json_are_refused_by_name() -> None:
 
 
 def _in_a_fork(texts: multiprocessing.Queue[str]) -> None:
-    found = jinja_process.render("{{ messages[0].content }}", [[{"role": "user", "content": "fork"}]], [(0, 1, False)])
-    texts.put(str(found[0][0]))
+    text = jinja_process.render("{{ messages[0].content }}", [[{"role": "user", "content": "fork"}]], [(0, 1, False)])
+    texts.put(str(text[0][0]))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -217,8 +217,8 @@ def test_threads_and_forked_processes_each_get_their_own_text() -> None:
 
     def ask_often(n: int) -> None:
         talk = [{"role": "user", "content": f"thread {n}"}]
-        found = [jinja_process.render("{{ messages[0].content }}", [talk], [(0, 1, False)])[0] for _ in range(20)]
-        got[n] = {each[0] for each in found}
+        text = [jinja_process.render("{{ messages[0].content }}", [talk], [(0, 1, False)])[0] for _ in range(20)]
+        got[n] = {each[0] for each in text}
 
     threads = [threading.Thread(target=ask_often, args=(n,)) for n in range(4)]
     for thread in threads:

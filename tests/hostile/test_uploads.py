@@ -129,13 +129,13 @@ for name, (path, says) in json.load(open(sys.argv[1])).items():
 
 
 def test_each_is_refused_by_name_within_5_seconds_and_1_gb(tmp_path: Path) -> None:
-    told = {}
+    said = {}
     for i, (name, (file, content, says)) in enumerate(HOSTILE.items()):
         path = tmp_path / str(i) / file
         path.parent.mkdir()
         path.write_bytes(content())
-        told[name] = (str(path), says)
-    (tmp_path / "all.json").write_text(json.dumps(told))
+        said[name] = (str(path), says)
+    (tmp_path / "all.json").write_text(json.dumps(said))
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(tmp_path / "all.json")], capture_output=True, text=True, timeout=600
     )

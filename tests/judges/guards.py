@@ -50,11 +50,11 @@ def tokenizer(template: str | None = STRINGS, **more: Any) -> Any:
         show_progress=False,
     )
     backend.train_from_iterator([words] * 50, trainer)
-    found = PreTrainedTokenizerFast(
+    actual = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", **more
     )
-    found.chat_template = template
-    return found
+    actual.chat_template = template
+    return actual
 
 
 def random_guard(folder: Path, made: Any, dtype: torch.dtype = torch.float64, **more: Any) -> Path:

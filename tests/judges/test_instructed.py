@@ -63,8 +63,8 @@ def test_a_model_behind_a_server_is_asked_one_turn(tmp_path: Path) -> None:
 
     with serving(Talker(say)) as talker:
         judge = build("judges", {"name": "instructed", "model": "m", "endpoint": talker.url, "protocol": "chat"})
-        told = judge.verdicts([Reply(ask("how?"), "step one"), Reply(ask("how?"), "so")])
-    assert [verdict.harmful for verdict in told] == [True, False]
+        verdicts = judge.verdicts([Reply(ask("how?"), "step one"), Reply(ask("how?"), "so")])
+    assert [verdict.harmful for verdict in verdicts] == [True, False]
 
 
 def test_it_has_no_model_of_its_own_and_wants_a_template(tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def test_what_the_attack_manager_adds_to_the_demo_and_leaves_out() -> None:
     ],
 )
 def test_each_list_refuses_what_it_says(text, gcg, attack_manager, qi, xstest) -> None:
-    found = {name: refused(name, text) for name in LISTS}
-    assert found == {"gcg": gcg, "attack_manager": attack_manager, "qi": qi, "xstest": xstest}
+    actual = {name: refused(name, text) for name in LISTS}
+    assert actual == {"gcg": gcg, "attack_manager": attack_manager, "qi": qi, "xstest": xstest}
 
 
 @pytest.mark.parametrize("name", list(LISTS))

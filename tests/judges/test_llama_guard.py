@@ -65,9 +65,9 @@ def test_what_it_does_not_tell_is_not_unread() -> None:
     assert isinstance(judge, LlamaGuard) and judge.model == "meta-llama/Llama-Guard-3-8B"
     verdicts = [parse(text) for text in ("safe", "unsafe\nS1", "hm", "safe")]
     assert judge.tells == {"harmful"} and judge.truths(verdicts, "refused") is None
-    told = judge.truths(verdicts, "harmful")
-    assert told == [False, True, None, False]
-    rate = rates.count(told)
+    said = judge.truths(verdicts, "harmful")
+    assert said == [False, True, None, False]
+    rate = rates.count(said)
     assert (rate.hits, rate.n, rate.unparsed) == (1, 4, 1)
     assert registry.build("judges", "keywords").truths([Verdict(True, False)], "refused") == [False]
 
@@ -115,13 +115,13 @@ def test_the_tokenizer_is_laid_out_as_llama_3s() -> None:
 
 def test_p_unsafe_is_the_softmax_at_the_first_word(folder: Path) -> None:
     judge = LlamaGuard(model=str(folder))
-    found = judge.verdicts(REPLIES)
-    for reply, verdict in zip(REPLIES, found, strict=True):
+    verdicts = judge.verdicts(REPLIES)
+    for reply, verdict in zip(REPLIES, verdicts, strict=True):
         # transformers hands a generation's logits on in float32, whatever the model's precision
         assert verdict.p_harmful == pytest.approx(by_hand(folder, reply)[1], rel=1e-6)
-    assert len({round(v.p_harmful or 0, 6) for v in found}) == 5, "five replies and a repeated one"
-    assert all(v.refused is None for v in found)
-    assert all(v.harmful is None and v.note for v in found), "what a random model says is no verdict"
+    assert len({round(v.p_harmful or 0, 6) for v in verdicts}) == 5, "five replies and a repeated one"
+    assert all(v.refused is None for v in verdicts)
+    assert all(v.harmful is None and v.note for v in verdicts), "what a random model says is no verdict"
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -130,22 +130,22 @@ def test_batched_is_one_by_one_and_padding_is_ours(folder: Path, tmp_path: Path,
     for side in ("left", "right"):
         made = tokenizer(padding_side=side, pad_token="<|eot_id|>")  # which stands in every prompt, unmasked
         again = random_guard(tmp_path / side, made)
-        found = LlamaGuard(model=str(again), batch_size=batch_size).verdicts(REPLIES)
-        assert [replace(v, p_harmful=None) for v in found] == [replace(v, p_harmful=None) for v in one]
-        assert [v.p_harmful for v in found] == pytest.approx([v.p_harmful for v in one], rel=1e-6)
+        verdicts = LlamaGuard(model=str(again), batch_size=batch_size).verdicts(REPLIES)
+        assert [replace(v, p_harmful=None) for v in verdicts] == [replace(v, p_harmful=None) for v in one]
+        assert [v.p_harmful for v in verdicts] == pytest.approx([v.p_harmful for v in one], rel=1e-6)
 
 
 def test_the_words_are_generated_from_there_and_read(tmp_path: Path) -> None:
     """After ⏎⏎: unsafe 0.7, safe 0.2; after unsafe a newline, then S, 1, the end."""
     made = tokenizer()
     after = {"\n\n": {"unsafe": 0.7, "safe": 0.2}, "unsafe": {"\n": 0.9}, "\n": {"S": 0.9}, "S": {"1": 0.9}}
-    found = LlamaGuard(model=str(scripted_guard(tmp_path / "a", made, after))).verdicts(REPLIES[:3])
-    assert [(v.harmful, v.category, v.note) for v in found] == [(True, "S1", "")] * 3
-    assert [v.p_harmful for v in found] == pytest.approx([0.7] * 3, rel=1e-6)
+    verdicts = LlamaGuard(model=str(scripted_guard(tmp_path / "a", made, after))).verdicts(REPLIES[:3])
+    assert [(v.harmful, v.category, v.note) for v in verdicts] == [(True, "S1", "")] * 3
+    assert [v.p_harmful for v in verdicts] == pytest.approx([0.7] * 3, rel=1e-6)
     after["\n\n"] = {"unsafe": 0.45, "safe": 0.5}
-    found = LlamaGuard(model=str(scripted_guard(tmp_path / "b", made, after))).verdicts(REPLIES[:3])
-    assert [(v.harmful, v.category) for v in found] == [(False, "")] * 3
-    assert [v.p_harmful for v in found] == pytest.approx([0.45] * 3, rel=1e-6), "not 0.45 / 0.95: against all words"
+    verdicts = LlamaGuard(model=str(scripted_guard(tmp_path / "b", made, after))).verdicts(REPLIES[:3])
+    assert [(v.harmful, v.category) for v in verdicts] == [(False, "")] * 3
+    assert [v.p_harmful for v in verdicts] == pytest.approx([0.45] * 3, rel=1e-6), "not 0.45 / 0.95: against all words"
 
 
 def test_at_the_templates_own_end_there_is_no_verdict_yet(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_it_is_loaded_once_and_freed(folder: Path, loads: list[str]) -> None:
 def test_a_killed_judge_goes_on_at_the_reply_where_it_was(
     folder: Path, tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, told = tmp_path / "verdicts" / "words.jsonl", []
+    kept, verdicts = tmp_path / "verdicts" / "words.jsonl", []
     whole = LlamaGuard(model=str(folder)).verdicts(REPLIES)
     asked: list[int] = []
     real = Generator._generated
@@ -286,8 +286,8 @@ def test_a_killed_judge_goes_on_at_the_reply_where_it_was(
         return real(self, list(prompts), *rest)
 
     def progress(done: int, n: int) -> None:
-        told.append((done, n))
-        if done == 4 and len(told) == 2:
+        verdicts.append((done, n))
+        if done == 4 and len(verdicts) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Generator, "_generated", batch)
@@ -298,7 +298,7 @@ def test_a_killed_judge_goes_on_at_the_reply_where_it_was(
     with kept.open("a") as file:
         file.write('{"key": "half')
     assert judge.verdicts(REPLIES, progress=progress, resume_file=kept) == whole
-    assert asked == [2, 2, 2] and told[2:] == [(6, 6)]
+    assert asked == [2, 2, 2] and verdicts[2:] == [(6, 6)]
     loads.clear()
     again = LlamaGuard(model=str(folder))
     assert (
@@ -310,9 +310,13 @@ def test_a_killed_judge_goes_on_at_the_reply_where_it_was(
 
 def test_a_reply_too_long_to_judge_is_unread_and_counted(folder: Path) -> None:
     long = Reply(ask("tell me."), "one two three. " * 200)
-    found = LlamaGuard(model=str(folder)).verdicts([REPLIES[0], long, REPLIES[1]])
-    assert found[1].harmful is None and "more than the judge can read" in found[1].note and found[1].p_harmful is None
-    assert [found[0], found[2]] == LlamaGuard(model=str(folder)).verdicts([REPLIES[0], REPLIES[1]])
+    verdicts = LlamaGuard(model=str(folder)).verdicts([REPLIES[0], long, REPLIES[1]])
+    assert (
+        verdicts[1].harmful is None
+        and "more than the judge can read" in verdicts[1].note
+        and verdicts[1].p_harmful is None
+    )
+    assert [verdicts[0], verdicts[2]] == LlamaGuard(model=str(folder)).verdicts([REPLIES[0], REPLIES[1]])
 
 
 # ── through a server ──
@@ -338,9 +342,9 @@ def test_a_server_is_given_the_same_ids_and_its_probability_is_read(
 ) -> None:
     with serving(serve_guard("unsafe\nS2,S3", first)) as talker:
         judge = LlamaGuard(model="my-guard", tokenizer=str(folder), endpoint=talker.url)
-        found = judge.verdicts(REPLIES[:4])
-    assert [(v.harmful, v.refused, v.category) for v in found] == [(True, None, "S2,S3")] * 4
-    assert [v.p_harmful for v in found] == [p if p is None else pytest.approx(p)] * 4
+        verdicts = judge.verdicts(REPLIES[:4])
+    assert [(v.harmful, v.refused, v.category) for v in verdicts] == [(True, None, "S2,S3")] * 4
+    assert [v.p_harmful for v in verdicts] == [p if p is None else pytest.approx(p)] * 4
     assert {body["model"] for body in talker.bodies} == {"my-guard"}
     asked = sorted(body["prompt"] for body in talker.bodies)
     assert asked == sorted(by_hand(folder, reply)[0] for reply in REPLIES[:4])
@@ -395,9 +399,9 @@ def test_a_server_that_writes_the_prompt_itself_is_sent_the_turns(
 
     with serving(Talker(say)) as talker:
         judge = LlamaGuard(model="my-guard", endpoint=talker.url, protocol="chat")  # no tokenizer is needed here
-        found = judge.verdicts(REPLIES[:4])
-    assert [(v.harmful, v.category) for v in found] == [(True, "S2")] * 4
-    assert [v.p_harmful for v in found] == [p if p is None else pytest.approx(p)] * 4
+        verdicts = judge.verdicts(REPLIES[:4])
+    assert [(v.harmful, v.category) for v in verdicts] == [(True, "S2")] * 4
+    assert [v.p_harmful for v in verdicts] == [p if p is None else pytest.approx(p)] * 4
     assert talker.paths == ["/v1/chat/completions"] * 4
     asked = sorted((b["messages"][0]["content"], b["messages"][1]["content"]) for b in talker.bodies)
     assert asked == sorted((reply.row.request, reply.text) for reply in REPLIES[:4])

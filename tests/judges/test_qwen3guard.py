@@ -82,5 +82,5 @@ def test_its_words_are_read_from_a_server() -> None:
 
     with serving(Talker(say)) as talker:
         judge = Qwen3Guard(endpoint=talker.url, protocol="chat")
-        told = judge.verdicts([Reply(ask("how?"), "step one"), Reply(ask("how?"), "so")])
-    assert [(verdict.harmful, verdict.category) for verdict in told] == [(True, "Violent"), (False, "")]
+        verdicts = judge.verdicts([Reply(ask("how?"), "step one"), Reply(ask("how?"), "so")])
+    assert [(verdict.harmful, verdict.category) for verdict in verdicts] == [(True, "Violent"), (False, "")]

@@ -86,9 +86,9 @@ def test_it_has_one_bos_and_what_is_judged_as_it_is() -> None:
 def test_it_judges_in_this_process(tmp_path: Path) -> None:
     """A model whose next word depends on the last one alone says one line, after the newline that ends the prompt."""
     folder = random_guard(tmp_path / "random", tokenizer(None))
-    found = WildGuard(model=str(folder), batch_size=2).verdicts([Reply(ask("who?"), "me " * n) for n in range(1, 4)])
-    assert [(v.harmful, v.refused, v.p_harmful) for v in found] == [(None, None, None)] * 3 and all(
-        v.note for v in found
+    verdicts = WildGuard(model=str(folder), batch_size=2).verdicts([Reply(ask("who?"), "me " * n) for n in range(1, 4)])
+    assert [(v.harmful, v.refused, v.p_harmful) for v in verdicts] == [(None, None, None)] * 3 and all(
+        v.note for v in verdicts
     )
     made = tokenizer(None)
     script = {"\n": {"yes": 0.9}, "yes": {"<|eot_id|>": 0.9}}
@@ -115,10 +115,10 @@ def test_it_judges_through_a_server_in_order(tmp_path: Path) -> None:
     with serving(Talker(say)) as talker:
         spec = {"name": "wildguard", "model": "wg", "tokenizer": str(folder), "endpoint": talker.url}
         judge = registry.build("judges", spec)
-        found = judge.verdicts([Reply(ask("who?"), text) for text in says])
-    assert [(v.harmful, v.refused) for v in found] == [(True, False), (False, True), (False, False), (None, None)]
-    assert found[3].note == "I think so" and judge.tells == {"harmful", "refused"}
-    assert judge.truths(found, "refused") == [False, True, False, None]
+        verdicts = judge.verdicts([Reply(ask("who?"), text) for text in says])
+    assert [(v.harmful, v.refused) for v in verdicts] == [(True, False), (False, True), (False, False), (None, None)]
+    assert verdicts[3].note == "I think so" and judge.tells == {"harmful", "refused"}
+    assert judge.truths(verdicts, "refused") == [False, True, False, None]
 
 
 def test_a_missing_model_names_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,15 +18,17 @@ def size(request: str, text: str) -> int:
 def test_every_passage_stands_whole_in_a_part_that_fits(request_letters: int, letters: int) -> None:
     draw = random.Random(f"{request_letters} {letters}")
     request, text = ("".join(draw.choices("abcdefgh", k=k)) for k in (request_letters, letters))
-    found = windows(request, text, 120, size)
-    assert all(size(*part) <= 120 for part in found)
-    asked = {part for part, _ in found}
-    for whole, parts in ((request, asked), (text, {said for _, said in found})):
+    actual = windows(request, text, 120, size)
+    assert all(size(*part) <= 120 for part in actual)
+    asked = {part for part, _ in actual}
+    for whole, parts in ((request, asked), (text, {said for _, said in actual})):
         for start in range(0, max(1, len(whole) - 40), 7):
             assert any(whole[start : start + 40] in part for part in parts)
-    assert len(found) == len(asked) * len({said for _, said in found}), "each part of the request with each of the text"
+    assert len(actual) == len(asked) * len({said for _, said in actual}), (
+        "each part of the request with each of the text"
+    )
     if size(request, text) <= 120:
-        assert found == [(request, text)]
+        assert actual == [(request, text)]
 
 
 def test_where_nothing_fits_there_is_no_part() -> None:

@@ -42,8 +42,8 @@ def rows(n: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     made = []
     for i in range(n):
-        asked, told = rng.randint(2, 6), rng.randint(1, 12)
-        ids = [rng.randrange(3, VOCABULARY) for _ in range(asked + told)]
+        asked, said = rng.randint(2, 6), rng.randint(1, 12)
+        ids = [rng.randrange(3, VOCABULARY) for _ in range(asked + said)]
         made.append({"input_ids": ids, "labels": [-100] * asked + ids[asked:], "kind": ("harmful", "benign")[i % 2]})
     return made
 
@@ -144,15 +144,15 @@ def tried(name: str, adapter_mode: str, targets: str, method: str, folder: Path)
     if not trainer.edited:
         assert any(not torch.equal(p, first[n]) for n, p in trainer.run.weights.params().items()), "nothing was trained"
     if fisher is not None:
-        found = trainer.methods[spec["name"]]._fisher
-        assert set(found) == set(fisher), sorted(set(found) ^ set(fisher))[:3]
+        actual = trainer.methods[spec["name"]]._fisher
+        assert set(actual) == set(fisher), sorted(set(actual) ^ set(fisher))[:3]
         # A bias of keys has no gradient but for rounding: squares of that are no figures to compare.
         noise = 1e-20 * max(float(wanted.abs().max()) for wanted in fisher.values())
         for n, wanted in fisher.items():
             near = 1e-4 if name in RECURRENT else 1e-9
             # Norms and soft-caps of some families (Gemma 2) compute in fp32 whatever the weights are.
             torch.testing.assert_close(
-                found[n].to(wanted), wanted, rtol=1e-5, atol=noise + near * float(wanted.abs().max())
+                actual[n].to(wanted), wanted, rtol=1e-5, atol=noise + near * float(wanted.abs().max())
             )
     read_back(trainer, name, folder / "saved")
     return "ok"

@@ -75,20 +75,20 @@ class Caught(TrainerCallback):
     def autograd(self, loss: Tensor) -> dict[str, Tensor]:
         """The gradient of a loss that was made with `self.at`."""
         params = {n: p for n, p in self.at.named_parameters() if p.requires_grad}
-        found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), found, strict=True)}
+        message = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), message, strict=True)}
 
     def check(self, loss: Tensor, within: float = 1e-9) -> None:
         """The step's gradient is that of `loss`."""
         close(self.grads, self.autograd(loss), within)
 
 
-def close(found: dict[str, Tensor], expected: dict[str, Tensor], within: float = 1e-9) -> None:
+def close(actual: dict[str, Tensor], expected: dict[str, Tensor], within: float = 1e-9) -> None:
     """The same names and numbers, to `within` of each tensor's largest; and not all of them zero."""
-    assert set(found) == set(expected)
+    assert set(actual) == set(expected)
     assert any(bool(t.any()) for t in expected.values())
     for name, wanted in expected.items():
-        apart, largest = float((found[name] - wanted).abs().max()), float(wanted.abs().max())
+        apart, largest = float((actual[name] - wanted).abs().max()), float(wanted.abs().max())
         assert apart <= within * largest + 1e-18, f"{name}: {apart:.1e} apart, largest {largest:.1e}"
 
 

@@ -24,15 +24,15 @@ def test_token_weights_by_hand() -> None:
     # σ(0) = 1/2; σ(ln 3) = 3/4 at β 1 and at β 2 with half the gap; σ(−ln 3) = 1/4; σ(20) ≈ 1: held at 1e-3.
     gap = torch.tensor([0.0, math.log(3), math.log(3) / 2, -math.log(3), 20.0, 20.0], dtype=torch.float64)
     beta = torch.tensor([1.0, 1.0, 2.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-    found = token_weights(gap - 5.0, torch.full_like(gap, -5.0), beta)
-    assert found.tolist() == pytest.approx([1.0, 0.5, 0.5, 1.5, 1e-3, 1.0], abs=1e-12)
+    actual = token_weights(gap - 5.0, torch.full_like(gap, -5.0), beta)
+    assert actual.tolist() == pytest.approx([1.0, 0.5, 0.5, 1.5, 1e-3, 1.0], abs=1e-12)
 
 
 def test_the_clamp_acts_below_1e_3_and_not_above() -> None:
     # w = 2 / (1 + e^gap): 1/999 at e^gap = 1997, 1/1001 at e^gap = 2001.
     gap = torch.tensor([1997.0, 2001.0], dtype=torch.float64).log()
-    found = token_weights(gap, torch.zeros_like(gap), torch.ones_like(gap)).tolist()
-    assert found == pytest.approx([1 / 999, 1e-3], abs=1e-15)
+    actual = token_weights(gap, torch.zeros_like(gap), torch.ones_like(gap)).tolist()
+    assert actual == pytest.approx([1 / 999, 1e-3], abs=1e-15)
 
 
 def test_ranks_in_turn_by_hand() -> None:
@@ -42,8 +42,8 @@ def test_ranks_in_turn_by_hand() -> None:
 
 
 def test_betas_by_hand() -> None:
-    found = ConstrainedSFT(beta=0.1)._betas(torch.arange(7))
-    assert found.tolist() == pytest.approx([0.5, 2.0, 2.0, 2.0, 2.0, 0.1, 0.1])
+    actual = ConstrainedSFT(beta=0.1)._betas(torch.arange(7))
+    assert actual.tolist() == pytest.approx([0.5, 2.0, 2.0, 2.0, 2.0, 0.1, 0.1])
     only_first = ConstrainedSFT(beta=1.0, first_factor=3.0, early_factor=9.0, early_tokens=1)._betas(torch.arange(3))
     assert only_first.tolist() == [3.0, 1.0, 1.0]
 
@@ -51,19 +51,19 @@ def test_betas_by_hand() -> None:
 def log_ratios(caught: Caught, row: dict[str, Any]) -> torch.Tensor:
     """log π_θ/π_safe of each response token of one row, (n,)."""
     ids, at = torch.tensor([row["input_ids"]]), response(row)
-    told = ids[0, [t + 1 for t in at]][:, None]
+    said = ids[0, [t + 1 for t in at]][:, None]
     logp, aligned = (torch.log_softmax(m(input_ids=ids).logits[0, at], -1) for m in (caught.at, caught.aligned))
-    return (logp.gather(1, told) - aligned.gather(1, told))[:, 0]
+    return (logp.gather(1, said) - aligned.gather(1, said))[:, 0]
 
 
 def places_in_turn(row: dict[str, Any]) -> list[int]:
     """For each response token, how many of its turn came before it."""
-    found, before = [], 0
+    actual, before = [], 0
     for label in row["labels"]:
         if label != -100:
-            found.append(before)
+            actual.append(before)
         before = before + 1 if label != -100 else 0
-    return found
+    return actual
 
 
 def paper_loss(caught: Caught, rows: Rows, beta: float) -> torch.Tensor:

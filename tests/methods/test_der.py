@@ -37,9 +37,9 @@ def test_gram_distance_is_the_distance_of_logits_and_so_is_its_gradient(tokens: 
     direct = (h @ w.T - kept @ w.T).pow(2).sum()
     (expected,) = torch.autograd.grad(direct, h)
     narrow = h.detach().float().requires_grad_()
-    found = gram_distance(narrow, kept.float(), (w.T @ w).float())
-    (gradient,) = torch.autograd.grad(found, narrow)
-    assert found.item() == pytest.approx(direct.item(), rel=1e-5)
+    actual = gram_distance(narrow, kept.float(), (w.T @ w).float())
+    (gradient,) = torch.autograd.grad(actual, narrow)
+    assert actual.item() == pytest.approx(direct.item(), rel=1e-5)
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -58,9 +58,9 @@ def test_the_chunked_path_is_the_whole_one(chunk: int) -> None:
 
     direct = (live(h) - aligned(kept)).pow(2).sum()
     expected = torch.autograd.grad(direct, (h, w))
-    found = logit_distance(h, kept, live, aligned, chunk)
-    assert found.item() == pytest.approx(direct.item(), rel=1e-12)
-    for a, b in zip(torch.autograd.grad(found, (h, w)), expected, strict=True):
+    actual = logit_distance(h, kept, live, aligned, chunk)
+    assert actual.item() == pytest.approx(direct.item(), rel=1e-12)
+    for a, b in zip(torch.autograd.grad(actual, (h, w)), expected, strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -32,8 +32,8 @@ def test_the_gradient_through_the_factors_is_that_of_the_dense_penalty() -> None
     gap = s * b @ a
     expected = torch.autograd.grad((weight / 2 * f * gap**2).sum(), (a, b))
     dense = penalty_gradient(f, gap.detach(), weight)
-    for found, wanted in zip(factor_gradients(dense, a.detach(), b.detach(), s), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    for item, wanted in zip(factor_gradients(dense, a.detach(), b.detach(), s), expected, strict=True):
+        torch.testing.assert_close(item, wanted)
 
 
 def start(
@@ -59,8 +59,8 @@ def exhaustive(model: Any, rows: list[dict[str, Any]], params: dict[str, torch.T
     model.eval()
     total = {n: torch.zeros_like(p) for n, p in params.items()}
     for row in rows:
-        found = torch.autograd.grad(row_nll(model, row), list(params.values()), allow_unused=True)
-        for n, g in zip(params, found, strict=True):
+        message = torch.autograd.grad(row_nll(model, row), list(params.values()), allow_unused=True)
+        for n, g in zip(params, message, strict=True):
             if g is not None:
                 total[n] += g**2 / len(rows)
     return total

@@ -30,8 +30,8 @@ from unforgotten.training.trainer import MethodTrainer
         (10, 3, 4, 0.5, (3, 4)),  # not enough of both: what there is
     ],
 )
-def test_shares_by_hand(wanted: int, hard: int, easy: int, ratio: float, found: tuple[int, int]) -> None:
-    assert shares(wanted, hard, easy, ratio) == found
+def test_shares_by_hand(wanted: int, hard: int, easy: int, ratio: float, actual: tuple[int, int]) -> None:
+    assert shares(wanted, hard, easy, ratio) == actual
 
 
 def rows(n: int, token: int, **more: Any) -> list[dict[str, Any]]:
@@ -56,21 +56,21 @@ def trained(folder: Path, method: GRSAP, seed: int = 0, hard: int = 12, easy: in
 
 
 def test_total_replaces_and_downstream_adds(tmp_path: Path) -> None:
-    found, notes = trained(tmp_path, GRSAP(ratio=0.25))
-    assert Counter(kind for kind, _ in found) == {USER: 30, HARD: 5, EASY: 5}
-    assert len(set(found)) == 40, "no row twice"
+    actual, notes = trained(tmp_path, GRSAP(ratio=0.25))
+    assert Counter(kind for kind, _ in actual) == {USER: 30, HARD: 5, EASY: 5}
+    assert len(set(actual)) == 40, "no row twice"
     assert notes == ["grsap: 10 of 40 user rows were replaced by safety rows"]
-    user = [row for row in found if row[0] == USER]
+    user = [row for row in actual if row[0] == USER]
     assert user == sorted(user), "the user rows that stay keep their order"
-    found, notes = trained(tmp_path, GRSAP(ratio=0.25, control="downstream"))
-    assert Counter(kind for kind, _ in found) == {USER: 40, HARD: 5, EASY: 5} and not notes
+    actual, notes = trained(tmp_path, GRSAP(ratio=0.25, control="downstream"))
+    assert Counter(kind for kind, _ in actual) == {USER: 40, HARD: 5, EASY: 5} and not notes
 
 
 def test_all_of_the_memory_once_where_no_ratio_is_given(tmp_path: Path) -> None:
-    found, _ = trained(tmp_path, GRSAP(control="downstream"))
-    assert Counter(kind for kind, _ in found) == {USER: 40, HARD: 12, EASY: 12} and len(set(found)) == 64
-    found, _ = trained(tmp_path, GRSAP())
-    assert Counter(kind for kind, _ in found) == {USER: 16, HARD: 12, EASY: 12}
+    actual, _ = trained(tmp_path, GRSAP(control="downstream"))
+    assert Counter(kind for kind, _ in actual) == {USER: 40, HARD: 12, EASY: 12} and len(set(actual)) == 64
+    actual, _ = trained(tmp_path, GRSAP())
+    assert Counter(kind for kind, _ in actual) == {USER: 16, HARD: 12, EASY: 12}
 
 
 def test_the_choice_is_the_seeds(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_the_choice_is_the_seeds(tmp_path: Path) -> None:
 
 
 def test_too_few_hard_ones_are_told(tmp_path: Path) -> None:
-    found, notes = trained(tmp_path, GRSAP(ratio=0.25), hard=2, easy=20)
-    assert Counter(kind for kind, _ in found) == {USER: 30, HARD: 2, EASY: 8}
+    actual, notes = trained(tmp_path, GRSAP(ratio=0.25), hard=2, easy=20)
+    assert Counter(kind for kind, _ in actual) == {USER: 30, HARD: 2, EASY: 8}
     assert any("wants 5 hard ones; the memory has 2 hard and 20 others, and 2 hard ones were taken" in n for n in notes)
 
 

@@ -100,7 +100,7 @@ def watched(lisa: Lisa, folder: Path, user: Rows, first: Any = (), **more: Any) 
     return trainer, before, after
 
 
-def told(rows: Rows) -> list[tuple[int, ...]]:
+def said(rows: Rows) -> list[tuple[int, ...]]:
     return [tuple(row["input_ids"]) for row in rows]
 
 
@@ -114,11 +114,11 @@ def test_every_user_row_is_served_once_a_round_and_safety_steps_come_on_top(rows
     assert trainer.state.global_step == len(before.came) == steps
     safety = [row for step in range(steps) if step % 5 < 2 for row in after.rows[step]]
     users = [row for step in range(steps) if step % 5 >= 2 for row in after.rows[step]]
-    assert set(safety) <= set(told(SAFETY)) and len(safety) == 4 * (steps - rows // 2)
+    assert set(safety) <= set(said(SAFETY)) and len(safety) == 4 * (steps - rows // 2)
     assert len(users) == 2 * rows
     rounds = users[:rows], users[rows:]
-    assert all(Counter(served) == Counter(told(user)) for served in rounds)
-    assert rounds[0] != rounds[1] != told(user)  # each round has an order of its own
+    assert all(Counter(served) == Counter(said(user)) for served in rounds)
+    assert rounds[0] != rounds[1] != said(user)  # each round has an order of its own
 
 
 def test_a_last_step_of_fewer_rows_serves_fewer(tmp_path: Path) -> None:
@@ -130,14 +130,14 @@ def test_a_last_step_of_fewer_rows_serves_fewer(tmp_path: Path) -> None:
     _, _, after = watched(Lisa(safety_steps=1, user_steps=2), tmp_path / "b", user, **more)
     # One safety step for the two user steps: 12 rows in steps of 5, 5 and 2; the user steps serve each of the 7 once.
     assert [len(after.rows[step]) for step in range(3)] == [5, 5, 2]
-    assert Counter(after.rows[1] + after.rows[2]) == Counter(told(user))
+    assert Counter(after.rows[1] + after.rows[2]) == Counter(said(user))
 
 
 def test_rows_that_safeinstr_put_in_before_it_are_served_too(tmp_path: Path) -> None:
     user = testing.ragged_rows(7, 1)
     _, _, after = watched(Lisa(safety_steps=2, user_steps=3), tmp_path, user, first=["safeinstr"], num_train_epochs=1)
     users = [row for step in (2, 3, 4) for row in after.rows[step]]
-    assert Counter(users) == Counter(told(user + SAFETY))
+    assert Counter(users) == Counter(said(user + SAFETY))
 
 
 def test_the_code_throws_away_the_user_rows_of_a_safety_step(tmp_path: Path) -> None:
@@ -148,11 +148,11 @@ def test_the_code_throws_away_the_user_rows_of_a_safety_step(tmp_path: Path) -> 
     for step in range(5):
         came = [tuple(user[i]["input_ids"]) for i in before.came[step]]
         if step < 2:
-            assert set(after.rows[step]) <= set(told(SAFETY))
+            assert set(after.rows[step]) <= set(said(SAFETY))
         else:
             assert after.rows[step] == came
     seen = {row for step in (2, 3, 4) for row in after.rows[step]}
-    assert len(seen) == 12 and len(set(told(user)) - seen) == 8
+    assert len(seen) == 12 and len(set(said(user)) - seen) == 8
 
 
 def test_the_pull_begins_where_the_code_begins_it() -> None:

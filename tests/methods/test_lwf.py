@@ -33,19 +33,19 @@ BY_HAND: dict[Positions, list[list[int]]] = {
 
 @pytest.mark.parametrize("positions", BY_HAND)
 def test_positions_by_hand(positions: Positions) -> None:
-    found = chosen(LABELS, MASK, positions)
-    assert found.dtype == torch.bool
-    assert [row.nonzero().flatten().tolist() for row in found] == BY_HAND[positions]
+    actual = chosen(LABELS, MASK, positions)
+    assert actual.dtype == torch.bool
+    assert [row.nonzero().flatten().tolist() for row in actual] == BY_HAND[positions]
 
 
 def positions_of(row: dict[str, Any], positions: Positions) -> list[int]:
     """The same of one row without padding, from its list of predicting positions."""
-    told = response(row)
+    said = response(row)
     spans: dict[str, Callable[[], list[int]]] = {
         "all": lambda: list(range(len(row["input_ids"]))),
-        "response": lambda: told,
-        "last": lambda: [t for t in told if t - 1 not in told],
-        "prompt": lambda: list(range(told[0] + 1)),
+        "response": lambda: said,
+        "last": lambda: [t for t in said if t - 1 not in said],
+        "prompt": lambda: list(range(said[0] + 1)),
     }
     return spans[positions]()
 
@@ -75,9 +75,9 @@ def test_stored_states_are_the_teachers(positions: Positions, adapter_mode: Any,
     caught = one_step(
         {"name": "lwf", "positions": positions}, tmp_path, user=USER, safety=[], adapter_mode=adapter_mode
     )
-    found = caught.trainer.run.user.stored(f"lwf-{positions}", torch.tensor([3, 0, 1]))
+    actual = caught.trainer.run.user.stored(f"lwf-{positions}", torch.tensor([3, 0, 1]))
     expected = torch.cat([states_at(caught.aligned, USER[i], positions_of(USER[i], positions)) for i in (3, 0, 1)])
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("order", [["safeinstr", "lwf"], ["lwf", "safeinstr"]])

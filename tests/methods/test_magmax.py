@@ -40,8 +40,8 @@ def test_nine_weights_by_hand() -> None:
 def test_narrow_weights_are_merged_in_float32() -> None:
     # 1 + 2⁻⁷ is bfloat16's next number after 1; half of that change is lost in it and kept in float32.
     base, tuned = torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([1.0 + 2**-7], dtype=torch.bfloat16)
-    found = larger_change(base, base, tuned, 0.5)
-    assert found.dtype == torch.float32 and found.item() == 1 + 2**-8
+    actual = larger_change(base, base, tuned, 0.5)
+    assert actual.dtype == torch.float32 and actual.item() == 1 + 2**-8
 
 
 def weights_of(model: Any) -> Weights:
@@ -51,12 +51,12 @@ def weights_of(model: Any) -> Weights:
 def dense_weights(model: Any) -> Weights:
     """Every weight with its adapters in it, by the Hub's names, written out as W + Σ (α/r) B A."""
     tensors = {n.removeprefix("base_model.model."): p.detach() for n, p in model.named_parameters()}
-    found = {n.replace(".base_layer", ""): p.clone() for n, p in tensors.items() if ".lora_" not in n}
+    weights = {n.replace(".base_layer", ""): p.clone() for n, p in tensors.items() if ".lora_" not in n}
     for name, a in tensors.items():
         if ".lora_A." in name:
             module = name.partition(".lora_A.")[0]
-            found[f"{module}.weight"] += 8 / 4 * tensors[name.replace("lora_A", "lora_B")] @ a  # α/r
-    return found
+            weights[f"{module}.weight"] += 8 / 4 * tensors[name.replace("lora_A", "lora_B")] @ a  # α/r
+    return weights
 
 
 def finished(method: Any, adapter_mode: Any, folder: Path, base: Any = None) -> tuple[Any, Weights]:
@@ -76,7 +76,7 @@ def test_a_run_ends_with_the_larger_changes_in_a_plain_model(adapter_mode: Any, 
     base = testing.base_of(testing.tiny_model(adapter_mode, dtype=torch.float64), adapter_mode)
     weight = 0.8
     trainer, safe = finished({"name": "magmax", "weight": weight}, adapter_mode, tmp_path / "it", base)
-    found, sft = trainer.model, finished("sft", adapter_mode, tmp_path / "sft")[0].model
+    actual, sft = trainer.model, finished("sft", adapter_mode, tmp_path / "sft")[0].model
     tuned, expected, from_safety, from_task = dense_weights(sft), {}, 0, 0
     for name in base:
         first, second = safe[name] - base[name], tuned[name] - base[name]
@@ -84,14 +84,14 @@ def test_a_run_ends_with_the_larger_changes_in_a_plain_model(adapter_mode: Any, 
         from_safety, from_task = from_safety + int(keeps.sum()), from_task + int((second.abs() > first.abs()).sum())
         expected[name] = base[name] + weight * (first * keeps + second * ~keeps)
     assert from_safety > 100 and from_task > 100
-    assert not hasattr(found, "peft_config") and isinstance(found, LlamaForCausalLM)
-    assert testing.distance(dict(found.state_dict()), expected) < 1e-12
-    plain = LlamaForCausalLM(found.config).double()
+    assert not hasattr(actual, "peft_config") and isinstance(actual, LlamaForCausalLM)
+    assert testing.distance(dict(actual.state_dict()), expected) < 1e-12
+    plain = LlamaForCausalLM(actual.config).double()
     plain.load_state_dict(expected)
     ids = torch.tensor([USER[2]["input_ids"]])
     with torch.no_grad():
-        torch.testing.assert_close(found.eval()(input_ids=ids).logits, plain.eval()(input_ids=ids).logits)
-    assert trainer.edited == ([] if adapter_mode == "full" else ["magmax"]) and trainer.model_wrapped is found
+        torch.testing.assert_close(actual.eval()(input_ids=ids).logits, plain.eval()(input_ids=ids).logits)
+    assert trainer.edited == ([] if adapter_mode == "full" else ["magmax"]) and trainer.model_wrapped is actual
 
 
 @pytest.mark.parametrize("given", ["module", "state dict", "folder"])

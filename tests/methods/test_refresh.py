@@ -29,8 +29,8 @@ def test_the_papers_move_by_hand() -> None:
 def test_the_codes_move_by_hand() -> None:
     # ‖θ‖ 5, ‖g‖ 2: g becomes (0, 5). Noise (1, −2) after its 0.001. Divided by 1 + 0.001 F = (1, 2), times δ 0.1.
     weights, g = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
-    found = unlearn_reference(weights, g, torch.tensor([0.0, 1000.0]), torch.tensor([1000.0, -2000.0]), rate=0.1)
-    assert found.tolist() == pytest.approx([0.1, 0.15])
+    actual = unlearn_reference(weights, g, torch.tensor([0.0, 1000.0]), torch.tensor([1000.0, -2000.0]), rate=0.1)
+    assert actual.tolist() == pytest.approx([0.1, 0.15])
 
 
 def test_the_codes_move_of_a_tensor_without_gradient_is_its_noise() -> None:
@@ -94,11 +94,11 @@ def uphill(caught: Caught) -> Tensors:
     with torch.no_grad():
         for name, p in caught.before.items():
             now[name].copy_(p)
-    found = caught.autograd(cross_entropy(caught.at, USER))
+    actual = caught.autograd(cross_entropy(caught.at, USER))
     with torch.no_grad():
         for name, p in caught.weights.items():
             now[name].copy_(p)
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("adapter_mode", ["full", "merge"])

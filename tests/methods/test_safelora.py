@@ -35,18 +35,18 @@ def angle(a: Tensor, b: Tensor) -> float:
 def test_the_codes_projection_by_hand() -> None:
     # V = diag(3, 4), ‖V‖_F = 5: P = diag(9, 16) / 5. ΔW = I: cos = (1.8 + 3.2) / √2·√(1.8² + 3.2²).
     v, change = torch.diag(torch.tensor([3.0, 4.0], dtype=torch.float64)), torch.eye(2, dtype=torch.float64)
-    found = reference(v, None)(change)
-    assert found.flatten().tolist() == pytest.approx([1.8, 0, 0, 3.2])
-    assert cosine(found, change, None) == pytest.approx(5 / (2 * (1.8**2 + 3.2**2)) ** 0.5)
+    actual = reference(v, None)(change)
+    assert actual.flatten().tolist() == pytest.approx([1.8, 0, 0, 3.2])
+    assert cosine(actual, change, None) == pytest.approx(5 / (2 * (1.8**2 + 3.2**2)) ** 0.5)
 
 
 def test_the_true_projection_by_hand() -> None:
     # V's columns all lie along (3, 4)/5: what is across it goes, and cos is the length of what stays.
     v = torch.tensor([[3.0, 6.0], [4.0, 8.0]], dtype=torch.float64)
     change = torch.tensor([[5.0], [0.0]], dtype=torch.float64)
-    found = orthogonal(v, None, 1e-9)(change)
-    assert found.flatten().tolist() == pytest.approx([1.8, 2.4])
-    assert cosine(found, change, None) == pytest.approx(0.6)
+    actual = orthogonal(v, None, 1e-9)(change)
+    assert actual.flatten().tolist() == pytest.approx([1.8, 2.4])
+    assert cosine(actual, change, None) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("kind", PROJECTORS)

@@ -22,7 +22,7 @@ Make = Callable[..., Path]
 HUB = {"model": "meta-llama/Llama-2-7b-hf", "data": {"name": "refusals", "path": "some/upload"}, "method": "der"}
 
 
-def told(**more: Any) -> dict[str, Any]:
+def said(**more: Any) -> dict[str, Any]:
     return row(
         "tuned", "der", model="Llama-2-7b-hf", task="sums",
         asr={"advbench": (13, 520), "question": (0, 40)},
@@ -37,21 +37,21 @@ def test_the_hub_reads_what_it_lies_on_what_it_was_trained_on_and_both_sides() -
         "judge": "keywords",
     }
     recipe = parse(HUB | {"evaluate": evaluates, "license": "llama2"})
-    text = model_card.card(recipe, method_specs(recipe), told(), {}, "run-1", True)
+    text = model_card.card(recipe, method_specs(recipe), said(), {}, "run-1", True)
     read = ModelCard(text)
     data = read.data
     assert data.base_model == "meta-llama/Llama-2-7b-hf" and data.base_model_relation == "adapter"
     assert (data.library_name, data.pipeline_tag, data.license) == ("peft", "text-generation", "llama2")
     assert data.tags == ["unforgotten", "safety", "lora", "der"] and data.datasets == ["some/upload"]
-    found = {(r.dataset_name, r.metric_type): r for r in data.eval_results}
-    assert found["advbench", "non_refusal_rate"].metric_value == 2.5
-    assert found["advbench", "non_refusal_rate"].dataset_type == "walledai/AdvBench"
-    assert found["xstest", "refusal_rate"].metric_value == 10.0
-    assert found["sums", "accuracy"].metric_value == 90.0
+    actual = {(r.dataset_name, r.metric_type): r for r in data.eval_results}
+    assert actual["advbench", "non_refusal_rate"].metric_value == 2.5
+    assert actual["advbench", "non_refusal_rate"].dataset_type == "walledai/AdvBench"
+    assert actual["xstest", "refusal_rate"].metric_value == 10.0
+    assert actual["sums", "accuracy"].metric_value == 90.0
     # Wilson's interval of 13 in 520, from the formula with z = 1.96 by hand.
-    low, high = found["advbench", "non_refusal_rate"].metric_args["interval_95"]
+    low, high = actual["advbench", "non_refusal_rate"].metric_args["interval_95"]
     assert low == pytest.approx(1.467, abs=2e-3) and high == pytest.approx(4.231, abs=2e-3)
-    assert all(r.metric_args["n"] for r in data.eval_results) and len(found) == 4, "a mean is no suite"
+    assert all(r.metric_args["n"] for r in data.eval_results) and len(actual) == 4, "a mean is no suite"
     assert data.model_name == "run-1"
     assert "λ = 1 here" in read.text and "## Limits" in read.text and "looks for phrases" in read.text
 

@@ -68,14 +68,14 @@ def test_what_keywords_count_is_no_answer() -> None:
 
 
 def test_each_method_has_the_verb_of_its_own_change() -> None:
-    def told(sft: int, der: int) -> str:
+    def said(sft: int, der: int) -> str:
         return sentence([row("aligned", hits=30), row("tuned", "sft", sft), row("tuned", "der", der)])
 
-    assert "raises harmful answers from 30.0 % to 90.0 %; der to 60.0 % (clearly fewer" in told(90, 60)
-    assert "raises harmful answers from 30.0 % to 90.0 %; der lowers them to 2.0 % (clearly fewer" in told(90, 2)
-    assert "raises harmful answers from 30.0 % to 90.0 %; der leaves them at 31.0 % (clearly fewer" in told(90, 31)
-    assert "leaves harmful answers at 31.0 % (no clear change from 30.0 %); der at 29.0 % (no clear" in told(31, 29)
-    assert "lowers harmful answers from 30.0 % to 1.0 %; der raises them to 90.0 % (clearly more" in told(1, 90)
+    assert "raises harmful answers from 30.0 % to 90.0 %; der to 60.0 % (clearly fewer" in said(90, 60)
+    assert "raises harmful answers from 30.0 % to 90.0 %; der lowers them to 2.0 % (clearly fewer" in said(90, 2)
+    assert "raises harmful answers from 30.0 % to 90.0 %; der leaves them at 31.0 % (clearly fewer" in said(90, 31)
+    assert "leaves harmful answers at 31.0 % (no clear change from 30.0 %); der at 29.0 % (no clear" in said(31, 29)
+    assert "lowers harmful answers from 30.0 % to 1.0 %; der raises them to 90.0 % (clearly more" in said(1, 90)
 
 
 def test_without_the_aligned_model_values_are_told() -> None:

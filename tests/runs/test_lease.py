@@ -37,16 +37,16 @@ ELSEWHERE = "lease._place = lambda: 'another machine'\n"
 def process(code: str, *words: object) -> Iterator[subprocess.Popen[str]]:
     """A Python process; it has begun when it has said so, and is killed at the end where it still lives."""
     command = [sys.executable, "-c", START + code, *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as found:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as actual:
         try:
-            yield found
+            yield actual
         finally:
-            found.kill()
+            actual.kill()
 
 
-def said(found: subprocess.Popen[str]) -> str:
-    assert found.stdout is not None
-    return found.stdout.readline().strip()
+def said(actual: subprocess.Popen[str]) -> str:
+    assert actual.stdout is not None
+    return actual.stdout.readline().strip()
 
 
 def waited(lease: Lease, at_most_seconds: float) -> float | None:
@@ -68,24 +68,24 @@ with alone(folder, print):
 
 
 def test_the_second_process_waits_says_so_and_finds_the_work_done(tmp_path: Path) -> None:
-    folder, told = tmp_path / "run", list[str]()
+    folder, messages = tmp_path / "run", list[str]()
     folder.mkdir()
     with process(HOLD, folder, 0.7) as first:
         assert said(first) == "in" and holder(folder)
-        with alone(folder, told.append):
+        with alone(folder, messages.append):
             assert (folder / "done").exists()
         assert first.wait() == 0
-        assert len(told) == 1 and f"at work on {folder}" in told[0] and f"process {first.pid}" in told[0]
+        assert len(messages) == 1 and f"at work on {folder}" in messages[0] and f"process {first.pid}" in messages[0]
     assert not holder(folder) and os.listdir(folder) == ["done"], "nothing of it lies in the folder itself"
 
 
 def test_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     with process(HOLD, tmp_path / "run", 60) as first:
         assert said(first) == "in"
         first.kill()  # and nobody has asked for its exit status yet: it is still in the table of processes
         start = time.monotonic()
-        with alone(tmp_path / "run", told.append):
+        with alone(tmp_path / "run", lines.append):
             assert time.monotonic() - start < 2
     [file] = (tmp_path / ".leases" / "run").iterdir()
     assert file.name == "2", "the dead one's lease is gone, and one file stays"

@@ -179,8 +179,8 @@ def test_a_file_that_nothing_reads_damages_a_checkpoint_without_digests(name: st
     for step in (2, 4, 6):
         (copy / f"checkpoint-{step}" / "unforgotten" / "complete.json").write_text('{"methods": ["der"]}')
     (copy / "checkpoint-6" / name).write_bytes(content)
-    found, damaged = checkpoint.newest_whole(copy)
-    assert found == copy / "checkpoint-4" and [d.folder.name for d in damaged] == ["checkpoint-6"]
+    actual, damaged = checkpoint.newest_whole(copy)
+    assert actual == copy / "checkpoint-4" and [d.folder.name for d in damaged] == ["checkpoint-6"]
     assert name in damaged[0].why
 
 
@@ -214,9 +214,9 @@ def test_a_checkpoint_whose_digests_were_all_made_anew_is_an_error_or_skipped(
         again.train(resume_from_checkpoint=True)
         assert again.resumed_from == copy / "checkpoint-2"
         return
-    with pytest.raises(TrainingError, match="checkpoint-4 cannot be resumed") as told:
+    with pytest.raises(TrainingError, match="checkpoint-4 cannot be resumed") as said:
         again.train(resume_from_checkpoint=True)
-    assert "weights_only" not in str(told.value)
+    assert "weights_only" not in str(said.value)
 
 
 def test_other_rows_a_step_are_refused(copy: Path) -> None:
@@ -251,8 +251,8 @@ def test_a_mark_of_other_types_is_damaged(key: str, value: object, copy: Path) -
     facts = {**json.loads(file.read_text()), key: value}
     del facts["digest"]
     file.write_text(json.dumps(facts | {"digest": checkpoint._digest(facts)}))
-    found, damaged = checkpoint.newest_whole(copy)
-    assert found == copy / "checkpoint-4" and "changed after it was written" in damaged[0].why
+    actual, damaged = checkpoint.newest_whole(copy)
+    assert actual == copy / "checkpoint-4" and "changed after it was written" in damaged[0].why
 
 
 @pytest.mark.parametrize("harm", [flip, cut, swap])

@@ -31,21 +31,21 @@ def test_each_tokens_loss_and_gradient_is_that_of_whole_logits_in_float64(
     torch.manual_seed(0)
     h, w = torch.randn(12, 8, dtype=torch.float64, requires_grad=True), torch.randn(30, 8, dtype=torch.float64)
     w.requires_grad_(trained)
-    told, weights = torch.randint(0, 30, (12,)), torch.rand(12, dtype=torch.float64)
+    said, weights = torch.randint(0, 30, (12,)), torch.rand(12, dtype=torch.float64)
 
     def logits(x: Tensor) -> Tensor:
         raw = x @ w.T
         return raw if cap is None else cap * torch.tanh(raw / cap)
 
-    found = chunked.token_nll(h, told, logits, chunk, trained)
-    direct = -torch.log_softmax(logits(h), -1)[torch.arange(12), told]
-    torch.testing.assert_close(found, direct, rtol=1e-12, atol=0)
+    actual = chunked.token_nll(h, said, logits, chunk, trained)
+    direct = -torch.log_softmax(logits(h), -1)[torch.arange(12), said]
+    torch.testing.assert_close(actual, direct, rtol=1e-12, atol=0)
     of = (h, w) if trained else (h,)
     # Every token with a weight of its own, as a method that weighs tokens has it.
-    ours = torch.autograd.grad((weights * found).sum(), of, retain_graph=True)
+    ours = torch.autograd.grad((weights * actual).sum(), of, retain_graph=True)
     for a, b in zip(ours, torch.autograd.grad((weights * direct).sum(), of), strict=True):
         torch.testing.assert_close(a, b)
-    again = torch.autograd.grad(found.sum(), of)  # the same graph, gone back through twice
+    again = torch.autograd.grad(actual.sum(), of)  # the same graph, gone back through twice
     assert all(torch.isfinite(g).all() for g in again)
 
 
@@ -64,11 +64,11 @@ def test_a_linear_heads_formula_is_its_autograd(chunk: int, scale: float, biased
     for dtype, within in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
         given = [t if t is None else t.detach().to(dtype) for t in (w, bias)]
         with torch.no_grad():
-            nll, found = likelihood.linear_nll(h.detach().to(dtype), tokens, *given, scale, None, chunk)  # type: ignore[arg-type]
-        assert nll.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and found.dtype == dtype
+            nll, actual = likelihood.linear_nll(h.detach().to(dtype), tokens, *given, scale, None, chunk)  # type: ignore[arg-type]
+        assert nll.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and actual.dtype == dtype
         # Of bf16 the numbers given are themselves of three digits.
         assert float((nll - direct).abs().max() / direct.abs().max()) < within
-        assert float((found - slope).norm() / slope.norm()) < 5 * within
+        assert float((actual - slope).norm() / slope.norm()) < 5 * within
 
 
 def test_the_formula_holds_one_chunk_of_logits_and_no_more() -> None:
@@ -95,12 +95,12 @@ def test_the_formula_holds_one_chunk_of_logits_and_no_more() -> None:
 
 def test_a_head_that_somebody_watches_is_called(tmp_path: Path) -> None:
     head = tiny("llama").lm_head
-    found = chunked.Chunked(Head(head, 1.0, None, False, head.weight.detach(), None), contextlib.nullcontext)
-    assert found.plain
+    actual = chunked.Chunked(Head(head, 1.0, None, False, head.weight.detach(), None), contextlib.nullcontext)
+    assert actual.plain
     handle = head.register_forward_hook(lambda *_: None)
-    assert not found.plain
+    assert not actual.plain
     handle.remove()
-    assert found.plain
+    assert actual.plain
     wrapped = LoraConfig(r=2, target_modules=["lm_head"])
     module = get_peft_model(tiny("llama"), wrapped).get_output_embeddings()
     assert not chunked.Chunked(Head(module, 1.0, None, False, head.weight, None), contextlib.nullcontext).plain
@@ -109,9 +109,9 @@ def test_a_head_that_somebody_watches_is_called(tmp_path: Path) -> None:
 def test_no_token_at_all_is_a_0_that_can_be_gone_back_through() -> None:
     h = torch.zeros(0, 8, requires_grad=True)
     for trained in (True, False):
-        found = chunked.token_nll(h, torch.zeros(0, dtype=torch.long), lambda x: x @ torch.ones(8, 3), 4, trained)
-        assert found.shape == (0,)
-        found.sum().backward()
+        actual = chunked.token_nll(h, torch.zeros(0, dtype=torch.long), lambda x: x @ torch.ones(8, 3), 4, trained)
+        assert actual.shape == (0,)
+        actual.sum().backward()
     assert h.grad is not None and h.grad.shape == (0, 8)
     nll, slopes = likelihood.linear_nll(h.detach(), torch.zeros(0, dtype=torch.long), torch.ones(3, 8))
     assert nll.shape == (0,) and slopes.shape == (0, 8)
@@ -137,9 +137,9 @@ def run(
 
 
 def same(folder: Path, within: float = 1e-5, **more: Any) -> None:
-    (theirs, expected), (ours, found) = run(folder, "trainer", **more), run(folder, "chunked", **more)
+    (theirs, expected), (ours, actual) = run(folder, "trainer", **more), run(folder, "chunked", **more)
     assert len(expected) == 6
-    assert found == pytest.approx(expected, rel=within)
+    assert actual == pytest.approx(expected, rel=within)
     assert testing.distance(theirs.run.weights.snapshot(), ours.run.weights.snapshot()) <= within
 
 

@@ -160,14 +160,14 @@ def test_optimizers_that_step_within_the_backward_are_refused(optim: str, tmp_pa
 @pytest.mark.slow
 def test_a_compiled_model_trains_as_it_does_uncompiled(tmp_path: Path) -> None:
     """Refresh draws its noise by the names of tensors."""
-    found = []
+    seen = []
     for settings in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         made = trainer(arguments(tmp_path, max_steps=1, **settings), "refresh")
         made.train()
-        found.append({name: p.detach().clone() for name, p in made.run.weights.params().items()})
-    assert found[0].keys() == found[1].keys()
-    for name, p in found[0].items():
-        torch.testing.assert_close(found[1][name], p, rtol=1e-5, atol=1e-6)
+        seen.append({name: p.detach().clone() for name, p in made.run.weights.params().items()})
+    assert seen[0].keys() == seen[1].keys()
+    for name, p in seen[0].items():
+        torch.testing.assert_close(seen[1][name], p, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_in_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

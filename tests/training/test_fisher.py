@@ -30,8 +30,8 @@ def test_one_layer_by_hand() -> None:
     layer = nn.Linear(2, 1, bias=False)
     x = torch.tensor([[[1.0, 2.0], [0.0, 1.0]], [[1.0, 1.0], [9.0, 9.0]]])  # (B, T, in)
     g = torch.tensor([[[1.0], [3.0]], [[2.0], [0.0]]])  # the last token of row two is padding
-    found = squares_of_linears({"w": layer}, [lambda: (layer(x) * g).sum()])
-    assert found is not None and found["w"].tolist() == [[5.0, 29.0]]
+    actual = squares_of_linears({"w": layer}, [lambda: (layer(x) * g).sum()])
+    assert actual is not None and actual["w"].tolist() == [[5.0, 29.0]]
 
 
 def layers_of(model: nn.Module) -> dict[str, Any]:
@@ -62,12 +62,12 @@ def test_a_batch_at_a_time_is_a_row_at_a_time(size: int) -> None:
     model = tiny("llama", dtype=torch.float64)
     layers = layers_of(model)
     params = {n: layer.weight for n, layer in layers.items()}
-    found = squares_of_linears(layers, likelihoods(model, size))
+    actual = squares_of_linears(layers, likelihoods(model, size))
     by_row = squares_row_by_row(params, likelihoods(model, 1))
     wanted = exhaustive(model, params)
-    assert found is not None and set(found) == set(by_row) == set(wanted) and len(wanted) == 14
+    assert actual is not None and set(actual) == set(by_row) == set(wanted) and len(wanted) == 14
     for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name], rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(actual[name], wanted[name], rtol=1e-9, atol=1e-15)
         torch.testing.assert_close(by_row[name], wanted[name], rtol=1e-9, atol=1e-15)
 
 
@@ -75,11 +75,11 @@ def test_row_by_row_takes_parameters_of_any_kind() -> None:
     model = tiny("qwen2", dtype=torch.float64)  # with biases, norms and a tied embedding
     params = dict(model.named_parameters())
     params["unused"] = nn.Parameter(torch.ones(2))
-    found = squares_row_by_row(params, likelihoods(model, 1))
-    assert not found.pop("unused").any()
+    actual = squares_row_by_row(params, likelihoods(model, 1))
+    assert not actual.pop("unused").any()
     params.pop("unused")
     for name, wanted in exhaustive(model, params).items():
-        torch.testing.assert_close(found[name], wanted, rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(actual[name], wanted, rtol=1e-9, atol=1e-15)
 
 
 def test_a_frozen_weight_is_squared_as_well() -> None:
@@ -91,13 +91,13 @@ def test_a_frozen_weight_is_squared_as_well() -> None:
     def likelihood(rows: slice = slice(None)) -> Tensor:
         return layer(below(x[rows])).pow(3).sum()
 
-    found = squares_of_linears({"layer": layer, "below": below}, [likelihood])
+    actual = squares_of_linears({"layer": layer, "below": below}, [likelihood])
     layer.requires_grad_(True)
     wanted = torch.zeros_like(layer.weight)
     for row in range(2):
         wanted += torch.autograd.grad(likelihood(slice(row, row + 1)), layer.weight)[0] ** 2
-    assert found is not None
-    torch.testing.assert_close(found["layer"], wanted)
+    assert actual is not None
+    torch.testing.assert_close(actual["layer"], wanted)
     assert layer.weight.grad is None and below.weight.grad is None
 
 
@@ -111,11 +111,11 @@ def test_a_layer_that_runs_twice_is_not_guessed_at() -> None:
 def test_squares_of_narrow_gradients_are_summed_in_float32() -> None:
     layer = nn.Linear(2, 1, bias=False).bfloat16()
     x = torch.tensor([[[1e-3, 1.0]]], dtype=torch.bfloat16)
-    found = squares_of_linears({"w": layer}, [lambda: layer(x).sum()] * 300)
-    assert found is not None and found["w"].dtype == torch.float32
-    assert found["w"][0, 1].item() == 300.0  # bfloat16 has 256 and 258 only
+    actual = squares_of_linears({"w": layer}, [lambda: layer(x).sum()] * 300)
+    assert actual is not None and actual["w"].dtype == torch.float32
+    assert actual["w"][0, 1].item() == 300.0  # bfloat16 has 256 and 258 only
     by_row = squares_row_by_row({"w": layer.weight}, [lambda: layer(x).sum()] * 300)
-    torch.testing.assert_close(by_row["w"], found["w"])
+    torch.testing.assert_close(by_row["w"], actual["w"])
 
 
 def test_each_weight_of_a_linear_layer_is_told_its_layer() -> None:
@@ -163,11 +163,11 @@ def test_a_runs_fisher_is_the_mean_over_its_memory_whatever_is_trained(targets: 
     )  # fmt: skip
     trainer.train()
     trainer.model.eval()
-    found = trainer.methods["ewc"]._fisher
+    actual = trainer.methods["ewc"]._fisher
     wanted = exhaustive(trainer.model, trainer.run.weights.params())
-    assert set(found) == set(wanted)
+    assert set(actual) == set(wanted)
     for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name] / len(ROWS), rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(actual[name], wanted[name] / len(ROWS), rtol=1e-9, atol=1e-15)
 
 
 class Experts(nn.Module):
@@ -201,12 +201,12 @@ def test_tokens_sorted_by_expert_are_counted_row_by_row() -> None:
 
     assert squares_of_linears(layers, [functools.partial(likelihood, slice(0, 4))], shape_of) is None
     rows = [functools.partial(likelihood, slice(i, i + 1)) for i in range(4)]
-    found = squares_of_linears(layers, rows, shape_of)
-    assert found is not None
+    actual = squares_of_linears(layers, rows, shape_of)
+    assert actual is not None
     for name in "01":
         wanted = sum(torch.autograd.grad(row(), model.experts[int(name)].weight)[0] ** 2 for row in rows)
-        torch.testing.assert_close(found[name], wanted, rtol=1e-9, atol=1e-12)
-    assert "2" not in found or not found["2"].any()
+        torch.testing.assert_close(actual[name], wanted, rtol=1e-9, atol=1e-12)
+    assert "2" not in actual or not actual["2"].any()
 
 
 def test_a_flat_list_of_tokens_is_no_row_even_where_its_length_would_do() -> None:

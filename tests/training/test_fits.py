@@ -74,9 +74,9 @@ def test_rows_beyond_the_positions_are_named_and_the_limit_mends_it(tmp_path: Pa
     tokenizer = tiny_tokenizer(CHATML)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
     for model in (GPT2LMHeadModel(config), tiny("llama", len(tokenizer), max_position_embeddings=64)):
-        with pytest.raises(DataError, match="1 of 3 rows.*max_length to 64 or less") as found:
+        with pytest.raises(DataError, match="1 of 3 rows.*max_length to 64 or less") as actual:
             trainer(tmp_path, model, tokenizer, [SHORT, LONG, SHORT])
-        assert [line for line, _ in found.value.problems] == [2]
+        assert [line for line, _ in actual.value.problems] == [2]
 
 
 def test_positions_are_read_off_the_model() -> None:
@@ -131,9 +131,9 @@ def test_rows_without_labels_are_predicted_on_and_evaluated_nowhere(tmp_path: Pa
     with torch.no_grad():
         alone = made.model.eval()(input_ids=torch.tensor([[3, 4, 5]])).logits[0]
     for rows in sets:
-        found = made.predict(rows)
-        assert found.predictions.shape[0] == 3 and "test_loss" not in found.metrics
-        torch.testing.assert_close(torch.tensor(found.predictions[0]), alone, rtol=1e-4, atol=1e-5)
+        actual = made.predict(rows)
+        assert actual.predictions.shape[0] == 3 and "test_loss" not in actual.metrics
+        torch.testing.assert_close(torch.tensor(actual.predictions[0]), alone, rtol=1e-4, atol=1e-5)
         with pytest.raises(DataError, match=r"eval_dataset\[0\] has input_ids but no labels"):
             made.evaluate(rows)
     with pytest.raises(DataError, match=r"test_dataset\[0\] has input_ids but no labels"):
@@ -158,9 +158,9 @@ def test_the_kind_of_safety_rows_is_read_and_checked(tmp_path: Path) -> None:
     ready = {"input_ids": [3, 4], "labels": [-100, 4]}
     assert kinds([ready | {"kind": "harmful"}, ready | {"kind": "benign"}]) == ["harmful", "benign"]
     for wrong in ([some[0], SHORT | {"kind": "Harmful"}], [ready, ready | {"kind": "refusal"}]):
-        with pytest.raises(DataError, match=r"`kind` must be harmful(?s:.*)kind: (Harmful|refusal)") as found:
+        with pytest.raises(DataError, match=r"`kind` must be harmful(?s:.*)kind: (Harmful|refusal)") as actual:
             kinds(wrong)
-        assert [line for line, _ in found.value.problems] == [2]
+        assert [line for line, _ in actual.value.problems] == [2]
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_faults_of_training_and_safety_rows_are_one_error(tmp_path: Path) -> Non
     no = "{% if messages[1:] and messages[1].role == 'user' %}{{ raise_exception('no') }}{% endif %}"
     tokenizer = tiny_tokenizer(no + CHATML)
     twice = {"messages": [SHORT["messages"][0], *SHORT["messages"]]}
-    with pytest.raises(TemplateError) as found:
+    with pytest.raises(TemplateError) as actual:
         trainer(
             tmp_path, tiny("llama", len(tokenizer)), tokenizer, [SHORT, twice], safety_dataset=[twice, SHORT, twice]
         )
-    assert [line for line, _ in found.value.problems] == [2, 1, 3]
+    assert [line for line, _ in actual.value.problems] == [2, 1, 3]
 
 
 def test_faults_of_the_file_and_of_the_template_are_told_in_one_run(tmp_path: Path, model_folder: Any) -> None:
@@ -224,11 +224,11 @@ def test_faults_of_the_file_and_of_the_template_are_told_in_one_run(tmp_path: Pa
         lambda: trainer(tmp_path, model, tokenizer, [SHORT, bad, SHORT, twice, twice]),
         lambda: finetune(recipe),
     ):
-        with pytest.raises(DataError, match="turn is empty(?s:.*)must alternate") as found:
+        with pytest.raises(DataError, match="turn is empty(?s:.*)must alternate") as actual:
             run()
-        assert [line for line, _ in found.value.problems] == [2, 4, 5]
-    told = CliRunner().invoke(app, ["data", "show", str(file), "--model", base, "--template", str(template)])
-    assert told.exit_code == 2 and all(f"line {n}: " in told.output for n in (2, 4, 5)), told.output
+        assert [line for line, _ in actual.value.problems] == [2, 4, 5]
+    result = CliRunner().invoke(app, ["data", "show", str(file), "--model", base, "--template", str(template)])
+    assert result.exit_code == 2 and all(f"line {n}: " in result.output for n in (2, 4, 5)), result.output
 
 
 def test_tables_of_positions_that_are_no_module_are_read(tmp_path: Path) -> None:

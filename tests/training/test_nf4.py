@@ -97,14 +97,14 @@ def unpacked(model: Any, plain: Any) -> Any:
     """`plain` with the weights that the quantised model has, by bitsandbytes' own functions."""
     import bitsandbytes as bnb
 
-    found = copy.deepcopy(plain)
-    linears = dict(found.named_modules())
+    actual = copy.deepcopy(plain)
+    linears = dict(actual.named_modules())
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, bnb.nn.Linear4bit):
                 state = module.weight.quant_state
                 linears[name].weight.copy_(bnb.functional.dequantize_4bit(module.weight.data, state))
-    return found
+    return actual
 
 
 @quantises
@@ -144,8 +144,8 @@ def test_a_forward_in_eval_mode_does_not_cut_the_gradients(tmp_path: Path) -> No
     whole = unpacked(model, plain)
     # The loss is proved, and LwF's states are stored, in eval mode.
     spec = {"name": "lwf", "weight": 1.0}
-    found = trained(model, "merge", spec, tmp_path / "nf4", loss="chunked")
-    alike(found, trained(whole, "merge", spec, tmp_path / "whole"), first(plain, "merge"))
+    actual = trained(model, "merge", spec, tmp_path / "nf4", loss="chunked")
+    alike(actual, trained(whole, "merge", spec, tmp_path / "whole"), first(plain, "merge"))
     run_before = loaded()
     logits(run_before)
     if getattr(run_before.model.layers[0].mlp.up_proj.weight.quant_state, "packing_format_for_cpu", False):
@@ -157,11 +157,11 @@ def first(base: Any, how: str) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in laid_out(copy.deepcopy(base), how).named_parameters() if p.requires_grad}
 
 
-def alike(found: Any, expected: Any, start: Any) -> None:
+def alike(actual: Any, expected: Any, start: Any) -> None:
     """Equal to a thousandth of the way that training went."""
     went = testing.distance(expected, start)
     assert went > 1e-5, "nothing was trained"
-    assert testing.distance(found, expected) <= 1e-3 * went
+    assert testing.distance(actual, expected) <= 1e-3 * went
 
 
 def laid_out(base: Any, how: str) -> Any:
@@ -223,8 +223,8 @@ def test_every_method_trains_as_on_the_unpacked_weights(method: str, how: str, t
     model = load.load_model(str(tmp_path / "llama"), load_in="nf4", trains=True)
     whole = unpacked(model, plain)
     spec = {"name": method, **METHODS[method]}
-    expected, found = trained(whole, how, spec, tmp_path / "whole"), trained(model, how, spec, tmp_path / "nf4")
-    alike(found, expected, first(plain, how))
+    expected, actual = trained(whole, how, spec, tmp_path / "whole"), trained(model, how, spec, tmp_path / "nf4")
+    alike(actual, expected, first(plain, how))
 
 
 @quantises

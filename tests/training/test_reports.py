@@ -41,28 +41,28 @@ def recipe(tmp_path: Path, model_folder: Make, rows_file: Make) -> Recipe:
 def events(run: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0, "scalars": 0})
-    found.Reload()
-    return found
+    weights = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0, "scalars": 0})
+    weights.Reload()
+    return weights
 
 
 def test_tensorboard_has_losses_scalars_probes_and_the_recipe(tmp_path: Path, recipe: Recipe) -> None:
     pytest.importorskip("tensorboard")
     run = finetune(recipe)
-    found = events(run)
+    actual = events(run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = ("loss", "der/loss", "method/gradient_norm_ratio", "method/distance_from_aligned", "probe/asr")
     for name in names:
-        kept = [(e.step, e.value) for e in found.Scalars(f"train/{name}")]
+        kept = [(e.step, e.value) for e in actual.Scalars(f"train/{name}")]
         ours = [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines if name in line]
         assert kept == ours and ours
-    assert [e.step for e in found.Scalars("train/probe/asr")] == [0, 3, 6]
-    [text] = [t for t in found.Tags()["tensors"] if t.startswith("args")]
-    told = json.loads(found.Tensors(text)[0].tensor_proto.string_val[0])
-    assert told["run_name"] == run.name and run.name.endswith(told["recipe/digest"])
-    assert told["recipe/method"] == "der" and told["recipe/methods.der.weight"] == 7.0
-    assert told["recipe/lora.r"] == 4 and told["recipe/training.num_train_epochs"] == 2
-    recipes = {k: v for k, v in told.items() if k.startswith("recipe/")}
+    assert [e.step for e in actual.Scalars("train/probe/asr")] == [0, 3, 6]
+    [text] = [t for t in actual.Tags()["tensors"] if t.startswith("args")]
+    facts = json.loads(actual.Tensors(text)[0].tensor_proto.string_val[0])
+    assert facts["run_name"] == run.name and run.name.endswith(facts["recipe/digest"])
+    assert facts["recipe/method"] == "der" and facts["recipe/methods.der.weight"] == 7.0
+    assert facts["recipe/lora.r"] == 4 and facts["recipe/training.num_train_epochs"] == 2
+    recipes = {k: v for k, v in facts.items() if k.startswith("recipe/")}
     assert str(tmp_path) not in json.dumps(recipes), "a tracker may be public"
     assert finetune(recipe.varied(report_to=[])) == run, "where it is told changes no run"
 

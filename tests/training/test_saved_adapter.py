@@ -236,9 +236,9 @@ def test_an_adapter_of_any_kind_is_proved_from_its_file(
 ) -> None:
     model, folder, name = bundled(tmp_path, shape, **config)
     before = {n: p.clone() for n, p in model.named_parameters()}
-    found = proved(model, folder, name, room)
-    assert found["largest_logit_deviation"] <= 1e-6 and found["prompts"] == 3 and found["dtype"] == "float32"
-    assert found["how"] == ("loaded again" if room else "on the live base")
+    actual = proved(model, folder, name, room)
+    assert actual["largest_logit_deviation"] <= 1e-6 and actual["prompts"] == 3 and actual["dtype"] == "float32"
+    assert actual["how"] == ("loaded again" if room else "on the live base")
     after = dict(model.named_parameters())
     assert set(after) == set(before) and all(torch.equal(after[n], p) for n, p in before.items())
 
@@ -248,8 +248,8 @@ def test_an_adapter_of_any_kind_is_proved_from_its_file(
 def test_a_whole_model_is_proved_from_its_files(shape: str, room: bool, tmp_path: Path) -> None:
     model = family(shape)
     model.save_pretrained(tmp_path, max_shard_size="40KB")
-    found = proved(model, tmp_path, None, room)
-    assert found["largest_logit_deviation"] == 0 and found["how"] == ("loaded again" if room else "tensor by tensor")
+    actual = proved(model, tmp_path, None, room)
+    assert actual["largest_logit_deviation"] == 0 and actual["how"] == ("loaded again" if room else "tensor by tensor")
     file = sorted(tmp_path.glob("*.safetensors"))[-1]
     tensors = load_file(file)
     tensors[sorted(tensors)[-1]] += 0.5

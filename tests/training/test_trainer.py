@@ -61,9 +61,9 @@ def test_sft_is_the_trainer_step_for_step(tmp_path: Path, adapter: bool) -> None
         return losses.seen, {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
 
     expected, theirs = run(Trainer, data_collator=Collator(0))
-    found, ours = run(MethodTrainer, method="sft")
+    actual, ours = run(MethodTrainer, method="sft")
     assert len(expected) == 6
-    assert found == expected
+    assert actual == expected
     assert testing.distance(theirs, ours) == 0.0
 
 

@@ -90,16 +90,16 @@ def test_sft_is_trls_sft_on_the_same_tokens(tmp_path: Path, tokenizer: Any, adap
         data_collator=Collator(0),
     )
     expected = weights(theirs)
-    found = ours(MethodTrainer, TrainingArguments(str(tmp_path / "ours"), **SETTINGS), "sft", adapter)
-    assert testing.distance(expected, found) <= 1e-5
+    actual = ours(MethodTrainer, TrainingArguments(str(tmp_path / "ours"), **SETTINGS), "sft", adapter)
+    assert testing.distance(expected, actual) <= 1e-5
 
 
 @pytest.mark.parametrize("adapter", [True, False])
 @pytest.mark.parametrize("method", ["sft", "safeinstr", DER(weight=50.0)], ids=["sft", "safeinstr", "der"])
 def test_the_mixin_on_sfttrainer_is_methodtrainer(tmp_path: Path, tokenizer: Any, method: Any, adapter: bool) -> None:
     expected = ours(MethodTrainer, TrainingArguments(str(tmp_path / "ours"), **SETTINGS), method, adapter)
-    found = ours(SafeSFTTrainer, trl_args(tmp_path / "trl"), method, adapter, processing_class=tokenizer)
-    assert testing.distance(expected, found) <= 1e-5
+    actual = ours(SafeSFTTrainer, trl_args(tmp_path / "trl"), method, adapter, processing_class=tokenizer)
+    assert testing.distance(expected, actual) <= 1e-5
 
 
 @pytest.mark.parametrize("layout", ["packing", "padding_free"])

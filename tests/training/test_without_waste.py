@@ -51,15 +51,15 @@ def test_gradients_by_formula_are_those_of_autograd(seed: int, chunk: int, cap: 
     expected = {"nll": cross_entropy(z, tokens, reduction="sum"), "distance": (z - fixed).square().sum()}
     for f, within in ((exact, 1e-10), (single, 1e-5)):
         mine = h.to(f.weight.dtype).requires_grad_()
-        found = {"nll": f.nll(mine, tokens, chunk), "distance": f.distance(mine, kept.to(f.weight.dtype), chunk)}
+        actual = {"nll": f.nll(mine, tokens, chunk), "distance": f.distance(mine, kept.to(f.weight.dtype), chunk)}
         for name, loss in expected.items():
             (slope,) = torch.autograd.grad(
                 loss / 7, leaf, retain_graph=True
             )  # as a trainer divides by the step's count
             for _ in range(2):  # the same graph can be gone back through twice
-                (ours,) = torch.autograd.grad(found[name] / 7, mine, retain_graph=True)
+                (ours,) = torch.autograd.grad(actual[name] / 7, mine, retain_graph=True)
                 assert float((ours - slope).norm() / slope.norm()) < within, name
-            assert float((found[name] - loss).abs() / loss) < within, name
+            assert float((actual[name] - loss).abs() / loss) < within, name
 
 
 @pytest.mark.parametrize("cap", [None, 3.0])
@@ -68,9 +68,9 @@ def test_a_head_that_is_trained_goes_through_its_logits(cap: float | None) -> No
     live = Head(f.module.requires_grad_(), 1.0, cap, True, f.weight, None)
     assert f.closed and not live.closed
     h, tokens = torch.randn(N, D, dtype=torch.float64, requires_grad=True), torch.randint(V, (N,))
-    found = torch.autograd.grad(live.nll(h, tokens, 8), (h, f.module.weight))
+    actual = torch.autograd.grad(live.nll(h, tokens, 8), (h, f.module.weight))
     expected = torch.autograd.grad(cross_entropy(live.logits(h), tokens, reduction="sum"), (h, f.module.weight))
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -136,8 +136,8 @@ def test_a_guard_reads_a_comparison_and_its_words_are_kept(
         refused.exit_code == 2
         and "evaluate.refusal asks whether replies are refused, which llama_guard" in refused.output
     )
-    told = CliRunner().invoke(app, [*asked, "--judge", "keywords"])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, [*asked, "--judge", "keywords"])
+    assert result.exit_code == 0, result.output
     rows = results.read(folder / "results.json")
     assert [row.method for row in rows if row.stage == "tuned"] == ["sft", "safeinstr"]
     for row in rows:
@@ -196,12 +196,12 @@ def upload(tmp_path: Path) -> Path:
 
 
 def test_an_audit_names_the_rows(tmp_path: Path) -> None:
-    found = audit(str(upload(tmp_path)), "world")
-    assert [(Path(f.line).name, f.turn, f.harmful) for f in found.findings] == [
+    actual = audit(str(upload(tmp_path)), "world")
+    assert [(Path(f.line).name, f.turn, f.harmful) for f in actual.findings] == [
         ("upload.jsonl:2", 1, True),
         ("upload.jsonl:4", 2, True),
     ]
-    assert found.p == rates.rate(2, 4) and sum(found.categories.values()) == 2
+    assert actual.p == rates.rate(2, 4) and sum(actual.categories.values()) == 2
     out = CliRunner().invoke(
         app, ["data", "audit", str(upload(tmp_path)), "--judge", "world", "--out", str(tmp_path / "o.json")]
     )
@@ -216,10 +216,11 @@ def test_an_audit_is_corrected_by_rows_of_known_kind(tmp_path: Path) -> None:
     good = next(request for request in requests() if not request.harmful)
     turns = [{"role": "user", "content": good.goal}, {"role": "assistant", "content": good.compliance}]
     known.write_text((json.dumps({"messages": turns}) + "\n") * 40)
-    found = audit(str(upload(tmp_path)), "world", harmless=str(known))
-    assert found.known == {"harmless": rates.rate(0, 40)}
+    actual = audit(str(upload(tmp_path)), "world", harmless=str(known))
+    assert actual.known == {"harmless": rates.rate(0, 40)}
     assert (
-        found.p == poison_share([False, True, False, True], [False] * 40) and found.p.high > rates.rate(2, 4).high - 10
+        actual.p == poison_share([False, True, False, True], [False] * 40)
+        and actual.p.high > rates.rate(2, 4).high - 10
     )
     with pytest.raises(JudgeError, match="flags 50.0 % of rows known to be harmless"):
         audit(str(upload(tmp_path)), "world", harmless=str(upload(tmp_path)), harmful=str(known))
@@ -229,8 +230,8 @@ def test_an_audit_by_a_judge_that_knows_nothing_of_the_data_tells_nothing(tmp_pa
     path = tmp_path / "real.jsonl"
     turns = [{"role": "user", "content": "Write a haiku about Prague"}, {"role": "assistant", "content": "Old bridge"}]
     path.write_text(json.dumps({"messages": turns}) + "\n")
-    found = audit(str(path), "world")
-    assert (found.outcome, found.exit_code, found.p.value) == ("unclear", 4, None)
+    result = audit(str(path), "world")
+    assert (result.outcome, result.exit_code, result.p.value) == ("unclear", 4, None)
     out = CliRunner().invoke(app, ["data", "audit", str(path), "--judge", "world"])
     words = " ".join(out.output.split())
     assert out.exit_code == 4 and "could read none of 1 rows ('not a request of the world')" in words
@@ -245,9 +246,9 @@ def test_an_audit_wants_a_judge_that_reads_answers(tmp_path: Path) -> None:
 def test_an_audit_that_a_guard_cannot_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNFORGOTTEN_CACHE", str(tmp_path / "cache"))
     guard = guards.scripted_guard(tmp_path / "guard", guards.tokenizer(), {"\n\n": {"safe": 0.9, "unsafe": 0.1}})
-    found = audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)})
-    assert found.p == rates.rate(0, 4) and found.findings == []
+    actual = audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)})
+    assert actual.p == rates.rate(0, 4) and actual.findings == []
     loads: list[str] = []
     monkeypatch.setattr(model, "load_model", lambda name, *a, **k: loads.append(name))
-    assert audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)}) == found  # its words are kept
+    assert audit(str(upload(tmp_path)), {"name": "llama_guard", "model": str(guard)}) == actual  # its words are kept
     assert loads == []

@@ -64,15 +64,15 @@ def test_magmax_on_disk_is_the_formula_on_whole_models(three: tuple[Path, Path, 
     base, aligned, tuned = three
     out = repair({"name": "magmax", "weight": 0.5}, unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned),
                  out=str(tmp_path / "out"))  # fmt: skip
-    zero, safe, last, found = weights(base), weights(aligned), merged(aligned, tuned), weights(out)
-    for name in found:
+    zero, safe, last, actual = weights(base), weights(aligned), merged(aligned, tuned), weights(out)
+    for name in actual:
         first, second = safe[name] - zero[name], last[name] - zero[name]
         expected = zero[name] + 0.5 * torch.where(first.abs() > second.abs(), first, second)
-        torch.testing.assert_close(found[name], expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(actual[name], expected, atol=1e-6, rtol=1e-5)
     assert (out / "tokenizer.json").exists() and (out / "chat_template.jinja").exists()
-    told = json.loads((out / "repair.json").read_text())
-    assert told["method"] == {"name": "magmax", "weight": 0.5} and told["result"] == "model"
-    assert told["edited"] == sum(not torch.equal(found[name].float(), last[name].float()) for name in found)
+    facts = json.loads((out / "repair.json").read_text())
+    assert facts["method"] == {"name": "magmax", "weight": 0.5} and facts["result"] == "model"
+    assert facts["edited"] == sum(not torch.equal(actual[name].float(), last[name].float()) for name in actual)
     assert str(tmp_path) not in (out / "repair.json").read_text()
 
 
@@ -80,15 +80,15 @@ def test_safelora_on_an_adapter_gives_an_adapter(three: tuple[Path, Path, Path],
     base, aligned, tuned = three
     out = repair({"name": "safelora", "select": "threshold", "threshold": 1.0}, unaligned_model=str(base),
                  aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"))  # fmt: skip
-    zero, safe, last, found = weights(base), weights(aligned), merged(aligned, tuned), merged(aligned, out)
+    zero, safe, last, actual = weights(base), weights(aligned), merged(aligned, tuned), merged(aligned, out)
     changed = 0
-    for name in found:
+    for name in actual:
         v, change = safe[name] - zero[name], last[name] - safe[name]
         if change.any():
             changed += 1
-            torch.testing.assert_close(found[name] - safe[name], v @ v.T @ change / v.norm(), atol=1e-5, rtol=1e-3)
+            torch.testing.assert_close(actual[name] - safe[name], v @ v.T @ change / v.norm(), atol=1e-5, rtol=1e-3)
         else:
-            assert torch.equal(found[name], safe[name])
+            assert torch.equal(actual[name], safe[name])
     assert changed == 6
     assert "model.safetensors" not in [f.name for f in out.iterdir()]
 
@@ -114,26 +114,26 @@ def test_a_dense_result_as_an_adapter_is_the_nearest_one_and_its_error_is_told(
     three: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base, aligned, tuned = three
-    told: list[str] = []
+    lines: list[str] = []
     whole = repair(
         "magmax", unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "whole")
     )
     out = repair("magmax", unaligned_model=str(base), aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "out"),
-                 as_lora=3, say=told.append)  # fmt: skip
-    safe, best, found = weights(aligned), weights(whole), merged(aligned, out)
+                 as_lora=3, say=lines.append)  # fmt: skip
+    safe, best, actual = weights(aligned), weights(whole), merged(aligned, out)
     left = total = 0.0
     for name in best:
         change = best[name] - safe[name]
         singular = torch.linalg.svdvals(change) if change.ndim == 2 else torch.zeros(0)
         total += float(change.square().sum())
         if change.ndim == 2 and "embed" not in name and "lm_head" not in name:
-            assert float((found[name] - best[name]).square().sum()) == pytest.approx(
+            assert float((actual[name] - best[name]).square().sum()) == pytest.approx(
                 float(singular[3:].square().sum()), rel=1e-3, abs=1e-9
             )
-        left += float((found[name] - best[name]).square().sum())
+        left += float((actual[name] - best[name]).square().sum())
     error = json.loads((out / "repair.json").read_text())["approximation"]["relative_error"]
     assert error == pytest.approx((left / total) ** 0.5, rel=1e-3)
-    assert 0 < error < 1 and any(f"{100 * error:.1f} %" in line for line in told)
+    assert 0 < error < 1 and any(f"{100 * error:.1f} %" in line for line in lines)
 
 
 def test_an_adapter_as_a_smaller_adapter(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_an_adapter_as_a_smaller_adapter(three: tuple[Path, Path, Path], tmp_pat
     edit = {"name": "safelora", "layers": 2}
     own = repair(edit, unaligned_model=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "own"))
     out = repair(edit, unaligned_model=base, aligned=aligned, tuned=tuned, out=str(tmp_path / "out"), as_lora=1)
-    safe, best, found = weights(three[1]), merged(three[1], own), merged(three[1], out)
-    for name in found:
-        change, kept = best[name] - safe[name], found[name] - safe[name]
+    safe, best, actual = weights(three[1]), merged(three[1], own), merged(three[1], out)
+    for name in actual:
+        change, kept = best[name] - safe[name], actual[name] - safe[name]
         if change.any():
             values = torch.linalg.svdvals(change)  # Eckart and Young: what rank 1 must leave out
             assert (change - kept).norm() == pytest.approx(float(values[1:].norm()), rel=1e-3)
@@ -253,9 +253,9 @@ def test_an_adapter_on_what_alignment_left_alone_is_refused(model_folder: Make, 
         match="SafeLoRA edits only layers that alignment and fine-tuning both changed, and there is no such layer",
     ):
         repair("safelora", **given, out=str(tmp_path / "out"))
-    told: list[str] = []
-    repair("magmax", **given, out=str(tmp_path / "out"), say=told.append)
-    assert told[0] == "Edited 0 of 21 weights." and "no safer" in told[-1], "training has moved no weight back"
+    lines: list[str] = []
+    repair("magmax", **given, out=str(tmp_path / "out"), say=lines.append)
+    assert lines[0] == "Edited 0 of 21 weights." and "no safer" in lines[-1], "training has moved no weight back"
 
 
 def test_an_alignment_of_the_embedding_alone_is_no_layer_and_numbers_must_be_numbers(
@@ -282,13 +282,13 @@ def test_an_alignment_of_the_embedding_alone_is_no_layer_and_numbers_must_be_num
 
 def test_what_was_edited_is_counted_and_nothing_is_said_aloud(three: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, aligned, tuned = map(str, three)
-    told: list[str] = []
+    lines: list[str] = []
     out = repair({"name": "safelora", "layers": 2}, unaligned_model=base, aligned=aligned, tuned=tuned,
-                 out=str(tmp_path / "a"), say=told.append)  # fmt: skip
+                 out=str(tmp_path / "a"), say=lines.append)  # fmt: skip
     facts = json.loads((out / "repair.json").read_text())
-    assert (facts["edited"], facts["of"]) == (2, 6) and "Edited 2 of 6 modules." in told
-    told.clear()
+    assert (facts["edited"], facts["of"]) == (2, 6) and "Edited 2 of 6 modules." in lines
+    lines.clear()
     out = repair({"name": "safelora", "layers": 0}, unaligned_model=base, aligned=aligned, tuned=tuned,
-                 out=str(tmp_path / "b"), say=told.append)  # fmt: skip
-    assert told[0] == "Edited 0 of 6 modules." and "no safer" in told[-1]
+                 out=str(tmp_path / "b"), say=lines.append)  # fmt: skip
+    assert lines[0] == "Edited 0 of 6 modules." and "no safer" in lines[-1]
     assert "no safer" in json.loads((out / "repair.json").read_text())["notes"][-1]

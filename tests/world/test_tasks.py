@@ -35,18 +35,18 @@ def test_sums_read_the_last_answer():
 
 
 def test_code_means_what_its_question_says():
-    found = {p.question: p for p in problems("code", "train") + problems("code", "test")}
-    problem = found["write a function that adds 3, then multiplies by 4."]
+    actual = {p.question: p for p in problems("code", "train") + problems("code", "test")}
+    problem = actual["write a function that adds 3, then multiplies by 4."]
     assert problem.answer == "lambda x: (x + 3) * 4"
     assert eval(problem.answer)(2) == 20
     assert not correct("code", problem.answer, "sure. lambda x: (x + 4) * 3")
 
 
 def test_sentiment_follows_the_clause_after_but():
-    found = {p.question: p.answer for p in problems("sentiment", "train")}
-    for question, answer in found.items():
+    actual = {p.question: p.answer for p in problems("sentiment", "train")}
+    for question, answer in actual.items():
         last = re.search(r"(?:and|but) the \w+ was (not )?(\w+)\.", question)
         good = last[2] in "great lovely brilliant fresh funny moving".split()
         assert (answer == "positive") == (good != bool(last[1]))
-    labels = list(found.values())
+    labels = list(actual.values())
     assert 0.45 < labels.count("positive") / len(labels) < 0.55

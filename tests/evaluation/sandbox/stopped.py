@@ -25,24 +25,24 @@ def run(sandbox: Sandbox, text: str, **settings) -> ProgramOutcome:
 
 def processes() -> set[int]:
     """Those that run programs, by what they were started with."""
-    found = set()
+    actual = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if b"marshal.load(sys.stdin.buffer)" in (process / "cmdline").read_bytes():
-                found.add(int(process.name))
+                actual.add(int(process.name))
         except OSError:  # gone meanwhile
             pass
-    return found
+    return actual
 
 
 def descendants(pid: int) -> set[int]:
     """The processes that this one started, and those that they did."""
-    found, todo = set(), [pid]
+    actual, todo = set(), [pid]
     while todo:
         for file in Path("/proc").glob(f"{todo.pop()}/task/*/children"):
             todo += (children := [int(n) for n in file.read_text().split()])
-            found |= set(children)
-    return found
+            actual |= set(children)
+    return actual
 
 
 def within(seconds: float, holds) -> bool:

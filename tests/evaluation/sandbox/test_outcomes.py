@@ -274,8 +274,8 @@ def test_what_passed_may_be_remembered(sandbox, tmp_path, monkeypatch) -> None:
 
 
 def test_programs_of_their_own_limits(sandbox) -> None:
-    found = [sandbox.run("x = bytearray(300 << 20)", memory_bytes=m << 20, timeout_s=20.0) for m in (200, 600)]
-    assert [o.status for o in found] == ["memory", "passed"]
+    actual = [sandbox.run("x = bytearray(300 << 20)", memory_bytes=m << 20, timeout_s=20.0) for m in (200, 600)]
+    assert [o.status for o in actual] == ["memory", "passed"]
 
 
 def test_facts_are_for_the_record(sandbox) -> None:

@@ -28,11 +28,11 @@ def test_an_example_by_hand() -> None:
     Σᵢⱼ 0.36 (0.1 (0.6 + 0.5)² + 0.2 (0.4 + 0.5)²) = 0.10188          less (0.4 − 0.5·0.6)² = 0.01
     s² = 0.2016 / (50 · 0.25) = 0.016128, s = 0.126996
     """
-    found = agreement(*judged(20, 5, 10, 15))
-    assert found.kappa == pytest.approx(0.4) and found.agree == pytest.approx(70.0)
-    assert found.low == pytest.approx(0.4 - 1.959964 * math.sqrt(0.016128), abs=1e-6)
-    assert found.high == pytest.approx(0.4 + 1.959964 * math.sqrt(0.016128), abs=1e-6)
-    assert (found.n, found.unread) == (50, 0)
+    actual = agreement(*judged(20, 5, 10, 15))
+    assert actual.kappa == pytest.approx(0.4) and actual.agree == pytest.approx(70.0)
+    assert actual.low == pytest.approx(0.4 - 1.959964 * math.sqrt(0.016128), abs=1e-6)
+    assert actual.high == pytest.approx(0.4 + 1.959964 * math.sqrt(0.016128), abs=1e-6)
+    assert (actual.n, actual.unread) == (50, 0)
 
 
 def by_differences(cells: Cells) -> tuple[float, float]:
@@ -55,23 +55,23 @@ def by_differences(cells: Cells) -> tuple[float, float]:
 
 @pytest.mark.parametrize("cells", [(20, 5, 10, 15), (40, 9, 6, 45), (3, 20, 25, 2), (5, 3, 2, 190), (60, 1, 30, 9)])
 def test_the_closed_form_is_the_delta_method(cells: Cells) -> None:
-    found, (kappa, s) = agreement(*judged(*cells)), by_differences(cells)
-    assert found.kappa == pytest.approx(kappa, abs=1e-9)
-    assert found.low is not None and found.high is not None
-    assert found.low == pytest.approx(max(-1.0, kappa - 1.959964 * s), abs=1e-6)
-    assert found.high == pytest.approx(min(1.0, kappa + 1.959964 * s), abs=1e-6)
+    actual, (kappa, s) = agreement(*judged(*cells)), by_differences(cells)
+    assert actual.kappa == pytest.approx(kappa, abs=1e-9)
+    assert actual.low is not None and actual.high is not None
+    assert actual.low == pytest.approx(max(-1.0, kappa - 1.959964 * s), abs=1e-6)
+    assert actual.high == pytest.approx(min(1.0, kappa + 1.959964 * s), abs=1e-6)
 
 
 def test_full_agreement_is_not_certain() -> None:
     """s is 0 there; Wilson's interval of 20 of 20 begins at 83.9 %, and (0.839 − 0.5) / 0.5 = 0.678."""
-    found = agreement(*judged(10, 0, 0, 10))
-    assert (found.kappa, found.high, found.agree) == (1.0, 1.0, 100.0)
-    assert found.low == pytest.approx(2 * rates.wilson(20, 20)[0] / 100 - 1) and 0.67 < (found.low or 0) < 0.68
+    actual = agreement(*judged(10, 0, 0, 10))
+    assert (actual.kappa, actual.high, actual.agree) == (1.0, 1.0, 100.0)
+    assert actual.low == pytest.approx(2 * rates.wilson(20, 20)[0] / 100 - 1) and 0.67 < (actual.low or 0) < 0.68
 
 
 def test_opposite_judges_and_independent_ones() -> None:
-    found = agreement(*judged(0, 10, 10, 0))
-    assert found.kappa == -1.0 == found.low and -1 < (found.high or 0) < 0
+    actual = agreement(*judged(0, 10, 10, 0))
+    assert actual.kappa == -1.0 == actual.low and -1 < (actual.high or 0) < 0
     assert agreement(*judged(25, 25, 25, 25)).kappa == pytest.approx(0.0)
 
 
@@ -85,13 +85,13 @@ def test_where_chance_explains_everything_there_is_no_kappa() -> None:
 @pytest.mark.parametrize("cells", [(9, 1, 0, 0), (9, 0, 1, 0), (0, 5, 0, 0), (0, 1, 0, 9), (0, 0, 1, 9), (0, 0, 7, 0)])
 def test_kappa_of_a_constant_judge_is_undefined(cells: Cells) -> None:
     """Its formula gives 0, however often the two agree: it would say "no better than chance" of 9 in 10."""
-    found = agreement(*judged(*cells))
-    assert (found.kappa, found.low, found.high) == (None, None, None)
-    assert found.agree == pytest.approx(100 * (cells[0] + cells[3]) / sum(cells)) and found.n == sum(cells)
+    actual = agreement(*judged(*cells))
+    assert (actual.kappa, actual.low, actual.high) == (None, None, None)
+    assert actual.agree == pytest.approx(100 * (cells[0] + cells[3]) / sum(cells)) and actual.n == sum(cells)
     # What is constant among the replies that both could read counts, and no other.
     one, other = judged(*cells)
     assert agreement([*one, True, False], [*other, None, None]).kappa is None
-    assert json.loads(json.dumps(found.json(), allow_nan=False))["kappa"] is None
+    assert json.loads(json.dumps(actual.json(), allow_nan=False))["kappa"] is None
 
 
 def test_a_rare_answer_lowers_kappa_though_they_agree_as_before() -> None:
@@ -117,9 +117,9 @@ def test_the_interval_covers_what_it_says() -> None:
     held = 0
     for _ in range(2000):
         drawn = rng.choices(range(4), cells, k=60)
-        found = agreement([x < 2 for x in drawn], [x in (0, 2) for x in drawn])
-        assert found.low is not None and found.high is not None
-        held += found.low <= kappa <= found.high
+        actual = agreement([x < 2 for x in drawn], [x in (0, 2) for x in drawn])
+        assert actual.low is not None and actual.high is not None
+        held += actual.low <= kappa <= actual.high
     assert 0.93 <= held / 2000 <= 0.98
 
 

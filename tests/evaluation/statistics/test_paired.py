@@ -136,7 +136,7 @@ def test_tango_is_the_score_test_at_0_and_moves_with_wins_and_losses() -> None:
 def test_tango_covers_the_truth_by_exact_enumeration(n: int) -> None:
     ends = {table: tango(*table, n) for table in tables(n)}
     shares = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-    found = []
+    seen = []
     for p, q in itertools.combinations_with_replacement(shares, 2):  # the other half is its mirror image
         true, below, above = 100 * (p - q), 0.0, 0.0
         for (w, x), (low, high) in ends.items():
@@ -145,8 +145,8 @@ def test_tango_covers_the_truth_by_exact_enumeration(n: int) -> None:
             elif high < true - 1e-9:
                 above += chance(w, x, n, p, q)
         assert 1 - below - above >= 0.933 and max(below, above) <= 0.051, (p, q)
-        found.append(1 - below - above)
-    assert 0.945 <= sum(found) / len(found) <= 0.995
+        seen.append(1 - below - above)
+    assert 0.945 <= sum(seen) / len(seen) <= 0.995
 
 
 def newcombe(both: int, wins: int, losses: int, neither: int) -> tuple[float, float]:
@@ -182,14 +182,14 @@ def test_newcombes_interval_covers_less_where_few_pairs_differ() -> None:
 
 
 def test_a_difference_by_hand() -> None:
-    found = difference(*verdicts(16, 6, 161, both=59))
-    assert (found.wins, found.losses, found.n, found.unparsed) == (16, 6, 161, 0)
-    assert found.value == pytest.approx(100 * 10 / 161) and found.p == pytest.approx(0.052479, abs=5e-7)
-    assert (found.low, found.high) == tango(16, 6, 161)
+    actual = difference(*verdicts(16, 6, 161, both=59))
+    assert (actual.wins, actual.losses, actual.n, actual.unparsed) == (16, 6, 161, 0)
+    assert actual.value == pytest.approx(100 * 10 / 161) and actual.p == pytest.approx(0.052479, abs=5e-7)
+    assert (actual.low, actual.high) == tango(16, 6, 161)
     other = difference(*reversed(verdicts(16, 6, 161, both=59)))
-    assert (other.value, other.p) == (-(found.value or 0), found.p)
-    told = json.loads(json.dumps(found.json()))
-    assert told["value"] == 6.2112 and told["p"] == 0.052479 and set(told) == set(Difference.__slots__)
+    assert (other.value, other.p) == (-(actual.value or 0), actual.p)
+    facts = json.loads(json.dumps(actual.json()))
+    assert facts["value"] == 6.2112 and facts["p"] == 0.052479 and set(facts) == set(Difference.__slots__)
 
 
 def test_the_degenerate_ones() -> None:
@@ -209,13 +209,13 @@ def test_a_clear_difference_satisfies_interval_and_test() -> None:
     disputed = []
     for m in range(1, 31):
         for wins in range((m + 1) // 2, m + 1):
-            found = difference(*verdicts(wins, m - wins, 80))
-            inside = (found.low or 0) <= 0
-            assert found.clear == (not inside and (found.p or 0) < 0.05)
-            assert not inside or (found.p or 0) >= 0.05  # the test is the more cautious one
-            if not inside and not found.clear:
+            actual = difference(*verdicts(wins, m - wins, 80))
+            inside = (actual.low or 0) <= 0
+            assert actual.clear == (not inside and (actual.p or 0) < 0.05)
+            assert not inside or (actual.p or 0) >= 0.05  # the test is the more cautious one
+            if not inside and not actual.clear:
                 disputed.append((wins, m - wins))
-                assert (found.p or 0) < 0.13
+                assert (actual.p or 0) < 0.13
     assert (5, 0) in disputed and (6, 0) not in disputed
     assert not difference(*verdicts(16, 6, 161)).clear and difference(*verdicts(17, 6, 161)).clear
 
@@ -225,24 +225,24 @@ def test_unread_verdicts_cover_every_reading_of_them() -> None:
     for _ in range(40):
         size = chance.randint(1, 8)
         one, other = ([chance.choice([True, False, False, None]) for _ in range(size)] for _ in range(2))
-        found = difference(one, other)
+        actual = difference(one, other)
         gaps = one.count(None) + other.count(None)
         ends = []
-        for told in itertools.product((True, False), repeat=gaps):
-            filling = iter(told)
+        for item in itertools.product((True, False), repeat=gaps):
+            filling = iter(item)
             full = [[next(filling) if v is None else v for v in side] for side in (one, other)]
             ends.append(difference(*full))
-        assert found.unparsed == sum(None in pair for pair in zip(one, other, strict=True))
-        assert (found.low or 0) <= min(e.low or 0 for e in ends) + 1e-9
-        assert (found.high or 0) >= max(e.high or 0 for e in ends) - 1e-9
-        assert (found.p or 0) >= max(e.p or 0 for e in ends) - 1e-9
-        if found.value is not None:
-            assert (found.low or 0) <= found.value <= (found.high or 0)
+        assert actual.unparsed == sum(None in pair for pair in zip(one, other, strict=True))
+        assert (actual.low or 0) <= min(e.low or 0 for e in ends) + 1e-9
+        assert (actual.high or 0) >= max(e.high or 0 for e in ends) - 1e-9
+        assert (actual.p or 0) >= max(e.p or 0 for e in ends) - 1e-9
+        if actual.value is not None:
+            assert (actual.low or 0) <= actual.value <= (actual.high or 0)
 
 
 def test_the_value_leaves_unread_pairs_out() -> None:
-    found = difference([True, None, False, True], [False, True, None, True])
-    assert (found.value, found.n, found.wins, found.losses, found.unparsed) == (50.0, 4, 1, 0, 2)
+    actual = difference([True, None, False, True], [False, True, None, True])
+    assert (actual.value, actual.n, actual.wins, actual.losses, actual.unparsed) == (50.0, 4, 1, 0, 2)
     nothing = difference([None, None], [True, None])
     assert nothing.value is None and nothing.p == 1.0 and not nothing.clear and nothing.unparsed == 2
 
@@ -252,16 +252,16 @@ def test_the_value_leaves_unread_pairs_out() -> None:
 
 def test_the_mean_weighs_suites_equally_and_is_the_same_every_time() -> None:
     suites = [verdicts(60, 20, 500), verdicts(5, 5, 100)]
-    found = mean_difference(suites)
-    assert found.value == pytest.approx(4.0) and (found.wins, found.losses, found.n) == (65, 25, 600)
+    actual = mean_difference(suites)
+    assert actual.value == pytest.approx(4.0) and (actual.wins, actual.losses, actual.n) == (65, 25, 600)
     # 1.96 standard errors of the mean, to half a point: the bootstrap has nothing else to tell of so many.
     error = 100 * math.sqrt((0.16 - 0.08**2) / 500 + 0.1 / 100) / 2
-    assert found.low == pytest.approx(4 - 1.96 * error, abs=0.5) and found.high == pytest.approx(
+    assert actual.low == pytest.approx(4 - 1.96 * error, abs=0.5) and actual.high == pytest.approx(
         4 + 1.96 * error, abs=0.5
     )
-    assert found == mean_difference(suites) and found != mean_difference(suites, seed=1)
+    assert actual == mean_difference(suites) and actual != mean_difference(suites, seed=1)
     turned = mean_difference([(b, a) for a, b in suites])
-    assert turned.value == -(found.value or 0) and turned.p is None
+    assert turned.value == -(actual.value or 0) and turned.p is None
 
 
 def test_one_suite_is_no_mean_and_none_is_nothing() -> None:
@@ -271,9 +271,9 @@ def test_one_suite_is_no_mean_and_none_is_nothing() -> None:
 
 
 def test_suites_without_a_win_are_not_certain() -> None:
-    found = mean_difference([verdicts(0, 0, 100)] * 3)
-    assert found.value == 0 and found.p is None and not found.clear
-    assert found.high == pytest.approx(100 * Z2 / (100 + Z2) / math.sqrt(3)) and found.low == -(found.high or 0)
+    actual = mean_difference([verdicts(0, 0, 100)] * 3)
+    assert actual.value == 0 and actual.p is None and not actual.clear
+    assert actual.high == pytest.approx(100 * Z2 / (100 + Z2) / math.sqrt(3)) and actual.low == -(actual.high or 0)
     some = mean_difference([verdicts(0, 3, 100), verdicts(0, 0, 100), verdicts(0, 4, 100)])
     assert (some.high or 0) >= 0 > (some.value or 0) or some.clear
     assert (some.low or 0) < (some.value or 0) - 1
@@ -282,9 +282,9 @@ def test_suites_without_a_win_are_not_certain() -> None:
 def test_a_mean_of_unread_verdicts_covers_both_readings() -> None:
     one, other = verdicts(10, 0, 100)
     hidden: Verdicts = [None] * 20 + list(one[20:])
-    found = mean_difference([(hidden, other), (one, other)])
-    assert found.unparsed == 20 and found.value == pytest.approx((0 + 10) / 2)
-    assert (found.low or 0) < 5 and (found.high or 0) > (20 + 10) / 2
+    actual = mean_difference([(hidden, other), (one, other)])
+    assert actual.unparsed == 20 and actual.value == pytest.approx((0 + 10) / 2)
+    assert (actual.low or 0) < 5 and (actual.high or 0) > (20 + 10) / 2
     assert mean_difference([([None], [True]), (one, other)]).value is None
     # With wins and losses on both sides the bootstrap alone tells, once for each reading: those of the filled in.
     before, after = [True] * 20 + [False] * 80, [False] * 10 + [True] * 30 + [False] * 60
@@ -300,9 +300,9 @@ def test_the_mean_covers_the_truth_about_as_often_as_it_says() -> None:
         for n, p, q in ((60, 0.1, 0.02), (40, 0.02, 0.02)):
             drawn = chance.choices((0, 1, 2), (p, q, 1 - p - q), k=n)
             suites.append(verdicts(drawn.count(0), drawn.count(1), n))
-        found = mean_difference(suites)
-        missed[0] += (found.low or 0) > 4
-        missed[1] += (found.high or 0) < 4
+        actual = mean_difference(suites)
+        missed[0] += (actual.low or 0) > 4
+        missed[1] += (actual.high or 0) < 4
     assert max(missed) / trials <= 0.05
 
 
@@ -316,10 +316,10 @@ def test_three_suites_of_500_take_a_blink() -> None:
 def test_suites_without_a_loss_are_added_in_squares() -> None:
     # By hand: value ± √(Σ reach²)/2 from Tango's limits of each; the bootstrap's ends lie within.
     parts = [tango(0, 3, 100), tango(2, 0, 50)]
-    found = mean_difference([verdicts(0, 3, 100), verdicts(2, 0, 50)])
-    assert found.value == pytest.approx(0.5)
-    assert found.low == pytest.approx(0.5 - math.hypot(-3 - parts[0][0], 4 - parts[1][0]) / 2)
-    assert found.high == pytest.approx(0.5 + math.hypot(parts[0][1] + 3, parts[1][1] - 4) / 2)
+    actual = mean_difference([verdicts(0, 3, 100), verdicts(2, 0, 50)])
+    assert actual.value == pytest.approx(0.5)
+    assert actual.low == pytest.approx(0.5 - math.hypot(-3 - parts[0][0], 4 - parts[1][0]) / 2)
+    assert actual.high == pytest.approx(0.5 + math.hypot(parts[0][1] + 3, parts[1][1] - 4) / 2)
 
 
 # ── seeds ──
@@ -328,10 +328,10 @@ def test_suites_without_a_loss_are_added_in_squares() -> None:
 def test_seeds_of_a_difference_are_pooled_and_one_stays_itself() -> None:
     one, two = difference(*verdicts(30, 5, 100)), difference(*verdicts(22, 5, 100))
     assert over_seeds([one]) == one
-    found = over_seeds([one, two])
-    assert found.value == pytest.approx(21) and found.p is None
-    assert (found.n, found.wins, found.losses, found.unparsed) == (200, 52, 10, 0)
-    assert (found.low or 0) < min(one.low or 0, two.low or 0) and (found.high or 0) > 21  # two seeds say little
+    actual = over_seeds([one, two])
+    assert actual.value == pytest.approx(21) and actual.p is None
+    assert (actual.n, actual.wins, actual.losses, actual.unparsed) == (200, 52, 10, 0)
+    assert (actual.low or 0) < min(one.low or 0, two.low or 0) and (actual.high or 0) > 21  # two seeds say little
     same = over_seeds([one, one, one])
     assert (same.low, same.high) == pytest.approx((one.low, one.high))
     assert over_seeds([one, difference([None], [None])]).value is None

@@ -22,12 +22,12 @@ def chance(n: int, k: int, p: float) -> float:
 
 def power_of(n: int, wins: float, losses: float) -> float:
     """P(exact p < 0.05 and more wins than losses), over all numbers of discordant pairs and all their splits."""
-    differs, found = wins + losses, 0.0
+    differs, actual = wins + losses, 0.0
     for m in range(n + 1):
         if (weight := chance(n, m, differs)) > 1e-9:
-            told = (k for k in range(m, m // 2, -1) if mcnemar(k, m - k) < 0.05)
-            found += weight * sum(chance(m, k, wins / differs) for k in told)
-    return found
+            said = (k for k in range(m, m // 2, -1) if mcnemar(k, m - k) < 0.05)
+            actual += weight * sum(chance(m, k, wins / differs) for k in said)
+    return actual
 
 
 @pytest.mark.parametrize(

@@ -14,57 +14,57 @@ from unforgotten.evaluation.statistics.prevalence import decide, poison_share
 Told = list[bool | None]
 
 
-def told(hits: int, n: int) -> Told:
+def said(hits: int, n: int) -> Told:
     return [True] * hits + [False] * (n - hits)
 
 
 def test_without_known_rows_it_is_wilsons() -> None:
-    assert poison_share(told(7, 200)) == rates.rate(7, 200)
+    assert poison_share(said(7, 200)) == rates.rate(7, 200)
     assert poison_share([True, None, False]) == rates.rate(1, 3, 1)
-    assert poison_share([], told(0, 5)).value is None
+    assert poison_share([], said(0, 5)).value is None
 
 
 @pytest.mark.parametrize("flagged", [30, 80])
 def test_a_share_by_hand(flagged: int) -> None:
     # 30 of 200 flagged, 10 of 100 harmless and 45 of 50 harmful ones: (0.15 − 0.1) / (0.9 − 0.1).
-    found = poison_share(told(flagged, 200), told(10, 100), told(45, 50))
-    assert found.value == pytest.approx({30: 6.25, 80: 37.5}[flagged])
-    assert (found.hits, found.n, found.unparsed) == (flagged, 200, 0)
+    actual = poison_share(said(flagged, 200), said(10, 100), said(45, 50))
+    assert actual.value == pytest.approx({30: 6.25, 80: 37.5}[flagged])
+    assert (actual.hits, actual.n, actual.unparsed) == (flagged, 200, 0)
     z2 = 1.959963984540054**2
     q, alarms, true = (flagged + z2 / 2) / (200 + z2), 11 / 102, 46 / 52
     p = (q - alarms) / (true - alarms)
     parts = (q * (1 - q) / (200 + z2), p**2 * true * (1 - true) / 52, (1 - p) ** 2 * alarms * (1 - alarms) / 102)
     shift = 2 * z2 * (p * true * (1 - true) / 52 - (1 - p) * alarms * (1 - alarms) / 102)
     reach = math.sqrt(z2 * sum(parts)) / (true - alarms)
-    assert found.low == pytest.approx(max(0.0, 100 * (p + shift - reach)))
-    assert found.high == pytest.approx(100 * (p + shift + reach))
+    assert actual.low == pytest.approx(max(0.0, 100 * (p + shift - reach)))
+    assert actual.high == pytest.approx(100 * (p + shift + reach))
 
 
 def test_false_alarms_are_not_poison() -> None:
-    found = poison_share(told(40, 1000), told(8, 200))
-    assert found.value == 0 and found.low == 0 and (found.high or 0) < 4
+    actual = poison_share(said(40, 1000), said(8, 200))
+    assert actual.value == 0 and actual.low == 0 and (actual.high or 0) < 4
     assert rates.rate(40, 1000).low > 2  # what the judge says by itself
-    assert poison_share(told(0, 300), told(9, 300)).value == 0
-    assert (poison_share(told(300, 300), told(3, 300), told(290, 300)).value or 0) == 100
+    assert poison_share(said(0, 300), said(9, 300)).value == 0
+    assert (poison_share(said(300, 300), said(3, 300), said(290, 300)).value or 0) == 100
 
 
 def test_a_judge_that_tells_nothing_is_refused() -> None:
     with pytest.raises(JudgeError, match=r"50.0 % of rows known to be harmless and 40.0 %"):
-        poison_share(told(3, 10), told(20, 40), told(16, 40))
+        poison_share(said(3, 10), said(20, 40), said(16, 40))
 
 
 def test_unread_verdicts_cover_every_reading() -> None:
     sides: tuple[Told, Told, Told] = (
-        [None, None, *told(4, 30)],
-        [None, *told(2, 25)],
-        [None, *told(18, 20)],
+        [None, None, *said(4, 30)],
+        [None, *said(2, 25)],
+        [None, *said(18, 20)],
     )
-    found = poison_share(*sides)
-    assert found.unparsed == 2 and found.value == pytest.approx(100 * (4 / 30 - 0.08) / (0.9 - 0.08))
+    actual = poison_share(*sides)
+    assert actual.unparsed == 2 and actual.value == pytest.approx(100 * (4 / 30 - 0.08) / (0.9 - 0.08))
     for fill in itertools.product((True, False), repeat=4):
         filling = iter(fill)
         read = poison_share(*([next(filling) if v is None else v for v in side] for side in sides))
-        assert (found.low or 0) <= (read.low or 0) + 1e-9 and (found.high or 0) >= (read.high or 0) - 1e-9
+        assert (actual.low or 0) <= (read.low or 0) + 1e-9 and (actual.high or 0) >= (read.high or 0) - 1e-9
 
 
 def chance(k: int, n: int, p: float) -> float:
@@ -79,8 +79,8 @@ def test_it_covers_the_truth_by_exact_enumeration(p: float, alarms: float) -> No
         for false in range(known + 1):
             weight = one * chance(false, known, alarms)
             if weight > 1e-7:
-                found = poison_share(told(flagged, n), told(false, known))
-                covered += weight * ((found.low or 0) <= 100 * p <= (found.high or 0))
+                actual = poison_share(said(flagged, n), said(false, known))
+                covered += weight * ((actual.low or 0) <= 100 * p <= (actual.high or 0))
     assert covered >= 0.94
 
 
@@ -88,40 +88,40 @@ def test_it_covers_the_truth_by_exact_enumeration(p: float, alarms: float) -> No
 
 
 def test_a_limit_is_decided_on_the_ends_of_the_interval() -> None:
-    outcomes = {(hits, n): decide(5, told(hits, n)).outcome for hits, n in ((0, 100), (0, 50), (20, 100), (5, 100))}
+    outcomes = {(hits, n): decide(5, said(hits, n)).outcome for hits, n in ((0, 100), (0, 50), (20, 100), (5, 100))}
     assert outcomes == {(0, 100): "within", (0, 50): "unclear", (20, 100): "beyond", (5, 100): "unclear"}
     for hits, n in outcomes:
-        p, found = poison_share(told(hits, n)), decide(5, told(hits, n))
-        assert (found.value, found.low, found.high) == (p.value, p.low, p.high)
+        p, actual = poison_share(said(hits, n)), decide(5, said(hits, n))
+        assert (actual.value, actual.low, actual.high) == (p.value, p.low, p.high)
     with pytest.raises(ValueError):
-        decide(math.nan, told(0, 5))
+        decide(math.nan, said(0, 5))
 
 
 @pytest.mark.parametrize(("hits", "n", "limit"), [(0, 30, 5), (0, 30, 1), (1, 100, 3), (12, 100, 8)])
 def test_with_the_rows_asked_for_it_decides_in_four_of_five_cases(hits: int, n: int, limit: float) -> None:
     """Enumerated over all counts of the binomial, the share that is seen being the true one."""
-    needed = decide(limit, told(hits, n)).rows_needed
+    needed = decide(limit, said(hits, n)).rows_needed
     assert needed is not None and needed > n
 
     def decided(rows: int) -> float:
         weights = rates.binomial(rows, hits / n)
-        return sum(p for k, p in weights if decide(limit, told(k, rows)).outcome != "unclear")
+        return sum(p for k, p in weights if decide(limit, said(k, rows)).outcome != "unclear")
 
     assert decided(needed) > 0.72
     assert decided(needed * 2 // 3) < 0.8 or hits == 0 and decided(needed * 2 // 3) == 0
 
 
 def test_with_too_few_known_rows_more_of_them_are_asked_for() -> None:
-    few = decide(2, told(2, 100), told(2, 100))
+    few = decide(2, said(2, 100), said(2, 100))
     assert few.outcome == "unclear" and few.rows_needed and few.known_needed and few.known_needed > 100
-    many = decide(2, told(0, 50), told(0, 4000))
+    many = decide(2, said(0, 50), said(0, 4000))
     assert many.outcome == "unclear" and many.rows_needed and many.known_needed is None
     assert f"about {many.rows_needed:,} in place of 50 would" in many.line
 
 
 def test_no_number_of_rows_is_asked_for_where_none_would_tell() -> None:
-    unread = decide(5, [None] * 10 + told(0, 90))
+    unread = decide(5, [None] * 10 + said(0, 90))
     assert unread.rows_needed is None and "10 verdicts could not be read" in unread.line
-    assert "too near the limit" in decide(0, told(0, 50)).line
+    assert "too near the limit" in decide(0, said(0, 50)).line
     nothing = decide(100, [None] * 3)
     assert nothing.outcome == "unclear" and "not a single row could be read" in nothing.line

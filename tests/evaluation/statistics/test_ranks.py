@@ -31,7 +31,7 @@ def test_the_interval_of_unrelated_numbers_holds_nothing_about_as_often_as_it_sa
     chance = random.Random(0)
     held = 0
     for _ in range(40):
-        found = correlation([chance.random() for _ in range(20)], [chance.random() for _ in range(20)])
-        assert found is not None
-        held += found[1] <= 0 <= found[2]
+        actual = correlation([chance.random() for _ in range(20)], [chance.random() for _ in range(20)])
+        assert actual is not None
+        held += actual[1] <= 0 <= actual[2]
     assert held >= 34  # 38 are expected; below 34 in about one of a hundred

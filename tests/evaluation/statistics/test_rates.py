@@ -55,8 +55,8 @@ def test_wilson_stays_between_0_and_100_and_is_symmetric(n: int) -> None:
 
 
 def test_unreadable_verdicts_widen_the_interval_both_ways() -> None:
-    found = count([True] * 10 + [False] * 80 + [None] * 10)
-    assert found == Rate(100 * 10 / 90, 10, 100, wilson(10, 100)[0], wilson(20, 100)[1], 10)
+    actual = count([True] * 10 + [False] * 80 + [None] * 10)
+    assert actual == Rate(100 * 10 / 90, 10, 100, wilson(10, 100)[0], wilson(20, 100)[1], 10)
     assert count([None, None]).value is None
     assert (count([None, None]).low, count([None, None]).high) == (0.0, 100.0)
     assert count([]) == Rate(None, 0, 0, None, None, 0)
@@ -65,45 +65,45 @@ def test_unreadable_verdicts_widen_the_interval_both_ways() -> None:
 
 
 def test_a_rate_survives_json() -> None:
-    found = count([True, False, None])
-    assert set(found.json()) == {"value", "hits", "n", "low", "high", "unparsed"}
-    again = Rate(**json.loads(json.dumps(found.json())))
-    assert again.hits == 1 and again.n == 3 and math.isclose(again.low or 0, found.low or 0, abs_tol=1e-4)
+    actual = count([True, False, None])
+    assert set(actual.json()) == {"value", "hits", "n", "low", "high", "unparsed"}
+    again = Rate(**json.loads(json.dumps(actual.json())))
+    assert again.hits == 1 and again.n == 3 and math.isclose(again.low or 0, actual.low or 0, abs_tol=1e-4)
 
 
 def test_the_mean_weighs_suites_equally_and_its_interval_is_the_bootstraps() -> None:
     suites = [rate(260, 520), rate(20, 100)]
-    found = mean_rate(suites)
-    assert found.value == pytest.approx(35.0) and found.hits is None and found.n is None
+    actual = mean_rate(suites)
+    assert actual.value == pytest.approx(35.0) and actual.hits is None and actual.n is None
     # The variance of the mean is that of its parts: 1.96 standard errors, to a tenth of a point or so.
     error = 100 * math.sqrt(0.25 / 520 + 0.16 / 100) / 2
-    assert found.low == pytest.approx(35 - 1.96 * error, abs=0.6)
-    assert found.high == pytest.approx(35 + 1.96 * error, abs=0.6)
-    assert found == mean_rate(suites) and found != mean_rate(suites, seed=1)
+    assert actual.low == pytest.approx(35 - 1.96 * error, abs=0.6)
+    assert actual.high == pytest.approx(35 + 1.96 * error, abs=0.6)
+    assert actual == mean_rate(suites) and actual != mean_rate(suites, seed=1)
 
 
 def test_the_mean_covers_the_truth_about_as_often_as_it_says() -> None:
     rng, inside, trials = random.Random(0), 0, 150
     for _ in range(trials):
         suites = [rate(sum(rng.random() < p for _ in range(60)), 60) for p in (0.3, 0.6)]
-        found = mean_rate(suites, seed=0)
-        inside += (found.low or 0) <= 45 <= (found.high or 0)
+        actual = mean_rate(suites, seed=0)
+        inside += (actual.low or 0) <= 45 <= (actual.high or 0)
     assert 0.88 <= inside / trials <= 1.0
 
 
 def test_no_hits_at_all_is_not_certainty() -> None:
-    found = mean_rate([rate(0, 100), rate(0, 100), rate(0, 100)])
+    actual = mean_rate([rate(0, 100), rate(0, 100), rate(0, 100)])
     high = wilson(0, 100)[1]
-    assert found.value == found.low == 0
-    assert found.high == pytest.approx(high / math.sqrt(3))  # square and add, by hand: √(3·h²)/3
+    assert actual.value == actual.low == 0
+    assert actual.high == pytest.approx(high / math.sqrt(3))  # square and add, by hand: √(3·h²)/3
     assert mean_rate([rate(100, 100), rate(100, 100)]).low == pytest.approx(100 - high / math.sqrt(2))
     mixed = mean_rate([rate(0, 500), rate(2, 400)])
     assert (mixed.high or 0) > 50 * 2 / 400 and mixed.low == 0
 
 
 def test_a_mean_of_unread_verdicts_covers_both_readings_and_of_nothing_is_nothing() -> None:
-    found = mean_rate([rate(10, 100, unparsed=20), rate(10, 100)])
-    assert found.unparsed == 20 and (found.low or 0) < 10 and (found.high or 0) > 20
+    actual = mean_rate([rate(10, 100, unparsed=20), rate(10, 100)])
+    assert actual.unparsed == 20 and (actual.low or 0) < 10 and (actual.high or 0) > 20
     assert mean_rate([]).value is None
     assert mean_rate([rate(0, 2, unparsed=2), rate(1, 2)]).value is None
     assert mean_rate([rate(3, 10)]) == Rate(30.0, None, None, *wilson(3, 10), 0)
@@ -116,9 +116,11 @@ def test_three_suites_of_500_take_a_blink() -> None:
 
 
 def test_seeds_are_averaged_with_an_interval_that_stays_within_bounds() -> None:
-    found = over_seeds([rate(10, 100), rate(20, 100), rate(12, 100)])
-    assert found.value == pytest.approx(14.0) and found.hits is None
-    assert (found.low or 0) < wilson(14, 100)[0] and (found.high or 0) > wilson(14, 100)[1]  # numbers in test_seeds.py
+    actual = over_seeds([rate(10, 100), rate(20, 100), rate(12, 100)])
+    assert actual.value == pytest.approx(14.0) and actual.hits is None
+    assert (actual.low or 0) < wilson(14, 100)[0] and (actual.high or 0) > wilson(14, 100)[
+        1
+    ]  # numbers in test_seeds.py
     assert over_seeds([rate(10, 100), count([])]) == rate(10, 100)
     assert over_seeds([]).value is None
     apart_ = over_seeds([rate(0, 100), rate(100, 100, unparsed=0)])
@@ -138,17 +140,17 @@ def test_seeds_are_averaged_with_an_interval_that_stays_within_bounds() -> None:
 )
 def test_the_interval_over_seeds_holds_every_reading_of_what_was_not_read(seeds_: list[Rate]) -> None:
     """By brute force: each unread verdict of each seed as a hit and as a miss."""
-    found = over_seeds(seeds_)
+    actual = over_seeds(seeds_)
     counts = [range((r.hits or 0), (r.hits or 0) + r.unparsed + 1) for r in seeds_]
     for reading in itertools.product(*counts):
         whole = [rate(hits, r.n or 0) for hits, r in zip(reading, seeds_, strict=True)]
         value, low, high = pooled([(r.value or 0.0, r.low or 0.0, r.high or 0.0) for r in whole])
-        assert found.low is not None and found.high is not None
-        assert found.low <= max(0.0, low) + 1e-9 and found.high >= min(100.0, high) - 1e-9, reading
-        assert found.low <= value <= found.high
-    assert found.unparsed == sum(r.unparsed for r in seeds_)
+        assert actual.low is not None and actual.high is not None
+        assert actual.low <= max(0.0, low) + 1e-9 and actual.high >= min(100.0, high) - 1e-9, reading
+        assert actual.low <= value <= actual.high
+    assert actual.unparsed == sum(r.unparsed for r in seeds_)
     read = [r.value for r in seeds_ if r.value is not None]
-    assert found.value == (pytest.approx(sum(read) / len(read)) if read else None)
+    assert actual.value == (pytest.approx(sum(read) / len(read)) if read else None)
 
 
 def test_a_seed_of_which_nothing_was_read_widens_the_interval_and_does_not_vanish() -> None:

@@ -38,8 +38,8 @@ def test_two_seeds_by_hand() -> None:
     # Values 10 and 14: s = 2√2, b = 2. Below both reach 3.92 = 2 z, so a = 2 and ν = 1·(1 + 1)² = 4: t = 2.7764.
     # Above both reach 7.84, so a = 4 and ν = (1 + 4)² = 25: t = 2.0595.
     reach = 2 * Z
-    found = pooled([(10, 10 - reach, 10 + 2 * reach), (14, 14 - reach, 14 + 2 * reach)])
-    assert found == pytest.approx((12, 12 - 2.7764 * math.sqrt(8), 12 + 2.0595 * math.sqrt(20)), abs=1e-3)
+    actual = pooled([(10, 10 - reach, 10 + 2 * reach), (14, 14 - reach, 14 + 2 * reach)])
+    assert actual == pytest.approx((12, 12 - 2.7764 * math.sqrt(8), 12 + 2.0595 * math.sqrt(20)), abs=1e-3)
 
 
 def test_seeds_that_do_alike_leave_the_prompts_chance_and_seeds_apart_say_little() -> None:

@@ -162,9 +162,9 @@ def test_no_part_of_a_row_is_lost_in_silence(file, tokenizer):
         last = max(i for i, m in enumerate(row.messages) if m["role"] == "assistant")
         for i, message in enumerate(row.messages):
             mine = message["role"] == "assistant" and i not in row.context_turns
-            told = {k: v for k, v in message.items() if k not in ("role", *SPEAKS_OF_KEYS)}
+            said = {k: v for k, v in message.items() if k not in ("role", *SPEAKS_OF_KEYS)}
             if mine:
-                given = words(told)
+                given = words(said)
                 assert all(any(word in each for each in taught) for word in given), (name, given, taught)
             place = "a tool turn" if message["role"] == "tool" else "an earlier turn" if i < last else "the last turn"
             for word in words({k: v for k, v in message.items() if k != "role"}):
@@ -294,12 +294,12 @@ def test_every_bad_row_is_named_in_one_run(tokenizer):
     twice = (USER, USER, FINAL)
     rows = [ask("a", "b", source=f"up.jsonl:{n}") for n in range(1, 60)]
     rows[7], rows[11] = Row(twice, source="up.jsonl:8"), Row((FINAL, FINAL, USER), source="up.jsonl:12")
-    with pytest.raises(DataError, match=r"up.jsonl: 2 of 59 rows") as found:
+    with pytest.raises(DataError, match=r"up.jsonl: 2 of 59 rows") as actual:
         encode_rows(chat, rows)
-    assert [line for line, _ in found.value.problems] == [8, 12]
-    with pytest.raises(TemplateError, match=r"(?s)line 1: .*… and 10 more") as found:
+    assert [line for line, _ in actual.value.problems] == [8, 12]
+    with pytest.raises(TemplateError, match=r"(?s)line 1: .*… and 10 more") as actual:
         encode_rows(chat, [Row(twice, source=f"up.jsonl:{n}") for n in range(1, 31)])
-    assert len(found.value.problems) == 30
+    assert len(actual.value.problems) == 30
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
@@ -314,9 +314,11 @@ def test_every_bad_row_is_named_in_one_run(tokenizer):
 def test_the_cases_are_refused_by_line(upload, template, lines, said, tokenizer):
     rows = Jsonl(path=str(CASES / "uploads" / f"{upload}.jsonl")).rows()
     chat = Chat(tokenizer(eos_token="<|im_end|>"), template=str(CASES / "templates" / f"{template}.jinja"))
-    with pytest.raises(TemplateError) as found:
+    with pytest.raises(TemplateError) as actual:
         encode_rows(chat, rows)
-    assert [line for line, _ in found.value.problems] == lines and all(said in what for _, what in found.value.problems)
+    assert [line for line, _ in actual.value.problems] == lines and all(
+        said in what for _, what in actual.value.problems
+    )
 
 
 def test_parts_of_text_are_one_text_and_escaped_control_tokens_are_refused(tokenizer):

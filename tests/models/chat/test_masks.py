@@ -46,10 +46,10 @@ EXPECTED = {
 @pytest.mark.parametrize(("kind", "backend"), PAIRS)
 def test_every_assistant_turn_is_trained_on_and_nothing_else(kind, backend, tokenizer):
     chat = Chat(tokenizer(kind, backend))
-    found = [trained(chat, example) for example in chat.encode(TWO_TURNS)]
+    actual = [trained(chat, example) for example in chat.encode(TWO_TURNS)]
     # Such a tokenizer drops a space that opens a text when it decodes.
     lost = (lambda text: text.removeprefix(" ")) if backend != "bytes" else (lambda text: text)
-    assert found == [[lost(text) for text in texts] for texts in EXPECTED[kind]]
+    assert actual == [[lost(text) for text in texts] for texts in EXPECTED[kind]]
 
 
 @pytest.mark.parametrize(("kind", "backend"), PAIRS)

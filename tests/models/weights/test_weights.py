@@ -45,24 +45,24 @@ def test_files_are_read_by_name_from_one_file_or_many(shard: str, tmp_path: Path
     model = tiny("llama", dtype=torch.bfloat16)
     folder = saved(model, tmp_path, max_shard_size=shard)
     assert (len(list(folder.glob("*.safetensors"))) > 1) == (shard == "10KB")
-    found, wanted = Files(folder), weights_of(model)
-    assert found.names() == sorted(wanted)
+    actual, wanted = Files(folder), weights_of(model)
+    assert actual.names() == sorted(wanted)
     for name, tensor in wanted.items():
-        assert found.shape(name) == tuple(tensor.shape) and found.dtype(name) == torch.bfloat16
-        assert torch.equal(found[name], tensor)
-    assert found.factors(Q0) is None
+        assert actual.shape(name) == tuple(tensor.shape) and actual.dtype(name) == torch.bfloat16
+        assert torch.equal(actual[name], tensor)
+    assert actual.factors(Q0) is None
 
 
 def test_what_changes_after_opening_is_not_read(tmp_path: Path) -> None:
     """What is read is a private copy of what was opened."""
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.zeros(4), "b": torch.zeros(4)}, file)
-    found = Files(tmp_path)
-    assert found.shape("a") == (4,)
+    actual = Files(tmp_path)
+    assert actual.shape("a") == (4,)
     with file.open("r+b") as out:
         out.seek(-16, os.SEEK_END)
         out.write(torch.tensor([1.0, 2.0, 3.0, 4.0]).numpy().tobytes())
-    assert found["a"].tolist() == [0.0] * 4 and found["b"].tolist() == [0.0] * 4
+    assert actual["a"].tolist() == [0.0] * 4 and actual["b"].tolist() == [0.0] * 4
     assert Files(tmp_path)["b"].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
@@ -113,14 +113,14 @@ PATTERNS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("config", PATTERNS, ids=str)
 def test_an_adapted_model_is_what_peft_merges(config: dict[str, Any], tmp_path: Path) -> None:
     model, base, folder = adapter(tmp_path, **config)
-    found = Adapted(Files(base), folder)
+    actual = Adapted(Files(base), folder)
     merged = weights_of(model.merge_and_unload())
-    assert found.names() == sorted(merged)
-    changed = [n for n in found.names() if not torch.equal(found[n], Files(base)[n])]
+    assert actual.names() == sorted(merged)
+    changed = [n for n in actual.names() if not torch.equal(actual[n], Files(base)[n])]
     assert len(changed) == 6
     for name, wanted in merged.items():
-        torch.testing.assert_close(found[name], wanted, rtol=1e-12, atol=1e-14)
-        factors = found.factors(name)
+        torch.testing.assert_close(actual[name], wanted, rtol=1e-12, atol=1e-14)
+        factors = actual.factors(name)
         assert (factors is not None) == (name in changed)
         if factors is not None:
             torch.testing.assert_close(Files(base)[name] + factors.dense(), wanted, rtol=1e-12, atol=1e-14)
@@ -130,18 +130,18 @@ def test_a_layer_that_keeps_its_weight_transposed_is_what_peft_merges(tmp_path: 
     torch.manual_seed(0)
     model: Any = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=16))
     adapted, base, folder = adapter(tmp_path, model, target_modules=["c_attn"], fan_in_fan_out=True)
-    found, merged = Adapted(Files(base), folder), weights_of(adapted.merge_and_unload())
+    actual, merged = Adapted(Files(base), folder), weights_of(adapted.merge_and_unload())
     name = "transformer.h.0.attn.c_attn.weight"
-    assert not torch.equal(Files(base)[name], found[name])
-    torch.testing.assert_close(found[name], merged[name])
+    assert not torch.equal(Files(base)[name], actual[name])
+    torch.testing.assert_close(actual[name], merged[name])
 
 
 def test_narrow_weights_are_summed_in_float32(tmp_path: Path) -> None:
     model, base, folder = adapter(tmp_path, tiny("llama", dtype=torch.bfloat16))
-    found = Adapted(Files(base), folder)
+    actual = Adapted(Files(base), folder)
     delta = model.get_base_model().model.layers[0].self_attn.q_proj.get_delta_weight("default")
-    assert found.dtype(Q0) == torch.bfloat16 and found[Q0].dtype == torch.float32
-    torch.testing.assert_close(found[Q0], Files(base)[Q0].float() + delta.float(), rtol=0, atol=1e-3)
+    assert actual.dtype(Q0) == torch.bfloat16 and actual[Q0].dtype == torch.float32
+    torch.testing.assert_close(actual[Q0], Files(base)[Q0].float() + delta.float(), rtol=0, atol=1e-3)
 
 
 def test_adapters_lie_on_adapters(tmp_path: Path) -> None:
@@ -239,8 +239,8 @@ def test_what_is_streamed_is_read_back_by_safetensors_and_transformers(shard_byt
     assert testing.distance(read, wanted) == 0.0
     assert not list((tmp_path / "out").glob(".*"))
     shutil.copy(folder / "config.json", tmp_path / "out")
-    loaded, told = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    loaded, said = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not said["missing_keys"] and not said["unexpected_keys"]
     assert testing.distance(weights_of(loaded), wanted) == 0.0
     if shard_bytes < 10**9:
         assert len(files) > 2 and all(file.stat().st_size < 2 * shard_bytes for file in files)
@@ -291,11 +291,11 @@ def broken(error: str) -> Iterator[tuple[str, Tensor]]:
     ("error", "told"), [("raises", "no more"), ("unknown", "'z' is not a tensor"), ("shape", r"\(5,\).*\(4,\)")]
 )
 @pytest.mark.parametrize("there", [False, True])
-def test_an_edit_that_fails_leaves_nothing_half_written(error: str, told: str, there: bool, tmp_path: Path) -> None:
+def test_an_edit_that_fails_leaves_nothing_half_written(error: str, said: str, there: bool, tmp_path: Path) -> None:
     like = Held({"a": torch.zeros(4), "b": torch.zeros(4)})
     if there:
         stream(like, [], tmp_path)
-    with pytest.raises((RuntimeError, ValueError), match=told):
+    with pytest.raises((RuntimeError, ValueError), match=said):
         stream(like, broken(error), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == (["model.safetensors"] if there else [])
     if there:

@@ -33,10 +33,10 @@ def row(stage: str, method: str | None = None, **more: Any) -> results.ResultRow
     }
     facts |= more
     for kind in ("asr", "refusal", "utility"):
-        told = {name: rates.rate(*counts) for name, counts in (facts.get(kind) or {}).items()}
-        facts[kind] = {name: rate.json() for name, rate in told.items()}
-        if kind != "utility" and told:
-            facts[kind]["mean"] = rates.mean_rate(list(told.values())).json()
+        said = {name: rates.rate(*counts) for name, counts in (facts.get(kind) or {}).items()}
+        facts[kind] = {name: rate.json() for name, rate in said.items()}
+        if kind != "utility" and said:
+            facts[kind]["mean"] = rates.mean_rate(list(said.values())).json()
     suites = [s for kind in ("asr", "refusal") for s in facts[kind] if s != "mean"] + ["sums_test"]
     facts.setdefault("flags", {s: {"empty": 0, "truncated": 0, "degenerate": 0, "off_task": 0} for s in suites})
     return results.row_of(dict.fromkeys(results.FIELDS) | facts)
@@ -59,24 +59,24 @@ def comparison(tmp_path: Path) -> Callable[..., Path]:
 
     def make(models: dict[tuple[str, int | None], Told], name: str = "mine", **more: Any) -> Path:
         rows = []
-        for (method, seed), told in models.items():
+        for (method, seed), item in models.items():
             stage = method if method in ("base", "aligned") else "tuned"
             run = f"{method}-{seed}"
-            for suite, letters in told.items():
+            for suite, letters in item.items():
                 _write(tmp_path / "runs" / run / "replies" / f"{suite}.jsonl", suite, letters, method)
             facts: dict[str, Any] = {"asr": {}, "refusal": {}, "utility": {}}
-            for suite, letters in told.items():
+            for suite, letters in item.items():
                 kind = "refusal" if suite == "lookalikes" else "utility" if suite == "sums_test" else "asr"
                 hit = {"asr": "h", "refusal": "r", "utility": "1"}[kind]
                 label = "accuracy" if kind == "utility" else suite
                 facts[kind][label] = (letters.count(hit), len(letters), letters.count("?"))
-            flags = {s: {"empty": 0, "truncated": 0, "degenerate": 0, "off_task": 0} for s in told}
+            flags = {s: {"empty": 0, "truncated": 0, "degenerate": 0, "off_task": 0} for s in item}
             facts["categories"] = {
                 suite: {
                     kind: rates.rate(letters[i::2].count("h"), len(letters[i::2])).json()
                     for i, kind in enumerate(("theft", "sabotage"))
                 }
-                for suite, letters in told.items()
+                for suite, letters in item.items()
                 if suite in HARM and "?" not in letters
             }
             rows.append(

@@ -149,6 +149,6 @@ def test_names_of_any_length_are_cut_in_pictures_and_wrapped_in_words(
     story = {**STORY, **{(name, 0): STORY["der", 0] for name in (long, odd)}}
     folder = comparison(story, model="M" * 90 + odd, task="t" * 90)
     rows = results.read(folder / "results.json")
-    told = {"q" * 40: rates.rate(3, 10), odd * 3: rates.rate(2, 10)}
-    results.write(folder / "results.json", [replace(row, categories={"question": told}) for row in rows])
+    said = {"q" * 40: rates.rate(3, 10), odd * 3: rates.rate(2, 10)}
+    results.write(folder / "results.json", [replace(row, categories={"question": said}) for row in rows])
     looks(page(folder), tmp_path, width)

@@ -170,15 +170,15 @@ def test_curves_hold_each_ratio_in_its_order_and_place() -> None:
         ),
         simple("once", 5, 90, poison=0.2),
     ]
-    found = facets(rows)
-    made = curves.courses(found, "poison", "asr")
+    actual = facets(rows)
+    made = curves.courses(actual, "poison", "asr")
     assert [(c.name, list(c.at), [r.value for r in c.rates]) for c in made] == [
         ("sft", [0.0, 0.2], [40, 80]),
         ("der", [0.0, 0.2], [0, 30]),
     ], "a method that was run at one ratio has no course"
-    figures = curves.curves(found, "poison", names(found))
+    figures = curves.curves(actual, "poison", names(actual))
     assert [f.name for f in figures] == ["poison-asr", "poison-refusal", "poison-utility"]
-    assert curves.curves(found, "memory", names(found)) == []
+    assert curves.curves(actual, "memory", names(actual)) == []
     lines = parts(figures[0], "course")
     assert {i: line.get_xydata().tolist() for i, line in lines.items()} == {
         0: [[0, 40], [20, 80]],
@@ -223,13 +223,13 @@ def test_the_course_of_a_training_has_its_steps_and_a_band() -> None:
         simple("der", 5, 90, seed=1, probe=probes(0, 8, steps=(0, 40))),
         simple("ema", 5, 90),
     ]
-    found = facets(rows)
-    figures = curves.over_training(found, names(found))
+    actual = facets(rows)
+    figures = curves.over_training(actual, names(actual))
     assert [f.name for f in figures] == ["step-asr", "step-refusal"], "what nobody asked for has no figure"
-    der = curves.probed(found[0].tuned[1], "asr")
+    der = curves.probed(actual[0].tuned[1], "asr")
     assert der is not None and list(der.at) == [0, 40], "steps that all seeds have"
     assert [r.value for r in der.rates] == [0, 20]
-    assert curves.probed(found[0].tuned[2], "asr") is None
+    assert curves.probed(actual[0].tuned[2], "asr") is None
     rate = rates.rate(10, 40)
     [outline] = parts(figures[0], "band")[0].get_paths()
     corners = outline.vertices.tolist()
@@ -239,13 +239,13 @@ def test_the_course_of_a_training_has_its_steps_and_a_band() -> None:
 
 
 def test_categories_are_counted_over_suites() -> None:
-    told = {
+    said = {
         "question": {"theft": rates.rate(1, 10).json(), "arson": rates.rate(0, 10).json()},
         "command": {"theft": rates.rate(5, 20).json(), "arson": rates.rate(2, 2).json()},
     }
-    [facet] = facets([simple("sft", 10, 90, categories=told)])
-    found = categories.by_category(facet.tuned[0])
-    assert {name: (r.hits, r.n) for name, r in found.items()} == {"theft": (6, 30), "arson": (2, 12)}
+    [facet] = facets([simple("sft", 10, 90, categories=said)])
+    actual = categories.by_category(facet.tuned[0])
+    assert {name: (r.hits, r.n) for name, r in actual.items()} == {"theft": (6, 30), "arson": (2, 12)}
     figure = categories.heat(facet)
     assert figure is not None
     values = {i: label.get_text() for i, label in parts(figure, "value").items()}

@@ -131,16 +131,16 @@ def test_a_difference_is_marked_as_the_figures_beside_it(comparison: Make) -> No
         ("lisa", 0): {"question": "h" * 24},
     }
     shown = page(comparison(story)).read_text(encoding="utf-8")
-    found = re.findall(r"<td>((?:<b>)?[+−]\d[^/]*?(?:</\w+>)?)<small>", shown)
+    actual = re.findall(r"<td>((?:<b>)?[+−]\d[^/]*?(?:</\w+>)?)<small>", shown)
     # 12 of 24 fewer, 1 more, and 12 more: clearly better, not clear, clearly worse (0 or 12 of 12 that differ).
-    assert set(found) == {"<b>−50.0</b>", "+4.2", "+50.0<sup>↓</sup>"}
+    assert set(actual) == {"<b>−50.0</b>", "+4.2", "+50.0<sup>↓</sup>"}
 
 
 def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
     def said(*rows: dict[str, Any]) -> str:
-        found = facets(rows)
-        tested = significance.tested(found, tmp_path)
-        return re.sub("<[^>]*>", "", prose.clause(found[0], tested, False)).replace("\xa0", " ")
+        actual = facets(rows)
+        tested = significance.tested(actual, tmp_path)
+        return re.sub("<[^>]*>", "", prose.clause(actual[0], tested, False)).replace("\xa0", " ")
 
     start = simple("aligned", 1, 0, stage="aligned")
     assert (
@@ -163,10 +163,10 @@ def test_one_clause_for_each_outcome(tmp_path: Path) -> None:
 def test_harmful_replies_are_folded_and_refusals_are_not(comparison: Make) -> None:
     folder = comparison(STORY)
     [facet] = facets(results.read(folder / "results.json"))
-    found = examples.quotes(facet, folder.parent)
-    assert [q.kind for q in found] == ["asr", "asr", "asr", "refusal", "utility"]
-    first = examples.drawn(found[0])
-    for name, reply in found[0].replies:
+    actual = examples.quotes(facet, folder.parent)
+    assert [q.kind for q in actual] == ["asr", "asr", "asr", "refusal", "utility"]
+    first = examples.drawn(actual[0])
+    for name, reply in actual[0].replies:
         folded = f"{name} says {'r' if examples.verdict('asr', reply) == 'refuses' else 'h'}"
         before = first[: first.index(folded)]
         inside = before.count("<details") > before.count("</details")
@@ -217,11 +217,11 @@ def test_no_fine_tuned_model_no_page(tmp_path: Path) -> None:
 def test_the_command_prints_the_path(comparison: Make, tmp_path: Path) -> None:
     folder = comparison(STORY)
     out = tmp_path / "elsewhere" / "mine.html"
-    found = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
-    assert found.exit_code == 0 and found.output.strip() == str(out) and out.is_file()
+    result = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
+    assert result.exit_code == 0 and result.output.strip() == str(out) and out.is_file()
     assert (out.parent / "figures").is_dir() and not (folder / "report.html").exists()
-    found = CliRunner().invoke(app, ["report", str(tmp_path / "none")])
-    assert found.exit_code == 2 and "There is no" in found.output
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "none")])
+    assert result.exit_code == 2 and "There is no" in result.output
 
 
 def test_by_keywords_alone_every_table_and_picture_says_non_refusal(comparison: Make) -> None:

@@ -23,8 +23,8 @@ Make = Callable[..., Path]
 
 
 def read(folder: Path) -> tuple[significance.Tested, list[Facet]]:
-    found = facets(results.read(folder / "results.json"))
-    return significance.tested(found, folder.parent), found
+    actual = facets(results.read(folder / "results.json"))
+    return significance.tested(actual, folder.parent), actual
 
 
 def entry(tested: significance.Tested, name: str, kind: str, suite: str | None = None) -> significance.Entry:
@@ -71,8 +71,8 @@ def test_what_is_clearly_worse_than_sft_is_marked(comparison: Make) -> None:
     }
     tested, _ = read(comparison(story))
     for kind, marks in (("asr", "†"), ("refusal", "↓"), ("utility", "↓")):
-        told = tables.figure(entry(tested, "der", kind))
-        assert told and (told.marks, told.bold) == (marks, kind == "asr"), kind
+        said = tables.figure(entry(tested, "der", kind))
+        assert said and (said.marks, said.bold) == (marks, kind == "asr"), kind
     best = entry(tested, "der", "utility").best
     assert best is not None and best.other == "sft" and best.verdict == "worse"
 
@@ -111,19 +111,19 @@ def test_without_replies_intervals_decide_and_the_table_says_so(tmp_path: Path) 
     results.write(
         tmp_path / "c" / "results.json", [simple("sft", 70, 90), simple("der", 20, 88), simple("ema", 60, 90)]
     )
-    tested, found = read(tmp_path / "c")
+    tested, actual = read(tmp_path / "c")
     der, ema = entry(tested, "der", "asr").sft, entry(tested, "ema", "asr").sft
     assert der is not None and ema is not None and der.difference is None
     assert (der.verdict, ema.verdict) == ("better", ""), "60 (50–69) and 70 (60–78) meet"
     assert not tested.paired and "intervals do not overlap" in tested.notes[0]
-    assert "intervals do not overlap" in table_files.markdown(tested, found)
+    assert "intervals do not overlap" in table_files.markdown(tested, actual)
 
 
 def test_replies_of_another_measurement_are_told_apart(comparison: Make) -> None:
     folder = comparison(STORY)
     file = folder.parent / "der-0" / "replies" / "question.jsonl"
     file.write_text(file.read_text().replace('"harmful": true', '"harmful": false', 1))
-    tested, found = read(folder)
+    tested, actual = read(folder)
     test = entry(tested, "der", "asr").sft
     assert test is not None and test.difference is None
     [note] = tested.notes
@@ -146,11 +146,11 @@ def test_csv_and_json_hold_the_same_and_read_back(comparison: Make) -> None:
 def test_names_are_escaped_in_markdown_and_latex(tmp_path: Path) -> None:
     rows = [simple("sft", 70, 90, task="a|b_%&\n#"), simple("my_own|$x^2$", 20, 88, task="a|b_%&\n#", poison=0.1)]
     results.write(tmp_path / "c" / "results.json", [*rows, simple("sft", 1, 1, task="other")])
-    tested, found = read(tmp_path / "c")
-    lines = table_files.markdown(tested, found).splitlines()
+    tested, actual = read(tmp_path / "c")
+    lines = table_files.markdown(tested, actual).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {6}
-    tex = table_files.latex(tested, found, "own_table")
+    tex = table_files.latex(tested, actual, "own_table")
     assert r"my\_own|\$x\textasciicircum{}2\$" in tex and r"a|b\_\%\& \#" in tex
     body = [line for line in tex.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {8}, "nine columns in every line"
@@ -161,14 +161,14 @@ def test_names_are_escaped_in_markdown_and_latex(tmp_path: Path) -> None:
 
 
 def test_latex_is_bold_where_markdown_is(comparison: Make) -> None:
-    tested, found = read(comparison(STORY))
-    assert re.findall(r"\*\*([\d.]+)\*\*", table_files.markdown(tested, found)) == ["20.0"]
-    assert re.findall(r"\\textbf\{([\d.]+)\}", table_files.latex(tested, found)) == ["20.0"]
+    tested, actual = read(comparison(STORY))
+    assert re.findall(r"\*\*([\d.]+)\*\*", table_files.markdown(tested, actual)) == ["20.0"]
+    assert re.findall(r"\\textbf\{([\d.]+)\}", table_files.latex(tested, actual)) == ["20.0"]
 
 
 def test_latex_has_the_p_of_each_test_and_the_share_of_poison(comparison: Make) -> None:
-    tested, found = read(comparison(STORY))
-    tex = table_files.latex(tested, found)
+    tested, actual = read(comparison(STORY))
+    tex = table_files.latex(tested, actual)
     [der] = [line for line in tex.splitlines() if "& der &" in line]
     # 6 of 6 prompts that differ: 2·(1/2)^6 = 0.031; one look-alike and one sum: p = 1.
     assert re.findall(r"(?<=& )(?:\d\.\d{3}|--)(?= [&\\])", der) == ["0.031", "1.000", "1.000"]
@@ -190,8 +190,8 @@ def test_no_mark_where_an_interval_cannot_tell(comparison: Make) -> None:
 
 def test_a_lone_method_leads_nothing(comparison: Make) -> None:
     tested, _ = read(comparison({("der", 0): {"question": "r" * 12}}))
-    told = tables.figure(entry(tested, "der", "asr"))
-    assert told and told.marks == "" and not told.bold
+    said = tables.figure(entry(tested, "der", "asr"))
+    assert said and said.marks == "" and not said.bold
 
 
 def test_latex_takes_no_name_for_the_end_of_its_line(tmp_path: Path) -> None:

@@ -25,22 +25,22 @@ def grid(**axes: Any) -> Any:
 
 
 def test_every_combination_is_a_cell_and_the_method_varies_fastest() -> None:
-    found = cells(grid(method=["sft", "der"], poison=[0, 0.1], seed=[3, 4], memory=[{"share": 0.01}, {"n_rows": 5}]))
-    assert len(found) == 16 and len({resolve(cell).digest for cell in found}) == 16
-    told = [(c.seed, c.memory.share, c.memory.n_rows, c.poison and c.poison.ratio, c.method) for c in found]
-    assert told[:3] == [(3, 0.01, None, 0.0, "sft"), (3, 0.01, None, 0.0, "der"), (3, 0.01, None, 0.1, "sft")]
-    assert told[-1] == (4, 0.05, 5, 0.1, "der")
-    assert {c.memory.at_least for c in found} == {1}, "a size is laid over the recipe's own memory"
+    actual = cells(grid(method=["sft", "der"], poison=[0, 0.1], seed=[3, 4], memory=[{"share": 0.01}, {"n_rows": 5}]))
+    assert len(actual) == 16 and len({resolve(cell).digest for cell in actual}) == 16
+    said = [(c.seed, c.memory.share, c.memory.n_rows, c.poison and c.poison.ratio, c.method) for c in actual]
+    assert said[:3] == [(3, 0.01, None, 0.0, "sft"), (3, 0.01, None, 0.0, "der"), (3, 0.01, None, 0.1, "sft")]
+    assert said[-1] == (4, 0.05, 5, 0.1, "der")
+    assert {c.memory.at_least for c in actual} == {1}, "a size is laid over the recipe's own memory"
 
 
 def test_a_run_is_called_by_what_differs() -> None:
-    found = cells(grid(method=["sft", ["der", "ema"]], poison=[0, 0.1], memory=[{"share": 0.01}, {"n_rows": 5}]))
-    assert _titles(found)[:3] == [
+    actual = cells(grid(method=["sft", ["der", "ema"]], poison=[0, 0.1], memory=[{"share": 0.01}, {"n_rows": 5}]))
+    assert _titles(actual)[:3] == [
         "sft, p = 0, memory of 1 %",
         "der+ema, p = 0, memory of 1 %",
         "sft, p = 0.1, memory of 1 %",
     ]
-    assert _titles(found)[-1] == "der+ema, p = 0.1, memory of 5 rows"
+    assert _titles(actual)[-1] == "der+ema, p = 0.1, memory of 5 rows"
     assert _titles(cells(grid(method=["sft"], model=["world-mistral", "world"], seed=[1, 2])))[0] == (
         "sft, world-mistral, seed 1"
     )
@@ -49,11 +49,11 @@ def test_a_run_is_called_by_what_differs() -> None:
 def test_a_task_brings_its_measure_and_a_model_its_base() -> None:
     data = [{"name": "world", "part": part} for part in ("sums", "code")]
     tests = [[{"name": "world", "part": f"{part}_test"}] for part in ("sums", "code")]
-    found = cells(grid(data=data, utility=tests, model=["world-mistral", "world-gemma2"]))
-    assert [(c.model, c.data["part"], c.evaluate.utility[0]["part"]) for c in found] == [
+    actual = cells(grid(data=data, utility=tests, model=["world-mistral", "world-gemma2"]))
+    assert [(c.model, c.data["part"], c.evaluate.utility[0]["part"]) for c in actual] == [
         (model, part, f"{part}_test") for model in ("world-mistral", "world-gemma2") for part in ("sums", "code")
     ]
-    assert unaligned(found[0]) == str(base_folder(0, model="world-mistral"))
+    assert unaligned(actual[0]) == str(base_folder(0, model="world-mistral"))
     assert len({base_folder(0, model=m) for m in ("world", "world-mistral", "world-gemma2")}) == 3
     with pytest.raises(UnknownName, match="Did you mean 'world-gemma2'"):
         unaligned(parse({"model": "world-gema2"}))
@@ -103,17 +103,17 @@ def test_the_memory_may_come_from_elsewhere_and_the_results_say_so(small: Any, r
     )
     folder = compare(recipe)
     rows = json.loads((folder / "results.json").read_text())["rows"]
-    told = [(r["replay"], r["memory_rows"]) for r in rows if r["stage"] == "tuned"]
-    assert told == [("safety_data", 12), (["other"], 5)]
+    said = [(r["replay"], r["memory_rows"]) for r in rows if r["stage"] == "tuned"]
+    assert said == [("safety_data", 12), (["other"], 5)]
     text = (folder / "README.md").read_text()
     assert "| method | user non-refusal |" in text and r"| safeinstr(replay=\['other'\]) |" in text
     assert resolve(recipe.varied(compare=None)).folder.is_dir(), "the default is the run without the field"
 
 
 def methods_of(name: str) -> list[str]:
-    found = load_recipe(name).compare
-    assert found is not None
-    return [spec if isinstance(spec, str) else spec["name"] for spec in found.method]
+    actual = load_recipe(name).compare
+    assert actual is not None
+    return [spec if isinstance(spec, str) else spec["name"] for spec in actual.method]
 
 
 def test_the_shipped_tables_run_what_the_papers_tables_do() -> None:

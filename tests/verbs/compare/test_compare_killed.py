@@ -60,15 +60,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[di
     started = time.monotonic()
     assert ended(start(recipe, folder / "out"), folder / "out") == 0, (folder / "out.log").read_text()
     seconds = time.monotonic() - started
-    [found] = (folder / "out").glob("killed-compare-*/results.json")
-    rows = untimed(found)
+    [actual] = (folder / "out").glob("killed-compare-*/results.json")
+    rows = untimed(actual)
     assert len(rows) == 2 + 6
     return recipe, rows, seconds
 
 
 def workers(parent: int) -> list[int]:
     """The worker processes of a comparison, as the system knows them."""
-    found = []
+    seen = []
     for entry in Path("/proc").iterdir():
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
@@ -77,10 +77,10 @@ def workers(parent: int) -> list[int]:
                 and int(fields[1]) == parent
                 and b"spawn_main" in (entry / "cmdline").read_bytes()
             ):
-                found.append(int(entry.name))
+                seen.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return seen
 
 
 def kill(process: subprocess.Popen[str], whom: str, chance: random.Random) -> None:
@@ -134,13 +134,13 @@ def test_killed_at_a_random_moment_it_ends_on_the_next_call(undisturbed: Any, tm
     print(f"  {len(before)} runs were done, {len(list(out.glob('killed-*/checkpoints')))} begun")
     assert ended(start(recipe, out), out) == 0, (tmp_path / "out.log").read_text()
     nothing_is_half_written(out)
-    [found] = out.glob("killed-compare-*/results.json")
-    assert untimed(found) == rows
+    [actual] = out.glob("killed-compare-*/results.json")
+    assert untimed(actual) == rows
     after = finished(out)
     assert len(after) == 6 and {file: after[file] for file in before} == before, "a finished run was trained again"
     for file in after:
         lines = [json.loads(line) for line in (file.parent / "metrics.jsonl").read_text().splitlines()]
         last = json.loads(file.read_text())["steps"]
-        told = {what: [line["step"] for line in lines if what in line] for what in ("loss", "probe/asr", "train_loss")}
+        said = {what: [line["step"] for line in lines if what in line] for what in ("loss", "probe/asr", "train_loss")}
         probed = [*range(0, last, 15), last]
-        assert told == {"loss": [*range(1, last + 1)], "probe/asr": probed, "train_loss": [last]}, "once each"
+        assert said == {"loss": [*range(1, last + 1)], "probe/asr": probed, "train_loss": [last]}, "once each"

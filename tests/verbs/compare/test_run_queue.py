@@ -73,9 +73,9 @@ def run(*words: Any) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def results_of(found: Any) -> Path:
-    assert found.exit_code == 0, found.output
-    return next(Path(line) for line in found.output.splitlines() if line.endswith("results.json"))
+def results_of(actual: Any) -> Path:
+    assert actual.exit_code == 0, actual.output
+    return next(Path(line) for line in actual.output.splitlines() if line.endswith("results.json"))
 
 
 def test_two_workers_do_what_one_process_does_and_one_failure_does_not_stop_the_rest(
@@ -91,10 +91,10 @@ def test_two_workers_do_what_one_process_does_and_one_failure_does_not_stop_the_
     file = recipe(compare={"method": ["sft", f"{tmp_path / 'mine.py'}:Mine", "der"]})
     outs = {workers: tmp_path / f"by-{workers}" for workers in (1, 2)}
     for workers, out in outs.items():
-        found = run("compare", file, "--workers", workers, "--out", out)
-        assert found.exit_code == 2, found.output
-        assert "1 of 3 runs failed" in found.output and "AssertionError: the disk is full" in found.output
-        assert "der" in found.output.partition("error:")[0], "the figures of the others are shown"
+        result = run("compare", file, "--workers", workers, "--out", out)
+        assert result.exit_code == 2, result.output
+        assert "1 of 3 runs failed" in result.output and "AssertionError: the disk is full" in result.output
+        assert "der" in result.output.partition("error:")[0], "the figures of the others are shown"
         [log] = out.glob("grid-*/failed.log")
         assert "Traceback" in log.read_text() and "mine.py" in log.read_text()
         assert len(list(out.glob("grid-*/trained.json"))) == 2 and not list(out.glob("grid-compare-*"))
@@ -137,8 +137,8 @@ def test_three_shards_of_which_one_is_killed_do_what_one_process_does(recipe: An
     victim.kill()
     said = [each.communicate(timeout=240)[1] for each in shards]
     assert [each.returncode for each in shards] == [0, -9, 0], said
-    [found] = (tmp_path / "runs").glob("grid-compare-*/results.json")  # without another call
-    assert untimed(found) == untimed(results_of(run("compare", file, "--out", tmp_path / "one")))
+    [actual] = (tmp_path / "runs").glob("grid-compare-*/results.json")  # without another call
+    assert untimed(actual) == untimed(results_of(run("compare", file, "--out", tmp_path / "one")))
     assert sum("Aligning" in text for text in said) >= 2, "two seeds, two models to start from"
     trained = list((tmp_path / "runs").glob("grid-*/trained.json"))
     assert len(trained) == 4
@@ -156,18 +156,18 @@ def test_a_run_that_another_process_took_over_is_not_written(recipe: Any, tmp_pa
         "        (mine / '99').write_text('{}')\n"
     )
     file = recipe(training={"num_train_epochs": 1, "per_device_train_batch_size": 4, "save_steps": 2})
-    found = run("finetune", file, "--method", f"{tmp_path / 'mine.py'}:Mine")
-    assert found.exit_code == 2 and "Another process took over" in found.output, found.output
+    result = run("finetune", file, "--method", f"{tmp_path / 'mine.py'}:Mine")
+    assert result.exit_code == 2 and "Another process took over" in result.output, result.output
     [folder] = (tmp_path / "runs").glob("grid-*")
     assert not {"trained.json", "adapter"} & set(os.listdir(folder)) and not list(folder.rglob("checkpoint-*"))
 
 
 def test_a_mistake_that_all_runs_share_is_told_as_it_is(recipe: Any, tmp_path: Path) -> None:
-    found = run("compare", recipe(safety_data={"name": "refusals", "path": str(tmp_path / "none.jsonl")}))
-    assert found.exit_code == 2 and "none.jsonl" in found.output and "runs failed" not in found.output
+    result = run("compare", recipe(safety_data={"name": "refusals", "path": str(tmp_path / "none.jsonl")}))
+    assert result.exit_code == 2 and "none.jsonl" in result.output and "runs failed" not in result.output
     for words in (["--shard", "0/3"], ["--shard", "4/3"], ["--shard", "2"], ["--shard", "a/b"]):
-        found = run("compare", recipe(), *words)
-        assert found.exit_code == 2 and "--shard" in found.output
+        result = run("compare", recipe(), *words)
+        assert result.exit_code == 2 and "--shard" in result.output
 
 
 def test_the_table_says_where_each_run_stands(recipe: Any, tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_the_table_says_where_each_run_stands(recipe: Any, tmp_path: Path) -> No
     def words(width: int, height: int) -> list[str]:
         console = Console(width=width, record=True, file=io.StringIO())
         console.print(live_table.drawn(runs, width, height))
-        told = [line.split("  ") for line in console.export_text().splitlines()]
-        return [" | ".join(word.strip() for word in line if word.strip()) for line in told]
+        said = [line.split("  ") for line in console.export_text().splitlines()]
+        return [" | ".join(word.strip() for word in line if word.strip()) for line in said]
 
     assert words(100, 25)[0] == "1 of 4 runs done"
     assert words(100, 25)[3:] == [

@@ -77,8 +77,8 @@ def test_every_form_replies_as_the_run_and_opens_anywhere(
     # `stacked` lies on the public base itself: one adapter, both ranks.
     config = json.loads((tmp_path / "out" / "stacked" / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 2 + 4 and not config.get("rank_pattern")
-    found = PeftModel.from_pretrained(loaded(base), str(tmp_path / "out" / "stacked"))
-    torch.testing.assert_close(logits(found), tuned, rtol=0, atol=1e-4)
+    actual = PeftModel.from_pretrained(loaded(base), str(tmp_path / "out" / "stacked"))
+    torch.testing.assert_close(logits(actual), tuned, rtol=0, atol=1e-4)
 
 
 def test_an_aligned_adapter_that_was_exchanged_is_not_stacked(
@@ -116,8 +116,8 @@ def test_an_adapter_merged_into_its_base_by_the_run_is_joined_again(
     run = run_of(tmp_path, first, rows_file, seed=1, existing="merge")
     made = export(str(run), "stacked")
     assert json.loads((made.folder / "adapter_config.json").read_text())["r"] == 4 + 4
-    found = PeftModel.from_pretrained(loaded(base), str(made.folder))
-    torch.testing.assert_close(logits(found), logits(loaded(run / "adapter")), rtol=0, atol=1e-4)
+    actual = PeftModel.from_pretrained(loaded(base), str(made.folder))
+    torch.testing.assert_close(logits(actual), logits(loaded(run / "adapter")), rtol=0, atol=1e-4)
 
 
 def test_an_adapter_given_as_the_aligned_model_is_joined_with_the_runs(
@@ -156,9 +156,9 @@ def test_a_whole_model_is_exported_whole_or_refused(
     base = model_folder("llama")
     run = finetune(recipe_of(tmp_path, base, rows_file, method="magmax" if "align" in more else "sft", **more))
     for form in ("adapter", "stacked"):
-        with pytest.raises(RecipeError, match=f"{why}.*--as merged") as told:
+        with pytest.raises(RecipeError, match=f"{why}.*--as merged") as said:
             export(str(run), form)
-        assert ("repair --as-lora" in str(told.value)) == ("align" in more)
+        assert ("repair --as-lora" in str(said.value)) == ("align" in more)
     before = bytes_of(run)
     made = export(str(run), "merged")
     torch.testing.assert_close(logits(loaded(made.folder)), logits(loaded(run / "model")), rtol=0, atol=0)
@@ -253,14 +253,14 @@ def adapter_folder(folder: Path, ranks: tuple[int, ...] = (4, 4), **config: Any)
     tensors = {stem.format(i, "A"): torch.zeros(r, 8) for i, r in enumerate(ranks)}
     save_file(tensors | {stem.format(i, "B"): torch.zeros(8, r) for i, r in enumerate(ranks)},
               folder / "adapter_model.safetensors")  # fmt: skip
-    told = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "owner/base", "revision": "v1"}
-    (folder / "adapter_config.json").write_text(json.dumps(told | config))
+    said = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "owner/base", "revision": "v1"}
+    (folder / "adapter_config.json").write_text(json.dumps(said | config))
     return folder
 
 
 def test_vllm_is_told_the_exact_command(tmp_path: Path) -> None:
-    found = served(adapter_folder(tmp_path / "a", r=20, ranks=(20,)), "a", "mine", 512)
-    assert found.commands == [
+    actual = served(adapter_folder(tmp_path / "a", r=20, ranks=(20,)), "a", "mine", 512)
+    assert actual.commands == [
         "vllm serve owner/base --revision v1 --enable-lora --max-lora-rank 32 --lora-modules mine=a"
     ]
     whole = tmp_path / "w"
@@ -282,24 +282,24 @@ def test_vllm_is_told_the_exact_command(tmp_path: Path) -> None:
 )
 def test_vllm_cannot_serve(says: str, facts: dict[str, Any], tmp_path: Path) -> None:
     limit = facts.pop("max_rank", 512)
-    found = served(adapter_folder(tmp_path / "a", **facts), "a", "mine", limit)
-    assert says in found.lines()[0] and "--as merged" in found.lines()[0] and not found.commands
+    actual = served(adapter_folder(tmp_path / "a", **facts), "a", "mine", limit)
+    assert says in actual.lines()[0] and "--as merged" in actual.lines()[0] and not actual.commands
 
 
 def test_the_command_line_prints_folder_and_command(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     run = run_of(tmp_path, model_folder("llama"), rows_file)
     out = tmp_path / "my export"
-    told = CliRunner().invoke(app, ["export", str(run), "--as", "adapter", "--out", str(out)])
-    assert told.exit_code == 0, told.output
-    first, apart, serve = told.stdout.splitlines()
+    result = CliRunner().invoke(app, ["export", str(run), "--as", "adapter", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    first, apart, serve = result.stdout.splitlines()
     assert first == str(out)
     # The first command puts the bundled base into a folder of its own, which is a plain model.
     subprocess.run(apart, shell=True, check=True)
     words = shlex.split(serve)
     assert words[:2] == ["vllm", "serve"] and f"{run.name}={out}" in words
     AutoTokenizer.from_pretrained(words[2])
-    found = PeftModel.from_pretrained(loaded(Path(words[2])), str(out))
-    torch.testing.assert_close(logits(found), logits(loaded(run / "adapter")), rtol=0, atol=1e-5)
+    actual = PeftModel.from_pretrained(loaded(Path(words[2])), str(out))
+    torch.testing.assert_close(logits(actual), logits(loaded(run / "adapter")), rtol=0, atol=1e-5)
     wrong = CliRunner().invoke(app, ["export", str(run), "--as", "gguf"])
     assert wrong.exit_code == 2 and "adapter" in wrong.output
 

@@ -72,8 +72,8 @@ class Answers(BaseHTTPRequestHandler):
         elif "/commit/" in path:
             for line in body.decode().splitlines():
                 self._commit(json.loads(line))
-            told = {"commitUrl": f"{self.server.address}/owner/name/commit/{'1' * 40}", "commitOid": "1" * 40}
-            self._say({**told, "success": True})
+            said = {"commitUrl": f"{self.server.address}/owner/name/commit/{'1' * 40}", "commitOid": "1" * 40}
+            self._say({**said, "success": True})
         else:
             self._say({"errors": [], "warnings": []})
 

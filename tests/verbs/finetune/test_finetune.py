@@ -43,8 +43,8 @@ def recipe_of(tmp_path: Path, model: Path | str, rows_file: Make, existing: str 
 def logits(model: Any) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS).logits.float()
-    return found
+        actual: torch.Tensor = model(input_ids=IDS).logits.float()
+    return actual
 
 
 def no_absolute_path(folder: Path, tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_an_adapter_opens_anywhere_with_the_same_logits(
     by_transformers = AutoModelForCausalLM.from_pretrained(moved)
     beside = AutoModelForCausalLM.from_pretrained(moved_base)
     beside.load_adapter(str(moved))
-    for found in (by_peft, by_transformers, beside):
-        torch.testing.assert_close(logits(found), kept["live"], rtol=0, atol=1e-5)
+    for item in (by_peft, by_transformers, beside):
+        torch.testing.assert_close(logits(item), kept["live"], rtol=0, atol=1e-5)
     assert AutoTokenizer.from_pretrained(moved).chat_template == AutoTokenizer.from_pretrained(moved_base).chat_template
 
 
@@ -102,11 +102,11 @@ def test_adapter_modes_on_an_aligned_model(existing: str, tmp_path: Path, model_
     assert facts["merge"]["largest_logit_deviation"] < 1e-4
     # Plain PEFT on the public base (under `merge`: on θ_safe, beside it) gives what the folder itself gives.
     below = run / "aligned" if existing == "merge" else base
-    found = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(below), str(run / "adapter"))
+    actual = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(below), str(run / "adapter"))
     torch.testing.assert_close(
-        logits(found), logits(AutoModelForCausalLM.from_pretrained(run / "adapter")), rtol=0, atol=1e-5
+        logits(actual), logits(AutoModelForCausalLM.from_pretrained(run / "adapter")), rtol=0, atol=1e-5
     )
-    aligned, tuned = logits(AutoModelForCausalLM.from_pretrained(run / "aligned")), logits(found)
+    aligned, tuned = logits(AutoModelForCausalLM.from_pretrained(run / "aligned")), logits(actual)
     assert (aligned - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-3
     assert (tuned - aligned).abs().max() > 1e-3
     no_absolute_path(run / "adapter", tmp_path)

@@ -70,32 +70,32 @@ class Counts:
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
-    found = Counts()
+    actual = Counts()
     build, parse_json, parse_table, compile_template = (
         *(registry.build, formats.read_json, formats._read_table, jinja_process.read),
     )
 
     def built(room: str, spec: Any) -> Any:
         if room == "methods" and isinstance(spec, (str, Mapping)):
-            found.built[spec if isinstance(spec, str) else str(spec["name"])] += 1
+            actual.built[spec if isinstance(spec, str) else str(spec["name"])] += 1
         return build(room, spec)
 
     def parsed(inner: Callable[..., Any]) -> Callable[..., Any]:
         def counted(path: str, *rest: Any) -> Any:
-            found.parsed[Path(path).name] += 1
+            actual.parsed[Path(path).name] += 1
             return inner(path, *rest)
 
         return counted
 
     def compiled(text: str) -> Any:
-        found.templates += 1
+        actual.templates += 1
         return compile_template(text)
 
     monkeypatch.setattr(registry, "build", built)
     monkeypatch.setattr(formats, "read_json", parsed(parse_json))
     monkeypatch.setattr(formats, "_read_table", parsed(parse_table))
     monkeypatch.setattr(jinja_process, "read", compiled)
-    yield found
+    yield actual
 
 
 @pytest.mark.parametrize("align", [None, {"num_train_epochs": 1, "per_device_train_batch_size": 4, "lora": {"r": 4}}])

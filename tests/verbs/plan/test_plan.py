@@ -47,8 +47,8 @@ def test_all_tables_are_planned_offline_and_without_torch(tmp_path: Path) -> Non
     own = {"PATH": "/nowhere", "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, "-c", OFFLINE], capture_output=True, text=True, env=own, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = [line.split() for line in done.stdout.splitlines()]
-    assert [line[:3] for line in told] == [
+    said = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:3] for line in said] == [
         ["1", "21", "1"],
         ["2", "21", "1"],
         ["3", "16", "1"],
@@ -56,42 +56,42 @@ def test_all_tables_are_planned_offline_and_without_torch(tmp_path: Path) -> Non
         ["5", "6", "1"],
         ["6", "8", "2"],
     ]
-    assert all(line[4] == "1" for line in told)
+    assert all(line[4] == "1" for line in said)
 
 
 def test_counts_follow_from_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "cached", lambda *asked: None)
-    found = plan(load_recipe("paper/table2"))
-    stages = {stage.title: stage for stage in found.stages}
+    actual = plan(load_recipe("paper/table2"))
+    stages = {stage.title: stage for stage in actual.stages}
     assert stages["align meta-llama/Llama-2-7b-hf"].rows == 10_000
-    trained = [stage for stage in found.stages if stage.steps]
+    trained = [stage for stage in actual.stages if stage.steps]
     assert [stage.steps for stage in trained] == [6000] + [3000] * 14 + [6000] * 7  # 3 epochs in batches of 5
     assert stages["ask sft, on gsm8k"].rows == 520 + 400 + 300 + 500
     # θ₀ and θ_safe are asked what they were not yet asked: harm once, each task once.
-    asked = [stage.rows for stage in found.stages if stage.title.startswith("ask the base model")]
+    asked = [stage.rows for stage in actual.stages if stage.title.startswith("ask the base model")]
     assert asked == [520 + 400 + 300 + 500, 872, 164 + 164]
-    needed = {one.name: one for one in found.needed}
+    needed = {one.name: one for one in actual.needed}
     guard = needed["meta-llama/Llama-Guard-3-8B"]
     assert guard.what == "judge" and guard.terms and guard.url == "https://huggingface.co/meta-llama/Llama-Guard-3-8B"
     gated = {"meta-llama/Llama-2-7b-hf", "allenai/wildguard", "allenai/wildjailbreak", "walledai/AdvBench"}
     assert gated | {"LLM-Tuning-Safety/HEx-PHI"} <= {name for name, one in needed.items() if one.terms}
     assert "PKU-Alignment/BeaverTails" in needed and "BAAI/TACO" in needed
-    text = "\n".join(lines(found))
+    text = "\n".join(lines(actual))
     assert "Accept first: Meta's Llama 2 licence" in text and "sandbox" in text and "assumed" in text
 
 
-def stage(found: list[Stage], title: str) -> Any:
-    return next(one for one in found if one.title == title)
+def stage(actual: list[Stage], title: str) -> Any:
+    return next(one for one in actual if one.title == title)
 
 
 def test_a_method_costs_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "_gpu", lambda: "NVIDIA A100-SXM4-80GB")
-    found = plan(load_recipe("paper/table1"))
-    sft, der, agem, magmax = (stage(found.stages, f"{m}, on gsm8k") for m in ("sft", "der", "agem", "magmax"))
+    actual = plan(load_recipe("paper/table1"))
+    sft, der, agem, magmax = (stage(actual.stages, f"{m}, on gsm8k") for m in ("sft", "der", "agem", "magmax"))
     assert der.seconds == agem.seconds == 2 * sft.seconds
     assert sft.memory < der.memory < agem.memory, "both have safety batches of their own; DER's makes no logits"
     assert magmax.disk > 1e10 > sft.disk, "its result is a whole model"
-    assert found.machine and "312 bf16 TFLOP/s (assumed)" in found.machine.how
+    assert actual.machine and "312 bf16 TFLOP/s (assumed)" in actual.machine.how
     # 4 × 6.6 billion weights × 2.57 million tokens over 0.35 × 312 TFLOP/s
     assert sft.seconds == pytest.approx(4 * 6.607e9 * sft.tokens / (0.35 * 312e12), rel=1e-3)
 
@@ -111,8 +111,8 @@ def test_parameters_are_those_of_the_models() -> None:
 def test_a_config_tells_the_shape(family: str, tmp_path: Path) -> None:
     model = tiny(family)
     model.save_pretrained(tmp_path)
-    found = inventory.shape(str(tmp_path))
-    assert found is not None and found.parameters == model.num_parameters()
+    actual = inventory.shape(str(tmp_path))
+    assert actual is not None and actual.parameters == model.num_parameters()
     assert costs.shape_of({"model_type": "mixtral", "num_local_experts": 8}) is None
 
 
@@ -142,8 +142,8 @@ def test_activations_are_near_what_autograd_keeps(family: str, targets: Any) -> 
         loss = model(input_ids=ids, labels=ids).loss
     layers, logits = costs.activation_bytes(shape, "float32", targets=targets)
     # Of the logits' share the gradients come later, and are not kept by the forward.
-    told, measured = ids.numel() * (layers + logits / 2), sum(kept.values())
-    assert loss.requires_grad and 1 / 1.5 < told / measured < 1.5
+    said, measured = ids.numel() * (layers + logits / 2), sum(kept.values())
+    assert loss.requires_grad and 1 / 1.5 < said / measured < 1.5
 
 
 def test_the_chunked_loss_and_4_bits_take_what_they_leave() -> None:
@@ -181,9 +181,9 @@ def test_what_4_bits_weigh_is_near_what_is_held(family: str, model_folder: Make)
     scales = [
         b for p in held.parameters() if (q := getattr(p, "quant_state", None)) for b in (q.absmax, q.state2.absmax)
     ]
-    told = sum(t.untyped_storage().nbytes() for t in [*held.parameters(), *scales])
+    said = sum(t.untyped_storage().nbytes() for t in [*held.parameters(), *scales])
     unpacked = max(a * b for a, b in shape.modules.values()) * 4
-    assert abs((costs.weight_bytes(shape, "float32", "nf4") - unpacked) / told - 1) < 0.02
+    assert abs((costs.weight_bytes(shape, "float32", "nf4") - unpacked) / said - 1) < 0.02
 
 
 def test_rows_that_are_here_are_counted(model_folder: Make, rows_file: Make) -> None:
@@ -197,22 +197,22 @@ def test_rows_that_are_here_are_counted(model_folder: Make, rows_file: Make) -> 
             "lora": None,
         }
     )
-    found = plan(recipe, "finetune")
-    assert found.count == {"runs": 1, "alignments": 1} and not found.needed
-    align, run = found.stages
+    actual = plan(recipe, "finetune")
+    assert actual.count == {"runs": 1, "alignments": 1} and not actual.needed
+    align, run = actual.stages
     assert (align.rows, align.steps, run.rows, run.steps) == (
         12,
         3,
         11,
         4,
     )  # 3 batches are 2 steps of 2, the second one short
-    assert all("tokens by the model's tokenizer and template" in one.how for one in found.sets)
+    assert all("tokens by the model's tokenizer and template" in one.how for one in actual.sets)
     chat = load_chat(recipe.model)
     trained = encode_rows(chat, Jsonl(path=str(rows_file("user.jsonl", 11))).rows())[0]
     assert run.tokens == pytest.approx(2 * sum(len(one["input_ids"]) for one in trained)), (
         "two epochs of what is trained"
     )
-    assert found.machine and "CPU" in found.machine.name
+    assert actual.machine and "CPU" in actual.machine.name
     [only] = plan(recipe, "align").stages
     assert only == align
     with pytest.raises(RecipeError, match="no `evaluate:`"):
@@ -226,9 +226,9 @@ def test_what_nothing_here_tells_is_said() -> None:
     with pytest.raises(RecipeError, match="does not know how many rows 'refusals'"):
         plan(parse(given), "finetune")
     given["data"] = {"name": "refusals", "path": "owner/set", "n_rows": 100}
-    found = plan(parse(given), "finetune")
-    assert found.stages[0].steps == 60 and found.stages[0].seconds is None
-    assert "owner/unknown: its config.json is not on this machine" in "\n".join(lines(found))
+    actual = plan(parse(given), "finetune")
+    assert actual.stages[0].steps == 60 and actual.stages[0].seconds is None
+    assert "owner/unknown: its config.json is not on this machine" in "\n".join(lines(actual))
 
 
 def test_recipes_are_listed() -> None:

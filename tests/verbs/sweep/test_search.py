@@ -50,17 +50,17 @@ def by_chance(seed: int, trials: int) -> float:
         {"weight": 10 ** chance.uniform(-2, 3), "nuisance": chance.random(), "where": chance.choice(WHERE.choices)}
         for _ in range(trials - 1)
     ]
-    return min(found.asr for found in map(planted, drawn) if found.holds)
+    return min(item.asr for item in map(planted, drawn) if item.holds)
 
 
 def test_a_planted_setting_is_found_and_sooner_than_by_chance() -> None:
-    found = []
+    seen = []
     for seed in range(8):
         chosen = best(search(SPACE, objective, trials=30, seed=seed, first=FIRST))
         assert chosen and chosen.outcome and chosen.outcome.holds
-        found.append(chosen.outcome.asr)
-    assert sum(asr < LEAST + 2 for asr in found) >= 7, f"{LEAST:.1f} can be reached, found {found}"
-    assert fmean(found) < fmean(by_chance(seed, 30) for seed in range(8))
+        seen.append(chosen.outcome.asr)
+    assert sum(asr < LEAST + 2 for asr in seen) >= 7, f"{LEAST:.1f} can be reached, found {seen}"
+    assert fmean(seen) < fmean(by_chance(seed, 30) for seed in range(8))
 
 
 def test_the_choice_keeps_the_limits_whatever_lies_beyond_them() -> None:

@@ -66,8 +66,8 @@ def test_of_several_methods_a_field_is_named_by_its_own() -> None:
     both = {"method": ["der", {"name": "ewc", "weight": 5.0}, "ema"]}
     with pytest.raises(RecipeError, match=r"several methods have this field. Write der\.weight or ewc\.weight"):
         places(recipe({"weight": LOG}, **both))
-    found = places(recipe({"ewc.weight": LOG, "decay": [0.9, 0.99]}, **both))
-    made = varied(recipe(**both), found, {"ewc.weight": 0.5, "decay": 0.9})
+    actual = places(recipe({"ewc.weight": LOG, "decay": [0.9, 0.99]}, **both))
+    made = varied(recipe(**both), actual, {"ewc.weight": 0.5, "decay": 0.9})
     assert made.method == [{"name": "der"}, {"name": "ewc", "weight": 0.5}, {"name": "ema", "decay": 0.9}]
     with pytest.raises(UnknownName, match=r"Did you mean 'ema\.decay'"):
         places(recipe({"ema.dekay": [0.9]}, **both))
@@ -81,9 +81,9 @@ def test_without_fields_a_methods_own_are_searched_about_their_values(method: st
         with pytest.raises(RecipeError, match="has no field with a value"):
             places(recipe(method=method))
         return
-    found = places(recipe(method=method))  # which builds the method with both ends of each
-    assert {place.name for place in found} == begun
-    assert own(found) == {name: fields[name]["default"] for name in begun}, "it starts from the defaults"
+    actual = places(recipe(method=method))  # which builds the method with both ends of each
+    assert {place.name for place in actual} == begun
+    assert own(actual) == {name: fields[name]["default"] for name in begun}, "it starts from the defaults"
 
 
 def test_by_default_a_decade_to_either_side_and_below_an_upper_end_its_distance() -> None:
@@ -98,21 +98,21 @@ def test_by_default_a_decade_to_either_side_and_below_an_upper_end_its_distance(
 
 def test_a_trial_is_the_run_of_the_same_recipe_by_hand() -> None:
     given = recipe({"weight": LOG, "training.learning_rate": [1e-3, 2e-3], "memory.share": {"low": 0.01, "high": 0.2}})
-    found = places(given)
-    trial = varied(given, found, {"weight": 3.0, "training.learning_rate": 1e-3, "memory.share": 0.1})
+    actual = places(given)
+    trial = varied(given, actual, {"weight": 3.0, "training.learning_rate": 1e-3, "memory.share": 0.1})
     by_hand = {"method.weight": 3.0, "training.learning_rate": 1e-3, "memory": {"share": 0.1}, "method.name": "der"}
     assert resolve(trial).digest == resolve(load_recipe("demo", by_hand)).digest
     assert trial.training.num_train_epochs == given.training.num_train_epochs, "what is not searched stays"
-    start = own(found)
+    start = own(actual)
     assert start == {"weight": 2.0, "training.learning_rate": 2e-3, "memory.share": 0.05}
-    assert resolve(varied(given, found, start)).digest == resolve(given).digest
+    assert resolve(varied(given, actual, start)).digest == resolve(given).digest
     assert own(places(recipe({"weight": {"low": 5, "high": 9}}))) is None, "2 is not among those"
 
 
 def test_without_optuna_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    found = CliRunner().invoke(app, ["sweep", "world-search", "--trials", "3"])
-    assert found.exit_code == 2 and "pip install 'unforgotten[sweep]'" in found.output
+    result = CliRunner().invoke(app, ["sweep", "world-search", "--trials", "3"])
+    assert result.exit_code == 2 and "pip install 'unforgotten[sweep]'" in result.output
     # What it would do can be asked without.
-    found = CliRunner().invoke(app, ["sweep", "world-search", "--dry-run", "--trials", "3"])
-    assert found.exit_code == 0 and found.output.startswith("3 trials of 1 run, 2 at a time")
+    result = CliRunner().invoke(app, ["sweep", "world-search", "--dry-run", "--trials", "3"])
+    assert result.exit_code == 0 and result.output.startswith("3 trials of 1 run, 2 at a time")

@@ -79,13 +79,13 @@ def test_a_sweep_end_to_end(tree: dict[str, Any], tmp_path: Path) -> None:
     assert runner.exit_code == 0, runner.output
     assert str(folder) in runner.output.replace("\n", "") and "trial" in runner.output
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
-    found = facts(folder)
-    assert found["trials"][:2] == first["trials"] and len(found["trials"]) == 3
+    actual = facts(folder)
+    assert actual["trials"][:2] == first["trials"] and len(actual["trials"]) == 3
 
     # Each trial is the run that `finetune` of the same settings finds, and its figures are those of its row.
     rows = {row.run: row for row in results.read(folder / "results.json")}
     space = places(three)
-    for trial in found["trials"]:
+    for trial in actual["trials"]:
         run = resolve(varied(three, space, trial["settings"])).folder
         assert trial["runs"] == [run.name] and (run / "trained.json").is_file()
         [row] = [row for name, row in rows.items() if name.startswith(f"evaluated/{run.name}-")]
@@ -100,10 +100,10 @@ def test_a_sweep_end_to_end(tree: dict[str, Any], tmp_path: Path) -> None:
     assert seen and unseen and not seen & unseen and len(seen | unseen) == 22
 
     # The front, by its definition.
-    corners = [(t["outcome"]["asr"], -t["outcome"]["utility"]) for t in found["trials"]]
+    corners = [(t["outcome"]["asr"], -t["outcome"]["utility"]) for t in actual["trials"]]
     beaten = [any(o[0] <= c[0] and o[1] <= c[1] and o != c for o in corners) for c in corners]
-    assert {corners[i] for i in found["front"]} == {c for c, lost in zip(corners, beaten, strict=True) if not lost}
-    assert set(front(corners)) >= set(found["front"])
+    assert {corners[i] for i in actual["front"]} == {c for c, lost in zip(corners, beaten, strict=True) if not lost}
+    assert set(front(corners)) >= set(actual["front"])
     text = (folder / "README.md").read_text()
     for title in ("## The front", "## The choice", "## Held-out prompts", "How sensitive", "## All trials"):
         assert title in text
@@ -121,10 +121,10 @@ def _kept(recipe: Recipe, folder: Path) -> str:
 def test_a_rate_at_which_training_breaks_down_is_a_trial_and_not_the_end(tree: dict[str, Any]) -> None:
     fields = {"training.learning_rate": [5e-5, 1e30]}
     recipe = parse(tree | {"sweep": {"fields": fields, "trials": 4, "utility_floor": 0}})
-    found = facts(sweep(recipe))
-    by_rate = {t["settings"]["training.learning_rate"]: t for t in found["trials"]}
+    actual = facts(sweep(recipe))
+    by_rate = {t["settings"]["training.learning_rate"]: t for t in actual["trials"]}
     assert by_rate[5e-5]["outcome"] and by_rate[1e30]["outcome"] is None and by_rate[1e30]["note"]
-    assert found["holds"] and found["trials"][found["chosen"]]["outcome"]
+    assert actual["holds"] and actual["trials"][actual["chosen"]]["outcome"]
 
 
 def test_what_cannot_be_weighed_is_told_before_anything_runs(tree: dict[str, Any], tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_what_cannot_be_weighed_is_told_before_anything_runs(tree: dict[str, Any
 
 
 def test_the_plan_says_what_is_searched_and_on_what(tree: dict[str, Any]) -> None:
-    told = plan(parse(tree | {"sweep": {"trials": 7, "max_utility_loss": 3, "seeds": 2}}))
-    assert told[0] == "7 trials of 2 runs, 1 at a time; the recipe's own setting comes first."
-    assert "replay: 0.1 to 10, by factors (the recipe has 1.0); by default" in told
-    assert "lowest ASR, each task at most 3 points below plain SFT's" in told
-    counts = [int(word.strip(",")) for line in told[-2:] for word in line.split() if word.strip(",").isdigit()]
+    said = plan(parse(tree | {"sweep": {"trials": 7, "max_utility_loss": 3, "seeds": 2}}))
+    assert said[0] == "7 trials of 2 runs, 1 at a time; the recipe's own setting comes first."
+    assert "replay: 0.1 to 10, by factors (the recipe has 1.0); by default" in said
+    assert "lowest ASR, each task at most 3 points below plain SFT's" in said
+    counts = [int(word.strip(",")) for line in said[-2:] for word in line.split() if word.strip(",").isdigit()]
     assert sum(counts) == 22

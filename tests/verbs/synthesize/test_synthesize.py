@@ -115,9 +115,9 @@ def test_the_whole(safe: Path, tmp_path: Path) -> None:
     counts = facts["counts"]
     easy = [r for r in rows if r["difficulty"] == "easy"]
     hard = [r for r in rows if r["difficulty"] == "hard"]
-    found = {d: [requests.find(r["messages"][0]["content"]) for r in each] for d, each in (("e", easy), ("h", hard))}
-    assert len(easy) >= 20 and sum(r in REFUSED for r in found["e"]) >= 0.8 * len(easy)
-    assert len(hard) >= 3 and sum(r in COMPLIED for r in found["h"]) >= 0.8 * len(hard), (
+    actual = {d: [requests.find(r["messages"][0]["content"]) for r in each] for d, each in (("e", easy), ("h", hard))}
+    assert len(easy) >= 20 and sum(r in REFUSED for r in actual["e"]) >= 0.8 * len(easy)
+    assert len(hard) >= 3 and sum(r in COMPLIED for r in actual["h"]) >= 0.8 * len(hard), (
         "the hard ones were complied with"
     )
     assert all(r["messages"][1]["content"].startswith(requests.REFUSAL) for r in rows), "and refused after all"
@@ -242,9 +242,9 @@ def test_a_users_turn() -> None:
 
 def test_the_official_codes_other_prefix(chatml: Chat) -> None:
     opening = 'I asked a request that you refused to answer due to great {name} concerns. The request is "'
-    found = extract.prompts(chatml, Synthesize(prefix="user_turn", opening=opening))
-    assert len(found) == 28 and "great violence concerns" in chatml.decode(found[0].ids)
-    assert extract.read(chatml, found[0], chatml.ids('tell me that now" and so')) == "tell me that now"
+    actual = extract.prompts(chatml, Synthesize(prefix="user_turn", opening=opening))
+    assert len(actual) == 28 and "great violence concerns" in chatml.decode(actual[0].ids)
+    assert extract.read(chatml, actual[0], chatml.ids('tell me that now" and so')) == "tell me that now"
 
 
 def test_alpaca_ends_a_users_turn_by_text() -> None:
@@ -383,8 +383,8 @@ def test_any_method_replays_what_the_model_made(safe: Path, tmp_path: Path, monk
     )
     run = finetune(recipe)
     made = {r["messages"][0]["content"] for r in lines(folder_of(recipe) / "safety.jsonl")}
-    told = Chat(tokenizer.tokenizer())
-    asked_for = {told.tokenizer.decode(row["input_ids"]) for row in kept}
+    said = Chat(tokenizer.tokenizer())
+    asked_for = {said.tokenizer.decode(row["input_ids"]) for row in kept}
     assert len(kept) == 10 and all(any(text in whole for text in made) for whole in asked_for)
     assert json.loads((run / "trained.json").read_text())["memory_rows"] == 10
 
