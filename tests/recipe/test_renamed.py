@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from unforgotten.errors import RecipeError, UnforgottenError, UnknownName
+from unforgotten.errors import RecipeError, UnknownName, UnsupportedError
+from unforgotten.methods.der import DER
 from unforgotten.recipe import arguments, renamed
 from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.recipe.training import Align, Lora, Training, UserLora
+from unforgotten.training.arguments import check_values
+from unforgotten.verbs.align import align
+from unforgotten.verbs.finetune.finetune import finetune
 
 
 @pytest.mark.parametrize(
@@ -31,6 +36,12 @@ from unforgotten.recipe.training import Align, Lora, Training, UserLora
         ({"replay": "safety"}, "replay: safety is called replay: safety_data here"),
         ({"base_model": "m", "micro_batch_size": 2}, "base_model is called model here; micro_batch_size is called"),
         ({"learning_rate": 1e-4}, "learning_rate is called training.learning_rate here"),
+        ({"optim": "adafactor"}, "optim is called training.optim here"),
+        ({"eval_steps": 5}, "eval_steps is no field of a recipe: stage finetune evaluates nothing"),
+        ({"training": {"lora_r": 4}}, "training.lora_r is called lora.r here"),
+        ({"align": {"lora_alpha": 4}}, "align.lora_alpha is called align.lora.lora_alpha here"),
+        ({"compare": {"base_model": ["m"]}}, "compare.base_model is called compare.model here"),
+        ({"compare": {"replay": ["safety"]}}, "compare.replay: safety is called compare.replay: safety_data here"),
         ({"sweep": {"fields": {"lora.alpha": [1, 2]}}}, "sweep.fields.lora.alpha is called sweep.fields.lora.lora_alp"),
     ],
 )
@@ -84,6 +95,19 @@ def test_arguments_pass_through(tmp_path: Path) -> None:
     assert "warmup_steps" not in parse({"model": "m"}).training.determining()
 
 
+def test_numbers_that_yaml_reads_as_text_are_numbers_in_mappings_too() -> None:
+    training = parse({"model": "m", "training": {"lr_scheduler_kwargs": {"min_lr": "1e-6", "of": "linear"}}}).training
+    assert (training.model_extra or {})["lr_scheduler_kwargs"] == {"min_lr": 1e-6, "of": "linear"}
+
+
+@pytest.mark.parametrize("source", [None, "safetydata", ["safety_data"], {"name": "world"}, [{"name": "nobody"}]])
+def test_a_source_of_the_memory_is_told_in_a_sentence(source: Any) -> None:
+    for tree in ({"replay": source}, {"compare": {"replay": [source]}}):
+        with pytest.raises(RecipeError, match=r"replay: .*(safety_data|list of data sets)|dataset 'nobody'") as caught:
+            parse({"model": "m", **tree})
+        assert "literal[" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -104,12 +128,52 @@ def test_what_cannot_pass_is_told(given: dict[str, Any], said: str) -> None:
             parse({"model": "m", part: given})
 
 
-def test_a_value_that_transformers_refuses_is_told_before_training() -> None:
-    from unforgotten.training.arguments import check_values
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"optim": "adamw_nobody"}, "adamw_nobody"),
+        ({"lr_scheduler_type": "cosin"}, "cosin is not a valid SchedulerType"),
+        ({"lr_scheduler_kwargs": {"nobody": 1}}, "nobody"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
+        ({"adam_beta1": 2.0}, "Invalid beta parameter"),
+        ({"dataloader_num_workers": -1}, "num_workers"),
+        ({"log_level": "nobody"}, "no such value: 'nobody'"),
+    ],
+)
+def test_a_value_that_transformers_refuses_is_told_before_training(
+    given: dict[str, Any], said: str, model_folder: Callable[..., Path], rows_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """In both stages, and before the model is aligned or loaded: there is not even a folder."""
+    tree = {
+        "model": str(model_folder("llama")),
+        "safety_data": {"name": "refusals", "path": str(rows_file("safety.jsonl", 4))},
+        "data": {"name": "jsonl", "path": str(rows_file("upload.jsonl", 4))},
+        "out": str(tmp_path / "runs"),
+    }
+    for part, more in (("training", {"align": {}, "training": given}), ("align", {"align": given})):
+        with pytest.raises(RecipeError, match=f"^{part}: .*{said}"):
+            finetune(parse({**tree, **more}))
+    with pytest.raises(RecipeError, match=f"^align: .*{said}"):
+        align(parse({**tree, "align": given}))
+    assert not (tmp_path / "runs").exists()
 
-    training = parse({"model": "m", "training": {"optim": "adamw_nobody"}}).training
-    with pytest.raises(UnforgottenError, match="training: .*adamw_nobody"):
-        check_values(training)
+
+def test_values_that_transformers_takes_pass_the_check() -> None:
+    """A schedule with numbers of its own, and optimizers that look for a model's layers."""
+    for given in (
+        {},
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": "1e-6"}},
+        {"gradient_checkpointing": True, "label_smoothing_factor": 0.1, "warmup_steps": 5000},
+        {"optim": "adafactor", "dataloader_num_workers": 1},
+    ):
+        check_values(parse({"model": "m", "training": given}).training)
+
+
+def test_a_setting_in_which_a_method_cannot_be_right_is_told_at_the_door() -> None:
+    training = parse({"model": "m", "training": {"fp16": True}}).training
+    check_values(training)
+    with pytest.raises(UnsupportedError, match="DER with fp16"):
+        check_values(training, methods=[DER()])
 
 
 def test_a_field_of_nobody_is_unknown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -64,7 +65,17 @@ def unknown(name: str, part: str, own: Iterable[str], where: str) -> UnknownName
     """What to raise for a field that neither `training:` nor TrainingArguments has."""
     if name in (own := list(own)) or name in _hints():
         return None
-    return UnknownName(f"field of {where}, in {part}", name, [*own, *difflib.get_close_matches(name, _hints(), 1)])
+    theirs = [field for field in difflib.get_close_matches(name, _hints(), 3) if _elsewhere(field) is None]
+    return UnknownName(f"field of {where}, in {part}", name, {*own, *theirs})
+
+
+def at_top(name: str) -> str | None:
+    """What to say of a field of TrainingArguments that stands at the top of a recipe; None for any other name."""
+    if name not in _hints():
+        return None
+    if (why := _elsewhere(name)) is not None:
+        return f"{name} is no field of a recipe: {why}"
+    return f"{name} is called training.{name} here"
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +94,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 values[name] = _typed(hints[name], value)
             except (ValidationError, ValueError):
-                wanted = getattr(hints[name], "__name__", None) or str(hints[name]).replace("typing.", "")
+                wanted = getattr(hints[name], "__name__", None) or re.sub(r"\w+\.", "", str(hints[name]))
                 wrong.append(f"{name} takes {wanted}, not {registry.shortly(value)}")
     if wrong:
         raise ValueError("; ".join(wrong))
@@ -101,8 +112,22 @@ def _elsewhere(name: str) -> str | None:
 def _typed(hint: Any, value: Any) -> Any:
     if registry.wants_number(hint, value):
         raise ValueError("true and false are no numbers")
+    if isinstance(value, Mapping):
+        value = _numbers(value)
     typed = TypeAdapter(hint).validate_python(value)
     return typed if isinstance(typed, (bool, int, float, str)) and not hasattr(typed, "value") else value
+
+
+def _numbers(value: Any) -> Any:
+    """A mapping's values with the numbers that YAML reads as text (1e-8) made numbers, at every depth."""
+    if isinstance(value, Mapping):
+        return {name: _numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}")
 
 
 @functools.cache

@@ -23,6 +23,18 @@ Replay = Literal["safety_data", "synthesize"] | list[Spec]
 """Where the memory's rows come from."""
 
 
+def replay_source(value: Any) -> Any:
+    """`replay` with each data set checked. Raises ValueError for what is neither a word that it knows nor a list."""
+    words = get_args(get_args(Replay)[0])
+    if isinstance(value, list):
+        if stray := [word for word in words if word in value]:
+            raise ValueError(f"{stray[0]} is no data set and stands alone: `replay: {stray[0]}`, without a list")
+        return [component("datasets", spec) for spec in value]
+    if value not in words:
+        raise ValueError(f"it is {', '.join(words)} or a list of data sets, such as [{{name: refusals, path: …}}]")
+    return value
+
+
 class Strict(BaseModel):
     """A part of a recipe: no field that is not declared, and true or false are no numbers."""
 

@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from unforgotten import registry
-from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component
+from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component, replay_source
 from unforgotten.recipe.training import MemorySettings
 
 MOST_RUNS = 10_000
@@ -57,6 +57,11 @@ class Grid(Strict):
     @classmethod
     def _methods(cls, specs: list[Any]) -> list[Any]:
         return [checked_methods(s) for s in specs]
+
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _replay(cls, sources: Any) -> Any:
+        return [replay_source(source) for source in sources] if isinstance(sources, list) else sources
 
     @field_validator("data")
     @classmethod

@@ -32,7 +32,7 @@ from pydantic import (
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.recipe import arguments, renamed
-from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component, cut, replaced
+from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component, cut, replaced, replay_source
 from unforgotten.recipe.compare import Grid
 from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.sweep import Sweep
@@ -117,10 +117,10 @@ class Recipe(Strict):
     def _safety(cls, specs: Any) -> Any:
         return [component("datasets", s) for s in (specs if isinstance(specs, list) else [specs])]
 
-    @field_validator("replay")
+    @field_validator("replay", mode="before")
     @classmethod
-    def _replay(cls, specs: Replay) -> Replay:
-        return specs if isinstance(specs, str) else [component("datasets", s) for s in specs]
+    def _replay(cls, source: Any) -> Any:
+        return replay_source(source)
 
     @field_validator("data")
     @classmethod
@@ -216,7 +216,10 @@ class Recipe(Strict):
 
 def checked(tree: Mapping[str, Any], where: str) -> Recipe:
     """A recipe of a mapping. Raises RecipeError or UnknownName that names the field."""
-    if wrong := renamed.faults(tree):
+    wrong = renamed.faults(tree)
+    strange = [name for name in tree if isinstance(name, str) and name not in Recipe.model_fields]
+    wrong += [said for name in strange if not renamed.is_known(name) and (said := arguments.at_top(name))]
+    if wrong:
         raise RecipeError(f"{where}: {'; '.join(wrong)}.")
     for part, fields in (("training", Training.model_fields), ("align", Align.model_fields)):
         for name in tree.get(part) or () if isinstance(tree.get(part), Mapping) else ():

@@ -87,6 +87,23 @@ _VALUES: dict[tuple[str, ...], dict[str, str]] = {
 }
 
 
+_LORA_OF_OTHERS = {"lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "target_modules": "target_modules"} | {
+    old: new for old, new in _LORA.items() if old.startswith("lora_")
+}
+_GRID = {old: new for old, new in _TOP.items() if new in ("model", "data")}
+
+
+def is_known(name: str) -> bool:
+    """Whether the top level of a recipe has an entry here for this key."""
+    return name in _TOP
+
+
+def searched(name: str) -> str | None:
+    """What a field of `training` or `lora`, named alone in sweep.fields, is called there; None for any other name."""
+    new = _TOP.get(name, "")
+    return new if new.startswith(("training.", "lora.")) and ":" not in new else None
+
+
 def faults(tree: Mapping[str, Any]) -> list[str]:
     """A sentence for each key of the recipe that has another name here."""
     return [f"{key} is called {new} here" for key, new in _found(tree)]
@@ -98,6 +115,12 @@ def _found(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _below(tree, ("align",), _TRAINING)
     yield from _below(tree, ("lora",), _LORA)
     yield from _below(tree, ("align", "lora"), _LORA)
+    yield from _below(tree, ("training",), _LORA_OF_OTHERS, into="lora")
+    yield from _below(tree, ("align",), _LORA_OF_OTHERS, into="align.lora")
+    yield from _below(tree, ("compare",), _GRID)
+    sources = _at(tree, ("compare", "replay"))
+    if isinstance(sources, list) and "safety" in sources:
+        yield "compare.replay: safety", "compare.replay: safety_data"
     for path, names in _VALUES.items():
         value = _at(tree, path)
         if isinstance(value, str) and value in names:
@@ -110,11 +133,14 @@ def _found(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"sweep.fields.{name}", f"sweep.fields.{part}.{table[field]}"
 
 
-def _below(tree: Mapping[str, Any], path: tuple[str, ...], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _below(
+    tree: Mapping[str, Any], path: tuple[str, ...], names: Mapping[str, str], into: str | None = None
+) -> Iterator[tuple[str, str]]:
+    """Old and new name of each key of `names` that stands at `path`; the new one stands there too, or at `into`."""
     part = _at(tree, path)
     for old, new in names.items() if isinstance(part, Mapping) else ():
         if old in part:
-            yield f"{'.'.join(path)}.{old}", f"{'.'.join(path)}.{new}"
+            yield f"{'.'.join(path)}.{old}", f"{into or '.'.join(path)}.{new}"
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

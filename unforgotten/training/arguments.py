@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
-from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.training import checkpoint
+from unforgotten.errors import RecipeError, UnforgottenError, UnknownName
+from unforgotten.training import checkpoint, checks
 
 if TYPE_CHECKING:
+    from unforgotten.methods.base import Method
     from unforgotten.recipe.training import Training
 
 
@@ -72,12 +74,54 @@ def arguments(
     return options
 
 
-def check_values(training: Training) -> None:
-    """Raises RecipeError for a value that TrainingArguments itself refuses, before anything is loaded."""
-    try:
-        arguments(training, Path("."), 0)
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise RecipeError(f"training: {error}") from None
+def check_values(training: Training, part: str = "training", methods: Iterable[Method] = ()) -> None:
+    """Builds a Trainer, optimizer, schedule and data loader with these settings on a model of one weight.
+
+    So a value that Transformers or torch refuses is told before anything is loaded. methods: those of the training.
+    Raises RecipeError that names `part`, or UnsupportedError for a setting in which a method cannot be right.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            options = arguments(training, Path(folder), 0)
+            trainer = _trial(options)
+        except UnforgottenError:
+            raise
+        except Exception as error:  # the libraries raise errors of any kind, KeyError and AssertionError among them
+            detail = f"no such value: {error}" if isinstance(error, KeyError) else str(error)
+            raise RecipeError(f"{part}: {detail}") from None
+    checks.refuse_early_steps(methods, options)
+    checks.refuse(methods, options, trainer)
+
+
+class _OneWeight(PreTrainedModel):
+    """The smallest model that a Trainer takes."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self) -> None:
+        super().__init__(PreTrainedConfig())
+        self.layer = torch.nn.Linear(1, 1)
+
+
+_NEEDS_LAYERS = ("galore", "apollo", "lomo", "adalomo")
+"""Optimizers that look for a model's own layers, so that they are only asked whether they are installed."""
+
+
+def _trial(options: TrainingArguments) -> Trainer:
+    trainer = Trainer(model=_OneWeight(), args=options, train_dataset=[0])  # type: ignore[arg-type]
+    trainer.get_train_dataloader()
+    if str(getattr(options.optim, "value", options.optim)).startswith(_NEEDS_LAYERS):
+        try:
+            Trainer.get_optimizer_cls_and_kwargs(options)
+        except ValueError:  # it wants the model
+            return trainer
+    steps = options.max_steps if options.max_steps > 0 else 1000
+    trainer.create_optimizer()
+    schedule = trainer.create_scheduler(steps)
+    for step in (0, 1, steps // 2, steps):
+        for rate in getattr(schedule, "lr_lambdas", ()):
+            rate(step)
+    return trainer
 
 
 TENSORBOARD = "tensorboard"

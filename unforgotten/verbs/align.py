@@ -64,6 +64,8 @@ def align(recipe: Recipe, say: Say = quiet, sets: DataSets | None = None) -> Ali
 
 def make_aligned(recipe: Recipe, where: Aligned, sets: DataSets, say: Say) -> Aligned:
     """The same for a place that is known; what is to be known of the safety rows is not said here."""
+    if where.by_align_stage and not where.record.exists():
+        _check_settings(recipe)
     base_of(recipe, say)
     if not where.by_align_stage or where.record.exists():
         return where
@@ -77,6 +79,13 @@ def make_aligned(recipe: Recipe, where: Aligned, sets: DataSets, say: Say) -> Al
             say(f"Aligning {recipe.model} on {len(rows)} safety rows.")
             _train(recipe, where, rows, lease)
     return where
+
+
+def _check_settings(recipe: Recipe) -> None:
+    from unforgotten.training.arguments import check_values
+
+    assert recipe.align is not None
+    check_values(recipe.align, "align")
 
 
 def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> None:

@@ -43,11 +43,10 @@ def check_settings(job: Job) -> None:
         from unforgotten.models import nf4
 
         nf4.check()
-    if recipe.report_to or recipe.training.model_extra:
-        from unforgotten.training.arguments import check_reports, check_values
+    from unforgotten.training.arguments import check_reports, check_values
 
-        check_reports(recipe.report_to)
-        check_values(recipe.training)
+    check_reports(recipe.report_to)
+    check_values(recipe.training, methods=job.methods)
 
 
 def audit_facts(job: Job, chat: Chat, audited: str | None, say: Say | None = None) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
+from unforgotten.recipe import renamed
 from unforgotten.recipe.sweep import Range
 from unforgotten.recipe.training import Lora, MemorySettings, Training
 
@@ -161,6 +162,8 @@ def _located(recipe: Recipe, name: str) -> tuple[int | str, str, Any, Mapping[st
         choices = " or ".join(f"{methods[i][0]}.{field}" for i in having)
         raise RecipeError(f"sweep.fields.{name}: several methods have this field. Write {choices}.")
     if not having:
+        if new := renamed.searched(name):
+            raise RecipeError(f"sweep.fields.{name} is called sweep.fields.{new} here.")
         known = [f if len(methods) == 1 else f"{m}.{f}" for m, _, fields in methods for f in fields]
         raise UnknownName(
             "field in sweep.fields",
