@@ -44,7 +44,7 @@ def test_defaults_are_the_papers_where_it_says_them() -> None:
         ({"model": "m", "trust_remote_code": True}, RecipeError, "runs no remote code"),
         ({"model": "m", "date": "yesterday"}, RecipeError, "date"),
         ({"model": "m", "name": "../x"}, RecipeError, "name"),
-        ({"model": "${UNFORGOTTEN_NO_SUCH}/m"}, RecipeError, "no UNFORGOTTEN_NO_SUCH"),
+        ({"model": "${UNFORGOTTEN_NO_SUCH}/m"}, RecipeError, "variable UNFORGOTTEN_NO_SUCH is not set"),
     ],
 )
 def test_mistakes_are_told(tree: dict[str, Any], error: type[Exception], said: str) -> None:
