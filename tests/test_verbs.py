@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import unforgotten
 from tests.conftest import CHATML
 from tests.training.shapes import tiny, tiny_tokenizer
 from unforgotten.cli import app
@@ -61,7 +63,7 @@ def test_an_instruct_model_goes_from_a_short_recipe_to_figures(shape: str, tmp_p
     folder = Path(run("finetune", recipe).strip().splitlines()[-1])
     run("evaluate", recipe)
     facts = json.loads((folder / "results.json").read_text())
-    assert facts["schema"] == 1
+    assert facts["schema"] == 2
     [row] = facts["rows"]
     assert (row["method"], row["stage"], row["poison"]) == ("der", "tuned", 0.0)
     assert row["asr"]["harm" if "harm" in row["asr"] else "advbench"]["n"] == 3
@@ -133,3 +135,27 @@ def test_the_trainer_takes_conversations_as_a_hub_dataset(tmp_path: Path, rows_f
     assert trainer.state.global_step == 2
     taught = [i for i in trainer.run.user.rows[0]["labels"] if i != -100]
     assert tokenizer.decode(taught).endswith(" .<eos>")
+
+
+@pytest.mark.parametrize("verb", ["finetune", "evaluate", "compare", "align", "plan", "sweep", "synthesize"])
+@pytest.mark.parametrize("given", ["my.yaml", {"model": "m"}, None, 3])
+def test_a_verb_given_something_else_says_what_it_takes(verb: str, given: object) -> None:
+    args = ("m", {"model": "m"}) if verb == "evaluate" and given is not None else (given,)
+    with pytest.raises(unforgotten.RecipeError, match=rf"{verb}\(\) takes"):
+        getattr(unforgotten, verb)(*args)
+
+
+def test_errors_go_from_one_process_to_another() -> None:
+    for error in (unforgotten.UnknownName("field", "lr", ["b", "a"]), unforgotten.DataError("wrong", [(1, "x")])):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error) and str(again) == str(error)
+
+
+def test_dir_tells_public_names_alone() -> None:
+    assert {name for name in dir(unforgotten) if not name.startswith("__")} == set(unforgotten.__all__)
+
+
+@pytest.mark.parametrize("given", [None, {"model": "m"}, 3])
+def test_a_recipe_is_loaded_from_a_file(given: Any) -> None:
+    with pytest.raises(unforgotten.RecipeError, match=r"load_recipe\(\) takes a file"):
+        unforgotten.load_recipe(given)

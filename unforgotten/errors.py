@@ -53,6 +53,10 @@ class UnknownName(RecipeError):
         hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"There are: {', '.join(self.known)}."
         super().__init__(f"Unknown {kind} {name!r}. {hint}")
 
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
+        """From one process to another: by what it was made of."""
+        return type(self), (self.kind, self.name, self.known)
+
 
 def _with_problems(message: str, problems: Sequence[tuple[int, str]], shown: int = 20) -> str:
     lines = [f"  line {line}: {what}" for line, what in problems[:shown]]

@@ -17,7 +17,14 @@ from unforgotten.runs import results
 RATE = {"value": 1.0, "hits": 1, "n": 100, "low": 0.1, "high": 5.0, "unparsed": 0}
 WRONG: dict[str, Any] = {
     "run": ["../other-tenant/run", "/etc", "a/../../b", "..\\x", 7],
-    "asr": [5, {"../../secret": RATE}, {"q": {**RATE, "value": "1"}}, {"q": {**RATE, "n": -1}}, {"q": None}],
+    "asr": [
+        5,
+        {"../../secret": RATE},
+        {"q": {**RATE, "value": "1"}},
+        {"q": {**RATE, "n": -1}},
+        {"q": None},
+        {"q": {**RATE, "hits": 101}},
+    ],
     "utility": [{"../x/accuracy": RATE}, []],
     "flags": [{"../x": {}}, 3],
     "judges": ["keywords", [1], [{"list": "qi"}]],
@@ -27,7 +34,7 @@ WRONG: dict[str, Any] = {
     "stage": ["done", None, []],
     "probe": [[{"step": -1}], {}],
     "overlap": [{"q": 1}],
-    "agreement": [[{"judges": ["a"]}]],
+    "agreement": [[{"judges": ["a"]}], [{"truth": "harmful", "judges": ["a", "b"], "kappa": 0.5, "n": 9}]],
     "digests": [[]],
 }
 
@@ -48,6 +55,21 @@ def test_a_wrong_field_is_named_and_nothing_is_opened(field: str, value: Any, tm
 def test_a_file_that_is_none_is_an_error_of_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(DataError):
+        results.read(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "an object with `schema` and `rows`"),
+        ('{"rows": []}', "it has no `schema`, and 1 or 2"),
+        ('{"schema": "2", "rows": []}', "its `schema` is '2', and 1 or 2"),
+        ('{"schema": 2}', "its `rows` has to be a list"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(DataError, match=said):
         results.read(tmp_path / "results.json")
 
 

@@ -76,8 +76,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     [
         (None, "There is no"),
         ("{", "is not JSON"),
-        ("[]", "is not a results file: its `schema` is None"),
-        ('{"rows": []}', "is not a results file: its `schema` is None"),
+        ("[]", "is not a results file: it has to be an object"),
+        ('{"rows": []}', "is not a results file: it has no `schema`"),
         ('{"schema": 3, "rows": []}', "has schema 3. A newer unforgotten wrote it; this version reads up to 2"),
         ('{"schema": true, "rows": []}', "its `schema` is True"),
         ('{"schema": 1, "rows": [3]}', "row 1: is no object"),

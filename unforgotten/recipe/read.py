@@ -31,6 +31,8 @@ def load_recipe(
     Raises RecipeError or UnknownName naming the field; RecipeError where there is no such file, or where a stranger's
     recipe asks for code, servers, variables or places of ours.
     """
+    if not isinstance(source, (str, Path)):
+        raise RecipeError(f"load_recipe() takes a file or a shipped name, not {type(source).__name__}.")
     tree, path, whose = _tree(source, origin, opens=opens)
     tree.setdefault("name", path.stem)
     for dotted, value in (overrides or {}).items():

@@ -214,6 +214,14 @@ class Recipe(Strict):
         return dict(replaced(self.model_dump(**how), self._written))
 
 
+def require_recipe(value: object, verb: str) -> None:
+    """Raises RecipeError where a verb was called from Python with something else, such as a recipe's file."""
+    if not isinstance(value, Recipe):
+        raise RecipeError(
+            f"{verb}() takes a Recipe, not {type(value).__name__}. Read one first: {verb}(load_recipe('my.yaml'))."
+        )
+
+
 def checked(tree: Mapping[str, Any], where: str) -> Recipe:
     """A recipe of a mapping. Raises RecipeError or UnknownName that names the field."""
     wrong = renamed.faults(tree)

@@ -230,12 +230,16 @@ def _settings(recipe: Recipe, trained: dict[str, Any]) -> list[str]:
         )
     else:
         sentences.append("Every weight was trained.")
-    steps = f", {trained['steps']} steps" if "steps" in trained else ""
+    by_steps = training.max_steps > 0  # replaces the epochs
+    until = f"{training.max_steps} steps" if by_steps else f"{training.num_train_epochs:g} epochs"
+    steps = f", {trained['steps']} steps" if "steps" in trained and not by_steps else ""
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     sentences.append(
-        f"{training.num_train_epochs:g} epochs, batch size {batch}, learning rate {training.learning_rate:g} "
+        f"{until}, {batch} rows a step, learning rate {training.learning_rate:g} "
         f"({training.lr_scheduler_type}), at most {training.max_length} tokens a row{steps}."
     )
+    if passed := training.model_extra:
+        sentences.append(f"Other training arguments: {', '.join(f'{name} {value}' for name, value in passed.items())}.")
     return sentences
 
 

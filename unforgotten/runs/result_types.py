@@ -66,6 +66,10 @@ class Rate:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
+    def __post_init__(self) -> None:
+        if self.hits is not None and self.n is not None and self.hits + self.unparsed > self.n:
+            raise ValueError(f"{self.hits} hits and {self.unparsed} unparsed of {self.n}")
+
     def rounded(self) -> Rate:
         """To a ten-thousandth of a percent, as results.json has it."""
         value, low, high = (None if v is None else round(v, 4) for v in (self.value, self.low, self.high))
@@ -161,6 +165,12 @@ class JudgeAgreement:
     unread: NonNegative = 0
     differ: NonNegative = 0
     """Replies on which they say the opposite."""
+
+    def __post_init__(self) -> None:
+        needs = {"agree": self.agree, "low": self.low, "high": self.high}
+        shown = needs if self.kappa is not None else {"agree": self.agree}
+        if self.n and (lacks := [name for name, value in shown.items() if value is None]):
+            raise ValueError(f"{' and '.join(lacks)} of {self.n} replies cannot be null")
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,14 +200,19 @@ def read(path: Path) -> list[ResultRow]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None
-    schema = tree.get("schema") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path} is not a results file: it has to be an object with `schema` and `rows`.")
+    schema = tree.get("schema")
     if type(schema) is int and schema > SCHEMA:
         raise DataError(
             f"{path} has schema {schema}. A newer unforgotten wrote it; this version reads up to {SCHEMA}. Upgrade "
             "with `pip install -U unforgotten`."
         )
-    if type(schema) is not int or schema not in READABLE or not isinstance(tree.get("rows"), list):
-        raise DataError(f"{path} is not a results file: its `schema` is {schema!r}, and 1 or 2 can be read.")
+    if type(schema) is not int or schema not in READABLE:
+        has = f"its `schema` is {repr(schema)[:100]}" if "schema" in tree else "it has no `schema`"
+        raise DataError(f"{path} is not a results file: {has}, and 1 or 2 can be read.")
+    if not isinstance(tree.get("rows"), list):
+        raise DataError(f"{path} is not a results file: its `rows` has to be a list.")
     rows = []
     for i, facts in enumerate(tree["rows"], 1):
         try:

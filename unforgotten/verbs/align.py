@@ -17,6 +17,7 @@ from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 from unforgotten.models.locate_aligned import aligned_of, embedded, unaligned
 from unforgotten.recipe.aligned import Aligned
+from unforgotten.recipe.recipe import require_recipe
 from unforgotten.recipe.rows import DataSets, safety_rows
 from unforgotten.runs import atomic
 from unforgotten.runs.lease import Lease, alone
@@ -53,6 +54,7 @@ def align(recipe: Recipe, say: Say = quiet, sets: DataSets | None = None) -> Ali
     sets: data sets that were read already. Raises RecipeError, DataError, TemplateError, ModelError or TrainingError;
     the folder appears only when it is complete.
     """
+    require_recipe(recipe, "align")
     refuse_ranks()
     sets = sets or DataSets()
     where = aligned_of(recipe, sets)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import LeaseLost, RecipeError, Unfinished
 from unforgotten.models.locate_aligned import unaligned
+from unforgotten.recipe.recipe import require_recipe
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import atomic, digests, results
 from unforgotten.runs.lease import alone
@@ -103,6 +104,7 @@ def compare(
     and the folder has a results.json as soon as the last of them has ended. Raises Unfinished where runs failed, once
     all others are done.
     """
+    require_recipe(recipe, "compare")
     if recipe.evaluate is None:
         raise RecipeError("The recipe has no `evaluate:`, so `compare` has nothing to measure. Add `evaluate:`.")
     if shard is not None and not 1 <= shard[0] <= shard[1]:

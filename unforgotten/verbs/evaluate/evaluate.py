@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.measure_all import measure_all
+from unforgotten.recipe.recipe import require_recipe
 from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import results
 from unforgotten.runs.progress import Say, quiet
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    target: str | Sequence[str],
+    target: str | Path | Sequence[str | Path],
     recipe: Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
     say: Say = quiet,
@@ -37,13 +38,27 @@ def evaluate(
     recipe: whose `evaluate:` is used; a run has its own. overrides: fields of a recipe or run, by dotted name.
     Raises RecipeError where nothing says what to measure, or where a recipe's run is not trained.
     """
-    targets, sets = [target] if isinstance(target, str) else list(target), DataSets()
+    if recipe is not None:
+        require_recipe(recipe, "evaluate")
+    targets, sets = _names(target), DataSets()
     measurements = [measurement(each, recipe, overrides, say, sets) for each in targets]
     for measured, name in zip(measurements, names_apart([m.called for m in measurements], targets), strict=True):
         measured.called = name
     if len(measurements) > 1 and any(m.settings.endpoint for m in measurements):
         raise RecipeError("evaluate.endpoint serves one model under one name. Give one target per command.")
     return measure_all(measurements, say)
+
+
+def _names(target: object) -> list[str]:
+    """Targets as texts. Raises RecipeError for anything else."""
+    targets = list(target) if isinstance(target, (list, tuple)) else [target]
+    for each in targets:
+        if not isinstance(each, (str, Path)):
+            raise RecipeError(
+                f"evaluate() takes folders, files of recipes or Hub ids as text or Path, not {type(each).__name__}. A "
+                "recipe is given as recipe=, beside the model that it measures."
+            )
+    return [str(each) for each in targets]
 
 
 def names_apart(names: Sequence[str | None], targets: Sequence[str]) -> list[str | None]:

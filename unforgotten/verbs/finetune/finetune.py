@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unforgotten.recipe.recipe import require_recipe
 from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import terminate
 from unforgotten.runs.lease import Lease, alone
@@ -43,6 +44,7 @@ def finetune(recipe: Recipe, say: Say = quiet, *, audited: str | None = None) ->
 
 def train(recipe: Recipe, say: Say = quiet, *, audited: str | None = None, sets: DataSets | None = None) -> Job:
     """The same, and gives the run as it was resolved. sets: data sets that were read already."""
+    require_recipe(recipe, "finetune")
     with terminate.handled():
         job = checked_job(recipe, say, audited, sets or DataSets())
         if job.done:

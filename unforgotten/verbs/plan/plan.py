@@ -18,6 +18,7 @@ from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import check_sets
 from unforgotten.judges.guard.guard import Guard
+from unforgotten.recipe.recipe import require_recipe
 from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
 from unforgotten.verbs.compare.compare import _titles, cells
@@ -39,6 +40,7 @@ GUARD_TOKENS = 300
 
 def plan(recipe: Recipe, verb: Verb = "compare") -> Plan:
     """What the verb would do with the recipe. Raises RecipeError where it would refuse it."""
+    require_recipe(recipe, "plan")
     todo = cells(recipe) if verb == "compare" else [recipe.varied(compare=None)]
     if verb == "compare" and recipe.evaluate is None:
         raise RecipeError("The recipe has no `evaluate:`, so `compare` has nothing to measure. Add `evaluate:`.")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError, UnforgottenError
 from unforgotten.evaluation.suites import settings_digest
+from unforgotten.recipe.recipe import require_recipe
 from unforgotten.recipe.rows import DataSets
 from unforgotten.report.aggregate import Line
 from unforgotten.runs import atomic, console, digests, results
@@ -90,6 +91,7 @@ def sweep(recipe: Recipe, say: Say = quiet) -> Path:
 
     Raises RecipeError, UnknownName or UnsupportedError before anything is run; later the errors of its stages.
     """
+    require_recipe(recipe, "sweep")
     recipe, sets = _whole(recipe), DataSets()
     assert recipe.sweep is not None
     settings = recipe.sweep

@@ -35,6 +35,7 @@ from unforgotten.errors import ModelError
 from unforgotten.evaluation import contamination
 from unforgotten.generation.reply import Reply
 from unforgotten.models.locate_aligned import aligned_of
+from unforgotten.recipe.recipe import require_recipe
 from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import atomic, console, digests
 from unforgotten.runs.lease import Lease, alone
@@ -58,6 +59,7 @@ def synthesize(recipe: Recipe, say: Say = quiet, sets: DataSets | None = None) -
     sets: data sets that were read already. Raises ModelError where the model has no refusals to replay, RecipeError
     where the recipe does not say how.
     """
+    require_recipe(recipe, "synthesize")
     sets = sets or DataSets()
     return make(recipe, synthesis_of(recipe, aligned_of(recipe, sets), sets), sets, say)
 
