@@ -122,7 +122,7 @@ def test_words_of_strangers_stay_words_in_a_card(nasty: str) -> None:
 def test_the_card_tells_what_the_training_was_given() -> None:
     """Steps in place of epochs, and the fields that pass through to TrainingArguments."""
     recipe = parse(HUB | {"training": {"max_steps": 3, "adam_beta2": 0.9, "lr_scheduler_kwargs": {"min_lr": 1e-6}}})
-    text = model_card.card(recipe, method_specs(recipe), told(), {"steps": 3}, "run-1", True)
+    text = model_card.card(recipe, method_specs(recipe), said(), {"steps": 3}, "run-1", True)
     assert "epochs" not in text and "3 steps, 5 rows a step, learning rate 5e-05" in text
     assert "adam_beta2 0.9" in text and "min_lr" in text
-    assert "3 epochs" in model_card.card(parse(HUB), method_specs(recipe), told(), {"steps": 9}, "run-1", True)
+    assert "3 epochs" in model_card.card(parse(HUB), method_specs(recipe), said(), {"steps": 9}, "run-1", True)
