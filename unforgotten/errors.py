@@ -249,7 +249,16 @@ def of_user(error: BaseException) -> str | None:
         return (
             f"{place}: your code ended the program ({name}{f' {said}' if said else ''}). It must not; correct it there."
         )
-    return f"{place}: your code raised {name}{f': {said}' if said else ''}. Correct it there."
+    return f"{place}: your code raised {name}{f': {said}' if said else ''}. {_instead(error)}Correct it there."
+
+
+def _instead(error: BaseException) -> str:
+    """Names that an object of ours has in place of one that it lacks; empty for all other errors."""
+    if not isinstance(error, AttributeError) or not type(error.obj).__module__.startswith("unforgotten."):
+        return ""
+    names = [name for name in dir(error.obj) if not name.startswith("_")]
+    near = difflib.get_close_matches(str(error.name), names, n=3)
+    return f"Did you mean {' or '.join(near)}? " if near else f"It has {', '.join(names)}. "
 
 
 def text_of(error: BaseException) -> str:

@@ -80,6 +80,7 @@ def check_values(training: Training, part: str = "training", methods: Iterable[M
     So a value that Transformers or torch refuses is told before anything is loaded. methods: those of the training.
     Raises RecipeError that names `part`, or UnsupportedError for a setting in which a method cannot be right.
     """
+    checks.refuse_turns(methods := list(methods))
     with tempfile.TemporaryDirectory() as folder:
         try:
             options = arguments(training, Path(folder), 0)
@@ -108,7 +109,7 @@ _NEEDS_LAYERS = ("galore", "apollo", "lomo", "adalomo")
 
 
 def _trial(options: TrainingArguments) -> Trainer:
-    trainer = Trainer(model=_OneWeight(), args=options, train_dataset=[0])  # type: ignore[arg-type]
+    trainer = Trainer(model=_OneWeight(), args=options, train_dataset=[0])
     trainer.get_train_dataloader()
     if str(getattr(options.optim, "value", options.optim)).startswith(_NEEDS_LAYERS):
         try:

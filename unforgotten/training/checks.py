@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
@@ -10,7 +11,8 @@ import torch
 
 from unforgotten import registry
 from unforgotten.errors import DataError, RecipeError, UnsupportedError
-from unforgotten.methods.base import Method, turns
+from unforgotten.methods.base import TURNS, Method, turns
+from unforgotten.methods.sft import SFT
 from unforgotten.models import nf4
 from unforgotten.training import chunked
 from unforgotten.training.memory import Memory
@@ -33,7 +35,33 @@ def named(method: Any) -> dict[str, Method]:
         if name in methods:
             raise RecipeError(f"The method {name!r} is named twice.")
         methods[name] = each
+    refuse_turns(methods.values())
     return methods
+
+
+def refuse_turns(methods: Iterable[Method]) -> None:
+    """Raises RecipeError for a method of a user's that would do nothing in silence, or fail in the midst of training.
+
+    Its turns have to take what a run gives them, and it has to take one; a flag of the first edition decides nothing.
+    """
+    for method in methods:
+        cls = type(method)
+        if hasattr(cls, "needs_base"):
+            raise RecipeError(f"{cls.__name__}.needs_base is called needs_unaligned_model here.")
+        for turn in TURNS:
+            wanted, has = (list(inspect.signature(getattr(each, turn)).parameters) for each in (Method, cls))
+            try:
+                inspect.signature(getattr(cls, turn)).bind(*wanted)
+            except TypeError:
+                raise RecipeError(
+                    f"{cls.__name__}.{turn}({', '.join(has)}) has to take ({', '.join(wanted)}), as in "
+                    "methods/base/method.py."
+                ) from None
+        if not isinstance(method, SFT) and not turns(cls):
+            raise RecipeError(
+                f"{cls.__name__} takes no turn, so it would train as sft does. A method defines one or more of "
+                f"{', '.join(TURNS)}."
+            )
 
 
 def refuse_types(max_length: Any, memory: Any, chat: Any, peft_config: Any, loss: Any) -> None:
