@@ -26,7 +26,7 @@ WRONG: dict[str, Any] = {
         {"q": {**RATE, "hits": 101}},
     ],
     "utility": [{"../x/accuracy": RATE}, []],
-    "flags": [{"../x": {}}, 3],
+    "flags": [{"../x": {}}, 3, {next(iter(simple("sft", 70, 90).rates("asr"))): {"off_task": 10**9}}],
     "judges": ["keywords", [1], [{"list": "qi"}]],
     "conditions": [{"none": {"asr": {}, "refusal": {}, "files": {"q": "../../secret"}}}, []],
     "cost": [{"train_seconds": "x"}, 1],

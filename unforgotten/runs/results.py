@@ -230,10 +230,15 @@ def row_of(facts: Any, schema: int = SCHEMA) -> ResultRow:
     if missing := [field for field in needed if field not in facts]:
         raise ValueError(f"lacks {', '.join(missing)}")
     try:
-        return _adapter().validate_python(facts)
+        row = _adapter().validate_python(facts)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3]]
         raise ValueError("; ".join(wrong)) from None
+    for suite, rate in row.rates("asr").items():
+        counts = (row.flags or {}).get(suite)
+        if counts and (most := max(getattr(counts, field.name) for field in fields(counts))) > (rate.n or 0):
+            raise ValueError(f"flags.{suite}: {most} flagged of {rate.n or 0} replies")
+    return row
 
 
 @cache
