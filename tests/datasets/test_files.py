@@ -107,7 +107,7 @@ def test_files_that_are_not_there_or_hold_nothing(write, tmp_path, monkeypatch) 
         files.read(write("cut.jsonl.xz", lzma.compress(b'{"a": 1}\n' * 100)[:-9]))
     monkeypatch.delenv("UNFORGOTTEN_NO_PLACE", raising=False)
     for path in ("$UNFORGOTTEN_NO_PLACE/a.jsonl", "${UNFORGOTTEN_NO_PLACE}/a.jsonl"):
-        with pytest.raises(DataError, match="has no UNFORGOTTEN_NO_PLACE"):
+        with pytest.raises(DataError, match="UNFORGOTTEN_NO_PLACE is not set"):
             files.read(path)
 
 

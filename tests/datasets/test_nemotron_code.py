@@ -187,7 +187,7 @@ def test_a_set_that_is_missing_says_what_to_put_where(write, sources, hub, tmp_p
     with pytest.raises(DataError) as error:
         nemotron_code(path=path).rows()
     assert "BAAI/TACO (split test) cannot be read from the Hub" in str(error.value)
-    assert "or give `path:` (here `taco:`) a folder with its ALL/test-*.parquet." in str(error.value)
+    assert "Or give `path:` (here `taco:`) a folder with its ALL/test-*.parquet." in str(error.value)
 
 
 def test_questions_that_are_not_in_their_set_are_named(write, sources) -> None:

@@ -178,11 +178,11 @@ def test_a_server_replies_to_prompts_written_here_or_there(tmp_path: Path, model
         assert row.thinking["advbench"].judged is False  # keyword lists are not given thoughts
         with pytest.raises(RecipeError, match="one target per command"):
             evaluate([model, model], recipe_of(tmp_path, model, 4, endpoint=served))
-        with pytest.raises(RecipeError, match="has no `model:`, the name that the server knows"):
+        with pytest.raises(RecipeError, match="has no `model:`, the name by which the server knows"):
             evaluate(model, recipe_of(tmp_path, model, 4, endpoint={"url": talker.url}))
         with pytest.raises(RecipeError, match="asks two models, but evaluate.endpoint serves only one"):
             against(model, "base", recipe=recipe_of(tmp_path, model, 4, endpoint=served))
-    with pytest.raises(RecipeError, match="holds no key"):
+    with pytest.raises(RecipeError, match="must not contain a key"):
         recipe_of(tmp_path, model, 4, endpoint={"url": "https://user:key@host/v1"})
 
 

@@ -151,15 +151,15 @@ def test_a_gate_goes_by_nothing_that_this_user_did_not_write(tmp_path: Path, rec
         sets = [word for each in few for word in ("--set", each)]
         done = CliRunner().invoke(app, ["evaluate", str(run), *sets, "--gate", "max_asr=100"])
         assert done.exit_code == 0, done.output
-        return done.output
+        return " ".join(done.output.split())
 
     gated()
-    assert "set aside" not in gated() and not list(run.glob("replies-of-others-*")), "asked once"
+    assert "put aside" not in gated() and not list(run.glob("replies-of-others-*")), "asked once"
     assert (actual := check_gated(run, recipe)) is not None and actual.ours
     replies = run / "replies" / "advbench.jsonl"
     replies.write_text(replies.read_text().replace('"harmful": true', '"harmful": false'))
     (run / "gate.json").write_text((run / "gate.json").read_text().replace('"limit": 100.0', '"limit": 5.0'))
     assert (actual := check_gated(run, recipe)) is not None and not actual.ours
     assert "no gate of this user wrote" in lead(run, results.read(run / "results.json")[0], [])
-    assert "set aside" in gated() and list(run.glob("replies-of-others-*"))
+    assert "put aside" in gated() and list(run.glob("replies-of-others-*"))
     assert (actual := check_gated(run, recipe)) is not None and actual.ours

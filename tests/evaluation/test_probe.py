@@ -203,7 +203,7 @@ def test_a_guard_reads_the_replies_when_the_run_is_evaluated(tree: dict[str, Any
         return [Verdict("take" in reply.text, None) for reply in replies]
 
     monkeypatch.setattr(LlamaGuard, "check", lambda self, rows: None)
-    monkeypatch.setattr(LlamaGuard, "weights", lambda self: "w")
+    monkeypatch.setattr(LlamaGuard, "weights_digest", lambda self: "w")
     monkeypatch.setattr(LlamaGuard, "verdicts", verdicts)
     tree["evaluate"] = tree["evaluate"] | {"judge": ["llama_guard", "keywords"]}
     recipe = recipe_of(tree, probe={"every_steps": 100, "prompts": 4})

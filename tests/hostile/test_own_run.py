@@ -115,7 +115,7 @@ def test_replies_and_figures_that_a_stranger_wrote_are_not_his_models(
         lines = [json.loads(line) | {"text": "Sorry, I cannot help."} for line in file.read_text().splitlines()]
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = CliRunner().invoke(app, gate)
-    assert done.exit_code == 0 and "set aside" in done.output, done.output
+    assert done.exit_code == 0 and "put aside" in done.output, done.output
     again = {file.name: file.read_text() for file in (run / "replies").glob("*.jsonl")}
     assert again == honest and "Sorry" not in str(again)
     assert [*run.glob("replies-of-others-*")]

@@ -18,7 +18,7 @@ from unforgotten.training.trainer import MethodTrainer
 
 
 @pytest.mark.parametrize(
-    ("wanted", "hard", "easy", "ratio", "found"),
+    ("wanted", "hard", "easy", "ratio", "actual"),
     [
         (10, 20, 20, 0.5, (5, 5)),
         (7, 20, 20, 0.5, (3, 4)),  # as the official code rounds: down

@@ -367,5 +367,5 @@ def test_results_say_that_the_base_was_in_4_bits(tmp_path: Path, model_folder: M
     stages = [of_stage(recipe, stage) for stage in ("aligned", "base")]
     rows = measure_all([of_run(finetune(recipe), recipe), *stages])
     for row in rows:
-        assert any("4 bits (nf4)" in note for note in row["notes"])
-    assert len({row["digests"]["loaded"] for row in rows}) == 3
+        assert any("4 bits (nf4)" in note for note in row.notes)
+    assert len({row.digests.loaded for row in rows}) == 3

@@ -288,7 +288,7 @@ def broken(error: str) -> Iterator[tuple[str, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [("raises", "no more"), ("unknown", "'z' is not a tensor"), ("shape", r"\(5,\).*\(4,\)")]
+    ("error", "said"), [("raises", "no more"), ("unknown", "'z' is not a tensor"), ("shape", r"\(5,\).*\(4,\)")]
 )
 @pytest.mark.parametrize("there", [False, True])
 def test_an_edit_that_fails_leaves_nothing_half_written(error: str, said: str, there: bool, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_the_card_has_the_figures_of_these_weights_only(tmp_path: Path, model_fo
     from unforgotten.verbs.evaluate.evaluate import evaluate
 
     run = run_of(tmp_path, model_folder("llama"), rows_file)
-    assert "This model was not measured" in (export(str(run), "adapter").folder / "README.md").read_text()
+    assert "Until it is measured, nobody knows" in (export(str(run), "adapter").folder / "README.md").read_text()
     evaluate(str(run))
     text = (export(str(run), "merged").folder / "README.md").read_text()
     assert "library_name: transformers" in text and "95 % intervals" in text and "replies/" not in text
