@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import re
@@ -78,6 +79,17 @@ def at_top(name: str) -> str | None:
     return f"{name} is called training.{name} here"
 
 
+def passed_through(name: str) -> tuple[Any, Mapping[str, Any]] | None:
+    """Default and JSON schema of a field that `training:` passes on to TrainingArguments; None for any other name."""
+    from transformers import TrainingArguments
+
+    if name not in _hints() or _elsewhere(name) is not None:
+        return None
+    field = TrainingArguments.__dataclass_fields__[name]
+    default = None if field.default is dataclasses.MISSING else field.default
+    return default, TypeAdapter(_hints()[name]).json_schema()
+
+
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields with numbers that YAML reads as text (1e-8) made numbers.
 
@@ -133,7 +145,6 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}")
 @functools.cache
 def _hints() -> dict[str, Any]:
     """TrainingArguments' fields and their types. Imports Transformers, so it is asked only where a recipe has one."""
-    import dataclasses
     import logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # tells at import what it lacks for kernels

@@ -116,3 +116,14 @@ def test_without_optuna_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPat
     # What it would do can be asked without.
     result = CliRunner().invoke(app, ["sweep", "world-search", "--dry-run", "--trials", "3"])
     assert result.exit_code == 0 and result.output.startswith("3 trials of 1 run, 2 at a time")
+
+
+def test_a_field_that_training_passes_on_is_searched_too() -> None:
+    """Its default is that of TrainingArguments; fields that a recipe does not take are unknown."""
+    searched = places(recipe({"training.adam_beta2": {"low": 0.9, "high": 0.999}, "training.optim": ["adamw_torch"]}))
+    assert [place.name for place in searched] == ["training.adam_beta2", "training.optim"]
+    assert searched[0].own == 0.999
+    trial = varied(recipe(), searched[:1], {"training.adam_beta2": 0.95})
+    assert trial.training.determining()["adam_beta2"] == 0.95
+    with pytest.raises(UnknownName, match="seed"):
+        places(recipe({"training.seed": [1, 2]}))

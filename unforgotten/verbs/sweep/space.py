@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
-from unforgotten.recipe import renamed
+from unforgotten.recipe import arguments, renamed
 from unforgotten.recipe.sweep import Range
 from unforgotten.recipe.training import Lora, MemorySettings, Training
 
@@ -153,6 +153,9 @@ def _located(recipe: Recipe, name: str) -> tuple[int | str, str, Any, Mapping[st
         if section is None:
             raise RecipeError(f"sweep.fields.{name}: the recipe has no {first}.")
         fields = SECTIONS[first].model_json_schema()["properties"]
+        if first == "training" and rest not in fields and (passed := arguments.passed_through(rest)):
+            default, schema = passed
+            return first, rest, (section.model_extra or {}).get(rest, default), schema
         if rest not in fields:
             raise UnknownName(f"field of {first}, in sweep.fields", rest, fields)
         return first, rest, getattr(section, rest), fields[rest]
