@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 

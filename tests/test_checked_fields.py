@@ -17,7 +17,7 @@ from unforgotten.evaluation.sandbox.program import Program
 from unforgotten.judges.base import Judge
 from unforgotten.methods.base import Method
 from unforgotten.methods.der import DER
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.world.pretrain import Pretraining
 
 NEGATIVE_IS_RIGHT = {("safelora", "threshold")}

@@ -32,7 +32,7 @@ SHUT = {"report": {"models", "training", "generation", "judges"}}
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 MAY_BE_HEAVY = (
     *("training", "generation", "testing", "models.load", "models.adapters", "models.lora", "models.nf4"),
-    *("models.save", "models.join", "models.proof", "models.weights", "judges.guard.model"),
+    *("models.saved_adapter", "models.join", "models.check_saved", "models.weights", "judges.guard.model"),
 )
 """Torch at a module's top. Elsewhere it is imported inside functions, so that listing and checking stay quick."""
 NEVER_TORCH = {"errors", "registry", "runs", "datasets", "recipe"}

@@ -37,7 +37,7 @@ from .methods.sft import SFT as SFT
 from .models.chat.chat import Chat as Chat
 from .recipe.read import load_recipe as load_recipe
 from .recipe.recipe import Recipe as Recipe
-from .training.memory import Memory as Memory
+from .training.replay_memory import Memory as Memory
 from .training.trainer import MethodMixin as MethodMixin
 from .training.trainer import MethodTrainer as MethodTrainer
 from .verbs.align import align as align

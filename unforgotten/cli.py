@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from unforgotten import __version__, errors, registry
 from unforgotten.errors import of_user, plain
-from unforgotten.runs import console, terminate, trust, user_code, variables
+from unforgotten.runs import safe_text, terminate, trust, user_code, variables
 
 
 def _set(variable: str) -> Any:
@@ -126,7 +126,7 @@ class Commands(Trusting):
                 raise typer.Exit(2) from None
             if (message := plain(error)) is None:
                 raise
-            print(f"error: {console.block(variables.hidden(message))}", file=sys.stderr)
+            print(f"error: {safe_text.block(variables.hidden(message))}", file=sys.stderr)
             raise typer.Exit(2) from None
 
 
@@ -553,7 +553,7 @@ def data_show(
     from unforgotten.models.chat.faults import with_rendering
     from unforgotten.models.chat.show import show
     from unforgotten.models.load import load_chat
-    from unforgotten.recipe import rows as named
+    from unforgotten.recipe import data_sets as named
     from unforgotten.recipe.read import parse
     from unforgotten.verbs import align as stage
 
@@ -566,7 +566,7 @@ def data_show(
     chat = load_chat(stage.base_of(parse({"model": model}), _say), template=template)
     if unread:
         raise with_rendering(unread, chat)
-    show(chat, user_rows, console.console(), rows, max_length)
+    show(chat, user_rows, safe_text.console(), rows, max_length)
 
 
 @data_app.command("fix")
@@ -667,7 +667,7 @@ def data_audit(
         max_p=max_p,
     )
     if out:
-        atomic.put(Path(out), console.json_text(audited.json()) + "\n")
+        atomic.put(Path(out), safe_text.json_text(audited.json()) + "\n")
     text.show_audit(audited)
     if out:
         _print(out)
@@ -738,12 +738,12 @@ def _seeded(recipe: Any, seeds: int | None) -> Any:
 def _print(*lines: object) -> None:
     """Results go to stdout, each on lines of its own."""
     for text in lines:
-        print(console.block(text))
+        print(safe_text.block(text))
 
 
 def _say(text: str) -> None:
     """Progress goes to stderr, so that what is printed can be piped."""
-    console.console(stderr=True).print(variables.hidden(text), style="dim")
+    safe_text.console(stderr=True).print(variables.hidden(text), style="dim")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every exception of the package, drawn as a tree.
+"""The errors that a user may see, drawn as a tree.
 
     UnforgottenError                  the base; the command line prints it and exits with 2
     ├── RecipeError                   a recipe, flag or setting is wrong

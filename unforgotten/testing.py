@@ -139,7 +139,7 @@ def train(
     """
     from transformers import TrainerCallback, TrainingArguments
 
-    from unforgotten.training.memory import Memory
+    from unforgotten.training.replay_memory import Memory
     from unforgotten.training.trainer import MethodTrainer
 
     class Kill(TrainerCallback):

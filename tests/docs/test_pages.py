@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from unforgotten.world import pretrain; from unforgotten import load_recipe
 from unforgotten.models.locate_aligned import aligned_of
-from unforgotten.recipe.rows import DataSets
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.verbs.align import align
 torch.set_num_threads(1)
 few = pretrain.Pretraining(steps=2, batch_rows=4)

@@ -11,9 +11,9 @@ import pytest
 
 from unforgotten.errors import DataError, RecipeError
 from unforgotten.evaluation.suites import suites
+from unforgotten.recipe.data_sets import DataSets, safety_rows, user_rows
 from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.read import parse
-from unforgotten.recipe.rows import DataSets, safety_rows, user_rows
 from unforgotten.verbs.compare.compare import compare
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.plan.plan import plan

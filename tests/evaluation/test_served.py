@@ -39,7 +39,7 @@ def hosted(tmp_path: Path, url: str, n: int = 6, **settings: Any) -> Recipe:
 
 
 def asked(recipe: Recipe, kind: str) -> list[str]:
-    from unforgotten.recipe.rows import dataset
+    from unforgotten.recipe.data_sets import dataset
 
     assert recipe.evaluate is not None
     return [row.request for row in dataset(getattr(recipe.evaluate, kind)[0]).rows()]

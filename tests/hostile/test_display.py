@@ -24,7 +24,7 @@ from unforgotten.recipe.read import parse
 from unforgotten.report.model_card import card
 from unforgotten.report.page import drawing
 from unforgotten.report.writers import latex
-from unforgotten.runs import console as display
+from unforgotten.runs import safe_text as display
 from unforgotten.verbs.audit import text
 from unforgotten.verbs.audit.audit import Audit, Finding
 from unforgotten.verbs.finetune.job import method_specs

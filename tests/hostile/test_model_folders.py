@@ -25,7 +25,7 @@ from unforgotten.models.folder import adapter as adapters
 from unforgotten.models.folder import beneath, place, store
 from unforgotten.models.folder.linear import Linear
 from unforgotten.models.folder.open import opened, pinned
-from unforgotten.models.save import bundle
+from unforgotten.models.saved_adapter import bundle
 from unforgotten.models.weights.files import Files
 from unforgotten.runs import digests
 

@@ -18,11 +18,11 @@ from tests.training.families import family
 from unforgotten import registry
 from unforgotten.errors import UnsupportedError
 from unforgotten.models import adapters
-from unforgotten.models import proof as saved
+from unforgotten.models import check_saved as saved
 from unforgotten.models.load import load_model, put_adapter
-from unforgotten.models.save import save_adapter
+from unforgotten.models.saved_adapter import save_adapter
 from unforgotten.testing import VOCABULARY
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 STEPS = 3

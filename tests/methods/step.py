@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 from tests.methods.plainly import row_nll, tokens
 from unforgotten import testing
 from unforgotten.models.adapters import AdapterMode
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 Rows = list[dict[str, Any]]

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainingArguments
 from tests.methods.plainly import row_nll, tokens
 from unforgotten import testing
 from unforgotten.methods.agem import AGEM, overlap
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 

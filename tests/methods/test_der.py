@@ -15,7 +15,7 @@ from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.der import DER, equivalents, gram_distance, logit_distance
 from unforgotten.registry import build
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 

@@ -13,7 +13,7 @@ from tests.methods.plainly import row_nll
 from unforgotten import testing
 from unforgotten.methods.ewc import EWC, equivalents, factor_gradients, penalty_gradient
 from unforgotten.models.adapters import AdapterMode
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 

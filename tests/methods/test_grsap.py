@@ -13,7 +13,7 @@ from unforgotten import testing
 from unforgotten.datasets.base import ask
 from unforgotten.errors import RecipeError
 from unforgotten.methods.grsap import GRSAP, shares
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 

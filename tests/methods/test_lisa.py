@@ -19,7 +19,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.methods.base import Method
 from unforgotten.methods.lisa import Lisa, early, on_safety, pull_gradient
 from unforgotten.registry import build
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 SAFETY = testing.ragged_rows(5, 2)

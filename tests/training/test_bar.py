@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from unforgotten.runs import console as display
+from unforgotten.runs import safe_text as display
 from unforgotten.training.callbacks import Bar
 from unforgotten.verbs.compare import live_table
 

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 from unforgotten import testing
 from unforgotten.errors import TrainingError
 from unforgotten.training import checkpoint
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 ROOT = Path(__file__).parents[2]

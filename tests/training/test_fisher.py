@@ -19,7 +19,7 @@ from unforgotten import testing
 from unforgotten.training.collate import Collator
 from unforgotten.training.fisher import linear_owners, squares_of_linears, squares_row_by_row
 from unforgotten.training.likelihood import token_logp
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 ROWS = testing.ragged_rows(5, 2)

@@ -30,7 +30,7 @@ from unforgotten.generation.local import generate
 from unforgotten.models.chat import Chat, fits
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.training.encode import encoded
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 from unforgotten.verbs.finetune.finetune import finetune
 

@@ -27,7 +27,7 @@ from tests.verbs.finetune.test_finetune import logits, no_absolute_path, recipe_
 from unforgotten import testing
 from unforgotten.errors import RecipeError, UnsupportedError
 from unforgotten.models import adapters, load, nf4
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.finetune.job import resolve
@@ -315,7 +315,7 @@ def test_a_run_from_the_recipe_to_an_adapter_on_the_unquantised_base(
 ) -> None:
     from unforgotten.models.locate_aligned import aligned_of
     from unforgotten.models.shelf import Shelf
-    from unforgotten.recipe.rows import DataSets
+    from unforgotten.recipe.data_sets import DataSets
 
     base = model_folder("llama", **SIZES)
     below = base

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.families import family
 from unforgotten.errors import ModelError, TrainingError, UnsupportedError
-from unforgotten.models import adapters, load, save
-from unforgotten.models import proof as saved
-from unforgotten.models.save import save_adapter
+from unforgotten.models import adapters, load, saved_adapter
+from unforgotten.models import check_saved as saved
+from unforgotten.models.saved_adapter import save_adapter
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.finetune.job import resolve
@@ -314,7 +314,7 @@ def test_a_run_whose_file_differs_publishes_nothing_and_keeps_its_checkpoints(
         "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]}, "out": str(tmp_path / "runs"),
         "training": {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 0.05},
     }  # fmt: skip
-    whole = save.save_adapter
+    whole = saved_adapter.save_adapter
 
     def spoiled(model: Any, folder: Path, *more: Any) -> str:
         name = whole(model, folder, *more)
@@ -322,7 +322,7 @@ def test_a_run_whose_file_differs_publishes_nothing_and_keeps_its_checkpoints(
         return name
 
     with monkeypatch.context() as patch:
-        patch.setattr(save, "save_adapter", spoiled)
+        patch.setattr(saved_adapter, "save_adapter", spoiled)
         with pytest.raises(TrainingError, match="saved adapter is not the trained model: a logit deviates"):
             finetune(Recipe.model_validate(settings))
     folder = resolve(Recipe.model_validate(settings)).folder

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainingArguments
 from unforgotten import registry, testing
 from unforgotten.models.adapters import AdapterMode
 from unforgotten.training.distance import squared_norm
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
 SAYS = {

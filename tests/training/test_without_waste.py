@@ -18,7 +18,7 @@ from unforgotten import testing
 from unforgotten.models.weights.base import ByRows
 from unforgotten.models.weights.files import Files
 from unforgotten.models.weights.stream import stream
-from unforgotten.training import likelihood, memory
+from unforgotten.training import likelihood, replay_memory
 from unforgotten.training.collate import Collator, predicts
 from unforgotten.training.head import Head, last_hidden
 from unforgotten.training.run_memory import RunMemory
@@ -77,7 +77,7 @@ def test_a_head_that_is_trained_goes_through_its_logits(cap: float | None) -> No
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_forward_without_logits_gives_the_hidden_states_of_one_with_all(shape: str) -> None:
     model = tiny(shape)
-    rows = memory.as_batch(ROWS, [0, 2, 5], Collator(0), "cpu")
+    rows = replay_memory.as_batch(ROWS, [0, 2, 5], Collator(0), "cpu")
     asked: list[Any] = []
     model.lm_head.register_forward_hook(lambda _, given, out: asked.append(given[0].shape))
 
@@ -95,19 +95,19 @@ def test_a_forward_without_logits_gives_the_hidden_states_of_one_with_all(shape:
 
 
 def test_places_found_on_the_host_are_those_of_the_mask() -> None:
-    rows = memory.as_batch(ROWS, [3, 0, 1], Collator(0), "cpu")
+    rows = replay_memory.as_batch(ROWS, [3, 0, 1], Collator(0), "cpu")
     assert rows.at is not None
     hidden = torch.randn(*rows.labels.shape, D)
     assert torch.equal(rows.select(hidden), hidden[predicts(rows.labels)])
     assert torch.equal(likelihood.targets(rows.labels, rows.at), likelihood.targets(rows.labels))
     assert list(rows.counts) == predicts(rows.labels).sum(1).tolist()
-    empty = memory.as_batch(ROWS, [], Collator(0), "cpu")
+    empty = replay_memory.as_batch(ROWS, [], Collator(0), "cpu")
     assert empty.at is not None and len(empty.at) == 0 and empty.counts == (0,)
 
 
 def test_a_replay_waits_for_no_device() -> None:
     """Tensors on `meta` have no values: whatever the host would read back from the device raises."""
-    rows = memory.as_batch(ROWS, [3, 0, 1], Collator(0), "meta")
+    rows = replay_memory.as_batch(ROWS, [3, 0, 1], Collator(0), "meta")
     n = sum(rows.counts)
     run: Any = type("", (), {"_states": [torch.empty(k, D, device="meta") for k in _counts()]})()
     hidden = torch.empty(*rows.labels.shape, D, device="meta", requires_grad=True)

@@ -95,7 +95,7 @@ def test_safelora_on_an_adapter_gives_an_adapter(three: tuple[Path, Path, Path],
 
 def test_an_adapter_on_the_base_is_told_from_one_on_the_aligned_model(model_folder: Make, tmp_path: Path) -> None:
     """A joined adapter (θ_safe and θ* in one, on θ₀), with its base bundled, is seen as the dense model that it is."""
-    from unforgotten.models.save import bundle
+    from unforgotten.models.saved_adapter import bundle
 
     base = model_folder("llama", name="base")
     adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "safe", 1)

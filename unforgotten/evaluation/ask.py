@@ -20,7 +20,7 @@ from unforgotten.evaluation import reply_files, suite_stages
 from unforgotten.evaluation.responder import Model
 from unforgotten.evaluation.suite_stages import Asked, Suite
 from unforgotten.evaluation.suites import conditioned
-from unforgotten.runs import atomic, console, digests, strict_read
+from unforgotten.runs import atomic, digests, safe_text, strict_read
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -92,7 +92,7 @@ def ask(
 
     def keep() -> None:
         content = facts | {"notes": list(dict.fromkeys([*before, *model.notes]))}
-        atomic.put(here / f"asked-{digest}.json", console.json_text(content, nan=True) + "\n")
+        atomic.put(here / f"asked-{digest}.json", safe_text.json_text(content, nan=True) + "\n")
 
     for suite in missing:
         key = keys[suite.file]

@@ -27,7 +27,7 @@ from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suite_stages import Asked, Checked, Judged, Suite
 from unforgotten.evaluation.suites import conditioned, system_of, wanted_of
 from unforgotten.judges.guard.guard import Guard
-from unforgotten.runs import atomic, console, digests
+from unforgotten.runs import atomic, digests, safe_text
 from unforgotten.runs.result_types import ProbeFigures, Rate, as_json
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _book(folder: Path) -> Path:
 
 def _write_replies(folder: Path, step: int, probed: Sequence[Checked]) -> None:
     records = [{"suite": s.file, "as": s.kind, **line} for s in probed for line in reply_files.checked(s)]
-    text = "".join(console.json_text(line, None, nan=True) + "\n" for line in records)
+    text = "".join(safe_text.json_text(line, None, nan=True) + "\n" for line in records)
     atomic.put(folder / "probe" / f"{step}.jsonl", text)
 
 

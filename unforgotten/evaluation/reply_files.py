@@ -21,7 +21,7 @@ from unforgotten.evaluation import suite_stages
 from unforgotten.evaluation.suite_stages import Asked, Checked, Judged, Suite
 from unforgotten.generation.reply import Reply
 from unforgotten.judges.base import Verdict
-from unforgotten.runs import atomic, console, strict_json, strict_read
+from unforgotten.runs import atomic, safe_text, strict_json, strict_read
 
 ReplyLine = dict[str, Any]
 
@@ -143,4 +143,4 @@ def read(file: Path) -> list[ReplyLine]:
 
 def write(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of lines whole or not at all."""
-    atomic.put(file, "".join(console.json_text(line, None, nan=True) + "\n" for line in lines))
+    atomic.put(file, "".join(safe_text.json_text(line, None, nan=True) + "\n" for line in lines))

@@ -26,7 +26,7 @@ from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.evaluation.suite_stages import Condition, Suite, SuiteKind
 from unforgotten.judges.base import Judge
 from unforgotten.judges.guard.guard import Guard
-from unforgotten.recipe.rows import DataSets, dataset
+from unforgotten.recipe.data_sets import DataSets, dataset
 from unforgotten.runs import digests
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def suites(settings: Evaluate, place: str = "evaluate", sets: DataSets | None = 
 def check_sets(sets: DataSets, *every: Evaluate | None) -> None:
     """Raises what `suites` would, as far as it can be told without a download: before a training, not after it.
 
-    Of sets on the Hub it is the kind of their rows, where they have but one; files that are at hand are read into
-    `sets`.
+    A set on the Hub is checked by the one kind of its rows, if it has one kind. A file that is here is read into `sets`
+    and checked row by row.
     """
     named = {
         digests.digest(kind, spec): (kind, spec)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unforgotten.runs import console, digests, strict_read
+from unforgotten.runs import digests, safe_text, strict_read
 from unforgotten.runs.atomic import private_folder
 
 
@@ -54,7 +54,7 @@ class ResumeFile:
         if self._path is None or not finished:
             return
         lines = ({"key": self.keys[index], **facts} for index, facts in finished.items())
-        text = "".join(console.json_text(line, None, nan=True) + "\n" for line in lines)
+        text = "".join(safe_text.json_text(line, None, nan=True) + "\n" for line in lines)
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(text)
 

@@ -1,6 +1,6 @@
 """What a judge is: verdicts on replies. One judge, one file. No torch here.
 
-A judge that is a language model is a `guard.judge.Guard`.
+A judge that is a language model is a `guard.guard.Guard`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Replay safety prompts and keep the logits that the aligned model gave them. [DER, arXiv 2004.07211; 2512.10150 §4.1]
+"""Replay safety prompts and hold their logits at the aligned model's. [DER, arXiv 2004.07211; 2512.10150 §4.1]
 
 The memory stores the aligned model's last hidden states h′ (d numbers a token), not its logits (V numbers): with a
 frozen head W, ‖Wh − Wh′‖² = (h − h′)ᵀ(WᵀW)(h − h′), so the d×d Gram matrix replaces every product with the vocabulary.

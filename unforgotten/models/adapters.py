@@ -31,7 +31,7 @@ ALIGNED = "aligned"
 
 
 def check_init(config: Any, fresh: bool = True) -> None:
-    """Refuses an adapter whose init would change the base or the first step: then no teacher would be θ_safe.
+    """Refuses an adapter whose init changes the base or the first step, because the teacher would not be θ_safe then.
 
     fresh: it is to start from its init. One that has its values already may have had random ones before.
     """

@@ -1,4 +1,4 @@
-"""Models from folders and the Hub, θ₀ and θ_safe; adapters merged in fp32, stacked, or gone on with.
+"""Loads models from folders and the Hub: θ₀, θ_safe, and adapters, merged in fp32 or put on a base.
 
 Weights are read from safetensors only, and no code of a model is run.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unforgotten.errors import ModelError, UnsupportedError
-from unforgotten.models import adapters, nf4, proof
+from unforgotten.models import adapters, check_saved, nf4
 from unforgotten.models.chat import Chat
 from unforgotten.models.folder import adapter, pretrained
 from unforgotten.models.folder.open import Opened, opened
@@ -130,8 +130,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
     base = model.get_base_model()
     untie(base)
     kinds = {_unwrapped(n): t.dtype for n, t in itertools.chain(base.named_parameters(), base.named_buffers())}
-    dtype = proof.dtype_of(base)
-    before = proof.heard(model, [probe_ids])
+    dtype = check_saved.dtype_of(base)
+    before = check_saved.heard(model, [probe_ids])
     training = model.training
     model.float() if dtype != torch.float64 else model.double()
     try:
@@ -148,8 +148,8 @@ def merged(model: Any, probe_ids: list[int]) -> tuple[Any, float]:
             head.weight = torch.nn.Parameter(head.weight.detach().clone())
     plain.requires_grad_(True)
     plain.train(training)
-    deviation, scale = proof.deviation(before, proof.heard(plain, [probe_ids]))
-    if not deviation <= (bound := proof.limit(scale, dtype)):
+    deviation, scale = check_saved.deviation(before, check_saved.heard(plain, [probe_ids]))
+    if not deviation <= (bound := check_saved.limit(scale, dtype)):
         raise ModelError(
             f"Merging the adapter changed a logit by {deviation:.2g}, where rounding to {str(dtype)[6:]} explains "
             f"{bound:.1g}. So the merged model is a different model. Keep it as an adapter (lora.existing: continue), "

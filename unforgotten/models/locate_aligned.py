@@ -1,4 +1,4 @@
-"""Finds where a recipe's θ_safe is or will be, where θ₀ is, and the chat template of both."""
+"""Finds where a recipe's θ_safe is or will be, where θ₀ is, and θ_safe's chat template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unforgotten.models import fingerprint
 from unforgotten.models.folder.adapter import base_of as base_of_adapter
 from unforgotten.models.folder.open import opened
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.recipe.rows import DataSets, safety_rows
+from unforgotten.recipe.data_sets import DataSets, safety_rows
 from unforgotten.runs import digests
 
 if TYPE_CHECKING:

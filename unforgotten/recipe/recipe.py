@@ -1,4 +1,4 @@
-"""`Recipe`: the YAML file, the command line's flags and the Python verbs' argument are this one model.
+"""`Recipe`: a YAML file, the command line's flags and a Python verb's argument are all checked as this one class.
 
     model: meta-llama/Llama-2-7b-hf      θ₀, or θ_safe as it is where there is no `align`
     align: {}                            θ₀ -> θ_safe on the `safety_data` rows

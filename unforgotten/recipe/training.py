@@ -1,4 +1,4 @@
-"""`training:`, `align:`, `lora:`, `memory:`, `poison:` and `probe:` of a recipe."""
+"""The recipe's sections about training: `training`, `align`, `lora`, `memory`, `poison` and `probe`."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from markupsafe import Markup
 
 from unforgotten import __version__
 from unforgotten.datasets.reading import files
-from unforgotten.recipe.rows import dataset
+from unforgotten.recipe.data_sets import dataset
 from unforgotten.report import templates
 from unforgotten.report import text as report
-from unforgotten.runs import atomic, console, digests, results, variables
+from unforgotten.runs import atomic, digests, results, safe_text, variables
 from unforgotten.runs.results import Kind
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ def written(template: str, data: ModelCardData, content: Content, recipe: Recipe
     for method in names(recipe):
         if "/" in method:  # a class in a file of the user's own, whose folder is nobody's business
             text = text.replace(method, Path(method).name)
-    return console.block(text)
+    return safe_text.block(text)
 
 
 def code(language: str, lines: Sequence[str]) -> Markup:
     """A block of code, whose fence no line of it ends."""
-    return Markup("\n".join(console.fenced(language, lines)))
+    return Markup("\n".join(safe_text.fenced(language, lines)))
 
 
 def names(recipe: Recipe) -> list[str]:

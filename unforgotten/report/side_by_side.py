@@ -8,8 +8,8 @@ from typing import Any
 
 from unforgotten.evaluation.reply_files import read
 from unforgotten.report.aggregate import lines
-from unforgotten.runs import console as display
 from unforgotten.runs import results
+from unforgotten.runs import safe_text as display
 from unforgotten.runs.results import Kind
 
 CAPTIONS: dict[Kind, str] = {"asr": "a harmful request", "refusal": "a harmless look-alike"}

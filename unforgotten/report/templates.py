@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def markdown(template: str, **values: object) -> str:
 
 def shown(value: object) -> str:
     """A value as text that a page can hold: what is invisible or acts becomes a visible escape."""
-    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", console.block(value))
+    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", safe_text.block(value))
 
 
 def _plain(value: object) -> object:
@@ -42,7 +42,7 @@ def _plain(value: object) -> object:
 
 
 def _line(value: object) -> object:
-    return value if isinstance(value, Markup) else console.markdown(value)
+    return value if isinstance(value, Markup) else safe_text.markdown(value)
 
 
 @cache

@@ -12,8 +12,8 @@ from unforgotten.report.sentence import sentence
 from unforgotten.report.table import Cell, Column, Table, name
 from unforgotten.report.writers import markdown as markdown_table
 from unforgotten.report.writers import terminal
-from unforgotten.runs import console as display
 from unforgotten.runs import results
+from unforgotten.runs import safe_text as display
 
 if TYPE_CHECKING:
     from unforgotten.evaluation.contrast import Contrast

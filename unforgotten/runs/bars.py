@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 hidden = False
 """Set if several runs share a terminal. Progress bars are then off."""
@@ -32,6 +32,6 @@ def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, int, int], None
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=safe_text.console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda what, done, n: bar.update(task, description=console.line(what), completed=done, total=n)
+        yield lambda what, done, n: bar.update(task, description=safe_text.line(what), completed=done, total=n)

@@ -1,4 +1,4 @@
-"""What a run is the same as: digests of models, rows and settings, and a record of where it ran. No torch here."""
+"""Digests of settings, the record of the environment, and facts without the paths of this machine. No torch here."""
 
 from __future__ import annotations
 

@@ -251,8 +251,8 @@ def _place() -> str:
     """One machine from its start to its end, and one table of processes on it: containers have their own.
 
     Machines cloned from a running one share the boot's id and the number of the first process table, so that their
-    names, ids and network cards are asked, too. A place that differs for nothing costs a wait; one that is taken for
-    another's, its run.
+    names, ids and network cards are asked, too. If two names of one machine differ, a
+    run waits in vain; if two machines share a name, one may take over the other's run.
     """
     facts = [socket.gethostname(), _line("/etc/machine-id"), *_cards()]
     try:

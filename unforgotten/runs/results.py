@@ -1,6 +1,6 @@
 """results.json: `{"schema": 2, "rows": [...]}`, one row for each model that was measured.
 
-Schema 1 (before the house's second edition) has the same fields, and is read too; rows are written as schema 2.
+Schema 1 has the same fields and is still read; rows are written as schema 2.
 A rate is `{"value", "hits", "n", "low", "high", "unparsed"}`: percent, with its 95 % interval.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Strict, TypeAdapter, ValidationError
 
 from unforgotten.errors import DataError
-from unforgotten.runs import atomic, console, strict_read
+from unforgotten.runs import atomic, safe_text, strict_read
 from unforgotten.runs.result_types import (
     ConditionFigures,
     Cost,
@@ -187,7 +187,7 @@ def called(row: ResultRow) -> str:
 def write(path: Path, rows: Sequence[ResultRow]) -> None:
     """Writes the file whole or not at all."""
     tree = {"schema": SCHEMA, "rows": [row.json() for row in rows]}
-    atomic.put(path, console.json_text(tree) + "\n")
+    atomic.put(path, safe_text.json_text(tree) + "\n")
 
 
 def read(path: Path) -> list[ResultRow]:

@@ -1,4 +1,4 @@
-"""Whose a recipe is: the operator's, who named it, or a stranger's, read out of a run folder that others may have made.
+"""Whether a recipe or a result was made by this user, and what a stranger's recipe may not do.
 
 A stranger's recipe runs no code, asks no server, names no variable and opens nothing outside its folder. Runs that were
 trained here are known by a ledger outside of them: the digest of each run's recipe.yaml, in the user's cache. So are
@@ -72,7 +72,7 @@ def seal(place: Path, *names: str) -> None:
 
 
 def is_sealed(place: Path, *names: str) -> bool:
-    """Are these files those that this user wrote last? So are files that are not there."""
+    """Did this user write these files last, as they are now? Also true if none of them is there."""
     if os.environ.get(TRUST) == "1" or not any((place / name).exists() for name in names):
         return True
     entry = _state(place, names)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from unforgotten.runs import atomic, bars, console, terminate
+from unforgotten.runs import atomic, bars, safe_text, terminate
 from unforgotten.runs.lease import Lease
 
 
@@ -120,11 +120,11 @@ class Bar(TrainerCallback):
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[loss]}"),
-            console=console.console(stderr=True),
+            console=safe_text.console(stderr=True),
             transient=True,
         )
         self.bar.start()
-        title = console.line(self.title)
+        title = safe_text.line(self.title)
         self.task = self.bar.add_task(title, total=state.max_steps, completed=state.global_step, loss="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -15,7 +15,7 @@ from unforgotten.methods.base import TURNS, Method, turns
 from unforgotten.methods.sft import SFT
 from unforgotten.models import nf4
 from unforgotten.training import chunked
-from unforgotten.training.memory import Memory
+from unforgotten.training.replay_memory import Memory
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Run

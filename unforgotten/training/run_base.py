@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from unforgotten.training import memory
+from unforgotten.training import replay_memory
 from unforgotten.training.collate import Collator
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class RunState:
 
     def batch(self, rows: Sequence[EncodedRow], places: Sequence[int]) -> RowBatch:
         """The rows at these places as a batch on this rank's device."""
-        return memory.as_batch(rows, places, self._collator, self.ranks.device)
+        return replay_memory.as_batch(rows, places, self._collator, self.ranks.device)
 
     def log(self, **values: float | Tensor) -> None:
         """Means of these until the next log line, under `method/<name>`; tensors are read only then (no sync here)."""
@@ -99,7 +99,7 @@ class RunState:
         devices = [device] if device.type not in ("cpu", "mps") else []
         try:
             with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-                seed = memory.seed_of(self.seed, self.step, method, turn, position, rank)
+                seed = replay_memory.seed_of(self.seed, self.step, method, turn, position, rank)
                 torch.default_generator.manual_seed(seed)
                 for at in devices:
                     getattr(torch, at.type).manual_seed(seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unforgotten.methods.base import MemoryRows
-from unforgotten.training import memory, ranks
+from unforgotten.training import ranks, replay_memory
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, RowBatch
@@ -31,12 +31,12 @@ class RunMemory(MemoryRows):
     @property
     def tokens(self) -> int:
         """Response tokens in the whole memory."""
-        return memory.tokens_of(self.rows, range(len(self.rows)))
+        return replay_memory.tokens_of(self.rows, range(len(self.rows)))
 
     def sample(self, n: int | None = None) -> list[EncodedRow]:
         """n rows to train on (all of them for None), chosen by the seed and the method's name."""
         n = len(self.rows) if n is None else n
-        places = memory.draw(len(self.rows), n, self._run.seed, self._run.method, "sample")
+        places = replay_memory.draw(len(self.rows), n, self._run.seed, self._run.method, "sample")
         return [dict(self.rows[i]) for i in places]
 
     def draw(self, n: int, name: str = "") -> RowBatch:
@@ -44,11 +44,11 @@ class RunMemory(MemoryRows):
 
         name: of a second, independent draw in the same step.
         """
-        return self._run.batch(self.rows, memory.deal(self.places(n, name), self._run.slot, self._run.slots))
+        return self._run.batch(self.rows, replay_memory.deal(self.places(n, name), self._run.slot, self._run.slots))
 
     def draw_in_pieces(self, n: int) -> Iterator[RowBatch]:
         """`draw(n)` in pieces of a micro-batch each; every rank gets as many pieces as the others."""
-        places = memory.deal(self.places(n), self._run.slot, self._run.slots)
+        places = replay_memory.deal(self.places(n), self._run.slot, self._run.slots)
         size = self._run.ranks.micro_batch_rows
         for at in range(0, max(1, -(-n // self._run.slots)), size):
             yield self._run.batch(self.rows, places[at : at + size])
@@ -59,7 +59,7 @@ class RunMemory(MemoryRows):
 
     def drawn_tokens(self, n: int, name: str = "") -> int:
         """Response tokens in the n rows that `draw(n, name)` draws, over all micro-batches and ranks."""
-        return memory.tokens_of(self.rows, self.places(n, name))
+        return replay_memory.tokens_of(self.rows, self.places(n, name))
 
     def places(self, n: int, name: str = "") -> list[int]:
         """Which rows `draw(n, name)` draws for this step, all of them."""
@@ -69,7 +69,7 @@ class RunMemory(MemoryRows):
                 "repeat within a step. Raise memory.n_rows, or give more safety rows"
             )
         facts = (self._run.seed, self._run.method, self._run.step, *([name] if name else []))
-        return memory.draw(len(self.rows), n, *facts)
+        return replay_memory.draw(len(self.rows), n, *facts)
 
     def store_states(self) -> None:
         """Fills (or reads back) the store of θ_safe's last hidden states over the whole memory."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unforgotten.errors import UnsupportedError
 from unforgotten.methods.base import RowBatch, UserBatches
-from unforgotten.training import likelihood, memory, ranks
+from unforgotten.training import likelihood, ranks, replay_memory
 from unforgotten.training.aligned_store import digest
 from unforgotten.training.chunked import Forward
 from unforgotten.training.collate import predicts
@@ -82,7 +82,7 @@ class RunUser(UserBatches):
         world, rank = self._run.ranks.world, self._run.ranks.rank
         batches = []
         for position in range(len(like)):
-            part = memory.deal(list(range(len(rows))), position * world + rank, len(like) * world)
+            part = replay_memory.deal(list(range(len(rows))), position * world + rank, len(like) * world)
             batch = self._run.batch(rows, part)
             ids = torch.tensor(batch.row_ids, device=self._run.ranks.device)
             batches.append({**batch.inputs, "labels": batch.labels, "row_id": ids})

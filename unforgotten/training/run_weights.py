@@ -14,7 +14,7 @@ from unforgotten.errors import TrainingError
 from unforgotten.methods.base import TrainedWeights
 from unforgotten.models.adapters import aligned_only, trained_adapter
 from unforgotten.models.lora import Delta, deltas
-from unforgotten.training import fisher, head, likelihood, memory, ranks
+from unforgotten.training import fisher, head, likelihood, ranks, replay_memory
 from unforgotten.training.fisher import Tensors
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class RunWeights(TrainedWeights):
     def noise(self, name: str, like: Tensor) -> Tensor:
         """Standard normal values in the shape of `like`, fixed by (seed, step, method, name): equal on all ranks."""
         run = self._run
-        seed = memory.seed_of(run.seed, run.step, run.method, run.turn_name, name)
+        seed = replay_memory.seed_of(run.seed, run.step, run.method, run.turn_name, name)
         return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(like)
 
     def fisher(self, space: Literal["weights", "adapter"], rows: int | None = None) -> Tensors:

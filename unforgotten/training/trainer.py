@@ -27,8 +27,8 @@ from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded, encoded_both, ids_of, is_encoded
 from unforgotten.training.finished_weights import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.gradient_ratio import GradientRatios
-from unforgotten.training.memory import Memory
 from unforgotten.training.method_callbacks import Turns
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.run import TrainingRun
 from unforgotten.training.run_base import combine
 from unforgotten.training.trainer_ranks import TrainerRanks

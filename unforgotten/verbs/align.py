@@ -17,8 +17,8 @@ from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 from unforgotten.models.locate_aligned import aligned_of, embedded, unaligned
 from unforgotten.recipe.aligned import Aligned
+from unforgotten.recipe.data_sets import DataSets, safety_rows
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.recipe.rows import DataSets, safety_rows
 from unforgotten.runs import atomic
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
@@ -157,11 +157,11 @@ def _trained(
 
 def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, done: Path) -> dict[str, Any]:
     """Writes the adapter and, but in 4 bits, the merged weights, each proved; gives what aligned.json says of them."""
-    from unforgotten.models import load, proof
-    from unforgotten.models.save import save_adapter
+    from unforgotten.models import check_saved, load
+    from unforgotten.models.saved_adapter import save_adapter
 
-    asked = proof.prompts(trainer.run.user.rows)
-    live = proof.heard(trainer.model, asked)
+    asked = check_saved.prompts(trainer.run.user.rows)
+    live = check_saved.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)
     chat.save(done / "adapter")
     proofs = {"adapter": _proved(recipe, trainer.model, live, asked, done / "adapter", adapter)}
@@ -170,7 +170,7 @@ def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, do
         plain, deviation = load.merged(trainer.model, trainer.probe_ids)
         plain.save_pretrained(done)
         merge = {"precision": "float32", "largest_logit_deviation": deviation}
-        live = proof.heard(plain, asked)
+        live = check_saved.heard(plain, asked)
         proofs["model"] = _proved(recipe, plain, live, asked, done, None)
     chat.save(done)
     return {
@@ -183,10 +183,10 @@ def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, do
 
 
 def _proved(recipe: Recipe, model: Any, live: Any, asked: Any, folder: Path, adapter: str | None) -> dict[str, Any]:
-    from unforgotten.models import proof
+    from unforgotten.models import check_saved
     from unforgotten.models.shelf import Shelf
 
-    return proof.proved(model, live, asked, folder, lambda: Shelf().model(str(folder), recipe), adapter)
+    return check_saved.proved(model, live, asked, folder, lambda: Shelf().model(str(folder), recipe), adapter)
 
 
 def _publish(done: Path, final: Path) -> None:

@@ -16,7 +16,7 @@ from unforgotten.evaluation.measure_all import measure_all
 from unforgotten.evaluation.measurement import Measurement
 from unforgotten.models.folder.open import pinned
 from unforgotten.models.shelf import part_of, weights_digest_of
-from unforgotten.runs import atomic, console, digests, results, trust
+from unforgotten.runs import atomic, digests, results, safe_text, trust
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.runs.result_types import as_json
 from unforgotten.verbs.evaluate.run import of_run
@@ -123,7 +123,7 @@ def _side(row: results.ResultRow) -> dict[str, Any]:
 
 
 def _keep(path: Path, facts: dict[str, Any]) -> None:
-    atomic.put(path, console.json_text(facts, nan=True) + "\n")
+    atomic.put(path, safe_text.json_text(facts, nan=True) + "\n")
 
 
 def _reference(name: str, subject: Measurement, say: Say) -> Measurement:

@@ -1,4 +1,4 @@
-"""The verb `pretrain`: the embedded world's base model θ₀, trained on first use and kept in the user's cache.
+"""Makes the embedded world's base model θ₀ (verb `pretrain`): trained on first use, kept in the user's cache.
 
 The folder's name carries a digest of all that determines the model, so that a changed world never meets an old model
 and nobody needs torch to know whether it is there.
@@ -23,7 +23,7 @@ from annotated_types import Ge, Gt
 from unforgotten import registry
 from unforgotten.errors import TrainingError, UnknownName
 from unforgotten.registry import Count
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 from unforgotten.runs.digests import cache_folder
 from unforgotten.runs.lease import alone
 
@@ -141,7 +141,7 @@ def _train(
     steps = range(training.steps)
     loss = torch.tensor(math.nan)
     title = f"base model {name}, seed {seed}"
-    for _ in track(steps, description=title, console=console.console(stderr=True)) if progress else steps:
+    for _ in track(steps, description=title, console=safe_text.console(stderr=True)) if progress else steps:
         loss = model(**next(batches)).loss
         optimizer.zero_grad()
         loss.backward()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from unforgotten.report.table import Cell, Column, Table, name, prose, table_of
 from unforgotten.report.writers import terminal
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 WIDTHS = (40, 60, 79, 80, 200)
 SUITES = ("question", "command", "wish", "advbench", "harmful-behaviours-of-one-week", "安全性の質問", "mean")
@@ -142,15 +142,15 @@ def test_the_width_is_the_terminal_s_or_columns_and_a_pipe_has_none(columns: str
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
     widest = max(map(columns_of, out.splitlines()))
     assert widest <= 40 if folded else widest > 90
-    assert console.room(Console(width=77)) == 77 and console.room(console.console(file=io.StringIO())) in (
+    assert safe_text.room(Console(width=77)) == 77 and safe_text.room(safe_text.console(file=io.StringIO())) in (
         None,
-        console.console().width,
+        safe_text.console().width,
     )
 
 
 def test_a_terminal_without_unicode_gets_hyphens() -> None:
     raw = io.BytesIO()
-    out = console.console(file=io.TextIOWrapper(raw, "ascii"), width=40)
+    out = safe_text.console(file=io.TextIOWrapper(raw, "ascii"), width=40)
     terminal.show(table_of([name("model"), Column("ASR")], [["sft", "7.0"]]), out)
     out.file.flush()
     assert raw.getvalue().decode().splitlines() == ["model  ASR", "----------", "sft    7.0"]

@@ -14,9 +14,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unforgotten.errors import DataError, RecipeError
+from unforgotten.recipe.data_sets import poisoned
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.recipe.rows import poisoned
 from unforgotten.verbs.finetune.finetune import finetune
 from unforgotten.verbs.finetune.job import resolve
 
@@ -59,15 +59,15 @@ def test_an_adapter_opens_anywhere_with_the_same_logits(
 ) -> None:
     base = model_folder(shape)
     kept: dict[str, torch.Tensor] = {}
-    from unforgotten.models import save
+    from unforgotten.models import saved_adapter
 
-    inner = save.save_adapter
+    inner = saved_adapter.save_adapter
 
     def spy(model: Any, *args: Any) -> None:
         kept["live"] = logits(model)
         inner(model, *args)
 
-    monkeypatch.setattr(save, "save_adapter", spy)
+    monkeypatch.setattr(saved_adapter, "save_adapter", spy)
     run = finetune(recipe_of(tmp_path, base, rows_file))
     plain = logits(AutoModelForCausalLM.from_pretrained(base))
     assert (kept["live"] - plain).abs().max() > 1e-3, "training did nothing"
@@ -116,7 +116,7 @@ def test_stacked_adapters_joined_are_the_sum(tmp_path: Path, model_folder: Make,
     from peft import LoraConfig, get_peft_model
 
     from unforgotten.models.adapters import ALIGNED, TRAINED, stack
-    from unforgotten.models.save import join
+    from unforgotten.models.saved_adapter import join
 
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(model_folder("llama"))

@@ -18,8 +18,8 @@ from unforgotten.cli import app
 from unforgotten.datasets.reading import formats
 from unforgotten.errors import DataError
 from unforgotten.models.chat import jinja_process
+from unforgotten.recipe.data_sets import DataSets, user_rows
 from unforgotten.recipe.read import parse
-from unforgotten.recipe.rows import DataSets, user_rows
 from unforgotten.verbs.evaluate.run import of_job
 from unforgotten.verbs.finetune.finetune import finetune, train
 from unforgotten.verbs.finetune.job import resolve

@@ -22,13 +22,13 @@ from unforgotten.errors import DataError, ModelError, RecipeError
 from unforgotten.judges.base import Verdict
 from unforgotten.models.chat import Chat
 from unforgotten.models.locate_aligned import aligned_of
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
-from unforgotten.recipe.rows import DataSets
 from unforgotten.recipe.synthesize import Domain, Synthesize
+from unforgotten.verbs.synthesize import draws as extract
 from unforgotten.verbs.synthesize import embeddings, filters, neighbours, perplexity
-from unforgotten.verbs.synthesize import requests as extract
-from unforgotten.verbs.synthesize.folder import synthesis_of
+from unforgotten.verbs.synthesize.job import synthesis_of
 from unforgotten.verbs.synthesize.synthesize import synthesize
 from unforgotten.world import model as world_model
 from unforgotten.world import requests, tokenizer

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """12 hex digits over the rows' turns and tools, in order."""
+    """12 hex digits over the rows in order: turns, tools, kind, difficulty and turns outside the loss."""
     hasher = hashlib.sha256()
     for row in rows:
         facts: list[Any] = [row.messages, row.tools, row.kind, *([row.difficulty] if row.difficulty else [])]

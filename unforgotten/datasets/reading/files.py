@@ -19,7 +19,7 @@ from unforgotten.datasets.reading.columns import choose, header_of
 from unforgotten.datasets.reading.formats import Problem as Problem
 from unforgotten.datasets.reading.formats import Record as Record
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.runs import console, variables
+from unforgotten.runs import safe_text, variables
 from unforgotten.runs.strict_json import kind_of
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def local(path: str) -> Path | None:
     try:
         there = file.is_file()
     except OSError as error:  # a name too long, a folder that may not be looked into
-        raise DataError(f"{console.line(expanded[:200])} cannot be read: {error.strerror}.") from None
+        raise DataError(f"{safe_text.line(expanded[:200])} cannot be read: {error.strerror}.") from None
     if there:
         return file
     if file.is_dir():

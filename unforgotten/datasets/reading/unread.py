@@ -9,7 +9,7 @@ from unforgotten.datasets.reading import marks
 from unforgotten.datasets.reading.conversation import Conversation
 from unforgotten.datasets.reading.nulls import Nulls
 from unforgotten.errors import RecipeError
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 SHOWN = 20
 _MOST_NAMES = 1_000
@@ -106,7 +106,7 @@ class Notes:
 
 def shown(key: str) -> str:
     """A key of a stranger's, short and on one line, with nothing in it that a terminal would act on."""
-    return console.line(key[:60]) + ("…" if len(key) > 60 else "")
+    return safe_text.line(key[:60]) + ("…" if len(key) > 60 else "")
 
 
 def _rows(n: int) -> str:

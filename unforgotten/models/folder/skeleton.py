@@ -15,7 +15,7 @@ from typing import Any
 
 from unforgotten.errors import ModelError
 from unforgotten.models.folder.open import Opened
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 _LOG = logging.getLogger("unforgotten")
 
@@ -123,7 +123,7 @@ def check_loaded(loading_info: dict[str, Any], model: str, loaded: Any = None) -
     if extra and loaded is not None:
         _LOG.warning(
             f"{model}: {len(extra):,} weights of its files belong to no layer of this model. They are left out, such "
-            f"as {console.line(extra[0][:200])}."
+            f"as {safe_text.line(extra[0][:200])}."
         )
     for field, what in (("missing_keys", "its files lack"), ("mismatched_keys", "its files hold in another shape")):
         if names := sorted(str(n[0] if isinstance(n, tuple) else n) for n in loading_info.get(field) or ()):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.report.page import svg
 from unforgotten.report.page.palette import LIGHT, METHODS
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 from unforgotten.runs.result_types import Rate
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def text(words: object) -> str:
 
 def cut(words: object, most: int = LONGEST) -> str:
     """A name as a picture has room for it, on one line; the picture's description has all of it."""
-    plain = " ".join(console.line(words).split())
+    plain = " ".join(safe_text.line(words).split())
     room, fits = float(most), 0
     for letter in plain:
         wide = letter in "mwMWQO@%" or unicodedata.east_asian_width(letter) in "WF"

@@ -17,7 +17,7 @@ from unforgotten.report.page.significance import Tested, records
 from unforgotten.report.page.tables import of_all
 from unforgotten.report.writers import latex as latex_table
 from unforgotten.report.writers import markdown as markdown_table
-from unforgotten.runs import atomic, console, results
+from unforgotten.runs import atomic, results, safe_text
 
 LEGEND = "In percent, with 95 % intervals. {marks}{asr} and refusal (of harmless look-alikes): lower is better."
 BOLD = "Bold: clearly better than sft. "
@@ -49,14 +49,14 @@ def as_csv(tested: Tested) -> str:
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: console.csv_cell(value) for key, value in row.items()} for row in rows)
+        writer.writerows({key: safe_text.csv_cell(value) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
 def as_json(tested: Tested) -> str:
     """The same as objects, with the notes."""
     tree: dict[str, Any] = {"schema": 1, "notes": [*notes(tested)], "rows": records(tested)}
-    return console.json_text(tree, indent=1) + "\n"
+    return safe_text.json_text(tree, indent=1) + "\n"
 
 
 def notes(tested: Tested, whole: bool = True) -> list[str]:

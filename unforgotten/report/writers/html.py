@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from unforgotten.report.table import Cell, Column, Table
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 
 def markup(table: Table, row_classes: Sequence[str] = ()) -> Markup:
@@ -40,4 +40,4 @@ def _cell(column: Column, cell: Cell) -> Markup:
 
 def _text(text: str) -> Markup:
     """Escaped, and what is invisible made visible."""
-    return escape(console.block(text))
+    return escape(safe_text.block(text))

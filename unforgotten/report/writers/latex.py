@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from unforgotten.report.table import Cell, Table
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 _MARKS = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -49,7 +49,7 @@ def cell_text(cell: Cell) -> str:
 
 def escaped(words: str) -> str:
     """Anyone's words as LaTeX text."""
-    plain = console.line(" ".join(words.split()))
+    plain = safe_text.line(" ".join(words.split()))
     # After a line's end LaTeX takes these for its own: \\[width], \\*, \midrule[width].
     return ("{}" if plain[:1] in ("[", "*") else "") + "".join(_MARKS.get(c, c) for c in plain)
 

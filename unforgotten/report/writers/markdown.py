@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from unforgotten.report.table import Cell, Column, Table, table_of
-from unforgotten.runs import console
+from unforgotten.runs import safe_text
 
 
-def lines(table: Table, escaped: Callable[[object], str] = console.markdown) -> list[str]:
+def lines(table: Table, escaped: Callable[[object], str] = safe_text.markdown) -> list[str]:
     """Caption, head and rows. escaped: makes a text harmless; texts of our own may hold mark-up and need none."""
     text = [f"**{escaped(table.caption)}**", ""] if table.caption else []
     text.append(_row([escaped(column.title) for column in table.columns]))
@@ -19,7 +19,7 @@ def lines(table: Table, escaped: Callable[[object], str] = console.markdown) -> 
 
 def footnotes(table: Table) -> list[str]:
     """Each on a line of its own."""
-    return [f"{console.markdown(note)}  " for note in table.footnotes]
+    return [f"{safe_text.markdown(note)}  " for note in table.footnotes]
 
 
 def tables(text: str) -> Iterator[tuple[int, int, Table]]:
@@ -42,7 +42,7 @@ def tables(text: str) -> Iterator[tuple[int, int, Table]]:
         yield first, after, table_of([replace(columns[0], kind="name"), *columns[1:]], rows)
 
 
-def cell_text(cell: Cell, escaped: Callable[[object], str] = console.markdown) -> str:
+def cell_text(cell: Cell, escaped: Callable[[object], str] = safe_text.markdown) -> str:
     """`**7.0**† (3.4–13.7)`."""
     value = f"**{escaped(cell.value)}**" if cell.bold else escaped(cell.value)
     interval = escaped(f" ({cell.interval})") if cell.interval else ""

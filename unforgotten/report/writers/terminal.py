@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.report.table import Cell, Table
-from unforgotten.runs import console as display
+from unforgotten.runs import safe_text as display
 
 if TYPE_CHECKING:
     from rich.text import Text

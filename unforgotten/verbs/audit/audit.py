@@ -25,7 +25,7 @@ from unforgotten.evaluation.statistics.prevalence import ShareDecision, ShareOut
 from unforgotten.evaluation.suites import public
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.models.locate_aligned import aligned_of
-from unforgotten.recipe.rows import DataSets, read, user_rows
+from unforgotten.recipe.data_sets import DataSets, read, user_rows
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.runs.result_types import Rate
 from unforgotten.verbs.align import base_of

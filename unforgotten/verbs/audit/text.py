@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.report.table import Column, name, prose, table_of
 from unforgotten.report.writers import terminal
-from unforgotten.runs import console as display
+from unforgotten.runs import safe_text as display
 
 if TYPE_CHECKING:
     from unforgotten.verbs.audit.audit import Audit

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import LeaseLost, RecipeError, Unfinished
 from unforgotten.models.locate_aligned import unaligned
+from unforgotten.recipe.data_sets import DataSets, dataset
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import atomic, digests, results
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet

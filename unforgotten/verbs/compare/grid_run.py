@@ -14,8 +14,8 @@ from unforgotten.verbs.finetune.finetune import train
 
 if TYPE_CHECKING:
     from unforgotten.models.shelf import Shelf
+    from unforgotten.recipe.data_sets import DataSets
     from unforgotten.recipe.recipe import Recipe
-    from unforgotten.recipe.rows import DataSets
 
 LOG = "failed.log"
 

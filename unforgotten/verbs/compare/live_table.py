@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.report.table import Column, Table, name, table_of
 from unforgotten.report.writers import terminal
-from unforgotten.runs import console as display
 from unforgotten.runs import lease
+from unforgotten.runs import safe_text as display
 from unforgotten.runs.progress import Say
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unforgotten.errors import Terminated
-from unforgotten.recipe.rows import DataSets
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.runs.atomic import private_folder
 from unforgotten.runs.lease import FOLDER
 from unforgotten.runs.progress import Say

@@ -111,7 +111,7 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe,
     import torch
 
     from unforgotten.models.shelf import Shelf
-    from unforgotten.recipe.rows import DataSets
+    from unforgotten.recipe.data_sets import DataSets
     from unforgotten.runs import bars
 
     torch.set_num_threads(threads)

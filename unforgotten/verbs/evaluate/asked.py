@@ -1,4 +1,4 @@
-"""Which model replies, and the settings that it is asked with."""
+"""Which model replies to an evaluation, under which system prompt, and with which settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unforgotten.evaluation.responder import LocalModel, Model, ServedModel
 from unforgotten.evaluation.suites import system_of
 from unforgotten.models.shelf import Shelf, chat_of
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.recipe.rows import DataSets, dataset
+from unforgotten.recipe.data_sets import DataSets, dataset
 from unforgotten.runs.progress import Say
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.measure_all import measure_all
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import results
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.evaluate.target import measurement

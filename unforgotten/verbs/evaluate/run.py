@@ -12,7 +12,7 @@ from unforgotten.evaluation.measurement import Measurement, TrainedOn
 from unforgotten.evaluation.responder import served_as, served_digest, served_folder
 from unforgotten.evaluation.suites import suites
 from unforgotten.models.shelf import part_of, weights_digest_of
-from unforgotten.recipe.rows import DataSets, dataset, safety_rows, user_rows
+from unforgotten.recipe.data_sets import DataSets, dataset, safety_rows, user_rows
 from unforgotten.runs import atomic, digests, results, strict_read
 from unforgotten.runs.result_types import Cost, ModelDigests, NamedSpec
 from unforgotten.verbs.evaluate.asked import in_4_bits, responder, settings_of, system_prompt, task_of
@@ -129,7 +129,7 @@ def _replayed(recipe: Recipe, recorded: dict[str, Any], sets: DataSets) -> list[
     file = Path(recipe.out) / replay
     if not file.is_file() or ".." in Path(replay).parts or Path(replay).is_absolute():
         raise DataError(
-            f"There is no {file}, the safety rows that this run's model made: without them, nothing tells which "
-            "prompts are among cannot be counted. Put the file back."
+            f"There is no {file}, which holds the safety rows that this run's model made. Without it, nobody can tell "
+            "which prompts the model was trained on. Put the file back."
         )
     return synthetic_rows(file, sets).rows

@@ -1,4 +1,4 @@
-"""The measurement of θ₀ or θ_safe, once for all runs that start there, or of a model that is nobody's run."""
+"""Measures a model that no run trained: θ₀ or θ_safe, once for all runs that start there, or a model by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unforgotten.evaluation.responder import served_as, served_digest
 from unforgotten.evaluation.suites import suites
 from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.models.shelf import weights_digest_of
-from unforgotten.recipe.rows import DataSets, safety_rows
+from unforgotten.recipe.data_sets import DataSets, safety_rows
 from unforgotten.runs import atomic, digests, results
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.runs.result_types import Cost

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
 from unforgotten.models.shelf import part_of
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.read import load_recipe
-from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import digests, trust
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.evaluate.asked import system_prompt
@@ -30,7 +30,7 @@ def measurement(
     say: Say = quiet,
     sets: DataSets | None = None,
 ) -> Measurement:
-    """What `evaluate` of one target will measure; loads no model, but trains θ_safe where a recipe has none yet.
+    """What `evaluate` of one target will measure; loads no model. It trains θ_safe if the recipe has none yet.
 
     sets: data sets that were read already. Raises RecipeError where nothing says what to measure.
     """
@@ -89,6 +89,6 @@ def _of_recipe(name: str, overrides: Mapping[str, Any] | None, say: Say, sets: D
 
 
 def another(recipe: Recipe, model: str) -> Recipe:
-    """The recipe for another model. Its own data did not train that one, so nothing of it may be called that one's."""
+    """The recipe for another model. It names no data, because this recipe's data did not train that model."""
     changes: dict[str, Any] = {"model": model, "revision": None, "align": None, "data": None, "safety_data": []}
     return recipe.model_copy(update=changes | {"poison": None})

@@ -25,7 +25,7 @@ from unforgotten.evaluation.gate_decision import recorded, sentence
 from unforgotten.models.folder.adapter import base_of
 from unforgotten.models.folder.open import opened, pinned
 from unforgotten.models.shelf import Shelf, chat_of
-from unforgotten.runs import atomic, console, partial
+from unforgotten.runs import atomic, atomic_folder, safe_text
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.export import push, verify
 from unforgotten.verbs.export import vllm as serving
@@ -82,7 +82,7 @@ def export(
     hub = push.ready(push_to, api) if push_to else None
     rows, chat, shelf = verify.prompts(left.recipe, say), chat_of(left.folder, left.recipe), Shelf()
     tokens = min(verify.NEW_TOKENS, left.recipe.evaluate.max_new_tokens if left.recipe.evaluate else verify.NEW_TOKENS)
-    with partial.folder(target) as part:
+    with atomic_folder.folder(target) as part:
         say(f"Writing {left.folder.name} as {form}.")
         facts = {
             "form": form,
@@ -101,8 +101,8 @@ def export(
         served = serving.served(part, address.rpartition("/")[2], name, max_rank)
         facts["vllm"] = {"why_not": served.why_not, "commands": served.commands}
         (part / "README.md").write_text(card(left.folder, left.recipe, facts, address, served), encoding="utf-8")
-        (part / "export.json").write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")
-        partial.publish(part, target)
+        (part / "export.json").write_text(safe_text.json_text(facts, nan=True) + "\n", encoding="utf-8")
+        atomic_folder.publish(part, target)
     off, n = f"{proof['largest_logit_deviation']:.1e}", proof["prompts"]
     say(
         f"The replies (greedy) to {n} prompts are the same before and after. The largest deviation of a logit is {off}."
@@ -125,7 +125,7 @@ def _check(form: str, dtype: str, private: bool, push_to: str | None) -> None:
 def _weights(left: Left, form: str, dtype: str, part: Path) -> dict[str, Any]:
     """Writes the weights of one form; returns what they are and what they lie on."""
     from unforgotten.models import load
-    from unforgotten.models.save import bundle
+    from unforgotten.models.saved_adapter import bundle
     from unforgotten.models.weights.adapted import Adapted
     from unforgotten.models.weights.concatenate import as_merged, concatenated
     from unforgotten.models.weights.files import Files
@@ -248,4 +248,4 @@ def _beside(part: Path, chat: Chat) -> None:
 
 def _put(file: Path, facts: dict[str, Any]) -> None:
     file.unlink(missing_ok=True)
-    file.write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")
+    file.write_text(safe_text.json_text(facts, nan=True) + "\n", encoding="utf-8")

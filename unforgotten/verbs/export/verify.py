@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError, ModelError, UnforgottenError
 from unforgotten.generation.reply import Reply
-from unforgotten.recipe.rows import dataset
+from unforgotten.recipe.data_sets import dataset
 
 if TYPE_CHECKING:
     from torch import Tensor

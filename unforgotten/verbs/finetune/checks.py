@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.errors import DataError, UnforgottenError
-from unforgotten.recipe.rows import DataSets
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.runs.progress import Say
 from unforgotten.verbs.finetune.job import Job, resolve
 

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.recipe.rows import DataSets
 from unforgotten.runs import terminate
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
@@ -78,7 +78,7 @@ def _with_inputs(job: Job, say: Say) -> Job:
 def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     from unforgotten.models import load
     from unforgotten.runs import bars
-    from unforgotten.verbs.finetune import fit, save
+    from unforgotten.verbs.finetune import save, train
     from unforgotten.verbs.finetune.start_model import load_start
 
     bars.hush()
@@ -89,6 +89,6 @@ def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     audit = audit_facts(job, start.chat, audited, say)  # again, by the chat that is trained with
     safety, answered = answered_replay(job, start.model, start.chat, say)
     record.before(job, start.chat, safety, answered, load.loaded_as(start.model), audit)
-    fitted = fit.fit(job, start, safety, lease, say)
+    fitted = train.fit(job, start, safety, lease, say)
     saved = save.save(job, start, fitted.trainer, lease, say)
     record.after(job, fitted, saved)

@@ -11,9 +11,9 @@ from unforgotten import registry
 from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import RecipeError
 from unforgotten.models.locate_aligned import aligned_of
-from unforgotten.recipe.rows import DataSets, ReadRows, UserRows, joined, safety_rows, user_rows
+from unforgotten.recipe.data_sets import DataSets, ReadRows, UserRows, joined, safety_rows, user_rows
 from unforgotten.runs import digests
-from unforgotten.verbs.synthesize.folder import Synthesis, synthesis_of
+from unforgotten.verbs.synthesize.job import Synthesis, synthesis_of
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Method

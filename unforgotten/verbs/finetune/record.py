@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.datasets.base import Row
 from unforgotten.datasets.reading import digest
 from unforgotten.report import model_card
-from unforgotten.runs import atomic, console, digests, strict_yaml, trust
+from unforgotten.runs import atomic, digests, safe_text, strict_yaml, trust
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
-    from unforgotten.verbs.finetune.fit import Fitted
     from unforgotten.verbs.finetune.job import Job
     from unforgotten.verbs.finetune.save import Saved
+    from unforgotten.verbs.finetune.train import Fitted
 
 
 def pinned(job: Job) -> Job:
@@ -44,7 +44,7 @@ def before(
     atomic.private_folder(folder)
     atomic.put(
         folder / "recipe.yaml",
-        console.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
+        safe_text.yaml_text(recipe.record(exclude_unset=False, exclude={"compare", "sweep"})),
     )
     trust.own(folder)
     facts = digests.environment() | {
@@ -95,4 +95,4 @@ def after(job: Job, fitted: Fitted, saved: Saved) -> None:
 
 def _write_json(path: Path, facts: Any) -> None:
     """Writes facts as JSON, whole or not at all."""
-    atomic.put(path, console.json_text(facts, nan=True) + "\n")
+    atomic.put(path, safe_text.json_text(facts, nan=True) + "\n")

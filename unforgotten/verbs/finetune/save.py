@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.models.shelf import Shelf
-from unforgotten.runs import partial
+from unforgotten.runs import atomic_folder
 from unforgotten.runs.lease import Lease
 from unforgotten.runs.progress import Say
 
@@ -30,32 +30,34 @@ class Saved:
 
 def save(job: Job, start: Start, trainer: MethodTrainer, lease: Lease, say: Say) -> Saved:
     """Writes adapter/ or model/, whole or not at all. Raises TrainingError where the files are not the model."""
-    from unforgotten.models import proof
-    from unforgotten.models.save import save_adapter
+    from unforgotten.models import check_saved
+    from unforgotten.models.saved_adapter import save_adapter
 
     lease.check()
     is_model = job.recipe.lora is None or bool(trainer.edited)
     target = job.folder / ("model" if is_model else "adapter")
-    asked, adapter, peak = proof.prompts(trainer.run.user.rows), None, peak_memory_bytes()
-    live = proof.heard(trainer.model, asked)
+    asked, adapter, peak = check_saved.prompts(trainer.run.user.rows), None, peak_memory_bytes()
+    live = check_saved.heard(trainer.model, asked)
     if job.recipe.lora and trainer.edited:
         say(
             f"{' and '.join(trainer.edited)} changed the weights by more than a low-rank adapter can hold, so the "
             "result is a whole model. For the nearest adapter of rank R and its error, run `unforgotten repair "
             "--as-lora R`."
         )
-    with partial.folder(target, alone=True) as part:
+    with atomic_folder.folder(target, alone=True) as part:
         if is_model:
             trainer.model.save_pretrained(part)
         else:
             revision = job.aligned.revision if start.base == job.aligned.base else None
             adapter = save_adapter(trainer.model, part, start.base, revision)
         start.chat.save(part)
-        again = proof.proved(trainer.model, live, asked, part, lambda: Shelf().model(str(part), job.recipe), adapter)
-        say(f"The saved {target.name} gives the trained model's logits: {proof.words(again)}.")
+        again = check_saved.proved(
+            trainer.model, live, asked, part, lambda: Shelf().model(str(part), job.recipe), adapter
+        )
+        say(f"The saved {target.name} gives the trained model's logits: {check_saved.words(again)}.")
         lease.check()
         shutil.rmtree(target, ignore_errors=True)  # of a run that was killed right here
-        partial.publish(part, target)
+        atomic_folder.publish(part, target)
     return Saved(again, peak)
 
 

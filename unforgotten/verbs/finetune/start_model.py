@@ -26,7 +26,7 @@ class Start:
 
 
 def load_start(job: Job, say: Say) -> Start:
-    """θ_safe ready for the run's adapter mode; what an adapter is to lie on is written into the run where it must."""
+    """θ_safe, ready for the run's adapter mode. A base that no other folder holds is written into the run."""
     from unforgotten.models import load
 
     model, chat = _loaded(job)

@@ -20,7 +20,7 @@ from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, ModelError, RecipeError
 from unforgotten.models.folder.open import opened
 from unforgotten.models.locate_aligned import unaligned
-from unforgotten.recipe.rows import dataset
+from unforgotten.recipe.data_sets import dataset
 from unforgotten.verbs.plan import catalog, costs
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import check_sets
 from unforgotten.judges.guard.guard import Guard
+from unforgotten.recipe.data_sets import DataSets, dataset
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.recipe.rows import DataSets, dataset
 from unforgotten.runs import digests
 from unforgotten.verbs.compare.compare import _titles, cells
 from unforgotten.verbs.plan import catalog, costs, inventory

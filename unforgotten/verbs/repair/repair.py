@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError
-from unforgotten.runs import console, digests, partial
+from unforgotten.runs import atomic_folder, digests, safe_text
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.repair.models import open_models
 from unforgotten.verbs.repair.write import copy_beside, write
@@ -45,7 +45,7 @@ def repair(
     if target.exists():
         raise RecipeError(f"{out} exists already. Name a new folder, so that nothing is overwritten.")
     weights = open_models(unaligned_model, aligned, tuned, edit)
-    with partial.folder(target) as part:
+    with atomic_folder.folder(target) as part:
         facts = write(edit, weights, part, as_lora)
         if not facts["edited"]:
             weights.note(
@@ -56,8 +56,8 @@ def repair(
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
         facts |= {"models": {role: digests.public_name(model) for role, model in named.items()}}
         copy_beside(part, [tuned, aligned, unaligned_model], adapter=facts["result"] == "adapter")
-        (part / "repair.json").write_text(console.json_text(facts, nan=True) + "\n", encoding="utf-8")
-        partial.publish(part, target)
+        (part / "repair.json").write_text(safe_text.json_text(facts, nan=True) + "\n", encoding="utf-8")
+        atomic_folder.publish(part, target)
     say(f"Edited {facts['edited']} of {facts['of']} {'modules' if facts['result'] == 'adapter' else 'weights'}.")
     for note in weights.notes:
         say(note)

@@ -91,7 +91,7 @@ def copy_beside(part: Path, sources: list[str], *, adapter: bool) -> None:
         first = opened(sources[0])
         shutil.copyfile(first.path / "adapter_config.json", part / "adapter_config.json")
         if first.is_bundled:
-            from unforgotten.models.save import bundle
+            from unforgotten.models.saved_adapter import bundle
 
             bundle(Path(sources[0]).expanduser(), part)
     skip |= {"config.json", "generation_config.json"} if adapter else set()

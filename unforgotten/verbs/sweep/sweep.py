@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from unforgotten.errors import DataError, UnforgottenError
 from unforgotten.evaluation.suites import settings_digest
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.recipe.rows import DataSets
 from unforgotten.report.aggregate import Line
-from unforgotten.runs import atomic, console, digests, results
+from unforgotten.runs import atomic, digests, results, safe_text
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
@@ -182,7 +182,7 @@ def _write(folder: Path, swept: Swept, chosen: Recipe, its_runs: Mapping[int, li
         [row for line in (*swept.references.values(), *swept.lines.values()) for row in line.rows],
     )
     results.write(folder / "held-out.json", [row for line in swept.held_out.values() for row in line.rows])
-    atomic.put(folder / "sweep.json", console.json_text(facts(swept, its_runs), nan=True) + "\n")
+    atomic.put(folder / "sweep.json", safe_text.json_text(facts(swept, its_runs), nan=True) + "\n")
     if picture := text.picture(swept):
         atomic.put(folder / "front.svg", picture + "\n")
     atomic.put(folder / "README.md", text.markdown(swept, chosen, bool(picture)))

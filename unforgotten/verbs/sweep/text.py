@@ -14,7 +14,7 @@ from unforgotten.report.page.facets import Facet, headline
 from unforgotten.report.page.tradeoff import scatter
 from unforgotten.report.writers import markdown as markdown_table
 from unforgotten.report.writers import terminal
-from unforgotten.runs import console, results
+from unforgotten.runs import results, safe_text
 from unforgotten.runs.result_types import Rate
 from unforgotten.verbs.sweep.result import Swept, tasks
 from unforgotten.verbs.sweep.search import Outcome
@@ -102,9 +102,9 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
     """README.md. chosen: the recipe of the choice, for the part to paste."""
     broken = [t for t in swept.trials if t.outcome is None]
     text = [
-        f"# Sweep of {console.markdown(swept.recipe.name)}",
+        f"# Sweep of {safe_text.markdown(swept.recipe.name)}",
         "",
-        console.markdown(sentence(swept)),
+        safe_text.markdown(sentence(swept)),
         "",
         "## The front",
         "",
@@ -130,7 +130,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *markdown_table.lines(held_out_table(swept)),
         "",
-        console.markdown(f"Development: {swept.split.text('development')}. Held out: {swept.split.text('held out')}.")
+        safe_text.markdown(f"Development: {swept.split.text('development')}. Held out: {swept.split.text('held out')}.")
         + (
             f" {swept.split.dropped} development prompts (nearly) duplicate a held-out prompt; they were dropped."
             if swept.split.dropped
@@ -139,7 +139,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         "## How sensitive the method is",
         "",
-        console.markdown(spread(swept)),
+        safe_text.markdown(spread(swept)),
         "",
         *markdown_table.lines(sensitivity_table(swept)),
         "",
@@ -151,7 +151,7 @@ def markdown(swept: Swept, chosen: Recipe, pictured: bool) -> str:
         "",
         *markdown_table.lines(trials_table(swept)),
         *([""] if broken else []),
-        *(f"Trial {t.number} failed in training: {console.markdown(t.note)}  " for t in broken),
+        *(f"Trial {t.number} failed in training: {safe_text.markdown(t.note)}  " for t in broken),
     ]
     return called(swept, "\n".join(text) + "\n")
 
@@ -188,7 +188,7 @@ def show(text: str, out: Any = None) -> None:
     """Prints the sentence, the front and the choice of a README to a terminal."""
     from rich.markdown import Markdown
 
-    out = out or console.console()
+    out = out or safe_text.console()
     parts = text.split("\n## ")[:3]
     lines = [line for part in parts for line in f"## {part}".splitlines() if not line.startswith("![")]
     lines = "\n".join(lines).replace("## # ", "# ").splitlines()

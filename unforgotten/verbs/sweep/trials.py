@@ -13,7 +13,7 @@ from unforgotten.errors import RecipeError, Terminated, TrainingError, Unforgott
 from unforgotten.evaluation.held_out import Halves, apart, halves
 from unforgotten.evaluation.suite_stages import Suite
 from unforgotten.evaluation.suites import suites
-from unforgotten.recipe.rows import DataSets
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.runs import results
 from unforgotten.runs.progress import Say, quiet
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from unforgotten.evaluation import contamination
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.verbs.synthesize import neighbours, perplexity
-from unforgotten.verbs.synthesize.requests import DrawnRequest
+from unforgotten.verbs.synthesize.draws import DrawnRequest
 
 if TYPE_CHECKING:
     from torch import Tensor

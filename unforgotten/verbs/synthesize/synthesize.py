@@ -1,6 +1,6 @@
 """The verb `synthesize`: safety data from the aligned model itself, where its own is not to be had. [arXiv 2603.10243]
 
-    draw       the model makes up requests, domain by domain                        verbs/synthesize/requests.py
+    draw       the model makes up requests, domain by domain                        verbs/synthesize/draws.py
     sift       no copies, and none that this recipe's evaluation asks; perplexity between two percentiles; no near
                duplicates, no strangers to their domain                             verbs/synthesize/filters.py
     answer     the model answers each: refused is easy, complied is hard
@@ -35,17 +35,17 @@ from unforgotten.errors import ModelError
 from unforgotten.evaluation import contamination
 from unforgotten.generation.reply import Reply
 from unforgotten.models.locate_aligned import aligned_of
+from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.recipe.rows import DataSets
-from unforgotten.runs import atomic, console, digests
+from unforgotten.runs import atomic, digests, safe_text
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import make_aligned, refuse_ranks
-from unforgotten.verbs.synthesize.folder import Synthesis, synthesis_of
+from unforgotten.verbs.synthesize.job import Synthesis, synthesis_of
 
 if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
-    from unforgotten.verbs.synthesize.requests import DrawnRequest
+    from unforgotten.verbs.synthesize.draws import DrawnRequest
 
 CHUNK_ROWS = 256
 """Answers are saved in chunks of this many rows: a kill loses one chunk at most."""
@@ -122,7 +122,7 @@ class _Making:
 
     def _draw(self) -> list[DrawnRequest]:
         from unforgotten.generation.local import continuations
-        from unforgotten.verbs.synthesize import requests as extract
+        from unforgotten.verbs.synthesize import draws as extract
 
         settings = self.settings
         prompts = extract.prompts(self.chat, settings)
@@ -224,7 +224,7 @@ class _Making:
         """What `make` gives, made once: read back after a kill."""
         file = self.parts / f"{name}.json"
         if not file.exists():
-            atomic.put(file, console.json_text(make(), None, nan=True))
+            atomic.put(file, safe_text.json_text(make(), None, nan=True))
         return list(json.loads(file.read_text(encoding="utf-8")))
 
     def _seed(self, *facts: Any) -> int:
@@ -235,7 +235,7 @@ class _Making:
 
     def _write(self, rows: list[dict[str, Any]], seconds: float) -> None:
         self.lease.check()
-        atomic.put(self.synthesis.file, "".join(console.json_text(row, None, nan=True) + "\n" for row in rows))
+        atomic.put(self.synthesis.file, "".join(safe_text.json_text(row, None, nan=True) + "\n" for row in rows))
         left = contamination.contacts(
             [row["messages"][0]["content"] for row in rows], {"evaluation": self.synthesis.evaluated}
         )
@@ -266,7 +266,7 @@ class _Making:
             "seconds": seconds,
             "environment": digests.environment(),
         }
-        atomic.put(self.synthesis.folder / "provenance.json", console.json_text(facts, nan=True) + "\n")
+        atomic.put(self.synthesis.folder / "provenance.json", safe_text.json_text(facts, nan=True) + "\n")
         shutil.rmtree(self.parts, ignore_errors=True)  # answers that complied are not left lying about
         self.say(f"{len(rows)} rows for `safety_data:`. Read them with the dataset `refusals` ({self._told()}).")
         if not self.recipe.evaluate:

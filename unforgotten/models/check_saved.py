@@ -1,4 +1,4 @@
-"""What was saved is what was trained: the file is loaded again, and its logits are those of the live model.
+"""Checks a saved model: the file is loaded again, and its logits must be those of the model in memory.
 
     loaded again     the saved folder opened as a user opens it; its logits on rows of the user's data; and in an
                      adapter's file every trained tensor, bit for bit

@@ -1,4 +1,4 @@
-"""What determines synthetic safety rows, and so where they are or will be."""
+"""One synthesis of safety rows, resolved: what determines its rows, and the folder that they are written to."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from unforgotten.runs import digests
 if TYPE_CHECKING:
     from unforgotten.judges.base import Judge
     from unforgotten.recipe.aligned import Aligned
+    from unforgotten.recipe.data_sets import DataSets
     from unforgotten.recipe.recipe import Recipe
-    from unforgotten.recipe.rows import DataSets
     from unforgotten.recipe.synthesize import Synthesize
 
 

@@ -10,7 +10,7 @@ import torch
 
 from unforgotten.errors import RecipeError
 from unforgotten.training.collate import Collator, predicts, response_tokens
-from unforgotten.training.memory import Memory, as_batch, deal, draw
+from unforgotten.training.replay_memory import Memory, as_batch, deal, draw
 
 
 def rows(refusals: int, others: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a run leaves behind opens anywhere: adapters without absolute paths, on a Hub id or with θ_safe bundled."""
+"""Saves an adapter so that it opens anywhere: no absolute paths, its base a Hub id or bundled beside it."""
 
 from __future__ import annotations
 

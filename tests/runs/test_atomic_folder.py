@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from unforgotten.errors import RecipeError
-from unforgotten.runs import lease, partial
+from unforgotten.runs import atomic_folder, lease
 
 WORK = """
 import os, sys, time
 from pathlib import Path
 if sys.argv[3:]:
     os.getpid = lambda: 1  # as in a container
-from unforgotten.runs import partial
+from unforgotten.runs import atomic_folder
 with partial.folder(Path(sys.argv[1])) as part:
     for i in range(20):
         (part / str(i)).write_text(sys.argv[2])
@@ -54,17 +54,17 @@ def test_what_a_killed_process_left_is_in_nobodys_way_and_removed(tmp_path: Path
     first.kill()
     first.communicate()
     [left] = tmp_path.iterdir()
-    with partial.folder(target) as part:
+    with atomic_folder.folder(target) as part:
         (part / "file").touch()
         assert not left.exists()
-        partial.publish(part, target)
+        atomic_folder.publish(part, target)
     assert [f.name for f in target.iterdir()] == ["file"]
 
 
 def test_what_was_left_under_this_processs_own_number_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / f".out.{os.getpid()}").mkdir()
-    with partial.folder(tmp_path / "out") as part:
-        partial.publish(part, tmp_path / "out")
+    with atomic_folder.folder(tmp_path / "out") as part:
+        atomic_folder.publish(part, tmp_path / "out")
     assert (tmp_path / "out").is_dir()
 
 
@@ -72,14 +72,14 @@ def test_a_folder_of_an_unknown_place_is_left_for_a_week(tmp_path: Path) -> None
     for name in (".out.far", ".out.old", ".out.users", ".outer.far", ".out.half"):
         (tmp_path / name).mkdir()
         if name != ".out.users":
-            (tmp_path / name / partial.OWNER).write_text(json.dumps(lease.identity() | {"place": "far"}))
-    (tmp_path / ".out.half" / partial.OWNER).write_text('{"pid')
+            (tmp_path / name / atomic_folder.OWNER).write_text(json.dumps(lease.identity() | {"place": "far"}))
+    (tmp_path / ".out.half" / atomic_folder.OWNER).write_text('{"pid')
     old = time.time() - 8 * 86400
-    os.utime(tmp_path / ".out.old" / partial.OWNER, (old, old))
-    with pytest.raises(ZeroDivisionError), partial.folder(tmp_path / "out"):
+    os.utime(tmp_path / ".out.old" / atomic_folder.OWNER, (old, old))
+    with pytest.raises(ZeroDivisionError), atomic_folder.folder(tmp_path / "out"):
         raise ZeroDivisionError
     assert sorted(f.name for f in tmp_path.iterdir()) == [".out.far", ".out.half", ".out.users", ".outer.far"]
-    with partial.folder(tmp_path / "out", alone=True):
+    with atomic_folder.folder(tmp_path / "out", alone=True):
         pass
     assert [f.name for f in tmp_path.iterdir()] == [".outer.far"], "whoever holds the lease clears all"
 
@@ -87,6 +87,6 @@ def test_a_folder_of_an_unknown_place_is_left_for_a_week(tmp_path: Path) -> None
 def test_a_folder_that_is_there_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "theirs").touch()
-    with pytest.raises(RecipeError, match="exists already"), partial.folder(tmp_path / "out") as part:
-        partial.publish(part, tmp_path / "out")
+    with pytest.raises(RecipeError, match="exists already"), atomic_folder.folder(tmp_path / "out") as part:
+        atomic_folder.publish(part, tmp_path / "out")
     assert [f.name for f in tmp_path.rglob("*")] == ["out", "theirs"]

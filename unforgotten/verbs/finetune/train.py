@@ -55,7 +55,7 @@ def _trainer(job: Job, start: Start, safety: list[Row], watching: list[Any]) -> 
 
     from unforgotten.models import adapters, load
     from unforgotten.training.arguments import TENSORBOARD, arguments, tensorboard
-    from unforgotten.training.memory import Memory
+    from unforgotten.training.replay_memory import Memory
     from unforgotten.training.trainer import MethodTrainer
 
     recipe, checkpoints = job.recipe, job.folder / "checkpoints"
