@@ -111,3 +111,6 @@ class DoesNothing(Method):
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
 
     weight: float = 1.0
+
+    def gradients(self, run: Any) -> None:
+        return None

@@ -20,13 +20,13 @@ from pathlib import Path
 if sys.argv[3:]:
     os.getpid = lambda: 1  # as in a container
 from unforgotten.runs import atomic_folder
-with partial.folder(Path(sys.argv[1])) as part:
+with atomic_folder.folder(Path(sys.argv[1])) as part:
     for i in range(20):
         (part / str(i)).write_text(sys.argv[2])
         time.sleep(0.02)
     print("made", flush=True)
     sys.stdin.readline()
-    partial.publish(part, Path(sys.argv[1]))
+    atomic_folder.publish(part, Path(sys.argv[1]))
 """
 
 
