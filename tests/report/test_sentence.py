@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from tests.report.test_text import row
 from unforgotten.evaluation.statistics import rates
 from unforgotten.report.sentence import change, sentence
 from unforgotten.runs import results
 
 ASR, NON_REFUSAL = results.MEASURES["asr"], results.MEASURES["non_refusal"]
-
-
-def row(stage: str, method: str | None = None, hits: int = 0, utility: int = 90, **more: Any) -> results.ResultRow:
-    """One model: so many of 200 harmful prompts answered, in two suites."""
-    suites = {"question": rates.rate(hits, 100), "command": rates.rate(hits, 100)}
-    facts: dict[str, Any] = {
-        "stage": stage,
-        "method": method,
-        "methods": [{"name": method}] if method else None,
-        "task": "sums",
-        "poison": 0.0 if method else None,
-        "seed": 0,
-        "asr": {k: r.json() for k, r in suites.items()} | {"mean": rates.mean_rate(list(suites.values())).json()},
-        "utility": {"accuracy": rates.rate(utility, 100).json()},
-    }
-    return results.row_of(dict.fromkeys(results.FIELDS) | facts | more)
 
 
 def test_what_happened_is_told_for_each_setting() -> None:

@@ -115,8 +115,8 @@ def tested(facets: Sequence[Facet], root: Path) -> Tested:
     return Tested(entries, notes[:4], shelf.used)
 
 
-def _test(made: Sequence[Entry], facet: Facet, shelf: _Shelf) -> None:
-    tuned = [e for e in made if e.line.stage == "tuned" and e.rate.value is not None]
+def _test(entries: Sequence[Entry], facet: Facet, shelf: _Shelf) -> None:
+    tuned = [e for e in entries if e.line.stage == "tuned" and e.rate.value is not None]
     if not tuned:
         return
     sign = -1 if tuned[0].kind == "utility" else 1

@@ -41,8 +41,8 @@ def of_stage(
     weights_digest = where.digest if stage == "aligned" else weights_digest_of(base, recipe)
     weights_digest = served_digest(settings, recipe.model) or weights_digest
     system = system_prompt(recipe, sets) if system is None else system
-    made = where if stage == "aligned" and where.by_align_stage else None
-    run = Path("evaluated") / f"{stage}-{_digest(recipe, weights_digest, system, made)}"
+    aligned_here = where if stage == "aligned" and where.by_align_stage else None
+    run = Path("evaluated") / f"{stage}-{_digest(recipe, weights_digest, system, aligned_here)}"
     target = where if stage == "aligned" else base
     return Measurement(
         name=f"the {stage} model" if recipe.align else str(digests.public_name(recipe.model)),
@@ -52,34 +52,37 @@ def of_stage(
         suites=asked,
         weights_digest=weights_digest,
         model=lambda shelf, say: responder(target, recipe, shelf, weights_digest, say),
-        facts=lambda: _facts(recipe, stage, str(run), called, made),
-        trained=lambda: TrainedOn({"safety": safety_rows(recipe, sets).rows}) if made else None,
+        facts=lambda: _facts(recipe, stage, str(run), called, aligned_here),
+        trained=lambda: TrainedOn({"safety": safety_rows(recipe, sets).rows}) if aligned_here else None,
         task=task_of(recipe),
         recipe=recipe,
         system=system,
     )
 
 
-def _digest(recipe: Recipe, weights_digest: str, system: str, made: Aligned | None) -> str:
-    """Over the weights and what else prompts hang on. made: what stage align made; its digest has the template."""
+def _digest(recipe: Recipe, weights_digest: str, system: str, aligned_here: Aligned | None) -> str:
+    """Over the weights, and over all else that decides the prompts.
+
+    aligned_here: the model that stage align made; its digest covers the template already.
+    """
     endpoint = settings_of(recipe).endpoint
-    asked_as: list[Any] = [] if made else [recipe.template, recipe.variables, recipe.date]
+    asked_as: list[Any] = [] if aligned_here else [recipe.template, recipe.variables, recipe.date]
     asked_as += [system] if system else []
     asked_as += [endpoint.public()] if endpoint else []
     return digests.digest(weights_digest, asked_as)
 
 
-def _facts(recipe: Recipe, stage: str, run: str, called: str | None, made: Aligned | None) -> results.ResultRow:
-    """What the row says beside what replies tell. made: what stage align made, whose rows are known."""
-    record = atomic.read_object(made.record) if made else {}
+def _facts(recipe: Recipe, stage: str, run: str, called: str | None, aligned_here: Aligned | None) -> results.ResultRow:
+    """The facts of a row that do not come from replies. aligned_here: the model that stage align made."""
+    record = atomic.read_object(aligned_here.record) if aligned_here else {}
     unknown = "The training rows of this model are unknown, so overlap with the prompts is not counted."
     return results.ResultRow(
         name=called,
-        seed=recipe.seed if made else None,
+        seed=recipe.seed if aligned_here else None,
         stage="aligned" if stage == "aligned" else "base",
         cost=Cost(train_seconds=record.get("seconds")),
         model=digests.public_name(recipe.model),
         run=run,
         served=served_as(settings_of(recipe), recipe.model),
-        notes=(*([] if made else [unknown]), *in_4_bits(recipe)),
+        notes=(*([] if aligned_here else [unknown]), *in_4_bits(recipe)),
     )
