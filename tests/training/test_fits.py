@@ -27,6 +27,7 @@ from unforgotten.datasets.base import ask
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import DataError, RecipeError, TemplateError, UnsupportedError
 from unforgotten.generation.local import generate
+from unforgotten.methods.sft import SFT
 from unforgotten.models.chat import Chat, fits
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.training.encode import encoded
@@ -260,14 +261,16 @@ def test_tables_of_positions_that_are_no_module_are_read(tmp_path: Path) -> None
         ({"chat": "chatml"}, "chat= takes a Chat, not str"),
         ({"peft_config": {"r": 2}}, "peft_config= takes a PeftConfig, not dict"),
         ({"method": []}, "names no method"),
+        ({"method": SFT}, "not the class SFT: write SFT"),
+        ({"args": {"learning_rate": 1e-3}}, "args= takes a TrainingArguments, not dict"),
     ],
 )
 def test_arguments_of_another_type_are_one_line(given: dict[str, Any], said: str, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(CHATML)
     args = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
     with pytest.raises(RecipeError, match=said):
-        MethodTrainer(model=tiny("llama", len(tokenizer)), args=args, processing_class=tokenizer,
-                      train_dataset=[SHORT], **given)  # fmt: skip
+        MethodTrainer(**{"model": tiny("llama", len(tokenizer)), "args": args, "processing_class": tokenizer,
+                         "train_dataset": [SHORT]} | given)  # fmt: skip
 
 
 def test_a_collator_that_learns_the_prompt_is_refused(tmp_path: Path) -> None:

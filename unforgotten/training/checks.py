@@ -30,7 +30,10 @@ def named(method: Any) -> dict[str, Method]:
         raise RecipeError("method= names no method. For plain fine-tuning write `sft`.")
     for each in built:
         if not isinstance(each, Method):
-            raise RecipeError(f"method= takes methods or their names, not {type(each).__name__}.")
+            given = (
+                f"the class {each.__name__}: write {each.__name__}()" if isinstance(each, type) else type(each).__name__
+            )
+            raise RecipeError(f"method= takes methods or their names, not {given}.")
         name = str(registry.spec_of(each)["name"]).replace("/", "_").replace(":", "_")
         if name in methods:
             raise RecipeError(f"The method {name!r} is named twice.")
@@ -64,9 +67,10 @@ def refuse_turns(methods: Iterable[Method]) -> None:
             )
 
 
-def refuse_types(max_length: Any, memory: Any, chat: Any, peft_config: Any, loss: Any) -> None:
+def refuse_types(max_length: Any, memory: Any, chat: Any, peft_config: Any, loss: Any, args: Any) -> None:
     """Raises RecipeError for an argument of another type, which would fail in the midst of things."""
     from peft import PeftConfig
+    from transformers import TrainingArguments
 
     from unforgotten.models.chat import Chat
 
@@ -77,6 +81,7 @@ def refuse_types(max_length: Any, memory: Any, chat: Any, peft_config: Any, loss
         ("memory", memory, Memory),
         ("chat", chat, Chat),
         ("peft_config", peft_config, PeftConfig),
+        ("args", args, TrainingArguments),
     ):
         if value is not None and not isinstance(value, kind):
             raise RecipeError(f"{name}= takes a {kind.__name__}, not {type(value).__name__}.")

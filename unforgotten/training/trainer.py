@@ -105,7 +105,7 @@ class MethodMixin(_Trainer):
         **kwargs: Any,
     ) -> None:
         self.methods = checks.named(method)
-        checks.refuse_types(max_length, memory, chat, peft_config, loss)
+        checks.refuse_types(max_length, memory, chat, peft_config, loss, args)
         self.loss, self._chunked = loss, _UNREAD
         self._apart = False
         """Whether terms that need no forward of the user's were taken before it, in the micro-batch under way."""

@@ -35,7 +35,7 @@ def of_facet(facet: Facet, tested: Tested, caption: str = "") -> Table:
     kinds = [k for k in KINDS if any(tested.headline(line, facet, k) for line in facet.all)]
     against = any(e.sft for e in tested.entries if e.facet is facet and e.kind == "asr")
     columns = [name("model"), *(Column(f"{tested.titles[k]}\N{NO-BREAK SPACE}{_better(k)}") for k in kinds)]
-    columns += [Column(f"{tested.titles['asr']} less sft’s")] if against else []
+    columns += [Column(f"{tested.titles['asr']} − sft")] if against else []
     rows = [
         [
             Cell(line.name),
