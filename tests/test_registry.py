@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -87,3 +88,15 @@ def test_an_installed_package_offers_its_own(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(registry, "_entry_points", lambda room: {"counts": point})
     assert "counts" in registry.names("methods")
     assert registry.load("methods", "counts").__name__ == "Counter"
+
+
+def test_a_later_field_is_in_a_digest_only_where_it_is_set() -> None:
+    @dataclasses.dataclass(kw_only=True)
+    class Kept(registry.Component):
+        later: ClassVar[tuple[str, ...]] = ("unit",)
+        weight: float = 1.0
+        unit: str = "sum"
+
+    assert registry.spec_of(Kept()) == {"name": "Kept", "weight": 1.0, "unit": "sum"}
+    assert registry.determining(Kept()) == {"name": "Kept", "weight": 1.0}
+    assert registry.determining(Kept(unit="relative")) == {"name": "Kept", "weight": 1.0, "unit": "relative"}

@@ -249,6 +249,13 @@ def spec_of(component: Any) -> dict[str, Any]:
     return {"name": name, **fields}
 
 
+def determining(component: Any) -> dict[str, Any]:
+    """The same for digests: a field of the class's `later` is left out while it has its default."""
+    spec, later = spec_of(component), getattr(type(component), "later", ())
+    unused = {f.name for f in dataclasses.fields(component) if f.name in later and spec[f.name] == f.default}
+    return {name: value for name, value in spec.items() if name not in unused}
+
+
 @cache
 def _files(room: str) -> frozenset[str]:
     folder = Path(__file__).parent / room

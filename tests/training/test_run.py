@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.methods.plainly import row_nll, tokens
 from unforgotten import testing
+from unforgotten.errors import TrainingError
 from unforgotten.training import ranks
 from unforgotten.training.aligned_store import Once
 from unforgotten.training.collate import Collator
@@ -92,6 +93,44 @@ def test_all_ranks_and_micro_batches_share_what_a_step_draws(model: Any) -> None
                 assert sum(batch.counts) == sum(tokens(SAFETY[i]) for i in batch.row_ids)
         assert run.memory.tokens == sum(map(tokens, SAFETY))
     assert sorted(shares) == list(range(7)), "each row of the memory once, since seven are drawn of seven"
+
+
+def test_row_weights_are_ones_until_a_method_sets_them(model: Any) -> None:
+    run = run_on(Handmade(model))
+    run.user.trained_rows = USER
+    batch = {"row_id": torch.tensor([2, -1, 0])}
+    assert run.user.row_weights(batch).tolist() == [1, 1, 1] and not run.user.has_row_weights
+    with run.turn("x", "start"):
+        run.user.set_row_weights(torch.tensor([0.25, 1.0, 0.5, 0.0]))
+    assert run.user.row_weights(batch).tolist() == [0.5, 1, 0.25] and run.user.has_row_weights
+    with run.turn("x", "start"):  # a second training sets them anew
+        run.user.set_row_weights({0: 0.75})
+    assert run.user.row_weights(batch).tolist() == [1, 1, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"),
+    [
+        (torch.ones(3), "shape"),
+        (torch.tensor([1.0, 1.0, 1.0, 1.5]), "0 to 1"),
+        (torch.tensor([1.0, 1.0, 1.0, torch.nan]), "NaN"),
+        ({4: 0.5}, "row 4"),
+    ],
+)
+def test_row_weights_of_another_number_or_range_are_refused(weights: Any, why: str, model: Any) -> None:
+    run = run_on(Handmade(model))
+    run.user.trained_rows = USER
+    with run.turn("x", "start"), pytest.raises(TrainingError, match=why):
+        run.user.set_row_weights(weights)
+
+
+def test_two_methods_cannot_both_weigh_rows(model: Any) -> None:
+    run = run_on(Handmade(model))
+    run.user.trained_rows = USER
+    with run.turn("x", "start"):
+        run.user.set_row_weights(torch.ones(4))
+    with run.turn("y", "start"), pytest.raises(TrainingError, match="x has set"):
+        run.user.set_row_weights(torch.ones(4))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

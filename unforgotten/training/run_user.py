@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from unforgotten.errors import UnsupportedError
+from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.methods.base import RowBatch, UserBatches
 from unforgotten.training import likelihood, ranks, replay_memory
 from unforgotten.training.aligned_store import digest
@@ -32,6 +32,8 @@ class RunUser(UserBatches):
         self.trained_rows: list[EncodedRow] = []
         self._run, self._weights = run, weights
         self._values: dict[str, dict[str, Tensor]] = {}
+        self._row_weights: Tensor | None = None
+        self._weighing = ""
         self.forget_counts()
 
     def forget_counts(self) -> None:
@@ -115,6 +117,41 @@ class RunUser(UserBatches):
         stored = self._values[name]
         tensors = [stored[str(i)] for i in row_ids.tolist()] or [next(iter(stored.values()))[:0]]
         return torch.cat(tensors).to(self._run.ranks.device)
+
+    def set_row_weights(self, weights: Tensor | Mapping[int, float]) -> None:
+        """Weights in [0, 1] by `row_id`, for methods later in the list; to be called in `start` by one method.
+
+        Checkpoints do not hold them: `start` sets them again on a resume, from what it stored.
+        weights: (rows trained on,), or a mapping whose missing rows have weight 1. Raises TrainingError where they are
+        of another number or range, and where another method has set some.
+        """
+        who, count = self._run.method, len(self.trained_rows)
+        if self._weighing not in ("", who):
+            raise TrainingError(f"{who} sets row weights, but {self._weighing} has set them. Name one of the two.")
+        if isinstance(weights, Mapping):
+            if odd := [i for i in weights if not 0 <= i < count]:
+                raise TrainingError(
+                    f"{who} sets a weight for row {odd[0]}, but the rows trained on are 0 to {count - 1}."
+                )
+            weights = torch.tensor([float(weights.get(i, 1.0)) for i in range(count)])
+        if weights.shape != (count,):
+            raise TrainingError(f"{who} sets weights of shape {tuple(weights.shape)} for {count} rows trained on.")
+        if not bool(((weights >= 0) & (weights <= 1)).all()):
+            raise TrainingError(f"{who} sets row weights outside of 0 to 1, or NaN.")
+        self._row_weights, self._weighing = weights.detach().to(self._run.ranks.device), who
+
+    @property
+    def has_row_weights(self) -> bool:
+        """Whether a method has set row weights."""
+        return self._row_weights is not None
+
+    def row_weights(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B,): the weights of a micro-batch's rows; 1 where none are set, and for rows without a `row_id` (-1)."""
+        ids = batch["row_id"]
+        if self._row_weights is None:
+            return torch.ones(len(ids), device=ids.device)
+        weights = self._row_weights[ids.clamp_min(0)]
+        return torch.where(ids >= 0, weights, torch.ones_like(weights))
 
     def predicts(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, T): the positions of a user's micro-batch that predict a token of the loss."""

@@ -73,6 +73,8 @@ class Method(Component):
     remembers: ClassVar[tuple[str, ...]] = ()
     """Attributes that steps change: tensors by name, or JSON values. Checkpoints save them, and a resume restores
     them."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that came after results were published. At its default such a field leaves a run's digest as it was."""
     neutral: ClassVar[dict[str, Any]] = {}
     """The setting at which the method equals SFT, bit for bit."""
     faint: ClassVar[dict[str, Any]] = {}

@@ -128,6 +128,19 @@ class UserBatches(Protocol):
     def stored(self, name: str, row_ids: Tensor) -> Tensor:
         """What is stored for these rows, one after the other."""
 
+    def set_row_weights(self, weights: Tensor | Mapping[int, float]) -> None:
+        """Weights in [0, 1] by `row_id`, for methods later in the list; to be called in `start` by one method.
+
+        weights: (rows trained on,), or a mapping whose missing rows have weight 1.
+        """
+
+    @property
+    def has_row_weights(self) -> bool:
+        """Whether a method has set row weights."""
+
+    def row_weights(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B,): the weights of a micro-batch's rows; 1 where none are set, and for rows without a `row_id` (-1)."""
+
     def predicts(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, T): the positions that predict a token of the loss."""
 

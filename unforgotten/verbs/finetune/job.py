@@ -90,7 +90,7 @@ def resolve(recipe: Recipe, sets: DataSets | None = None) -> Job:
         aligned.digest,
         of_rows.rows_digest(user.rows),
         synthesis.folder.name if synthesis else of_rows.rows_digest(replay.rows if replay else []),
-        specs,
+        tuple(map(registry.determining, methods)),
         recipe.memory.model_dump(),
         recipe.lora.determining() if recipe.lora else None,
         mode,
