@@ -28,6 +28,13 @@ INTRO = {
 }
 
 
+DATA_FOLDER = """Set `UNFORGOTTEN_DATA` to a folder of published files, and no network is needed. Where `path` is the
+default Hub id and the split's file is there, the file is read. Other paths, and files that are not there, are read as
+ever. The command says which file stands in; environment.json has its name under the variable and its sha256. A run's
+name depends on the rows alone, so the folder may lie anywhere. Sets without a default `path` take it in the recipe:
+`path: "${UNFORGOTTEN_DATA:-data}/medsafetybench/ft_safety_med_n900.json"`."""
+
+
 def page(room: str) -> str:
     """The page of one room: a table of claims, then each component with its settings."""
     own = {name: cls for name in registry.names(room) if (cls := _own(room, name))}
@@ -40,11 +47,22 @@ def page(room: str) -> str:
         "",
         *_overview(room, own),
     ]
+    lines += _data_folder(own) if room == "datasets" else []
     for name, cls in own.items():
         lines += ["", f"## {name}", "", field_docs.docstring(cls)]
         if rows := settings(field_docs.settings(cls)):
             lines += ["", *rows]
     return "\n".join(lines) + "\n"
+
+
+def _data_folder(own: dict[str, type]) -> list[str]:
+    """What $UNFORGOTTEN_DATA does, and the files that data sets look for there."""
+    rows = [
+        [f"[{name}](#{name})", f"`{split}`", f"`{file}`"]
+        for name, cls in own.items()
+        for split, file in cls.published.items()  # type: ignore[attr-defined]
+    ]
+    return ["", "## A folder of files", "", DATA_FOLDER, "", *table(["data set", "split", "file"], rows)]
 
 
 def _overview(room: str, own: dict[str, type]) -> list[str]:

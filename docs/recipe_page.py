@@ -26,6 +26,8 @@ required. [Start](start.md) and [your own model and data](your-model-and-data.md
 - `extends: demo` takes over the keys of another recipe. Keys that the file has itself count first.
 - A [method](methods.md), a [data set](datasets.md) and a [judge](judges.md) are each a name, such as `der`, or a
   mapping of the name and settings, such as `{name: der, weight: 5}`.
+- `${UNFORGOTTEN_NAME}` in a value is that environment variable; `${UNFORGOTTEN_NAME:-text}` is `text` where it is not
+  set. `UNFORGOTTEN_DATA` names a [folder of data files](datasets.md#a-folder-of-files).
 
 θ₀ is the model before alignment, and θ_safe the aligned one."""
 COMPONENTS = {

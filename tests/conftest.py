@@ -20,6 +20,12 @@ CHATML = (
 """An instruct model's template as most are: without marks for the mask."""
 
 
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own folder of data files stands in for the Hub in no test that does not say so."""
+    monkeypatch.delenv("UNFORGOTTEN_DATA", raising=False)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def collect_what_this_file_makes() -> None:
     """What earlier files left is not searched again: half of a worker's time went into collections of a full heap."""

@@ -12,6 +12,7 @@ from unforgotten.errors import SandboxError
 from unforgotten.evaluation.sandbox import Sandbox, open_sandbox
 
 SHARED = Path(os.environ.get("UNFORGOTTEN_SHARED") or Path(__file__).parents[3] / "shared")
+DATA = Path(os.environ.get("UNFORGOTTEN_DATA") or SHARED / "data")
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def real() -> Callable[[str], str]:
     """`real("gsm8k/test.jsonl")` is the path of a published file, or the test is skipped."""
 
     def path_of(name: str) -> str:
-        file = SHARED / "data" / name
+        file = DATA / name
         if not file.is_file():
-            pytest.skip(f"needs the published file data/{name}; set UNFORGOTTEN_SHARED to the folder that has data/")
+            pytest.skip(f"needs the published file {name}; set UNFORGOTTEN_DATA to the folder of data files")
         return str(file)
 
     return path_of

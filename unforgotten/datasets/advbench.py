@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unforgotten.datasets.base import Dataset, Kind, Row, ask
 from unforgotten.datasets.reading import columns, files, kinds
@@ -14,6 +16,8 @@ _NAMES = {"prompt": ("goal", "prompt")}
 @dataclass(kw_only=True)
 class Advbench(Dataset):
     """Harmful requests. The set's target answers ("Sure, here is …") are not read."""
+
+    published: ClassVar[Mapping[str, str]] = {"train": "advbench/harmful_behaviors.csv"}
 
     path: str = "walledai/AdvBench"
     """A Hub id (gated), or a local .csv file: with goal and target, with `goal` alone, or with one column and no
@@ -35,12 +39,11 @@ class Advbench(Dataset):
         """The requests without answers, in the set's order."""
         # Upstream's CSV says goal, the Hub's copy prompt, and PTST's copy has no header: read with one, it loses a row.
         columns.check(self.columns)
-        records, problems = files.read(
-            self.path, split=self.split, header=columns.names(self.columns, _NAMES), sole="goal"
-        )
-        prompts, self.notes = columns.read_prompts(self.path, records, self.columns, problems, _NAMES)
-        doubts = kinds.check(self.path, records, "harmful", split="" if files.local(self.path) else self.split)
+        place = self.reads_from
+        records, problems = files.read(place, split=self.split, header=columns.names(self.columns, _NAMES), sole="goal")
+        prompts, self.notes = columns.read_prompts(place, records, self.columns, problems, _NAMES)
+        doubts = kinds.check(place, records, "harmful", split="" if files.local(place) else self.split)
         self.notes = (*doubts, *self.notes)
-        files.refuse(self.path, problems, len(records))
+        files.refuse(place, problems, len(records))
         rows = [ask(text, kind="harmful", category=category, source=r.source) for r, text, category in prompts]
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+        return files.sample(rows, self.n_rows, self.seed, place)

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
+from unforgotten.datasets.reading import data_folder
 from unforgotten.errors import RecipeError
 from unforgotten.registry import Component
 from unforgotten.runs.field_docs import described
@@ -94,6 +96,22 @@ class Dataset(Component, ABC):
     """Name of the field that sets the kind of the rows; empty if they always have one kind."""
     executes: ClassVar[bool] = False
     """Whether `score` runs model-written code. It then needs `execute`, a sandbox that was opened before any reply."""
+
+    published: ClassVar[Mapping[str, str]] = {}
+    """For each Hub split, the file under $UNFORGOTTEN_DATA that stands in for the default Hub id."""
+
+    @property
+    def reads_from(self) -> str:
+        """`path`, or the file of $UNFORGOTTEN_DATA that stands in for it; empty for a set without `path`.
+
+        A file stands in only for the default Hub id, and only where it is there. Raises DataError where the variable
+        names no folder.
+        """
+        path = str(getattr(self, "path", None) or "")
+        name = self.published.get(str(getattr(self, "split", "")))
+        if name is None or path != getattr(type(self), "path", None) or Path(path).is_file():
+            return path
+        return data_folder.stand_in(name) or path
 
     @property
     def label(self) -> str:

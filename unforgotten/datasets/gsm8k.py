@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -28,6 +29,7 @@ class Gsm8k(Dataset):
     """Grade-school maths problems with worked answers."""
 
     metrics: ClassVar[tuple[str, ...]] = ("strict", "flexible")
+    published: ClassVar[Mapping[str, str]] = {"train": "gsm8k/train.jsonl.gz", "test": "gsm8k/test.jsonl"}
 
     path: str = "openai/gsm8k"
     """A Hub id with the config `main`, or a local .jsonl file with question and answer."""
@@ -44,7 +46,7 @@ class Gsm8k(Dataset):
         """Each question with its worked answer; `answer` is the number without commas."""
         columns = {"question": ("question",), "answer": ("answer",)}
         rows, problems = [], []
-        for line, source, value in files.read_columns(self.path, columns, config="main", split=self.split):
+        for line, source, value in files.read_columns(self.reads_from, columns, config="main", split=self.split):
             if (number := official_number(value["answer"])) is None or not _NUMBER.fullmatch(number):
                 problems.append((line, "the answer does not end in `#### number`"))
                 continue
@@ -52,8 +54,8 @@ class Gsm8k(Dataset):
             answer = value["answer"].replace("####", self.final_answer)
             rows.append(ask(value["question"], answer, answer=number, source=source))
         if problems:
-            raise DataError(f"{self.path} is not GSM8K:", problems)
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+            raise DataError(f"{self.reads_from} is not GSM8K:", problems)
+        return files.sample(rows, self.n_rows, self.seed, self.reads_from)
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         """strict: the number after the mark; flexible: the last number of the reply, as lm-eval finds it."""

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -47,6 +48,7 @@ class HumanEval(Dataset):
 
     metrics: ClassVar[tuple[str, ...]] = ("pass@1",)
     executes: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, str]] = {"test": "humaneval/HumanEval.jsonl.gz"}
 
     path: str = "openai/openai_humaneval"
     """A Hub id, or the local HumanEval.jsonl.gz. It is for evaluation only and has no training part."""
@@ -62,9 +64,9 @@ class HumanEval(Dataset):
 
     def rows(self) -> list[Row]:
         """Each problem in evalplus's words for chat models; `answer` is the problem as JSON."""
-        records = files.read_columns(self.path, COLUMNS, split=self.split)
+        records = files.read_columns(self.reads_from, COLUMNS, split=self.split)
         rows = [question({name: r.value[name] for name in COLUMNS}, r.source) for r in records]
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+        return files.sample(rows, self.n_rows, self.seed, self.reads_from)
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         """pass@1: the official tests hold for the function in the reply. Raises SandboxError without `execute`."""

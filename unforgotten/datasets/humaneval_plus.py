@@ -8,7 +8,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ class HumanEvalPlus(Dataset):
 
     metrics: ClassVar[tuple[str, ...]] = ("plus", "base")
     executes: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, str]] = {"test": "humaneval_plus/HumanEvalPlus.jsonl.gz"}
 
     path: str = "evalplus/humanevalplus"
     """A Hub id, or evalplus's own HumanEvalPlus.jsonl.gz. It is for evaluation only and has no training part."""
@@ -45,7 +46,7 @@ class HumanEvalPlus(Dataset):
 
     def rows(self) -> list[Row]:
         """Each problem in evalplus's words for chat models; `answer` is the problem with its inputs as JSON."""
-        records = files.read_columns(self.path, COLUMNS, split=self.split)
+        records = files.read_columns(self.reads_from, COLUMNS, split=self.split)
         tasks, problems = [], []
         for line, source, value in records:
             task = {name: value[name] for name in COLUMNS}
@@ -59,14 +60,14 @@ class HumanEvalPlus(Dataset):
                 continue
             tasks.append((task, source))
         if problems:
-            raise DataError(f"{self.path} is not HumanEval+:", problems)
-        tasks = files.sample(tasks, self.n_rows, self.seed, self.path)
+            raise DataError(f"{self.reads_from} is not HumanEval+:", problems)
+        tasks = files.sample(tasks, self.n_rows, self.seed, self.reads_from)
         if any("base_input" not in task for task, _ in tasks):
             tests = {
                 r.value["task_id"]: r.value["test"] for r in files.read_columns(self.base_path, COLUMNS, split="test")
             }
             if missing := [task["task_id"] for task, _ in tasks if task["task_id"] not in tests]:
-                raise DataError(f"{self.base_path} has no {missing[0]}, which {self.path} has.")
+                raise DataError(f"{self.base_path} has no {missing[0]}, which {self.reads_from} has.")
             for task, _ in tasks:
                 task["test"] = tests[task["task_id"]]
         return [question(task, source) for task, source in tasks]

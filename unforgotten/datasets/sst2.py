@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,6 +21,7 @@ class Sst2(Dataset):
     """Sentences of film reviews, to classify as positive or negative."""
 
     metrics: ClassVar[tuple[str, ...]] = ("exact", "first_word")
+    published: ClassVar[Mapping[str, str]] = {"train": "sst2/train.tsv.gz", "validation": "sst2/dev.tsv"}
 
     path: str = "stanfordnlp/sst2"
     """A Hub id, or a local .tsv file with sentence and label (GLUE's format, no quoting)."""
@@ -35,15 +37,15 @@ class Sst2(Dataset):
         """Each sentence under Lisa's instruction, answered with its label."""
         columns = {"sentence": ("sentence",), "label": ("label",)}
         rows, problems = [], []
-        for line, source, value in files.read_columns(self.path, columns, split=self.split):
+        for line, source, value in files.read_columns(self.reads_from, columns, split=self.split):
             if (label := LABELS.get(value["label"])) is None:
                 hidden = " (hidden, as in the test split: use validation)" if value["label"] == "-1" else ""
                 problems.append((line, f"label {value['label']!r} is neither 0 nor 1{hidden}"))
                 continue
             rows.append(_row(value["sentence"], label, source))
         if problems:
-            raise DataError(f"{self.path} is not SST-2:", problems)
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+            raise DataError(f"{self.reads_from} is not SST-2:", problems)
+        return files.sample(rows, self.n_rows, self.seed, self.reads_from)
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         """exact: the label and nothing else, its first letter in either case, as in Lisa; first_word: it begins so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,6 +17,7 @@ class Xstest(Dataset):
     """Harmless look-alikes of harmful requests, to measure over-refusal."""
 
     kind_field: ClassVar[str] = "part"
+    published: ClassVar[Mapping[str, str]] = {"train": "xstest/xstest_prompts.csv"}
 
     path: str = "Paul/XSTest"
     """A Hub id, or the local xstest_prompts.csv."""
@@ -43,16 +45,16 @@ class Xstest(Dataset):
         """The prompts of the part, each with its type as category."""
         names = {"prompt": ("prompt",), "type": ("type",), "label": ("label",)}
         given = columns.renamed(self.columns, category="type", label="label")
-        records = files.read_columns(self.path, names, split=self.split, given=given)
+        records = files.read_columns(self.reads_from, names, split=self.split, given=given)
         strange = [(r.line, f"label {r.value['label']!r} is neither safe nor unsafe") for r in records]
         if strange := [s for s, r in zip(strange, records, strict=True) if r.value["label"] not in _KIND]:
-            raise DataError(f"{self.path} is not XSTest:", strange)
+            raise DataError(f"{self.reads_from} is not XSTest:", strange)
         rows = [
             ask(value["prompt"], kind=_KIND[self.part], category=value["type"], source=source)
             for _, source, value in records
             if value["label"] == self.part
         ]
-        return files.sample(rows, self.n_rows, self.seed, f"{self.path}, part {self.part}")
+        return files.sample(rows, self.n_rows, self.seed, f"{self.reads_from}, part {self.part}")
 
 
 _KIND: dict[str, Literal["benign", "harmful"]] = {"safe": "benign", "unsafe": "harmful"}

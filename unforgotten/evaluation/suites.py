@@ -85,8 +85,7 @@ def check_sets(sets: DataSets, *every: Evaluate | None) -> None:
         one = _check_score(kind, spec, "evaluate")
         if (known := one.rows_kind()) is not None:
             refuse_kinds(one, {known: 0}, f"evaluate.{kind}", [ROWS[kind]])
-        path = getattr(one, "path", None)
-        if isinstance(path, str) and Path(files.expand(path)).is_file():
+        if (path := one.reads_from) and Path(files.expand(path)).is_file():
             check_kind(one, sets.read(spec).rows, f"evaluate.{kind}", [ROWS[kind]])
 
 

@@ -7,11 +7,15 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
 from unforgotten.datasets.base import Dataset, Row, check_kind
+from unforgotten.datasets.reading import data_folder, files
+from unforgotten.datasets.reading.data_folder import ReadFile
 from unforgotten.errors import DataError, RecipeError
+from unforgotten.runs import digests
 from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ class Loaded:
 
     dataset: Dataset
     rows: tuple[Row, ...]
+    file: ReadFile | None = None
+    """The file that holds the rows. None for a set on the Hub, in a folder or in the package."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -42,6 +48,8 @@ class ReadRows:
     rows: list[Row]
     notes: tuple[str, ...] = ()
     """What a user should know of them, a sentence each."""
+    files: tuple[ReadFile, ...] = ()
+    """The files that they were read from."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +83,22 @@ class DataSets:
         key = json.dumps(_settings(spec, seed), sort_keys=True, default=str)
         if key not in self._loaded:
             source = dataset(spec, seed)
-            self._loaded[key] = Loaded(source, tuple(source.rows()))
+            self._loaded[key] = _loaded(source)
             if len(self._loaded) > self._most:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
         return self._loaded[key]
+
+
+def _loaded(source: Dataset) -> Loaded:
+    """The set with its rows and the file that they come from; a file that stands in for a Hub id is noted."""
+    rows, place = tuple(source.rows()), source.reads_from
+    path = Path(files.expand(place)) if place else None
+    file = ReadFile(place, data_folder.sha256(path)) if path and path.is_file() else None
+    if file and place != getattr(source, "path", None):
+        stands_in = f"{source.label} is read from {file.name} (sha256 {file.sha256[:12]}…), not from the Hub."
+        source.notes = (stands_in, *source.notes)
+    return Loaded(source, rows, file)
 
 
 def dataset(spec: Spec, seed: int | None = None) -> Dataset:
@@ -107,7 +126,8 @@ def read(spec: Spec, seed: int | None = None, say: Say = quiet) -> list[Row]:
 def joined(sets: Iterable[Loaded]) -> ReadRows:
     """The rows of several data sets, one after another."""
     each = list(sets)
-    return ReadRows([row for one in each for row in one.rows], tuple(note for one in each for note in one.notes))
+    rows, notes = [row for one in each for row in one.rows], tuple(note for one in each for note in one.notes)
+    return ReadRows(rows, notes, _files(*each))
 
 
 def safety_rows(recipe: Recipe, sets: DataSets) -> ReadRows:
@@ -126,13 +146,22 @@ def user_rows(recipe: Recipe, sets: DataSets) -> UserRows:
         raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
     user = sets.read(recipe.data, recipe.seed)
     if recipe.poison is None or recipe.poison.ratio == 0:
-        return UserRows(list(user.rows), user.notes)
+        return UserRows(list(user.rows), user.notes, _files(user))
     poison = sets.read(recipe.poison.data, recipe.seed)
     # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
     silent = poison.dataset.kind_field == "kind"
     check_kind(poison.dataset, poison.rows, "poison.data", ["harmful", "task"] if silent else ["harmful"])
     rows, places = poisoned(user.rows, poison.rows, recipe.poison.ratio, recipe.seed)
-    return UserRows(rows, (*user.notes, *poison.notes), places)
+    return UserRows(rows, (*user.notes, *poison.notes), _files(user, poison), places)
+
+
+def files_record(rows: ReadRows | None) -> list[dict[str, str]]:
+    """For the record of a run: each file that rows were read from, without paths of this machine, and its digest."""
+    return [digests.public(file._asdict()) for file in dict.fromkeys(rows.files if rows else ())]
+
+
+def _files(*sets: Loaded) -> tuple[ReadFile, ...]:
+    return tuple(one.file for one in sets if one.file)
 
 
 def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> tuple[list[Row], frozenset[int]]:

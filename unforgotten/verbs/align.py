@@ -17,7 +17,7 @@ from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError, RecipeError, UnsupportedError
 from unforgotten.models.locate_aligned import aligned_of, embedded, unaligned
 from unforgotten.recipe.aligned import Aligned
-from unforgotten.recipe.data_sets import DataSets, safety_rows
+from unforgotten.recipe.data_sets import DataSets, ReadRows, files_record, safety_rows
 from unforgotten.recipe.recipe import require_recipe
 from unforgotten.runs import atomic
 from unforgotten.runs.lease import Lease, alone
@@ -77,9 +77,9 @@ def make_aligned(recipe: Recipe, where: Aligned, sets: DataSets, say: Say) -> Al
         nf4.check()
     with alone(where.record.parent, say) as lease:
         if not where.record.exists():
-            rows = safety_rows(recipe, sets).rows
-            say(f"Aligning {recipe.model} on {len(rows)} safety rows.")
-            _train(recipe, where, rows, lease)
+            safety = safety_rows(recipe, sets)
+            say(f"Aligning {recipe.model} on {len(safety.rows)} safety rows.")
+            _train(recipe, where, safety, lease)
     return where
 
 
@@ -90,11 +90,12 @@ def _check_settings(recipe: Recipe) -> None:
     check_values(recipe.align, "align")
 
 
-def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> None:
+def _train(recipe: Recipe, where: Aligned, safety: ReadRows, lease: Lease) -> None:
     from unforgotten.models import load
     from unforgotten.runs import bars
 
     bars.hush()
+    rows = safety.rows
     unanswered = sum(not row.response for row in rows)
     if unanswered:
         raise RecipeError(
@@ -109,7 +110,11 @@ def _train(recipe: Recipe, where: Aligned, rows: list[Row], lease: Lease) -> Non
     trainer, seconds = _trained(recipe, where, rows, chat, part, lease)
     done = atomic.private_folder(atomic.part_of(part / "final"))
     facts = _save(recipe, where, trainer, chat, done)
-    facts |= {"seconds": round(seconds, 2), "date": chat.date if chat.uses_date else None}
+    facts |= {
+        "files": files_record(safety),
+        "seconds": round(seconds, 2),
+        "date": chat.date if chat.uses_date else None,
+    }
     (done / "aligned.json").write_text(json.dumps(facts, indent=2) + "\n")
     lease.check()
     _publish(done, final)

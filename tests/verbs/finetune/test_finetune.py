@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -163,6 +164,23 @@ def test_a_finished_run_is_not_trained_twice_and_a_change_makes_another(
     assert resolve(recipe.varied(seed=1)).folder != run
     rows_file("user.jsonl", 12, seed=1)  # the same path, other rows
     assert resolve(recipe).folder != run
+
+
+def test_the_record_names_each_file_and_its_digest_but_no_folder_of_this_machine(
+    tmp_path: Path, model_folder: Make, rows_file: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dev := tmp_path / "data" / "sst2" / "dev.tsv").parent.mkdir(parents=True)
+    dev.write_text("sentence\tlabel\n" + "a film\t1\n" * 4)
+    monkeypatch.setenv("UNFORGOTTEN_DATA", str(tmp_path / "data"))
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, data={"name": "sst2", "split": "validation"})
+    files = json.loads((finetune(recipe) / "environment.json").read_text())["files"]
+    refusals = hashlib.sha256((tmp_path / "refusals.jsonl").read_bytes()).hexdigest()
+    assert files == {
+        "user": [
+            {"name": "${UNFORGOTTEN_DATA}/sst2/dev.tsv", "sha256": hashlib.sha256(dev.read_bytes()).hexdigest()},
+        ],
+        "safety": [{"name": "…/refusals.jsonl", "sha256": refusals}],
+    }
 
 
 def test_poison_keeps_the_total_and_is_the_seeds(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
 from unforgotten.datasets.reading import digest
+from unforgotten.recipe.data_sets import files_record
 from unforgotten.report import model_card
 from unforgotten.runs import atomic, digests, safe_text, strict_yaml, trust
 
@@ -51,6 +52,7 @@ def before(
         "aligned": job.aligned.json(),
         "quantised": loaded,
         "digests": {"user": digest.rows_digest(job.user.rows), "safety": digest.rows_digest(safety)},
+        "files": {"user": files_record(job.user), "safety": files_record(job.replay)},
         "rows": {"user": len(job.user.rows), "harmful": len(job.user.harmful_at), "safety": len(safety)},
         "answers": answered,
         "audit": audit,

@@ -93,6 +93,8 @@ def cached(model: str, file: str = "config.json") -> Path | None:
 def hub_ids(dataset: Dataset) -> list[str]:
     """The Hub ids in a data set's fields, without `base_path` (it completes a `path` on the Hub) for a local file."""
     named = {f.name: getattr(dataset, f.name) for f in fields(dataset) if isinstance(getattr(dataset, f.name), str)}
+    if "path" in named:
+        named["path"] = dataset.reads_from  # a file of $UNFORGOTTEN_DATA may stand in for it
     if not files.is_hub_id(str(named.get("path", ""))) or Path(named["path"]).exists():
         named.pop("base_path", None)
     return [value for value in named.values() if files.is_hub_id(value) and not Path(value).exists()]
