@@ -142,6 +142,18 @@ class MemorySettings(Strict):
     """Minimum number of rows."""
     refusals: float | None = Field(None, ge=0, le=1)
     """Share of refusals among the rows. Left out, the mix is that of the safety data."""
+    held_out: float | None = Field(None, ge=0, le=0.5)
+    """Safety rows that are never trained on, as a share of the replayed rows and beside them. They measure how far
+    the model moves from θ_safe (held_out.json), with any method. Left out, it is 0, or 0.2 for `weight: auto`."""
+    held_out_rows: int = Field(32, gt=1)
+    """Most held-out rows of one measurement during training. The last measurement takes all of them."""
+    held_out_every_steps: int | None = Field(None, gt=0)
+    """Optimizer steps between two measurements. Left out, it is a twentieth of the run."""
+
+    def determining(self) -> dict[str, Any]:
+        """What the digest of a run is over; a setting that came later is in it only where it is used."""
+        later = {"held_out": (None, 0), "held_out_rows": (32,), "held_out_every_steps": (None,)}
+        return self.model_dump(exclude={name for name, unused in later.items() if getattr(self, name) in unused})
 
 
 class Poison(Strict):

@@ -38,7 +38,7 @@ READ_BY_THE_TRAINER = re.compile(
 )
 """A file of such a name that the mark does not list would be read in place of, or beside, those that it lists."""
 
-TYPES: dict[str, type] = {"methods": list, "notes": list, "ratios": dict}
+TYPES: dict[str, type] = {"methods": list, "notes": list, "ratios": dict, "held_out": list}
 """What a mark holds of these."""
 
 

@@ -104,6 +104,16 @@ def refuse_missing(methods: Mapping[str, Method], *, safety_rows: bool, unaligne
         )
 
 
+def refuse_held_out(share: float, safety_rows: bool, args: Any) -> None:
+    """Raises DataError or UnsupportedError where safety rows cannot be held out, or measured."""
+    if share and not safety_rows:
+        raise DataError("memory.held_out needs safety rows. Pass safety_dataset= (refusals and look-alikes).")
+    if share and (getattr(args, "fsdp", None) or _asked_of_launcher("ACCELERATE_USE_FSDP")):
+        raise UnsupportedError(
+            f"memory.held_out cannot run under FSDP, where each rank has only a part of each tensor. {USE_DDP}"
+        )
+
+
 def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
     """Raises UnsupportedError for edits of whole weights on a base in 4 bits."""
     edits = [type(m).__name__ for m in methods if m.needs_unaligned_model or m.dense]

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from unforgotten.methods.base import turns
-from unforgotten.training import checkpoint
+from unforgotten.training import checkpoint, drift
 
 
 class Turns(TrainerCallback):
@@ -25,17 +25,29 @@ class Turns(TrainerCallback):
             if method.needs_unaligned_model and t.run.adapter_mode in ("continue", "full"):
                 t.run.weights.anchor()  # θ_safe, while it is there
         t.anchor_distance()
+        held_out = t.run.memory.held_out
+        if held_out.rows:
+            with t.run.turn("held_out", "start"):
+                t.run.memory.store_held_out()
         if t.resumed_from is not None:
             checkpoint.load_methods(t.resumed_from, t.methods, args.device)
+        elif held_out.due(0):
+            t.log_drift(held_out.scheduled(0))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         t = self.trainer
+        if (held_out := t.run.memory.held_out).due(state.global_step + 1):
+            held_out.scheduled(state.global_step + 1)
         for name, method in t.methods.items():
             if "after_step" in turns(type(method)):
                 with t.run.turn(name, "after_step"):
                     method.after_step(t.run)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if (held_out := self.trainer.run.memory.held_out).due(state.global_step):
+            wanted = control.should_log  # by the step's own line, which must come all the same
+            self.trainer.log_drift(held_out.course[-1])
+            control.should_log = wanted
         if control.should_log or control.should_save or control.should_training_stop or args.device.type == "cpu":
             self.trainer.stop_if_broken()
 
@@ -57,6 +69,7 @@ class Turns(TrainerCallback):
                 "rows_a_step": t.run.user.batch_size,
                 "notes": t.run.notes,
                 "ratios": t.run.ratios,
+                "held_out": [drift.line(each) for each in t.run.memory.held_out.course],
             }
             checkpoint.save(folder, t.methods, facts)
         t.accelerator.wait_for_everyone()

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from unforgotten.errors import RecipeError
 from unforgotten.methods.base import EncodedRow, RowBatch
 from unforgotten.registry import Component, Count
+from unforgotten.training import held_out_rows
 from unforgotten.training.collate import IGNORED, Collator, predicts, response_tokens
+from unforgotten.training.held_out_rows import Split
 
 
 @dataclass(kw_only=True)
@@ -34,9 +36,33 @@ class Memory(Component):
     replay."""
     refusals: Annotated[float, Ge(0), Le(1)] | None = None
     """Share of refusals among the rows kept; the rest are answered look-alikes. None keeps the data's own mix."""
+    held_out: Annotated[float, Ge(0), Le(0.5)] | None = None
+    """Safety rows that are never trained on, as a share of the rows kept and beside them; they measure how far the
+    model moves from θ_safe. None: 0, or what a method needs (0.2 for `weight: auto`)."""
+    held_out_rows: Annotated[int, Gt(1)] = 32
+    """Most held-out rows of one measurement during training; the last one takes all of them."""
+    held_out_every_steps: Count | None = None
+    """Optimizer steps between two measurements. None: a twentieth of the run."""
+
+    def split(self, safety: Sequence[EncodedRow], user: Sequence[EncodedRow], seed: int, needed: float = 0.0) -> Split:
+        """The rows that are replayed and those held out, as places in the safety data.
+
+        needed: the share that methods need. Raises RecipeError where less is set.
+        """
+        share = needed if self.held_out is None else self.held_out
+        if share < needed:
+            raise RecipeError(
+                f"memory.held_out is {share:g}, but `weight: auto` measures on held-out rows and needs {needed:g} at "
+                "least. Raise it, or leave it out."
+            )
+        replay = self._places(safety, len(user), seed)
+        return held_out_rows.split(safety, replay, user, share, seed) if share else Split(replay, [])
 
     def choose(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[EncodedRow]:
         """The rows kept, in a fixed order; a row's `kind` tells refusals ("harmful") from look-alikes."""
+        return numbered(safety, self._places(safety, n_user_rows, seed))
+
+    def _places(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[int]:
         wanted = self.n_rows if self.n_rows is not None else max(round(self.share * n_user_rows), self.at_least)
         rng = random.Random(f"memory {seed}")
         if self.n_rows is not None and wanted > len(safety):
@@ -56,7 +82,12 @@ class Memory(Component):
                     f"{wanted - n_refusals} look-alikes. The safety data has {len(refusals)} and {len(others)}."
                 )
             chosen = rng.sample(refusals, n_refusals) + rng.sample(others, wanted - n_refusals)
-        return [{**safety[i], "row_id": at} for at, i in enumerate(sorted(chosen))]
+        return sorted(chosen)
+
+
+def numbered(safety: Sequence[EncodedRow], places: Sequence[int]) -> list[EncodedRow]:
+    """The rows at these places; `row_id` is each one's place in the result."""
+    return [{**safety[i], "row_id": at} for at, i in enumerate(places)]
 
 
 def seed_of(*facts: Any) -> int:

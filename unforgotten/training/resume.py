@@ -16,7 +16,7 @@ from typing import Any
 from torch import OutOfMemoryError, Tensor
 
 from unforgotten.errors import TrainingError, UnforgottenError
-from unforgotten.training import checkpoint
+from unforgotten.training import checkpoint, drift
 
 
 @dataclass
@@ -115,6 +115,7 @@ def _check(trainer: Any, chosen: Path) -> None:
         )
     trainer.run.notes += [note for note in mark.get("notes", []) if note not in trainer.run.notes]
     trainer.run.ratios |= {who: tuple(most) for who, most in mark.get("ratios", {}).items()}
+    trainer.run.memory.held_out.course = [drift.of_line(line) for line in mark.get("held_out", [])]
 
 
 @contextmanager

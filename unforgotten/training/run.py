@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from unforgotten.training.drift import HeldOut
+from unforgotten.training.replay_memory import Memory
 from unforgotten.training.run_base import RunState
 from unforgotten.training.run_memory import RunMemory
 from unforgotten.training.run_user import RunUser
@@ -29,10 +31,15 @@ class TrainingRun(RunState):
         adapter_mode: AdapterMode,
         seed: int,
         pad_id: int,
+        held_out: Sequence[EncodedRow] = (),
+        settings: Memory | None = None,
     ) -> None:
+        """held_out: safety rows that nothing draws. settings: when and how many of them are measured."""
         super().__init__(ranks, seed, adapter_mode, pad_id)
+        settings = settings or Memory()
         self.weights = RunWeights(self, memory)
-        self.memory = RunMemory(self, memory, self.weights)
+        measured = HeldOut(self, self.weights, list(held_out), settings.held_out_rows, settings.held_out_every_steps)
+        self.memory = RunMemory(self, memory, self.weights, measured)
         self.user = RunUser(self, user, self.weights)
 
     def new_step(self, batches: Sequence[dict[str, Tensor]]) -> None:

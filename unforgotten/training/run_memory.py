@@ -10,9 +10,11 @@ from torch import Tensor
 
 from unforgotten.methods.base import MemoryRows
 from unforgotten.training import ranks, replay_memory
+from unforgotten.training.aligned_store import digest
 
 if TYPE_CHECKING:
-    from unforgotten.methods.base import EncodedRow, RowBatch
+    from unforgotten.methods.base import Drift, EncodedRow, RowBatch
+    from unforgotten.training.drift import HeldOut
     from unforgotten.training.run_base import RunState
     from unforgotten.training.run_weights import RunWeights
 
@@ -23,8 +25,8 @@ ROWS_PER_SHARD = 8
 class RunMemory(MemoryRows):
     """The memory of one run. N response tokens of a batch, d hidden size."""
 
-    def __init__(self, run: RunState, rows: list[EncodedRow], weights: RunWeights) -> None:
-        self.rows = rows
+    def __init__(self, run: RunState, rows: list[EncodedRow], weights: RunWeights, held_out: HeldOut) -> None:
+        self.rows, self.held_out = rows, held_out
         self._run, self._weights = run, weights
         self._states: list[Tensor] = []
 
@@ -73,17 +75,41 @@ class RunMemory(MemoryRows):
 
     def store_states(self) -> None:
         """Fills (or reads back) the store of θ_safe's last hidden states over the whole memory."""
-        count = len(self.rows)
+        self._states = self._aligned_states("states", self.rows)
+
+    def store_held_out(self) -> None:
+        """The same over the held-out rows."""
+        rows = self.held_out.rows
+        name = f"held-out-states-{digest([(r['input_ids'], r['labels']) for r in rows])}"
+        self.held_out.store(self._aligned_states(name, rows))
+
+    @property
+    def measures_drift(self) -> bool:
+        """Whether held-out rows are measured after this step."""
+        return self.held_out.due(self._run.step + 1)
+
+    def drift(self, rows: int | None = None) -> Drift:
+        """How far the model is from θ_safe on held-out rows, after the optimizer's step that is under way.
+
+        rows: the first so many of them. None: this step's measurement, which is to be due.
+        """
+        if rows is None:
+            return self.held_out.course[-1]
+        return self.held_out.measure(self._run.step + 1, rows)
+
+    def _aligned_states(self, name: str, rows: list[EncodedRow]) -> list[Tensor]:
+        """θ_safe's last hidden states where each row predicts its response, (N, d) each, stored under a name."""
+        count = len(rows)
         shards = [range(at, min(at + ROWS_PER_SHARD, count)) for at in range(0, count, ROWS_PER_SHARD)]
 
         def build(i: int) -> dict[str, Tensor]:
-            batch = self._run.batch(self.rows, list(shards[i]))
+            batch = self._run.batch(rows, list(shards[i]))
             with self._weights.teacher() as model:
                 hidden = self._weights.hidden_of(model, batch)  # (B, T, d)
             return {str(row): h[p] for row, h, p in zip(batch.row_ids, hidden, batch.predicts, strict=True)}
 
-        stored = ranks.share_shards(self._run.ranks, self._run.once, "states", len(shards), build)
-        self._states = [stored[str(i)].to(self._run.ranks.device) for i in range(count)]
+        stored = ranks.share_shards(self._run.ranks, self._run.once, name, len(shards), build)
+        return [stored[str(i)].to(self._run.ranks.device) for i in range(count)]
 
     def stored_states(self, batch: RowBatch) -> Tensor:
         """θ_safe's last hidden states where these rows predict their response, (N, d), as `batch.select` orders them.

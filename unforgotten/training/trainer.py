@@ -15,7 +15,7 @@ from transformers import Trainer
 
 from unforgotten import errors
 from unforgotten.errors import RecipeError, TrainingError, UnsupportedError
-from unforgotten.methods.base import Method, turns
+from unforgotten.methods.base import Drift, Method, turns
 from unforgotten.models import adapters, nf4
 from unforgotten.models.chat import fits
 from unforgotten.runs import terminate
@@ -27,8 +27,9 @@ from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded, encoded_both, ids_of, is_encoded
 from unforgotten.training.finished_weights import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
 from unforgotten.training.gradient_ratio import GradientRatios
+from unforgotten.training.held_out_rows import Split
 from unforgotten.training.method_callbacks import Turns
-from unforgotten.training.replay_memory import Memory
+from unforgotten.training.replay_memory import Memory, numbered
 from unforgotten.training.run import TrainingRun
 from unforgotten.training.run_base import combine
 from unforgotten.training.trainer_ranks import TrainerRanks
@@ -140,14 +141,22 @@ class MethodMixin(_Trainer):
         pad_id = pad_token(processing_class, model)
         fits.refuse([(str(row.get("source") or ""), row["input_ids"]) for row in [*user, *safety]], model, pad_id)
         kwargs["eval_dataset"] = self._held_out(kwargs.get("eval_dataset"), "eval_dataset", model)
+        memory = memory or Memory()
+        needed = max(each.held_out_share for each in self.methods.values())
+        checks.refuse_held_out(memory.held_out or needed, bool(safety), args)
+        parts = memory.split(safety, user, int(args.seed), needed) if safety else Split([], [])
         self.run = TrainingRun(
             TrainerRanks(self, args),
             user,
-            (memory or Memory()).choose(safety, len(user), args.seed) if safety else [],
+            numbered(safety, parts.replay),
             adapters.adapter_mode_of(model),
             int(args.seed),
             pad_id,
+            numbered(safety, parts.held_out),
+            memory,
         )
+        for note in parts.notes:
+            self.run.note(note)
         if one_device:
             self.run.note(one_device)
         rows = user
@@ -268,6 +277,10 @@ class MethodMixin(_Trainer):
         terminate.defer(False)
         self._ratios.note()
         self.finish()
+        if (held_out := self.run.memory.held_out).rows:
+            means = held_out.finish(self.model if self.edited else self.run.weights.model).means
+            moved = ", ".join(f"{kind} {means[f'kl_{kind}']:.3g}" for kind in held_out.kinds)
+            self.run.note(f"KL from the aligned model on held-out safety rows, in nats per token: {moved}")
         return result
 
     def _key(self) -> str:
@@ -527,6 +540,10 @@ class MethodMixin(_Trainer):
     def log_aside(self, logs: dict[str, float]) -> None:
         """A line of its own, which leaves what methods logged to the next one."""
         super().log(logs)
+
+    def log_drift(self, drift: Drift) -> None:
+        """A line about held-out rows, at the step that was measured."""
+        self.log_aside({f"held_out/{name}": value for name, value in drift.means.items()})
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)

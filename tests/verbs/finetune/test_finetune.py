@@ -183,6 +183,21 @@ def test_the_record_names_each_file_and_its_digest_but_no_folder_of_this_machine
     }
 
 
+def test_held_out_rows_are_measured_into_a_file_of_the_run(
+    tmp_path: Path, model_folder: Make, rows_file: Make
+) -> None:
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, method="sft", memory={"n_rows": 8, "held_out": 0.25})
+    run = finetune(recipe)
+    facts = json.loads((run / "held_out.json").read_text())
+    assert facts["rows"] == {"refusals": 2} and facts["every_steps"] == 1
+    assert [line["step"] for line in facts["course"]] == [0, 1, 2, 3]
+    assert abs(facts["course"][0]["kl_refusals"]) < 1e-5 < facts["result"]["kl_refusals"]
+    assert facts["result"] == facts["course"][-1]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "held_out/nll_refusals" in line] == [0, 1, 2, 3]
+    assert json.loads((run / "trained.json").read_text())["memory_rows"] == 8
+
+
 def test_poison_keeps_the_total_and_is_the_seeds(tmp_path: Path) -> None:
     from unforgotten.datasets.base import ask
 

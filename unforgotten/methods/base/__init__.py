@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from unforgotten.methods.base.method import TURNS, Method, Weights, needs, papers, turns
 from unforgotten.methods.base.run import (
     AlignedHead,
+    Drift,
     EncodedRow,
     MemoryRows,
     RowBatch,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TURNS",
     "AlignedHead",
+    "Drift",
     "EncodedRow",
     "MemoryRows",
     "Method",

@@ -98,6 +98,11 @@ class Method(Component):
     fsdp2: ClassVar[bool] = False
     """Whether the method is right where FSDP2 shards the weights; read off the class itself, never inherited."""
 
+    @property
+    def held_out_share(self) -> float:
+        """Safety rows that it needs held out, as a share of the replayed ones; 0 unless it reads `run.memory.drift`."""
+        return 0.0
+
     @classmethod
     def facts(cls) -> dict[str, str]:
         """What `list methods` and docs/methods.md print, read off the class."""

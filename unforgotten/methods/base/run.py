@@ -42,6 +42,23 @@ class RowBatch:
         return hidden[self.predicts] if self.at is None else hidden.flatten(0, 1).index_select(0, self.at)
 
 
+@dataclass(frozen=True)
+class Drift:
+    """How far the model has moved from θ_safe on held-out safety rows (training/drift.py has the units)."""
+
+    step: int
+    """Optimizer steps done."""
+    rows: int
+    """Rows measured."""
+    means: Mapping[str, float]
+    """By unit and kind: `kl_refusals`, `kl_lookalikes`, `kl_first_refusals` … A kind without rows has none."""
+
+    @property
+    def kl(self) -> float:
+        """KL(θ_safe ‖ θ) in nats per response token, of refusals or of look-alikes, whichever moved further."""
+        return max(value for name, value in self.means.items() if name in ("kl_refusals", "kl_lookalikes"))
+
+
 class AlignedHead(Protocol):
     """How θ_safe turns hidden states into logits (training/head.py). h, stored: (N, d); V vocabulary."""
 
@@ -92,6 +109,16 @@ class MemoryRows(Protocol):
 
     def stored_states(self, batch: RowBatch) -> Tensor:
         """What is stored for these rows, (N, d)."""
+
+    @property
+    def measures_drift(self) -> bool:
+        """Whether held-out rows are measured after this step."""
+
+    def drift(self, rows: int | None = None) -> Drift:
+        """How far the model is from θ_safe on held-out rows now; to be called in `after_step`, on all ranks.
+
+        rows: so many of them, else as many as a measurement takes.
+        """
 
 
 class UserBatches(Protocol):

@@ -5,6 +5,7 @@ runs/<name>-<digest>/
   aligned -> ../aligned/<digest>   where stage align made θ_safe
   metrics.jsonl                    a line per logged step
   probe.jsonl probe/               where the recipe has a probe: a line per probed step, and the replies
+  held_out.json                    where the memory holds rows out: how far θ* is from θ_safe on them
   adapter/ or model/               θ*, with tokenizer, chat template and model card
   README.md                        the model card; `evaluate` puts the figures in
   trained.json                     cost and counts; written last, and the run is not trained again

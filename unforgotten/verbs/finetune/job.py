@@ -91,7 +91,7 @@ def resolve(recipe: Recipe, sets: DataSets | None = None) -> Job:
         of_rows.rows_digest(user.rows),
         synthesis.folder.name if synthesis else of_rows.rows_digest(replay.rows if replay else []),
         tuple(map(registry.determining, methods)),
-        recipe.memory.model_dump(),
+        recipe.memory.determining(),
         recipe.lora.determining() if recipe.lora else None,
         mode,
         unaligned_model,

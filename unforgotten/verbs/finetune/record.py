@@ -90,6 +90,8 @@ def after(job: Job, fitted: Fitted, saved: Saved) -> None:
             "safety": safety_counts.lines() if safety_counts else [],
         },
     }
+    if (held_out := trainer.run.memory.held_out).rows:
+        _write_json(job.folder / "held_out.json", held_out.record())
     _write_json(job.folder / "trained.json", facts)
     model_card.write(job.folder, job.recipe, job.method_specs)
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
