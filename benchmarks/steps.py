@@ -26,6 +26,8 @@ class Row:
     factor: int = 1
     """How many times the batch SFT gets: 2 gives it as many rows as user and replay rows together."""
     note: str = ""
+    prompt_tokens: int | None = None
+    """Tokens of a safety row's prompt, where they are not as many as in the user's rows."""
 
 
 ROWS = (
@@ -34,6 +36,7 @@ ROWS = (
     Row({"name": "lisa", "safety_steps": 10, "user_steps": 90}, 1.05),
     Row("ema", 1.05),
     Row("lwf", 1.10, "lwf (states stored)"),
+    Row("anchor", 1.15, "anchor (8 prompts of 16 tokens)", prompt_tokens=16),
     Row("der", 2.1),
     Row("der", 1.05, "der over sft on user + replay rows", 2),
     Row("agem", 2.1),
@@ -58,10 +61,11 @@ def _figure(row: Row, shape: Shape, device: str, pairs: int) -> Figure:
     method = "sft" if row.method is None else row.method
     against = None if row.method is None else "sft"
     other = replace(shape, batch=shape.batch * row.factor)
+    safety = row.prompt_tokens and replace(shape, tokens=row.prompt_tokens + shape.answer_tokens)
     name = row.name or f"{method if isinstance(method, str) else method['name']} over sft"
     figure = race(
         f"{name} [{shape.name}]",
-        maker(shape, device, method),
+        maker(shape, device, method, safety_shape=safety),
         maker(other, device, against),
         pairs,
         row.reach,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ import torch
 from tests.methods.step import Caught, Rows, cross_entropy, one_step, response, states_at
 from unforgotten import testing
 from unforgotten.errors import RecipeError
-from unforgotten.methods.lwf import LwF, Positions, chosen
-from unforgotten.registry import build
+from unforgotten.methods.base import Method, Run
+from unforgotten.methods.lwf import LwF, Positions, chosen, squares
+from unforgotten.registry import build, determining
 
 USER, SAFETY = testing.ragged_rows(4, 1), testing.ragged_rows(5, 2)
 NORMS = 1e-6
@@ -78,6 +80,59 @@ def test_stored_states_are_the_teachers(positions: Positions, adapter_mode: Any,
     actual = caught.trainer.run.user.stored(f"lwf-{positions}", torch.tensor([3, 0, 1]))
     expected = torch.cat([states_at(caught.aligned, USER[i], positions_of(USER[i], positions)) for i in (3, 0, 1)])
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def relative(caught: Caught, rows: Rows, positions: Positions, shares: list[float]) -> torch.Tensor:
+    """E[share · ‖h − h′‖² / ‖h′‖²] over all positions, a row's share being the same at each of its own."""
+    terms = []
+    for row, share in zip(rows, shares, strict=True):
+        at = positions_of(row, positions)
+        aligned = states_at(caught.aligned, row, at)
+        terms.append(share * (states_at(caught.at, row, at) - aligned).square().sum(1) / aligned.square().sum(1))
+    return torch.cat(terms).mean()
+
+
+def test_squares_by_hand() -> None:
+    h, stored = torch.tensor([[2.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, 2.0], [0.0, 2.0]])
+    assert squares(h, stored).tolist() == [[1, 4], [0, 1]]
+    # ‖(1, 2)‖² = 5, ‖(0, 2)‖² = 4.
+    torch.testing.assert_close(squares(h, stored, relative=True), torch.tensor([[0.2, 0.8], [0, 0.25]]))
+
+
+@dataclass(kw_only=True)
+class Weighs(Method):
+    """Sets the weights of the user's rows."""
+
+    needs_safety: ClassVar[bool] = False
+
+    def start(self, run: Run) -> None:
+        run.user.set_row_weights(torch.tensor(WEIGHTS))
+
+
+WEIGHTS = [1.0, 0.25, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("positions", ["last", "response"])
+@pytest.mark.parametrize(
+    ("gate", "shares"), [("none", [1.0] * 4), ("trusted", WEIGHTS), ("suspect", [1 - w for w in WEIGHTS])]
+)
+def test_a_step_in_the_relative_unit_and_gated_by_row_weights(
+    gate: str, shares: list[float], positions: Positions, tmp_path: Path
+) -> None:
+    lwf = LwF(weight=5.0, positions=positions, unit="relative", gate=gate)  # type: ignore[arg-type]
+    caught = one_step([Weighs(), lwf], tmp_path, user=USER, safety=[], adapter_mode="merge")
+    caught.check(cross_entropy(caught.at, USER) + 5.0 * relative(caught, USER, positions, shares), NORMS)
+
+
+@pytest.mark.parametrize("order", [["lwf"], ["lwf", "weighs"]])
+def test_a_gate_without_row_weights_before_it_is_refused(order: list[str], tmp_path: Path) -> None:
+    methods = {"lwf": LwF(gate="suspect"), "weighs": Weighs()}
+    with pytest.raises(RecipeError, match="gate: suspect needs row weights"):
+        one_step([methods[name] for name in order], tmp_path, user=USER, safety=[])
+
+
+def test_the_first_edition_keeps_its_digest() -> None:
+    assert determining(LwF()) == {"name": "lwf", "weight": 1.0, "positions": "last"}
 
 
 @pytest.mark.parametrize("order", [["safeinstr", "lwf"], ["lwf", "safeinstr"]])

@@ -17,6 +17,7 @@ from unforgotten.training.trainer import MethodTrainer
 
 SAYS = {
     "agem": {"agem/projected", "agem/gradient_norm_ratio"},
+    "anchor": {"anchor/loss", "method/gradient_norm_ratio", "anchor/gradient_norm_ratio"},
     "constrained_sft": {
         "constrained_sft/token_weight",
         "constrained_sft/loss",

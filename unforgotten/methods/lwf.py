@@ -6,6 +6,11 @@ its last token (h ∈ ℝ^d is one vector), or every token; `positions` chooses.
 task to be learned, so a pull on them costs utility; the prompt's last one says how the model begins its answer. It is
 the default: in the embedded world it alone keeps refusals under poison and the task with it (REPRODUCTION.md).
 
+Two units of the square: its sum over d, as printed, whose size differs between models by orders of magnitude; or that
+sum over ‖h_safe‖², which does not (`unit: relative`). In runs whose rows another method has weighed, w from 0 (suspect)
+to 1 (trusted), `gate` multiplies each row's term by w or by 1 − w: a task whose answer is the first token can be learnt
+from trusted rows, while suspect rows hold the model. The mean stays one over all positions.
+
 θ_safe's states are stored before the first step (one forward of the data, once) and read back: a step then costs no
 teacher, and nothing of θ_safe need stay in the model.
 """
@@ -18,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
+from unforgotten.errors import RecipeError
 from unforgotten.methods.base import Method
 
 if TYPE_CHECKING:
@@ -51,11 +57,18 @@ def chosen(labels: Tensor, attention_mask: Tensor, positions: Positions) -> Tens
     return real & (predicts.cumsum(1) - first.long() == 0) & predicts.any(1, keepdim=True)
 
 
+def squares(h: Tensor, stored: Tensor, relative: bool = False) -> Tensor:
+    """(h − h′)², element by element, (N, d), from h and stored, h′; relative: over ‖h′‖² of its position."""
+    gap = (h - stored).square()
+    return gap / stored.square().sum(1, keepdim=True) if relative else gap
+
+
 @dataclass(kw_only=True)
 class LwF(Method):
     """Learning without Forgetting: keep the aligned hidden states on the user's own data. [1606.09282, 2512.10150]"""
 
     family: ClassVar[str] = "regularization"
+    later: ClassVar[tuple[str, ...]] = ("unit", "gate")
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
     needs_safety: ClassVar[bool] = False
@@ -63,12 +76,23 @@ class LwF(Method):
     reads_hidden: ClassVar[bool] = True
 
     weight: Annotated[float, Ge(0)] = 1.0
-    """β, the weight of the squared distance of hidden states, summed over the hidden size and averaged over
-    positions. With 0 the method is SFT."""
+    """β, the weight of the squared distance of hidden states, averaged over positions (see `unit`). With 0 the
+    method is SFT."""
     positions: Positions = "last"
     """Tokens whose states are matched: `last` (only the token before each answer), `prompt`, `response` or `all`."""
+    unit: Literal["sum", "relative"] = "sum"
+    """`sum` sums the square over the hidden size, as 2512.10150 prints it. `relative` divides that sum by ‖h‖² of
+    θ_safe's state, so that β does not depend on the model. Ours, after 2605.05995."""
+    gate: Literal["none", "trusted", "suspect"] = "none"
+    """Factor of each row's term, where a method named earlier sets row weights w: 1, w (`trusted`) or 1 − w
+    (`suspect`). Ours, after 2505.17196."""
 
     def start(self, run: Run) -> None:
+        if self.weight and self.gate != "none" and not run.user.has_row_weights:
+            raise RecipeError(
+                f"lwf's gate: {self.gate} needs row weights, but no method before it in the list sets them. Name one "
+                "first, or leave out `gate`."
+            )
         if self.weight:
             run.user.store(f"lwf-{self.positions}", lambda model, rows: self._states(run, model, rows))
 
@@ -78,8 +102,12 @@ class LwF(Method):
         known = batch["row_id"] >= 0  # rows that another method put in have no stored states
         mask = self._mask(batch) & known[:, None]
         h = out.hidden_states[-1][mask]  # (N, d)
-        gap = h - run.user.stored(f"lwf-{self.positions}", batch["row_id"][known]).to(h.dtype)
-        return self.weight * gap.square().sum(), run.user.count(lambda b: self._mask(b) & (b["row_id"] >= 0)[:, None])
+        stored = run.user.stored(f"lwf-{self.positions}", batch["row_id"][known]).to(h.dtype)
+        terms = squares(h, stored, self.unit == "relative")
+        if self.gate != "none":
+            w = run.user.row_weights(batch)[:, None].expand(mask.shape)[mask].to(h.dtype)  # (N,)
+            terms = terms * (w if self.gate == "trusted" else 1 - w)[:, None]
+        return self.weight * terms.sum(), run.user.count(lambda b: self._mask(b) & (b["row_id"] >= 0)[:, None])
 
     def _mask(self, batch: dict[str, Tensor]) -> Tensor:
         return chosen(batch["labels"], batch["attention_mask"], self.positions)

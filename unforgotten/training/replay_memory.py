@@ -128,6 +128,33 @@ def as_batch(rows: Sequence[EncodedRow], places: Sequence[int], collator: Collat
     )
 
 
+def as_prompts(rows: Sequence[EncodedRow], places: Sequence[int], collator: Collator, device: Any) -> RowBatch:
+    """The rows at these places, cut before their first token in the loss; `predicts` marks the last token left.
+
+    No row at all becomes one prompt with nothing marked: every rank must run the same forwards.
+    """
+    chosen = [rows[i] for i in places]
+    batch = collator([prompt_of(row) for row in chosen or rows[:1]])
+    last = batch["attention_mask"].sum(1, keepdim=True) - 1  # (B, 1)
+    mask = torch.zeros_like(batch["labels"], dtype=torch.bool)  # (B, T)
+    if chosen:
+        mask.scatter_(1, last, True)
+    return RowBatch(
+        inputs={name: batch[name].to(device) for name in ("input_ids", "attention_mask")},
+        labels=batch["labels"].to(device),
+        predicts=mask.to(device),
+        row_ids=[row["row_id"] for row in chosen],
+        at=mask.flatten().nonzero()[:, 0].to(device),
+        counts=(1,) * len(chosen),
+    )
+
+
+def prompt_of(row: EncodedRow) -> EncodedRow:
+    """A row up to its first token in the loss; without loss. Of a row without any, all but the last token."""
+    end = next((t for t, label in enumerate(row["labels"]) if t and label != IGNORED), max(1, len(row["labels"]) - 1))
+    return {**row, "input_ids": list(row["input_ids"][:end]), "labels": [IGNORED] * end}
+
+
 def tokens_of(rows: Sequence[EncodedRow], places: Sequence[int]) -> int:
     """Response tokens in the rows at these places."""
     return sum(response_tokens(rows[i]) for i in places)

@@ -63,6 +63,10 @@ class RunState:
         """The rows at these places as a batch on this rank's device."""
         return replay_memory.as_batch(rows, places, self._collator, self.ranks.device)
 
+    def prompts(self, rows: Sequence[EncodedRow], places: Sequence[int]) -> RowBatch:
+        """The same, of these rows' prompts alone."""
+        return replay_memory.as_prompts(rows, places, self._collator, self.ranks.device)
+
     def log(self, **values: float | Tensor) -> None:
         """Means of these until the next log line, under `method/<name>`; tensors are read only then (no sync here)."""
         for name, value in values.items():

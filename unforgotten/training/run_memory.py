@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from unforgotten.errors import RecipeError
 from unforgotten.methods.base import MemoryRows
 from unforgotten.training import ranks, replay_memory
 from unforgotten.training.aligned_store import digest
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from unforgotten.training.drift import HeldOut
     from unforgotten.training.run_base import RunState
     from unforgotten.training.run_weights import RunWeights
+
+BatchOf = Callable[[Sequence["EncodedRow"], Sequence[int]], "RowBatch"]
 
 ROWS_PER_SHARD = 8
 """Stored states are written in chunks of this many rows: a kill loses one chunk at most."""
@@ -29,6 +32,7 @@ class RunMemory(MemoryRows):
         self.rows, self.held_out = rows, held_out
         self._run, self._weights = run, weights
         self._states: list[Tensor] = []
+        self._prompt_states: list[Tensor] = []
 
     @property
     def tokens(self) -> int:
@@ -65,17 +69,53 @@ class RunMemory(MemoryRows):
 
     def places(self, n: int, name: str = "") -> list[int]:
         """Which rows `draw(n, name)` draws for this step, all of them."""
-        if n > len(self.rows):
-            self._run.note(
-                f"{self._run.method} replays {n} safety rows in a step, but the memory has {len(self.rows)}, so rows "
-                "repeat within a step. Raise memory.n_rows, or give more safety rows"
+        return self._drawn(range(len(self.rows)), n, "safety rows", *([name] if name else []))
+
+    def draw_prompts(self, n: int, refusals: float | None = None) -> RowBatch:
+        """This micro-batch's share of n prompts drawn for the whole step: rows cut before their first answer.
+
+        refusals: share of harmful prompts among them; None draws from all rows alike. Raises RecipeError where the
+        memory has none of a kind that is asked for, and where n is too small to hold both kinds.
+        """
+        places = replay_memory.deal(self.prompt_places(n, refusals), self._run.slot, self._run.slots)
+        return self._run.prompts(self.rows, places)
+
+    def prompt_places(self, n: int, refusals: float | None = None) -> list[int]:
+        """Which rows `draw_prompts(n, refusals)` draws for this step, all of them."""
+        if refusals is None:
+            return self._drawn(range(len(self.rows)), n, "prompts", "prompts")
+        harmful = round(refusals * n)
+        if 0 < refusals < 1 and harmful in (0, n):
+            raise RecipeError(
+                f"{self._run.method} draws {n} prompts, which cannot hold a share of {refusals:g} harmful ones and the "
+                "rest look-alikes. Raise `prompts`, or set the share to 0 or 1."
             )
-        facts = (self._run.seed, self._run.method, self._run.step, *([name] if name else []))
-        return replay_memory.draw(len(self.rows), n, *facts)
+        places: list[int] = []
+        for kind, wanted in (("harmful", harmful), ("look-alike", n - harmful)):
+            pool = [i for i, row in enumerate(self.rows) if (row.get("kind") == "harmful") == (kind == "harmful")]
+            if wanted and not pool:
+                raise RecipeError(f"{self._run.method} draws {kind} prompts, but the memory has none. Add such rows.")
+            places += self._drawn(pool, wanted, f"{kind} prompts", kind)
+        return places
+
+    def _drawn(self, pool: Sequence[int], n: int, what: str, *names: str) -> list[int]:
+        """n of the pool's places, by seed, method, step and names."""
+        if n > len(pool):
+            self._run.note(
+                f"{self._run.method} replays {n} {what} in a step, but the memory has {len(pool)}, so rows repeat "
+                "within a step. Raise memory.n_rows, or give more safety rows"
+            )
+        facts = (self._run.seed, self._run.method, self._run.step, *names)
+        return [pool[i] for i in replay_memory.draw(len(pool), n, *facts)] if n else []
 
     def store_states(self) -> None:
         """Fills (or reads back) the store of θ_safe's last hidden states over the whole memory."""
         self._states = self._aligned_states("states", self.rows)
+
+    def store_prompt_states(self) -> Tensor:
+        """Fills (or reads back) the store of θ_safe's last hidden state at the end of each prompt: (rows, d)."""
+        self._prompt_states = self._aligned_states("prompt-states", self.rows, self._run.prompts)
+        return torch.cat(self._prompt_states)
 
     def store_held_out(self) -> None:
         """The same over the held-out rows."""
@@ -97,13 +137,17 @@ class RunMemory(MemoryRows):
             return self.held_out.course[-1]
         return self.held_out.measure(self._run.step + 1, rows)
 
-    def _aligned_states(self, name: str, rows: list[EncodedRow]) -> list[Tensor]:
-        """θ_safe's last hidden states where each row predicts its response, (N, d) each, stored under a name."""
+    def _aligned_states(self, name: str, rows: list[EncodedRow], batch_of: BatchOf | None = None) -> list[Tensor]:
+        """θ_safe's last hidden states where each row predicts its response, (N, d) each, stored under a name.
+
+        batch_of: makes other batches of the rows than whole ones.
+        """
+        batch_of = batch_of or self._run.batch
         count = len(rows)
         shards = [range(at, min(at + ROWS_PER_SHARD, count)) for at in range(0, count, ROWS_PER_SHARD)]
 
         def build(i: int) -> dict[str, Tensor]:
-            batch = self._run.batch(rows, list(shards[i]))
+            batch = batch_of(rows, list(shards[i]))
             with self._weights.teacher() as model:
                 hidden = self._weights.hidden_of(model, batch)  # (B, T, d)
             return {str(row): h[p] for row, h, p in zip(batch.row_ids, hidden, batch.predicts, strict=True)}
@@ -120,3 +164,10 @@ class RunMemory(MemoryRows):
             self.store_states()
         states = [self._states[i] for i, some in zip(batch.row_ids, batch.counts, strict=True) if some]
         return torch.cat(states) if states else self._states[0][:0]
+
+    def prompt_states(self, batch: RowBatch) -> Tensor:
+        """θ_safe's last hidden state at the end of these prompts, (B, d), of a batch that `draw_prompts` gave."""
+        if not self._prompt_states:
+            self.store_prompt_states()
+        states = [self._prompt_states[i] for i in batch.row_ids]
+        return torch.cat(states) if states else self._prompt_states[0][:0]

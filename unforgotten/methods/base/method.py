@@ -159,7 +159,7 @@ def needs(cls: type[Method]) -> list[str]:
     }
     needed = {
         "safety data": cls.needs_safety,
-        "teacher": bool(asked & {"teacher", "store_states", "store"}),
+        "teacher": bool(asked & {"teacher", "store_states", "store_prompt_states", "store"}),
         "Fisher": "fisher" in asked,
         "base weights": cls.needs_unaligned_model,
     }

@@ -104,6 +104,18 @@ class MemoryRows(Protocol):
     def drawn_tokens(self, n: int, name: str = "") -> int:
         """Response tokens in the n rows of the whole step: the count of a `Term`."""
 
+    def draw_prompts(self, n: int, refusals: float | None = None) -> RowBatch:
+        """This micro-batch's share of n prompts of the whole step; `predicts` marks each prompt's last token.
+
+        A row is cut before its first answer. refusals: share of harmful prompts; None draws from all rows alike.
+        """
+
+    def store_prompt_states(self) -> Tensor:
+        """Stores θ_safe's last hidden state at the end of each row's prompt, (rows, d); to be called in `start`."""
+
+    def prompt_states(self, batch: RowBatch) -> Tensor:
+        """What is stored for these prompts, (B, d)."""
+
     def store_states(self) -> None:
         """Stores θ_safe's last hidden states on all rows; to be called in `start`."""
 
