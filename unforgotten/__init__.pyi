@@ -20,6 +20,7 @@ from .generation.reply import Reply as Reply
 from .judges.base import Judge as Judge
 from .judges.base import Verdict as Verdict
 from .methods.agem import AGEM as AGEM
+from .methods.anchor import Anchor as Anchor
 from .methods.base.method import Method as Method
 from .methods.constrained_sft import ConstrainedSFT as ConstrainedSFT
 from .methods.der import DER as DER

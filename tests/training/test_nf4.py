@@ -209,6 +209,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lisa": {"safety_steps": 1, "user_steps": 1},
     "ema": {},
     "constrained_sft": {"beta": 2.0},
+    "anchor": {},
 }
 
 
