@@ -13,8 +13,8 @@ import torch
 from tests.methods.step import Caught, Rows, cross_entropy, one_step, response, states_at
 from unforgotten import testing
 from unforgotten.errors import RecipeError
-from unforgotten.methods.base import Method, Run
-from unforgotten.methods.lwf import LwF, Positions, chosen, squares
+from unforgotten.methods.base import Method, Run, squared_gap
+from unforgotten.methods.lwf import LwF, Positions, chosen
 from unforgotten.registry import build, determining
 
 USER, SAFETY = testing.ragged_rows(4, 1), testing.ragged_rows(5, 2)
@@ -92,11 +92,11 @@ def relative(caught: Caught, rows: Rows, positions: Positions, shares: list[floa
     return torch.cat(terms).mean()
 
 
-def test_squares_by_hand() -> None:
+def test_squared_gaps_by_hand() -> None:
     h, stored = torch.tensor([[2.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, 2.0], [0.0, 2.0]])
-    assert squares(h, stored).tolist() == [[1, 4], [0, 1]]
+    assert squared_gap(h, stored).tolist() == [[1, 4], [0, 1]]
     # ‖(1, 2)‖² = 5, ‖(0, 2)‖² = 4.
-    torch.testing.assert_close(squares(h, stored, relative=True), torch.tensor([[0.2, 0.8], [0, 0.25]]))
+    torch.testing.assert_close(squared_gap(h, stored, relative=True), torch.tensor([[0.2, 0.8], [0, 0.25]]))
 
 
 @dataclass(kw_only=True)

@@ -20,11 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
-from unforgotten.methods.base import Method
-from unforgotten.methods.lwf import squares
-from unforgotten.registry import Count
+from unforgotten.methods.base import Method, squared_gap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +52,7 @@ class Anchor(Method):
     weight: Annotated[float, Ge(0)] = 1.0
     """λ, the weight of the squared distance of states relative to ‖h‖², averaged over prompts. With 0 the method is
     SFT at no extra cost. The default is ours; SBR's code has 50 on a mean over the hidden size."""
-    prompts: Count = 8
+    prompts: Annotated[int, Gt(0)] = 8
     """Memory prompts in each step. [2605.05995: K = 8]"""
     refusals: Annotated[float, Ge(0), Le(1)] | None = None
     """Share of harmful prompts among them; the rest are look-alikes. None draws from the memory as it is; 1 is
@@ -74,4 +72,4 @@ class Anchor(Method):
             return None
         rows = run.memory.draw_prompts(self.prompts, self.refusals)
         h, stored = run.weights.states(rows), run.memory.prompt_states(rows)  # (n, d)
-        return self.weight * squares(h, stored.to(h.dtype), relative=True).sum(), self.prompts
+        return self.weight * squared_gap(h, stored.to(h.dtype), relative=True).sum(), self.prompts

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge
 
 from unforgotten.errors import RecipeError
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import Method, squared_gap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,12 +55,6 @@ def chosen(labels: Tensor, attention_mask: Tensor, positions: Positions) -> Tens
         return starts
     first = predicts & (predicts.cumsum(1) == 1)
     return real & (predicts.cumsum(1) - first.long() == 0) & predicts.any(1, keepdim=True)
-
-
-def squares(h: Tensor, stored: Tensor, relative: bool = False) -> Tensor:
-    """(h − h′)², element by element, (N, d), from h and stored, h′; relative: over ‖h′‖² of its position."""
-    gap = (h - stored).square()
-    return gap / stored.square().sum(1, keepdim=True) if relative else gap
 
 
 @dataclass(kw_only=True)
@@ -103,7 +97,7 @@ class LwF(Method):
         mask = self._mask(batch) & known[:, None]
         h = out.hidden_states[-1][mask]  # (N, d)
         stored = run.user.stored(f"lwf-{self.positions}", batch["row_id"][known]).to(h.dtype)
-        terms = squares(h, stored, self.unit == "relative")
+        terms = squared_gap(h, stored, self.unit == "relative")
         if self.gate != "none":
             w = run.user.row_weights(batch)[:, None].expand(mask.shape)[mask].to(h.dtype)  # (N,)
             terms = terms * (w if self.gate == "trusted" else 1 - w)[:, None]

@@ -15,6 +15,7 @@ from unforgotten.methods.base.run import (
     TrainedWeights,
     UserBatches,
 )
+from unforgotten.methods.base.tensors import squared_gap
 
 if TYPE_CHECKING:
     from unforgotten.methods.base.run import Term
@@ -34,5 +35,6 @@ __all__ = [
     "Weights",
     "needs",
     "papers",
+    "squared_gap",
     "turns",
 ]
