@@ -114,6 +114,14 @@ class Align(Training):
 
     lora: Lora = Lora()
     """The adapter that the alignment trains."""
+    answer_tokens: int = Field(64, gt=0)
+    """Longest own answer, in tokens. θ₀ itself answers the harmless safety rows that have no answer."""
+
+    def determining(self) -> dict[str, Any]:
+        facts = super().determining()
+        if self.answer_tokens == Align.model_fields["answer_tokens"].default:
+            del facts["answer_tokens"]
+        return facts
 
 
 class Probe(Strict):

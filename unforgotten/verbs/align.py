@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
-from unforgotten.errors import ModelError, RecipeError, UnsupportedError
+from unforgotten.errors import ModelError, UnsupportedError
 from unforgotten.models.locate_aligned import aligned_of, embedded, unaligned
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.data_sets import DataSets, ReadRows, files_record, safety_rows
@@ -22,6 +22,7 @@ from unforgotten.recipe.recipe import require_recipe
 from unforgotten.runs import atomic
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
+from unforgotten.verbs.own_answers import OwnAnswers, refuse_harmful, with_own_answers
 
 if TYPE_CHECKING:
     from unforgotten.models.chat import Chat
@@ -79,7 +80,7 @@ def make_aligned(recipe: Recipe, where: Aligned, sets: DataSets, say: Say) -> Al
         if not where.record.exists():
             safety = safety_rows(recipe, sets)
             say(f"Aligning {recipe.model} on {len(safety.rows)} safety rows.")
-            _train(recipe, where, safety, lease)
+            _train(recipe, where, safety, lease, say)
     return where
 
 
@@ -90,28 +91,24 @@ def _check_settings(recipe: Recipe) -> None:
     check_values(recipe.align, "align")
 
 
-def _train(recipe: Recipe, where: Aligned, safety: ReadRows, lease: Lease) -> None:
+def _train(recipe: Recipe, where: Aligned, safety: ReadRows, lease: Lease, say: Say) -> None:
     from unforgotten.models import load
     from unforgotten.runs import bars
 
     bars.hush()
     rows = safety.rows
-    unanswered = sum(not row.response for row in rows)
-    if unanswered:
-        raise RecipeError(
-            f"{unanswered} of {len(rows)} safety rows have no answer. Stage `align` trains on answers: give rows with "
-            "answers."
-        )
+    refuse_harmful(rows)
     chat = load.load_chat(
         where.base, revision=where.revision, template=recipe.template, date=recipe.date, variables=recipe.variables
     )
     final = where.record.parent
     part = final.parent / f".{final.name}.part"
-    trainer, seconds = _trained(recipe, where, rows, chat, part, lease)
+    trainer, own, seconds = _trained(recipe, where, rows, chat, part, lease, say)
     done = atomic.private_folder(atomic.part_of(part / "final"))
     facts = _save(recipe, where, trainer, chat, done)
     facts |= {
         "files": files_record(safety),
+        "own_answers": own.counts(),
         "seconds": round(seconds, 2),
         "date": chat.date if chat.uses_date else None,
     }
@@ -122,9 +119,9 @@ def _train(recipe: Recipe, where: Aligned, safety: ReadRows, lease: Lease) -> No
 
 
 def _trained(
-    recipe: Recipe, where: Aligned, rows: list[Row], chat: Chat, part: Path, lease: Lease
-) -> tuple[MethodTrainer, float]:
-    """θ₀ trained on the safety rows, in memory; and the seconds that its steps took."""
+    recipe: Recipe, where: Aligned, rows: list[Row], chat: Chat, part: Path, lease: Lease, say: Say
+) -> tuple[MethodTrainer, OwnAnswers, float]:
+    """θ₀ trained on the safety rows, in memory; its own answers among them; and the seconds that its steps took."""
     from transformers import PrinterCallback, set_seed
 
     from unforgotten.models import load
@@ -136,13 +133,14 @@ def _trained(
     model = load.load_model(
         where.base, revision=where.revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
     )
-    set_seed(recipe.seed)
     atomic.private_folder(part)
+    own = with_own_answers(rows, model, chat, recipe.align.answer_tokens, part, say)
+    set_seed(recipe.seed)
     bar, metrics = callbacks.Bar("align"), callbacks.Metrics(part / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
         args=arguments(recipe.align, part, recipe.seed),
-        train_dataset=rows,
+        train_dataset=own.rows,
         processing_class=chat.tokenizer,
         chat=chat,
         peft_config=load.lora_config(recipe.align.lora),
@@ -157,7 +155,7 @@ def _trained(
         trainer.train(resume_from_checkpoint=True)
     finally:
         bar.close()
-    return trainer, metrics.seconds
+    return trainer, own, metrics.seconds
 
 
 def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, done: Path) -> dict[str, Any]:
