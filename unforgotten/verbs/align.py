@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from unforgotten.datasets.base import Row
 from unforgotten.errors import ModelError, UnsupportedError
 from unforgotten.models.locate_aligned import aligned_of, embedded, unaligned
+from unforgotten.models.real.catalog import MODELS
+from unforgotten.models.real.make import make
 from unforgotten.recipe.aligned import Aligned
 from unforgotten.recipe.data_sets import DataSets, ReadRows, files_record, safety_rows
 from unforgotten.recipe.recipe import require_recipe
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 
 def base_of(recipe: Recipe, say: Say = quiet) -> str:
-    """The recipe's model; `world` is the embedded base, trained on first use."""
+    """The recipe's model; the embedded base and the real models are made on first use."""
     folder = unaligned(recipe)
+    if recipe.model in MODELS:
+        return str(make(MODELS[recipe.model], say))
     if embedded(recipe.model) and not (Path(folder) / "config.json").exists():
         from unforgotten.world import pretrain
 

@@ -14,6 +14,9 @@ SHAPES = {
     "meta-llama/Llama-2-7b-hf": Shape(4096, 32, 11008, 32, 32, 128, 32000, dtype="float16"),
     "mistralai/Mistral-7B-v0.3": Shape(4096, 32, 14336, 32, 8, 128, 32768),
     "google/gemma-2-2b": Shape(2304, 26, 9216, 8, 4, 256, 256000, tied=True, dtype="float32", norms=4),
+    # config.json as they are converted
+    "smollm2": Shape(576, 30, 1536, 9, 3, 64, 49152, tied=True, dtype="float32"),
+    "gemma3": Shape(640, 18, 2048, 4, 1, 256, 262144, tied=True, dtype="float32", norms=4),
     "meta-llama/Llama-Guard-3-8B": Shape(4096, 32, 14336, 32, 8, 128, 128256),
     "allenai/wildguard": Shape(4096, 32, 14336, 32, 8, 128, 32768),
 }

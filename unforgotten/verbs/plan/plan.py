@@ -18,6 +18,8 @@ from unforgotten.datasets.reading import files
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.suites import check_sets
 from unforgotten.judges.guard.guard import Guard
+from unforgotten.models.real.catalog import MODELS
+from unforgotten.models.real.make import folder_of
 from unforgotten.recipe.data_sets import DataSets, dataset
 from unforgotten.recipe.recipe import require_recipe
 from unforgotten.runs import digests
@@ -226,6 +228,11 @@ class _Planner:
 
     def need(self, thing: Needed) -> None:
         if any(thing.name == other.name for other in self.plan.needed):
+            return
+        if thing.what == "model" and (model := MODELS.get(thing.name)):
+            made = folder_of(model).is_dir()
+            url = f"https://pypi.org/project/{model.wheels[0].package}"
+            self.plan.needed.append(Needed("model", thing.name, "", url, model.size, made))
             return
         if not files.is_hub_id(thing.name) or Path(thing.name).expanduser().is_dir():
             return

@@ -26,7 +26,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Needed:
-    """What the Hub, or a server, must give."""
+    """What the Hub, PyPI or a server must give."""
 
     what: str
     name: str

@@ -29,7 +29,7 @@ def lines(plan: Plan, width: int | None = None, rule: str = "─") -> list[str]:
     parts += [_drawn(stages(plan), width, rule)] if plan.stages else []
     parts += [_drawn(sets(plan), width, rule)] if plan.sets else []
     if plan.needed:
-        parts.append(_wrapped(["To download from the Hub:", *map(_needed, plan.needed)], width))
+        parts.append(_wrapped(["To download:", *map(_needed, plan.needed)], width))
     parts += [_wrapped(plan.notes, width)] if plan.notes else []
     parts.append(_wrapped([ASSUMED], width))
     return [line for i, part in enumerate(parts) for line in ([""] if i else []) + part]

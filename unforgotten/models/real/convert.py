@@ -1,0 +1,104 @@
+"""A GGUF file becomes an ordinary folder of config, safetensors and tokenizer in fp32, by Transformers' own reader."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unforgotten.errors import ModelError
+from unforgotten.models.real.catalog import RealModel
+from unforgotten.runs.progress import Say
+
+LINE_SECONDS = 10.0
+"""How often a long step says that it goes on."""
+
+
+def need_gguf() -> None:
+    """Raises ModelError where the package that reads GGUF files is not installed."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(
+            "Converting a real model needs the package gguf. Run `pip install 'unforgotten[real]'`, or `make "
+            "real-models` in a checkout."
+        )
+
+
+def convert(gguf: Path, out: Path, model: RealModel, say: Say) -> None:
+    """Writes the folder. Raises ModelError where the file is not the model that it should be.
+
+    Transformers marks what it reads from GGUF as quantised and refuses to save it, so a plain model takes its weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from unforgotten.runs.bars import hush
+
+    hush()
+    with _ticking("Reading the tokenizer", say):
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with _ticking("Widening the weights to fp32", say):
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        config = read.config
+        del config.quantization_config
+        config.name_or_path = tokenizer.name_or_path = model.title
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(read.state_dict())
+        del read
+        gc.collect()
+    plain.generation_config.eos_token_id = tokenizer.eos_token_id
+    plain.generation_config.pad_token_id = tokenizer.pad_token_id
+    _check(plain, tokenizer, model)
+    with _ticking("Writing the folder", say):
+        plain.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+
+def _check(plain: Any, tokenizer: Any, model: RealModel) -> None:
+    """End and padding tokens, template, size, and that every weight is a number."""
+    import torch
+
+    config = plain.config
+    is_there = {
+        "eos token": (tokenizer.eos_token, config.eos_token_id),
+        "padding token": (tokenizer.pad_token, config.pad_token_id),
+        "chat template": bool(tokenizer.chat_template),
+        "number of parameters": sum(p.numel() for p in plain.parameters()),
+        "all weights finite": all(bool(torch.isfinite(p).all()) for p in plain.parameters()),
+    }
+    expected = {
+        "eos token": (model.eos, tokenizer.convert_tokens_to_ids(model.eos)),
+        "padding token": (model.pad, tokenizer.convert_tokens_to_ids(model.pad)),
+        "chat template": model.templated,
+        "number of parameters": model.parameters,
+        "all weights finite": True,
+    }
+    wrong = [f"{what}: {is_there[what]}, not {wanted}" for what, wanted in expected.items() if is_there[what] != wanted]
+    if wrong:
+        raise ModelError(
+            f"The converted {model.title} is not as it should be ({'; '.join(wrong)}), and was not kept. Install the "
+            "versions of gguf and transformers that constraints.txt names."
+        )
+
+
+@contextmanager
+def _ticking(what: str, say: Say) -> Iterator[None]:
+    """Says what is done, and every 10 seconds that it goes on."""
+    say(f"{what} …")
+    begun, over = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not over.wait(LINE_SECONDS):
+            say(f"  {what}: {time.monotonic() - begun:.0f} s")
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
