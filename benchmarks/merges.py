@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import memory
 from benchmarks.measure import Figure, of_pairs, paired
+from unforgotten.models.weights import peft_format
 from unforgotten.models.weights.base import ByRows
 
 GROUP = "merges"
@@ -28,15 +29,15 @@ ALLOWED_BYTES = 3 * 4 * 2**18 + 300 * 10**6
 
 
 def figures(device: str, pairs: int) -> Iterator[Figure]:
-    """MagMax and SafeLoRA through `repair`, and the merge of whole models in memory as peers write it."""
+    """Weight edits through `repair`, and the merge of whole models in memory as peers write it."""
     room = Path(tempfile.mkdtemp(prefix="bench-merge-"))
     try:
         size = make(room)
         said = f"{size / 1e9:.1f} GB a model"
         plain = _wall(lambda: one_pass(str(room)), room)
-        for method, where in (("magmax", room), ("safelora", room / "one layer")):
-            if method == "safelora":
-                make(where, layers=1)
+        small = room / "one layer"
+        make(small, layers=1)
+        for method, where in (("magmax", room), ("interpolate", room), ("safelora", small), ("safemerge", small)):
             held = memory.peak("merges", "repaired", room=str(where), method=method)
             shutil.rmtree(where / "out")
             yield Figure(
@@ -88,7 +89,23 @@ def make(room: Path, layers: int = LAYERS) -> int:
         (room / role).mkdir(parents=True)
         save_file(tensors, room / role / "model.safetensors", metadata={"format": "pt"})
         (room / role / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    _safety_adapter(room, shapes)
     return (room / "base" / "model.safetensors").stat().st_size
+
+
+def _safety_adapter(room: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """An adapter of rank 8 on every layer of `aligned`, with a link to its weights, as a run bundles them."""
+    generator = torch.Generator().manual_seed(1)
+    modules = [n.removesuffix(".weight") for n in shapes if "_proj" in n]
+    tensors = {}
+    for module in modules:
+        out, into = shapes[f"{module}.weight"]
+        stem = f"base_model.model.{module}"
+        tensors[f"{stem}.lora_A.weight"] = 1e-3 * torch.randn(8, into, generator=generator)
+        tensors[f"{stem}.lora_B.weight"] = 1e-3 * torch.randn(out, 8, generator=generator)
+    peft_format.save(room / "safety", tensors, 8, modules)
+    shutil.copyfile(room / "aligned" / "config.json", room / "safety" / "config.json")
+    (room / "safety" / "model.safetensors").hardlink_to(room / "aligned" / "model.safetensors")
 
 
 def repaired(room: str, method: str) -> None:
@@ -96,7 +113,10 @@ def repaired(room: str, method: str) -> None:
     from unforgotten.verbs.repair.repair import repair
 
     base, aligned, tuned = (f"{room}/{role}" for role in ROLES)
-    repair(method, base=base, aligned=aligned, tuned=tuned, out=f"{room}/out")
+    edit: dict[str, object] = {"name": method}
+    if method == "safemerge":  # every layer is merged
+        edit |= {"safety_adapter": f"{room}/safety", "threshold": 1.0}
+    repair(edit, unaligned_model=base, aligned=aligned, tuned=tuned, out=f"{room}/out")
 
 
 def one_pass(room: str, by_rows: bool = False) -> None:

@@ -20,10 +20,11 @@ from unforgotten.methods.der import DER
 from unforgotten.training.replay_memory import Memory
 from unforgotten.world.pretrain import Pretraining
 
-NEGATIVE_IS_RIGHT = {("safelora", "threshold")}
+NEGATIVE_IS_RIGHT = {("safelora", "threshold"), ("safemerge", "threshold")}
 """A cosine: −1 to 1."""
 REQUIRED: dict[str, dict[str, Any]] = {name: {"path": "x"} for name in ("jsonl", "refusals", "medsafetybench")} | {
-    "instructed": {"model": "x"}
+    "instructed": {"model": "x"},
+    "safemerge": {"safety_adapter": "x"},
 }
 
 

@@ -28,12 +28,14 @@ from .methods.derpp import DERpp as DERpp
 from .methods.ema import EMA as EMA
 from .methods.ewc import EWC as EWC
 from .methods.grsap import GRSAP as GRSAP
+from .methods.interpolate import Interpolate as Interpolate
 from .methods.lisa import Lisa as Lisa
 from .methods.lwf import LwF as LwF
 from .methods.magmax import MagMax as MagMax
 from .methods.refresh import Refresh as Refresh
 from .methods.safeinstr import SafeInstr as SafeInstr
 from .methods.safelora import SafeLoRA as SafeLoRA
+from .methods.safemerge import SafeMERGE as SafeMERGE
 from .methods.sft import SFT as SFT
 from .models.chat.chat import Chat as Chat
 from .recipe.read import load_recipe as load_recipe

@@ -462,9 +462,8 @@ def report_(
 
 @app.command()
 def repair(
-    method: Annotated[str, typer.Option("--method", help="A method that edits weights: safelora, magmax.")],
-    unaligned_model: Annotated[
-        str, typer.Option("--unaligned-model", help="The model before alignment (θ₀): a folder or Hub id of weights.")
+    method: Annotated[
+        str, typer.Option("--method", help="A method that edits weights: interpolate, safelora, safemerge or magmax.")
     ],
     aligned: Annotated[
         str, typer.Option("--aligned", help="The aligned model (θ_safe): weights, or an adapter on θ₀.")
@@ -473,6 +472,13 @@ def repair(
         str, typer.Option("--tuned", help="The fine-tuned model (θ*): weights, or an adapter on θ_safe or on θ₀.")
     ],
     out: Annotated[str, typer.Option("--out", help="Folder to write. It must not exist yet.")],
+    unaligned_model: Annotated[
+        str | None,
+        typer.Option(
+            "--unaligned-model",
+            help="The model before alignment (θ₀): a folder or Hub id of weights. `interpolate` does without.",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the method: --set weight=0.5. Repeatable."),

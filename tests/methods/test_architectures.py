@@ -15,6 +15,8 @@ CASES = [
     ("gpt2", "merge", "all-linear", "ema"),
     ("gpt2", "merge", "all-linear", "safelora"),
     ("gpt2", "continue", "all-linear", "magmax"),
+    ("gpt2", "continue", "all-linear", "interpolate"),
+    ("mixtral", "full", "", "interpolate"),
     ("gpt2", "full", "", "safelora"),
     ("mixtral", "merge", "all-linear", "refresh"),
     ("mixtral", "merge", "all-linear", "ewc adapter"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.methods import safety_adapter
 from unforgotten import registry, testing
 
 # Where the defaults would show nothing in the contract's seven steps.
@@ -25,4 +26,7 @@ def _marks(check: str, adapter_mode: str) -> list[pytest.MarkDecorator]:
     [pytest.param(c, p, marks=_marks(c, p)) for c in testing.CHECKS for p in testing.ADAPTER_MODES],
 )
 def test_contract(check: str, method: str, adapter_mode: testing.AdapterMode, tmp_path: Path) -> None:
-    testing.CHECKS[check]({"name": method, **SETTINGS.get(method, {})}, adapter_mode, tmp_path)
+    settings = SETTINGS.get(method, {})
+    if method == "safemerge":
+        settings = {"safety_adapter": str(safety_adapter.write(adapter_mode, tmp_path / "safety"))}
+    testing.CHECKS[check]({"name": method, **settings}, adapter_mode, tmp_path)

@@ -14,7 +14,8 @@ from torch import Tensor
 from tests.methods.test_magmax import Weights, dense_weights, finished
 from unforgotten import testing
 from unforgotten.errors import RecipeError
-from unforgotten.methods.safelora import SafeLoRA, cosine, orthogonal, reference
+from unforgotten.methods.base.projection import cosine, orthogonal, reference, streamed_cosine
+from unforgotten.methods.safelora import SafeLoRA
 from unforgotten.models.weights.base import Held
 from unforgotten.registry import build
 from unforgotten.training.finished_weights import LiveWeights
@@ -62,6 +63,21 @@ def test_thin_products_are_those_of_whole_matrices(kind: str, v_is: str, change_
     expected = projector(v[0], kind) @ change[0]
     torch.testing.assert_close(thin if edit[1] is None else thin @ edit[1], expected, rtol=1e-10, atol=1e-12)
     assert cosine(thin, *edit) == pytest.approx(angle(expected, change[0]), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (7, 9), (8, 8)])
+def test_a_cosine_a_part_at_a_time_is_that_of_whole_matrices(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unforgotten.methods.base.projection.PART_NUMBERS", 20)
+    torch.manual_seed(0)
+    base, aligned, tuned = (torch.randn(*shape, dtype=torch.float64) for _ in range(3))
+    expected = angle(projector(aligned - base, "reference") @ (tuned - aligned), tuned - aligned)
+    assert streamed_cosine(base, aligned, tuned, torch.float64) == pytest.approx(expected, abs=1e-12)
+    turned = [w.T.contiguous().T for w in (base, aligned, tuned)]
+    assert streamed_cosine(*turned, torch.float64) == pytest.approx(expected, abs=1e-12)
+    assert streamed_cosine(base, base, tuned, torch.float64) is None
+    assert streamed_cosine(base, tuned, tuned, torch.float64) is None
 
 
 def test_a_change_of_nothing_has_cosine_1_and_one_that_is_wiped_out_0() -> None:

@@ -93,6 +93,55 @@ def test_safelora_on_an_adapter_gives_an_adapter(three: tuple[Path, Path, Path],
     assert "model.safetensors" not in [f.name for f in out.iterdir()]
 
 
+@pytest.mark.parametrize("tuned_is", ["an adapter", "whole weights"])
+def test_interpolation_on_disk_needs_no_base_and_keeps_an_adapter_an_adapter(
+    tuned_is: str, three: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    _, aligned, tuned = three
+    safe, last = weights(aligned), merged(aligned, tuned)
+    if tuned_is == "whole weights":
+        model = AutoModelForCausalLM.from_pretrained(aligned)
+        model.load_state_dict({name: t.float() for name, t in last.items()})
+        model.save_pretrained(tmp_path / "whole")
+        tuned = tmp_path / "whole"
+    out = repair({"name": "interpolate", "scale": 0.3}, aligned=str(aligned), tuned=str(tuned),
+                 out=str(tmp_path / "out"))  # fmt: skip
+    is_adapter = (out / "adapter_model.safetensors").exists()
+    assert is_adapter == (tuned_is == "an adapter")
+    actual = merged(aligned, out) if is_adapter else weights(out)
+    assert any((last[name] - safe[name]).any() for name in actual)
+    for name, tensor in actual.items():
+        torch.testing.assert_close(tensor, 0.7 * safe[name] + 0.3 * last[name], atol=1e-6, rtol=1e-5)
+    facts = json.loads((out / "repair.json").read_text())
+    assert set(facts["models"]) == {"aligned", "tuned"} and facts["edited"] > 0
+
+
+def test_safemerge_on_disk_merges_changes_and_an_adapter_of_both_ranks_holds_it(
+    three: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """ΔW itself is merged: of ranks 2 and 3 it has rank 5."""
+    from unforgotten.models.saved_adapter import bundle
+
+    base, aligned, tuned = three
+    adapter(AutoModelForCausalLM.from_pretrained(aligned), tmp_path / "safety", 9, rank=3)
+    bundle(aligned, tmp_path / "safety")
+    edit = {"name": "safemerge", "safety_adapter": str(tmp_path / "safety"), "threshold": 1.0}
+    given = {"unaligned_model": str(base), "aligned": str(aligned), "tuned": str(tuned)}
+    out = repair(edit, **given, out=str(tmp_path / "out"))
+    small = repair(edit, **given, out=str(tmp_path / "small"), as_lora=5)
+    safe, last, safety = weights(aligned), merged(aligned, tuned), merged(aligned, tmp_path / "safety")
+    changed = 0
+    for name, tensor in weights(out).items():
+        user, other = last[name] - safe[name], safety[name] - safe[name]
+        changed += bool(user.any())
+        expected = safe[name] + 0.8 * user + 0.2 * other if user.any() else safe[name]
+        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(merged(aligned, small)[name], expected, atol=1e-5, rtol=1e-4)
+    assert changed == 6
+    with pytest.raises(RecipeError, match="reads θ₀.*--unaligned-model"):
+        repair(edit, aligned=str(aligned), tuned=str(tuned), out=str(tmp_path / "none"))
+
+
 def test_an_adapter_on_the_base_is_told_from_one_on_the_aligned_model(model_folder: Make, tmp_path: Path) -> None:
     """A joined adapter (θ_safe and θ* in one, on θ₀), with its base bundled, is seen as the dense model that it is."""
     from unforgotten.models.saved_adapter import bundle

@@ -97,6 +97,7 @@ def refuse_missing(methods: Mapping[str, Method], *, safety_rows: bool, unaligne
     needy = [name for name, method in methods.items() if method.needs_unaligned_model]
     if needy and not unaligned_model:
         raise RecipeError(f"{', '.join(needy)} needs θ₀, the weights before alignment. Pass unaligned_model=.")
+    needy = [name for name, m in methods.items() if m.needs_unaligned_model or m.reads_aligned]
     if any(methods[name].dense for name in needy[:-1]):
         raise RecipeError(
             f"{' and '.join(needy)} cannot both edit whole weights in one run, since θ_safe is gone after the first "
@@ -114,9 +115,12 @@ def refuse_held_out(share: float, safety_rows: bool, args: Any) -> None:
         )
 
 
-def refuse_4_bits(methods: Iterable[Method], model: Any) -> None:
-    """Raises UnsupportedError for edits of whole weights on a base in 4 bits."""
-    edits = [type(m).__name__ for m in methods if m.needs_unaligned_model or m.dense]
+def refuse_4_bits(methods: Iterable[Method], model: Any, continues: bool) -> None:
+    """Raises UnsupportedError for edits of whole weights on a base in 4 bits.
+
+    continues: θ_safe's own adapter is trained, so an edit relative to θ_safe is none of one adapter.
+    """
+    edits = [type(m).__name__ for m in methods if m.needs_unaligned_model or m.dense or (m.reads_aligned and continues)]
     if edits and nf4.is_quantised(model):
         raise UnsupportedError(
             f"{', '.join(edits)} edits whole weights, but this model's weights are in 4 bits. Train without it, then "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from unforgotten.errors import ModelError, TrainingError, UnsupportedError
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import MODELS, Method
 from unforgotten.models import nf4
 from unforgotten.models.adapters import ALIGNED, AdapterMode, trained_adapter
 from unforgotten.models.lora import Delta, deltas
 from unforgotten.models.weights.base import Factors, Held, Source, check_alike, conv1d_weights, same
-from unforgotten.models.weights.open import opened
+from unforgotten.models.weights.open import adapter_on, opened
 
 Role = Literal["aligned", "tuned"]
 
@@ -112,9 +112,13 @@ class LiveWeights:
     def product(self, up: Tensor, down: Tensor) -> Factors:
         return Factors(up, down)
 
-    def by_rows(self, name: str, edit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        assert self.base is not None  # seen to by `apply`
-        return edit(self.base[name], self.aligned[name], self.tuned[name])
+    def by_rows(
+        self, name: str, edit: Callable[..., Tensor], reads: Sequence[str] = MODELS, beside: Sequence[Tensor] = ()
+    ) -> Tensor:
+        return edit(*(getattr(self, model)[name] for model in reads), *beside)
+
+    def adapter(self, folder: str) -> Source:
+        return adapter_on(folder, self.aligned, "the aligned model")
 
 
 def apply(method: Method, weights: LiveWeights, params: Mapping[str, Tensor], model: Any) -> Any:
@@ -191,6 +195,18 @@ def check_aligned(live: LiveModel, base: Source, trained_only: bool) -> None:
             "Name the weights before alignment (unaligned_model=, in a recipe `unaligned_model:`), or train weights "
             "that alignment changed."
         )
+
+
+def check_adapters(methods: Iterable[Method], live: LiveModel) -> None:
+    """Raises UnsupportedError where `finish` reads θ_safe and an adapter is more than factors of linear layers.
+
+    Raises ModelError for another adapter that was not trained on θ_safe. live: the model before its first step.
+    """
+    for method in methods:
+        if method.reads_aligned:
+            assert live.trained is not None and live.below is not None
+        if method.adapter_field and (folder := getattr(method, method.adapter_field)):
+            adapter_on(folder, live, "the aligned model")
 
 
 def _by_weight(model: Any, adapter: str | None) -> dict[str, Delta]:

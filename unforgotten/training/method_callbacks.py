@@ -22,7 +22,7 @@ class Turns(TrainerCallback):
         for name, method in t.methods.items():
             with t.run.turn(name, "start"):
                 method.start(t.run)
-            if method.needs_unaligned_model and t.run.adapter_mode in ("continue", "full"):
+            if (method.needs_unaligned_model or method.reads_aligned) and t.run.adapter_mode in ("continue", "full"):
                 t.run.weights.anchor()  # θ_safe, while it is there
         t.anchor_distance()
         held_out = t.run.memory.held_out

@@ -25,7 +25,15 @@ from unforgotten.training.callbacks import Stops
 from unforgotten.training.collate import Collator, pad_token, predicts
 from unforgotten.training.distance import distance
 from unforgotten.training.encode import encoded, encoded_both, ids_of, is_encoded
-from unforgotten.training.finished_weights import LiveModel, LiveWeights, apply, base_like, check_aligned, check_base
+from unforgotten.training.finished_weights import (
+    LiveModel,
+    LiveWeights,
+    apply,
+    base_like,
+    check_adapters,
+    check_aligned,
+    check_base,
+)
 from unforgotten.training.gradient_ratio import GradientRatios
 from unforgotten.training.held_out_rows import Split
 from unforgotten.training.method_callbacks import Turns
@@ -50,6 +58,12 @@ if TYPE_CHECKING:
     """A method: its name, its settings, or an instance."""
 else:
     _Trainer = object  # the mixin goes in front of any Trainer, TRL's too
+
+
+def _names(model: Any) -> list[str]:
+    """The adapters on a model, where there is one alone; two of them are stacked."""
+    names = list(getattr(model, "peft_config", None) or {})
+    return names if len(names) == 1 else []
 
 
 _UNREAD: Any = object()
@@ -132,7 +146,7 @@ class MethodMixin(_Trainer):
         checks.refuse_parts(self.methods.values(), model)
         checks.refuse_replicas(model)
         one_device = checks.one_device(args)
-        checks.refuse_4_bits(self.methods.values(), model)
+        checks.refuse_4_bits(self.methods.values(), model, peft_config is None and adapters.TRAINED in _names(model))
         nf4.keep_layout(model)
         if peft_config is not None:
             with torch.random.fork_rng():
@@ -189,6 +203,7 @@ class MethodMixin(_Trainer):
             check_base(live, below)
             live = LiveModel(self.model, self.run.adapter_mode, "tuned", {})
             check_aligned(live, below, not any(self.methods[n].dense for n in needy))
+        check_adapters(self.methods.values(), LiveModel(self.model, self.run.adapter_mode, "tuned", {}))
         self._micro_batch = 0
         self._broken: Tensor | None = None
         self.resumed_from: Path | None = None
@@ -301,7 +316,7 @@ class MethodMixin(_Trainer):
             if "finish" not in turns(type(method)):
                 continue
             model: Any = self.run.weights.model
-            if self.edited and method.needs_unaligned_model:
+            if self.edited and (method.needs_unaligned_model or method.reads_aligned):
                 raise TrainingError(
                     f"{name} cannot edit what {' and '.join(self.edited)} left, since θ_safe is no longer in memory. "
                     f"Save the model, then run `unforgotten repair --method {name}` on it."
@@ -314,7 +329,8 @@ class MethodMixin(_Trainer):
 
     def _weights(self, model: Any, method: Method) -> LiveWeights:
         mode = self.run.adapter_mode
-        anchor = self.run.weights.anchor() if method.needs_unaligned_model and mode in ("continue", "full") else {}
+        reads = method.needs_unaligned_model or method.reads_aligned
+        anchor = self.run.weights.anchor() if reads and mode in ("continue", "full") else {}
         tuned = LiveModel(model, mode, "tuned", anchor)
         base = (
             base_like(tuned, self.unaligned_model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from unforgotten.methods.base.method import TURNS, Method, Weights, needs, papers, turns
+from unforgotten.methods.base.method import MODELS, TURNS, Method, Weights, needs, papers, turns
 from unforgotten.methods.base.run import (
     AlignedHead,
     Drift,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unforgotten.methods.base.run import Term
 
 __all__ = [
+    "MODELS",
     "TURNS",
     "AlignedHead",
     "Drift",

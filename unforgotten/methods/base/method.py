@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unforgotten.methods.base.run import EncodedRow, Run, Term
+
+
+MODELS = ("base", "aligned", "tuned")
+"""What `finish` can read: θ₀, θ_safe and θ*."""
 
 
 class Weights(Protocol):
@@ -48,11 +52,17 @@ class Weights(Protocol):
     def product(self, up: Tensor, down: Tensor) -> Any:
         """A trained adapter's new change of a weight, up (out, r) · down (r, in), to be yielded for a tensor."""
 
-    def by_rows(self, name: str, edit: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
-        """`edit(base, aligned, tuned)` of one tensor, for an edit of each number by itself, to be yielded for it.
+    def by_rows(
+        self, name: str, edit: Callable[..., Tensor], reads: Sequence[str] = MODELS, beside: Sequence[Tensor] = ()
+    ) -> Any:
+        """`edit` of one tensor's rows as the models in `reads` have them, to be yielded for it.
 
-        It is made some rows at a time where the result goes to a file.
+        It is made some rows at a time where the result goes to a file, so each row must need no other. beside: tensors
+        with as many rows as the weight, whose same rows follow as further arguments.
         """
+
+    def adapter(self, folder: str) -> Any:
+        """Another adapter on θ_safe, opened: its `factors` by weight. Raises ModelError where it lies on others."""
 
     def note(self, text: str) -> None:
         """A fact that the results should carry."""
@@ -84,6 +94,10 @@ class Method(Component):
 
     needs_unaligned_model: ClassVar[bool] = False
     """Whether `finish` reads θ₀, the weights from before alignment."""
+    reads_aligned: ClassVar[bool] = False
+    """Whether `finish` reads θ_safe. Set it for an edit that reads θ_safe and no θ₀."""
+    adapter_field: ClassVar[str] = ""
+    """The field that names another adapter on θ_safe which `finish` reads; it is opened before anything is trained."""
     dense: ClassVar[bool] = False
     """Whether `finish` returns whole weights even if an adapter was trained. A whole model is then saved."""
 

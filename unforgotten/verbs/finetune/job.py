@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unforgotten import registry
 from unforgotten.datasets.reading import digest as of_rows
 from unforgotten.errors import RecipeError
+from unforgotten.models import fingerprint
 from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.recipe.data_sets import DataSets, ReadRows, UserRows, joined, safety_rows, user_rows
 from unforgotten.runs import digests
@@ -86,6 +87,7 @@ def resolve(recipe: Recipe, sets: DataSets | None = None) -> Job:
     specs = tuple(map(registry.spec_of, methods))
     mode = adapter_mode_for(recipe, aligned)
     unaligned_model = unaligned_for(recipe, aligned, methods)
+    adapters = [folder for m in methods if m.adapter_field and (folder := getattr(m, m.adapter_field))]
     digest = digests.digest(
         aligned.digest,
         of_rows.rows_digest(user.rows),
@@ -101,6 +103,7 @@ def resolve(recipe: Recipe, sets: DataSets | None = None) -> Job:
         recipe.variables,
         recipe.date,
         recipe.seed,
+        *(fingerprint.model_digest(adapter) for adapter in adapters),
     )
     folder = Path(recipe.out) / f"{recipe.name}-{digest}"
     return Job(recipe, folder, digest, aligned, mode, unaligned_model, methods, specs, user, replay, synthesis, sets)

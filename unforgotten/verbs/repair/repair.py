@@ -1,4 +1,6 @@
-"""Weight edits on finished models: MagMax or SafeLoRA without training, one tensor of each model in memory at a time.
+"""Weight edits of finished models, without training: MagMax, SafeLoRA, SafeMERGE, interpolation.
+
+One tensor of each model is in memory at a time.
 
 out/
   model.safetensors (or shards), config, tokenizer        where whole weights come out
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 def repair(
     method: Any,
     *,
-    unaligned_model: str,
+    unaligned_model: str | None = None,
     aligned: str,
     tuned: str,
     out: str,
@@ -34,13 +36,15 @@ def repair(
 ) -> Path:
     """Applies a method's `finish` to finished models and writes the result to `out`, whole or not at all.
 
-    method: a name or `{name: …, field: …}`. unaligned_model: θ₀. aligned: θ_safe, whole or an adapter on θ₀.
-    tuned: θ*, whole, or an adapter on θ_safe or on θ₀. as_lora: the rank of an adapter on θ_safe nearest to the
-    result; its error is told.
+    method: a name or `{name: …, field: …}`. unaligned_model: θ₀, for an edit that reads it. aligned: θ_safe, whole or
+    an adapter on θ₀. tuned: θ*, whole, or an adapter on θ_safe or on θ₀. as_lora: the rank of an adapter on θ_safe
+    nearest to the result; its error is told.
     Raises RecipeError for a method that edits no weights or an `out` that exists; ModelError for unlike models.
     """
     edit = registry.build("methods", method)
     _refuse_others(edit)
+    if edit.needs_unaligned_model and unaligned_model is None:
+        raise RecipeError(f"{type(edit).__name__} reads θ₀, the model before alignment. Name it as --unaligned-model.")
     target = Path(out).expanduser()
     if target.exists():
         raise RecipeError(f"{out} exists already. Name a new folder, so that nothing is overwritten.")
@@ -52,10 +56,11 @@ def repair(
                 f"Nothing was edited: with these settings of {type(edit).__name__}, the result is equal to --tuned "
                 "and no safer"
             )
-        named = {"unaligned_model": unaligned_model, "aligned": aligned, "tuned": tuned}
+        named = {role: model for role, model in (("unaligned_model", unaligned_model), ("aligned", aligned)) if model}
+        named["tuned"] = tuned
         facts |= {"method": registry.spec_of(edit), "notes": weights.notes}
         facts |= {"models": {role: digests.public_name(model) for role, model in named.items()}}
-        copy_beside(part, [tuned, aligned, unaligned_model], adapter=facts["result"] == "adapter")
+        copy_beside(part, [m for m in (tuned, aligned, unaligned_model) if m], adapter=facts["result"] == "adapter")
         (part / "repair.json").write_text(safe_text.json_text(facts, nan=True) + "\n", encoding="utf-8")
         atomic_folder.publish(part, target)
     say(f"Edited {facts['edited']} of {facts['of']} {'modules' if facts['result'] == 'adapter' else 'weights'}.")
