@@ -241,3 +241,20 @@ def test_rows_of_a_real_dataset_object() -> None:
     first, second = rows_of(datasets.Dataset.from_list(records))
     assert first.messages == (USER, REPLY)
     assert second.messages[0] == {"role": "system", "content": "Hi", "name": "x"}
+
+
+def test_answers_are_dropped_on_demand_and_counted(write) -> None:
+    path = write(
+        "a.jsonl",
+        lines(
+            {"messages": [USER, REPLY]},
+            {"messages": [USER, REPLY, USER, REPLY]},
+            {"messages": [USER]},
+        ),
+    )
+    source = registry.build("datasets", {"name": "jsonl", "path": path, "answers": "dropped", "kind": "benign"})
+    one, two, three = source.rows()
+    assert [message["role"] for message in one.messages] == ["user"]
+    assert [message["role"] for message in two.messages] == ["user", "assistant", "user"]
+    assert one.messages == three.messages and not two.response and two.kind == "benign"
+    assert source.notes == (f"{path}: the answers of 2 of 3 rows are left out.",)

@@ -11,8 +11,9 @@ from collections import Counter
 import pytest
 
 from unforgotten import registry
+from unforgotten.datasets.reading.similar import alike, normalised
 from unforgotten.errors import DataError
-from unforgotten.evaluation.contamination import alike, contacts, normalised
+from unforgotten.evaluation.contamination import contacts
 
 NEAR = 0.4
 """Stricter than the 0.8 at which an evaluation counts a prompt as trained on."""

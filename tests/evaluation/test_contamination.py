@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from unforgotten.evaluation.contamination import contacts, normalised, shingles
+from unforgotten.datasets.reading.similar import normalised, shingles
+from unforgotten.evaluation.contamination import contacts
 
 
 def test_copies_are_exact_whatever_their_case_punctuation_and_spaces() -> None:

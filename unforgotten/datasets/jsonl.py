@@ -14,7 +14,7 @@ one before any user turn, is context outside the loss. What marks a row as not t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,9 +43,9 @@ class Jsonl(Dataset):
     """Random seed that chooses the rows for `n_rows`."""
     kind: Kind = "task"
     """Kind of the rows: the user's own task, harmful requests to refuse, or benign look-alikes to answer."""
-    answers: Answers = "required"
+    answers: Literal["required", "optional", "dropped"] = "required"
     """`required`: each row must end with the assistant's answer, as training needs. `optional`: prompts alone are
-    accepted too."""
+    accepted too. `dropped`: the rows' last answers are left out, so that the model answers these prompts itself."""
     ignore_keys: list[str] = field(default_factory=list)
     """Keys of rows or turns to ignore. Other unused keys are reported with their counts."""
 
@@ -69,10 +69,15 @@ class Jsonl(Dataset):
             if self.kind == "task"
             else kinds.check(self.path, records, self.kind, answered=True, ignored=self.ignore_keys)
         )
+        answers: Answers = "optional" if self.answers == "dropped" else self.answers
         rows, self.notes = checked(
-            self.path, records, problems, kind=self.kind, answers=self.answers, ignored=self.ignore_keys
+            self.path, records, problems, kind=self.kind, answers=answers, ignored=self.ignore_keys
         )
         self.notes = (*doubts, *self.notes)
+        if self.answers == "dropped":
+            answered = sum(bool(row.response) for row in rows)
+            rows = list(map(_without_answer, rows))
+            self.notes = (*self.notes, f"{self.path}: the answers of {answered} of {len(rows)} rows are left out.")
         return files.sample(rows, self.n_rows, self.seed, self.path)
 
 
@@ -159,6 +164,12 @@ def checked(
         error.rows = rows
         raise
     return rows, notes.sentences()
+
+
+def _without_answer(row: Row) -> Row:
+    """The prompt alone; earlier answers are part of it."""
+    prompt = row.prompt
+    return replace(row, messages=prompt, context_turns=frozenset(i for i in row.context_turns if i < len(prompt)))
 
 
 def _row(talk: Conversation, kind: Kind, source: str) -> Row:

@@ -3,31 +3,21 @@
 exact  the same words, whatever their case, punctuation and spaces
 near   Jaccard similarity of their word 3-shingles ≥ 0.8
 
-Shingles and their Jaccard similarity are Broder's (1997), the threshold is that of Lee et al. (arXiv 2107.06499). They
-take 5-grams of web pages; a request has some ten words, so we take 3. Texts of fewer than 5 words are compared by
-letters, 4 at a time. This finds copies with a word added or an end changed, not paraphrases: below 0.8, requests that
+This finds copies with a word added or an end changed, not paraphrases: below 0.8, requests that
 only share a form ("write a tutorial on how to …") cannot be told from copies. Of the lab's 260 AdvBench prompts, 2 are
 near the safety rows (the other half of AdvBench among them) at 0.8, and 12 at 0.6, most of them by form.
 
-All pairs are not compared: two sets this similar share one of their rarest few shingles (prefix filtering: Bayardo, Ma
-and Srikant 2007), so only prompts found through those are looked at.
+Texts are compared by datasets/reading/similar.py.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import unicodedata
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-Contact = Literal["exact", "near"]
+from unforgotten.datasets.reading.similar import THRESHOLD, normalised, shingles, similar
 
-WORDS = 3
-LETTERS = 4
-FEW_WORDS = 5
-THRESHOLD = 0.8
+Contact = Literal["exact", "near"]
 
 
 def contacts(
@@ -38,7 +28,7 @@ def contacts(
     known = {name: {text for text in map(normalised, texts) if text} for name, texts in sets.items()}
     distinct = {text: shingles(text) for text in asked if text}
     trained = {text: shingles(text) for text in set().union(*known.values())}
-    near = _similar(distinct, trained, threshold)
+    near = similar(distinct, trained, threshold)
     by_prompt: list[dict[str, Contact]] = []
     for text in asked:
         how: dict[str, Contact] = {}
@@ -49,51 +39,3 @@ def contacts(
                 how[name] = "near"
         by_prompt.append(how)
     return by_prompt
-
-
-def alike(texts: Iterable[str], threshold: float = THRESHOLD) -> dict[str, set[str]]:
-    """For each normalised text, those among them that are near it, itself included."""
-    pieces = {text: shingles(text) for text in texts}
-    return _similar(pieces, pieces, threshold)
-
-
-def normalised(text: str) -> str:
-    """The words alone, in lower case, a space between; letters in one Unicode form, curly apostrophes straight.
-
-    A text without a single word (" ?! ") is kept as it is, or all such texts would be one.
-    """
-    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    return " ".join(re.findall(r"\w+(?:'\w+)*", plain)) or " ".join(plain.split())
-
-
-def shingles(text: str) -> frozenset[str]:
-    """Runs of 3 words of a normalised text, or of 4 letters where it has fewer than 5 words."""
-    words = text.split()
-    if len(words) < FEW_WORDS:
-        # Marked, so that a run of letters is never taken for words.
-        return frozenset("·" + text[i : i + LETTERS] for i in range(max(1, len(text) - LETTERS + 1)))
-    return frozenset(" ".join(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1))
-
-
-def _similar(
-    ours: Mapping[str, frozenset[str]], theirs: Mapping[str, frozenset[str]], threshold: float
-) -> dict[str, set[str]]:
-    """For each of our texts, those of theirs that are at least so similar."""
-    seen = Counter(piece for pieces in (*ours.values(), *theirs.values()) for piece in pieces)
-
-    def rarest(pieces: frozenset[str]) -> list[str]:
-        """J(a, b) ≥ t needs |a ∩ b| ≥ t·|a|, so a shared piece is among the |a| − ⌈t·|a|⌉ + 1 rarest of a."""
-        length = len(pieces) - math.ceil(threshold * len(pieces) - 1e-9) + 1
-        return sorted(pieces, key=lambda piece: (seen[piece], piece))[:length]
-
-    index: dict[str, list[str]] = defaultdict(list)
-    for text, pieces in ours.items():
-        for piece in rarest(pieces):
-            index[piece].append(text)
-    matches: dict[str, set[str]] = defaultdict(set)
-    for other, pieces in theirs.items():
-        for text in {t for piece in rarest(pieces) for t in index.get(piece, ())}:
-            shared = len(pieces & ours[text])
-            if shared >= threshold * (len(pieces) + len(ours[text]) - shared) - 1e-9:
-                matches[text].add(other)
-    return matches

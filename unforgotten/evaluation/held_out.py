@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from unforgotten.datasets.base import Row
+from unforgotten.datasets.reading.similar import alike, normalised
 from unforgotten.errors import RecipeError
-from unforgotten.evaluation.contamination import alike, normalised
 from unforgotten.evaluation.suite_stages import Suite
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from unforgotten.evaluation.contamination import normalised
+from unforgotten.datasets.reading.similar import normalised
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row

@@ -19,6 +19,7 @@ from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.errors import RecipeError
 from unforgotten.models.chat import encode_rows
 from unforgotten.models.load import load_chat
+from unforgotten.models.real.catalog import MODELS
 from unforgotten.recipe.read import load_recipe, parse
 from unforgotten.verbs.plan import catalog, costs, inventory
 from unforgotten.verbs.plan.plan import plan
@@ -102,6 +103,8 @@ def test_parameters_are_those_of_the_models() -> None:
         "mistralai/Mistral-7B-v0.3": 7_248_023_552,
         "google/gemma-2-2b": 2_614_341_888,
         "meta-llama/Llama-Guard-3-8B": 8_030_261_248,
+        "smollm2": MODELS["smollm2"].parameters,
+        "gemma3": MODELS["gemma3"].parameters - 18 * 2 * 256,  # norms of queries and keys are left out
     }
     assert {name: catalog.SHAPES[name].parameters for name in totals} == totals
     assert catalog.SHAPES["meta-llama/Llama-2-7b-hf"].adapter(8, ["q_proj", "v_proj"]) == 4_194_304

@@ -39,7 +39,7 @@ ASKED_ROWS = 200
 """Number of rows that are tokenized to estimate a set's mean lengths."""
 CHECKED_ROWS = 5000
 """Number of the user's rows that are rendered with the model's template, to find faulty rows."""
-LARGE = 200_000_000
+LARGE = 300_000_000
 """Largest number of parameters that is planned for a CPU."""
 
 

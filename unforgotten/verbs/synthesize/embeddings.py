@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from unforgotten.evaluation.contamination import normalised
+from unforgotten.datasets.reading.similar import normalised
 from unforgotten.models.folder import pretrained
 from unforgotten.models.folder.open import opened
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from unforgotten.datasets.reading.similar import normalised
 from unforgotten.evaluation import contamination
 from unforgotten.judges.base import Judge, Verdict
 from unforgotten.verbs.synthesize import neighbours, perplexity
@@ -24,7 +25,7 @@ NEIGHBOURS = 5
 
 def clean(requests: Sequence[DrawnRequest], asked: Sequence[str], counts: Counter[str]) -> list[DrawnRequest]:
     """Each once, by its words, and none that the evaluation asks, word for word or nearly so."""
-    first = {contamination.normalised(r.text): r for r in reversed(requests)}
+    first = {normalised(r.text): r for r in reversed(requests)}
     unique = list(first.values())[::-1]
     counts["copies"] = len(requests) - len(unique)
     touched = [c.get("evaluation") for c in contamination.contacts([r.text for r in unique], {"evaluation": asked})]
