@@ -76,7 +76,7 @@ def test_names_are_transformers_own() -> None:
     """Every field of `training:` is one of TrainingArguments, or is known not to be."""
     ours = {"max_length", "loss", "group_by_length", "warmup_ratio"}
     assert set(Training.model_fields) - set(arguments._hints()) <= ours
-    assert set(Align.model_fields) == set(Training.model_fields) | {"lora"}
+    assert set(Align.model_fields) == set(Training.model_fields) | {"lora", "answer_tokens"}
     assert set(arguments.ELSEWHERE) <= set(arguments._hints())
 
 
