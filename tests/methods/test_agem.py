@@ -11,7 +11,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from tests.methods.plainly import row_nll, tokens
 from unforgotten import testing
-from unforgotten.methods.agem import AGEM, overlap
+from unforgotten.methods.agem import AGEM
+from unforgotten.methods.base import overlap
 from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 

@@ -14,7 +14,8 @@ from tests.methods.plainly import tokens
 from tests.methods.step import Caught, Rows, cross_entropy, one_step, response
 from unforgotten import testing
 from unforgotten.errors import RecipeError
-from unforgotten.methods.constrained_sft import ConstrainedSFT, ranks_in_turn, token_weights
+from unforgotten.methods.base import ranks_in_turn
+from unforgotten.methods.constrained_sft import ConstrainedSFT, token_weights
 from unforgotten.registry import build
 
 USER = testing.ragged_rows(4, 3)

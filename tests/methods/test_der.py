@@ -10,11 +10,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback, TrainingArguments
 
+from tests.methods.step import cross_entropy, one_step, response
 from tests.training.shapes import SHAPES, tiny
 from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.der import DER, equivalents, gram_distance, logit_distance
-from unforgotten.registry import build
+from unforgotten.registry import build, determining
+from unforgotten.training.head import Head
 from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
@@ -67,6 +69,43 @@ def test_the_chunked_path_is_the_whole_one(chunk: int) -> None:
 def test_equivalents_by_hand() -> None:
     # Mean over 10 tokens x 100 words -> sum: 1,000 terms a row.
     assert list(equivalents(5.0, 100, 10.0).values()) == [5.0, 0.05, 0.005]
+
+
+def test_weights_of_tokens_multiply_their_squares_on_every_path() -> None:
+    torch.manual_seed(1)
+    w, bias = torch.randn(30, 8, dtype=torch.float64), torch.zeros(30, dtype=torch.float64)
+    h, kept = torch.randn(5, 8, dtype=torch.float64, requires_grad=True), torch.randn(5, 8, dtype=torch.float64)
+    weights = torch.tensor([3.0, 3.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    expected = ((h @ w.T - kept @ w.T).square().sum(1) * weights).sum()
+    [gradient] = torch.autograd.grad(expected, h)
+    head = Head(torch.nn.Identity(), 1.0, None, False, w, bias)
+    paths = {
+        "gram": gram_distance(h, kept, w.T @ w, weights),
+        "formula": head.distance(h, kept, 2, weights),
+        "logits": logit_distance(h, kept, lambda x: x @ w.T, lambda x: x @ w.T, 2, weights),
+    }
+    for path, actual in paths.items():
+        assert actual.item() == pytest.approx(expected.item(), rel=1e-12), path
+        torch.testing.assert_close(torch.autograd.grad(actual, h)[0], gradient)
+
+
+@pytest.mark.parametrize("adapter_mode", ["full", "merge"])  # a trained head, and the Gram matrix
+def test_first_tokens_weigh_more(adapter_mode: Any, tmp_path: Path) -> None:
+    user, safety = testing.ragged_rows(4, 1), testing.ragged_rows(4, 2)
+    method = DER(weight=3.0, first_weight=9.0, first=2)
+    caught = one_step(method, tmp_path, user=user, safety=safety, adapter_mode=adapter_mode)
+    terms = []
+    for row in safety:
+        ids, said = torch.tensor([row["input_ids"]]), response(row)
+        gap = caught.at(input_ids=ids).logits - caught.aligned(input_ids=ids).logits
+        first = [t - 1 not in said or t - 2 not in said for t in said]
+        terms.append(gap[0, said].square().mean(1) * torch.where(torch.tensor(first), 9.0, 1.0))
+    caught.check(cross_entropy(caught.at, user) + 3.0 * torch.cat(terms).mean(), 1e-6)
+
+
+def test_the_first_edition_keeps_its_digest() -> None:
+    assert determining(DER()) == {"name": "der", "weight": 1.0, "replay": 1.0, "chunk_tokens": 64}
+    assert determining(DER(first_weight=2.0))["first_weight"] == 2.0
 
 
 @pytest.mark.parametrize("weight", [-1, "a lot"])

@@ -12,7 +12,9 @@ from torch import Tensor
 from tests.methods.plainly import row_nll, tokens
 from tests.training.shapes import tiny
 from unforgotten import testing
+from unforgotten.training import likelihood
 from unforgotten.training.collate import Collator, predicts
+from unforgotten.training.head import Head
 from unforgotten.training.likelihood import nll, targets, token_logp
 
 X = -100
@@ -97,3 +99,58 @@ def test_no_token_at_all_is_a_0_that_can_be_gone_back_through() -> None:
     assert actual.item() == 0.0
     actual.backward()
     assert h.grad is not None and h.grad.shape == (0, 8)
+
+
+def test_divergence_by_hand() -> None:
+    # p′ = (1/2, 1/2), p = (3/4, 1/4): ½ log(2/3) + ½ log 2 = ½ log(4/3); p − p′ = (¼, −¼).
+    aligned, live = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
+    kl, slope = likelihood.divergence(aligned, live - aligned)
+    assert kl.item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-6)
+    torch.testing.assert_close(slope, torch.tensor([[0.25, -0.25]]))
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 30.0])
+def test_divergence_in_float32_over_a_large_vocabulary(size: float) -> None:
+    """Against float64, for models that hardly differ and for models that have nothing in common."""
+    generator = torch.Generator().manual_seed(3)
+    aligned, noise = (torch.randn(4, 262_144, generator=generator, dtype=torch.float64) for _ in range(2))
+    aligned, gap = (8 * aligned).float(), (size * noise).float()
+    live, fixed = (aligned.double() + gap.double()).log_softmax(1), aligned.double().log_softmax(1)
+    expected = (fixed.exp() * (fixed - live)).sum(1)
+    slope = live.exp() - fixed.exp()
+    kl, found = likelihood.divergence(aligned.clone(), gap.clone())
+    torch.testing.assert_close(kl.double(), expected, rtol=1e-3, atol=0)
+    assert bool((kl > 0).all())
+    assert float((found.double() - slope).norm() / slope.norm()) < 1e-3
+
+
+def test_divergence_is_exactly_nothing_between_equals_and_finite_between_opposites() -> None:
+    aligned = 20 * torch.randn(3, 1000, generator=torch.Generator().manual_seed(3))
+    kl, slope = likelihood.divergence(aligned.clone(), torch.zeros_like(aligned))
+    assert not kl.any() and not slope.any()
+    one, other = torch.zeros(1, 50), torch.zeros(1, 50)
+    one[0, 0], other[0, 1] = 200.0, 200.0  # e^200 is no float32, and neither is e^-200
+    kl, slope = likelihood.divergence(one.clone(), other - one)
+    assert kl.item() == pytest.approx(200.0)
+    torch.testing.assert_close(slope[0, :3], torch.tensor([-1.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_a_heads_kl_and_its_gradient_are_those_of_its_logits(chunk: int, cap: float | None) -> None:
+    torch.manual_seed(2)
+    module = torch.nn.Linear(8, 40, dtype=torch.float64).requires_grad_(False)
+    head = Head(module, 1.5, cap, False, module.weight.detach(), module.bias.detach())
+    h, stored = torch.randn(7, 8, dtype=torch.float64, requires_grad=True), torch.randn(7, 8, dtype=torch.float64)
+    live, aligned = head.logits(h).log_softmax(1), head.aligned_logits(stored).log_softmax(1)
+    expected = (aligned.exp() * (aligned - live)).sum(1)
+    weights = torch.rand(7, dtype=torch.float64)
+    [gradient] = torch.autograd.grad((weights * expected).sum(), h)
+    for closed in (True, False):
+        if not closed:
+            head.trained = True
+        kl = head.kl(h, stored, chunk)
+        torch.testing.assert_close(kl, expected)
+        torch.testing.assert_close(torch.autograd.grad((weights * kl).sum(), h)[0], gradient)
+        [still] = torch.autograd.grad(head.kl(h, h.detach(), chunk).sum(), h)
+        assert not still.any(), "at θ_safe it pulls nowhere"

@@ -18,17 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import Method, overlap
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from unforgotten.methods.base import Run
-
-
-def overlap(dot: Tensor, norm_squared: Tensor) -> Tensor:
-    """How much of g_safe to take out of g: g·g_safe / ‖g_safe‖² where that is negative, else 0."""
-    return (dot.double() / norm_squared.double().clamp_min(1e-300)).clamp_max(0)
 
 
 @dataclass(kw_only=True)

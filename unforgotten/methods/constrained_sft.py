@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import Method, ranks_in_turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 def token_weights(logp: Tensor, aligned_logp: Tensor, beta: Tensor) -> Tensor:
     """w = 2 (1 − σ(β (log π_θ − log π_safe))), at least 1e-3. All (N,)."""
     return (2 * (1 - (beta * (logp - aligned_logp)).sigmoid())).clamp_min(1e-3)
-
-
-def ranks_in_turn(counts: Tensor) -> Tensor:
-    """(B, T) booleans of response positions -> (N,): 0 for the first response token of each turn, 1 for the next …"""
-    import torch
-
-    at = torch.arange(counts.shape[1], device=counts.device).expand(counts.shape)  # (B, T)
-    outside = torch.where(counts, torch.full_like(at, -1), at).cummax(1).values  # the last position outside the turn
-    return (at - outside - 1)[counts]
 
 
 @dataclass(kw_only=True)

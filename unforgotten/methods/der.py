@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import Method, first_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from unforgotten.methods.base import RowBatch, Run, Term
 
 
-def gram_distance(h: Tensor, stored: Tensor, gram: Tensor) -> Tensor:
+def gram_distance(h: Tensor, stored: Tensor, gram: Tensor, weights: Tensor | None = None) -> Tensor:
     """Σ over tokens of ‖W(h − h′)‖², from the Gram matrix WᵀW.
 
-    h, stored: (N, d); gram: (d, d). Returns a scalar in the precision of `gram`.
+    h, stored: (N, d); gram: (d, d); weights: (N,), None for ones. Returns a scalar in the precision of `gram`.
     """
     gap = h.to(gram.dtype) - stored.to(gram.dtype)  # (N, d)
-    return ((gap @ gram) * gap).sum()
+    product = (gap @ gram) * gap
+    return product.sum() if weights is None else (product.sum(1) * weights.to(gram.dtype)).sum()
 
 
 def logit_distance(
@@ -42,19 +43,23 @@ def logit_distance(
     logits: Callable[[Tensor], Tensor],
     target: Callable[[Tensor], Tensor],
     chunk_tokens: int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Σ over tokens of ‖f(h) − f′(h′)‖² through the logits, no more than `chunk_tokens` × V of them alive at once.
 
-    h, stored: (N, d); logits, target: (n, d) -> (n, V), made again in the backward.
+    h, stored: (N, d); logits, target: (n, d) -> (n, V), made again in the backward; weights: (N,), None for ones.
     """
     from torch.utils.checkpoint import checkpoint
 
-    def part(some: Tensor, some_kept: Tensor) -> Tensor:
-        return (logits(some) - target(some_kept)).square().sum()
+    def part(some: Tensor, some_kept: Tensor, some_weights: Tensor | None) -> Tensor:
+        square = (logits(some) - target(some_kept)).square()
+        return square.sum() if some_weights is None else (square.sum(1) * some_weights).sum()
 
     total = h.sum() * 0.0
-    for some, some_kept in zip(h.split(chunk_tokens), stored.split(chunk_tokens), strict=True):
-        total = total + checkpoint(part, some, some_kept, use_reentrant=False)
+    for at in range(0, len(h), chunk_tokens):
+        some = slice(at, at + chunk_tokens)
+        share = None if weights is None else weights[some]
+        total = total + checkpoint(part, h[some], stored[some], share, use_reentrant=False)
     return total
 
 
@@ -72,6 +77,7 @@ class DER(Method):
     """Dark Experience Replay: keep the aligned model's logits on safety prompts. [arXiv 2004.07211, 2512.10150]"""
 
     family: ClassVar[str] = "memory"
+    later: ClassVar[tuple[str, ...]] = ("first_weight", "first")
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
     cost: ClassVar[float] = 2.0
@@ -83,6 +89,11 @@ class DER(Method):
     """Memory rows per user row in each step. With 1.0 the replay batch is as large as the user batch, as in mammoth."""
     chunk_tokens: Annotated[int, Gt(0)] = 64
     """Number of tokens whose logits are in memory at once, if the head is trained or soft-capped."""
+    first_weight: Annotated[float, Ge(0)] = 1.0
+    """Factor of the first `first` tokens of each answer, in which a refusal is decided. 1 is DER. For studies; ours,
+    after 2406.05946."""
+    first: Annotated[int, Gt(0)] = 4
+    """Number of tokens at the start of each answer that `first_weight` multiplies."""
 
     def start(self, run: Run) -> None:
         if self.weight == 0:
@@ -107,11 +118,12 @@ class DER(Method):
     def _distance(self, run: Run, rows: RowBatch, h: Tensor) -> Term:
         """λ ‖z − z′‖² of these rows, summed, with its count; h: (N, d), of the model in training."""
         stored = run.memory.stored_states(rows)  # (N, d)
-        head = self._head
+        head, chunk = self._head, self.chunk_tokens
+        weights = None if self.first_weight == 1 else first_weights(rows.predicts, self.first, self.first_weight)
         if self._gram is not None:
-            total = gram_distance(h, stored, self._gram)
+            total = gram_distance(h, stored, self._gram, weights)
         elif head.closed:
-            total = head.distance(h, stored, self.chunk_tokens)
+            total = head.distance(h, stored, chunk, weights)
         else:
-            total = logit_distance(h, stored, head.logits, head.aligned_logits, self.chunk_tokens)
+            total = logit_distance(h, stored, head.logits, head.aligned_logits, chunk, weights)
         return self.weight * total, run.memory.drawn_tokens(self._n(run)) * self._head.vocabulary

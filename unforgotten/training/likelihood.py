@@ -81,6 +81,22 @@ def linear_nll(
     return losses, slopes
 
 
+def divergence(aligned: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p′ ‖ p) of each token in nats, (n,), and its gradient by the logits z, p − p′, (n, V).
+
+    aligned: z′, (n, V); gap: z − z′, (n, V), which is overwritten. With x = log p − log p′ it is Σ p′ (eˣ − 1 − x), of
+    whose terms none is negative, and p − p′ is p′ (eˣ − 1): nothing cancels near z = z′, where both are exactly 0.
+    """
+    logp = aligned.log_softmax(1)  # log p′
+    live = logp + gap
+    gap -= live.logsumexp(1, keepdim=True) - logp.logsumexp(1, keepdim=True)  # x
+    p = logp.exp()
+    # Beyond 1 there is nothing to cancel, while p′ may round to 0 and eˣ to infinity.
+    slope = torch.where(gap < 1, gap.expm1() * p, torch.add(logp, gap, out=live).exp_() - p)
+    kl = (slope - gap * p).sum(1)
+    return kl, slope.addcmul_(p, slope.sum(1, keepdim=True), value=-1)  # what x is off by as a whole goes here
+
+
 class Logits:
     """A frozen head's logits for a few tokens at a time, all in one buffer where the precision allows."""
 

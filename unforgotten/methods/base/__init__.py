@@ -15,7 +15,7 @@ from unforgotten.methods.base.run import (
     TrainedWeights,
     UserBatches,
 )
-from unforgotten.methods.base.tensors import squared_gap
+from unforgotten.methods.base.tensors import first_weights, overlap, ranks_in_turn, squared_gap
 
 if TYPE_CHECKING:
     from unforgotten.methods.base.run import Term
@@ -34,8 +34,11 @@ __all__ = [
     "TrainedWeights",
     "UserBatches",
     "Weights",
+    "first_weights",
     "needs",
+    "overlap",
     "papers",
+    "ranks_in_turn",
     "squared_gap",
     "turns",
 ]
