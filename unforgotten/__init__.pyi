@@ -29,10 +29,12 @@ from .methods.ema import EMA as EMA
 from .methods.ewc import EWC as EWC
 from .methods.grsap import GRSAP as GRSAP
 from .methods.interpolate import Interpolate as Interpolate
+from .methods.kl import KL as KL
 from .methods.lisa import Lisa as Lisa
 from .methods.lwf import LwF as LwF
 from .methods.magmax import MagMax as MagMax
 from .methods.refresh import Refresh as Refresh
+from .methods.safegrad import SafeGrad as SafeGrad
 from .methods.safeinstr import SafeInstr as SafeInstr
 from .methods.safelora import SafeLoRA as SafeLoRA
 from .methods.safemerge import SafeMERGE as SafeMERGE

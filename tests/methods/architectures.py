@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sft": {}, "safeinstr": {"ratio": 0.5}, "grsap": {"ratio": 0.5}, "der": {}, "derpp": {}, "agem": {},
     "refresh": {"rate": 1e-4}, "lisa": {}, "ewc": {}, "ewc adapter": {"space": "adapter"}, "lwf": {},
     "constrained_sft": {}, "ema": {}, "magmax": {}, "safelora": {"select": "threshold", "threshold": 1.0},
-    "anchor": {}, "interpolate": {},
+    "anchor": {}, "interpolate": {}, "kl": {}, "safegrad": {},
 }  # fmt: skip
 
 

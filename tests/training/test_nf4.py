@@ -210,6 +210,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "ema": {},
     "constrained_sft": {"beta": 2.0},
     "anchor": {},
+    "kl": {},
+    "safegrad": {},
 }
 
 

@@ -28,8 +28,10 @@ SAYS = {
     "derpp": {"derpp/loss", "method/gradient_norm_ratio", "derpp/gradient_norm_ratio"},
     "ema": {"ema/distance_from_average"},
     "ewc": {"ewc/penalty", "ewc/gradient_norm_ratio"},
+    "kl": {"kl/loss", "kl/nats", "method/gradient_norm_ratio", "kl/gradient_norm_ratio"},
     "lisa": {"lisa/safety_step", "lisa/pull_norm", "lisa/gradient_norm_ratio"},
     "lwf": {"lwf/loss", "method/gradient_norm_ratio", "lwf/gradient_norm_ratio"},
+    "safegrad": {"safegrad/projected", "safegrad/nats", "safegrad/gradient_norm_ratio"},
     "refresh": {"refresh/loss", "refresh/unlearned_norm", "method/gradient_norm_ratio", "refresh/gradient_norm_ratio"},
 }
 """Methods that only choose rows or edit the finished weights have nothing to say at a step."""
