@@ -118,10 +118,10 @@ def test_divergence_in_float32_over_a_large_vocabulary(size: float) -> None:
     live, fixed = (aligned.double() + gap.double()).log_softmax(1), aligned.double().log_softmax(1)
     expected = (fixed.exp() * (fixed - live)).sum(1)
     slope = live.exp() - fixed.exp()
-    kl, found = likelihood.divergence(aligned.clone(), gap.clone())
+    kl, actual = likelihood.divergence(aligned.clone(), gap.clone())
     torch.testing.assert_close(kl.double(), expected, rtol=1e-3, atol=0)
     assert bool((kl > 0).all())
-    assert float((found.double() - slope).norm() / slope.norm()) < 1e-3
+    assert float((actual.double() - slope).norm() / slope.norm()) < 1e-3
 
 
 def test_divergence_is_exactly_nothing_between_equals_and_finite_between_opposites() -> None:
