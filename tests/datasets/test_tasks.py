@@ -27,11 +27,11 @@ def test_each_is_an_instruction_and_a_text_apart() -> None:
 
 
 def test_no_instruction_is_that_of_the_measured_task() -> None:
-    """They share no run of four words with SST-2's instruction."""
+    """They share no run of five words with SST-2's instruction."""
 
     def runs(text: str) -> set[str]:
         words = normalised(text).split()
-        return {" ".join(words[i : i + 4]) for i in range(len(words) - 3)}
+        return {" ".join(words[i : i + 5]) for i in range(len(words) - 4)}
 
     task = runs(INSTRUCTION)
     shared = {run for row in registry.build("datasets", "tasks").rows() for run in runs(row.request) & task}
