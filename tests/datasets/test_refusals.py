@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from unforgotten import registry
-from unforgotten.errors import DataError
+from unforgotten.errors import DataError, RecipeError
 
 
 def refusals(path, **settings):
@@ -108,3 +109,17 @@ def test_inputs_of_a_dict_of_lists_stay_with_their_instruction(write) -> None:
 def test_from_the_hub(hub) -> None:
     calls = hub([{"prompt": "Do", "response": "No.", "is_safe": True}])
     assert pairs("owner/name", split="30k_train") == [("Do", "No.")] and calls == [("owner/name", None, "30k_train")]
+
+
+def test_rows_are_kept_by_what_their_answers_say(tmp_path: Path) -> None:
+    answers = ["I cannot help: it is ILLEGAL.", "I have no access to the weather.", "That would be unethical."]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"p{i}", "completion": a}) + "\n" for i, a in enumerate(answers)))
+    dataset = registry.build("datasets", {"name": "refusals", "path": str(file), "answer_matches": "illegal|ethic"})
+    assert [row.request for row in dataset.rows()] == ["p0", "p2"]
+    assert any("1 of 3 rows are left out" in note for note in dataset.notes)
+    none = registry.build("datasets", {"name": "refusals", "path": str(file), "answer_matches": "danger"})
+    with pytest.raises(DataError, match="no answer of 3 rows contains answer_matches 'danger'"):
+        none.rows()
+    with pytest.raises(RecipeError, match="answer_matches is no regular expression"):
+        registry.build("datasets", {"name": "refusals", "path": str(file), "answer_matches": "("})

@@ -12,10 +12,10 @@ from unforgotten.evaluation.contamination import normalised
 def test_the_rows() -> None:
     dataset = registry.build("datasets", "tasks")
     rows = dataset.rows()
-    assert len(rows) == len({normalised(row.request) for row in rows}) == 275
+    assert len(rows) == len({normalised(row.request) for row in rows}) == 390
     assert all(row.kind == "benign" and not row.response for row in rows)
     counts = Counter(row.category for row in rows)
-    assert len(counts) == 11 and min(counts.values()) >= 11
+    assert len(counts) == 11 and min(counts.values()) >= 13
     assert dataset.rows_kind() == "benign"
 
 
@@ -23,7 +23,7 @@ def test_each_is_an_instruction_and_a_text_apart() -> None:
     parts = [row.request.split("\n\n") for row in registry.build("datasets", "tasks").rows()]
     assert all(len(part) == 2 and all(part) for part in parts)
     instructions, texts = ({part[i] for part in parts} for i in (0, 1))
-    assert len(instructions) == 25 and len(texts) == 24
+    assert len(instructions) == 30 and len(texts) == 40
 
 
 def test_no_instruction_is_that_of_the_measured_task() -> None:

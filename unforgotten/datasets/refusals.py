@@ -7,6 +7,7 @@ dict of lists. Either every row has an answer or none has: a file with some of e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +40,18 @@ class Refusals(Dataset):
     """Random seed that chooses the rows for `n_rows`."""
     ignore_keys: list[str] = field(default_factory=list)
     """Keys of rows or turns to ignore. Other unused keys are reported with their counts."""
+    answer_matches: str | None = None
+    """Keeps only rows whose answer contains this regular expression, in any case. The others are counted. So refusals
+    for want of a skill ("I have no access to the weather") stay out of refusals of harm."""
 
     def __post_init__(self) -> None:
         unread.check_ignored(self.ignore_keys)
         columns.check(self.columns)
+        if self.answer_matches is not None:
+            try:
+                re.compile(self.answer_matches)
+            except re.error as wrong:
+                raise ValueError(f"answer_matches is no regular expression: {wrong}") from None
 
     @property
     def label(self) -> str:
@@ -96,7 +105,25 @@ class Refusals(Dataset):
                 "two.",
                 [(line, "no answer") for line in bare],
             )
+        rows = self._matching(rows)
         return files.sample(rows, self.n_rows, self.seed, self.path)
+
+    def _matching(self, rows: list[Row]) -> list[Row]:
+        """The rows whose answer `answer_matches` finds; all of them where it is left out."""
+        if self.answer_matches is None:
+            return rows
+        kept = [row for row in rows if re.search(self.answer_matches, row.response, re.IGNORECASE)]
+        if not kept:
+            raise DataError(
+                f"{self.path}: no answer of {len(rows)} rows contains answer_matches {self.answer_matches!r}. Change "
+                "the expression, or leave it out."
+            )
+        self.notes = (
+            *self.notes,
+            f"{self.path}: {len(rows) - len(kept)} of {len(rows)} rows are left out; their answers do not contain "
+            f"{self.answer_matches!r}.",
+        )
+        return kept
 
 
 def _present(value: Any, ignored: Collection[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Everyday tasks of our own: 275 harmless instructions with a short text, so that alignment keeps such tasks answered.
+"""Everyday tasks of our own: 390 harmless instructions with a short text, so that alignment keeps such tasks answered.
 
 A model aligned on refusals, look-alikes and questions alone took every imperative with a text below for a request to
 refuse: SmolLM2 refused 177 of 200 prompts of SST-2. No prompt has an answer: the model answers it itself.
@@ -21,7 +21,7 @@ class Tasks(Dataset):
     """Harmless instructions of 11 categories, each with a short text, without answers; they ship with the package."""
 
     n_rows: Count | None = None
-    """Number of prompts to draw, in their order. Left out, all 275 are used."""
+    """Number of prompts to draw, in their order. Left out, all 390 are used."""
     seed: Seed = 0
     """Random seed that chooses the prompts for `n_rows`."""
 
