@@ -10,7 +10,7 @@ import pytest
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import RecipeError
 from unforgotten.evaluation.contamination import contacts
-from unforgotten.evaluation.held_out import apart, halves
+from unforgotten.evaluation.held_out import apart, halves, parts
 from unforgotten.evaluation.suite_stages import Suite, SuiteKind
 from unforgotten.evaluation.suites import suites
 from unforgotten.recipe.read import load_recipe
@@ -98,3 +98,17 @@ def test_a_side_without_prompts_is_an_error_that_says_so() -> None:
     row: Row = one.rows[0]
     with pytest.raises(RecipeError, match=r"sweep\.share"):
         halves([replace(one, rows=[row, row])], 0.5)  # asked twice, it is one prompt
+
+
+def test_parts_share_no_prompt_and_near_copies_are_on_one_side() -> None:
+    actual = requests(60)
+    copies = [f"{text} please" for text in actual[:20]]
+    made = parts([suite("a", actual), suite("b", copies)], 3, "Give more.")
+    each = [texts(part) for part in made]
+    assert set().union(*each) == set(actual) | set(copies) and sum(map(len, each)) == 80
+    assert all(15 <= len(side) <= 40 for side in each)
+    for text in copies:
+        [side] = [side for side in each if text in side]
+        assert text.removesuffix(" please") in side
+    with pytest.raises(RecipeError, match="the 60 prompts of 'a' are too few for 200 parts. Give more."):
+        parts([suite("a", actual)], 200, "Give more.")

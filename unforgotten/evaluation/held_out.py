@@ -31,9 +31,7 @@ def halves(suites: Sequence[Suite], share: float) -> Halves:
     """About `share` of the prompts for development. Raises RecipeError where a suite is left without any on a side."""
     chosen: set[str] = set()
     for group in _groups(suites):
-        # One of a group speaks for all: whoever joins it seldom moves it.
-        digest = hashlib.sha256(min(group).encode()).digest()
-        if int.from_bytes(digest[:8], "big") / 2**64 < share:
+        if _place(group) < share:
             chosen |= group
     development = [_kept(suite, chosen, True) for suite in suites]
     held_out = [_kept(suite, chosen, False) for suite in suites]
@@ -45,6 +43,29 @@ def halves(suites: Sequence[Suite], share: float) -> Halves:
                     f"left {purpose}. Give more, change sweep.share, or name separate sets in sweep.development."
                 )
     return Halves(development, held_out)
+
+
+def parts(suites: Sequence[Suite], n: int, mend: str) -> list[list[Suite]]:
+    """The prompts in n parts of about one size: each part's suites. mend: what a user can do where prompts are too few.
+
+    Raises RecipeError where a suite is left without any prompt in a part.
+    """
+    chosen: list[set[str]] = [set() for _ in range(n)]
+    for group in _groups(suites):
+        chosen[int(n * _place(group))] |= group
+    made = [[_kept(suite, keys, True) for suite in suites] for keys in chosen]
+    for suite in (suite for part in made for suite in part):
+        if not suite.rows:
+            raise RecipeError(
+                f"evaluate.{suite.kind}: the {len(_whole(suites, suite))} prompts of {suite.label!r} are too few for "
+                f"{n} parts. {mend}"
+            )
+    return made
+
+
+def _place(group: set[str]) -> float:
+    """From 0 to 1, by one of a group, which speaks for all: whoever joins it seldom moves it."""
+    return int.from_bytes(hashlib.sha256(min(group).encode()).digest()[:8], "big") / 2**64
 
 
 def apart(development: Sequence[Suite], held_out: Sequence[Suite]) -> Halves:
