@@ -54,6 +54,8 @@ from .verbs.finetune.finetune import finetune as finetune
 from .verbs.gate import against as against
 from .verbs.judge import judge as judge
 from .verbs.plan.plan import plan as plan
+from .verbs.repair.attempts import Repaired as Repaired
+from .verbs.repair.ladder import ladder as ladder
 from .verbs.repair.repair import repair as repair
 from .verbs.sweep.sweep import sweep as sweep
 from .verbs.synthesize.synthesize import synthesize as synthesize

@@ -462,16 +462,29 @@ def report_(
 
 @app.command()
 def repair(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="With --ladder: folder of a trained run, instead of --tuned.")
+    ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="A method that edits weights: interpolate, safelora, safemerge or magmax.")
-    ],
+        str | None,
+        typer.Option("--method", help="A method that edits weights: interpolate, safelora, safemerge or magmax."),
+    ] = None,
+    ladder: Annotated[
+        bool,
+        typer.Option("--ladder", help="Try repairs, the cheapest first, until one passes --gate on fresh prompts."),
+    ] = False,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", help="With --ladder: the limits, such as max_asr=5,max_refusal_rise=5."),
+    ] = None,
     aligned: Annotated[
-        str, typer.Option("--aligned", help="The aligned model (θ_safe): weights, or an adapter on θ₀.")
-    ],
+        str | None, typer.Option("--aligned", help="The aligned model (θ_safe): weights, or an adapter on θ₀.")
+    ] = None,
     tuned: Annotated[
-        str, typer.Option("--tuned", help="The fine-tuned model (θ*): weights, or an adapter on θ_safe or on θ₀.")
-    ],
-    out: Annotated[str, typer.Option("--out", help="Folder to write. It must not exist yet.")],
+        str | None,
+        typer.Option("--tuned", help="The fine-tuned model (θ*): weights, or an adapter on θ_safe or on θ₀."),
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder to write. It must not exist yet.")] = None,
     unaligned_model: Annotated[
         str | None,
         typer.Option(
@@ -479,9 +492,17 @@ def repair(
             help="The model before alignment (θ₀): a folder or Hub id of weights. `interpolate` does without.",
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="With --ladder: recipe whose `evaluate:` and `repair:` are used."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="A setting of the method: --set weight=0.5. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A setting of the method, or with --ladder of the recipe: --set repair.decisions=3. Repeatable.",
+        ),
     ] = None,
     as_lora: Annotated[
         int | None,
@@ -490,7 +511,19 @@ def repair(
         ),
     ] = None,
 ) -> None:
-    """Edit the weights of a fine-tuned model, one tensor at a time, without training. Prints the folder."""
+    """Edit the weights of a fine-tuned model, one tensor at a time, without training. Prints the folder.
+
+    With --ladder, edits and short trainings are tried in turn, and exit code 0 means that one passed the gate, 3 that
+    none did, and 4 that there were too few prompts to decide.
+    """
+    from unforgotten.errors import RecipeError
+
+    if ladder:
+        _ladder(run, method, gate, aligned, tuned, out, unaligned_model, recipe, set_, as_lora)
+    if run or gate or recipe:
+        raise RecipeError("RUN, --gate and --recipe belong to `repair --ladder`. One edit takes --method and --tuned.")
+    if method is None or aligned is None or tuned is None or out is None:
+        raise RecipeError("`repair` needs --method, --aligned, --tuned and --out; or a run's folder and --ladder.")
     from unforgotten.verbs.repair import repair as verb
 
     spec = {"name": method, **_options_of(set_, {})}
@@ -505,6 +538,44 @@ def repair(
             say=_say,
         )
     )
+
+
+def _ladder(
+    run: str | None,
+    method: str | None,
+    gate: str | None,
+    aligned: str | None,
+    tuned: str | None,
+    out: str | None,
+    unaligned_model: str | None,
+    recipe: str | None,
+    set_: list[str] | None,
+    as_lora: int | None,
+) -> None:
+    from unforgotten.errors import RecipeError
+    from unforgotten.verbs.repair import ladder_text
+    from unforgotten.verbs.repair.ladder import ladder as climb
+
+    if method or as_lora:
+        raise RecipeError("--method and --as-lora are one edit's. The ladder's rungs are `repair:` of a recipe.")
+    if gate is None or out is None:
+        raise RecipeError("`repair --ladder` needs --gate, such as --gate max_asr=5, and --out.")
+    repaired = climb(
+        run,
+        gate=gate,
+        out=out,
+        tuned=tuned,
+        aligned=aligned,
+        unaligned_model=unaligned_model,
+        recipe=None if recipe is None else _recipe(recipe, set_),
+        overrides=_options_of(set_, {}),
+        say=_say,
+    )
+    from unforgotten.report.writers import terminal
+
+    terminal.show(ladder_text.table(repaired))
+    _print(ladder_text.sentence(repaired), repaired.model or repaired.folder, f"gate: {repaired.outcome}")
+    raise typer.Exit(repaired.exit_code)
 
 
 @app.command()

@@ -64,6 +64,11 @@ def load_model(
     return _from_files(place, dtype, load_in, trains)
 
 
+def load_base(model: str) -> Any:
+    """The base alone of a folder in which a base and an adapter lie together, for its adapter to be put on."""
+    return _from_files(opened(model, None, "base"), "auto", None, True)
+
+
 def _from_files(place: Opened, dtype: str, load_in: str | None, trains: bool) -> Any:
     more = {"quantization_config": nf4.config()} if load_in else {}
     model = pretrained.causal_lm(place, dtype=dtype, **more)

@@ -35,6 +35,7 @@ from unforgotten.recipe import arguments, renamed
 from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component, cut, replaced, replay_source
 from unforgotten.recipe.compare import Grid
 from unforgotten.recipe.evaluate import Evaluate
+from unforgotten.recipe.repair import Repair
 from unforgotten.recipe.sweep import Sweep
 from unforgotten.recipe.synthesize import Synthesize
 from unforgotten.recipe.training import Align, MemorySettings, Poison, Probe, Training, UserLora
@@ -106,6 +107,8 @@ class Recipe(Strict):
     """Settings that `unforgotten compare` varies."""
     sweep: Sweep | None = None
     """Settings that `unforgotten sweep` searches; `{}` takes every default."""
+    repair: Repair | None = None
+    """Rungs that `unforgotten repair --ladder` tries; left out, every default."""
     rows: int | None = Field(None, gt=0)
     """Trial run: limits every data set and the memory to this many rows. Its results are those of a trial."""
     seed: registry.Seed = 0
