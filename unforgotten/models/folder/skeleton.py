@@ -83,6 +83,7 @@ def _bounded(modules: int, numbers: int, where: str) -> Iterator[None]:
     from torch.nn.modules import module as hooks
 
     counts, until = {"modules": 0, "numbers": 0}, time.monotonic() + SECONDS
+    counted: dict[int, Any] = {}  # a tied head is the embedding, registered again: one tensor counts once
 
     def module(_: Any, name: str, added: Any) -> None:
         counts["modules"] += 1
@@ -90,7 +91,10 @@ def _bounded(modules: int, numbers: int, where: str) -> Iterator[None]:
             raise ModelError(f"{where} asks for more modules than its weights' files have tensors for.")
 
     def tensor(_: Any, name: str, added: Any) -> None:
-        counts["numbers"] += 0 if added is None else added.numel()
+        if added is None or id(added) in counted:
+            return
+        counted[id(added)] = added
+        counts["numbers"] += added.numel()
         if counts["numbers"] > numbers:
             raise ModelError(f"{where} asks for more than {numbers:,} weights; its files hold half as many at most.")
 
