@@ -40,9 +40,11 @@ def convert(gguf: Path, out: Path, model: RealModel, say: Say) -> None:
 
     hush()
     with _ticking("Reading the tokenizer", say):
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     with _ticking("Widening the weights to fp32", say):
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        read = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
+        )
         config = read.config
         del config.quantization_config
         config.name_or_path = tokenizer.name_or_path = model.title
