@@ -20,7 +20,8 @@ from unforgotten.runs import safe_text
 _LOG = logging.getLogger("unforgotten")
 
 SECONDS = 20.0
-"""To build the modules; those of the largest models take one."""
+"""Of this thread's computing, to build the modules; those of the largest models take one. Waiting for a busy machine
+does not count."""
 SPARE = 50_000_000
 """Numbers that a model may have beyond its files: tied weights, buffers, tables of positions."""
 PACKED = 16
@@ -82,12 +83,12 @@ def _bounded(modules: int, numbers: int, where: str) -> Iterator[None]:
     """Counts what is registered meanwhile, and stops it by ModelError."""
     from torch.nn.modules import module as hooks
 
-    counts, until = {"modules": 0, "numbers": 0}, time.monotonic() + SECONDS
+    counts, until = {"modules": 0, "numbers": 0}, time.thread_time() + SECONDS
     counted: dict[int, Any] = {}  # a tied head is the embedding, registered again: one tensor counts once
 
     def module(_: Any, name: str, added: Any) -> None:
         counts["modules"] += 1
-        if counts["modules"] > modules or time.monotonic() > until:
+        if counts["modules"] > modules or time.thread_time() > until:
             raise ModelError(f"{where} asks for more modules than its weights' files have tensors for.")
 
     def tensor(_: Any, name: str, added: Any) -> None:
