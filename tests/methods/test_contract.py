@@ -12,6 +12,12 @@ from unforgotten import registry, testing
 
 # Where the defaults would show nothing in the contract's seven steps.
 SETTINGS = {"lisa": {"safety_steps": 2, "user_steps": 3}}
+# Other settings of a method that run other code. The constraint is so tight that λ starts within the seven steps.
+VARIANTS = {
+    "der-dual": {"name": "der", "weight": "auto", "hold": 1e-6},
+    "der-ratio": {"name": "der", "weight": "auto", "auto": "ratio"},
+    "der-polyak": {"name": "der", "weight": "auto", "auto": "polyak", "hold": 1e-6},
+}
 STARTS_PROCESSES = ("ranks", "resume")
 DEFAULT = "merge"
 
@@ -30,3 +36,18 @@ def test_contract(check: str, method: str, adapter_mode: testing.AdapterMode, tm
     if method == "safemerge":
         settings = {"safety_adapter": str(safety_adapter.write(adapter_mode, tmp_path / "safety"))}
     testing.CHECKS[check]({"name": method, **settings}, adapter_mode, tmp_path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("check", "adapter_mode"),
+    [
+        pytest.param(c, p, marks=_marks(c, p))
+        for c in ("split", "ranks", "resume", "effect", "state")
+        for p in testing.ADAPTER_MODES
+    ],
+)
+def test_contract_of_other_settings(
+    check: str, variant: str, adapter_mode: testing.AdapterMode, tmp_path: Path
+) -> None:
+    testing.CHECKS[check](VARIANTS[variant], adapter_mode, tmp_path)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
-from unforgotten.methods.base import Method, first_weights
+from unforgotten.methods.base import AutoWeight, Weight, first_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ def equivalents(weight: float, vocabulary: int, mean_tokens: float) -> dict[str,
 
 
 @dataclass(kw_only=True)
-class DER(Method):
+class DER(AutoWeight):
     """Dark Experience Replay: keep the aligned model's logits on safety prompts. [arXiv 2004.07211, 2512.10150]"""
 
     family: ClassVar[str] = "memory"
@@ -82,9 +82,9 @@ class DER(Method):
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
     cost: ClassVar[float] = 2.0
 
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Weight = 1.0
     """λ, the weight of the mean squared difference of logits over response tokens and vocabulary. With 0 the method
-    is SFT at no extra cost."""
+    is SFT at no extra cost. `auto` holds the drift on held-out rows at `hold`."""
     replay: Annotated[float, Gt(0)] = 1.0
     """Memory rows per user row in each step. With 1.0 the replay batch is as large as the user batch, as in mammoth."""
     chunk_tokens: Annotated[int, Gt(0)] = 64
@@ -96,17 +96,20 @@ class DER(Method):
     """Number of tokens at the start of each answer that `first_weight` multiplies."""
 
     def start(self, run: Run) -> None:
+        super().start(run)
         if self.weight == 0:
             return
         self._head = run.weights.head()
         self._gram = self._head.gram() if self._head.linear else None
         run.memory.store_states()
+        if self.weight == "auto":
+            return
         tokens = run.memory.tokens / len(run.memory.rows)
         for convention, value in equivalents(self.weight, self._head.vocabulary, tokens).items():
             run.note(f"der weight, {convention}: {value:.3g}")
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
-        if self.weight == 0:
+        if self.present_weight(run) == 0:
             return None
         rows = run.memory.draw(self._n(run))
         return self._distance(run, rows, run.weights.states(rows))
@@ -126,4 +129,4 @@ class DER(Method):
             total = head.distance(h, stored, chunk, weights)
         else:
             total = logit_distance(h, stored, head.logits, head.aligned_logits, chunk, weights)
-        return self.weight * total, run.memory.drawn_tokens(self._n(run)) * self._head.vocabulary
+        return self.present_weight(run) * total, run.memory.drawn_tokens(self._n(run)) * self._head.vocabulary

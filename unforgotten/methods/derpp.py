@@ -41,7 +41,7 @@ class DERpp(DER):
             return self._and(term, run, "cross-entropy") if self.beta else term
         rows = run.memory.draw(self._n(run))
         h = run.weights.states(rows)  # (N, d): one forward for both terms
-        return self._and(self._distance(run, rows, h) if self.weight else None, run, "", h)
+        return self._and(self._distance(run, rows, h) if self.present_weight(run) else None, run, "", h)
 
     def _and(self, term: Term | None, run: Run, draw: str, h: Tensor | None = None) -> Term:
         """DER's term and β times the mean cross-entropy of a draw of memory; h: its states (N, d), where known."""

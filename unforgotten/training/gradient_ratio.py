@@ -1,6 +1,7 @@
 """How strong methods pull against the user's loss: ‖a method's gradient‖ / ‖the user's‖ over all trained tensors.
 
-Taken on steps that are logged, before clipping: a weight λ does not carry over between models, and this shows its size.
+Taken before clipping, on steps that are logged or where a method reads them: a weight λ does not carry over between
+models, and this shows its size.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ BEYOND = 10.0
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:
-    """√ Σ over all elements of all tensors, in fp32; a scalar where the tensors are. 0 for none."""
-    squares = [t.float().pow(2).sum() for t in tensors]
+    """√ Σ over all elements of all tensors, in fp32 at least; a scalar where the tensors are. 0 for none."""
+    squares = [t.to(torch.promote_types(t.dtype, torch.float32)).pow(2).sum() for t in tensors]
     return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
 
@@ -53,14 +54,14 @@ class GradientRatios:
     def __init__(self, run: TrainingRun) -> None:
         self._run = run
         self._terms: dict[str, Tensors] | None = None
-        """By method, on a step that is logged."""
+        """By method, on a step that is logged or read."""
 
-    def new_step(self) -> None:
-        """A step begins."""
-        self._terms = {} if self._run.logs_this_step else None
+    def new_step(self, read: bool = False) -> None:
+        """A step begins. read: a method reads its norms."""
+        self._terms = {} if read or self._run.logs_this_step else None
 
     def add_terms(self, terms: Mapping[str, Tensor], scale: int) -> None:
-        """Each term's own gradients, times `scale`, on a step that is logged: one more backward each."""
+        """Each term's own gradients, times `scale`, on a step that is logged or read: one more backward each."""
         if self._terms is None:
             return
         params = self._run.weights.params()
@@ -80,7 +81,7 @@ class GradientRatios:
                     sums[name] = sums[name] + grad if name in sums else grad
 
     def norms(self, sharded: bool) -> Norms | None:
-        """On a step that is logged: the norms of the user's gradient and of each term's; the terms' are then let go.
+        """The norms of the user's gradient and of each term's, on a step that is logged or read; terms' are let go.
 
         sharded: each rank has a part of each gradient, and no norm is taken.
         """

@@ -375,7 +375,7 @@ class MethodMixin(_Trainer):
             return batches, items
         self.run.new_step(batches)
         self._micro_batch = 0
-        self._ratios.new_step()
+        self._ratios.new_step(any(method.reads_gradient_norms(self.run) for method in self.methods.values()))
         count = len(batches)
         for name, method in self.methods.items():
             if "before_step" in turns(type(method)):
@@ -509,7 +509,8 @@ class MethodMixin(_Trainer):
         self._micro_batch += 1
         self._watch(loss)
         if self.accelerator.sync_gradients:
-            norms = self._ratios.norms(sharded=self.is_fsdp_enabled)
+            self.run.norms = self._ratios.norms(sharded=self.is_fsdp_enabled)
+            norms = self.run.norms if self.run.logs_this_step else None
             for name, method in self.methods.items():
                 if "gradients" in turns(type(method)):
                     before = self._ratios.gradients() if norms else {}

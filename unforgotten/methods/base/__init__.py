@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from unforgotten.methods.base.auto_weight import AutoWeight, Weight
 from unforgotten.methods.base.method import MODELS, TURNS, Method, Weights, needs, papers, turns
 from unforgotten.methods.base.run import (
     AlignedHead,
@@ -24,6 +25,7 @@ __all__ = [
     "MODELS",
     "TURNS",
     "AlignedHead",
+    "AutoWeight",
     "Drift",
     "EncodedRow",
     "MemoryRows",
@@ -33,6 +35,7 @@ __all__ = [
     "Term",
     "TrainedWeights",
     "UserBatches",
+    "Weight",
     "Weights",
     "first_weights",
     "needs",

@@ -117,6 +117,10 @@ class Method(Component):
         """Safety rows that it needs held out, as a share of the replayed ones; 0 unless it reads `run.memory.drift`."""
         return 0.0
 
+    def reads_gradient_norms(self, run: Run) -> bool:
+        """Whether it reads `run.gradient_norms` after the step that is to come: one more backward of its term."""
+        return False
+
     @classmethod
     def facts(cls) -> dict[str, str]:
         """What `list methods` and docs/methods.md print, read off the class."""

@@ -275,6 +275,13 @@ class Run(Protocol):
     def logs_this_step(self) -> bool:
         """Whether this step has a line of the log."""
 
+    @property
+    def gradient_norms(self) -> tuple[float, float] | None:
+        """‖the gradient of the user's loss‖ and ‖that of this method's term‖ in this step, before clipping.
+
+        For `after_step`, where the method's `reads_gradient_norms` asked for them. None where there are none.
+        """
+
     def log(self, **values: float | Tensor) -> None:
         """Means of these until the next log line, under `method/<name>`."""
 
