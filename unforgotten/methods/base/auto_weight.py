@@ -3,7 +3,7 @@
 dual    a constraint, held by a dual variable. λ is 0 until KL(θ_safe ‖ θ) on held-out safety rows nears `hold`, in nats
         per response token. It then starts where the method's gradient is as large as the user's, which is what a
         constrained optimum asks for: ∇L_user + λ ∇L_method = 0. From then on each measurement changes it:
-        log λ ← log λ + ½ · clip(log(mean KL / hold), −1, 1). KL falls as a power of λ, so the step is linear in logs,
+        log λ ← log λ + ½ · clip(mean log(KL / hold), −2, 2). KL falls as a power of λ, so the step is linear in logs,
         and no unit of the model is left in it.
 ratio   λ = ratio · ‖g_user‖ / ‖g_method‖, running means of both. No constraint: `hold` is not read.
 polyak  as ratio, times (KL / hold − 1)₊: it pulls only while the constraint is broken. SPARD's step is
@@ -39,8 +39,10 @@ BALANCE_STEPS = 4
 """Steps over which the gradients' norms are summed for the first λ: one step's norm is noise."""
 RATE = 0.5
 """Step of log λ for a KL that is e times too large. KL ~ λ^-a needs a rate below 2/a to settle; a is 1 to 2."""
+CLIP = 2.0
+"""Largest |log(KL / hold)| that counts: a measurement changes λ by a factor e at most."""
 KEEP = 0.5
-"""Share of the running mean of KL that a new measurement leaves: twenty measurements a run allow no longer memory."""
+"""Share of the running mean of log KL that a new measurement leaves: twenty of them allow no longer memory."""
 SPAN = 1000.0
 """λ stays within its start divided by this and times this; a note says where it did not suffice."""
 NORM_EVERY = 5
@@ -51,14 +53,21 @@ FLOOR = 0.1
 """‖g_method‖ counts as this share of its largest value at least: near θ_safe it is 0."""
 MOST = 10.0
 """Largest (KL / hold − 1) of `polyak`."""
+LEAST = 1e-30
+"""KL / hold counts as this at least: a KL of 0 has no logarithm."""
 TRACE = 1e-8
 """λ while only the norms are read: of the method's gradient nothing reaches the weights."""
 
 
 def dual(weight: float, excess: float, start: float) -> float:
     """λ after one measurement; excess: KL / hold. Within a factor `SPAN` of its start."""
-    step = RATE * max(-1.0, min(1.0, math.log(max(excess, 1e-30))))
+    step = RATE * max(-CLIP, min(CLIP, math.log(max(excess, LEAST))))
     return max(start / SPAN, min(start * SPAN, weight * math.exp(step)))
+
+
+def mean(before: float, excess: float) -> float:
+    """The running geometric mean of KL / hold after one more measurement; before: 0 where there was none."""
+    return max(before, LEAST) ** KEEP * max(excess, LEAST) ** (1 - KEEP) if before else max(excess, LEAST)
 
 
 @dataclass(kw_only=True)
@@ -150,7 +159,7 @@ class AutoWeight(Method):
         run.log(kl_over_hold=excess)
         if state["phase"] != "held":
             return
-        state["excess"] = KEEP * state["excess"] + (1 - KEEP) * excess if state["excess"] else excess
+        state["excess"] = mean(state["excess"], excess)
         if self.auto == "polyak":
             state["weight"] = self._balanced()
         elif self.auto == "dual":
