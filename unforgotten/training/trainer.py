@@ -546,7 +546,8 @@ class MethodMixin(_Trainer):
                     self.run.log(distance_from_aligned=apart)
         more = {name: combine(values) for name, values in self.run.logged.items() if values}
         self.run.logged.clear()
-        self._ratios.remember(self.methods, more)
+        fixed = [name for name, method in self.methods.items() if getattr(method, "weight", None) != "auto"]
+        self._ratios.remember(fixed, more)  # whose advice is to lower the weight
         return super().log({**logs, **more}, *args, **kwargs)
 
     def anchor_distance(self) -> None:
