@@ -250,8 +250,8 @@ def spec_of(component: Any) -> dict[str, Any]:
 
 
 def determining(component: Any) -> dict[str, Any]:
-    """The same for digests: a field of the class's `later` is left out while it has its default."""
-    spec, later = spec_of(component), getattr(type(component), "later", ())
+    """The same for digests: a field of the class's `later`, or its parents', is left out while it has its default."""
+    spec, later = spec_of(component), {name for c in type(component).__mro__ for name in vars(c).get("later", ())}
     unused = {f.name for f in dataclasses.fields(component) if f.name in later and spec[f.name] == f.default}
     return {name: value for name, value in spec.items() if name not in unused}
 

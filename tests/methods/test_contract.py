@@ -17,6 +17,9 @@ VARIANTS = {
     "der-dual": {"name": "der", "weight": "auto", "hold": 1e-6},
     "der-ratio": {"name": "der", "weight": "auto", "auto": "ratio"},
     "der-polyak": {"name": "der", "weight": "auto", "auto": "polyak", "hold": 1e-6},
+    "kl-dual": {"name": "kl", "weight": "auto", "hold": 1e-6},
+    "anchor-dual": {"name": "anchor", "weight": "auto", "hold": 1e-6},
+    "lwf-dual": {"name": "lwf", "weight": "auto", "hold": 1e-6},
 }
 STARTS_PROCESSES = ("ranks", "resume")
 DEFAULT = "merge"

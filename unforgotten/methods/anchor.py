@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
-from unforgotten.methods.base import Method, squared_gap
+from unforgotten.methods.base import AutoWeight, Weight, squared_gap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def equivalents(weight: float, stored: Tensor) -> dict[str, float]:
 
 
 @dataclass(kw_only=True)
-class Anchor(Method):
+class Anchor(AutoWeight):
     """Safety Anchor (SBR): keep the aligned state before the answer on memory prompts. [arXiv 2605.05995]"""
 
     family: ClassVar[str] = "memory"
@@ -49,9 +49,10 @@ class Anchor(Method):
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
     cost: ClassVar[float] = 1.1
 
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Weight = 1.0
     """λ, the weight of the squared distance of states relative to ‖h‖², averaged over prompts. With 0 the method is
-    SFT at no extra cost. The default is ours; SBR's code has 50 on a mean over the hidden size."""
+    SFT at no extra cost. The default is ours; SBR's code has 50 on a mean over the hidden size. `auto` holds
+    the drift on held-out rows at `hold`."""
     prompts: Annotated[int, Gt(0)] = 8
     """Memory prompts in each step. [2605.05995: K = 8]"""
     refusals: Annotated[float, Ge(0), Le(1)] | None = None
@@ -59,17 +60,20 @@ class Anchor(Method):
     2605.05995's."""
 
     def start(self, run: Run) -> None:
+        super().start(run)
         if self.weight == 0:
             return
-        for convention, value in equivalents(self.weight, run.memory.store_prompt_states()).items():
-            run.note(f"anchor weight, {convention}: {value:.3g}")
+        states = run.memory.store_prompt_states()
+        if self.weight != "auto":
+            for convention, value in equivalents(self.weight, states).items():
+                run.note(f"anchor weight, {convention}: {value:.3g}")
         head = run.weights.model.get_output_embeddings()
         if head is not None and any(p.requires_grad for p in head.parameters()):
             run.note("anchor holds states before the output head, but the head is trained, too: nothing holds it")
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
-        if self.weight == 0:
+        if (weight := self.present_weight(run)) == 0:
             return None
         rows = run.memory.draw_prompts(self.prompts, self.refusals)
         h, stored = run.weights.states(rows), run.memory.prompt_states(rows)  # (n, d)
-        return self.weight * squared_gap(h, stored.to(h.dtype), relative=True).sum(), self.prompts
+        return weight * squared_gap(h, stored.to(h.dtype), relative=True).sum(), self.prompts

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
-from unforgotten.methods.base import Method, first_weights
+from unforgotten.methods.base import AutoWeight, Weight, first_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class KL(Method):
+class KL(AutoWeight):
     """Replay safety prompts and keep the aligned model's probabilities: KL in nats per token. [arXiv 1503.02531]"""
 
     family: ClassVar[str] = "memory"
@@ -36,9 +36,9 @@ class KL(Method):
     faint: ClassVar[dict[str, Any]] = {"weight": 1e-30}
     cost: ClassVar[float] = 2.0
 
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Weight = 1.0
     """λ, the weight of the mean KL in nats per response token. With 0 the method is SFT at no extra cost. The default
-    is ours: as much as the user's cross-entropy."""
+    is ours: as much as the user's cross-entropy. `auto` holds the drift on held-out rows at `hold`."""
     replay: Annotated[float, Gt(0)] = 1.0
     """Memory rows per user row in each step, as DER's. [mammoth]"""
     chunk_tokens: Annotated[int, Gt(0)] = 64
@@ -50,12 +50,13 @@ class KL(Method):
     """Number of tokens at the start of each answer that `first_weight` multiplies."""
 
     def start(self, run: Run) -> None:
+        super().start(run)
         if self.weight:
             self._head = run.weights.head()
             run.memory.store_states()
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
-        if self.weight == 0:
+        if (weight := self.present_weight(run)) == 0:
             return None
         n = max(1, round(self.replay * run.user.step_rows))
         rows = run.memory.draw(n)
@@ -64,4 +65,4 @@ class KL(Method):
             run.log(nats=nats.mean())
         if self.first_weight != 1:
             nats = nats * first_weights(rows.predicts, self.first, self.first_weight).to(nats.dtype)
-        return self.weight * nats.sum(), run.memory.drawn_tokens(n)
+        return weight * nats.sum(), run.memory.drawn_tokens(n)

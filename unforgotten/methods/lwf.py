@@ -19,12 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unforgotten.errors import RecipeError
-from unforgotten.methods.base import Method, squared_gap
+from unforgotten.methods.base import AutoWeight, Weight, squared_gap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +56,7 @@ def chosen(labels: Tensor, attention_mask: Tensor, positions: Positions) -> Tens
 
 
 @dataclass(kw_only=True)
-class LwF(Method):
+class LwF(AutoWeight):
     """Learning without Forgetting: keep the aligned hidden states on the user's own data. [1606.09282, 2512.10150]"""
 
     family: ClassVar[str] = "regularization"
@@ -69,9 +67,9 @@ class LwF(Method):
     reads_forward: ClassVar[bool] = True
     reads_hidden: ClassVar[bool] = True
 
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Weight = 1.0
     """β, the weight of the squared distance of hidden states, averaged over positions (see `unit`). With 0 the
-    method is SFT."""
+    method is SFT. `auto` holds the drift on held-out safety rows at `hold`, so it needs such rows."""
     positions: Positions = "last"
     """Tokens whose states are matched: `last` (only the token before each answer), `prompt`, `response` or `all`."""
     unit: Literal["sum", "relative"] = "sum"
@@ -82,6 +80,7 @@ class LwF(Method):
     (`suspect`). Ours, after 2505.17196."""
 
     def start(self, run: Run) -> None:
+        super().start(run)
         if self.weight and self.gate != "none" and not run.user.has_row_weights:
             raise RecipeError(
                 f"lwf's gate: {self.gate} needs row weights, but no method before it in the list sets them. Name one "
@@ -91,7 +90,7 @@ class LwF(Method):
             run.user.store(f"lwf-{self.positions}", lambda model, rows: self._states(run, model, rows))
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
-        if not self.weight:
+        if not (weight := self.present_weight(run)):
             return None
         known = batch["row_id"] >= 0  # rows that another method put in have no stored states
         mask = self._mask(batch) & known[:, None]
@@ -101,7 +100,7 @@ class LwF(Method):
         if self.gate != "none":
             w = run.user.row_weights(batch)[:, None].expand(mask.shape)[mask].to(h.dtype)  # (N,)
             terms = terms * (w if self.gate == "trusted" else 1 - w)[:, None]
-        return self.weight * terms.sum(), run.user.count(lambda b: self._mask(b) & (b["row_id"] >= 0)[:, None])
+        return weight * terms.sum(), run.user.count(lambda b: self._mask(b) & (b["row_id"] >= 0)[:, None])
 
     def _mask(self, batch: dict[str, Tensor]) -> Tensor:
         return chosen(batch["labels"], batch["attention_mask"], self.positions)
