@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, RowBatch
     from unforgotten.models.adapters import AdapterMode
     from unforgotten.training.aligned_store import Once
-    from unforgotten.training.gradient_ratio import Norms
     from unforgotten.training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -36,8 +35,8 @@ class RunState:
         self.notes: list[str] = []
         self.ratios: dict[str, tuple[float, int]] = {}
         """By method: the largest ‖gradient of its term‖ / ‖gradient of the user's loss‖ so far, and its step."""
-        self.norms: Norms | None = None
-        """Of this step's gradients, where something read them."""
+        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
+        """By method: the norms of this step's gradients, the user's and its own, where something reads them."""
         self.logged: dict[str, list[float | Tensor]] = {}
         self.method, self.turn_name = "", ""
         """Whose turn it is, and which."""
@@ -65,9 +64,10 @@ class RunState:
     @property
     def gradient_norms(self) -> tuple[float, float] | None:
         """‖the gradient of the user's loss‖ and ‖that of this method's term‖ in this step; None where not taken."""
-        if self.norms is None or self.method not in self.norms.methods:
+        if self.method not in self.norms:
             return None
-        return float(self.norms.user), float(self.norms.methods[self.method])
+        user, own = self.norms[self.method]
+        return float(user), float(own)
 
     def batch(self, rows: Sequence[EncodedRow], places: Sequence[int]) -> RowBatch:
         """The rows at these places as a batch on this rank's device."""

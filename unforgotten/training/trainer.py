@@ -509,8 +509,9 @@ class MethodMixin(_Trainer):
         self._micro_batch += 1
         self._watch(loss)
         if self.accelerator.sync_gradients:
-            self.run.norms = self._ratios.norms(sharded=self.is_fsdp_enabled)
-            norms = self.run.norms if self.run.logs_this_step else None
+            norms = self._ratios.norms(sharded=self.is_fsdp_enabled)
+            self.run.norms = {name: (norms.user, own) for name, own in norms.methods.items()} if norms else {}
+            norms = norms if self.run.logs_this_step else None
             for name, method in self.methods.items():
                 if "gradients" in turns(type(method)):
                     before = self._ratios.gradients() if norms else {}
