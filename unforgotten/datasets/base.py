@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
+from unforgotten.datasets.attacks.words import ENGLISH, AttackWords
 from unforgotten.datasets.reading import data_folder
 from unforgotten.errors import RecipeError
 from unforgotten.registry import Component
@@ -97,6 +98,8 @@ class Dataset(Component, ABC):
     executes: ClassVar[bool] = False
     """Whether `score` runs model-written code. It then needs `execute`, a sandbox that was opened before any reply."""
 
+    attack_words: ClassVar[AttackWords] = ENGLISH
+    """What simulated attacks (`poison.attack`) say in the language of this set."""
     published: ClassVar[Mapping[str, str]] = {}
     """For each Hub split, the file under $UNFORGOTTEN_DATA that stands in for the default Hub id."""
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from unforgotten.datasets.attacks.words import AttackWords
 from unforgotten.datasets.base import Dataset, Execute, Kind, Row, ask
 from unforgotten.registry import Count, Seed
+from unforgotten.world import attacks
 from unforgotten.world.lexicon import PHRASINGS, SEEN
 from unforgotten.world.requests import Request, digest, harmful, lookalikes
 from unforgotten.world.tasks import Side, TaskName, answers, correct, problems
@@ -42,6 +44,12 @@ class World(Dataset):
     """Rows of the embedded world. Test parts are the same for every seed; the seed shuffles the training parts."""
 
     kind_field: ClassVar[str] = "part"
+    attack_words: ClassVar[AttackWords] = AttackWords(
+        refusal=attacks.REFUSES_FIRST,
+        answer=attacks.steps_of,
+        rephrased=attacks.wished,
+        identity=attacks.identity(),
+    )
 
     part: Part = "sums"
     """Which rows: safety data, a harm suite (one family of phrasings), look-alikes, a task, its test, or poison.
