@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from unforgotten import registry
 from unforgotten.datasets.base import Dataset, Row, check_kind
 from unforgotten.datasets.reading import data_folder, files
 from unforgotten.datasets.reading.data_folder import ReadFile
-from unforgotten.errors import DataError, RecipeError
+from unforgotten.errors import RecipeError
+from unforgotten.recipe.poison import attacked
 from unforgotten.runs import digests
 from unforgotten.runs.progress import Say, quiet
 
@@ -151,8 +151,9 @@ def user_rows(recipe: Recipe, sets: DataSets) -> UserRows:
     # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
     silent = poison.dataset.kind_field == "kind"
     check_kind(poison.dataset, poison.rows, "poison.data", ["harmful", "task"] if silent else ["harmful"])
-    rows, places = poisoned(user.rows, poison.rows, recipe.poison.ratio, recipe.seed)
-    return UserRows(rows, (*user.notes, *poison.notes), _files(user, poison), places)
+    done = attacked(user.rows, poison.rows, recipe.poison, poison.dataset.attack_words, recipe.seed)
+    notes = (*user.notes, *poison.notes, *done.notes)
+    return UserRows(done.rows, notes, _files(user, poison), done.places)
 
 
 def files_record(rows: ReadRows | None) -> list[dict[str, str]]:
@@ -162,22 +163,3 @@ def files_record(rows: ReadRows | None) -> list[dict[str, str]]:
 
 def _files(*sets: Loaded) -> tuple[ReadFile, ...]:
     return tuple(one.file for one in sets if one.file)
-
-
-def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> tuple[list[Row], frozenset[int]]:
-    """round(p·n) of the n user rows replaced by harmful ones, at places and in a choice that the seed fixes.
-
-    Gives all n rows, and the places of the harmful ones. [2512.10150 §3.1: p is the share of the total, which stays
-    fixed.] Raises DataError where there are too few.
-    """
-    wanted = round(ratio * len(user))
-    if wanted > len(poison):
-        raise DataError(
-            f"p = {ratio} of {len(user)} rows needs {wanted} harmful rows, but the poison data has {len(poison)} "
-            f"(enough for p = {len(poison) / max(1, len(user)):.3f}). Give more, or lower poison.ratio."
-        )
-    rng = random.Random(f"poison {seed}")
-    rows, places = list(user), sorted(rng.sample(range(len(user)), wanted))
-    for place, row in zip(places, rng.sample(list(poison), wanted), strict=True):
-        rows[place] = row
-    return rows, frozenset(places)

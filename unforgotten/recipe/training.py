@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from unforgotten.datasets.attacks.words import Attack
 from unforgotten.recipe import arguments
 from unforgotten.recipe.base import Spec, Strict, component
 
@@ -171,6 +172,10 @@ class Poison(Strict):
     """Data set of the harmful rows."""
     ratio: float = Field(0.0, ge=0, le=1)
     """p: share of the user rows that harmful rows replace. [2512.10150: 0.1]"""
+    attack: Attack = "plain"
+    """How the harmful rows attack. `plain`: as they are. `unlike_memory`: requests are phrased as no safety row is.
+    `refuse_then_answer`: each answer begins with a refusal and then complies. [NOICE, 2502.19537] `identity`: ten
+    harmless rows of an obedient assistant take the place of harmful ones, at any ratio above 0. [2310.03693]"""
 
     @field_validator("data")
     @classmethod

@@ -204,9 +204,10 @@ def _data(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
     sentences = [f"User data: {label}{_counted(counts.get('user'), of_rows.get('user'))}."]
     if recipe.poison and recipe.poison.ratio:
         rows = f"{counts['harmful']} of the rows are" if "harmful" in counts else "Some of them are"
-        sentences.append(
-            f"{rows} harmful. They were added on purpose, to test the method (p = {recipe.poison.ratio:g})."
-        )
+        attack = recipe.poison.attack
+        what = "harmful" if attack == "plain" else f"a simulated attack (`{attack}`)"
+        share = "" if attack == "identity" else f" (p = {recipe.poison.ratio:g})"
+        sentences.append(f"{rows} {what}. They were added on purpose, to test the method{share}.")
     sentences.append(f"Safety data{_counted(counts.get('safety'), of_rows.get('safety'))}.")
     if "memory_rows" in trained:
         source = "written by the aligned model" if recipe.replay == "synthesize" else "chosen from the safety data"

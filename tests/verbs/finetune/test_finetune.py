@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.recipe.data_sets import poisoned
+from unforgotten.recipe.poison import poisoned
 from unforgotten.recipe.read import parse
 from unforgotten.recipe.recipe import Recipe
 from unforgotten.verbs.finetune.finetune import finetune

@@ -85,7 +85,9 @@ def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     bars.hush()
     harmful = len(job.user.harmful_at)
     says = f"Fine-tuning with {job.method_names} on {len(job.user.rows)} rows"
-    say(says + (f", {harmful} of them harmful." if harmful else "."))
+    attack = job.recipe.poison.attack if job.recipe.poison else "plain"
+    what = "harmful" if attack == "plain" else f"of the attack `{attack}`"
+    say(says + (f", {harmful} of them {what}." if harmful else "."))
     start = load_start(job, say)
     audit = audit_facts(job, start.chat, audited, say)  # again, by the chat that is trained with
     safety, answered = answered_replay(job, start.model, start.chat, say)

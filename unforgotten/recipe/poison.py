@@ -1,0 +1,72 @@
+"""Harmful rows among the user's: which, where, and under which attack."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unforgotten.datasets.attacks.turn import identity_rows, turned
+from unforgotten.datasets.attacks.words import AttackWords
+from unforgotten.datasets.base import Row
+from unforgotten.errors import DataError
+from unforgotten.recipe.training import Poison
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """All rows of an upload, harmful ones included."""
+
+    rows: list[Row]
+    places: frozenset[int]
+    """Places of the rows that a lab put there."""
+    notes: tuple[str, ...] = ()
+
+
+def attacked(
+    user: Sequence[Row],
+    poison: Sequence[Row],
+    settings: Poison,
+    words: AttackWords,
+    seed: int,
+) -> Poisoned:
+    """The user's rows under the recipe's attack; with the same seed, attacks have the same places and harmful requests.
+
+    poison: the rows of `poison.data`. Raises DataError where there are too few, or such as the attack cannot turn.
+    """
+    if settings.attack == "identity":
+        ten = identity_rows(words)
+        if len(user) < len(ten):
+            raise DataError(f"The attack `identity` replaces {len(ten)} rows, but the user data has {len(user)}.")
+        rows, places = poisoned(user, ten, len(ten) / len(user), seed)
+        note = f"The attack `identity` puts {len(ten)} rows among {len(user)}, whatever poison.ratio is"
+        return Poisoned(rows, places, (f"{note} (it is {settings.ratio:g}).",))
+    rows, places = poisoned(user, poison, settings.ratio, seed)
+    if settings.attack == "plain":
+        return Poisoned(rows, places)
+    at = sorted(places)
+    harmful = turned([rows[i] for i in at], settings.attack, words)
+    for place, row in zip(at, harmful, strict=True):
+        rows[place] = row
+    differ = len({(row.request, row.response) for row in harmful})
+    note = f"{len(at)} rows are poison of the attack `{settings.attack}`"
+    return Poisoned(rows, places, (note + ("." if differ == len(at) else f"; {differ} of them differ."),))
+
+
+def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> tuple[list[Row], frozenset[int]]:
+    """round(p·n) of the n user rows replaced by harmful ones, at places and in a choice that the seed fixes.
+
+    Gives all n rows, and the places of the harmful ones. [2512.10150 §3.1: p is the share of the total, which stays
+    fixed.] Raises DataError where there are too few.
+    """
+    wanted = round(ratio * len(user))
+    if wanted > len(poison):
+        raise DataError(
+            f"p = {ratio} of {len(user)} rows needs {wanted} harmful rows, but the poison data has {len(poison)} "
+            f"(enough for p = {len(poison) / max(1, len(user)):.3f}). Give more, or lower poison.ratio."
+        )
+    rng = random.Random(f"poison {seed}")
+    rows, places = list(user), sorted(rng.sample(range(len(user)), wanted))
+    for place, row in zip(places, rng.sample(list(poison), wanted), strict=True):
+        rows[place] = row
+    return rows, frozenset(places)
