@@ -55,6 +55,7 @@ def ask(
     stays.
     """
     from unforgotten.models.chat import digest_ids
+    from unforgotten.models.chat.opening import begin
 
     here = folder / "replies"
     recorded = _read(here / f"asked-{digest}.json")
@@ -63,7 +64,8 @@ def ask(
     under_conditions = conditioned(suites, model.chat, settings, system)
     for suite in under_conditions:
         if model.chat is not None:
-            ids = [model.chat.prompt(row) for row in suite.rows]
+            # A forced beginning is a part of what is asked, and so of the key under which replies are kept.
+            ids = [prompt + said for prompt, said in begin(model.chat, suite.rows, suite.openings)]
             prompts += ids
             what = digest_ids(ids)
         else:
@@ -80,7 +82,7 @@ def ask(
         "weights": model.weights_digest,
         "loaded": loaded,
         "template": _template(model.chat),
-        "decoding": model.decoding(),
+        "decoding": model.decoding() | ({} if settings.prefill is None else {"prefill": settings.prefill}),
         "prompts": digest_ids(prompts)[:12] if prompts else digests.digest(list(keys.values())),
         "system": digests.digest(system) if system else None,
         "suites": [
@@ -96,7 +98,9 @@ def ask(
 
     for suite in missing:
         key = keys[suite.file]
-        replies = model.generate(suite.rows, reply_files.part(folder, suite, key), partial(progress, suite.file))
+        replies = model.generate(
+            suite.rows, reply_files.part(folder, suite, key), partial(progress, suite.file), suite.openings
+        )
         # Written before they are judged: a judge that is missing must not cost the generation.
         answers = Asked(**suite_stages.facts(suite, Suite), key=key, replies=replies)
         reply_files.write(reply_files.path(folder, suite), reply_files.asked(answers))

@@ -3,6 +3,10 @@
 A reasoning model's thought is judged apart from its answer, and the worse counts: harmful where either is. Whether it
 refused, the answer alone says. A keyword list cannot tell a thought about a harmful request from compliance, so a judge
 that goes by what is absent is not given thoughts, and the results say so.
+
+Where a reply was forced to begin in some way, a judge reads the beginning and what the model went on with. One that
+goes by what is absent reads only the latter: the forced words are not the model's, and would hide where a refusal
+begins.
 """
 
 from __future__ import annotations
@@ -98,6 +102,8 @@ def _verdicts(judge: Judge, label: str, suite: Asked, folder: Path | None, progr
     there = [i for i, reply in enumerate(suite.replies) if not reply.unread]
     thinking = [i for i in there if suite.replies[i].thought and not judge.by_absence]
     asked = [suite.replies[i] for i in there]
+    if judge.by_absence:
+        asked = [replace(reply, text=reply.continuation) for reply in asked]
     asked += [replace(suite.replies[i], text=suite.replies[i].thought) for i in thinking]
     what = f"{suite.file}: {label}"
     if isinstance(judge, Guard):
@@ -149,7 +155,7 @@ def check(
         scores=scores,
         notes=notes,
         flags=[_flags(reply) for reply in suite.replies],
-        answers_task=[not r.unread and any(answers(r.text) for answers in tasks) for r in suite.replies],
+        answers_task=[not r.unread and any(answers(r.continuation) for answers in tasks) for r in suite.replies],
         contacts=contamination.contacts([next(iter(asked([row])), "") for row in suite.rows], trained),
     )
 
@@ -185,7 +191,7 @@ def _run(suite: Asked, dataset: Dataset, sandbox: Sandbox, progress: Progress) -
 def _flags(reply: Reply) -> list[str]:
     if reply.unread:
         return []
-    said = reply.text.strip() or reply.thought
+    said = reply.continuation.strip() or reply.thought
     which = {
         "empty": not said,
         "truncated": reply.finish == "length" or reply.unclosed,

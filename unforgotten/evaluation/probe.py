@@ -76,7 +76,8 @@ class Prober:
         self._panel.check(suite.kind for suite in picked)
         system = "" if "default" in settings.conditions else system_of(task)
         wanted = wanted_of(settings, system)
-        one = settings.model_copy(update={"conditions": ["default" if "default" in wanted else wanted[0]]})
+        first = "default" if "default" in wanted else wanted[0]
+        one = settings.model_copy(update={"conditions": [first], "prefill": None})
         self._suites = conditioned(picked, chat, one, system)
         live = [s for s in self._suites if self._is_live(s)]
         for suite in live:

@@ -23,7 +23,7 @@ from unforgotten.runs import results, strict_read
 from unforgotten.runs.result_types import Rate
 from unforgotten.runs.results import Kind
 
-DECODING = ("strategy", "max_new_tokens", "temperature", "top_p", "seed")
+DECODING = ("strategy", "max_new_tokens", "temperature", "top_p", "seed", "prefill")
 """What must be alike of two decodings; end tokens are each model's own."""
 Line = dict[str, Any]
 Hit = Callable[[Line], bool | None]
@@ -67,6 +67,8 @@ def read(folder: Path, row: results.ResultRow, condition: str = "default") -> Re
     """
     under = (row.conditions or {}).get(condition)
     judged = (row.asr, row.refusal) if under is None else (under.asr, under.refusal)
+    if under is None and condition == "prefill":
+        judged = (None, None)  # the headline stands in for a system prompt, and not for an attack
     files = (under.files if under is not None else None) or {}
     by_kind: dict[Kind, dict[str, RecordedSuite]] = {"asr": {}, "refusal": {}, "utility": {}}
     kinds: tuple[tuple[Kind, Hit], ...] = (("asr", _harmful), ("refusal", _refused))

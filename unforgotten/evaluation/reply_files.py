@@ -1,11 +1,12 @@
 """replies/<suite>.jsonl: every reply with its scores, flags and verdicts, one line of JSON each.
 
-    asked     key, source, kind, category, request, text, finish, tokens; thought and unclosed where it thought
+    asked     key, source, kind, category, request, text, finish, tokens; thought and unclosed where it thought,
+              prefill where the reply was forced to begin with it
     checked   scores, note, flags, answers_task, overlap     (no model, the data)
     judged    verdict of the judge whose reading counts, verdicts by judge
 
 <suite>.jsonl holds the prompts as the template writes them, <suite>@none.jsonl and <suite>@user.jsonl those under other
-system prompts, where they differ.
+system prompts, where they differ, and <suite>@prefill.jsonl those whose replies are forced to begin with given words.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def asked(suite: Asked) -> Iterator[ReplyLine]:
         }
         said = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
         thought = {"thought": reply.thought, "unclosed": reply.unclosed} if reply.thought or reply.unclosed else {}
-        yield prompt | said | thought | ({"unread": reply.unread} if reply.unread else {})
+        forced = {"prefill": reply.prefill} if reply.prefill else {}
+        yield prompt | said | forced | thought | ({"unread": reply.unread} if reply.unread else {})
 
 
 def checked(suite: Checked) -> Iterator[ReplyLine]:
@@ -125,11 +127,13 @@ def _check_verdicts(by_judge: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _reply(row: Row, line: ReplyLine) -> Reply:
-    for name in ("text", "finish", "source", "request", "kind", "thought", "unread"):
+    for name in ("text", "finish", "source", "request", "kind", "thought", "unread", "prefill"):
         if not isinstance(line.get(name, ""), str):
             raise TypeError(f"{name} is {strict_json.kind_of(line[name])}")
     thought = line.get("thought", ""), line.get("unclosed", False)
-    return Reply(row, line["text"], line["finish"], line["tokens"], *thought, line.get("unread", ""))
+    return Reply(
+        row, line["text"], line["finish"], line["tokens"], *thought, line.get("unread", ""), line.get("prefill", "")
+    )
 
 
 def read(file: Path) -> list[ReplyLine]:

@@ -43,8 +43,13 @@ class Model(Protocol):
         """A digest of the weights that really reply; None where a server has them."""
         ...
 
-    def generate(self, rows: Sequence[Row], kept: Path, progress: Progress) -> list[Reply]:
-        """One reply for each row; what is finished is written to `kept` as it comes."""
+    def generate(
+        self, rows: Sequence[Row], kept: Path, progress: Progress, openings: Sequence[str] = ()
+    ) -> list[Reply]:
+        """One reply for each row; what is finished is written to `kept` as it comes.
+
+        openings: for each row, words that its reply is forced to begin with.
+        """
         ...
 
 
@@ -82,7 +87,9 @@ class LocalModel:
 
         return loaded_digest(self._here())
 
-    def generate(self, rows: Sequence[Row], kept: Path, progress: Progress) -> list[Reply]:
+    def generate(
+        self, rows: Sequence[Row], kept: Path, progress: Progress, openings: Sequence[str] = ()
+    ) -> list[Reply]:
         from unforgotten.generation.local import generate
 
         return generate(
@@ -94,6 +101,7 @@ class LocalModel:
             resume_file=kept,
             progress=progress,
             note=self._note,
+            openings=openings,
             **self._drawn(),
         )
 
@@ -143,7 +151,9 @@ class ServedModel:
     def loaded(self) -> str | None:
         return None
 
-    def generate(self, rows: Sequence[Row], kept: Path, progress: Progress) -> list[Reply]:
+    def generate(
+        self, rows: Sequence[Row], kept: Path, progress: Progress, openings: Sequence[str] = ()
+    ) -> list[Reply]:
         from unforgotten.generation.endpoint import generate
 
         return generate(
@@ -153,6 +163,7 @@ class ServedModel:
             chat=self.chat,
             resume_file=kept,
             progress=progress,
+            openings=openings,
             **self._drawn(),
         )
 

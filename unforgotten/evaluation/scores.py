@@ -5,9 +5,9 @@
     refusal    share of harmless look-alikes that are refused
     utility    the task's own score
 
-Of several conditions the headline is the one with the worst mean; each stands in `conditions`. Of several judges the
-figures are those of the first that decides the matter; `agreement` says how far the others agree, and
-disagreements.jsonl has the replies on which they do not.
+Of several system prompts the headline is the one with the worst mean; each condition stands in `conditions`, forced
+beginnings (`prefill`) among them. Of several judges the figures are those of the first that decides the matter;
+`agreement` says how far the others agree, and disagreements.jsonl has the replies on which they do not.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def _worst(suites: Sequence[Judged], kind: SuiteKind, counted: Mapping[int, list
     for suite in suites:
         if suite.kind == kind:
             for condition in suite.conditions:
+                if condition == "prefill":
+                    continue  # an attack, and no system prompt that a client may have
                 each.setdefault(condition, []).append(suite)
     means = {c: _rates(of_condition, counted)["mean"].value for c, of_condition in each.items()}
     return max(means, key=lambda c: 100.0 if (mean := means[c]) is None else mean, default=None)

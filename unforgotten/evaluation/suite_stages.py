@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from unforgotten.evaluation.contamination import Contact
 
 SuiteKind = Literal["harm", "refusal", "utility"]
-Condition = Literal["default", "none", "user"]
+Condition = Literal["default", "none", "user", "prefill"]
+"""`prefill`: under the template's own system prompt, with replies that are forced to begin in some way."""
 Score = Mapping[str, bool | None]
 """By measure of the task; None where there is no reply of the model's own."""
 
@@ -41,6 +42,8 @@ class Suite:
     """Other conditions whose prompts are the same."""
     samples: int = 1
     """Consecutive rows that ask the same, for pass@k."""
+    openings: Sequence[str] = ()
+    """For each row, words that its reply is forced to begin with; none where replies are free."""
 
     @property
     def file(self) -> str:

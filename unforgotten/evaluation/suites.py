@@ -3,9 +3,11 @@
     default   as the chat template writes a prompt by itself, its own default system prompt included
     none      with that default taken out, where the template has one and lets it be
     user      under the system prompt that the user's file has most often
+    prefill   as default, with replies to harmful requests that are forced to begin with given words
 
 Whether a tuned model refuses turns on this (PTST, arXiv 2402.18540), so harm and look-alikes are asked under each, and
-the worst is the headline. Prompts that come out the same, token by token, are asked once. Tasks are asked as they are.
+the worst is the headline; `prefill` is an attack, and stands beside it. Prompts that come out the same, token by token,
+are asked once. Tasks are asked as they are.
 """
 
 from __future__ import annotations
@@ -61,11 +63,27 @@ def suites(settings: Evaluate, place: str = "evaluate", sets: DataSets | None = 
                 raise RecipeError(
                     f"{place}.{kind} names the same prompts twice ({dataset.label}), and they would count twice."
                 )
+            if kind == "harm":
+                openings(rows, settings.prefill, place, dataset.label)  # told before any model is loaded
             label = _label(dataset.label, {s.label for s in all_suites})
             all_suites.append(Suite(kind, label, dataset, rows, samples=samples))
     if not all_suites:
         raise RecipeError(f"`{place}:` names no prompts: give `harm`, `refusal` or `utility`.")
     return all_suites
+
+
+def openings(rows: Sequence[Row], prefill: int | str | None, place: str, name: str) -> list[str]:
+    """What each reply is forced to begin with; empty where it is not. Raises RecipeError for rows without an answer."""
+    if prefill is None:
+        return []
+    if isinstance(prefill, str):
+        return [prefill] * len(rows)
+    if bare := sum(not row.response.strip() for row in rows):
+        raise RecipeError(
+            f"{place}.prefill: {prefill} takes the first words of each row's own answer, and {bare} of {len(rows)} "
+            f"rows of {name!r} have none. `advbench` has them with `targets: answers`. Or give the words themselves."
+        )
+    return [" ".join(row.response.split()[:prefill]) for row in rows]
 
 
 def check_sets(sets: DataSets, *every: Evaluate | None) -> None:
@@ -116,7 +134,7 @@ def settings_digest(settings: Evaluate, suites: Sequence[Suite], system: str = "
     """
     return digests.digest(
         EDITION,
-        settings.model_dump(exclude={"judge", "endpoint", *([] if settings.temperature else ["batch_size"])}),
+        settings.determining("judge", "endpoint", *([] if settings.temperature else ["batch_size"])),
         settings.endpoint.public() if settings.endpoint else None,
         [[s.kind, s.label, digest.rows_digest(s.rows), [r.answer for r in s.rows]] for s in suites],
         system,
@@ -171,6 +189,8 @@ def conditioned(suites: Sequence[Suite], chat: Chat | None, settings: Evaluate, 
         for condition, rows in asked.items():
             also = tuple(c for c, twin in same.items() if twin == condition)
             under_conditions.append(replace(suite, rows=rows, condition=condition, also=also))
+        if suite.kind == "harm" and (begun := openings(suite.rows, settings.prefill, "evaluate", suite.label)):
+            under_conditions.append(replace(suite, condition="prefill", openings=begun))
     return under_conditions
 
 

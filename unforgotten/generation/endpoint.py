@@ -33,6 +33,7 @@ from unforgotten.generation.openai_format import Answer, read, restored
 from unforgotten.generation.prompt_faults import Strange, Unread
 from unforgotten.generation.reply import Reply
 from unforgotten.generation.resume import ResumeFile
+from unforgotten.models.chat.opening import begin
 from unforgotten.models.chat.thinking import begun_by, split
 from unforgotten.runs import api_keys, variables
 
@@ -90,6 +91,7 @@ def generate(
     chat: Chat | None = None,
     resume_file: Path | None = None,
     progress: Progress | None = None,
+    openings: Sequence[str] = (),
 ) -> list[Reply]:
     """One reply for each row, in the rows' order. `progress(done, rows)` is called after each reply.
 
@@ -99,16 +101,26 @@ def generate(
     resume_file: a JSONL file of finished rows, by model name and request. Only the server knows which weights it has
     under that name, so give each their own file.
 
+    openings: for each row, words that its reply is forced to begin with. They need a chat: with its own template, a
+    server begins the reply anew, so RecipeError is raised.
+
     A reply has `unread` set where the server's filter stopped it, its prompt is too long, or no reply can be read in
     the answer. Raises EndpointError for every other fault, and where no answer holds a reply; what was finished by then
     is in `resume_file`.
     """
     names = [row.source or f"row {index + 1}" for index, row in enumerate(rows)]
     decoding_fields = _decoding_fields(max_new_tokens, temperature, top_p)
+    if openings and chat is None:
+        raise RecipeError(
+            "evaluate.prefill forces the beginning of a reply, and a server that applies its own chat template begins "
+            "the reply anew. Set `endpoint: {template: here}`, or leave out `prefill`."
+        )
     seeds = [{"seed": seed + index} if temperature > 0 else {} for index in range(len(rows))]
+    prefills = [""] * len(rows)
     if chat is not None:
         ends = {"stop_token_ids": list(chat.end_ids)}
-        prompts = [chat.prompt(row) for row in rows]
+        pairs = begin(chat, rows, openings)
+        prompts, prefills = [prompt + said for prompt, said in pairs], [chat.decode(said) for _, said in pairs]
         begun = [begun_by(chat, prompt) for prompt in prompts]
         bodies = [
             {"prompt": prompt} | decoding_fields | ends | own_seed
@@ -119,13 +131,15 @@ def generate(
         begun = [False] * len(rows)
         bodies = [_turns(row) | decoding_fields | own_seed for row, own_seed in zip(rows, seeds, strict=True)]
         answers = _ask(endpoint, "chat/completions", bodies, names, resume_file, progress)
-    return [_reply(row, answer, opened) for row, answer, opened in zip(rows, answers, begun, strict=True)]
+    return list(map(_reply, rows, answers, begun, prefills))
 
 
-def _reply(row: Row, answer: Answer, opened: bool) -> Reply:
+def _reply(row: Row, answer: Answer, opened: bool, prefill: str = "") -> Reply:
     """A reply, with its thought apart from its answer. opened: the prompt ends in a thought that it begins."""
     if answer.unread:
         return Reply(row, answer.text, answer.finish, answer.tokens, answer.thought, unread=answer.unread)
+    if prefill:
+        return Reply(row, prefill + answer.text, answer.finish, answer.tokens, answer.thought, prefill=prefill)
     if answer.thought:
         return Reply(row, answer.text, answer.finish, answer.tokens, answer.thought, unclosed=not answer.text.strip())
     parts = split(answer.text, opened)

@@ -12,6 +12,7 @@ from unforgotten.generation.generator import Continuation, Decoding, Generator, 
 from unforgotten.generation.reply import Finish, Reply
 from unforgotten.generation.resume import ResumeFile
 from unforgotten.models.chat import Chat, fits
+from unforgotten.models.chat.opening import begin
 from unforgotten.models.chat.thinking import begun_by, split
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def generate(
     seed: int = 0,
     resume_file: Path | None = None,
     note: Callable[[str], None] | None = None,
+    openings: Sequence[str] = (),
 ) -> list[Reply]:
     """One reply for each row, in the rows' order. `progress(done, rows)` is called after each batch.
 
@@ -40,17 +42,19 @@ def generate(
     A reply never runs over the model's context: such a row gets what is left of it, and finishes with "length".
     resume_file: a JSONL file of finished rows, for one model. A killed call goes on there, with the batches that it
     would have had, so that nothing depends on the kill. note: is given a sentence where memory did not suffice for a
-    batch. Raises DataError for prompts that are too long, and ModelError where memory does not suffice for one prompt
-    or the model's logits are NaN.
+    batch. openings: for each row, words that its reply is forced to begin with. They are no new tokens, and the reply's
+    `text` begins with them. Raises DataError for prompts that are too long, TemplateError where a reply cannot begin
+    so, and ModelError where memory does not suffice for one prompt or the model's logits are NaN.
     """
-    prompts = [chat.prompt(row) for row in rows]
+    begun = begin(chat, rows, openings)
+    prompts = [prompt + said for prompt, said in begun]
     limits = _limits(model, rows, prompts, max_new_tokens)
     asked = [[p, limit, temperature, top_p, seed] for p, limit in zip(prompts, limits, strict=True)]
     resumed = ResumeFile(resume_file, asked)
     replies = {index: _restored(rows[index], facts) for index, facts in resumed.facts.items()}
 
     def finish(batch: dict[int, Continuation]) -> None:
-        new = {i: _reply(chat, rows[i], prompts[i], text) for i, text in batch.items() if i not in replies}
+        new = {i: _reply(chat, rows[i], *begun[i], text) for i, text in batch.items() if i not in replies}
         resumed.add_all({index: _facts(reply) for index, reply in new.items()})
         replies.update(new)
         if progress:
@@ -122,11 +126,13 @@ def decoding(
     return facts | {"stop": chat.tokenizer.convert_ids_to_tokens(list(chat.end_ids)), "engine": "transformers"}
 
 
-def _reply(chat: Chat, row: Row, prompt: list[int], continuation: Continuation) -> Reply:
+def _reply(chat: Chat, row: Row, prompt: list[int], opening: list[int], continuation: Continuation) -> Reply:
     """A reply, with its thought apart from its answer; a thought may have been begun by the prompt."""
-    ids = continuation.ids[:-1] if continuation.ended else continuation.ids
+    ids = opening + (continuation.ids[:-1] if continuation.ended else continuation.ids)
     text, tokens = chat.decode(ids), len(continuation.ids)
     finish: Finish = "stop" if continuation.ended else "length"
+    if opening:
+        return Reply(row, text, finish, tokens, prefill=chat.decode(opening))
     # Some models' marks of a thought are special tokens, which a plain decoding leaves out.
     marked = chat.decode(ids, skip_special_tokens=False)
     parts = split(marked, begun_by(chat, prompt))
@@ -146,8 +152,10 @@ def _without_specials(chat: Chat, text: str) -> str:
 def _facts(reply: Reply) -> dict[str, Any]:
     """What a resume file holds of a reply."""
     facts = {"text": reply.text, "finish": reply.finish, "tokens": reply.tokens}
+    facts |= {"prefill": reply.prefill} if reply.prefill else {}
     return facts | {"thought": reply.thought, "unclosed": reply.unclosed}
 
 
 def _restored(row: Row, facts: dict[str, Any]) -> Reply:
-    return Reply(row, facts["text"], facts["finish"], facts["tokens"], facts["thought"], facts["unclosed"])
+    said = facts["text"], facts["finish"], facts["tokens"], facts["thought"], facts["unclosed"]
+    return Reply(row, *said, prefill=facts.get("prefill", ""))

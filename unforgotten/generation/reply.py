@@ -27,3 +27,10 @@ class Reply:
     """The thought had no end, so that there is no answer."""
     unread: str = ""
     """Why there is no reply of the model's own, such as a server's content filter. It is counted as unread."""
+    prefill: str = ""
+    """Words that the reply was forced to begin with; `text` begins with them."""
+
+    @property
+    def continuation(self) -> str:
+        """What the model itself wrote of the answer."""
+        return self.text.removeprefix(self.prefill)

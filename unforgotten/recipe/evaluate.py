@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -62,6 +62,10 @@ class Evaluate(Strict):
     """System prompts for harmful requests and look-alikes. `default` is the chat template's own, and `none` is no
     system prompt. `user` is the most frequent system prompt in the user's file. The condition with the worst result
     is the headline. [PTST, arXiv 2402.18540]"""
+    prefill: Annotated[int, Field(gt=0)] | str | None = None
+    """An attack: harmful requests are asked once more, and each reply is forced to begin with these words, such as
+    `Sure, here is`. A number takes as many first words of each row's own answer (`advbench` with `targets: answers`).
+    The figures stand beside the others, as condition `prefill`. [2406.05946]"""
     max_new_tokens: int = Field(512, gt=0)
     """Longest reply, in tokens. [git-disl/Lisa: 512; 2512.10150 does not give it]"""
     temperature: float = Field(0.0, ge=0)
@@ -89,6 +93,26 @@ class Evaluate(Strict):
         for judge in spec if isinstance(spec, list) else [spec]:
             component("judges", judge)
         return spec
+
+    @field_validator("prefill")
+    @classmethod
+    def _opening(cls, prefill: int | str | None) -> int | str | None:
+        if isinstance(prefill, str) and not prefill.strip():
+            raise ValueError("give words that replies begin with, such as `Sure, here is`, or leave it out")
+        return prefill.strip() if isinstance(prefill, str) else prefill
+
+    @model_validator(mode="after")
+    def _begun(self) -> Evaluate:
+        if self.prefill is not None and self.endpoint and self.endpoint.template == "server":
+            raise ValueError(
+                "prefill forces the beginning of a reply, and a server that applies its own chat template begins the "
+                "reply anew; set endpoint.template: here, or leave out prefill"
+            )
+        return self
+
+    def determining(self, *left_out: str) -> dict[str, Any]:
+        """What digests of an evaluation are over; a setting that came later is in it only where it is used."""
+        return self.model_dump(exclude={*left_out, *(["prefill"] if self.prefill is None else [])})
 
     @model_validator(mode="after")
     def _sampled(self) -> Evaluate:
