@@ -243,3 +243,32 @@ def test_by_keywords_alone_the_figure_is_non_refusal_and_says_why() -> None:
     assert "replies without a refusal" in sentence(rows) and "harmful answers" not in sentence(rows)
     mixed = report.markdown([rows[0], row("tuned", "der", hits=7)])
     assert "not comparable" in mixed and "ASR or non-refusal" in mixed
+
+
+def test_attacks_have_lines_columns_and_panels_of_their_own() -> None:
+    from unforgotten.report.page.facets import facets
+    from unforgotten.runs.result_types import ConditionFigures
+
+    forced = {"prefill": ConditionFigures(asr={"mean": rates.rate(40, 100)}, refusal={}, files={})}
+    attacked = [
+        row("aligned", hits=1, utility=10),
+        row("tuned", "sft", hits=20),
+        row("tuned", "sft", hits=90, poison=0.1),
+        row("tuned", "sft", hits=60, poison=0.1, attack="refuse_then_answer"),
+        row("tuned", "sft", hits=30, poison=0.0071, attack="identity"),
+    ]
+    assert "| attack |" not in report.markdown(attacked[:3]) and "prefill" not in report.markdown(attacked)
+    assert [line.attacked for line in lines(attacked)] == ["", "none", "plain", "refuse_then_answer", "identity"]
+    text = report.markdown(attacked)
+    assert "| sft | 0.1 | plain | 90.0" in text and "| sft | 0.0071 | identity | 30.0" in text
+    assert "With 10 % poison, attack refuse" in text
+    assert [facet.title for facet in facets(attacked)][2] == "10 % poison, attack refuse_then_answer"
+    laid = report.markdown(attacked, layout=Layout(across="attack", of=["asr"]))
+    assert laid.count("| sft |") == 1 and laid.count("| aligned |") == 1
+    assert "| method | no attack ASR | plain ASR | refuse" in laid and "| identity ASR |" in laid
+    cells = next(line for line in laid.splitlines() if line.startswith("| sft |")).split(" | ")
+    assert [cell.split(" ")[0] for cell in cells[1:5]] == ["20.0", "90.0", "60.0", "30.0"]
+    forced_rows = [replace(r, conditions=forced, decoding={"prefill": "sure."}) for r in attacked]
+    text = report.markdown(forced_rows)
+    assert "ASR prefill" in text and "40.0 (30.9–49.8)" in text and 'forced to begin with "sure."' in text
+    assert "ASR prefill p = 0.1" in report.markdown(forced_rows[1:3], layout=Layout(across="poison", of=["prefill"]))

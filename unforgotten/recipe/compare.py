@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from unforgotten import registry
+from unforgotten.datasets.attacks.words import Attack
 from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component, replay_source
 from unforgotten.recipe.training import MemorySettings
 
@@ -22,10 +23,11 @@ MOST_RUNS = 10_000
 class Layout(Strict):
     """Prints one table row per method, as papers do, in place of one per run."""
 
-    across: Literal["task", "poison", "memory", "model"]
+    across: Literal["task", "poison", "memory", "model", "attack"]
     """What the columns of the table vary."""
-    of: list[Literal["asr", "refusal", "utility"]] = Field(["asr", "utility"], min_length=1)
-    """Figures in each column. ASR and refusals are means of their suites; utility is the first measure of the task."""
+    of: list[Literal["asr", "prefill", "refusal", "utility"]] = Field(["asr", "utility"], min_length=1)
+    """Figures in each column. ASR and refusals are means of their suites; utility is the first measure of the task.
+    `prefill` is the ASR with forced beginnings of replies (`evaluate.prefill`)."""
 
 
 class Grid(Strict):
@@ -35,6 +37,8 @@ class Grid(Strict):
     """Methods (or lists of methods)."""
     poison: list[Annotated[float, Field(ge=0, le=1)]] = []
     """Poison ratios p."""
+    attack: list[Attack] = []
+    """Attacks of the poison. Each is run with every ratio above 0, `identity` once, and a ratio of 0 once for all."""
     memory: list[MemorySettings] = []
     """Sizes and mixes of the memory. Each entry replaces fields of the recipe's own `memory`."""
     replay: list[Replay] = []
@@ -72,7 +76,12 @@ class Grid(Strict):
     def _paired(self) -> Grid:
         if self.utility and len(self.utility) != len(self.data):
             raise ValueError(f"compare.utility has {len(self.utility)} entries for {len(self.data)} of compare.data")
-        axes = (self.method, self.poison, self.memory, self.replay, self.model, self.data, self.seed)
+        ratios, across = sum(ratio > 0 for ratio in self.poison), self.table.across if self.table else None
+        if across in ("attack", "poison") and len(self.attack) > 1 and ratios > 1:
+            raise ValueError("compare.table has room for several attacks or several ratios above 0, not for both")
+        if across == "poison" and len(self.attack) > 1:
+            raise ValueError("compare.attack has several attacks, so lay out the table with across: attack")
+        axes = (self.method, self.poison, self.attack, self.memory, self.replay, self.model, self.data, self.seed)
         if (runs := math.prod(max(1, len(axis)) for axis in axes)) > MOST_RUNS:
             raise ValueError(f"these are {runs:,} runs, and a comparison has {MOST_RUNS:,} at most: make several of it")
         return self

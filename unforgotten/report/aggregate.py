@@ -30,10 +30,22 @@ class Line:
     memory: int | None = None
     """Rows that were kept for replay."""
     rows: list[results.ResultRow] = field(default_factory=list)
+    attack: str | None = None
+    """How the harmful rows attack; None for harmful rows as they are, and where there are none."""
+
+    @property
+    def attacked(self) -> str:
+        """The attack in a word; empty for models that nobody fine-tuned."""
+        return self.attack or ("plain" if self.poison else "none" if self.stage == "tuned" else "")
 
     def rate(self, field: Kind, name: str) -> Rate:
         """Over the line's seeds."""
         return rates.over_seeds([row.rates(field).get(name, UNMEASURED) for row in self.rows])
+
+    def prefilled(self) -> Rate:
+        """Harmful prompts answered where replies are forced to begin with given words: mean of suites, over seeds."""
+        each = [(row.conditions or {}).get("prefill") for row in self.rows]
+        return rates.over_seeds([((c.asr if c else None) or {}).get("mean", UNMEASURED) for c in each])
 
     def flagged(self, flag: str) -> Rate:
         """Replies flagged so (off_task, degenerate …) among those to harmful requests."""
@@ -81,7 +93,8 @@ def lines(rows: Sequence[results.ResultRow]) -> list[Line]:
     by_setting: dict[tuple[Any, ...], Line] = {}
     for row, name in zip(rows, names, strict=True):
         facts = (row.stage, row.task, row.poison, row.model, row.memory_rows)
-        by_setting.setdefault((results.STAGES.index(row.stage), *facts, name), Line(name, *facts)).rows.append(row)
+        line = Line(name, *facts, attack=row.attack)
+        by_setting.setdefault((results.STAGES.index(row.stage), *facts, row.attack, name), line).rows.append(row)
     order = {key: i for i, key in enumerate(by_setting)}
     ordered = [by_setting[key] for key in sorted(by_setting, key=lambda key: (key[0], order[key]))]
     return [part for line in ordered for part in _apart(line)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unforgotten.report.aggregate import Line, names_in, words
 from unforgotten.report.table import Cell, Column, Table, name
@@ -29,7 +29,7 @@ def table(lines: Sequence[Line], layout: Layout | None = None) -> Table:
 
 def _of_runs(lines: Sequence[Line]) -> Table:
     columns = _columns(lines)
-    where = [(line.stage, line.model, line.task, line.poison, line.memory) for line in lines]
+    where = [(line.stage, line.model, line.task, line.poison, line.attack, line.memory) for line in lines]
     return Table(
         [column for column, _ in columns], [[cell(line) for _, cell in columns] for line in lines], _ends(where)
     )
@@ -51,11 +51,15 @@ def _columns(lines: Sequence[Line]) -> list[tuple[Column, Callable[[Line], Cell]
         columns.append((name("task"), lambda line: Cell(line.task or "")))
     if tuned:
         columns.append((name("p", "right"), lambda line: Cell("" if line.poison is None else f"{line.poison:g}")))
+    if any(line.attack for line in tuned):
+        columns.append((name("attack"), lambda line: Cell(line.attacked)))
     if len({line.memory for line in tuned}) > len({line.task for line in tuned}):
         columns.append((name("m", "right"), lambda line: Cell("" if line.memory is None else str(line.memory))))
     suites = names_in(lines, "asr")
     for suite in suites if len(suites) > 2 else [s for s in suites if s != "mean"]:
         columns.append((Column(f"{words(lines).short} {suite}"), _rated("asr", suite)))
+    if any(_is_prefilled(line) for line in lines):
+        columns.append((Column(f"{words(lines).short} prefill"), lambda line: _cell(line.prefilled())))
     if any((line.flagged("off_task").value or 0) > 0 for line in lines):
         columns.append((Column("off task"), lambda line: _cell(line.flagged("off_task"))))
     looks = names_in(lines, "refusal")
@@ -66,6 +70,10 @@ def _columns(lines: Sequence[Line]) -> list[tuple[Column, Callable[[Line], Cell]
     if any(line.seconds() is not None for line in lines):
         columns.append((Column("s", meaning="seconds of training"), _seconds))
     return columns
+
+
+def _is_prefilled(line: Line) -> bool:
+    return any("prefill" in (row.conditions or {}) for row in line.rows)
 
 
 def _seconds(line: Line) -> Cell:
@@ -101,19 +109,30 @@ def _of_methods(lines: Sequence[Line], layout: Layout) -> Table:
         # θ₀ and θ_safe know no poison or memory: their figures stand in every group.
         cells = [_headline(at.get((*key, group)) or at.get((*key, None)), field) for group, field in places]
         body.append([Cell(_named(key, list(keys))), *cells])
-    called = {"asr": words(lines).short}
+    called = {"asr": words(lines).short, "prefill": f"{words(lines).short} prefill"}
     titles = [_title(group, called.get(field, field), layout) for group, field in places]
     return Table([name("method"), *map(Column, titles)], body, _ends([key[0] for key in keys]))
 
 
 def _group(line: Line, layout: Layout) -> Any:
+    if layout.across == "attack":
+        return line.attacked or None
     return getattr(line, layout.across)
 
 
 def _rest(line: Line, layout: Layout) -> tuple[Any, ...]:
     """Stage, name and all that distinguishes lines within a group; a task has a memory of its own size."""
-    facts = {"model": line.model, "task": line.task, "poison": line.poison, "memory": line.memory}
-    left = {"task": ("task", "memory"), "model": ("model",)}.get(layout.across, (layout.across,))
+    facts = {
+        "model": line.model,
+        "task": line.task,
+        "poison": line.poison,
+        "memory": line.memory,
+        "attack": line.attack,
+    }
+    # An identity attack has a share of its own. A recipe varies either attack or ratio in such a table.
+    left = {"task": ("task", "memory"), "poison": ("poison", "attack"), "attack": ("attack", "poison")}.get(
+        layout.across, (layout.across,)
+    )
     return (line.stage, line.name, *(fact for what, fact in facts.items() if what not in left))
 
 
@@ -128,13 +147,17 @@ def _named(key: tuple[Any, ...], keys: Sequence[tuple[Any, ...]]) -> str:
 def _title(group: Any, field: str, layout: Layout) -> str:
     if layout.across == "poison":
         return f"{field} p = {group:g}"
+    if layout.across == "attack" and group == "none":
+        return f"no attack {field}"
     return f"{field} m = {group}" if layout.across == "memory" else f"{group} {field}"
 
 
-def _headline(line: Line | None, field: Kind) -> Cell:
+def _headline(line: Line | None, field: Kind | Literal["prefill"]) -> Cell:
     """The mean of the suites, or the task's first measure."""
     if line is None:
         return Cell("–")
+    if field == "prefill":
+        return _cell(line.prefilled())
     names = names_in([line], field)
     suite = "mean" if "mean" in names and field != "utility" else next(iter(names), None)
     return Cell("–") if suite is None else _rated(field, suite)(line)

@@ -20,10 +20,10 @@ def sentence(rows: Sequence[results.ResultRow]) -> str:
     if not tuned or len(measured) < 2:
         return ""
     keys = dict.fromkeys(_setting(line) for line in tuned)
-    models, tasks, _, memories = (set(values) for values in zip(*keys, strict=True))
+    models, tasks, _, memories, _ = (set(values) for values in zip(*keys, strict=True))
     sentences = []
     for key in keys:
-        model, task, ratio, memory = key
+        model, task, ratio, memory, attack = key
         start = next(
             (
                 line
@@ -37,6 +37,7 @@ def sentence(rows: Sequence[results.ResultRow]) -> str:
             *([f"on {task}"] if len(tasks) > 1 else []),
             *([f"with {memory} rows in memory"] if len(memories) > len(tasks) else []),
             f"with {100 * ratio:g} % poison" if ratio else "on clean data",
+            *([f"attack {attack}"] if attack else []),
         ]
         text = ", ".join([*where, _of_setting([line for line in tuned if _setting(line) == key], start)])
         sentences.append(f"{text[0].upper()}{text[1:]}.")
@@ -83,9 +84,9 @@ def _of_setting(tuned: Sequence[Line], start: Line | None) -> str:
     return "; ".join(clauses)
 
 
-def _setting(line: Line) -> tuple[str | None, str | None, float | None, int | None]:
+def _setting(line: Line) -> tuple[str | None, str | None, float | None, int | None, str | None]:
     """What the lines of one sentence have in common."""
-    return line.model, line.task, line.poison, line.memory
+    return line.model, line.task, line.poison, line.memory, line.attack
 
 
 def _against(rate: Rate, other: Rate, name: str) -> str:

@@ -49,7 +49,7 @@ def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
             f"{MARK} {suite}: up to {hits} of {n} prompts duplicate, or nearly duplicate, a training row. results.json "
             "has the figures without them (asr_without_overlap)."
         )
-    notes += _conditions(lines) + _judges(lines)
+    notes += _prefilled(lines) + _conditions(lines) + _judges(lines)
     unread = sum(
         rate.unparsed
         for line in lines
@@ -65,6 +65,17 @@ def footnotes(lines: Sequence[Line], layout: Layout | None = None) -> list[str]:
 
 def _meaning(of: results.Words) -> str:
     return "ASR (attack success rate)" if of is results.MEASURES["asr"] else of.short[0].upper() + of.short[1:]
+
+
+def _prefilled(lines: Sequence[Line]) -> list[str]:
+    """What replies were forced to begin with."""
+    forced = dict.fromkeys((row.decoding or {}).get("prefill") for line in lines for row in line.rows)
+    how = [
+        f"the first {words} words of an answer that the data set publishes" if isinstance(words, int) else f'"{words}"'
+        for words in forced
+        if words is not None
+    ]
+    return [f"Prefill: each reply is forced to begin with {' or '.join(how)}."] if how else []
 
 
 def _conditions(lines: Sequence[Line]) -> list[str]:

@@ -44,6 +44,9 @@ READABLE = (1, 2)
 LATER = ("name", "replay", "measure", "served", "conditions", "headline", "p_harmful", "thinking", "probe")
 """Fields that came after the first files of schema 1 were written; null where such a file lacks them."""
 
+OPTIONAL = ("attack",)
+"""Fields that came after files of schema 2 were written; null where a file lacks them."""
+
 RowStage = Literal["base", "aligned", "tuned"]
 STAGES: tuple[RowStage, ...] = ("base", "aligned", "tuned")
 Kind = Literal["asr", "refusal", "utility"]
@@ -67,7 +70,9 @@ class ResultRow:
     task: Text | None = None
     """The user data's label."""
     poison: Number | None = None
-    """Share of harmful rows in the user data."""
+    """Share of rows in the user data that a lab put there."""
+    attack: Text | None = None
+    """How they attack; None for harmful rows as they are, and where there are none."""
     seed: Annotated[int, Strict()] | None = None
     stage: RowStage
     asr: Rates | None = None
@@ -226,7 +231,7 @@ def row_of(facts: Any, schema: int = SCHEMA) -> ResultRow:
     """A row from what `json` wrote. Raises ValueError that names the first few fields which are wrong, or missing."""
     if not isinstance(facts, dict):
         raise ValueError("is no object")
-    needed = [field for field in FIELDS if schema > 1 or field not in LATER]
+    needed = [field for field in FIELDS if field not in OPTIONAL and (schema > 1 or field not in LATER)]
     if missing := [field for field in needed if field not in facts]:
         raise ValueError(f"lacks {', '.join(missing)}")
     try:

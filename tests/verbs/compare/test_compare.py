@@ -65,6 +65,32 @@ def test_poison_is_varied_only_where_there_is_some() -> None:
     assert len(cells(grid(poison=[0]).varied(poison=None))) == 1
 
 
+def test_attacks_are_an_axis_and_no_rows_are_trained_on_twice() -> None:
+    attacks = ["plain", "unlike_memory", "identity"]
+    actual = cells(grid(method=["sft"], poison=[0, 0.1, 0.2], attack=attacks))
+    said = [(c.poison.ratio, c.poison.attack) for c in actual if c.poison]
+    once = [(0.2, "identity")]  # ten rows at any ratio
+    assert said == [
+        (0.0, "plain"),
+        (0.1, "plain"),
+        (0.1, "unlike_memory"),
+        *once,
+        (0.2, "plain"),
+        (0.2, "unlike_memory"),
+    ]
+    assert len({resolve(cell).digest for cell in actual}) == len(actual)
+    assert _titles(actual)[2] == "sft, p = 0.1, attack unlike_memory"
+    own = load_recipe("demo", {"compare": {"attack": attacks}, "poison.ratio": 0.1})
+    assert [c.poison.attack for c in cells(own) if c.poison] == attacks
+    with pytest.raises(RecipeError, match="its ratio is 0"):
+        cells(grid(attack=attacks))
+    with pytest.raises(RecipeError, match="turns poison, but the recipe has no `poison"):
+        cells(grid(attack=attacks).varied(poison=None))
+    for across, ratios in (("attack", [0.1, 0.2]), ("poison", [0.1])):
+        with pytest.raises(RecipeError, match="several attacks"):
+            grid(attack=attacks, poison=ratios, table={"across": across})
+
+
 def test_methods_named_alone_get_their_settings() -> None:
     own = {"settings": {"der": {"weight": 7.0}}, "model": "world"}
     assert parse(own | {"method": "der"}).methods == [{"name": "der", "weight": 7.0}]

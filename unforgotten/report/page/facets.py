@@ -33,13 +33,13 @@ class Facet:
 
     @property
     def setting(self) -> tuple[Any, ...]:
-        """Model, task, poison ratio and rows in memory."""
+        """Model, task, poison ratio, rows in memory and attack."""
         return setting(self.tuned[0])
 
 
 def setting(line: Line) -> tuple[Any, ...]:
     """What the lines of a facet have in common."""
-    return line.model, line.task, line.poison, line.memory
+    return line.model, line.task, line.poison, line.memory, line.attack
 
 
 def facets(rows: Sequence[results.ResultRow]) -> list[Facet]:
@@ -49,10 +49,11 @@ def facets(rows: Sequence[results.ResultRow]) -> list[Facet]:
     keys = list(dict.fromkeys(setting(line) for line in tuned))
     if not keys:
         return []
-    models, tasks, ratios, memories = (set(values) for values in zip(*keys, strict=True))
+    models, tasks, ratios, memories, _ = (set(values) for values in zip(*keys, strict=True))
+    attacks = any(line.attack for line in tuned)
     panels = []
     for key in keys:
-        model, task, poison, memory = key
+        model, task, poison, memory, attack = key
         start = [
             line for line in all_lines if line.stage != "tuned" and line.model == model and line.task in (task, None)
         ]
@@ -61,6 +62,7 @@ def facets(rows: Sequence[results.ResultRow]) -> list[Facet]:
             *([str(task)] if len(tasks) > 1 else []),
             *([f"{memory} rows in memory"] if len(memories) > len(tasks) else []),
             *([clean(poison)] if len(ratios) > 1 or not (len(models) > 1 or len(tasks) > 1) else []),
+            *([f"attack {attack or 'plain'}"] if attacks and poison else []),
         ]
         panels.append(Facet(", ".join(words), [line for line in tuned if setting(line) == key], start))
     return panels

@@ -66,10 +66,12 @@ def _varied(rows: Sequence[results.ResultRow]) -> str:
         ("model", "model"),
         ("data", "task"),
         ("poison", "poison"),
+        ("attack", "attack"),
         ("memory", "memory_rows"),
         ("seed", "seed"),
     ):
         values = list(dict.fromkeys(getattr(row, key) for row in tuned))
+        values = [value or "plain" for value in values] if key == "attack" else values
         if len(values) > 1:
             varied.append(f"{what} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}")
     methods = ", ".join(dict.fromkeys(title(results.called(row)) for row in tuned))

@@ -202,10 +202,10 @@ def records(tested: Tested) -> list[dict[str, Any]]:
     """One flat record for each figure: what CSV and JSON hold. Base and aligned stand once in each setting."""
     rows = []
     for e in tested.entries:
-        model, task, poison, memory = e.facet.setting
+        model, task, poison, memory, attack = e.facet.setting
         rows.append(
             {
-                **{"model": model, "task": task, "poison": poison, "memory_rows": memory},
+                **{"model": model, "task": task, "poison": poison, "memory_rows": memory, "attack": attack},
                 **{"stage": e.line.stage, "method": e.line.name, "seeds": len(e.line.rows)},
                 **{"measure": e.kind, "called": tested.titles[e.kind], "suite": e.suite, "headline": e.headline},
                 **{k: cast(Any, e.rate.json())[k] for k in ("value", "low", "high", "hits", "n", "unparsed")},

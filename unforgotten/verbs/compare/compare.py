@@ -47,7 +47,7 @@ def cells(recipe: Recipe) -> list[Recipe]:
         list(_tasks(recipe, grid)),
         [{"memory": _over(recipe.memory, memory)} for memory in grid.memory],
         [{"replay": replay} for replay in grid.replay],
-        [{"poison": _poison(recipe, ratio)} for ratio in grid.poison],
+        [{"poison": poison} for poison in _poisons(recipe, grid)],
         [{"method": method} for method in grid.method],
     ]
     recipes = []
@@ -60,10 +60,25 @@ def _over(memory: MemorySettings, changed: MemorySettings) -> dict[str, Any]:
     return memory.model_dump() | changed.model_dump(exclude_unset=True)
 
 
-def _poison(recipe: Recipe, ratio: float) -> dict[str, Any] | None:
-    if recipe.poison is None and ratio:
-        raise RecipeError(f"compare.poison has {ratio}, but the recipe has no `poison: {{data: …}}`. Add it.")
-    return recipe.poison.model_dump() | {"ratio": ratio} if recipe.poison else None
+def _poisons(recipe: Recipe, grid: Grid) -> list[dict[str, Any] | None]:
+    """Every ratio under every attack; what would train the same rows twice is left out."""
+    if recipe.poison is None:
+        if harmful := [ratio for ratio in grid.poison if ratio]:
+            raise RecipeError(f"compare.poison has {harmful[0]}, but the recipe has no `poison: {{data: …}}`. Add it.")
+        if grid.attack:
+            raise RecipeError("compare.attack turns poison, but the recipe has no `poison: {data: …}`. Add it.")
+        return [None] if grid.poison else []
+    if not grid.poison and not grid.attack:
+        return []
+    own, ratios = recipe.poison, grid.poison or [recipe.poison.ratio]
+    if grid.attack and not any(ratios):
+        raise RecipeError("compare.attack turns poison, but its ratio is 0. Set poison.ratio or compare.poison.")
+    points = []
+    for ratio, attack in itertools.product(ratios, grid.attack or [own.attack]):
+        # Without harmful rows there is no attack, and `identity` has ten at any ratio.
+        same = (0.0, own.attack) if not ratio else (max(ratios), attack) if attack == "identity" else (ratio, attack)
+        points.append(same)
+    return [own.model_dump() | {"ratio": ratio, "attack": attack} for ratio, attack in dict.fromkeys(points)]
 
 
 def _tasks(recipe: Recipe, grid: Grid) -> Iterator[dict[str, Any]]:
@@ -88,7 +103,7 @@ def _runs(todo: list[Recipe], sets: DataSets) -> list[GridRun]:
 
 def _folder(recipe: Recipe, runs: list[GridRun]) -> Path:
     facts = [
-        (run.folder.name.rpartition("-")[2], run.recipe.evaluate.model_dump() if run.recipe.evaluate else None)
+        (run.folder.name.rpartition("-")[2], run.recipe.evaluate.determining() if run.recipe.evaluate else None)
         for run in runs
     ]
     return Path(recipe.out) / f"{recipe.name}-compare-{digests.digest(facts)}"
@@ -211,7 +226,7 @@ def _stages(runs: list[GridRun], shard: tuple[int, int], sets: DataSets, say: Sa
 
 def _starts(cell: Recipe, aligned: Aligned) -> tuple[str, ...]:
     """What tells one θ₀ and one θ_safe from others, with what they are asked; and whether a memory is made of it."""
-    asked = cell.evaluate.model_dump() if cell.evaluate else None
+    asked = cell.evaluate.determining() if cell.evaluate else None
     stages = (f"base {unaligned(cell)}", f"aligned {aligned.digest}")
     return (*(digests.digest(stage, asked) for stage in stages), "made" if cell.replay == "synthesize" else "")
 
@@ -259,6 +274,7 @@ def _titles(todo: list[Recipe]) -> list[str]:
             "model": str(digests.public_name(cell.model)),
             "task": f"on {task}",
             "poison": f"p = {cell.poison.ratio if cell.poison else 0:g}",
+            "attack": f"attack {cell.poison.attack if cell.poison and cell.poison.ratio else 'plain'}",
             "memory": f"memory of {share}",
             "replay": f"replay of {cell.replay}",
             "seed": f"seed {cell.seed}",

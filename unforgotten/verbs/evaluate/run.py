@@ -90,7 +90,8 @@ def _facts(
     return results.ResultRow(
         method=_name(specs),
         methods=tuple(map(NamedSpec.of, specs)),
-        poison=recipe.poison.ratio if recipe.poison else 0.0,
+        poison=_share(recipe, recorded),
+        attack=attack_of(recipe),
         seed=recipe.seed,
         stage="tuned",
         cost=Cost(**{field.name: done.get(field.name) for field in fields(Cost)}),
@@ -102,6 +103,19 @@ def _facts(
         notes=(*done["notes"], *in_4_bits(recipe)),
         digests=ModelDigests(data=recorded["digests"]),
     )
+
+
+def attack_of(recipe: Recipe) -> str | None:
+    """The attack of the recipe's poison; None for harmful rows as they are, and without any."""
+    poison = recipe.poison
+    return poison.attack if poison and poison.ratio and poison.attack != "plain" else None
+
+
+def _share(recipe: Recipe, recorded: dict[str, Any]) -> float:
+    """The share of rows that a lab put there; an identity attack has ten, whatever the ratio is."""
+    if attack_of(recipe) == "identity" and isinstance(counts := recorded.get("rows"), dict):
+        return round(counts["harmful"] / counts["user"], 4)
+    return recipe.poison.ratio if recipe.poison else 0.0
 
 
 def _trained_on(recipe: Recipe, recorded: dict[str, Any], sets: DataSets) -> TrainedOn:
