@@ -45,7 +45,7 @@ LATER = ("name", "replay", "measure", "served", "conditions", "headline", "p_har
 """Fields that came after the first files of schema 1 were written; null where such a file lacks them."""
 
 OPTIONAL = ("attack",)
-"""Fields that came after files of schema 2 were written; null where a file lacks them."""
+"""Fields that came after files of schema 2 were written. A file has them where they are set."""
 
 RowStage = Literal["base", "aligned", "tuned"]
 STAGES: tuple[RowStage, ...] = ("base", "aligned", "tuned")
@@ -126,8 +126,8 @@ class ResultRow:
         return getattr(self, kind) or {}
 
     def json(self) -> dict[str, Any]:
-        """As results.json has it: every field, in this order."""
-        facts = {field: as_json(getattr(self, field)) for field in FIELDS}
+        """As results.json has it: every field in this order, those of OPTIONAL where they are set."""
+        facts = {f: as_json(value) for f in FIELDS if (value := getattr(self, f)) is not None or f not in OPTIONAL}
         return facts | {"served": {"as": self.served} if self.served else None}
 
 

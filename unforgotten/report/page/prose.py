@@ -85,7 +85,7 @@ def _others(others: Sequence[Entry], plain: Entry, tested: Tested) -> Markup:
 
 
 def _where(facet: Facet) -> str:
-    model, task, _, _ = facet.setting
+    model, task, *_ = facet.setting
     words = []
     for word in facet.title.split(", "):
         how = "for" if word == model else "on" if word in (task, "clean data") else "with"
