@@ -38,7 +38,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert results.read(path) == [made(), results.ResultRow(stage="base")]
     tree = json.loads(path.read_text())
     assert list(tree) == ["schema", "rows"] and tree["schema"] == 2
-    assert tuple(tree["rows"][0]) == results.FIELDS
+    assert list(tree["rows"][0]) == [field for field in results.FIELDS if field not in results.OPTIONAL]
+    results.write(path, [made(attack="identity")])
+    assert tuple(json.loads(path.read_text())["rows"][0]) == results.FIELDS
+    assert results.read(path) == [made(attack="identity")]
     assert tree["rows"][0]["asr"]["mean"] == {
         "value": 5.0,
         "hits": 5,
