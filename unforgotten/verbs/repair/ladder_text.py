@@ -57,8 +57,8 @@ def markdown(repaired: Repaired, facts: dict[str, Any]) -> str:
         "prompts `choose`. The selected one is decided on prompts that nothing else was asked. Prompts that are "
         "(nearly) alike are on one side.",
         "",
-        f"{decided} decisions were made. In each, a model exactly at a limit passes by chance in at most 1 of 40 "
-        f"cases, and so in one of them at most {2.5 * decided:g} %.",
+        f"Candidates that were decided on: {decided} of {len(facts['parts']) - 1} that there were prompts for. In each "
+        "decision, a model exactly at a limit passes by chance in at most 1 of 20 cases, in most of them 1 of 40.",
         "",
         *markdown_table.lines(table(repaired)),
         "",
