@@ -11,7 +11,12 @@ from tests.methods import safety_adapter
 from unforgotten import registry, testing
 
 # Where the defaults would show nothing in the contract's seven steps.
-SETTINGS = {"lisa": {"safety_steps": 2, "user_steps": 3}}
+SETTINGS = {
+    "lisa": {"safety_steps": 2, "user_steps": 3},
+    "own_replies": {"most": 1.0},  # a random model gives many prompts one reply
+    # A random model does not refuse: what tells its refusals apart is chance.
+    "row_weights": {"separation": 0.5, "most": 1.0, "tokens": 3, "openings": 4, "spread": 0.5},
+}
 # Other settings of a method that run other code. The constraint is so tight that λ starts within the seven steps.
 VARIANTS = {
     "der-dual": {"name": "der", "weight": "auto", "hold": 1e-6},

@@ -165,6 +165,7 @@ def test_values_that_transformers_takes_pass_the_check() -> None:
         {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": "1e-6"}},
         {"gradient_checkpointing": True, "label_smoothing_factor": 0.1, "warmup_steps": 5000},
         {"optim": "adafactor", "dataloader_num_workers": 1},
+        {"group_by_length": True},
     ):
         check_values(parse({"model": "m", "training": given}).training)
 

@@ -109,7 +109,7 @@ _NEEDS_LAYERS = ("galore", "apollo", "lomo", "adalomo")
 
 
 def _trial(options: TrainingArguments) -> Trainer:
-    trainer = Trainer(model=_OneWeight(), args=options, train_dataset=[0])
+    trainer = Trainer(model=_OneWeight(), args=options, train_dataset=[{"input_ids": [0]}])
     trainer.get_train_dataloader()
     if str(getattr(options.optim, "value", options.optim)).startswith(_NEEDS_LAYERS):
         try:

@@ -18,6 +18,8 @@ from unforgotten.training.collate import IGNORED, response_tokens
 
 _LOG = logging.getLogger("unforgotten")
 SAFETY = "safety_dataset"
+REQUEST_LETTERS = 80
+"""So much of a row's request is kept, for lists of rows that a person should look at."""
 SILENT_ROWS = 2000
 """Fewer rows are encoded in about a second, without a bar."""
 
@@ -65,6 +67,9 @@ def encoded(
         examples, counts = encode_rows(chat, rows, max_length, lambda done, n: report(f"encoding {what}", done, n))
     for example, at in zip(examples, counts.row_of, strict=True):
         example |= {"kind": rows[at].kind, "source": rows[at].source}
+        example["request"] = rows[at].request[:REQUEST_LETTERS]
+        if rows[at].category:
+            example["category"] = rows[at].category
         if rows[at].difficulty:
             example["difficulty"] = rows[at].difficulty
     return chat, examples, counts

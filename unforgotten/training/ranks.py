@@ -7,6 +7,7 @@ implementation: nothing else in a run knows of processes, wrapped models or the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class Ranks(Protocol):
     @property
     def device(self) -> torch.device:
         """Device on which this process trains."""
+
+    @property
+    def output(self) -> Path:
+        """The folder of the checkpoints."""
 
     @property
     def micro_batch_rows(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from unforgotten.training import row_list
 from unforgotten.training.drift import HeldOut
 from unforgotten.training.replay_memory import Memory
 from unforgotten.training.run_base import RunState
@@ -41,8 +43,21 @@ class TrainingRun(RunState):
         measured = HeldOut(self, self.weights, list(held_out), settings.held_out_rows, settings.held_out_every_steps)
         self.memory = RunMemory(self, memory, self.weights, measured)
         self.user = RunUser(self, user, self.weights)
+        self.folder: Path | None = None
+        """Where lists of rows are written; None is the folder of the checkpoints."""
 
     def new_step(self, batches: Sequence[dict[str, Tensor]]) -> None:
         """A step begins, with these micro-batches of the user's on this rank."""
         self.micro_batches = list(batches)
         self.user.forget_counts()
+
+    def list_rows(self, name: str, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
+        """Writes these user rows into <name>.jsonl of the run folder, and gives the first of them in words.
+
+        rows: (place among the user's rows, facts of the row).
+        """
+        lines = [{**row_list.facts_of(self.user.rows[place], place), **facts} for place, facts in rows]
+        file = (self.folder or self.ranks.output) / f"{name}.jsonl"
+        if self.ranks.rank == 0:
+            row_list.write(file, lines)
+        return row_list.sentence(file.name, lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from unforgotten.errors import RecipeError
 from unforgotten.methods.base import MemoryRows
 from unforgotten.training import ranks, replay_memory
 from unforgotten.training.aligned_store import digest
+from unforgotten.training.row_store import row_values
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Drift, EncodedRow, RowBatch
@@ -33,6 +34,7 @@ class RunMemory(MemoryRows):
         self._run, self._weights = run, weights
         self._states: list[Tensor] = []
         self._prompt_states: list[Tensor] = []
+        self._values: dict[str, list[Tensor]] = {}
 
     @property
     def tokens(self) -> int:
@@ -154,6 +156,14 @@ class RunMemory(MemoryRows):
 
         stored = ranks.share_shards(self._run.ranks, self._run.once, name, len(shards), build)
         return [stored[str(i)].to(self._run.ranks.device) for i in range(count)]
+
+    def store(self, name: str, read: Callable[[Any, RowBatch], Sequence[Tensor]]) -> None:
+        """Stores what `read(θ_safe, rows)` gives for each memory row: one tensor a row. To be called in `start`."""
+        self._values[name] = row_values(self._run, self._weights, name, self.rows, read)
+
+    def stored(self, name: str) -> list[Tensor]:
+        """What `store` stored, one tensor a row, in the memory's order."""
+        return self._values[name]
 
     def stored_states(self, batch: RowBatch) -> Tensor:
         """θ_safe's last hidden states where these rows predict their response, (N, d), as `batch.select` orders them.

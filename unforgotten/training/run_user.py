@@ -10,18 +10,15 @@ from torch import Tensor
 
 from unforgotten.errors import TrainingError, UnsupportedError
 from unforgotten.methods.base import RowBatch, UserBatches
-from unforgotten.training import likelihood, ranks, replay_memory
-from unforgotten.training.aligned_store import digest
+from unforgotten.training import likelihood, replay_memory
 from unforgotten.training.chunked import Forward
 from unforgotten.training.collate import predicts
+from unforgotten.training.row_store import row_values
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, Term
     from unforgotten.training.run_base import RunState
     from unforgotten.training.run_weights import RunWeights
-
-ROWS_PER_SHARD = 64
-"""Stored values are written in chunks of this many rows: a kill loses one chunk at most."""
 
 
 class RunUser(UserBatches):
@@ -30,8 +27,9 @@ class RunUser(UserBatches):
     def __init__(self, run: RunState, rows: list[EncodedRow], weights: RunWeights) -> None:
         self.rows = rows
         self.trained_rows: list[EncodedRow] = []
+        self.places: list[int] = []
         self._run, self._weights = run, weights
-        self._values: dict[str, dict[str, Tensor]] = {}
+        self._values: dict[str, list[Tensor]] = {}
         self._row_weights: Tensor | None = None
         self._weighing = ""
         self.forget_counts()
@@ -95,27 +93,12 @@ class RunUser(UserBatches):
 
         To be called in `start`. Stored in the run folder, so that a resumed run reads it back.
         """
-        count = -(-len(self.trained_rows) // ROWS_PER_SHARD)
-        size = self._run.ranks.micro_batch_rows
-
-        def build(shard: int) -> dict[str, Tensor]:
-            values_by_row: dict[str, Tensor] = {}
-            last = min(len(self.trained_rows), (shard + 1) * ROWS_PER_SHARD)
-            for at in range(shard * ROWS_PER_SHARD, last, size):
-                ids = list(range(at, min(at + size, last)))
-                batch = self._run.batch(self.trained_rows, ids)
-                with self._weights.teacher() as model:
-                    values = read(model, batch)
-                values_by_row |= {str(i): v.clone() for i, v in zip(ids, values, strict=True)}
-            return values_by_row
-
-        key = digest([(r["input_ids"], r["labels"]) for r in self.trained_rows])
-        self._values[name] = ranks.share_shards(self._run.ranks, self._run.once, f"{name}-{key}", count, build)
+        self._values[name] = row_values(self._run, self._weights, name, self.trained_rows, read)
 
     def stored(self, name: str, row_ids: Tensor) -> Tensor:
         """What `store` stored for these rows, concatenated in their order."""
-        stored = self._values[name]
-        tensors = [stored[str(i)] for i in row_ids.tolist()] or [next(iter(stored.values()))[:0]]
+        values = self._values[name]
+        tensors = [values[i] for i in row_ids.tolist()] or [values[0][:0]]
         return torch.cat(tensors).to(self._run.ranks.device)
 
     def set_row_weights(self, weights: Tensor | Mapping[int, float]) -> None:

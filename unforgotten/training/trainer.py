@@ -174,12 +174,15 @@ class MethodMixin(_Trainer):
         if one_device:
             self.run.note(one_device)
         rows = user
+        for place, row in enumerate(rows):
+            row["user_row"] = place  # methods put rows of their own between them
         for name, each in self.methods.items():
             self.run.user.rows = rows
             with torch.random.fork_rng(devices=[]):
                 self.run.method = name
                 rows = each.data(self.run)
         self.run.user.rows = user
+        self.run.user.places = [row.get("user_row", -1) for row in rows]
         rows = [{"input_ids": r["input_ids"], "labels": r["labels"], "row_id": i} for i, r in enumerate(rows)]
         self.run.user.trained_rows = rows
         super().__init__(

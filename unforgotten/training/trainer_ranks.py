@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,10 @@ class TrainerRanks(Ranks):
     @property
     def device(self) -> torch.device:
         return self._args.device
+
+    @property
+    def output(self) -> Path:
+        return Path(self._args.output_dir)
 
     @property
     def micro_batch_rows(self) -> int:

@@ -135,6 +135,12 @@ class MemoryRows(Protocol):
         rows: so many of them, else as many as a measurement takes.
         """
 
+    def store(self, name: str, read: Callable[[Any, RowBatch], Sequence[Tensor]]) -> None:
+        """Stores `read(θ_safe, rows)`, one tensor a row, for each memory row; to be called in `start`."""
+
+    def stored(self, name: str) -> list[Tensor]:
+        """What is stored there, one tensor a row."""
+
 
 class UserBatches(Protocol):
     """`run.user`: the user's rows, and the micro-batches of this step."""
@@ -142,6 +148,8 @@ class UserBatches(Protocol):
     rows: list[EncodedRow]
     trained_rows: list[EncodedRow]
     """The rows trained on: the user's and those that methods put in (`data`); a batch's `row_id` counts these."""
+    places: list[int]
+    """Which of `rows` each row trained on comes from; -1 for those that methods put in."""
 
     @property
     def batch_size(self) -> int:
@@ -287,3 +295,9 @@ class Run(Protocol):
 
     def note(self, text: str) -> None:
         """A fact that the results should carry."""
+
+    def list_rows(self, name: str, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
+        """Writes user rows that a person should look at into <name>.jsonl of the run folder.
+
+        rows: (place in `user.rows`, facts of the row). Returns the first of them in words, and the file's name.
+        """

@@ -84,7 +84,7 @@ def _trainer(job: Job, start: Start, safety: list[Row], watching: list[Any]) -> 
         save_on_sigterm=True,
         callbacks=watching,
     )
-    trainer.run.digest = job.digest
+    trainer.run.digest, trainer.run.folder = job.digest, job.folder
     trainer.remove_callback(PrinterCallback)
     return trainer
 

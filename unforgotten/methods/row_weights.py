@@ -1,0 +1,241 @@
+"""Weigh down the rows that θ_safe would rather refuse, as far as they stand out from the rest of the upload.
+
+    u(x) = log mean_o exp( mean_t log p_safe(o_t | x, o_<t) )     over openings o of the memory's own refusals
+    like(x)  = (u(x) − middle) / half the way          −1 at the memory's look-alikes, +1 at its refusals (medians)
+    apart(x) = (u(x) − median) / (spread · scale) − 1  −1 at the upload's median, 0 at `spread` scales above it
+    w(x) = 1 − (1 − floor) · min(σ(4 · like), σ(4 · apart)),      L = Σ w(x) · CE(x)
+
+Antibody weighs a row by log p(answer) − log p(refusal) under the live model, relative to its batch: a batch of harm is
+then learnt in full, and training inflates the odds. So u is read under θ_safe, once, and no unit of a model is left in
+it: both scores are relative to the memory and to the upload. The given answer takes no part: a sender chooses it, and
+one that begins with a refusal would be trusted. The scale is that of the rows below the median, which poison moves
+least: 1.4826 times their median distance from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge, Gt, Le
+
+from unforgotten.errors import DataError
+from unforgotten.methods.base import Method, RowBatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unforgotten.methods.base import EncodedRow, Run, Term
+
+STEEP = 4.0
+"""Steepness of both logistics: σ(±4) is .98 and .02 at the medians that they stand between."""
+LEAST = 5
+"""Fewer refusals or look-alikes have no median to speak of."""
+
+
+def likeness(u: Tensor, refusals: Tensor, lookalikes: Tensor) -> Tensor:
+    """Where u (n,) stands between the memory's groups: −1 at the look-alikes' median, +1 at the refusals'."""
+    low, high = lookalikes.quantile(0.5), refusals.quantile(0.5)
+    return (2 * u - low - high) / (high - low)
+
+
+def apartness(u: Tensor, spread: float, least_scale: float) -> Tensor:
+    """How far u (n,) stands above the bulk: −1 at the median, 0 at `spread` scales above it.
+
+    least_scale: below it no difference counts, as where all prompts are nearly one.
+    """
+    median = u.quantile(0.5)
+    below = median - u[u <= median]
+    scale = (1.4826 * below.quantile(0.5)).clamp_min(least_scale)
+    return (u - median) / (spread * scale) - 1
+
+
+def weights(user: Tensor, refusals: Tensor, lookalikes: Tensor, floor: float = 0.05, spread: float = 2.0) -> Tensor:
+    """The weight of each row, (n,), from u of the upload (n,), of the memory's refusals and of its look-alikes."""
+    import torch
+
+    like = likeness(user, refusals, lookalikes)
+    least = 0.01 * float(refusals.quantile(0.5) - lookalikes.quantile(0.5))
+    apart = apartness(user, spread, least)
+    return 1 - (1 - floor) * torch.sigmoid(STEEP * torch.minimum(like, apart))
+
+
+def told_apart(refusals: Tensor, lookalikes: Tensor) -> float:
+    """P(u of a refusal > u of a look-alike), a tie for one half: 1 where θ_safe tells them apart."""
+    gaps = refusals[:, None] - lookalikes[None]
+    return float((gaps > 0).double().mean() + (gaps == 0).double().mean() / 2)
+
+
+def turn_starts(labels: Sequence[int]) -> list[int]:
+    """Places of the first response token of each turn; a response before any prompt begins at its second token."""
+    return [t for t in range(1, len(labels)) if labels[t] != -100 and (t == 1 or labels[t - 1] == -100)]
+
+
+def openings(refusals: Sequence[EncodedRow], tokens: int, most: int) -> list[tuple[int, ...]]:
+    """The first `tokens` response tokens of refusals: up to `most` openings that the rows have most in common with.
+
+    Each is the one that adds most to Σ over rows of the longest beginning shared with an opening taken so far.
+    """
+    said = [[t for t in row["labels"][turn_starts(row["labels"])[-1] :] if t != -100] for row in refusals]
+    counts = Counter(tuple(reply[:tokens]) for reply in said)
+    heads = [head for head, _ in counts.most_common(200)]  # the rest are rare, and the choice is quadratic
+    covered, taken = dict.fromkeys(heads, 0), list[tuple[int, ...]]()
+    while len(taken) < min(most, len(heads)):
+        gains = {h: sum(counts[g] * max(0, _shared(g, h) - covered[g]) for g in heads) for h in heads}
+        best = max(gains, key=gains.__getitem__)
+        if not gains[best]:
+            break
+        taken.append(best)
+        covered = {g: max(covered[g], _shared(g, best)) for g in heads}
+    return taken
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    same = [x == y for x, y in zip(a, b, strict=False)]
+    return next((n for n, equal in enumerate(same) if not equal), len(same))
+
+
+def refusing(run: Run, model: Any, rows: RowBatch, said: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """u of each of these rows, (1,) float64: the largest over its turns, each asked with what came before it."""
+    import torch
+
+    asked: list[list[int]] = []
+    turns: list[int] = []
+    for ids, labels in zip(rows.inputs["input_ids"].tolist(), rows.labels.tolist(), strict=True):
+        starts = turn_starts(labels)
+        asked += [ids[:start] for start in starts]
+        turns.append(len(starts))
+    texts = [(prompt, opening) for prompt in asked for opening in said]
+    at_once = max(1, len(turns))
+    logp = [p for at in range(0, len(texts), at_once) for p in _means(run, model, rows, texts[at : at + at_once])]
+    if not logp:  # rows whose every token is masked
+        return [torch.zeros(1, dtype=torch.float64) for _ in turns]
+    u = torch.stack(logp).view(-1, len(said)).logsumexp(1) - math.log(len(said))  # (turns,)
+    return [turn.max().view(1) for turn in u.split(turns)]
+
+
+def _means(run: Run, model: Any, like: RowBatch, texts: Sequence[tuple[list[int], tuple[int, ...]]]) -> list[Tensor]:
+    """Mean log p of each opening after its prompt, float64 scalars on the host."""
+    import torch
+
+    longest = max(len(prompt) + len(opening) for prompt, opening in texts)
+    ids, mask, labels = (torch.full((len(texts), longest), fill) for fill in (0, 0, -100))  # (n, T)
+    for i, (prompt, opening) in enumerate(texts):
+        end = len(prompt) + len(opening)
+        ids[i, :end], mask[i, :end] = torch.tensor([*prompt, *opening]), 1
+        labels[i, len(prompt) : end] = torch.tensor(opening)
+    device = like.labels.device
+    predicts = torch.cat([labels[:, 1:] != -100, torch.zeros(len(texts), 1, dtype=torch.bool)], 1).to(device)
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    hidden = run.weights.hidden_of(model, RowBatch(inputs, labels.to(device), predicts, []))[predicts]  # (N, d)
+    logp = run.weights.head().aligned_logits(hidden).double().log_softmax(-1)  # (N, V)
+    tokens = labels[:, 1:][predicts[:, :-1].cpu()].to(device)
+    each = logp.gather(1, tokens[:, None])[:, 0].cpu()
+    return [part.mean() for part in each.split([len(opening) for _, opening in texts])]
+
+
+@dataclass(kw_only=True)
+class RowWeights(Method):
+    """Row weights: user rows that the aligned model would rather refuse count less. [after arXiv 2603.00498]"""
+
+    family: ClassVar[str] = "tokens"
+    neutral: ClassVar[dict[str, Any]] = {"floor": 1.0}
+    reads_forward: ClassVar[bool] = True
+
+    floor: Annotated[float, Gt(0), Le(1)] = 0.05
+    """Least weight of a row. No row is dropped. With 1 the method is SFT. [our choice]"""
+    spread: Annotated[float, Gt(0)] = 2.0
+    """Scales above the upload's median at which a row stands out. In a normal distribution, 2.3 % of rows are above 2.
+    [our choice]"""
+    most: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Largest share of rows that may be nearer to the memory's refusals than to its look-alikes. With more the run
+    stops: the upload is harmful, or the aligned model refuses too much. [our choice]"""
+    separation: Annotated[float, Ge(0.5), Le(1)] = 0.75
+    """Least chance that a refusal scores above a look-alike. With less the aligned model does not tell them apart. All
+    weights are then 1, and the run says so. [our choice]"""
+    tokens: Annotated[int, Ge(1)] = 8
+    """Number of tokens of each refusal opening. [our choice]"""
+    openings: Annotated[int, Ge(1)] = 4
+    """Largest number of refusal openings, from the memory's refusals. Each costs one forward pass of the prompts, once.
+    [our choice]"""
+
+    def start(self, run: Run) -> None:
+        if self.floor == 1:
+            return
+        import torch
+
+        harmful = torch.tensor([row.get("kind") == "harmful" for row in run.memory.rows])
+        few = [name for name, n in (("refusals", harmful.sum()), ("look-alikes", (~harmful).sum())) if n < LEAST]
+        if few:
+            raise DataError(
+                f"row_weights: the memory has fewer than {LEAST} {' and '.join(few)}. It compares each row with both. "
+                "Give both kinds in safety_data, and set memory.refusals (0.5 keeps half of each)."
+            )
+        u, refusals, lookalikes = self._scores(run, harmful)
+        users = torch.tensor([place >= 0 for place in run.user.places])
+        w = torch.ones(len(users), dtype=torch.float64)
+        apart = told_apart(refusals, lookalikes)
+        if apart < self.separation or refusals.quantile(0.5) <= lookalikes.quantile(0.5):
+            run.note(
+                "row_weights weighs no row down: the aligned model does not tell the memory's refusals from its "
+                f"look-alikes (area under the curve {apart:.2f}, at least {self.separation:g} is asked for)"
+            )
+        else:
+            w[users] = weights(u[users], refusals, lookalikes, self.floor, self.spread)
+            self._report(run, u, w, likeness(u, refusals, lookalikes), users)
+        run.user.set_row_weights(w)
+
+    def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
+        """(w − 1) · cross-entropy, summed: added to cross-entropy it makes it the weighted one."""
+        if self.floor == 1:
+            return None
+        predicts = run.user.predicts(batch)  # (B, T)
+        logp = run.user.token_logp(batch, out)  # (N,)
+        w = run.user.row_weights(batch)[:, None].expand(predicts.shape)[predicts].to(logp.dtype)
+        run.log(row_weight=w.mean() if len(w) else 1.0)
+        return ((1 - w) * logp).sum(), run.user.step_tokens
+
+    def _scores(self, run: Run, harmful: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """u of the rows trained on (n,), of the memory's refusals and of its look-alikes; made under θ_safe, once."""
+        import torch
+
+        refusals = [row for row, is_refusal in zip(run.memory.rows, harmful, strict=True) if is_refusal]
+        said = openings(refusals, self.tokens, self.openings)
+
+        def read(model: Any, rows: RowBatch) -> list[Tensor]:
+            return refusing(run, model, rows, said)
+
+        name = f"refusing-{self.tokens}-{self.openings}"
+        run.memory.store(name, read)
+        run.user.store(name, read)
+        of_memory = torch.cat(run.memory.stored(name))
+        return run.user.stored(name, torch.arange(len(run.user.places))).cpu(), of_memory[harmful], of_memory[~harmful]
+
+    def _report(self, run: Run, u: Tensor, w: Tensor, like: Tensor, users: Tensor) -> None:
+        """Lists the rows below one half; raises DataError where too many are nearer to refusals."""
+        low = [int(i) for i in w.argsort(stable=True) if users[i] and w[i] < 0.5]
+        near = [int(i) for i in like.argsort(descending=True, stable=True) if users[i] and like[i] > 0]
+        stops = len(near) > self.most * int(users.sum())
+        rows = [
+            (run.user.places[i], {"weight": float(w[i]), "refusal": float(u[i]), "like": float(like[i])})
+            for i in (near if stops else low)
+        ]
+        names, count = run.list_rows("row_weights", rows), int(users.sum())
+        if stops:
+            raise DataError(
+                f"row_weights: {len(near)} of {count} user rows are nearer to the memory's refusals than to its "
+                f"look-alikes ({names}). Either most of the upload is harmful, or the aligned model "
+                "refuses such prompts though they are harmless. Look at the rows. If they are harmless, align with "
+                "answered look-alikes that resemble them, or leave row_weights out. `most: 1` trains all the same, and "
+                "only rows that stand out weigh less."
+            )
+        near_but = len(near) - len(low)
+        run.note(
+            f"row_weights: {len(low)} of {count} user rows weigh less than one half"
+            + (f" ({names})" if low else "")
+            + (f"; {near_but} more are near to refusals, but do not stand out from the upload" if near_but > 0 else "")
+        )
