@@ -16,6 +16,7 @@ from .errors import Unfinished as Unfinished
 from .errors import UnforgottenError as UnforgottenError
 from .errors import UnknownName as UnknownName
 from .errors import UnsupportedError as UnsupportedError
+from .evaluation.aligned_replies import AlignedReplies as AlignedReplies
 from .generation.reply import Reply as Reply
 from .judges.base import Judge as Judge
 from .judges.base import Verdict as Verdict
@@ -33,6 +34,7 @@ from .methods.kl import KL as KL
 from .methods.lisa import Lisa as Lisa
 from .methods.lwf import LwF as LwF
 from .methods.magmax import MagMax as MagMax
+from .methods.own_replies import OwnReplies as OwnReplies
 from .methods.refresh import Refresh as Refresh
 from .methods.safegrad import SafeGrad as SafeGrad
 from .methods.row_weights import RowWeights as RowWeights

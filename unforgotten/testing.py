@@ -178,6 +178,7 @@ def train(
         safety_dataset=ragged_rows(SAFETY_ROWS, 2),
         memory=Memory(n_rows=SAFETY_ROWS - 1),
         method=specs,
+        replies=replies(),
         loss=loss,
         callbacks=[Kill()],
     )
@@ -190,6 +191,16 @@ def train(
     if trainer.edited:  # whole weights, no adapter any more
         return {n: p.detach().clone().contiguous() for n, p in trainer.model.named_parameters()}
     return {n: p.detach().clone().contiguous() for n, p in trainer.run.weights.params().items()}
+
+
+def replies() -> Any:
+    """Who asks the tiny model and reads its replies: every other one, by its ids, begins with a published refusal."""
+    from types import SimpleNamespace
+
+    from unforgotten.evaluation.aligned_replies import AlignedReplies
+
+    chat: Any = SimpleNamespace(end_ids=(0,), pad_id=0, decode=lambda ids: ("sorry", "done")[sum(ids) % 2])
+    return AlignedReplies(chat)
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from unforgotten.errors import RecipeError
 from unforgotten.training import row_list
 from unforgotten.training.drift import HeldOut
 from unforgotten.training.replay_memory import Memory
@@ -17,8 +18,9 @@ from unforgotten.training.run_user import RunUser
 from unforgotten.training.run_weights import RunWeights
 
 if TYPE_CHECKING:
-    from unforgotten.methods.base import EncodedRow
+    from unforgotten.methods.base import EncodedRow, OwnReply
     from unforgotten.models.adapters import AdapterMode
+    from unforgotten.training.ask_aligned import AskAligned
     from unforgotten.training.ranks import Ranks
 
 
@@ -43,13 +45,38 @@ class TrainingRun(RunState):
         measured = HeldOut(self, self.weights, list(held_out), settings.held_out_rows, settings.held_out_every_steps)
         self.memory = RunMemory(self, memory, self.weights, measured)
         self.user = RunUser(self, user, self.weights)
-        self.folder: Path | None = None
+        self.lists_folder: Path | None = None
         """Where lists of rows are written; None is the folder of the checkpoints."""
+        self.asked: AskAligned | None = None
+        """θ_safe, as it is asked for replies before the run."""
 
     def new_step(self, batches: Sequence[dict[str, Tensor]]) -> None:
         """A step begins, with these micro-batches of the user's on this rank."""
         self.micro_batches = list(batches)
         self.user.forget_counts()
+
+    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[OwnReply]:
+        """θ_safe's greedy replies to prompts of ids, made once; to be called in `data`."""
+        return self._aligned.generate(prompts, max_new_tokens)
+
+    def refused(
+        self, prompts: Sequence[list[int]], replies: Sequence[OwnReply], judge: str | Mapping[str, Any]
+    ) -> list[bool | None]:
+        """Whether a judge reads each of these replies as a refusal; None where it cannot read it."""
+        return self._aligned.replies.refused(prompts, replies, judge)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Ids as text."""
+        return self._aligned.replies.text(ids)
+
+    @property
+    def _aligned(self) -> AskAligned:
+        if self.asked is None:
+            raise RecipeError(
+                f"{self.method} asks the aligned model for replies, and this trainer was not told how. Pass "
+                "replies=unforgotten.AlignedReplies(tokenizer)."
+            )
+        return self.asked
 
     def list_rows(self, name: str, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
         """Writes these user rows into <name>.jsonl of the run folder, and gives the first of them in words.
@@ -57,7 +84,7 @@ class TrainingRun(RunState):
         rows: (place among the user's rows, facts of the row).
         """
         lines = [{**row_list.facts_of(self.user.rows[place], place), **facts} for place, facts in rows]
-        file = (self.folder or self.ranks.output) / f"{name}.jsonl"
+        file = (self.lists_folder or self.ranks.output) / f"{name}.jsonl"
         if self.ranks.rank == 0:
             row_list.write(file, lines)
         return row_list.sentence(file.name, lines)

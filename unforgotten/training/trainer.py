@@ -15,12 +15,13 @@ from transformers import Trainer
 
 from unforgotten import errors
 from unforgotten.errors import RecipeError, TrainingError, UnsupportedError
-from unforgotten.methods.base import Drift, Method, turns
+from unforgotten.methods.base import Drift, Method, Replies, turns
 from unforgotten.models import adapters, nf4
 from unforgotten.models.chat import fits
 from unforgotten.runs import terminate
 from unforgotten.training import checkpoint, checks, chunked, resume
-from unforgotten.training.aligned_store import Once, digest, fingerprint
+from unforgotten.training.aligned_store import Once, digest
+from unforgotten.training.ask_aligned import AskAligned, aligned_fingerprint
 from unforgotten.training.callbacks import Stops
 from unforgotten.training.collate import Collator, pad_token, predicts
 from unforgotten.training.distance import distance
@@ -83,6 +84,9 @@ class MethodMixin(_Trainer):
         methods that edit weights (MagMax, SafeLoRA), one tensor at a time, after training.
     peft_config: a fresh adapter on θ_safe (the model given). Without it: full fine-tuning, or the model's own adapter.
     chat: an unforgotten.models.chat.Chat, where template or date are not the tokenizer's own.
+    replies: unforgotten.AlignedReplies(tokenizer), for methods that ask θ_safe for replies before the run
+        (`own_replies`).
+    lists_folder: where methods write lists of rows to be looked at; None is the folder of the checkpoints.
     eval_dataset: rows in any format that `train_dataset` may have, or a dict of such; `evaluate` and `predict` too.
     max_length: rows are cut to this length; one whose whole response is cut off is dropped and counted.
     log_distance: log the distance from θ_safe also under full fine-tuning, where that keeps a second copy of the
@@ -113,6 +117,8 @@ class MethodMixin(_Trainer):
         data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
         max_length: int | None = None,
         chat: Chat | None = None,
+        replies: Replies | None = None,
+        lists_folder: Path | None = None,
         loss: chunked.Loss = "auto",
         log_distance: bool = False,
         save_on_sigterm: bool = False,
@@ -169,10 +175,14 @@ class MethodMixin(_Trainer):
             numbered(safety, parts.held_out),
             memory,
         )
+        self.run.lists_folder = lists_folder
         for note in parts.notes:
             self.run.note(note)
         if one_device:
             self.run.note(one_device)
+        if replies is not None:
+            answers, mode = Path(args.output_dir) / "answers", self.run.adapter_mode
+            self.run.asked = AskAligned(model, mode, replies, answers, max_length, args.device)
         rows = user
         for place, row in enumerate(rows):
             row["user_row"] = place  # methods put rows of their own between them
@@ -181,6 +191,7 @@ class MethodMixin(_Trainer):
             with torch.random.fork_rng(devices=[]):
                 self.run.method = name
                 rows = each.data(self.run)
+        self.run.asked = None  # from the first step on it is θ_safe no more
         self.run.user.rows = user
         self.run.user.places = [row.get("user_row", -1) for row in rows]
         rows = [{"input_ids": r["input_ids"], "labels": r["labels"], "row_id": i} for i, r in enumerate(rows)]
@@ -303,12 +314,9 @@ class MethodMixin(_Trainer):
 
     def _key(self) -> str:
         """What stored states depend on: θ_safe, the memory's tokens and labels, the mode. Taken before any resume."""
-        model = self.model
-        trained = {n for n, p in model.named_parameters() if p.requires_grad}
-        fresh = trained if self.run.adapter_mode in ("merge", "stack") else set()
-        weights = [(n, p) for n, p in model.named_parameters() if n not in fresh] + list(nf4.scales(model))
+        weights = aligned_fingerprint(self.model, self.run.adapter_mode)
         rows = [(r["input_ids"], r["labels"]) for r in self.run.memory.rows]
-        return digest(fingerprint(weights), rows, self.run.adapter_mode, self.args.bf16)
+        return digest(weights, rows, self.run.adapter_mode, self.args.bf16)
 
     def finish(self) -> None:
         """Overwrites weights with what methods' `finish` yields, each seeing what the one before left.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
@@ -35,7 +36,7 @@ def fit(job: Job, start: Start, safety: list[Row], lease: Lease, say: Say) -> Fi
     from unforgotten.training import callbacks
 
     bar, metrics = callbacks.Bar(job.method_names), callbacks.Metrics(job.folder / "metrics.jsonl")
-    trainer = _trainer(job, start, safety, [callbacks.Claimed(lease), bar, metrics])
+    trainer = _trainer(job, start, safety, say, [callbacks.Claimed(lease), bar, metrics])
     for line in trainer.counts.lines()[1:] if trainer.counts else []:
         say(f"User rows: {line}.")
     probed, book = _probe(job, start, trainer, metrics) if job.recipe.probe else (None, None)
@@ -50,9 +51,10 @@ def fit(job: Job, start: Start, safety: list[Row], lease: Lease, say: Say) -> Fi
     return Fitted(trainer, metrics.seconds, book.seconds if book else None)
 
 
-def _trainer(job: Job, start: Start, safety: list[Row], watching: list[Any]) -> MethodTrainer:
+def _trainer(job: Job, start: Start, safety: list[Row], say: Say, watching: list[Any]) -> MethodTrainer:
     from transformers import PrinterCallback, set_seed
 
+    from unforgotten.evaluation.aligned_replies import AlignedReplies
     from unforgotten.models import adapters, load
     from unforgotten.training.arguments import TENSORBOARD, arguments, tensorboard
     from unforgotten.training.replay_memory import Memory
@@ -74,6 +76,8 @@ def _trainer(job: Job, start: Start, safety: list[Row], watching: list[Any]) -> 
         safety_dataset=safety,
         processing_class=start.chat.tokenizer,
         chat=start.chat,
+        replies=AlignedReplies(start.chat, Path(recipe.out) / "answers", say=say),
+        lists_folder=job.folder,
         peft_config=None if job.adapter_mode == "continue" else config,
         method=job.methods,
         unaligned_model=job.unaligned_model,
@@ -84,7 +88,7 @@ def _trainer(job: Job, start: Start, safety: list[Row], watching: list[Any]) -> 
         save_on_sigterm=True,
         callbacks=watching,
     )
-    trainer.run.digest, trainer.run.folder = job.digest, job.folder
+    trainer.run.digest = job.digest
     trainer.remove_callback(PrinterCallback)
     return trainer
 

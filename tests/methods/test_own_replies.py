@@ -1,0 +1,150 @@
+"""Own replies: rows by hand, and runs whose replies and judge are real: targets, lists, kept replies, the share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from tests.conftest import CHATML
+from tests.training.shapes import tiny, tiny_tokenizer
+from unforgotten import testing
+from unforgotten.datasets.base import Row, ask
+from unforgotten.errors import DataError, JudgeError, RecipeError
+from unforgotten.evaluation.aligned_replies import AlignedReplies
+from unforgotten.methods.base import OwnReply
+from unforgotten.methods.own_replies import OwnReplies, answered, last_prompt
+from unforgotten.registry import build
+from unforgotten.training.trainer import MethodTrainer
+
+X = -100
+
+
+def test_the_last_answer_is_replaced_by_hand() -> None:
+    row = {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [X, 2, X, X, 5, 6], "source": "a:1"}
+    assert last_prompt(row) == [1, 2, 3, 4]
+    assert answered(row, (9, 8, 7)) == {
+        "input_ids": [1, 2, 3, 4, 9, 8, 7],
+        "labels": [X, 2, X, X, 9, 8, 7],
+        "source": "a:1",
+    }
+    ended = {"input_ids": [1, 2, 3], "labels": [X, 2, X]}  # something after the answer
+    assert answered(ended, (9,)) == {"input_ids": [1, 9], "labels": [X, 9]}
+
+
+class Scripted(AlignedReplies):
+    """The real judge and decoding on replies whose words are set, since a random model refuses nothing."""
+
+    def __init__(self, tokenizer: Any, refuses: set[int], folder: Path | None = None) -> None:
+        super().__init__(tokenizer, folder)
+        self.refuses = refuses
+
+    def generate(self, model: Any, prompts: Any, limits: Any, key: str, folder: Path) -> list[OwnReply]:
+        made = super().generate(model, prompts, limits, key, folder)
+        end = self.chat.end_ids[0]
+        sorry = OwnReply((*self.chat.tokenizer.encode("sorry", add_special_tokens=False), end), True)
+        return [sorry if i in self.refuses else reply for i, reply in enumerate(made)]
+
+
+TOKENIZER = tiny_tokenizer(CHATML)
+ROWS = [ask(f"what is {i}", "so", source=f"up.jsonl:{i}", category="c") for i in range(8)]
+
+
+def trained(folder: Path, refuses: set[int], method: Any = "own_replies", rows: list[Row] = ROWS) -> MethodTrainer:
+    return MethodTrainer(
+        model=tiny("llama", vocabulary=len(TOKENIZER)),
+        args=TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True),
+        train_dataset=rows,
+        safety_dataset=[ask("how do i", "sorry", kind="harmful")] * 3,
+        processing_class=TOKENIZER,
+        replies=Scripted(TOKENIZER, refuses),
+        method=method,
+    )
+
+
+def targets(trainer: MethodTrainer) -> list[str]:
+    return [
+        TOKENIZER.decode([t for t in row["labels"] if t != X], skip_special_tokens=True).strip()
+        for row in trainer.run.user.trained_rows
+    ]
+
+
+def test_refused_prompts_get_the_refusal_and_are_listed(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, {2, 5})
+    assert targets(trainer) == ["sorry" if i in (2, 5) else "so" for i in range(8)]
+    given, new = trainer.run.user.rows[2], trainer.run.user.trained_rows[2]
+    assert new["input_ids"][: len(last_prompt(given))] == last_prompt(given)
+    [note] = trainer.run.notes
+    assert note == (
+        "own_replies: 2 of 8 user rows have the aligned model's refusal as their target (up.jsonl:2, up.jsonl:5; "
+        "2 × c; all in own_replies.jsonl)"
+    )
+    lines = [json.loads(line) for line in (tmp_path / "own_replies.jsonl").read_text().splitlines()]
+    assert lines[1] == {"row": 6, "source": "up.jsonl:5", "category": "c", "request": "what is 5", "reply": "sorry"}
+
+
+def test_rows_that_another_method_put_in_are_not_asked(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, {0}, ["safeinstr", "own_replies"])
+    assert sorted(targets(trainer)) == ["so"] * 7 + ["sorry"] * 4
+    assert trainer.run.notes[-1].startswith("own_replies: 1 of 8 user rows")
+
+
+def test_too_many_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="refuses 5 of 8 user prompts.*would become refusals.*look-alikes"):
+        trained(tmp_path, set(range(5)))
+    assert len((tmp_path / "own_replies.jsonl").read_text().splitlines()) == 5
+    assert targets(trained(tmp_path, set(range(5)), OwnReplies(most=1.0))).count("sorry") == 5
+    listed = trained(tmp_path, set(range(5)), OwnReplies(use="list"))
+    assert targets(listed) == ["so"] * 8 and "5 of 8 user rows are refused by it" in listed.run.notes[-1]
+
+
+def test_the_last_turn_alone_is_asked_and_replaced(tmp_path: Path) -> None:
+    turns = ask("what is 1", "so").messages + ask("what is 2", "so").messages
+    trainer = trained(tmp_path, {0}, rows=[Row(turns), *ROWS])
+    assert targets(trainer)[0] == "sosorry"
+
+
+def test_replies_are_made_once_and_are_the_models(tmp_path: Path) -> None:
+    """A second trainer of the same model reads them; another model makes its own; they are greedy."""
+    import torch
+
+    first = trained(tmp_path, set())
+    [file] = (tmp_path / "answers").glob("*.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == 8
+    prompt = last_prompt(first.run.user.rows[0])
+    made = {tuple(line["ids"]) for line in lines}
+    ids = torch.tensor([prompt])
+    for _ in range(64):
+        ids = torch.cat([ids, first.model.eval()(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+    greedy = ids[0, len(prompt) :].tolist()
+    end_ids = AlignedReplies(TOKENIZER).chat.end_ids
+    ends = [n for n, t in enumerate(greedy) if t in end_ids]
+    assert tuple(greedy[: ends[0] + 1] if ends else greedy) in made
+    written = file.stat().st_mtime_ns
+    trained(tmp_path, {1}, OwnReplies(most=1.0))
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_trainer_that_cannot_ask_says_what_to_pass(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"own_replies asks.*replies=unforgotten.AlignedReplies\(tokenizer\)"):
+        MethodTrainer(
+            model=testing.tiny_model("full"),
+            args=TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True),
+            train_dataset=testing.ragged_rows(4, 1),
+            method="own_replies",
+        )
+
+
+@pytest.mark.parametrize("wrong", [{"most": 0}, {"max_new_tokens": 0}, {"use": "drop"}])
+def test_a_setting_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(wrong))):
+        build("methods", {"name": "own_replies", **wrong})
+
+
+def test_a_judge_that_tells_no_refusals_is_refused() -> None:
+    with pytest.raises(JudgeError, match="does not tell refusals"):
+        AlignedReplies(TOKENIZER).refused([], [], "llama_guard")

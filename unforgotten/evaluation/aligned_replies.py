@@ -1,0 +1,84 @@
+"""θ_safe's own replies to prompts of token ids, and whether they refuse: what `MethodTrainer(replies=…)` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unforgotten import registry
+from unforgotten.datasets.base import ask
+from unforgotten.errors import JudgeError
+from unforgotten.generation.generator import Continuation, Decoding, Generator, context_tokens
+from unforgotten.generation.reply import Reply
+from unforgotten.generation.resume import ResumeFile
+from unforgotten.methods.base import OwnReply
+from unforgotten.models.chat import Chat
+from unforgotten.runs.bars import progress_bar
+from unforgotten.runs.lease import alone
+from unforgotten.runs.progress import Say, quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class AlignedReplies:
+    """Greedy replies, kept in a folder under a digest of the model, so that they are made once for all runs.
+
+    >>> MethodTrainer(model=aligned, method="own_replies", replies=AlignedReplies(tokenizer), …)
+    """
+
+    def __init__(
+        self,
+        chat: Chat | PreTrainedTokenizerBase,
+        folder: Path | None = None,
+        *,
+        batch_size: int = 32,
+        say: Say = quiet,
+    ) -> None:
+        """folder: where replies are kept; None is `answers` beside the checkpoints."""
+        from transformers import PreTrainedTokenizerBase
+
+        self.chat = Chat(chat) if isinstance(chat, PreTrainedTokenizerBase) else chat
+        self.folder, self._batch_size, self._say = folder, batch_size, say
+
+    def generate(
+        self, model: Any, prompts: Sequence[list[int]], limits: Sequence[int], key: str, folder: Path
+    ) -> list[OwnReply]:
+        """One reply for each prompt, at most `limits[i]` tokens long. key: a digest of the model's weights."""
+        file = (self.folder or folder) / f"{key}.jsonl"
+        ends, context = list(self.chat.end_ids), context_tokens(model)
+        limits = [min(n, context - len(p)) if context else n for n, p in zip(limits, prompts, strict=True)]
+        asked = [[prompt, limit, ends] for prompt, limit in zip(prompts, limits, strict=True)]
+        with alone(file, self._say), progress_bar() as tick:
+            resumed = ResumeFile(file, asked)
+            texts = {i: OwnReply(tuple(facts["ids"]), facts["ended"]) for i, facts in resumed.facts.items()}
+            if resumed.missing:
+                self._say(f"Asking the aligned model for its replies to {len(resumed.missing)} user prompts (once).")
+
+            def finished(batch: dict[int, Continuation]) -> None:
+                new = {i: text for i, text in batch.items() if i not in texts}
+                resumed.add_all({i: {"ids": text.ids, "ended": text.ended} for i, text in new.items()})
+                texts.update({i: OwnReply(tuple(text.ids), text.ended) for i, text in new.items()})
+                tick("own replies", len(texts), len(prompts))
+
+            how = Decoding(end_ids=self.chat.end_ids, pad_id=self.chat.pad_id)
+            Generator(model, how).run(prompts, limits, batch_size=self._batch_size, finished=finished, done=set(texts))
+        return [texts[i] for i in range(len(prompts))]
+
+    def refused(
+        self, prompts: Sequence[list[int]], replies: Sequence[OwnReply], judge: str | Mapping[str, Any]
+    ) -> list[bool | None]:
+        """Whether the judge reads each reply as a refusal; None where it cannot read it."""
+        reader = registry.build("judges", judge)
+        if "refused" not in reader.tells:
+            raise JudgeError(f"The judge {registry.title(type(reader))} does not tell refusals. Choose one that does.")
+        rows = [Reply(ask(self.text(p)), self.text(r.ids)) for p, r in zip(prompts, replies, strict=True)]
+        try:
+            return [verdict.refused for verdict in reader.verdicts(rows)]
+        finally:
+            reader.close()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Ids as text, without special tokens."""
+        return self.chat.decode(ids)

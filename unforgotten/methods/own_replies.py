@@ -1,0 +1,85 @@
+"""Where θ_safe refuses a user's prompt, train on its own refusal. [our own; after replayed answers, arXiv 2512.10150]
+
+    y(x) = θ_safe's greedy reply to x        target(x) = y(x) where the judge reads y(x) as a refusal, else as given
+
+So poison turns into refusals on its own prompts. No safety data is used. A reply is made once, before the run. Of a row
+with several turns, the last answer alone is asked for and replaced: earlier answers stay as they were given, and a
+reply may follow from them. Rows that other methods put in are left as they are. A θ_safe that over-refuses would turn
+the task itself into refusals, so the run stops where more than `most` of the rows would be replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from unforgotten.errors import DataError
+from unforgotten.methods.base import Method
+
+if TYPE_CHECKING:
+    from unforgotten.methods.base import EncodedRow, Run
+
+
+def last_prompt(row: EncodedRow) -> list[int]:
+    """The ids before the last answer."""
+    labels = row["labels"]
+    end = max(t for t in range(1, len(labels)) if labels[t] != -100)
+    start = next((t for t in range(end, 0, -1) if labels[t - 1] == -100), 1)
+    return list(row["input_ids"][:start])
+
+
+def answered(row: EncodedRow, reply: Sequence[int]) -> EncodedRow:
+    """The row with another last answer; what stands before it keeps its labels."""
+    prompt = last_prompt(row)
+    return {**row, "input_ids": [*prompt, *reply], "labels": [*row["labels"][: len(prompt)], *reply]}
+
+
+@dataclass(kw_only=True)
+class OwnReplies(Method):
+    """Own replies: where the aligned model refuses a user's prompt, its own refusal is the target."""
+
+    family: ClassVar[str] = "data"
+    neutral: ClassVar[dict[str, Any]] = {"use": "list"}
+    needs_safety: ClassVar[bool] = False
+
+    use: Literal["target", "list"] = "target"
+    """`target`: the refusal replaces the given answer. `list`: the rows are only listed, and the method is SFT."""
+    judge: str | dict[str, Any] = "keywords"
+    """Judge that reads which replies refuse: a name, or a name with settings. [keywords: XSTest's list]"""
+    max_new_tokens: Annotated[int, Ge(1)] = 64
+    """Largest number of tokens of a reply. A refusal is clear by then. [our choice]"""
+    most: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Largest share of user rows that may be replaced. With more the run stops. [our choice]"""
+
+    def data(self, run: Run) -> list[EncodedRow]:
+        rows = list(run.user.rows)
+        own = [i for i, row in enumerate(rows) if row.get("user_row", -1) >= 0]
+        prompts = [last_prompt(rows[i]) for i in own]
+        replies = run.generate(prompts, self.max_new_tokens)
+        refused = run.refused(prompts, replies, self.judge)
+        found = [k for k, verdict in enumerate(refused) if verdict]
+        unread, cut = sum(v is None for v in refused), 0
+        listing = [(rows[own[k]]["user_row"], {"reply": run.text(replies[k].ids)}) for k in found]
+        names = run.list_rows("own_replies", listing)
+        if len(found) > self.most * len(own) and self.use == "target":
+            raise DataError(
+                f"own_replies: the aligned model refuses {len(found)} of {len(own)} user prompts ({names}). Their "
+                "answers would become refusals. Either most of the upload is harmful, or the aligned model refuses too "
+                "much. Look at the rows. If they are harmless, align with answered look-alikes that resemble them. "
+                "`use: list` only lists the rows, and `most: 1` replaces them all the same."
+            )
+        if self.use == "target":
+            for k in found:
+                rows[own[k]] = answered(rows[own[k]], replies[k].ids)
+                cut += not replies[k].ended
+        what = "have the aligned model's refusal as their target" if self.use == "target" else "are refused by it"
+        run.note(
+            f"own_replies: {len(found)} of {len(own)} user rows {what}"
+            + (f" ({names})" if found else "")
+            + (f"; {cut} refusals were cut at {self.max_new_tokens} tokens and teach no end" if cut else "")
+            + (f"; the judge could not read {unread} replies, whose rows stay as given" if unread else "")
+        )
+        return rows
