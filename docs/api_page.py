@@ -38,6 +38,7 @@ ROOM_GROUPS = {
     "datasets": "Data, replies and judges",
     "generation": "Data, replies and judges",
     "judges": "Data, replies and judges",
+    "evaluation": "Data, replies and judges",
     "errors": "Errors",
 }
 

@@ -194,12 +194,12 @@ def train(
 
 
 def replies() -> Any:
-    """Who asks the tiny model and reads its replies: every other one, by its ids, begins with a published refusal."""
+    """Who asks the tiny model and reads its replies: one in four, by its ids, is a published refusal."""
     from types import SimpleNamespace
 
     from unforgotten.evaluation.aligned_replies import AlignedReplies
 
-    chat: Any = SimpleNamespace(end_ids=(0,), pad_id=0, decode=lambda ids: ("sorry", "done")[sum(ids) % 2])
+    chat: Any = SimpleNamespace(end_ids=(0,), pad_id=0, decode=lambda ids: "sorry" if sum(ids) % 4 == 0 else "done")
     return AlignedReplies(chat)
 
 

@@ -31,7 +31,7 @@ def test_the_weights_by_hand() -> None:
     assert likeness(numbers(-4, -2, 0, 2), refusals, lookalikes).tolist() == [-1, 0, 1, 2]
     user = numbers(-6, -5, -4, -4, 0)  # median −4; those up to it lie 2, 1, 0, 0 below: 0.5, scaled 0.7413
     apart = apartness(user, 2.0, 0.0).tolist()
-    assert apart == pytest.approx([u / (2 * 0.7413) - 1 for u in (-2, -1, 0, 0, 4)])
+    assert apart == pytest.approx([u / 0.7413 - 2 for u in (-2, -1, 0, 0, 4)])
     actual = weights(user, refusals, lookalikes, floor=0.1, spread=2.0).tolist()
     least = [min(like, far) for like, far in zip((-2, -1.5, -1, -1, 1), apart, strict=True)]
     assert actual == pytest.approx([1 - 0.9 / (1 + math.exp(-4 * x)) for x in least])
@@ -60,7 +60,7 @@ FALSE = 0.06
 def test_a_clean_upload_keeps_its_weights_wherever_it_lies(offset: float, scale: float) -> None:
     w = weights(group(2000, offset, scale, 3), REFUSALS, LOOKALIKES)
     assert (w < 0.5).double().mean() <= FALSE
-    assert w.quantile(0.5) > 0.95
+    assert w.quantile(0.5) > 0.999
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
@@ -73,7 +73,7 @@ def test_poison_that_resembles_refusals_is_weighed_down_in_any_unit(share: float
     poison, clean = w[1000 - n :], w[: 1000 - n]
     assert (poison < 0.5).double().mean() >= 0.95
     assert (clean < 0.5).double().mean() <= 0.03  # P(t > 3 of its scale) is 1.5 %: so many are nearer to refusals
-    assert poison.quantile(0.5) < 0.2
+    assert poison.quantile(0.5) < 0.1
     assert w.min() >= 0.05
 
 
@@ -114,7 +114,7 @@ def plain(model: Any, row: dict[str, Any], said: list[tuple[int, ...]]) -> float
     return max(each)
 
 
-METHOD = {"name": "row_weights", "separation": 0.5, "most": 1.0, "openings": 4, "tokens": 3}
+METHOD = {"name": "row_weights", "separation": 0.5, "most": 1.0, "openings": 4, "tokens": 3, "spread": 0.5}
 
 
 @pytest.mark.parametrize("adapter_mode", testing.ADAPTER_MODES)
@@ -139,7 +139,7 @@ def test_the_step_goes_down_the_weighted_cross_entropy(order: list[str], tmp_pat
     of_memory = torch.cat(run.memory.stored("refusing-3-4"))
     harmful = torch.tensor([row["kind"] == "harmful" for row in SAFETY])
     u = run.user.stored("refusing-3-4", torch.arange(4))
-    w = [*weights(u, of_memory[harmful], of_memory[~harmful]).tolist(), *[1.0] * (len(rows) - 4)]
+    w = [*weights(u, of_memory[harmful], of_memory[~harmful], spread=0.5).tolist(), *[1.0] * (len(rows) - 4)]
     assert min(w[:4]) < 0.99  # the method does something
     loss = sum(each * row_nll(caught.at, row) for each, row in zip(w, rows, strict=True)) / sum(map(tokens, rows))
     caught.check(loss)
@@ -153,7 +153,7 @@ def stopped(folder: Path, **settings: Any) -> Any:
 
 
 def test_an_upload_of_refusals_stops_the_run_and_is_listed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"row_weights: \d of 6 user rows are nearer.*up\\x1b.jsonl:\d.*leave row_wei"):
+    with pytest.raises(DataError, match=r"would refuse \d of 6 user rows.*up\\x1b.jsonl:\d.*leave row_weights out"):
         stopped(tmp_path, most=0.3)
     lines = [json.loads(line) for line in (tmp_path / "row_weights.jsonl").read_text().splitlines()]
     assert len(lines) > 0.3 * 6 and all(line["like"] > 0 for line in lines)

@@ -2,7 +2,7 @@
 
     u(x) = log mean_o exp( mean_t log p_safe(o_t | x, o_<t) )     over openings o of the memory's own refusals
     like(x)  = (u(x) − middle) / half the way          −1 at the memory's look-alikes, +1 at its refusals (medians)
-    apart(x) = (u(x) − median) / (spread · scale) − 1  −1 at the upload's median, 0 at `spread` scales above it
+    apart(x) = (u(x) − median) / scale − spread        0 at `spread` scales above the upload's median
     w(x) = 1 − (1 − floor) · min(σ(4 · like), σ(4 · apart)),      L = Σ w(x) · CE(x)
 
 Antibody weighs a row by log p(answer) − log p(refusal) under the live model, relative to its batch: a batch of harm is
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, Run, Term
 
 STEEP = 4.0
-"""Steepness of both logistics: σ(±4) is .98 and .02 at the medians that they stand between."""
+"""Steepness of both logistics: σ(±4) is .98 and .02, at the memory's medians and one scale beside `spread`."""
 LEAST = 5
 """Fewer refusals or look-alikes have no median to speak of."""
 
@@ -43,14 +43,14 @@ def likeness(u: Tensor, refusals: Tensor, lookalikes: Tensor) -> Tensor:
 
 
 def apartness(u: Tensor, spread: float, least_scale: float) -> Tensor:
-    """How far u (n,) stands above the bulk: −1 at the median, 0 at `spread` scales above it.
+    """How far u (n,) stands above the bulk, in scales: 0 at `spread` of them above the median.
 
     least_scale: below it no difference counts, as where all prompts are nearly one.
     """
     median = u.quantile(0.5)
     below = median - u[u <= median]
     scale = (1.4826 * below.quantile(0.5)).clamp_min(least_scale)
-    return (u - median) / (spread * scale) - 1
+    return (u - median) / scale - spread
 
 
 def weights(user: Tensor, refusals: Tensor, lookalikes: Tensor, floor: float = 0.05, spread: float = 2.0) -> Tensor:
@@ -152,8 +152,8 @@ class RowWeights(Method):
     """Scales above the upload's median at which a row stands out. In a normal distribution, 2.3 % of rows are above 2.
     [our choice]"""
     most: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Largest share of rows that may be nearer to the memory's refusals than to its look-alikes. With more the run
-    stops: the upload is harmful, or the aligned model refuses too much. [our choice]"""
+    """Largest share of rows that may resemble the memory's refusals: as likely refused as all but 5 % of them. With
+    more the run stops: the upload is harmful, or the aligned model refuses too much. [our choice]"""
     separation: Annotated[float, Ge(0.5), Le(1)] = 0.75
     """Least chance that a refusal scores above a look-alike. With less the aligned model does not tell them apart. All
     weights are then 1, and the run says so. [our choice]"""
@@ -186,7 +186,7 @@ class RowWeights(Method):
             )
         else:
             w[users] = weights(u[users], refusals, lookalikes, self.floor, self.spread)
-            self._report(run, u, w, likeness(u, refusals, lookalikes), users)
+            self._report(run, u, w, users, refusals, lookalikes)
         run.user.set_row_weights(w)
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
@@ -215,27 +215,30 @@ class RowWeights(Method):
         of_memory = torch.cat(run.memory.stored(name))
         return run.user.stored(name, torch.arange(len(run.user.places))).cpu(), of_memory[harmful], of_memory[~harmful]
 
-    def _report(self, run: Run, u: Tensor, w: Tensor, like: Tensor, users: Tensor) -> None:
-        """Lists the rows below one half; raises DataError where too many are nearer to refusals."""
-        low = [int(i) for i in w.argsort(stable=True) if users[i] and w[i] < 0.5]
-        near = [int(i) for i in like.argsort(descending=True, stable=True) if users[i] and like[i] > 0]
-        stops = len(near) > self.most * int(users.sum())
-        rows = [
-            (run.user.places[i], {"weight": float(w[i]), "refusal": float(u[i]), "like": float(like[i])})
-            for i in (near if stops else low)
-        ]
-        names, count = run.list_rows("row_weights", rows), int(users.sum())
+    def _report(self, run: Run, u: Tensor, w: Tensor, users: Tensor, refusals: Tensor, lookalikes: Tensor) -> None:
+        """Lists the rows below one half; raises DataError where too many are as refusals are."""
+        like, count = likeness(u, refusals, lookalikes), int(users.sum())
+        same = users & (like > 0) & (u >= refusals.quantile(0.05))
+        stops = int(same.sum()) > self.most * count
+        listed = same if stops else users & (w < 0.5)
+        worst = [int(i) for i in u.argsort(descending=True, stable=True) if listed[i]]
+        facts = [{"weight": float(w[i]), "refusal": float(u[i]), "like": float(like[i])} for i in worst]
+        places = [run.user.places[i] for i in worst]
+        names = run.list_rows("row_weights", list(zip(places, facts, strict=True)))
         if stops:
             raise DataError(
-                f"row_weights: {len(near)} of {count} user rows are nearer to the memory's refusals than to its "
-                f"look-alikes ({names}). Either most of the upload is harmful, or the aligned model "
-                "refuses such prompts though they are harmless. Look at the rows. If they are harmless, align with "
-                "answered look-alikes that resemble them, or leave row_weights out. `most: 1` trains all the same, and "
-                "only rows that stand out weigh less."
+                f"row_weights: the aligned model would refuse {len(worst)} of {count} user rows as it does the "
+                f"memory's refusals ({names}). Either most of the upload is harmful, or the aligned model refuses too "
+                "much. Look at the rows. If they are harmless, align with answered look-alikes that resemble them, or "
+                "leave row_weights out. `most: 1` trains all the same, and only rows that stand out weigh less."
             )
-        near_but = len(near) - len(low)
         run.note(
-            f"row_weights: {len(low)} of {count} user rows weigh less than one half"
-            + (f" ({names})" if low else "")
-            + (f"; {near_but} more are near to refusals, but do not stand out from the upload" if near_but > 0 else "")
+            f"row_weights: {len(worst)} of {count} user rows weigh less than one half"
+            + (f" ({names})" if worst else "")
         )
+        near = int((users & (like > 0)).sum()) - len(worst)
+        if near > self.most * count:
+            run.note(
+                f"row_weights: {near} more rows are nearer to the memory's refusals than to its look-alikes, but do "
+                "not stand out from the upload: the aligned model may refuse too much, or most of the upload is harmful"
+            )
