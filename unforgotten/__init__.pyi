@@ -36,8 +36,8 @@ from .methods.lwf import LwF as LwF
 from .methods.magmax import MagMax as MagMax
 from .methods.own_replies import OwnReplies as OwnReplies
 from .methods.refresh import Refresh as Refresh
-from .methods.safegrad import SafeGrad as SafeGrad
 from .methods.row_weights import RowWeights as RowWeights
+from .methods.safegrad import SafeGrad as SafeGrad
 from .methods.safeinstr import SafeInstr as SafeInstr
 from .methods.safelora import SafeLoRA as SafeLoRA
 from .methods.safemerge import SafeMERGE as SafeMERGE
