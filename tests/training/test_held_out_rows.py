@@ -42,7 +42,7 @@ def test_rows_are_held_out_beside_those_that_are_replayed() -> None:
     plain = memory.split(safety, USER, 0)
     parts = Memory(n_rows=50, refusals=0.6, held_out=0.2).split(safety, USER, 0)
     assert parts.replay == plain.replay and not parts.notes
-    assert numbered(safety, parts.replay) == memory.choose(safety, 1, 0)
+    assert numbered(safety, parts.replay) == memory.replayed(safety, 1, 0)
     assert kinds(safety, parts.held_out) == (6, 4)
     assert not set(parts.held_out) & set(parts.replay)
     assert plain.held_out == []

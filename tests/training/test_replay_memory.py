@@ -23,17 +23,17 @@ def rows(refusals: int, others: int) -> list[dict[str, Any]]:
     [(1000, 500, 100), (5000, 500, 250), (1000, 60, 60), (10_000, 400, 400)],  # 5 %, at least 100, at most all
 )
 def test_five_percent_but_a_hundred(users: int, safety: int, kept: int) -> None:
-    assert len(Memory().choose(rows(safety, 0), users, 0)) == kept
+    assert len(Memory().replayed(rows(safety, 0), users, 0)) == kept
 
 
 def test_the_mix_is_what_was_asked_for() -> None:
-    chosen = Memory(n_rows=20, refusals=0.25).choose(rows(30, 30), 1000, 0)
+    chosen = Memory(n_rows=20, refusals=0.25).replayed(rows(30, 30), 1000, 0)
     assert Counter(row["kind"] for row in chosen) == {"harmful": 5, "benign": 15}
     assert [row["row_id"] for row in chosen] == list(range(20))
     with pytest.raises(RecipeError, match="needs 18 refusals and 2 look-alikes. The safety data has 3 and 30"):
-        Memory(n_rows=20, refusals=0.9).choose(rows(3, 30), 1000, 0)
+        Memory(n_rows=20, refusals=0.9).replayed(rows(3, 30), 1000, 0)
     with pytest.raises(RecipeError, match="n_rows is 99"):
-        Memory(n_rows=99).choose(rows(3, 3), 1000, 0)
+        Memory(n_rows=99).replayed(rows(3, 3), 1000, 0)
 
 
 def test_a_step_draws_without_replacement_while_it_can() -> None:

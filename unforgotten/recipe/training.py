@@ -151,6 +151,11 @@ class MemorySettings(Strict):
     """Minimum number of rows."""
     refusals: float | None = Field(None, ge=0, le=1)
     """Share of refusals among the rows. Left out, the mix is that of the safety data."""
+    choose: Literal["random", "relevance"] = "random"
+    """How rows are chosen. `random` uses the seed. `relevance` takes rows that are near to the user's prompts and
+    unlike each other, by θ_safe's hidden states. [SPARD, arXiv 2605.28030]"""
+    relevance_power: float = Field(4.0, ge=0)
+    """β: the higher, the more relevance counts beside diversity. [SPARD: 4]"""
     held_out: float | None = Field(None, ge=0, le=0.5)
     """Safety rows that are never trained on, as a share of the replayed rows and beside them. They measure how far
     the model moves from θ_safe (held_out.json), with any method. Left out, it is 0, or 0.2 for `weight: auto`."""
@@ -161,8 +166,14 @@ class MemorySettings(Strict):
 
     def determining(self) -> dict[str, Any]:
         """What the digest of a run is over; a setting that came later is in it only where it is used."""
-        later = {"held_out": (None, 0), "held_out_rows": (32,), "held_out_every_steps": (None,)}
-        return self.model_dump(exclude={name for name, unused in later.items() if getattr(self, name) in unused})
+        later: dict[str, tuple[Any, ...]] = {
+            "choose": ("random",),
+            "held_out": (None, 0),
+            "held_out_rows": (32,),
+            "held_out_every_steps": (None,),
+        }
+        unset = {name for name, unused in later.items() if getattr(self, name) in unused}
+        return self.model_dump(exclude=unset | ({"relevance_power"} if self.choose == "random" else set()))
 
 
 class Poison(Strict):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -21,6 +21,9 @@ from unforgotten.registry import Component, Count
 from unforgotten.training import held_out_rows
 from unforgotten.training.collate import IGNORED, Collator, predicts, response_tokens
 from unforgotten.training.held_out_rows import Split
+
+Choose = Callable[[Sequence[int], int], list[int]]
+"""`choose(places, n)`: n of these places in the safety data."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +39,11 @@ class Memory(Component):
     replay."""
     refusals: Annotated[float, Ge(0), Le(1)] | None = None
     """Share of refusals among the rows kept; the rest are answered look-alikes. None keeps the data's own mix."""
+    choose: Literal["random", "relevance"] = "random"
+    """`random`: by the seed. `relevance`: rows near to the user's prompts and unlike each other, under θ_safe, kind by
+    kind. [SPARD, arXiv 2605.28030]"""
+    relevance_power: Annotated[float, Ge(0)] = 4.0
+    """β: how much relevance counts beside diversity. [SPARD: 4]"""
     held_out: Annotated[float, Ge(0), Le(0.5)] | None = None
     """Safety rows that are never trained on, as a share of the rows kept and beside them; they measure how far the
     model moves from θ_safe. None: 0, or what a method needs (0.2 for `weight: auto`)."""
@@ -44,10 +52,18 @@ class Memory(Component):
     held_out_every_steps: Count | None = None
     """Optimizer steps between two measurements. None: a twentieth of the run."""
 
-    def split(self, safety: Sequence[EncodedRow], user: Sequence[EncodedRow], seed: int, needed: float = 0.0) -> Split:
+    def split(
+        self,
+        safety: Sequence[EncodedRow],
+        user: Sequence[EncodedRow],
+        seed: int,
+        needed: float = 0.0,
+        choose: Choose | None = None,
+    ) -> Split:
         """The rows that are replayed and those held out, as places in the safety data.
 
-        needed: the share that methods need. Raises RecipeError where less is set.
+        needed: the share that methods need. choose: by what rows are chosen; None is by the seed alone. Raises
+        RecipeError where less is set.
         """
         share = needed if self.held_out is None else self.held_out
         if share < needed:
@@ -55,14 +71,16 @@ class Memory(Component):
                 f"memory.held_out is {share:g}, but `weight: auto` measures on held-out rows and needs {needed:g} at "
                 "least. Raise it, or leave it out."
             )
-        replay = self._places(safety, len(user), seed)
+        replay = self._places(safety, len(user), seed, choose)
         return held_out_rows.split(safety, replay, user, share, seed) if share else Split(replay, [])
 
-    def choose(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[EncodedRow]:
+    def replayed(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[EncodedRow]:
         """The rows kept, in a fixed order; a row's `kind` tells refusals ("harmful") from look-alikes."""
         return numbered(safety, self._places(safety, n_user_rows, seed))
 
-    def _places(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[int]:
+    def _places(
+        self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int, choose: Choose | None = None
+    ) -> list[int]:
         wanted = self.n_rows if self.n_rows is not None else max(round(self.share * n_user_rows), self.at_least)
         rng = random.Random(f"memory {seed}")
         if self.n_rows is not None and wanted > len(safety):
@@ -70,19 +88,20 @@ class Memory(Component):
                 f"memory.n_rows is {wanted}, but the safety data has {len(safety)} rows. Lower it, or give more rows."
             )
         wanted = min(wanted, len(safety))
-        if self.refusals is None:
-            chosen = rng.sample(range(len(safety)), wanted)
-        else:
-            refusals = [i for i, row in enumerate(safety) if row.get("kind") == "harmful"]
-            others = [i for i, row in enumerate(safety) if row.get("kind") != "harmful"]
-            n_refusals = round(self.refusals * wanted)
-            if n_refusals > len(refusals) or wanted - n_refusals > len(others):
-                raise RecipeError(
-                    f"memory.refusals = {self.refusals} of {wanted} rows needs {n_refusals} refusals and "
-                    f"{wanted - n_refusals} look-alikes. The safety data has {len(refusals)} and {len(others)}."
-                )
-            chosen = rng.sample(refusals, n_refusals) + rng.sample(others, wanted - n_refusals)
-        return sorted(chosen)
+        if self.refusals is None and choose is None:
+            return sorted(rng.sample(range(len(safety)), wanted))
+        refusals = [i for i, row in enumerate(safety) if row.get("kind") == "harmful"]
+        others = [i for i, row in enumerate(safety) if row.get("kind") != "harmful"]
+        share = len(refusals) / len(safety) if self.refusals is None else self.refusals  # None: the data's own mix
+        n_refusals = round(share * wanted)
+        if n_refusals > len(refusals) or wanted - n_refusals > len(others):
+            raise RecipeError(
+                f"memory.refusals = {self.refusals} of {wanted} rows needs {n_refusals} refusals and "
+                f"{wanted - n_refusals} look-alikes. The safety data has {len(refusals)} and {len(others)}."
+            )
+        choose = choose or (lambda places, n: rng.sample(places, n))
+        parts = ((refusals, n_refusals), (others, wanted - n_refusals))
+        return sorted(i for places, n in parts if n for i in choose(places, n))
 
 
 def numbered(safety: Sequence[EncodedRow], places: Sequence[int]) -> list[EncodedRow]:

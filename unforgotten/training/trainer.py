@@ -37,6 +37,7 @@ from unforgotten.training.finished_weights import (
 )
 from unforgotten.training.gradient_ratio import GradientRatios
 from unforgotten.training.held_out_rows import Split
+from unforgotten.training.memory_choice import Relevant
 from unforgotten.training.method_callbacks import Turns
 from unforgotten.training.replay_memory import Memory, numbered
 from unforgotten.training.run import TrainingRun
@@ -164,24 +165,29 @@ class MethodMixin(_Trainer):
         memory = memory or Memory()
         needed = max(each.held_out_share for each in self.methods.values())
         checks.refuse_held_out(memory.held_out or needed, bool(safety), args)
-        parts = memory.split(safety, user, int(args.seed), needed) if safety else Split([], [])
+        mode, relevant = adapters.adapter_mode_of(model), None
+        if memory.choose == "relevance":
+            states = Path(args.output_dir) / "aligned-states"
+            of_run = (memory.relevance_power, int(args.seed), pad_id, args.per_device_train_batch_size)
+            relevant = Relevant(model, mode, safety, user, *of_run, args.device, states)
+        parts = memory.split(safety, user, int(args.seed), needed, relevant) if safety else Split([], [])
         self.run = TrainingRun(
             TrainerRanks(self, args),
             user,
             numbered(safety, parts.replay),
-            adapters.adapter_mode_of(model),
+            mode,
             int(args.seed),
             pad_id,
             numbered(safety, parts.held_out),
             memory,
         )
         self.run.lists_folder = lists_folder
-        for note in parts.notes:
+        for note in [*parts.notes, *(relevant.notes if relevant else [])]:
             self.run.note(note)
         if one_device:
             self.run.note(one_device)
         if replies is not None:
-            answers, mode = Path(args.output_dir) / "answers", self.run.adapter_mode
+            answers = Path(args.output_dir) / "answers"
             self.run.asked = AskAligned(model, mode, replies, answers, max_length, args.device)
         rows = user
         for place, row in enumerate(rows):
