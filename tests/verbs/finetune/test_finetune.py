@@ -226,6 +226,36 @@ def test_prompts_alone_are_answered_once_by_the_model(tmp_path: Path, model_fold
     assert not any("Asking" in line for line in said)
 
 
+def test_own_replies_are_made_once_and_listed_in_the_run(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    """A random model refuses nothing, so a judge of the user's own calls some replies refusals, by their requests."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from unforgotten import Judge, Verdict\n"
+        "@dataclass(kw_only=True)\n"
+        "class Kill(Judge):\n"
+        "    def verdicts(self, replies):\n"
+        "        return [Verdict(None, 'kill' in reply.row.request) for reply in replies]\n"
+    )
+    own = {"name": "own_replies", "judge": f"{tmp_path / 'mine.py'}:Kill", "most": 1.0, "max_new_tokens": 4}
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, method=[own, "der"])
+    said: list[str] = []
+    run = finetune(recipe, said.append)
+    lines = [json.loads(line) for line in (run / "own_replies.jsonl").read_text().splitlines()]
+    asked = [json.loads(line)["messages"][0]["content"] for line in (tmp_path / "user.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [n for n, text in enumerate(asked, 1) if "kill" in text] != []
+    assert all(line["source"].endswith(f"user.jsonl:{line['row']}") and "reply" in line for line in lines)
+    assert any(note.startswith(f"own_replies: {len(lines)} of 12") for note in _notes(run))
+    assert sum("replies to 12 user prompts (once)" in line for line in said) == 1
+    said.clear()
+    again = finetune(recipe.model_copy(update={"method": [own, {"name": "der", "weight": 2.0}]}), said.append)
+    assert again != run and not any("(once)" in line for line in said)
+
+
+def _notes(run: Path) -> list[str]:
+    notes: list[str] = json.loads((run / "trained.json").read_text())["notes"]
+    return notes
+
+
 def test_what_cannot_be_is_refused(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
     recipe = recipe_of(tmp_path, model_folder("llama"), rows_file)
     with pytest.raises(RecipeError, match="needs θ_safe as an adapter"):
