@@ -196,10 +196,13 @@ def train(
 def replies() -> Any:
     """Who asks the tiny model and reads its replies: one in four, by its ids, is a published refusal."""
     from types import SimpleNamespace
+    from zlib import crc32
 
     from unforgotten.evaluation.aligned_replies import AlignedReplies
 
-    chat: Any = SimpleNamespace(end_ids=(0,), pad_id=0, decode=lambda ids: "sorry" if sum(ids) % 4 == 0 else "done")
+    chat: Any = SimpleNamespace(
+        end_ids=(0,), pad_id=0, decode=lambda ids: "sorry" if crc32(bytes(ids)) % 4 == 0 else "done"
+    )
     return AlignedReplies(chat)
 
 
