@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from unforgotten import registry
 from unforgotten.datasets.base import ask
 from unforgotten.errors import JudgeError
-from unforgotten.generation.generator import Continuation, Decoding, Generator, context_tokens
 from unforgotten.generation.reply import Reply
 from unforgotten.generation.resume import ResumeFile
 from unforgotten.methods.base import OwnReply
@@ -20,6 +19,8 @@ from unforgotten.runs.progress import Say, quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from unforgotten.generation.generator import Continuation
 
 
 class AlignedReplies:
@@ -46,6 +47,8 @@ class AlignedReplies:
         self, model: Any, prompts: Sequence[list[int]], limits: Sequence[int], key: str, folder: Path
     ) -> list[OwnReply]:
         """One reply for each prompt, at most `limits[i]` tokens long. key: a digest of the model's weights."""
+        from unforgotten.generation.generator import Decoding, Generator, context_tokens
+
         file = (self.folder or folder) / f"{key}.jsonl"
         ends, context = list(self.chat.end_ids), context_tokens(model)
         limits = [min(n, context - len(p)) if context else n for n, p in zip(limits, prompts, strict=True)]

@@ -58,27 +58,27 @@ class OwnReplies(Method):
         rows = list(run.user.rows)
         own = [i for i, row in enumerate(rows) if row.get("user_row", -1) >= 0]
         prompts = [last_prompt(rows[i]) for i in own]
-        replies = run.generate(prompts, self.max_new_tokens)
-        refused = run.refused(prompts, replies, self.judge)
-        found = [k for k, verdict in enumerate(refused) if verdict]
-        unread, cut = sum(v is None for v in refused), 0
-        listing = [(rows[own[k]]["user_row"], {"reply": run.text(replies[k].ids)}) for k in found]
+        replies = run.replies.generate(prompts, self.max_new_tokens)
+        verdicts = run.replies.refused(prompts, replies, self.judge)
+        refused = [k for k, verdict in enumerate(verdicts) if verdict]
+        unread, cut = sum(v is None for v in verdicts), 0
+        listing = [(rows[own[k]]["user_row"], {"reply": run.replies.text(replies[k].ids)}) for k in refused]
         names = run.list_rows("own_replies", listing)
-        if len(found) > self.most * len(own) and self.use == "target":
+        if len(refused) > self.most * len(own) and self.use == "target":
             raise DataError(
-                f"own_replies: the aligned model refuses {len(found)} of {len(own)} user prompts ({names}). Their "
+                f"own_replies: the aligned model refuses {len(refused)} of {len(own)} user prompts ({names}). Their "
                 "answers would become refusals. Either most of the upload is harmful, or the aligned model refuses too "
                 "much. Look at the rows. If they are harmless, align with answered look-alikes that resemble them. "
                 "`use: list` only lists the rows, and `most: 1` replaces them all the same."
             )
         if self.use == "target":
-            for k in found:
+            for k in refused:
                 rows[own[k]] = answered(rows[own[k]], replies[k].ids)
                 cut += not replies[k].ended
         what = "have the aligned model's refusal as their target" if self.use == "target" else "are refused by it"
         run.note(
-            f"own_replies: {len(found)} of {len(own)} user rows {what}"
-            + (f" ({names})" if found else "")
+            f"own_replies: {len(refused)} of {len(own)} user rows {what}"
+            + (f" ({names})" if refused else "")
             + (f"; {cut} refusals were cut at {self.max_new_tokens} tokens and teach no end" if cut else "")
             + (f"; the judge could not read {unread} replies, whose rows stay as given" if unread else "")
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unforgotten.methods.base import OwnReply, Replies
+from unforgotten.methods.base import AskedReplies, OwnReply, ReplySource
 from unforgotten.models import nf4
 from unforgotten.models.adapters import AdapterMode, aligned_only
 from unforgotten.training.aligned_store import fingerprint
@@ -22,14 +22,14 @@ def aligned_fingerprint(model: Any, adapter_mode: AdapterMode) -> str:
 
 
 @dataclass
-class AskAligned:
+class AskAligned(AskedReplies):
     """The model before its first step, which is θ_safe."""
 
     model: Any
     adapter_mode: AdapterMode
-    replies: Replies
+    source: ReplySource
     folder: Path
-    """Where replies are kept, unless `replies` has a folder of its own."""
+    """Where replies are kept, unless `source` has a folder of its own."""
     max_length: int | None
     """Longest row: a reply goes no further."""
     device: torch.device
@@ -42,4 +42,14 @@ class AskAligned:
         if not hasattr(self.model, "hf_device_map") and not nf4.is_quantised(self.model):
             self.model.to(self.device)  # the Trainer does it later
         with aligned_only(self.model, self.adapter_mode) as model:
-            return self.replies.generate(model, prompts, limits, key, self.folder)
+            return self.source.generate(model, prompts, limits, key, self.folder)
+
+    def refused(
+        self, prompts: Sequence[list[int]], replies: Sequence[OwnReply], judge: str | Mapping[str, Any]
+    ) -> list[bool | None]:
+        """Whether the judge reads each reply as a refusal; None where it cannot read it."""
+        return self.source.refused(prompts, replies, judge)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Ids as text."""
+        return self.source.text(ids)

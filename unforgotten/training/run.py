@@ -18,7 +18,7 @@ from unforgotten.training.run_user import RunUser
 from unforgotten.training.run_weights import RunWeights
 
 if TYPE_CHECKING:
-    from unforgotten.methods.base import EncodedRow, OwnReply
+    from unforgotten.methods.base import EncodedRow
     from unforgotten.models.adapters import AdapterMode
     from unforgotten.training.ask_aligned import AskAligned
     from unforgotten.training.ranks import Ranks
@@ -55,22 +55,9 @@ class TrainingRun(RunState):
         self.micro_batches = list(batches)
         self.user.forget_counts()
 
-    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[OwnReply]:
-        """θ_safe's greedy replies to prompts of ids, made once; to be called in `data`."""
-        return self._aligned.generate(prompts, max_new_tokens)
-
-    def refused(
-        self, prompts: Sequence[list[int]], replies: Sequence[OwnReply], judge: str | Mapping[str, Any]
-    ) -> list[bool | None]:
-        """Whether a judge reads each of these replies as a refusal; None where it cannot read it."""
-        return self._aligned.replies.refused(prompts, replies, judge)
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Ids as text."""
-        return self._aligned.replies.text(ids)
-
     @property
-    def _aligned(self) -> AskAligned:
+    def replies(self) -> AskAligned:
+        """θ_safe's own replies, made before the run; for `data`."""
         if self.asked is None:
             raise RecipeError(
                 f"{self.method} asks the aligned model for replies, and this trainer was not told how. Pass "

@@ -15,7 +15,7 @@ from transformers import Trainer
 
 from unforgotten import errors
 from unforgotten.errors import RecipeError, TrainingError, UnsupportedError
-from unforgotten.methods.base import Drift, Method, Replies, turns
+from unforgotten.methods.base import Drift, Method, ReplySource, turns
 from unforgotten.models import adapters, nf4
 from unforgotten.models.chat import fits
 from unforgotten.runs import terminate
@@ -118,7 +118,7 @@ class MethodMixin(_Trainer):
         data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
         max_length: int | None = None,
         chat: Chat | None = None,
-        replies: Replies | None = None,
+        replies: ReplySource | None = None,
         lists_folder: Path | None = None,
         loss: chunked.Loss = "auto",
         log_distance: bool = False,

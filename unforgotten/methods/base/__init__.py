@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from unforgotten.methods.base.auto_weight import AutoWeight, Weight
 from unforgotten.methods.base.method import MODELS, TURNS, Method, Weights, needs, papers, turns
+from unforgotten.methods.base.replies import AskedReplies, OwnReply, ReplySource
 from unforgotten.methods.base.run import (
     AlignedHead,
     Drift,
     EncodedRow,
     MemoryRows,
-    OwnReply,
-    Replies,
     RowBatch,
     Run,
     TrainedWeights,
@@ -27,13 +26,14 @@ __all__ = [
     "MODELS",
     "TURNS",
     "AlignedHead",
+    "AskedReplies",
     "AutoWeight",
     "Drift",
     "EncodedRow",
     "MemoryRows",
     "Method",
     "OwnReply",
-    "Replies",
+    "ReplySource",
     "RowBatch",
     "Run",
     "Term",

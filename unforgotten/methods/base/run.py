@@ -3,16 +3,19 @@
 training/run.py fills these Protocols. B rows, T tokens of the longest row, N response tokens, d hidden size.
 """
 
+# Long because a method's whole view of a run is read in one file.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from unforgotten.methods.base.replies import AskedReplies
 
     Term = tuple[Tensor, int]
     """(sum over this micro-batch, number of terms over the whole step and all ranks)."""
@@ -58,33 +61,6 @@ class Drift:
     def kl(self) -> float:
         """KL(θ_safe ‖ θ) in nats per response token, of refusals or of look-alikes, whichever moved further."""
         return max(value for name, value in self.means.items() if name in ("kl_refusals", "kl_lookalikes"))
-
-
-@dataclass(frozen=True, slots=True)
-class OwnReply:
-    """What θ_safe answered to a prompt of token ids."""
-
-    ids: tuple[int, ...]
-    """The new tokens, with the one that ends the turn; at least one."""
-    ended: bool
-    """Whether the turn was ended; otherwise the reply was cut at its limit."""
-
-
-class Replies(Protocol):
-    """What `MethodTrainer(replies=…)` takes: evaluation/aligned_replies.py generates and asks judges."""
-
-    def generate(
-        self, model: Any, prompts: Sequence[list[int]], limits: Sequence[int], key: str, folder: Path
-    ) -> list[OwnReply]:
-        """One greedy reply a prompt, of at most `limits[i]` tokens. key: digest of θ_safe. folder: to keep them in."""
-
-    def refused(
-        self, prompts: Sequence[list[int]], replies: Sequence[OwnReply], judge: str | Mapping[str, Any]
-    ) -> list[bool | None]:
-        """Whether each reply refuses; None where the judge could not read it."""
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Ids as text."""
 
 
 class AlignedHead(Protocol):
@@ -324,19 +300,9 @@ class Run(Protocol):
     def note(self, text: str) -> None:
         """A fact that the results should carry."""
 
-    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[OwnReply]:
-        """θ_safe's greedy replies to prompts of ids, made once; to be called in `data`.
-
-        Raises RecipeError where the trainer was given no `replies`.
-        """
-
-    def refused(
-        self, prompts: Sequence[list[int]], replies: Sequence[OwnReply], judge: str | Mapping[str, Any]
-    ) -> list[bool | None]:
-        """Whether a judge reads each of these replies as a refusal; None where it cannot read it."""
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Ids as text."""
+    @property
+    def replies(self) -> AskedReplies:
+        """θ_safe's own replies, made before the run; for `data`. Raises RecipeError where none can be made."""
 
     def list_rows(self, name: str, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
         """Writes user rows that a person should look at into <name>.jsonl of the run folder.
