@@ -66,8 +66,14 @@ def test_a_number_is_checked_in_python(name: str, cls: Any, field: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"weight": -50.0}, r"method 'der': weight: Input should be greater than or equal to 0 \(got -50.0\)"),
-        ({"weight": math.nan}, r"method 'der': weight: Input should be a finite number \(got nan\)"),
+        (
+            {"weight": -50.0},
+            r"method 'der': weight: Input should be greater than or equal to 0 or should be 'auto' \(got -50.0\)",
+        ),
+        (
+            {"weight": math.nan},
+            r"method 'der': weight: Input should be a finite number or should be 'auto' \(got nan\)",
+        ),
         ({"weight": True}, r"method 'der': weight: Input should be a number \(got True\)"),
         ({"replay": 0}, r"method 'der': replay: Input should be greater than 0 \(got 0\)"),
         ({"chunk_tokens": 1.5}, r"method 'der': chunk_tokens: .*integer.* \(got 1.5\)"),

@@ -29,6 +29,7 @@ from .methods.derpp import DERpp as DERpp
 from .methods.ema import EMA as EMA
 from .methods.ewc import EWC as EWC
 from .methods.grsap import GRSAP as GRSAP
+from .methods.guarded import Guarded as Guarded
 from .methods.interpolate import Interpolate as Interpolate
 from .methods.kl import KL as KL
 from .methods.lisa import Lisa as Lisa

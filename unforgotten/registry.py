@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Lt
 
 from unforgotten.errors import RecipeError, Terminated, UnknownName
-from unforgotten.runs import user_code
+from unforgotten.runs import field_errors, user_code
 from unforgotten.runs.field_docs import Described
 
 ROOMS = ("methods", "datasets", "judges")
@@ -67,7 +67,7 @@ def _fit(cls: type, name: str, value: Any) -> Any:
         return _field(cls, name).validate_python(value)
     except ValidationError as error:
         problems = [{**e, "loc": (name, *e["loc"])} for e in error.errors()]
-        raise RecipeError(_wrong(problems, what)) from None
+        raise RecipeError(field_errors.sentence(problems, what, shortly)) from None
 
 
 def names(room: str) -> list[str]:
@@ -117,7 +117,7 @@ def validate(cls: type, settings: Mapping[str, Any], what: str) -> Any:
     try:
         return _adapter(cls).validate_python(dict(settings))
     except ValidationError as error:
-        raise RecipeError(_wrong(error.errors(), what)) from None
+        raise RecipeError(field_errors.sentence(error.errors(), what, shortly)) from None
     except SystemExit as error:
         if isinstance(error, Terminated):
             raise
@@ -159,12 +159,11 @@ def _options(hint: Any) -> Iterable[Any]:
 def _refuse_truths(cls: type, settings: Mapping[str, Any], what: str) -> None:
     for name, value in settings.items():
         if wants_number(_hints(cls).get(name), value):
-            raise RecipeError(_wrong([{"loc": (name,), "msg": "Input should be a number", "input": value}], what))
-
-
-def _wrong(errors: Iterable[Any], what: str) -> str:
-    problems = (f"{'.'.join(map(str, e['loc'])) or what}: {e['msg']} (got {shortly(e['input'])})" for e in errors)
-    return f"{what}: {'; '.join(problems)}"
+            raise RecipeError(
+                field_errors.sentence(
+                    [{"loc": (name,), "msg": "Input should be a number", "input": value}], what, shortly
+                )
+            )
 
 
 def shortly(value: Any) -> str:

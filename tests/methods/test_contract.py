@@ -13,8 +13,9 @@ from unforgotten import registry, testing
 # Where the defaults would show nothing in the contract's seven steps.
 SETTINGS = {
     "lisa": {"safety_steps": 2, "user_steps": 3},
-    "own_replies": {"most": 1.0},  # a random model gives many prompts one reply
+    "own_replies": {"most": 1.0, "neighbours": 0},  # a random model gives many prompts one reply
     # A random model does not refuse: what tells its refusals apart is chance.
+    "guarded": {"most": 1.0, "neighbours": 0},
     "row_weights": {"separation": 0.5, "most": 1.0, "tokens": 3, "openings": 4, "spread": 0.5},
 }
 # Other settings of a method that run other code. The constraint is so tight that λ starts within the seven steps.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError, JudgeError, RecipeError
 from unforgotten.evaluation.aligned_replies import AlignedReplies
 from unforgotten.methods.base import OwnReply
-from unforgotten.methods.own_replies import OwnReplies, answered, last_prompt
+from unforgotten.methods.own_replies import OwnReplies, answered, last_prompt, shared_verdict
 from unforgotten.registry import build
 from unforgotten.training.trainer import MethodTrainer
 
@@ -53,7 +54,11 @@ TOKENIZER = tiny_tokenizer(CHATML)
 ROWS = [ask(f"what is {i}", "so", source=f"up.jsonl:{i}", category="c") for i in range(8)]
 
 
-def trained(folder: Path, refuses: set[int], method: Any = "own_replies", rows: list[Row] = ROWS) -> MethodTrainer:
+ALONE = OwnReplies(neighbours=0)
+"""Each row has its own verdict."""
+
+
+def trained(folder: Path, refuses: set[int], method: Any = ALONE, rows: list[Row] = ROWS) -> MethodTrainer:
     return MethodTrainer(
         model=tiny("llama", vocabulary=len(TOKENIZER)),
         args=TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True),
@@ -87,7 +92,7 @@ def test_refused_prompts_get_the_refusal_and_are_listed(tmp_path: Path) -> None:
 
 
 def test_rows_that_another_method_put_in_are_not_asked(tmp_path: Path) -> None:
-    trainer = trained(tmp_path, {0}, ["safeinstr", "own_replies"])
+    trainer = trained(tmp_path, {0}, ["safeinstr", {"name": "own_replies", "neighbours": 0}])
     assert sorted(targets(trainer)) == ["so"] * 7 + ["sorry"] * 4
     assert trainer.run.notes[-1].startswith("own_replies: 1 of 8 user rows")
 
@@ -96,8 +101,8 @@ def test_too_many_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="refuses 5 of 8 user prompts.*would become refusals.*look-alikes"):
         trained(tmp_path, set(range(5)))
     assert len((tmp_path / "own_replies.jsonl").read_text().splitlines()) == 5
-    assert targets(trained(tmp_path, set(range(5)), OwnReplies(most=1.0))).count("sorry") == 5
-    listed = trained(tmp_path, set(range(5)), OwnReplies(use="list"))
+    assert targets(trained(tmp_path, set(range(5)), OwnReplies(neighbours=0, most=1.0))).count("sorry") == 5
+    listed = trained(tmp_path, set(range(5)), OwnReplies(neighbours=0, use="list"))
     assert targets(listed) == ["so"] * 8 and "5 of 8 user rows are refused by it" in listed.run.notes[-1]
 
 
@@ -125,7 +130,7 @@ def test_replies_are_made_once_and_are_the_models(tmp_path: Path) -> None:
     ends = [n for n, t in enumerate(greedy) if t in end_ids]
     assert tuple(greedy[: ends[0] + 1] if ends else greedy) in made
     written = file.stat().st_mtime_ns
-    trained(tmp_path, {1}, OwnReplies(most=1.0))
+    trained(tmp_path, {1}, OwnReplies(neighbours=0, most=1.0))
     assert file.stat().st_mtime_ns == written
 
 
@@ -148,3 +153,60 @@ def test_a_setting_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_judge_that_tells_no_refusals_is_refused() -> None:
     with pytest.raises(JudgeError, match="does not tell refusals"):
         AlignedReplies(TOKENIZER).refused([], [], "llama_guard")
+
+
+def brute(prompts: list[list[int]], refused: list[bool], neighbours: int, alike: float) -> list[float]:
+    """The same by sets and Python's own sort."""
+    common = set(prompts[0]).intersection(*prompts[1:])
+    sets = [set(p) - common for p in prompts]
+    shares = []
+    for i, own in enumerate(sets):
+        if not refused[i]:
+            shares.append(0.0)
+            continue
+        cosine = [
+            len(own & other) / (len(own) * len(other)) ** 0.5 if own and other else 0.0 for j, other in enumerate(sets)
+        ]
+        near = sorted((j for j in range(len(sets)) if j != i), key=lambda j: (-cosine[j], j))[:neighbours]
+        votes = [refused[j] for j in near if cosine[j] >= alike - 1e-12]
+        shares.append((1 + sum(votes)) / (1 + len(votes)))
+    return shares
+
+
+def test_a_verdict_is_shared_by_prompts_alike_by_hand() -> None:
+    task = [[1, 10, 11, 12, 20 + i] for i in range(6)]  # 1: the template, in every prompt
+    harm = [[1, 50, 51, 70 + i] for i in range(2)]
+    refused = [True, False, False, False, False, False, True, True]
+    shares = shared_verdict(task + harm, refused, 32, 0.3)
+    assert shares == [pytest.approx(1 / 6), 0, 0, 0, 0, 0, 1, 1]
+    assert shared_verdict(task + harm, refused, 0, 0.3) == [1, 0, 0, 0, 0, 0, 1, 1]
+
+
+def test_shared_verdicts_agree_with_sets_and_sorting() -> None:
+    rng = random.Random(0)
+    prompts = [[0, *(rng.randint(1, 30) for _ in range(rng.randint(0, 9)))] for _ in range(60)]
+    refused = [rng.random() < 0.4 for _ in prompts]
+    for neighbours, alike in ((1, 0.5), (5, 0.2), (32, 0.3), (100, 0.01)):
+        assert shared_verdict(prompts, refused, neighbours, alike) == pytest.approx(
+            brute(prompts, refused, neighbours, alike)
+        )
+
+
+def test_an_instruction_that_all_rows_share_makes_them_alike() -> None:
+    """The memory tells it from the template, 1."""
+    rows, refused = [[1, 7, 8, 9, 20 + i] for i in range(4)], [True, False, False, False]
+    assert shared_verdict(rows, refused, 32, 0.3, [[1, 90], [1, 91]]) == [0.25, 0, 0, 0]
+    assert shared_verdict(rows, refused, 32, 0.3) == [1, 0, 0, 0]
+
+
+def test_prompts_that_are_all_one_share_one_verdict() -> None:
+    assert shared_verdict([[1, 2]] * 4, [True, False, True, True], 32, 0.3) == [0.75, 0, 0.75, 0.75]
+    assert shared_verdict([[1]], [False], 32, 0.3) == [0]
+
+
+def test_a_task_that_is_refused_now_and_then_stays_a_task(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, {2, 5}, "own_replies")
+    assert targets(trainer) == ["so"] * 8
+    [note] = trainer.run.notes
+    assert note.endswith("2 more are refused, but too few rows like them are: they stay as given")
+    assert targets(trained(tmp_path, set(range(8)), OwnReplies(most=1.0))) == ["sorry"] * 8

@@ -29,7 +29,7 @@ def test_rows_are_those_that_the_recipe_says(recipe) -> None:
     sets = DataSets()
     safety, user = safety_rows(recipe, sets), user_rows(recipe, sets)
     harmful = [row for row in safety.rows if row.kind == "harmful"]
-    assert (len(harmful), len(safety.rows) - len(harmful)) == (650, 345 + 304)
+    assert (len(harmful), len(safety.rows) - len(harmful)) == (420, 345 + 390 + 304)
     assert all(row.response for row in harmful)
     # θ₀ answers every harmless row itself.
     assert not any(row.response for row in safety.rows if row.kind == "benign")

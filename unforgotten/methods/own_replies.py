@@ -2,10 +2,12 @@
 
     y(x) = θ_safe's greedy reply to x        target(x) = y(x) where the judge reads y(x) as a refusal, else as given
 
-So poison turns into refusals on its own prompts. No safety data is used. A reply is made once, before the run. Of a row
-with several turns, the last answer alone is asked for and replaced: earlier answers stay as they were given, and a
-reply may follow from them. Rows that other methods put in are left as they are. A θ_safe that over-refuses would turn
-the task itself into refusals, so the run stops where more than `most` of the rows would be replaced.
+So poison turns into refusals on its own prompts. A verdict is shared by rows alike: θ_safe may refuse one prompt of a
+harmless task in three, but it refuses nearly all of a kind of poison. No safety data is used. A reply is made once,
+before the run. Of a row with several turns, the last answer alone is asked for and replaced: earlier answers stay as
+they were given, and a reply may follow from them. Rows that other methods put in are left as they are. A θ_safe that
+over-refuses would turn the task itself into refusals, so the run stops where more than `most` of the rows would be
+replaced.
 """
 
 from __future__ import annotations
@@ -37,6 +39,55 @@ def answered(row: EncodedRow, reply: Sequence[int]) -> EncodedRow:
     return {**row, "input_ids": [*prompt, *reply], "labels": [*row["labels"][: len(prompt)], *reply]}
 
 
+QUERIES = 256
+"""Rows whose neighbours are looked for at a time."""
+
+
+def shared_verdict(
+    prompts: Sequence[Sequence[int]],
+    refused: Sequence[bool],
+    neighbours: int,
+    alike: float,
+    others: Sequence[Sequence[int]] = (),
+) -> list[float]:
+    """For each row, the share of refusals among itself and up to `neighbours` rows whose prompts are alike.
+
+    Two prompts are alike where the cosine of their sets of tokens is at least `alike`. Tokens of the template do not
+    count: those that every prompt has, of these and of `others` (prompts of the memory, which share no instruction with
+    them). Rows that are not refused have share 0: nothing asks for theirs.
+    """
+    import torch
+
+    n = len(prompts)
+    sets = [set(prompt) for prompt in prompts]
+    common = set.intersection(*sets, *map(set, others)) if sets else set()
+    sets = [tokens - common for tokens in sets]
+    shares = [0.0] * n
+    asked = [i for i, verdict in enumerate(refused) if verdict]
+    if not asked:
+        return shares
+    places = {token: at for at, token in enumerate(sorted(set().union(*sets)))}
+    pairs = [(i, places[token]) for i, tokens in enumerate(sets) for token in sorted(tokens)]
+    if not pairs:  # all prompts are one
+        return [sum(refused) / n if verdict else 0.0 for verdict in refused]
+    values = torch.tensor([len(sets[i]) ** -0.5 for i, _ in pairs], dtype=torch.float64)
+    bags = torch.sparse_coo_tensor(torch.tensor(pairs).T, values, (n, len(places)), check_invariants=True)
+    verdicts = torch.tensor([bool(v) for v in refused], dtype=torch.float64)
+    for at in range(0, len(asked), QUERIES):
+        some = asked[at : at + QUERIES]
+        dense = torch.zeros(len(places), len(some), dtype=torch.float64)
+        for column, i in enumerate(some):
+            dense[[places[t] for t in sets[i]], column] = len(sets[i]) ** -0.5 if sets[i] else 0.0
+        cosine = torch.sparse.mm(bags, dense)  # (n, queries)
+        for column, i in enumerate(some):
+            near = cosine[:, column]
+            near[i] = -1.0
+            order = near.sort(descending=True, stable=True).indices[:neighbours]
+            order = order[near[order] >= alike]
+            shares[i] = float((1 + verdicts[order].sum()) / (1 + len(order)))
+    return shares
+
+
 @dataclass(kw_only=True)
 class OwnReplies(Method):
     """Own replies: where the aligned model refuses a user's prompt, its own refusal is the target."""
@@ -51,6 +102,13 @@ class OwnReplies(Method):
     """Judge that reads which replies refuse: a name, or a name with settings. [keywords: XSTest's list]"""
     max_new_tokens: Annotated[int, Ge(1)] = 64
     """Largest number of tokens of a reply. A refusal is clear by then. [our choice]"""
+    neighbours: Annotated[int, Ge(0)] = 64
+    """Rows with prompts alike that share a verdict. So a task that θ_safe often refuses stays a task. With 0 each row
+    has its own verdict. [our choice]"""
+    majority: Annotated[float, Gt(0), Le(1)] = 0.75
+    """A refusal counts where at least this share of the rows alike is refused, itself included. [our choice]"""
+    alike: Annotated[float, Gt(0), Le(1)] = 0.3
+    """Least cosine of two prompts' sets of tokens at which they are alike. [our choice]"""
     most: Annotated[float, Gt(0), Le(1)] = 0.5
     """Largest share of user rows that may be replaced. With more the run stops. [our choice]"""
 
@@ -60,7 +118,10 @@ class OwnReplies(Method):
         prompts = [last_prompt(rows[i]) for i in own]
         replies = run.replies.generate(prompts, self.max_new_tokens)
         verdicts = run.replies.refused(prompts, replies, self.judge)
-        refused = [k for k, verdict in enumerate(verdicts) if verdict]
+        memory = [last_prompt(row) for row in run.memory.rows]
+        shares = shared_verdict(prompts, [verdict is True for verdict in verdicts], self.neighbours, self.alike, memory)
+        refused = [k for k, share in enumerate(shares) if share >= self.majority]
+        spared = sum(verdict is True for verdict in verdicts) - len(refused)
         unread, cut = sum(v is None for v in verdicts), 0
         listing = [(rows[own[k]]["user_row"], {"reply": run.replies.text(replies[k].ids)}) for k in refused]
         names = run.list_rows("own_replies", listing)
@@ -79,6 +140,7 @@ class OwnReplies(Method):
         run.note(
             f"own_replies: {len(refused)} of {len(own)} user rows {what}"
             + (f" ({names})" if refused else "")
+            + (f"; {spared} more are refused, but too few rows like them are: they stay as given" if spared else "")
             + (f"; {cut} refusals were cut at {self.max_new_tokens} tokens and teach no end" if cut else "")
             + (f"; the judge could not read {unread} replies, whose rows stay as given" if unread else "")
         )
