@@ -20,8 +20,8 @@ from unforgotten.training.trainer import MethodTrainer
 
 
 def test_the_dual_variable_moves_by_half_the_log_of_the_excess() -> None:
-    assert dual(2.0, 1.0, 1.0) == 2.0
-    assert dual(2.0, math.exp(0.4), 1.0) == pytest.approx(2 * math.exp(0.2))
+    assert dual(2.0, 0.8, 1.0) == 2.0
+    assert dual(2.0, 0.8 * math.exp(0.4), 1.0) == pytest.approx(2 * math.exp(0.2))
     assert dual(2.0, 1e6, 1.0) == pytest.approx(2 * math.e)  # clipped
     assert dual(2.0, 0.0, 1.0) == pytest.approx(2 / math.e)
     assert mean(0.0, 4.0) == 4.0 and mean(4.0, 1.0) == 2.0
@@ -30,10 +30,10 @@ def test_the_dual_variable_moves_by_half_the_log_of_the_excess() -> None:
 
 @pytest.mark.parametrize("slope", [1.0, 2.0])
 def test_it_settles_where_kl_is_a_power_of_the_weight(slope: float) -> None:
-    # KL = 5 λ^-a is 0.02 at λ = 250^(1/a); the running mean makes it swing, and it comes to rest.
+    # KL = 5 λ^-a is 0.8 · 0.025 at λ = 250^(1/a); the running mean makes it swing, and it comes to rest.
     weight, recent = 1.0, 0.0
     for _ in range(60):
-        excess = 5 * weight**-slope / 0.02
+        excess = 5 * weight**-slope / 0.025
         recent = mean(recent, excess)
         weight = dual(weight, recent, 1.0)
     assert weight == pytest.approx(250 ** (1 / slope), rel=1e-2)
@@ -74,7 +74,7 @@ def test_dual_is_free_then_balances_the_gradients_then_holds() -> None:
     for _ in range(BALANCE_STEPS - 2):
         run.after(method, norms=(0.0, 2.0 * method.present_weight(run)))  # type: ignore[arg-type]
     assert method.present_weight(run) == pytest.approx(1.0)  # type: ignore[arg-type]
-    assert run.after(method, kl=0.02 * math.e, due=True) == pytest.approx(math.exp(0.5))
+    assert run.after(method, kl=0.016 * math.e, due=True) == pytest.approx(math.exp(0.5))
     assert run.after(method, kl=0.5) == pytest.approx(math.exp(0.5))  # not measured: λ stays
 
 

@@ -3,7 +3,7 @@
 dual    a constraint, held by a dual variable. λ is 0 until KL(θ_safe ‖ θ) on held-out safety rows nears `hold`, in nats
         per response token. It then starts where the method's gradient is as large as the user's, which is what a
         constrained optimum asks for: ∇L_user + λ ∇L_method = 0. From then on each measurement changes it:
-        log λ ← log λ + ½ · clip(mean log(KL / hold), −2, 2). KL falls as a power of λ, so the step is linear in logs,
+        log λ ← log λ + ½ · clip(mean log(KL / 0.8 hold), −2, 2). KL falls as a power of λ, so the step is linear in logs,
         and no unit of the model is left in it.
 ratio   λ = ratio · ‖g_user‖ / ‖g_method‖, running means of both. No constraint: `hold` is not read.
 polyak  as ratio, times (KL / hold − 1)₊: it pulls only while the constraint is broken. SPARD's step is
@@ -37,6 +37,8 @@ QUICK_ROWS = 8
 """Rows of a measurement after each step until then; four refusals and four look-alikes."""
 BALANCE_STEPS = 4
 """Steps over which the gradients' norms are summed for the first λ: one step's norm is noise."""
+AIM = 0.8
+"""Share of `hold` that KL is held at: held at `hold` itself, half of all runs would end a little above it."""
 RATE = 0.5
 """Step of log λ for a KL that is e times too large. KL ~ λ^-a needs a rate below 2/a to settle; a is 1 to 2."""
 CLIP = 2.0
@@ -61,7 +63,7 @@ TRACE = 1e-8
 
 def dual(weight: float, excess: float, start: float) -> float:
     """λ after one measurement; excess: KL / hold. Within a factor `SPAN` of its start."""
-    step = RATE * max(-CLIP, min(CLIP, math.log(max(excess, LEAST))))
+    step = RATE * max(-CLIP, min(CLIP, math.log(max(excess / AIM, LEAST))))
     return max(start / SPAN, min(start * SPAN, weight * math.exp(step)))
 
 
