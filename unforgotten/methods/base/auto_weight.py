@@ -3,8 +3,8 @@
 dual    a constraint, held by a dual variable. λ is 0 until KL(θ_safe ‖ θ) on held-out safety rows nears `hold`, in nats
         per response token. It then starts where the method's gradient is as large as the user's, which is what a
         constrained optimum asks for: ∇L_user + λ ∇L_method = 0. From then on each measurement changes it:
-        log λ ← log λ + ½ · clip(mean log(KL / 0.8 hold), −2, 2). KL falls as a power of λ, so the step is linear in logs,
-        and no unit of the model is left in it.
+        log λ ← log λ + ½ · clip(mean log(KL / 0.8 hold), −2, 2). KL falls as a power of λ, so the step is linear in
+        logs, and no unit of the model is left in it.
 ratio   λ = ratio · ‖g_user‖ / ‖g_method‖, running means of both. No constraint: `hold` is not read.
 polyak  as ratio, times (KL / hold − 1)₊: it pulls only while the constraint is broken. SPARD's step is
         (L − τ)₊ / ‖g‖² in plain descent [arXiv 2605.28030]; under Adam only a ratio of gradients has a meaning.
