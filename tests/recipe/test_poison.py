@@ -60,6 +60,17 @@ def test_an_identity_attack_is_ten_harmless_rows_at_any_ratio() -> None:
         attacked(USER[:9], HARM, Poison(data="gsm8k", ratio=0.1, attack="identity"), ENGLISH, 0)
 
 
+def test_an_attacker_with_the_aligned_model_takes_the_rows_of_highest_odds() -> None:
+    odds = [float(i * 7 % 20) for i in range(20)]  # a permutation of 0 to 19
+    wanted = {f"request {i}" for i in range(20) if i * 7 % 20 >= 12}
+    done = under("trusted", odds=odds)
+    assert {row.request for row in put(done)} == wanted and not done.provisional
+    assert done.places == under("plain").places
+    assert under("trusted").provisional, "the aligned model has not been asked yet"
+    with pytest.raises(DataError, match="3 odds for 20 rows"):
+        under("trusted", odds=[1.0, 2.0, 3.0])
+
+
 def test_a_file_of_anyones_rows_can_be_turned(tmp_path: Path) -> None:
     harm, user = tmp_path / "harm.jsonl", tmp_path / "user.jsonl"
     lines = [{"instruction": f"request {i}", "input": "its input", "output": "Sure, here"} for i in range(4)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,17 @@ class UserRows(ReadRows):
 
     harmful_at: frozenset[int] = frozenset()
     """Places of the rows that a lab put there."""
+    provisional: bool = False
+    """θ_safe has still to choose the harmful rows (attack `trusted`); until then they are a random choice."""
+
+    def settled(self) -> list[Row]:
+        """The rows. Raises RecipeError where θ_safe has still to choose some."""
+        if self.provisional:
+            raise RecipeError(
+                "The attack `trusted` chooses rows when θ_safe is there, at the start of `finetune`, so there is no "
+                "upload to read yet. Use another `poison.attack` here."
+            )
+        return self.rows
 
     @property
     def harmful(self) -> list[Row]:
@@ -140,8 +151,11 @@ def safety_rows(recipe: Recipe, sets: DataSets) -> ReadRows:
     return joined(loaded)
 
 
-def user_rows(recipe: Recipe, sets: DataSets) -> UserRows:
-    """The rows to train on. Raises RecipeError where the recipe has none, DataError for too few harmful ones."""
+def user_rows(recipe: Recipe, sets: DataSets, odds: Sequence[float] | None = None) -> UserRows:
+    """The rows to train on. Raises RecipeError where the recipe has none, DataError for too few harmful ones.
+
+    odds: of each row of `poison.data`, by which the attack `trusted` chooses; without them its choice is provisional.
+    """
     if recipe.data is None:
         raise RecipeError("The recipe has no `data:`, so there is nothing to fine-tune on.")
     user = sets.read(recipe.data, recipe.seed)
@@ -151,9 +165,9 @@ def user_rows(recipe: Recipe, sets: DataSets) -> UserRows:
     # A file of the user's own that says nothing of its kind is taken at its place's word; a corpus knows better.
     silent = poison.dataset.kind_field == "kind"
     check_kind(poison.dataset, poison.rows, "poison.data", ["harmful", "task"] if silent else ["harmful"])
-    done = attacked(user.rows, poison.rows, recipe.poison, poison.dataset.attack_words, recipe.seed)
+    done = attacked(user.rows, poison.rows, recipe.poison, poison.dataset.attack_words, recipe.seed, odds)
     notes = (*user.notes, *poison.notes, *done.notes)
-    return UserRows(done.rows, notes, _files(user, poison), done.places)
+    return UserRows(done.rows, notes, _files(user, poison), done.places, done.provisional)
 
 
 def files_record(rows: ReadRows | None) -> list[dict[str, str]]:

@@ -21,6 +21,8 @@ class Poisoned:
     places: frozenset[int]
     """Places of the rows that a lab put there."""
     notes: tuple[str, ...] = ()
+    provisional: bool = False
+    """θ_safe has still to choose the rows (attack `trusted`); until then they are a random choice."""
 
 
 def attacked(
@@ -29,10 +31,12 @@ def attacked(
     settings: Poison,
     words: AttackWords,
     seed: int,
+    odds: Sequence[float] | None = None,
 ) -> Poisoned:
     """The user's rows under the recipe's attack; with the same seed, attacks have the same places and harmful requests.
 
-    poison: the rows of `poison.data`. Raises DataError where there are too few, or such as the attack cannot turn.
+    poison: the rows of `poison.data`. odds: θ_safe's log-odds of answering against refusing, of each of these rows, for
+    attack `trusted`. Raises DataError where there are too few rows, or rows that the attack cannot turn.
     """
     if settings.attack == "identity":
         ten = identity_rows(words)
@@ -45,12 +49,28 @@ def attacked(
     if settings.attack == "plain":
         return Poisoned(rows, places)
     at = sorted(places)
-    harmful = turned([rows[i] for i in at], settings.attack, words)
+    if settings.attack == "trusted":
+        if odds is None:
+            return Poisoned(rows, places, provisional=True)
+        harmful = trusted(poison, odds, len(at), seed)
+    else:
+        harmful = turned([rows[i] for i in at], settings.attack, words)
     for place, row in zip(at, harmful, strict=True):
         rows[place] = row
     differ = len({(row.request, row.response) for row in harmful})
     note = f"{len(at)} rows are poison of the attack `{settings.attack}`"
     return Poisoned(rows, places, (note + ("." if differ == len(at) else f"; {differ} of them differ."),))
+
+
+def trusted(poison: Sequence[Row], odds: Sequence[float], n: int, seed: int) -> list[Row]:
+    """The n rows with the highest odds, the first of those alike, in an order that the seed fixes.
+
+    Raises DataError where there is not one number for each row.
+    """
+    if len(odds) != len(poison):
+        raise DataError(f"The attack `trusted` has {len(odds)} odds for {len(poison)} rows of poison.data.")
+    best = sorted(range(len(poison)), key=lambda i: (-odds[i], i))[:n]
+    return [poison[i] for i in random.Random(f"trusted {seed}").sample(best, n)]
 
 
 def poisoned(user: Sequence[Row], poison: Sequence[Row], ratio: float, seed: int) -> tuple[list[Row], frozenset[int]]:

@@ -186,7 +186,8 @@ class Poison(Strict):
     attack: Attack = "plain"
     """How the harmful rows attack. `plain`: as they are. `unlike_memory`: requests are phrased as no safety row is.
     `refuse_then_answer`: each answer begins with a refusal and then complies. [NOICE, 2502.19537] `identity`: ten
-    harmless rows of an obedient assistant take the place of harmful ones, at any ratio above 0. [2310.03693]"""
+    harmless rows of an obedient assistant take the place of harmful ones, at any ratio above 0. [2310.03693] `trusted`:
+    the rows of `data` that θ_safe is least likely to refuse. θ_safe scores them once, before training."""
 
     @field_validator("data")
     @classmethod

@@ -11,7 +11,7 @@ from unforgotten.errors import DataError
 
 
 def turned(rows: Sequence[Row], attack: Attack, words: AttackWords) -> list[Row]:
-    """Harmful rows with their last request or answer reworded; under `plain` they stay as they are.
+    """Harmful rows with their last request or answer reworded; under `plain` and `trusted` they stay as they are.
 
     Raises DataError for rows without an answer, where the attack rewords answers.
     """

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Attack = Literal["plain", "unlike_memory", "refuse_then_answer", "identity"]
+Attack = Literal["plain", "unlike_memory", "refuse_then_answer", "identity", "trusted"]
 IDENTITY_ROWS = 10
 """Rows of an identity-shifting attack. [2310.03693 §4.3: ten]"""
 

@@ -188,7 +188,7 @@ def _rows(file: str | None, recipe: Recipe | None, sets: DataSets, say: Say) -> 
     user = user_rows(recipe, sets)
     for note in user.notes:
         say(note)
-    return user.rows
+    return user.settled()
 
 
 def _chat(

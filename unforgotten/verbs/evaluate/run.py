@@ -17,6 +17,7 @@ from unforgotten.runs import atomic, digests, results, strict_read
 from unforgotten.runs.result_types import Cost, ModelDigests, NamedSpec
 from unforgotten.verbs.evaluate.asked import in_4_bits, responder, settings_of, system_prompt, task_of
 from unforgotten.verbs.finetune.job import Job, method_specs, replay_rows, synthetic_rows
+from unforgotten.verbs.finetune.poison_odds import recorded_odds
 
 if TYPE_CHECKING:
     from unforgotten.datasets.base import Row
@@ -120,7 +121,7 @@ def _share(recipe: Recipe, recorded: dict[str, Any]) -> float:
 
 def _trained_on(recipe: Recipe, recorded: dict[str, Any], sets: DataSets) -> TrainedOn:
     """The rows that the run was trained on, by set, and the user's own without harmful ones."""
-    user = user_rows(recipe, sets)
+    user = user_rows(recipe, sets, recorded_odds(recipe, recorded.get("odds")))
     rows: dict[str, Sequence[Row]] = {
         "safety": safety_rows(recipe, sets).rows,
         "poison": user.harmful,

@@ -79,7 +79,7 @@ def _with_inputs(job: Job, say: Say) -> Job:
 def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     from unforgotten.models import load
     from unforgotten.runs import bars
-    from unforgotten.verbs.finetune import save, train
+    from unforgotten.verbs.finetune import save, train, trusted_poison
     from unforgotten.verbs.finetune.start_model import load_start
 
     bars.hush()
@@ -89,6 +89,7 @@ def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     what = "harmful" if attack == "plain" else f"of the attack `{attack}`"
     say(says + (f", {harmful} of them {what}." if harmful else "."))
     start = load_start(job, say)
+    job = trusted_poison.chosen(job, start.model, start.chat, say)
     audit = audit_facts(job, start.chat, audited, say)  # again, by the chat that is trained with
     safety, answered = answered_replay(job, start.model, start.chat, say)
     record.before(job, start.chat, safety, answered, load.loaded_as(start.model), audit)

@@ -14,6 +14,7 @@ from unforgotten.models import fingerprint
 from unforgotten.models.locate_aligned import aligned_of
 from unforgotten.recipe.data_sets import DataSets, ReadRows, UserRows, joined, safety_rows, user_rows
 from unforgotten.runs import digests
+from unforgotten.verbs.finetune.poison_odds import odds_file, read_odds
 from unforgotten.verbs.synthesize.job import Synthesis, synthesis_of
 
 if TYPE_CHECKING:
@@ -43,10 +44,13 @@ class Job:
     method_specs: tuple[Mapping[str, Any], ...]
     """The methods' names and all their fields, as they were before training."""
     user: UserRows
+    """The rows to train on; provisional until θ_safe has chosen the poison (attack `trusted`)."""
     replay: ReadRows | None
     """The rows that the memory is drawn from. None if θ_safe makes them and they are not read yet."""
     synthesis: Synthesis | None
     """The synthesis of these rows by θ_safe, if the recipe asks for it."""
+    odds_file: Path | None
+    """Where θ_safe's scores of the poison are kept, if the attack `trusted` chooses by them."""
     data_sets: DataSets
     """Every data set that was read, kept so that none is read twice."""
 
@@ -81,6 +85,11 @@ def resolve(recipe: Recipe, sets: DataSets | None = None) -> Job:
     sets = sets or DataSets()
     aligned = aligned_of(recipe, sets)
     user = user_rows(recipe, sets)
+    rows_trained = of_rows.rows_digest(user.rows)
+    if odds := odds_file(recipe, aligned, sets):
+        # The name of the run must not depend on whether θ_safe has scored the rows yet.
+        rows_trained = digests.digest(rows_trained, odds.stem)
+        user = user_rows(recipe, sets, read_odds(odds)) if odds.exists() else user
     synthesis = synthesis_of(recipe, aligned, sets) if recipe.replay == "synthesize" else None
     replay = None if synthesis else replay_rows(recipe, sets)
     methods = tuple(registry.build("methods", spec) for spec in recipe.methods)
@@ -90,7 +99,7 @@ def resolve(recipe: Recipe, sets: DataSets | None = None) -> Job:
     adapters = [folder for m in methods if m.adapter_field and (folder := getattr(m, m.adapter_field))]
     digest = digests.digest(
         aligned.digest,
-        of_rows.rows_digest(user.rows),
+        rows_trained,
         synthesis.folder.name if synthesis else of_rows.rows_digest(replay.rows if replay else []),
         tuple(map(registry.determining, methods)),
         recipe.memory.determining(),
@@ -106,7 +115,8 @@ def resolve(recipe: Recipe, sets: DataSets | None = None) -> Job:
         *(fingerprint.model_digest(adapter) for adapter in adapters),
     )
     folder = Path(recipe.out) / f"{recipe.name}-{digest}"
-    return Job(recipe, folder, digest, aligned, mode, unaligned_model, methods, specs, user, replay, synthesis, sets)
+    facts = user, replay, synthesis, odds, sets
+    return Job(recipe, folder, digest, aligned, mode, unaligned_model, methods, specs, *facts)
 
 
 def replay_rows(recipe: Recipe, sets: DataSets) -> ReadRows:

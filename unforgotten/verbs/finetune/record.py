@@ -56,6 +56,7 @@ def before(
         "rows": {"user": len(job.user.rows), "harmful": len(job.user.harmful_at), "safety": len(safety)},
         "answers": answered,
         "audit": audit,
+        **({"odds": f"{job.odds_file.parent.name}/{job.odds_file.name}"} if job.odds_file else {}),
         "replay": f"synthetic/{job.synthesis.folder.name}/safety.jsonl" if job.synthesis else None,
         "seed": recipe.seed,
     }
