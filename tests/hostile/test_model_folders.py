@@ -764,4 +764,5 @@ def test_nothing_else_opens_a_model_by_its_name() -> None:
         "models/folder/pretrained.py",
         "models/folder/skeleton.py",
         "models/folder/place.py",
+        "models/real/convert.py",  # a file that was unpacked a moment ago, never a name
     }, calls

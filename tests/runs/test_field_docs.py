@@ -67,7 +67,7 @@ def test_help_lists_every_setting_of_every_component(room: str, name: str) -> No
 
 
 def test_help_of_der_says_type_and_default() -> None:
-    assert "weight: float ≥ 0 = 1.0 λ, the weight of the mean squared difference" in help_of(unforgotten.DER)
+    assert "weight: float ≥ 0 'auto' = 1.0 λ, the weight of the mean squared difference" in help_of(unforgotten.DER)
     assert "Fields:" not in field_docs.docstring(unforgotten.DER)
     assert field_docs.claim(unforgotten.DER).startswith("Dark Experience Replay: ")
 
@@ -85,7 +85,7 @@ def test_help_of_a_recipe_lists_its_fields_and_parts() -> None:
 def test_help_of_a_class_in_a_users_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     shown = help_of(registry.load("methods", f"{tmp_path}/mine.py:Mine"))
-    assert "In two paragraphs. Fields: weight: float ≥ 0 = 1.0 λ, the weight of" in shown, "inherited ones first"
+    assert "In two paragraphs. Fields: weight: float ≥ 0 'auto' = 1.0 λ, the weight of" in shown, "inherited ones first"
     assert "much: float = 2.5 How much of it. At most. shape: Tensor None = None bare: int = 3" in shown
 
 

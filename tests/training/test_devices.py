@@ -21,6 +21,11 @@ from unforgotten.training.trainer import MethodTrainer
 ALLOWED = {"sft", "safeinstr", "lisa"}
 
 
+def spec(name: str) -> dict[str, Any]:
+    """The method with what it cannot be built without."""
+    return {"name": name, **({"safety_adapter": "adapter"} if name == "safemerge" else {})}
+
+
 def trainer(args: Any, method: Any = "der", **more: Any) -> MethodTrainer:
     return MethodTrainer(
         model=more.pop("model", None) or testing.tiny_model("merge"),
@@ -95,17 +100,17 @@ def test_fsdp2_is_refused_at_construction_for_all_methods_but_three(
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
         monkeypatch.setenv("FSDP_VERSION", "2")
     args = arguments(tmp_path, **more)
-    methods = [registry.build("methods", name)]
+    methods = [registry.build("methods", spec(name))]
     if name in ALLOWED:
         checks.refuse_shards(methods, args)
         return
     with pytest.raises(UnsupportedError, match="under FSDP2.*sft, safeinstr and lisa.*DDP"):
-        trainer(args, name)
+        trainer(args, spec(name))
     with pytest.raises(UnsupportedError, match="under FSDP2"):
-        trainer(args, ["sft", name])
+        trainer(args, ["sft", spec(name)])
 
 
-WORKING = [name for name in registry.names("methods") if checks._working([registry.build("methods", name)])]
+WORKING = [name for name in registry.names("methods") if checks._working([registry.build("methods", spec(name))])]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ def test_what_the_launcher_asks_for_is_refused_as_arguments_are(
         monkeypatch.setenv(name, value)
     for name in sorted({*WORKING} - ALLOWED):
         with pytest.raises(UnsupportedError, match=said):
-            trainer(args, name)
+            trainer(args, spec(name))
     assert len(WORKING) > 9
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from tests.methods import safety_adapter
 from unforgotten import registry, testing
 from unforgotten.models.adapters import AdapterMode
 from unforgotten.training.distance import squared_norm
@@ -25,6 +26,13 @@ SAYS = {
         "constrained_sft/gradient_norm_ratio",
     },
     "der": {"der/loss", "method/gradient_norm_ratio", "der/gradient_norm_ratio"},
+    "guarded": {"guarded/loss", "method/gradient_norm_ratio", "guarded/gradient_norm_ratio"},
+    "row_weights": {
+        "row_weights/row_weight",
+        "row_weights/loss",
+        "method/gradient_norm_ratio",
+        "row_weights/gradient_norm_ratio",
+    },
     "derpp": {"derpp/loss", "method/gradient_norm_ratio", "derpp/gradient_norm_ratio"},
     "ema": {"ema/distance_from_average"},
     "ewc": {"ewc/penalty", "ewc/gradient_norm_ratio"},
@@ -68,8 +76,10 @@ def trained(
     name = method if isinstance(method, str) else method["name"]
     needs_unaligned_model = registry.load("methods", name).needs_unaligned_model
     trainer = MethodTrainer(
-        model=model, args=args, train_dataset=testing.ragged_rows(8, 1), safety_dataset=testing.ragged_rows(5, 2),
-        memory=Memory(n_rows=5), method=method, callbacks=[seen],
+        model=model, args=args, train_dataset=testing.ragged_rows(8, 1), safety_dataset=[
+            {**row, "kind": "harmful" if i % 2 else "benign"} for i, row in enumerate(testing.ragged_rows(10, 2))
+        ],
+        memory=Memory(n_rows=10), method=method, callbacks=[seen],
         unaligned_model=testing.base_of(model, adapter_mode) if needs_unaligned_model else None, **more,
     )  # fmt: skip
     trainer.train()
@@ -78,8 +88,16 @@ def trained(
 
 @pytest.mark.parametrize("name", registry.names("methods"))
 def test_every_method_says_how_far_it_went_and_what_it_did(name: str, tmp_path: Path) -> None:
-    more = {"lisa": {"safety_steps": 1, "user_steps": 1, "mode": "reference"}}
-    _, _, logs = trained({"name": name, **more.get(name, {})}, "merge", tmp_path)
+    more: dict[str, dict[str, Any]] = {
+        "lisa": {"safety_steps": 1, "user_steps": 1, "mode": "reference"},
+        "grsap": {"control": "downstream"},
+        "own_replies": {"most": 1.0},
+        "guarded": {"most": 1.0},
+        "row_weights": {"separation": 0.5, "most": 1.0, "spread": 0.5},
+    }
+    if name == "safemerge":
+        more[name] = {"safety_adapter": str(safety_adapter.write("merge", tmp_path / "safety"))}
+    _, _, logs = trained({"name": name, **more.get(name, {})}, "merge", tmp_path, replies=testing.replies())
     said = {key for log in logs for key in log if "/" in key}
     assert said == SAYS.get(name, set()) | {"method/distance_from_aligned"}
     assert all(log["method/distance_from_aligned"] > 0 for log in logs)

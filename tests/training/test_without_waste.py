@@ -156,7 +156,7 @@ def test_an_edit_by_rows_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_norm_of_a_large_change_is_right() -> None:
-    from unforgotten.methods.safelora import reference
+    from unforgotten.methods.base.projection import reference
 
     torch.manual_seed(2)
     v = torch.randn(4096, 2048)

@@ -142,11 +142,16 @@ def methods_of(name: str) -> list[str]:
     return [spec if isinstance(spec, str) else spec["name"] for spec in actual.method]
 
 
+LATER = {"anchor", "guarded", "interpolate", "kl", "own_replies", "row_weights", "safegrad", "safemerge"}
+"""Methods that came after the tables of 2512.10150, which do not run them."""
+
+
 def test_the_shipped_tables_run_what_the_papers_tables_do() -> None:
     tables = {n: load_recipe(f"world-table{n}") for n in range(1, 7)}
     shape = {n: len(cells(table)) for n, table in tables.items()}
     assert shape == {1: 14 * 3, 2: 14 * 3, 3: 4 * 4, 4: 4 * 3, 5: 2 * 3, 6: 4 * 2}
-    assert sorted(methods_of("world-table1")) == sorted(methods_of("world-table2")) == registry.names("methods")
+    assert sorted(methods_of("world-table1")) == sorted(methods_of("world-table2"))
+    assert set(methods_of("world-table1")) == set(registry.names("methods")) - LATER
     assert {tuple(sorted(methods_of(f"world-table{n}"))) for n in (3, 4, 6)} == {("der", "lisa", "lwf", "sft")}
     assert [c.memory.share for c in cells(tables[5])] == [0.01, 0.01, 0.03, 0.03, 0.05, 0.05]
     # One name and one set of settings: what two tables ask for is trained once.
@@ -172,11 +177,11 @@ def test_every_setting_is_the_sweeps_choice_by_its_own_rule() -> None:
     for method, tried in figures.items():
         near = [each for each in tried if each[1] >= enough]
         _, _, best = min(near, key=lambda each: each[0]) if near else max(tried, key=lambda each: each[1])
-        used = registry.spec_of(registry.build("methods", {"name": method, **settings.get(method, {})}))
+        used = registry.determining(registry.build("methods", {"name": method, **settings.get(method, {})}))
         assert used == best, method
     assert set(settings) == {method for method, tried in figures.items() if len(tried) > 1}
     sweep = load_recipe("world-sweep")
-    assert set(methods_of("world-sweep")) == set(registry.names("methods"))
+    assert set(methods_of("world-sweep")) == set(registry.names("methods")) - LATER
     assert sweep.seed not in range(10), "no table shows that seed"
     own, shown = sweep.evaluate, load_recipe("world-table1").evaluate
     assert (

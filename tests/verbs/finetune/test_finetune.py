@@ -236,7 +236,13 @@ def test_own_replies_are_made_once_and_listed_in_the_run(tmp_path: Path, model_f
         "    def verdicts(self, replies):\n"
         "        return [Verdict(None, 'kill' in reply.row.request) for reply in replies]\n"
     )
-    own = {"name": "own_replies", "judge": f"{tmp_path / 'mine.py'}:Kill", "most": 1.0, "max_new_tokens": 4}
+    own = {
+        "name": "own_replies",
+        "judge": f"{tmp_path / 'mine.py'}:Kill",
+        "most": 1.0,
+        "neighbours": 0,
+        "max_new_tokens": 4,
+    }
     recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, method=[own, "der"])
     said: list[str] = []
     run = finetune(recipe, said.append)

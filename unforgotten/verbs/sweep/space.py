@@ -207,6 +207,8 @@ def _about(name: str, owner: int, field: str, value: Any, schema: Mapping[str, A
     end = most if most is not None else below
     if end is not None:
         low = max(least, end - (end - value) * DECADE)
+        if low <= schema.get("exclusiveMinimum", -math.inf):  # a value that the field cannot have
+            low = least + (value - least) / DECADE
         high = float(end) if most is not None else end - (end - value) / DECADE
         return Place(name, owner, field, value, float(f"{low:.6g}"), float(f"{high:.6g}"), whole=whole, given=False)
     low, high = value / DECADE, value * DECADE
