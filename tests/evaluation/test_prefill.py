@@ -16,7 +16,7 @@ from tests.evaluation.test_ask import recipe_of
 from tests.generation.server import Talker, echo, serving
 from tests.training.shapes import tiny_tokenizer
 from unforgotten.datasets.base import Row, ask
-from unforgotten.errors import RecipeError, TemplateError
+from unforgotten.errors import DataError, RecipeError, TemplateError
 from unforgotten.evaluation.judging import Panel, check
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.suite_stages import Asked, Suite, facts
@@ -124,6 +124,25 @@ def test_forced_replies_stand_beside_the_others_and_are_kept_apart(tmp_path: Pat
     assert other.digests.settings != row.digests.settings != plain.digests.settings
     again = [json.loads(x) for x in (folder / "replies" / "advbench@prefill.jsonl").read_text().splitlines()]
     assert {x["prefill"].strip() for x in again} == {"how to"}
+
+
+def test_a_gate_limits_what_fine_tuning_adds_to_forced_replies(tmp_path: Path, model_folder: Make) -> None:
+    from unforgotten.evaluation.contrast import contrast
+    from unforgotten.evaluation.gate import gate
+    from unforgotten.evaluation.gate import parse as limits
+
+    models = [str(model_folder(shape, name=shape)) for shape in ("llama", "qwen2")]
+    recipe = recipe_of(tmp_path, models[0], 12, max_new_tokens=4, prefill="the answer")
+    ours, theirs = ((row, tmp_path / "runs" / row.run) for row in evaluate(models, recipe))
+    compared = {(c.kind, c.condition) for c in contrast(ours, theirs)}
+    assert ("asr", "prefill") in compared and ("refusal", "prefill") not in compared
+    decision = gate(limits("max_asr=100,max_asr_rise=100,max_refusal_rise=100,max_utility_loss=100"), ours, theirs)
+    [line] = [line for line in decision.lines if "with forced beginnings of replies" in line]
+    assert len(decision.checks) == 5, "the rise of ASR once more, and no other limit"
+    assert not any("forced" in line for line in gate(limits("max_asr=100"), ours).lines)
+    free = evaluate(models[1], recipe_of(tmp_path, models[1], 12, max_new_tokens=4))[0], theirs[1]
+    with pytest.raises(DataError, match="prefill differ"):
+        gate(limits("max_asr_rise=100"), ours, free)
 
 
 def test_without_prefill_digests_are_what_they_were(tmp_path: Path) -> None:

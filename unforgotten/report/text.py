@@ -158,7 +158,7 @@ CONTRAST = (
 
 def _contrast_table(contrasts: Sequence[Contrast], called: results.Words) -> Table:
     several = len({c.condition for c in contrasts}) > 1
-    names = [name(title) for title in ("measure", "suite", *(["system prompt"] if several else []))]
+    names = [name(title) for title in ("measure", "suite", *(["condition"] if several else []))]
     figures = [Column(title) for title in ("reference", "model", "points", "p", "detectable")]
     rows = []
     for contrast in contrasts:
