@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 from annotated_types import Ge
+from pydantic import AfterValidator
 
 from unforgotten import registry
 from unforgotten.errors import RecipeError
@@ -175,3 +176,49 @@ def test_a_type_that_cannot_be_read_is_told() -> None:
 
     with pytest.raises(RecipeError, match="the type of a field cannot be read.*Import it at the top"):
         Odd(what=2)
+
+
+@dataclass(kw_only=True)
+class Keyed(Method):
+    """Fields whose keys a user chooses, and fields of several types."""
+
+    columns: dict[str, int] = dataclasses.field(default_factory=dict)
+    shares: dict[str, Annotated[float, Ge(0)] | typing.Literal["all"]] = dataclasses.field(default_factory=dict)
+    either: dict[str, int] | int = 0
+    ids: list[int] | typing.Literal["all"] = "all"
+    even: Annotated[int, AfterValidator(lambda n: n)] | bool = 0
+    some: typing.Sequence[int] | None = None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "places"),
+    [
+        ("columns", {"int_column": "x"}, ["columns.int_column"]),
+        ("columns", {"string": "x", "none_of_it": "y"}, ["columns.string", "columns.none_of_it"]),
+        ("columns", {"int": "x"}, ["columns.int"]),
+        ("columns", {"list[a]": "x"}, ["columns.list[a]"]),
+        ("shares", {"float": -1}, ["shares.float"]),
+        ("shares", {"bool": -1, "nullable_b": -1}, ["shares.bool", "shares.nullable_b"]),
+        ("either", {"a": "x"}, ["either.a", "either"]),
+        ("either", {"int": "x"}, ["either.int", "either"]),  # the whole is no int, and neither is its value of `int`
+        ("either", "x", ["either"]),
+        ("ids", ["x"], ["ids.0", "ids"]),
+        ("even", "x", ["even"]),
+        ("some", [1, "x"], ["some.1"]),
+    ],
+)
+def test_an_error_names_keys_and_no_types_of_pydantics(field: str, value: Any, places: list[str]) -> None:
+    for make in (Keyed, lambda **given: registry.validate(Keyed, given, "method 'Keyed'")):
+        with pytest.raises(RecipeError) as error:
+            make(**{field: value})
+        said = str(error.value).removeprefix("method 'Keyed': ").removesuffix(".")
+        assert [part.split(": ")[0] for part in said.split("; ")] == places
+
+
+def test_a_missing_field_is_named_whatever_it_is_called() -> None:
+    @dataclass(kw_only=True)
+    class Whole(Method):
+        int: str
+
+    with pytest.raises(RecipeError, match="method 'Whole': int: Field required"):
+        registry.validate(Whole, {}, "method 'Whole'")

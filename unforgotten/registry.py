@@ -67,7 +67,7 @@ def _fit(cls: type, name: str, value: Any) -> Any:
         return _field(cls, name).validate_python(value)
     except ValidationError as error:
         problems = [{**e, "loc": (name, *e["loc"])} for e in error.errors()]
-        raise RecipeError(field_errors.sentence(problems, what, shortly)) from None
+        raise RecipeError(field_errors.sentence(problems, what, shortly, {name: value})) from None
 
 
 def names(room: str) -> list[str]:
@@ -117,7 +117,7 @@ def validate(cls: type, settings: Mapping[str, Any], what: str) -> Any:
     try:
         return _adapter(cls).validate_python(dict(settings))
     except ValidationError as error:
-        raise RecipeError(field_errors.sentence(error.errors(), what, shortly)) from None
+        raise RecipeError(field_errors.sentence(error.errors(), what, shortly, settings)) from None
     except SystemExit as error:
         if isinstance(error, Terminated):
             raise
@@ -159,11 +159,8 @@ def _options(hint: Any) -> Iterable[Any]:
 def _refuse_truths(cls: type, settings: Mapping[str, Any], what: str) -> None:
     for name, value in settings.items():
         if wants_number(_hints(cls).get(name), value):
-            raise RecipeError(
-                field_errors.sentence(
-                    [{"loc": (name,), "msg": "Input should be a number", "input": value}], what, shortly
-                )
-            )
+            wrong = {"type": "number_type", "loc": (name,), "msg": "Input should be a number", "input": value}
+            raise RecipeError(field_errors.sentence([wrong], what, shortly, settings))
 
 
 def shortly(value: Any) -> str:
