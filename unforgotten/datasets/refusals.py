@@ -112,18 +112,18 @@ class Refusals(Dataset):
         """The rows whose answer `answer_matches` finds; all of them where it is left out."""
         if self.answer_matches is None:
             return rows
-        kept = [row for row in rows if re.search(self.answer_matches, row.response, re.IGNORECASE)]
-        if not kept:
+        matching = [row for row in rows if re.search(self.answer_matches, row.response, re.IGNORECASE)]
+        if not matching:
             raise DataError(
                 f"{self.path}: no answer of {len(rows)} rows contains answer_matches {self.answer_matches!r}. Change "
                 "the expression, or leave it out."
             )
         self.notes = (
             *self.notes,
-            f"{self.path}: {len(rows) - len(kept)} of {len(rows)} rows are left out; their answers do not contain "
+            f"{self.path}: {len(rows) - len(matching)} of {len(rows)} rows are left out; their answers do not contain "
             f"{self.answer_matches!r}.",
         )
-        return kept
+        return matching
 
 
 def _present(value: Any, ignored: Collection[str]) -> Any:

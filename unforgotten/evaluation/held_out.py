@@ -33,8 +33,8 @@ def halves(suites: Sequence[Suite], share: float) -> Halves:
     for group in _groups(suites):
         if _place(group) < share:
             chosen |= group
-    development = [_kept(suite, chosen, True) for suite in suites]
-    held_out = [_kept(suite, chosen, False) for suite in suites]
+    development = [_part(suite, chosen, True) for suite in suites]
+    held_out = [_part(suite, chosen, False) for suite in suites]
     for side, purpose in ((development, "for development"), (held_out, "to be held out")):
         for suite in side:
             if not suite.rows:
@@ -53,14 +53,14 @@ def parts(suites: Sequence[Suite], n: int, mend: str) -> list[list[Suite]]:
     chosen: list[set[str]] = [set() for _ in range(n)]
     for group in _groups(suites):
         chosen[int(n * _place(group))] |= group
-    made = [[_kept(suite, keys, True) for suite in suites] for keys in chosen]
-    for suite in (suite for part in made for suite in part):
+    split = [[_part(suite, keys, True) for suite in suites] for keys in chosen]
+    for suite in (suite for part in split for suite in part):
         if not suite.rows:
             raise RecipeError(
                 f"evaluate.{suite.kind}: the {len(_whole(suites, suite))} prompts of {suite.label!r} are too few for "
                 f"{n} parts. {mend}"
             )
-    return made
+    return split
 
 
 def _place(group: set[str]) -> float:
@@ -70,7 +70,7 @@ def _place(group: set[str]) -> float:
 
 def apart(development: Sequence[Suite], held_out: Sequence[Suite]) -> Halves:
     """Split by separate data sets; drops development prompts that (nearly) repeat a held-out prompt."""
-    kept, dropped = [], 0
+    left, dropped = [], 0
     for suite in development:
         task = suite.kind == "utility"
         theirs = {
@@ -84,8 +84,8 @@ def apart(development: Sequence[Suite], held_out: Sequence[Suite]) -> Halves:
                 "`evaluate`. Leave `development` out, and a share of the prompts is held out."
             )
         dropped += len(suite.rows) - len(rows)
-        kept.append(replace(suite, rows=rows))
-    return Halves(kept, list(held_out), dropped)
+        left.append(replace(suite, rows=rows))
+    return Halves(left, list(held_out), dropped)
 
 
 def _near(ours: set[str], theirs: set[str]) -> set[str]:
@@ -96,7 +96,7 @@ def _whole(suites: Sequence[Suite], suite: Suite) -> Sequence[Row]:
     return next(other.rows for other in suites if other.label == suite.label)
 
 
-def _kept(suite: Suite, chosen: set[str], wanted: bool) -> Suite:
+def _part(suite: Suite, chosen: set[str], wanted: bool) -> Suite:
     return replace(suite, rows=[row for row in suite.rows if (_key(suite, row) in chosen) == wanted])
 
 

@@ -44,9 +44,9 @@ class Model(Protocol):
         ...
 
     def generate(
-        self, rows: Sequence[Row], kept: Path, progress: Progress, openings: Sequence[str] = ()
+        self, rows: Sequence[Row], resume_file: Path, progress: Progress, openings: Sequence[str] = ()
     ) -> list[Reply]:
-        """One reply for each row; what is finished is written to `kept` as it comes.
+        """One reply for each row; what is finished is written to `resume_file` as it comes.
 
         openings: for each row, words that its reply is forced to begin with.
         """
@@ -88,7 +88,7 @@ class LocalModel:
         return loaded_digest(self._here())
 
     def generate(
-        self, rows: Sequence[Row], kept: Path, progress: Progress, openings: Sequence[str] = ()
+        self, rows: Sequence[Row], resume_file: Path, progress: Progress, openings: Sequence[str] = ()
     ) -> list[Reply]:
         from unforgotten.generation.local import generate
 
@@ -98,7 +98,7 @@ class LocalModel:
             rows,
             max_new_tokens=self._settings.max_new_tokens,
             batch_size=self._settings.batch_size,
-            resume_file=kept,
+            resume_file=resume_file,
             progress=progress,
             note=self._note,
             openings=openings,
@@ -152,7 +152,7 @@ class ServedModel:
         return None
 
     def generate(
-        self, rows: Sequence[Row], kept: Path, progress: Progress, openings: Sequence[str] = ()
+        self, rows: Sequence[Row], resume_file: Path, progress: Progress, openings: Sequence[str] = ()
     ) -> list[Reply]:
         from unforgotten.generation.endpoint import generate
 
@@ -161,7 +161,7 @@ class ServedModel:
             rows,
             max_new_tokens=self._settings.max_new_tokens,
             chat=self.chat,
-            resume_file=kept,
+            resume_file=resume_file,
             progress=progress,
             openings=openings,
             **self._drawn(),

@@ -79,15 +79,15 @@ class Head:
             )
         return likelihood.with_slope(losses.sum(), h, slopes)
 
-    def distance(self, h: Tensor, kept: Tensor, chunk_tokens: int, weights: Tensor | None = None) -> Tensor:
+    def distance(self, h: Tensor, stored: Tensor, chunk_tokens: int, weights: Tensor | None = None) -> Tensor:
         """Σ over tokens of ‖z − z′‖² between f(h) and f(h′) of a head that is `closed`, with gradient by h.
 
-        h, kept: (N, d). weights: (N,), of the tokens; None for ones. The gradient is
+        h, stored: (N, d). weights: (N,), of the tokens; None for ones. The gradient is
         2 s · Σ_v (z_v − z′_v) · (1 − z_v² / c²) · W_v; two buffers of `chunk_tokens` × V are alive.
         """
         total, slopes = h.new_zeros((), dtype=torch.promote_types(h.dtype, torch.float32)), torch.empty_like(h)
         with torch.no_grad():
-            known = kept.to(self.weight.dtype)
+            known = stored.to(self.weight.dtype)
             formula = self.weight, self.bias, self.scale, self.cap, chunk_tokens
             live, aligned = likelihood.Logits(h.detach(), *formula), likelihood.Logits(known, *formula)
             for at in range(0, len(h), chunk_tokens):
@@ -103,19 +103,19 @@ class Head:
                 total += square.sum()
         return likelihood.with_slope(total, h, slopes)
 
-    def kl(self, h: Tensor, kept: Tensor, chunk_tokens: int) -> Tensor:
+    def kl(self, h: Tensor, stored: Tensor, chunk_tokens: int) -> Tensor:
         """KL(θ_safe ‖ θ) in nats of each token, (N,), with gradient by h, and by the head where that is trained.
 
-        h, kept: (N, d), states of θ and of θ_safe. Some five buffers of `chunk_tokens` × V are alive.
+        h, stored: (N, d), states of θ and of θ_safe. Some five buffers of `chunk_tokens` × V are alive.
         """
         if not self.closed:
-            return self._kl_by_autograd(h, kept, chunk_tokens)
+            return self._kl_by_autograd(h, stored, chunk_tokens)
         totals = h.new_empty(len(h), dtype=torch.promote_types(h.dtype, torch.float32))
         slopes = torch.empty_like(h)
         with torch.no_grad():
-            live, known = h.detach(), kept.to(self.weight.dtype)
+            live, known = h.detach(), stored.to(self.weight.dtype)
             if self.cap is None:  # W(h − h′), which is exact where h is near h′; the bias cancels
-                live = (live - kept.to(h.dtype)).to(self.weight.dtype)
+                live = (live - stored.to(h.dtype)).to(self.weight.dtype)
             bias = self.bias if self.cap is not None else None
             of_live = likelihood.Logits(live, self.weight, bias, self.scale, self.cap, chunk_tokens)
             of_aligned = likelihood.Logits(known, self.weight, self.bias, self.scale, self.cap, chunk_tokens)
@@ -129,13 +129,13 @@ class Head:
                 slopes[part] = of_live.back(steep) * self.scale
         return totals + ((h - h.detach()) * slopes).sum(1)
 
-    def _kl_by_autograd(self, h: Tensor, kept: Tensor, chunk_tokens: int) -> Tensor:
-        def part(some: Tensor, some_kept: Tensor) -> Tensor:
-            z, aligned = self.logits(some), self.aligned_logits(some_kept)  # (n, V)
+    def _kl_by_autograd(self, h: Tensor, stored: Tensor, chunk_tokens: int) -> Tensor:
+        def part(some: Tensor, some_stored: Tensor) -> Tensor:
+            z, aligned = self.logits(some), self.aligned_logits(some_stored)  # (n, V)
             total, steep = likelihood.divergence(aligned, z.detach() - aligned)
             return total + ((z - z.detach()) * steep).sum(1)
 
-        pieces = zip(h.split(chunk_tokens), kept.split(chunk_tokens), strict=True)
+        pieces = zip(h.split(chunk_tokens), stored.split(chunk_tokens), strict=True)
         return torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
 
     def shape(self, raw: Tensor) -> Tensor:

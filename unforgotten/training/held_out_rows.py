@@ -45,18 +45,18 @@ def split(
     Where too few other rows are left, the rest is taken out of the replayed ones, and a note says so. trained: the
     user's rows, of which no near copy is held out either.
     """
-    kept, held_out, notes = list(replay), list[int](), list[str]()
+    replayed, held_out, notes = list(replay), list[int](), list[str]()
     rng = random.Random(f"held out {seed}")
     texts = _without_template([prompt(row) for row in safety], [prompt(row) for row in trained])
     known, user = texts[: len(safety)], texts[len(safety) :]
     similar = moved = 0
     for kind in ("harmful", "other"):
-        places = [i for i in kept if kind_of(safety[i]) == kind]
+        places = [i for i in replayed if kind_of(safety[i]) == kind]
         wanted = max(1, round(share * len(places))) if len(places) > 1 else 0
-        inside = set(kept)
+        inside = set(replayed)
         rest = [i for i in range(len(safety)) if i not in inside and kind_of(safety[i]) == kind]
         rest = rng.sample(rest, min(len(rest), CANDIDATES * wanted))
-        close = nearest([known[i] for i in rest], [*(known[i] for i in kept), *user])
+        close = nearest([known[i] for i in rest], [*(known[i] for i in replayed), *user])
         chosen = sorted((c >= OTHER, c if c >= OTHER else 0.0, at) for at, c in enumerate(close) if c < COPY)[:wanted]
         similar += sum(other for other, _, _ in chosen)
         held_out += [rest[at] for _, _, at in chosen]
@@ -64,18 +64,18 @@ def split(
         taken = set(rng.sample(places, max(0, short)))
         moved += len(taken)
         held_out += sorted(taken)
-        kept = [i for i in kept if i not in taken]
+        replayed = [i for i in replayed if i not in taken]
     if moved:
         notes.append(
             f"{moved} of the {len(held_out)} held-out safety rows were taken out of the rows to replay, so "
-            f"{len(kept)} rows are replayed instead of {len(replay)}. Give more safety rows"
+            f"{len(replayed)} rows are replayed instead of {len(replay)}. Give more safety rows"
         )
     if similar:
         notes.append(
             f"{similar} of the {len(held_out)} held-out safety rows share half of their phrasing or more with "
             "a row that is trained on"
         )
-    return Split(kept, sorted(held_out), notes)
+    return Split(replayed, sorted(held_out), notes)
 
 
 def kind_of(row: EncodedRow) -> str:

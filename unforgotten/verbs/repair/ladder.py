@@ -11,9 +11,11 @@ The prompts of `evaluate` are split once (held_out.parts): on the part `choose` 
 limits, and a rung's first that passes is selected. Each part `decide` is asked of one selected candidate alone, so that
 nobody has chosen on it. Of a candidate that fails there, the ladder goes on to the next rung with the next part.
 
-    out/model/                the model that passed; not there where none did
-    out/README.md repair.json every attempt: setting, prompts, figures with intervals, verdict, seconds
-    out/work/                 the replies of each attempt; a killed ladder goes on from there
+The folder `out` then has:
+
+    model/                    the model that passed; not there where none did
+    README.md, repair.json    every attempt: setting, prompts, figures with intervals, verdict, seconds
+    work/                     the replies of each attempt; a killed ladder goes on from there
 """
 
 from __future__ import annotations
