@@ -48,3 +48,12 @@ def test_it_is_its_two_parts(tmp_path: Path) -> None:
 def test_it_lists_rows_under_its_own_name(tmp_path: Path) -> None:
     one = trained(tmp_path, {"name": "guarded", "weight": 1.0, "neighbours": 0})
     assert any(note.startswith("own_replies: 2 of 8 user rows") for note in one.run.notes)
+    lists = {file.name: len(file.read_text().splitlines()) for file in tmp_path.glob("*.jsonl")}
+    assert lists == {"own_replies.jsonl": 2, "own_replies_as_given.jsonl": 0}
+
+
+def test_rows_that_it_spares_are_listed_too(tmp_path: Path) -> None:
+    one = trained(tmp_path, {"name": "guarded", "weight": 1.0})
+    assert targets(one) == ["so"] * 8
+    assert any("2 more are refused, but too few rows like them" in note for note in one.run.notes)
+    assert len((tmp_path / "own_replies_as_given.jsonl").read_text().splitlines()) == 2

@@ -88,7 +88,8 @@ def test_refused_prompts_get_the_refusal_and_are_listed(tmp_path: Path) -> None:
         "2 × c; all in own_replies.jsonl)"
     )
     lines = [json.loads(line) for line in (tmp_path / "own_replies.jsonl").read_text().splitlines()]
-    assert lines[1] == {"row": 6, "source": "up.jsonl:5", "category": "c", "request": "what is 5", "reply": "sorry"}
+    assert lines[1] == {"row": 6, "source": "up.jsonl:5", "category": "c", "request": "what is 5", "reply": "sorry", "share": 1.0}
+    assert (tmp_path / "own_replies_as_given.jsonl").read_text() == ""
 
 
 def test_rows_that_another_method_put_in_are_not_asked(tmp_path: Path) -> None:
@@ -208,5 +209,10 @@ def test_a_task_that_is_refused_now_and_then_stays_a_task(tmp_path: Path) -> Non
     trainer = trained(tmp_path, {2, 5}, "own_replies")
     assert targets(trainer) == ["so"] * 8
     [note] = trainer.run.notes
-    assert note.endswith("2 more are refused, but too few rows like them are: they stay as given")
+    assert note == (
+        "own_replies: 0 of 8 user rows have the aligned model's refusal as their target; 2 more are refused, but too few "
+        "rows like them; they stay as given (up.jsonl:2, up.jsonl:5; 2 × c; all in own_replies_as_given.jsonl)"
+    )
+    lines = [json.loads(line) for line in (tmp_path / "own_replies_as_given.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["reply"], line["share"]) for line in lines] == [(3, "sorry", 0.25), (6, "sorry", 0.25)]
     assert targets(trained(tmp_path, set(range(8)), OwnReplies(most=1.0))) == ["sorry"] * 8

@@ -1,9 +1,12 @@
 """Where θ_safe refuses a user's prompt, train on its own refusal. [our own; after replayed answers, arXiv 2512.10150]
 
-    y(x) = θ_safe's greedy reply to x        target(x) = y(x) where the judge reads y(x) as a refusal, else as given
+    y(x) = θ_safe's greedy reply to x          r(x) = 1 where the judge reads y(x) as a refusal, else 0
+    share(x) = (1 + Σ r(x′)) / (1 + |N(x)|)    over N(x): the up to `neighbours` rows most alike, of cosine ≥ `alike`
+    target(x) = y(x) where r(x) = 1 and share(x) ≥ `majority`, else as given
 
 So poison turns into refusals on its own prompts. A verdict is shared by rows alike: θ_safe may refuse one prompt of a
-harmless task in three, but it refuses nearly all of a kind of poison. No safety data is used. A reply is made once,
+harmless task in three, but it refuses nearly all of a kind of poison. Refused rows with a smaller share stay as given,
+and are listed. Of the memory only the prompts are read: they tell the template from the task. A reply is made once,
 before the run. Of a row with several turns, the last answer alone is asked for and replaced: earlier answers stay as
 they were given, and a reply may follow from them. Rows that other methods put in are left as they are. A θ_safe that
 over-refuses would turn the task itself into refusals, so the run stops where more than `most` of the rows would be
@@ -39,7 +42,7 @@ def answered(row: EncodedRow, reply: Sequence[int]) -> EncodedRow:
     return {**row, "input_ids": [*prompt, *reply], "labels": [*row["labels"][: len(prompt)], *reply]}
 
 
-QUERIES = 256
+QUERIES = 64
 """Rows whose neighbours are looked for at a time."""
 
 
@@ -121,10 +124,15 @@ class OwnReplies(Method):
         memory = [last_prompt(row) for row in run.memory.rows]
         shares = shared_verdict(prompts, [verdict is True for verdict in verdicts], self.neighbours, self.alike, memory)
         refused = [k for k, share in enumerate(shares) if share >= self.majority]
-        spared = sum(verdict is True for verdict in verdicts) - len(refused)
+        spared = [k for k, share in enumerate(shares) if 0 < share < self.majority]
         unread, cut = sum(v is None for v in verdicts), 0
-        listing = [(rows[own[k]]["user_row"], {"reply": run.replies.text(replies[k].ids)}) for k in refused]
-        names = run.list_rows("own_replies", listing)
+
+        def listed(name: str, chosen: Sequence[int]) -> str:
+            facts = [{"reply": run.replies.text(replies[k].ids), "share": round(shares[k], 4)} for k in chosen]
+            places = [rows[own[k]]["user_row"] for k in chosen]
+            return run.list_rows(name, list(zip(places, facts, strict=True)))
+
+        names, spared_names = listed("own_replies", refused), listed("own_replies_as_given", spared)
         if len(refused) > self.most * len(own) and self.use == "target":
             raise DataError(
                 f"own_replies: the aligned model refuses {len(refused)} of {len(own)} user prompts ({names}). Their "
@@ -140,7 +148,11 @@ class OwnReplies(Method):
         run.note(
             f"own_replies: {len(refused)} of {len(own)} user rows {what}"
             + (f" ({names})" if refused else "")
-            + (f"; {spared} more are refused, but too few rows like them are: they stay as given" if spared else "")
+            + (
+                f"; {len(spared)} more are refused, but too few rows like them; they stay as given ({spared_names})"
+                if spared
+                else ""
+            )
             + (f"; {cut} refusals were cut at {self.max_new_tokens} tokens and teach no end" if cut else "")
             + (f"; the judge could not read {unread} replies, whose rows stay as given" if unread else "")
         )
