@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.methods.test_magmax import Weights, dense_weights, finished
 from unforgotten import testing
 from unforgotten.errors import RecipeError
 from unforgotten.methods.base.projection import cosine, orthogonal, reference, streamed_cosine
 from unforgotten.methods.safelora import SafeLoRA
-from unforgotten.models.weights.base import Held
+from unforgotten.models.weights.base import ByRows, Held
 from unforgotten.registry import build
 from unforgotten.training.finished_weights import LiveWeights
+from unforgotten.verbs.repair.models import FinishedModels
 
 USER = testing.ragged_rows(8, 1)
 PROJECTORS: list[Any] = ["reference", "orthogonal"]
@@ -78,6 +82,60 @@ def test_a_cosine_a_part_at_a_time_is_that_of_whole_matrices(
     assert streamed_cosine(*turned, torch.float64) == pytest.approx(expected, abs=1e-12)
     assert streamed_cosine(base, base, tuned, torch.float64) is None
     assert streamed_cosine(base, tuned, tuned, torch.float64) is None
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (7, 9), (8, 8)])
+def test_a_projection_some_rows_at_a_time_is_that_of_whole_matrices(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `repair` writes it into a file, two rows in each part, from weights in fp32 and in bf16."""
+    monkeypatch.setattr("unforgotten.methods.base.projection.PART_NUMBERS", 20)
+    monkeypatch.setattr(ByRows, "rows_a_part", staticmethod(lambda shape: 2))
+    torch.manual_seed(0)
+    for dtype, bound in ((torch.float64, 1e-12), (torch.bfloat16, 1e-5)):
+        base, aligned, tuned = (torch.randn(*shape, dtype=torch.float64).to(dtype) for _ in range(3))
+        models = FinishedModels(*(Held({"layer.weight": w}) for w in (base, aligned, tuned)))
+        [(name, edit)] = SafeLoRA(layers=1).finish(models)
+        assert name == "layer.weight" and isinstance(edit, ByRows) and edit.shape == shape
+        parts = list(edit.parts())
+        assert [len(part) for part in parts[:-1]] == [2] * (len(parts) - 1) and len(parts) > 3
+        zero, safe, last = (w.double() for w in (base, aligned, tuned))
+        expected = safe + projector(safe - zero, "reference") @ (last - safe)
+        torch.testing.assert_close(torch.cat(parts).double(), expected, rtol=bound, atol=bound)
+        assert models.changed == {"layer.weight"}
+
+
+class Large(TorchDispatchMode):
+    """Counts the tensors of this many numbers or more that are made, views not counted."""
+
+    def __init__(self, numbers: int, *given: Tensor) -> None:
+        super().__init__()
+        self.numbers, self.known = numbers, {t.untyped_storage().data_ptr() for t in given}
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor) and t.numel() >= self.numbers:
+                at = t.untyped_storage().data_ptr()
+                self.count += at not in self.known
+                self.known.add(at)
+        return out
+
+
+@pytest.mark.parametrize(("shape", "most"), [((64, 16), 0), ((16, 64), 1)])
+def test_of_whole_models_one_whole_matrix_is_held_at_most(
+    shape: tuple[int, int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None where rows are more than columns; ΔW where they are fewer."""
+    monkeypatch.setattr("unforgotten.methods.base.projection.PART_NUMBERS", 64)
+    monkeypatch.setattr(ByRows, "rows_a_part", staticmethod(lambda shape: 2))
+    weights = [torch.randn(*shape) for _ in range(3)]
+    models = FinishedModels(*(Held({"layer.weight": w}) for w in weights))
+    with Large(math.prod(shape), *weights) as large:
+        [(_, edit)] = SafeLoRA(layers=1).finish(models)
+        assert sum(len(part) for part in edit.parts()) == shape[0]
+    assert large.count == most
 
 
 def test_a_change_of_nothing_has_cosine_1_and_one_that_is_wiped_out_0() -> None:

@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le
 
 from unforgotten.methods.base import Method
-from unforgotten.methods.base.projection import Projector, cosine, is_layer, is_turned, projected
+from unforgotten.methods.base.projection import (
+    Projector,
+    cosine,
+    is_layer,
+    is_turned,
+    is_whole,
+    layer_cosine,
+    projected,
+    projected_by_rows,
+)
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Weights
@@ -49,10 +58,8 @@ class SafeLoRA(Method):
     """Highest cosine that is projected under `threshold`. 0.5 is the code's value; -1 projects nothing."""
 
     def finish(self, weights: Weights) -> Iterable[tuple[str, Any]]:
-        cosines = {}
-        for name in weights.tuned.names():
-            if is_layer(name, weights.tuned.shape(name)) and (matrices := projected(weights, name, self.projector)):
-                cosines[name] = cosine(*matrices)
+        layers = [name for name in weights.tuned.names() if is_layer(name, weights.tuned.shape(name))]
+        cosines = {name: c for name in layers if (c := self._cosine(weights, name)) is not None}
         low = [n for n, c in cosines.items() if c <= self.threshold and self.threshold > -1]
         if self.select == "lowest":
             low = sorted(cosines, key=lambda n: cosines[n])[: self.layers]
@@ -61,6 +68,9 @@ class SafeLoRA(Method):
             f"{min(cosines.values(), default=1):.3f} to {max(cosines.values(), default=1):.3f}"
         )
         for name in low:
+            if self.projector == "reference" and is_whole(weights, name):
+                yield name, projected_by_rows(weights, name)
+                continue
             edited, _, down = projected(weights, name, self.projector) or (None, None, None)
             assert edited is not None
             if down is None:
@@ -68,6 +78,13 @@ class SafeLoRA(Method):
                 yield name, edited.add_(weights.aligned[name])
             else:
                 yield name, weights.product(edited, down)
+
+    def _cosine(self, weights: Weights, name: str) -> float | None:
+        """cos(P ΔW, ΔW) of one layer; None where alignment or training did nothing."""
+        if self.projector == "reference":
+            return layer_cosine(weights, name)
+        matrices = projected(weights, name, self.projector)
+        return None if matrices is None else cosine(*matrices)
 
     @staticmethod
     def is_layer(name: str, shape: tuple[int, ...]) -> bool:

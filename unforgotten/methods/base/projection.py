@@ -2,8 +2,9 @@
 
     V = W_aligned − W_base,  ΔW = W_tuned − W_aligned,  P of V;  cos(P ΔW, ΔW)
 
-All goes through thin products: P B = V (Vᵀ B), and with V = B′A′ a LoRA itself, B′ (A′A′ᵀ)(B′ᵀB): no d × d matrix is
-ever made. out, in: a weight's sizes; r: rank of ΔW; k: rank of V.
+Where there are factors, all goes through thin products: P B = V (Vᵀ B), and with V = B′A′ a LoRA itself,
+B′ (A′A′ᵀ)(B′ᵀB): no d × d matrix is ever made. Of two whole matrices only a square of the smaller size is held, and
+what else is read or written goes a part at a time. out, in: a weight's sizes; r: rank of ΔW; k: rank of V.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Project = Callable[["Tensor"], "Tensor"]
 Projector = Literal["reference", "orthogonal"]
 PART_NUMBERS = 2**20
-"""Numbers of a weight that a streamed cosine holds of each model at a time: 4 MB in fp32."""
+"""Numbers of a weight that are held of each model at a time: 4 MB in fp32."""
 
 
 def reference(up: Tensor, down: Tensor | None) -> Project:
@@ -64,33 +65,76 @@ def cosine(projected: Tensor, up: Tensor, down: Tensor | None) -> float:
     return float(dot / (first * second).sqrt()) if float(second) > 0 and float(first) > 0 else float(second == 0)
 
 
-def streamed_cosine(base: Tensor, aligned: Tensor, tuned: Tensor, exact: Any) -> float | None:
-    """cos(V Vᵀ ΔW, ΔW) of whole weights, a part at a time; None where alignment or training did nothing.
+def changes(base: Tensor, aligned: Tensor, tuned: Tensor, exact: Any, dim: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """V and ΔW of whole weights (out, in), some rows (dim 0) or columns (dim 1) at a time."""
+    size = max(1, PART_NUMBERS // aligned.shape[1 - dim])
+    for zero, safe, last in zip(*(w.split(size, dim) for w in (base, aligned, tuned)), strict=True):
+        wide = safe.to(exact)
+        yield wide - zero.to(exact), last.to(exact) - wide
 
-    base, aligned, tuned: (out, in). Only the smaller square, of Vᵀ ΔW or of V Vᵀ, is held whole. ‖V‖ cancels out.
+
+def is_tall(weight: Tensor) -> bool:
+    """Has it as many rows as columns, or more? Then Vᵀ ΔW is the smaller square, else V Vᵀ."""
+    return weight.shape[0] >= weight.shape[1]
+
+
+def smaller_square(base: Tensor, aligned: Tensor, tuned: Tensor, exact: Any) -> tuple[Tensor, float, float] | None:
+    """Vᵀ ΔW (in, in) or V Vᵀ (out, out), ‖V‖² and ‖ΔW‖²; None where alignment or training did nothing.
+
+    base, aligned, tuned: (out, in). They are read a part at a time: only the square is held whole.
     """
-
-    def parts(dim: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """V and ΔW, some rows (dim 0) or columns (dim 1) at a time."""
-        size = max(1, PART_NUMBERS // aligned.shape[1 - dim])
-        for zero, safe, last in zip(*(w.split(size, dim) for w in (base, aligned, tuned)), strict=True):
-            wide = safe.to(exact)
-            yield wide - zero.to(exact), last.to(exact) - wide
-
-    tall = aligned.shape[0] >= aligned.shape[1]
+    tall = is_tall(aligned)
     square, moved, changed = None, 0.0, 0.0
-    for v, change in parts(0 if tall else 1):
+    for v, change in changes(base, aligned, tuned, exact, 0 if tall else 1):
         part = v.T @ change if tall else v @ v.T  # (in, in) or (out, out)
         square = part if square is None else square.add_(part)
         moved, changed = moved + _energy(v), changed + _energy(change)
-    if square is None or not moved or not changed:
+    return None if square is None or not moved or not changed else (square, moved, changed)
+
+
+def streamed_cosine(base: Tensor, aligned: Tensor, tuned: Tensor, exact: Any) -> float | None:
+    """cos(V Vᵀ ΔW, ΔW) of whole weights, a part at a time; None where alignment or training did nothing.
+
+    base, aligned, tuned: (out, in). ‖V‖ cancels out.
+    """
+    if (sums := smaller_square(base, aligned, tuned, exact)) is None:
         return None
+    (square, _, changed), tall = sums, is_tall(aligned)
     dot, projected = (_energy(square) if tall else 0.0), 0.0
-    for v, change in parts(0 if tall else 1):
+    for v, change in changes(base, aligned, tuned, exact, 0 if tall else 1):
         part = (v if tall else square) @ (square if tall else change)
         projected += _energy(part)
         dot += 0.0 if tall else float((part.double() * change.double()).sum())
     return dot / (projected * changed) ** 0.5 if projected else 0.0
+
+
+def projected_by_rows(weights: Weights, name: str) -> Any:
+    """θ_safe + V Vᵀ ΔW / ‖V‖_F of a weight (out, in), made some rows at a time, to be yielded for it.
+
+    Held whole are the smaller square and, of a weight with more columns than rows, ΔW. Raises ValueError where
+    alignment or training did nothing.
+    """
+    import torch
+
+    exact = exact_type(weights, name)
+    base, aligned, tuned = (model[name] for model in (weights.base, weights.aligned, weights.tuned))
+    if (sums := smaller_square(base, aligned, tuned, exact)) is None:
+        raise ValueError(f"{name}: there is no change to project")
+    square = sums[0].div_(sums[1] ** 0.5)
+    if is_tall(aligned):
+
+        def tall(base: Tensor, aligned: Tensor) -> Tensor:
+            wide = aligned.to(exact)
+            return torch.addmm(wide, wide - base.to(exact), square)
+
+        return weights.by_rows(name, tall, reads=("base", "aligned"))
+    change = tuned.to(exact, copy=True).sub_(aligned)  # each row of V Vᵀ ΔW needs all of it
+    return weights.by_rows(
+        name,
+        lambda aligned, rows: torch.addmm(aligned.to(exact), rows, change),
+        reads=("aligned",),
+        beside=[square],
+    )
 
 
 def _energy(part: Tensor) -> float:
@@ -124,6 +168,12 @@ def exact_type(weights: Weights, name: str) -> Any:
     import torch
 
     return torch.float64 if weights.tuned.dtype(name) == torch.float64 else torch.float32
+
+
+def is_whole(weights: Weights, name: str) -> bool:
+    """Are both changes of this weight whole matrices, kept as (out, in)?"""
+    by_factors = any(model.factors(name) is not None for model in (weights.tuned, weights.aligned))
+    return not by_factors and not is_turned(weights, name)
 
 
 def projected(weights: Weights, name: str, projector: Projector) -> tuple[Tensor, Tensor, Tensor | None] | None:
