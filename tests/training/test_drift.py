@@ -153,6 +153,23 @@ def test_a_soft_capped_head_gives_its_own_logits(cap: float | None) -> None:
     assert moved == pytest.approx((h - stored).square().sum(1) / stored.square().sum(1))
 
 
+def test_a_small_drift_in_fp32_is_not_lost_in_rounding() -> None:
+    """KL of some 1e-8 nats, as after a first step: a difference of log p, each rounded to 1e-7, would be noise."""
+    from unforgotten.training.head import Head
+
+    torch.manual_seed(0)
+    module = torch.nn.Linear(16, 500, bias=False)
+    head = Head(module, 1.0, None, False, module.weight.detach(), None)
+    stored = torch.randn(9, 16)
+    h = stored + 3e-4 * torch.randn(9, 16)
+    with torch.no_grad():
+        kl = drift.values(head, h, stored, torch.zeros(9, dtype=torch.long))[:, 0]
+        p0, p = ((each.double() @ module.weight.double().T).softmax(1) for each in (stored, h))
+    expected = (p0 * (p0 / p).log()).sum(1)
+    assert 1e-9 < float(expected.min()) and float(expected.max()) < 1e-7
+    assert kl.tolist() == pytest.approx(expected.tolist(), rel=1e-2)
+
+
 def test_rows_cannot_be_held_out_of_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="memory.held_out needs safety rows"):
         trainer(tmp_path, safety_dataset=None)

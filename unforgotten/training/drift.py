@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from unforgotten.errors import RecipeError
 from unforgotten.methods.base import Drift, EncodedRow, RowBatch
@@ -173,10 +174,10 @@ def values(head: Head, h: Tensor, stored: Tensor, tokens: Tensor) -> Tensor:
     parts = []
     for live, aligned, token in zip(h.split(chunk), stored.split(chunk), tokens.split(chunk), strict=True):
         z, aligned_z = head.logits(live), head.aligned_logits(aligned)  # (n, V)
-        square = (z - aligned_z).square().mean(1)  # (n,)
-        logp, aligned_logp = z.log_softmax(1), aligned_z.log_softmax(1)  # (n, V)
-        kl = (aligned_logp.exp() * (aligned_logp - logp)).sum(1)  # (n,)
-        rise = (aligned_logp - logp).gather(1, token[:, None])[:, 0]  # (n,)
+        rise = cross_entropy(z, token, reduction="none") - cross_entropy(aligned_z, token, reduction="none")  # (n,)
+        gap = z - aligned_z  # (n, V)
+        square = gap.square().mean(1)  # (n,)
+        kl, _ = likelihood.divergence(aligned_z, gap)  # (n,)
         wide = aligned.to(z.dtype)
         moved = (live.to(z.dtype) - wide).square().sum(1) / wide.square().sum(1)  # (n,)
         parts.append(torch.stack([kl, square, rise, moved], 1))
