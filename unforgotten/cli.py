@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from unforgotten import __version__, errors, registry
 from unforgotten.errors import of_user, plain
-from unforgotten.runs import safe_text, terminate, trust, user_code, variables
+from unforgotten.runs import bars, safe_text, terminate, trust, user_code, variables
 
 
 def _set(variable: str) -> Any:
@@ -106,7 +106,7 @@ class Commands(Trusting):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; 2 after an error that the user can mend, 130 after Ctrl-C, 143 after SIGTERM."""
         try:
-            with terminate.handled():
+            with terminate.handled(), _progress():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             # A second one does not wait; and while Python itself ends, it would end the process by the signal.
@@ -128,6 +128,11 @@ class Commands(Trusting):
                 raise
             print(f"error: {safe_text.block(variables.hidden(message))}", file=sys.stderr)
             raise typer.Exit(2) from None
+
+
+def _progress() -> contextlib.AbstractContextManager[None]:
+    """Bars on a terminal. In a file or a pipe, a line wherever nothing else was said for some seconds."""
+    return contextlib.nullcontext() if sys.stderr.isatty() else bars.in_lines(_say, "starting")
 
 
 app = typer.Typer(
@@ -828,7 +833,10 @@ def _print(*lines: object) -> None:
 
 def _say(text: str) -> None:
     """Progress goes to stderr, so that what is printed can be piped."""
-    safe_text.console(stderr=True).print(variables.hidden(text), style="dim")
+    console = safe_text.console(stderr=True)
+    # A line of a log is one line, however long it is.
+    console.print(variables.hidden(text), style="dim", soft_wrap=safe_text.room(console) is None)
+    bars.just_spoke()
 
 
 if __name__ == "__main__":

@@ -124,8 +124,9 @@ class Measurement:
 
     def _check(self, sandbox: Sandbox | None, say: Say) -> None:
         """Checks tasks and judges. A missing judge is an error now, not after all replies are made."""
-        from unforgotten.runs.bars import progress_bar
+        from unforgotten.runs.bars import phase, progress_bar
 
+        phase("reading the prompts and the judges")
         if sandbox is not None:
             with progress_bar() as bar:
                 reference_solutions.check(self.suites, sandbox, bar)
@@ -134,9 +135,10 @@ class Measurement:
         self.panel.prepare([row for s in self.suites if s.kind != "utility" for row in s.rows])
 
     def _ask(self, model: Model, lease: Lease, say: Say) -> None:
-        from unforgotten.runs.bars import progress_bar
+        from unforgotten.runs.bars import phase, progress_bar
 
         with progress_bar() as bar:
+            phase(f"loading {self.name}")
 
             def watched(what: str, done: int, n: int) -> None:
                 lease.watch()
@@ -165,8 +167,9 @@ class Measurement:
         return self.row
 
     def _judge(self, lease: Lease) -> results.ResultRow:
-        from unforgotten.runs.bars import progress_bar
+        from unforgotten.runs.bars import phase, progress_bar
 
+        phase(f"judging {self.name}")
         panel = self.panel
         suites, facts = answered(self.folder, self.suites, self.digest, self.weights_digest)
         sandbox = self._sandbox()

@@ -105,14 +105,15 @@ class Metrics(TrainerCallback):
 class Bar(TrainerCallback):
     """A rich progress bar of optimizer steps, with the last loss."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self, title: str, steps: str = "training steps") -> None:
+        """steps: what the optimizer's steps are called where progress is said in lines."""
+        self.title, self.steps = title, steps
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        if bars.tick(self.title, state.global_step, state.max_steps) or bars.hidden or not state.is_world_process_zero:
+        if bars.tick(self.steps, state.global_step, state.max_steps) or bars.hidden or not state.is_world_process_zero:
             return
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -128,7 +129,7 @@ class Bar(TrainerCallback):
         self.task = self.bar.add_task(title, total=state.max_steps, completed=state.global_step, loss="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        bars.tick(self.title, state.global_step, state.max_steps)
+        bars.tick(self.steps, state.global_step, state.max_steps)
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 

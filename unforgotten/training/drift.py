@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from unforgotten.errors import RecipeError
 from unforgotten.methods.base import Drift, EncodedRow, RowBatch
+from unforgotten.runs import bars
 from unforgotten.training import likelihood, replay_memory
 from unforgotten.training.head import base
 from unforgotten.training.held_out_rows import kind_of
@@ -132,12 +133,13 @@ class HeldOut:
         training = model.training
         model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), bars.quiet_bar() as report:
                 for at in range(0, len(mine), size):
                     batch = self._run.batch(self.rows, mine[at : at + size])
                     h = batch.select(self._weights.hidden_of(model, batch))  # (N, d)
                     stored = torch.cat([self._states[i] for i in batch.row_ids]).to(h.device)  # (N, d)
                     self._add(sums, batch, values(head, h, stored, likelihood.targets(batch.labels, batch.at)))
+                    report("measuring held-out rows", min(at + size, len(mine)), len(mine))
         finally:
             model.train(training)
         if ranks.world > 1:

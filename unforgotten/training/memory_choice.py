@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unforgotten.methods.base import EncodedRow
 from unforgotten.models.adapters import AdapterMode, aligned_only
+from unforgotten.runs import bars
 from unforgotten.training import head
 from unforgotten.training.aligned_store import Once, digest
 from unforgotten.training.ask_aligned import aligned_fingerprint
@@ -124,12 +125,13 @@ class Relevant:
         if not hasattr(self.model, "hf_device_map") and not getattr(self.model, "is_quantized", False):
             self.model.to(self.device)  # the Trainer does it later
         features = []
-        with aligned_only(self.model, self.adapter_mode) as model:
+        with aligned_only(self.model, self.adapter_mode) as model, bars.quiet_bar() as report:
             for at in range(0, len(rows), self.batch_size):
                 prompts = [{**prompt_of(row), "row_id": 0} for row in rows[at : at + self.batch_size]]
                 batch = Collator(self.pad_id)(prompts)
                 inputs = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
                 hidden = head.last_hidden(model, inputs, model).double()  # (B, T, d)
                 mask = inputs["attention_mask"][..., None]
+                report("comparing prompts", min(at + self.batch_size, len(rows)), len(rows))
                 features.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
         return torch.cat(features)

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from unforgotten.methods.base import turns
+from unforgotten.runs import bars
 from unforgotten.training import checkpoint, drift
 
 
@@ -18,6 +19,11 @@ class Turns(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        with bars.quiet_bar() as report:
+            report("before the first step", 0, 0)
+            self._start(args)
+
+    def _start(self, args: Any) -> None:
         t = self.trainer
         for name, method in t.methods.items():
             with t.run.turn(name, "start"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from unforgotten.runs import bars
 from unforgotten.training import ranks
 from unforgotten.training.aligned_store import digest
 
@@ -35,9 +36,11 @@ def row_values(run: RunState, weights: RunWeights, name: str, rows: Sequence[Enc
             batch = run.batch(rows, ids)
             with weights.teacher() as model:
                 values = read(model, batch)
+            report("reading rows with the aligned model", ids[-1] + 1, len(rows))
             values_by_row |= {str(i): v.clone() for i, v in zip(ids, values, strict=True)}
         return values_by_row
 
     key = digest([(r["input_ids"], r["labels"]) for r in rows])
-    stored = ranks.share_shards(run.ranks, run.once, f"{name}-{key}", count, build)
+    with bars.quiet_bar() as report:
+        stored = ranks.share_shards(run.ranks, run.once, f"{name}-{key}", count, build)
     return [stored[str(i)] for i in range(len(rows))]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unforgotten.errors import RecipeError
 from unforgotten.methods.base import MemoryRows
+from unforgotten.runs import bars
 from unforgotten.training import ranks, replay_memory
 from unforgotten.training.aligned_store import digest
 from unforgotten.training.row_store import row_values
@@ -152,9 +153,11 @@ class RunMemory(MemoryRows):
             batch = batch_of(rows, list(shards[i]))
             with self._weights.teacher() as model:
                 hidden = self._weights.hidden_of(model, batch)  # (B, T, d)
+            report("storing states of the aligned model", shards[i].stop, count)
             return {str(row): h[p] for row, h, p in zip(batch.row_ids, hidden, batch.predicts, strict=True)}
 
-        stored = ranks.share_shards(self._run.ranks, self._run.once, name, len(shards), build)
+        with bars.quiet_bar() as report:
+            stored = ranks.share_shards(self._run.ranks, self._run.once, name, len(shards), build)
         return [stored[str(i)].to(self._run.ranks.device) for i in range(count)]
 
     def store(self, name: str, read: Callable[[Any, RowBatch], Sequence[Tensor]]) -> None:

@@ -14,6 +14,7 @@ from unforgotten.errors import TrainingError
 from unforgotten.methods.base import TrainedWeights
 from unforgotten.models.adapters import aligned_only, trained_adapter
 from unforgotten.models.lora import Delta, deltas
+from unforgotten.runs import bars
 from unforgotten.training import fisher, head, likelihood, ranks, replay_memory
 from unforgotten.training.fisher import Tensors
 
@@ -141,9 +142,11 @@ class RunWeights(TrainedWeights):
 
         def likelihoods(size: int) -> Iterator[Callable[[], Tensor]]:
             for at in range(0, len(chosen), size):
+                report("Fisher information, rows", at, len(chosen))
                 yield functools.partial(self.nll, run.batch(self._memory_rows, chosen[at : at + size]))
 
         self.head()  # read once, by a forward that must not be taken for the rows'
         dense = self.deltas() if space == "weights" and run.adapter_mode != "full" else None
         size, device = run.ranks.micro_batch_rows, run.ranks.device
-        return fisher.squares(self.model, self.params(), dense, likelihoods, size, device)
+        with bars.quiet_bar() as report:
+            return fisher.squares(self.model, self.params(), dense, likelihoods, size, device)

@@ -18,7 +18,7 @@ from unforgotten.errors import RecipeError, TrainingError, UnsupportedError
 from unforgotten.methods.base import Drift, Method, ReplySource, turns
 from unforgotten.models import adapters, nf4
 from unforgotten.models.chat import fits
-from unforgotten.runs import terminate
+from unforgotten.runs import bars, terminate
 from unforgotten.training import checkpoint, checks, chunked, resume
 from unforgotten.training.aligned_store import Once, digest
 from unforgotten.training.ask_aligned import AskAligned, aligned_fingerprint
@@ -338,6 +338,7 @@ class MethodMixin(_Trainer):
                     f"{name} cannot edit what {' and '.join(self.edited)} left, since θ_safe is no longer in memory. "
                     f"Save the model, then run `unforgotten repair --method {name}` on it."
                 )
+            bars.phase(f"{name}: editing the final weights")
             with self.run.turn(name, "finish"):
                 edited = apply(method, self._weights(model, method), self.run.weights.params(), model)
             if edited is not model:

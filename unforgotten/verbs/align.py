@@ -129,18 +129,20 @@ def _trained(
     from transformers import PrinterCallback, set_seed
 
     from unforgotten.models import load
+    from unforgotten.runs import bars
     from unforgotten.training import callbacks
     from unforgotten.training.arguments import arguments
     from unforgotten.training.trainer import MethodTrainer
 
     assert recipe.align is not None
+    bars.phase("loading the model to align")
     model = load.load_model(
         where.base, revision=where.revision, dtype=recipe.dtype, merge=True, load_in=recipe.load_in, trains=True
     )
     atomic.private_folder(part)
     own = with_own_answers(rows, model, chat, recipe.align.answer_tokens, part, say)
     set_seed(recipe.seed)
-    bar, metrics = callbacks.Bar("align"), callbacks.Metrics(part / "metrics.jsonl")
+    bar, metrics = callbacks.Bar("align", "steps of the alignment"), callbacks.Metrics(part / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
         args=arguments(recipe.align, part, recipe.seed),
@@ -166,7 +168,9 @@ def _save(recipe: Recipe, where: Aligned, trainer: MethodTrainer, chat: Chat, do
     """Writes the adapter and, but in 4 bits, the merged weights, each proved; gives what aligned.json says of them."""
     from unforgotten.models import check_saved, load
     from unforgotten.models.saved_adapter import save_adapter
+    from unforgotten.runs import bars
 
+    bars.phase("saving the aligned model, and loading it again")
     asked = check_saved.prompts(trainer.run.user.rows)
     live = check_saved.heard(trainer.model, asked)
     adapter = save_adapter(trainer.model, done / "adapter", where.base, where.revision)

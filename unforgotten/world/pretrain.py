@@ -23,7 +23,6 @@ from annotated_types import Ge, Gt
 from unforgotten import registry
 from unforgotten.errors import TrainingError, UnknownName
 from unforgotten.registry import Count
-from unforgotten.runs import safe_text
 from unforgotten.runs.digests import cache_folder
 from unforgotten.runs.lease import alone
 
@@ -122,9 +121,9 @@ def _train(
     seed: int, training: Pretraining, progress: bool, name: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     import torch
-    from rich.progress import track
     from transformers import AutoModelForCausalLM
 
+    from unforgotten.runs.bars import progress_bar
     from unforgotten.world.model import config
     from unforgotten.world.tokenizer import tokenizer as make_tokenizer
 
@@ -138,16 +137,16 @@ def _train(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, training))
     batches = _batches(tokenizer, seed, training.batch_rows)
-    steps = range(training.steps)
     loss = torch.tensor(math.nan)
-    title = f"base model {name}, seed {seed}"
-    for _ in track(steps, description=title, console=safe_text.console(stderr=True)) if progress else steps:
-        loss = model(**next(batches)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    with progress_bar(progress) as bar:
+        for step in range(training.steps):
+            loss = model(**next(batches)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            bar(f"base model {name}, seed {seed}", step + 1, training.steps)
     if not math.isfinite(loss.item()):
         raise TrainingError(f"The base model of seed {seed} ended at loss {loss.item()}; use another seed.")
     return model.eval(), tokenizer

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unforgotten.errors import ModelError
 from unforgotten.models.real.catalog import RealModel
+from unforgotten.runs import bars
 from unforgotten.runs.progress import Say
 
 LINE_SECONDS = 10.0
@@ -36,12 +35,12 @@ def convert(gguf: Path, out: Path, model: RealModel, say: Say) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from unforgotten.runs.bars import hush
-
-    hush()
-    with _ticking("Reading the tokenizer", say):
+    bars.hush()
+    say("Reading the tokenizer …")
+    with bars.in_lines(say, "Reading the tokenizer", LINE_SECONDS):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-    with _ticking("Widening the weights to fp32", say):
+    say("Widening the weights to fp32 …")
+    with bars.in_lines(say, "Widening the weights to fp32", LINE_SECONDS), _counted_tensors():
         read = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
         )
@@ -55,7 +54,8 @@ def convert(gguf: Path, out: Path, model: RealModel, say: Say) -> None:
     plain.generation_config.eos_token_id = tokenizer.eos_token_id
     plain.generation_config.pad_token_id = tokenizer.pad_token_id
     _check(plain, tokenizer, model)
-    with _ticking("Writing the folder", say):
+    say("Writing the folder …")
+    with bars.in_lines(say, "Writing the folder", LINE_SECONDS):
         plain.save_pretrained(out)
         tokenizer.save_pretrained(out)
 
@@ -88,19 +88,17 @@ def _check(plain: Any, tokenizer: Any, model: RealModel) -> None:
 
 
 @contextmanager
-def _ticking(what: str, say: Say) -> Iterator[None]:
-    """Says what is done, and every 10 seconds that it goes on."""
-    say(f"{what} …")
-    begun, over = time.monotonic(), threading.Event()
+def _counted_tensors() -> Iterator[None]:
+    """Takes the place of the bar that Transformers' reader draws: nothing else turns that off."""
+    from transformers import modeling_gguf_pytorch_utils as reader
 
-    def tick() -> None:
-        while not over.wait(LINE_SECONDS):
-            say(f"  {what}: {time.monotonic() - begun:.0f} s")
+    def each(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        for i, tensor in enumerate(tensors, 1):
+            yield tensor
+            bars.tick("Widening tensors to fp32", i, len(tensors))
 
-    thread = threading.Thread(target=tick, daemon=True)
-    thread.start()
+    before, reader.tqdm = reader.tqdm, each
     try:
         yield
     finally:
-        over.set()
-        thread.join()
+        reader.tqdm = before

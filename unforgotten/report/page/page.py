@@ -42,7 +42,7 @@ from unforgotten.report.page import (
 from unforgotten.report.page.drawing import Figure
 from unforgotten.report.page.facets import Facet, facets, names
 from unforgotten.report.writers import html as writer
-from unforgotten.runs import atomic, results, strict_read
+from unforgotten.runs import atomic, bars, results, strict_read
 
 NOTHING = Markup("")
 QUOTED = 2
@@ -57,6 +57,7 @@ def page(folder: Path, out: Path | None = None, png: bool = False, pdf: bool = F
     be written.
     """
     file = folder / "results.json" if folder.is_dir() else folder
+    bars.phase("writing the page")
     strict_read.no_links(file.parent)
     rows, lead = results.read(file), NOTHING
     if one_run.is_run(file.parent) and len(rows) == 1:

@@ -16,7 +16,7 @@ from unforgotten.errors import LeaseLost, RecipeError, Unfinished
 from unforgotten.models.locate_aligned import unaligned
 from unforgotten.recipe.data_sets import DataSets, dataset
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.runs import atomic, digests, results
+from unforgotten.runs import atomic, bars, digests, results
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import align
@@ -126,6 +126,7 @@ def compare(
         raise RecipeError(f"--shard {shard[0]}/{shard[1]}: of N shards the first is 1/N and the last is N/N.")
     from unforgotten.evaluation.suites import check_sets
 
+    bars.phase("reading the data")
     todo, sets = cells(recipe), DataSets()
     check_sets(sets, *(cell.evaluate for cell in todo))
     runs = _runs(todo, sets)

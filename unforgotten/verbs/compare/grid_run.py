@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +36,8 @@ class GridRun:
     state: Literal["open", "done", "failed"] = "open"
     why: str = ""
     """What it failed of."""
+    doing: Callable[[], str] | None = None
+    """While this command works on it: gives its progress, empty where nothing is known."""
     lease: Lease = field(init=False)
 
     def __post_init__(self) -> None:

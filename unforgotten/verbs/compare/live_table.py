@@ -1,4 +1,7 @@
-"""A comparison while it runs, on a terminal: a line for each run, read from the files that are written anyway."""
+"""A comparison while it runs. On a terminal: a line for each run, read from the files that are written anyway.
+
+Without a terminal: one line on all runs, said again and again.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,12 @@ if TYPE_CHECKING:
 HEIGHT_ROWS = 30
 """Of more runs than this, those that are done or wait are only counted."""
 
+EVERY_SECONDS = 10.0
+"""How often the line is said."""
+
+NAMED = 4
+"""Runs at work that the line names; more are counted."""
+
 FIGURES = ("step", "loss", "left")
 """Of a run's training."""
 
@@ -31,14 +40,15 @@ LAST_BYTES = 8192
 
 @contextmanager
 def board(runs: Sequence[GridRun], say: Say) -> Iterator[Say]:
-    """Shows the table and yields what says a line above it; without a terminal nothing is shown, and that is `say`."""
+    """Shows the table and yields what says a line above it; without a terminal `say` is given `sentence` at times."""
     from rich.live import Live
 
     from unforgotten.runs import bars
 
     console = display.console(stderr=True)
-    if not console.is_terminal:
-        yield say
+    if bars.speaks() or not console.is_terminal:
+        with bars.in_lines(say, "", EVERY_SECONDS, line=lambda: f"  {sentence(runs)}"):
+            yield say
         return
 
     def view() -> Group:
@@ -71,6 +81,30 @@ def drawn(runs: Sequence[GridRun], width: int, height: int, rule: str = "─") -
     if len(shown) < len(busy):
         title += f", {len(busy) - len(shown)} more at work"
     return Group(Text(title, "italic"), *(Text.assemble(line, overflow="fold") for line in (lines if shown else [])))
+
+
+def sentence(runs: Sequence[GridRun]) -> str:
+    """Where all runs stand, on one line: how many are done, and what is done on those at work."""
+    states = [(run, *state(run)) for run in runs]
+    counts = {word: sum(known == word for _, known, _ in states) for word in ("done", "failed", "waits")}
+    parts = [f"{counts['done']} of {len(runs)} runs done"]
+    parts += [f"{counts['failed']} failed"] if counts["failed"] else []
+    busy = [known for known in states if known[0].doing or known[1] not in counts]
+    parts += [_at_work(*known) for known in busy[:NAMED]]
+    parts += [f"{len(busy) - NAMED} more at work"] if len(busy) > NAMED else []
+    waiting = counts["waits"] - sum(how == "waits" for _, how, _ in busy)
+    parts += [f"{waiting} wait" if waiting > 1 else "1 waits"] if waiting else []
+    return display.line("; ".join(parts))
+
+
+def _at_work(run: GridRun, how: str, facts: dict[str, str]) -> str:
+    """A run's name, and its own progress, or what its files say of it."""
+    doing = run.doing() if run.doing else ""
+    if not doing:
+        doing = "begins" if how == "waits" else f"{how}, step {facts['step']}" if "step" in facts else how
+    elif how.startswith("trains") and "left" in facts:
+        doing += f", {facts['left']} left"
+    return f"{run.title}: {doing}"
 
 
 def _height(lines: Sequence[Text], width: int) -> int:

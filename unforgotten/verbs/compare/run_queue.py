@@ -14,6 +14,7 @@ from pathlib import Path
 
 from unforgotten.errors import Terminated
 from unforgotten.recipe.data_sets import DataSets
+from unforgotten.runs import bars
 from unforgotten.runs.atomic import private_folder
 from unforgotten.runs.lease import FOLDER
 from unforgotten.runs.progress import Say
@@ -43,7 +44,9 @@ class Work:
         with _threads(threads):
             for run in self._free(lambda run: run.lease.take(), lambda: time.sleep(PAUSE_SECONDS)):
                 self.say(f"Run {self.runs.index(run) + 1} of {len(self.runs)}: {run.title}")
+                run.doing = bars.current
                 do(run, shelf, self.sets, self.say)
+                run.doing = None
                 if run.state == "failed":
                     self._told(run)
         shelf.clear()

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from unforgotten.recipe.recipe import Recipe
 
 
+DOING_BYTES = 256
+"""Of a worker's progress, in UTF-8 with a zero at its end."""
+
+
 class Hand:
     """A worker process, begun with its first run and again where it was killed."""
 
@@ -31,6 +35,8 @@ class Hand:
         self._runs, self._threads, self._gpu = list(runs), threads, gpu
         self._process: Any = None
         self._pipe: Connection
+        # Shared memory without a lock: a worker that is killed while it writes must not stop us.
+        self._doing: Any = multiprocessing.get_context("spawn").RawArray("c", DOING_BYTES)
 
     def begin(self, run: GridRun) -> None:
         """Gives it a run, with what is known of the lease: how long its holder has been silent."""
@@ -40,16 +46,20 @@ class Hand:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
             facts = [(each.recipe, each.folder, each.title) for each in self._runs]
-            given = (theirs, os.getpid(), self._threads, facts)
+            given = (theirs, os.getpid(), self._threads, facts, self._doing)
             self._process = context.Process(target=_worker, args=given, daemon=True)
             with _only(self._gpu):
                 self._process.start()
             theirs.close()
-        self.run = run
+        self.run, run.doing, self._doing.value = run, self.doing, b""
         try:
             self._pipe.send((self._runs.index(run), run.lease.seen))
         except OSError:
             pass  # it has just been killed, as `finish` will find
+
+    def doing(self) -> str:
+        """What the worker is doing, and how far it is."""
+        return bytes(self._doing.value).decode("utf-8", "ignore")
 
     def ends(self) -> list[Any]:
         """What to wait for: its word, or its end."""
@@ -59,6 +69,7 @@ class Hand:
         """The run that it was at, with what became of it."""
         run, self.run = self.run, None
         assert run is not None
+        run.doing = None
         try:
             run.state, run.why = self._pipe.recv()
         except (EOFError, OSError):
@@ -93,14 +104,14 @@ class Hand:
         self._process.join()
 
 
-def _worker(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe, Path, str]]) -> None:
-    """Does the runs that it is told to."""
+def _worker(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe, Path, str]], doing: Any) -> None:
+    """Does the runs that it is told to. doing: memory of the parent, in which the progress is written."""
     # A scheduler may send SIGTERM to all processes, and the parent sends it on: both mean one thing.
     with terminate.handled(forgives=True):
-        _work(pipe, parent, threads, facts)
+        _work(pipe, parent, threads, facts, doing)
 
 
-def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe, Path, str]]) -> None:
+def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe, Path, str]], doing: Any) -> None:
     import ctypes
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and ends its workers
@@ -122,7 +133,8 @@ def _work(pipe: Connection, parent: int, threads: int, facts: list[tuple[Recipe,
         run = GridRun(*facts[i])
         run.lease.seen = seen
         if run.lease.take():
-            do(run, shelf, sets, quiet)
+            with bars.passed_on(lambda text: setattr(doing, "value", text.encode()[: DOING_BYTES - 1])):
+                do(run, shelf, sets, quiet)
         pipe.send((run.state, run.why))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.recipe import require_recipe
-from unforgotten.runs import terminate
+from unforgotten.runs import bars, terminate
 from unforgotten.runs.lease import Lease, alone
 from unforgotten.runs.progress import Say, quiet
 from unforgotten.verbs.align import make_aligned, refuse_ranks
@@ -47,6 +47,7 @@ def train(recipe: Recipe, say: Say = quiet, *, audited: str | None = None, sets:
     """The same, and gives the run as it was resolved. sets: data sets that were read already."""
     require_recipe(recipe, "finetune")
     with terminate.handled():
+        bars.phase("reading the data")
         job = checked_job(recipe, say, audited, sets or DataSets())
         if job.done:
             if recipe.probe and not (job.folder / "probe.jsonl").exists():
@@ -78,7 +79,6 @@ def _with_inputs(job: Job, say: Say) -> Job:
 
 def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     from unforgotten.models import load
-    from unforgotten.runs import bars
     from unforgotten.verbs.finetune import save, train, trusted_poison
     from unforgotten.verbs.finetune.start_model import load_start
 
@@ -88,11 +88,13 @@ def _train(job: Job, lease: Lease, say: Say, audited: str | None) -> None:
     attack = job.recipe.poison.attack if job.recipe.poison else "plain"
     what = "harmful" if attack == "plain" else f"of the attack `{attack}`"
     say(says + (f", {harmful} of them {what}." if harmful else "."))
+    bars.phase("loading the aligned model")
     start = load_start(job, say)
     job = trusted_poison.chosen(job, start.model, start.chat, say)
     audit = audit_facts(job, start.chat, audited, say)  # again, by the chat that is trained with
     safety, answered = answered_replay(job, start.model, start.chat, say)
     record.before(job, start.chat, safety, answered, load.loaded_as(start.model), audit)
     fitted = train.fit(job, start, safety, lease, say)
+    bars.phase("saving the trained model, and loading it again")
     saved = save.save(job, start, fitted.trainer, lease, say)
     record.after(job, fitted, saved)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten.datasets.base import Row
-from unforgotten.runs import digests
+from unforgotten.runs import bars, digests
 from unforgotten.runs.lease import Lease
 from unforgotten.runs.progress import Say
 
@@ -35,6 +35,7 @@ def fit(job: Job, start: Start, safety: list[Row], lease: Lease, say: Say) -> Fi
     """θ*, trained from the newest checkpoint where there is one. safety: the rows that the memory is chosen from."""
     from unforgotten.training import callbacks
 
+    bars.phase("preparing the training")
     bar, metrics = callbacks.Bar(job.method_names), callbacks.Metrics(job.folder / "metrics.jsonl")
     trainer = _trainer(job, start, safety, say, [callbacks.Claimed(lease), bar, metrics])
     for line in trainer.counts.lines()[1:] if trainer.counts else []:

@@ -1,0 +1,113 @@
+"""A comparison without a terminal: one line says where all runs stand, again and again, while workers do them."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unforgotten.recipe.data_sets import DataSets
+from unforgotten.recipe.read import parse
+from unforgotten.runs import bars
+from unforgotten.verbs.align import align
+from unforgotten.verbs.compare import compare, grid_run, live_table
+from unforgotten.verbs.compare.run_queue import Work
+
+SLOW = """import time
+from dataclasses import dataclass
+from unforgotten.methods.base import Method
+
+
+@dataclass(kw_only=True)
+class Mine(Method):
+    \"\"\"Takes its time before the first step.\"\"\"
+
+    def start(self, run):
+        time.sleep(12)
+"""
+
+
+def test_one_line_says_where_all_runs_stand(recipe: Any, tmp_path: Path) -> None:
+    """Done, failed, at work here and elsewhere, and waiting; what acts on a terminal is made visible."""
+    run_recipe = parse(yaml.safe_load(recipe().read_text()) | {"compare": None})
+    names = ["sft", "der, p = 0.1", "ewc", "lwf\x1b[2J", "ema", "lisa", "a", "b", "c", "d"]
+    runs = [grid_run.GridRun(run_recipe, tmp_path / "runs" / f"r{i}", name) for i, name in enumerate(names)]
+    sft, der, ewc, lwf, ema, *rest = runs
+    assert live_table.sentence(runs) == "0 of 10 runs done; 10 wait"
+    sft.state, ewc.state = "done", "failed"
+    der.doing, lwf.doing = (lambda: "training steps: 40 of 75"), (lambda: "")
+    assert ema.lease.take()
+    said = live_table.sentence(runs)
+    assert said.startswith("1 of 10 runs done; 1 failed; der, p = 0.1: training steps: 40 of 75; lwf"), said
+    assert "lwf\\x1b[2J: begins; ema: trains; 5 wait" in said and "\x1b" not in said
+    for run in rest[:3]:
+        run.doing = lambda: "asking harm: 1 of 2"
+    assert "ema: trains; 2 more at work; 2 wait" in live_table.sentence(runs)
+    ema.lease.release()
+
+
+def test_without_a_terminal_the_board_says_a_line_again_and_again(
+    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_recipe = parse(yaml.safe_load(recipe().read_text()) | {"compare": None})
+    runs = [grid_run.GridRun(run_recipe, tmp_path / "runs" / f"r{i}", name) for i, name in enumerate("ab")]
+    monkeypatch.setattr(live_table, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    heard: list[str] = []
+    with live_table.board(runs, heard.append) as say_above:
+        say_above("Run 1 of 2: a")
+        runs[0].doing = bars.current
+        bars.tick("asking harm", 3, 8)
+        end = time.monotonic() + 20
+        while "  0 of 2 runs done; a: asking harm: 3 of 8; 1 waits" not in heard:
+            assert time.monotonic() < end, heard
+            time.sleep(0.01)
+    assert heard[0] == "Run 1 of 2: a"
+
+
+def test_workers_pass_on_what_they_do(recipe: Any, tmp_path: Path) -> None:
+    """Two real processes: what the parent reads is what their training steps and replies are at."""
+    todo = compare.cells(parse(yaml.safe_load(recipe().read_text())))
+    sets = DataSets()
+    align(todo[0], sets=sets)
+    runs = compare._runs(todo, sets)
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.002):
+            seen.update(run.doing() for run in runs if run.doing)
+            live_table.sentence(runs)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        Work(runs, sets, lambda text: None, stays=True).by(2, 1, [])
+    finally:
+        ended.set()
+        looker.join()
+    assert all(run.state == "done" and run.doing is None for run in runs)
+    assert {"training steps: 10 of 10", "saving the trained model, and loading it again"} <= seen, seen
+    assert any(text.startswith("loading ") for text in seen), seen
+
+
+def test_in_a_file_something_is_said_in_time_and_no_character_acts(recipe: Any, tmp_path: Path) -> None:
+    """The whole command, by two workers, with a training that is slow: every line is heard when it is printed."""
+    (tmp_path / "mine.py").write_text(SLOW)
+    file = recipe(compare={"method": ["sft", f"{tmp_path / 'mine.py'}:Mine"]})
+    words = [sys.executable, "-u", "-m", "unforgotten", "compare", str(file), "--workers", "2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout
+    text = process.stdout.read()
+    assert process.wait() == 0, text
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in text), "no control characters"
+    assert "1 of 2 runs done; Mine: before the first step" in " ".join(text.split()), text
