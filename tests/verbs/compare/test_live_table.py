@@ -50,7 +50,7 @@ def test_one_line_says_where_all_runs_stand(recipe: Any, tmp_path: Path) -> None
     assert "lwf\\x1b[2J: begins; ema: trains; 5 wait" in said and "\x1b" not in said
     for run in rest[:3]:
         run.doing = lambda: "asking harm: 1 of 2"
-    assert "ema: trains; 2 more at work; 2 wait" in live_table.sentence(runs)
+    assert "ema: trains; lisa: asking harm: 1 of 2; 2 more at work; 2 wait" in live_table.sentence(runs)
     ema.lease.release()
 
 
