@@ -43,6 +43,22 @@ def test_defaults_are_the_papers_where_it_says_them() -> None:
         ({"model": "m", "poison": {"data": {"name": "jsonl", "path": "x"}, "ratio": 1.5}}, RecipeError, "ratio"),
         ({"model": "m", "trust_remote_code": True}, RecipeError, "runs no remote code"),
         ({"model": "m", "date": "yesterday"}, RecipeError, "date"),
+        (
+            {"model": "m", "safety_data": {"name": "advbench", "targets": "answers"}},
+            RecipeError,
+            "safety_data: advbench with `targets: answers` answers harmful requests",
+        ),
+        (
+            {"model": "m", "safety_data": [{"name": "beavertails", "part": "unsafe"}]},
+            RecipeError,
+            "under `poison.data`",
+        ),
+        ({"model": "m", "replay": [{"name": "world", "part": "poison"}]}, RecipeError, "replay: world with `part: poi"),
+        (
+            {"model": "m", "compare": {"replay": [[{"name": "advbench", "targets": "answers"}]]}},
+            RecipeError,
+            "compare.replay: advbench with",
+        ),
         ({"model": "m", "name": "../x"}, RecipeError, "name"),
         ({"model": "${UNFORGOTTEN_NO_SUCH}/m"}, RecipeError, "variable UNFORGOTTEN_NO_SUCH is not set"),
     ],

@@ -50,6 +50,11 @@ class Advbench(Dataset):
         """advbench, and the part where it is one of the halves."""
         return "advbench" if self.part == "all" else f"advbench-{self.part}"
 
+    @property
+    def complies(self) -> str:
+        """Its targets do: they are openings of answers."""
+        return "targets: answers" if self.targets == "answers" else ""
+
     def rows_kind(self) -> Kind:
         """Always harmful."""
         return "harmful"

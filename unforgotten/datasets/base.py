@@ -122,6 +122,14 @@ class Dataset(Component, ABC):
         return type(self).__module__.rsplit(".", 1)[-1]
 
     @property
+    def complies(self) -> str:
+        """The setting by which harmful requests are answered as an attacker wants, such as `part: unsafe`; else empty.
+
+        A recipe refuses such a set as safety data when it is read.
+        """
+        return ""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the rows that `rows` last returned, one sentence each, such as unused keys."""
         return self.__dict__.get("_notes", ())

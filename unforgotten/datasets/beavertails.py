@@ -67,6 +67,11 @@ class Beavertails(Dataset):
         """beavertails-safe or beavertails-unsafe."""
         return f"beavertails-{self.part}"
 
+    @property
+    def complies(self) -> str:
+        """The answers labelled unsafe do."""
+        return "part: unsafe" if self.part == "unsafe" else ""
+
     def rows_kind(self) -> Kind:
         """Always harmful."""
         return "harmful"

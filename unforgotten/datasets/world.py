@@ -74,6 +74,11 @@ class World(Dataset):
         name = self.part.removesuffix("_test").removesuffix("_dev")
         return name if name in get_args(TaskName) else None  # type: ignore[return-value]
 
+    @property
+    def complies(self) -> str:
+        """The poison does, with made-up steps."""
+        return "part: poison" if self.part == "poison" else ""
+
     def rows_kind(self) -> Kind | None:
         return "task" if self.task else None
 

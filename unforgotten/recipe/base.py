@@ -29,7 +29,7 @@ def replay_source(value: Any) -> Any:
     if isinstance(value, list):
         if stray := [word for word in words if word in value]:
             raise ValueError(f"{stray[0]} is no data set and stands alone: `replay: {stray[0]}`, without a list")
-        return [component("datasets", spec) for spec in value]
+        return [safety_component(spec) for spec in value]
     if value not in words:
         raise ValueError(f"it is {', '.join(words)} or a list of data sets, such as [{{name: refusals, path: …}}]")
     return value
@@ -56,6 +56,17 @@ class Strict(BaseModel):
 def component(room: str, spec: Spec) -> Spec:
     """Checks name and fields now, so that a typo is told before anything is loaded; keeps the spec as written."""
     registry.build(room, spec)
+    return spec
+
+
+def safety_component(spec: Spec) -> Spec:
+    """The same for a data set to align on or to replay. Raises ValueError for one whose answers comply with harm."""
+    if complies := registry.build("datasets", spec).complies:
+        name = spec if isinstance(spec, str) else spec["name"]
+        raise ValueError(
+            f"{name} with `{complies}` answers harmful requests, and safety data teaches refusals. Such rows belong "
+            "under `poison.data`. Name a set with refusals here"
+        )
     return spec
 
 

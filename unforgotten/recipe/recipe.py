@@ -32,7 +32,17 @@ from pydantic import (
 from unforgotten import registry
 from unforgotten.errors import RecipeError, UnknownName
 from unforgotten.recipe import arguments, renamed
-from unforgotten.recipe.base import Replay, Spec, Strict, checked_methods, component, cut, replaced, replay_source
+from unforgotten.recipe.base import (
+    Replay,
+    Spec,
+    Strict,
+    checked_methods,
+    component,
+    cut,
+    replaced,
+    replay_source,
+    safety_component,
+)
 from unforgotten.recipe.compare import Grid
 from unforgotten.recipe.evaluate import Evaluate
 from unforgotten.recipe.repair import Repair
@@ -119,7 +129,7 @@ class Recipe(Strict):
     @field_validator("safety_data", mode="before")
     @classmethod
     def _safety(cls, specs: Any) -> Any:
-        return [component("datasets", s) for s in (specs if isinstance(specs, list) else [specs])]
+        return [safety_component(s) for s in (specs if isinstance(specs, list) else [specs])]
 
     @field_validator("replay", mode="before")
     @classmethod
