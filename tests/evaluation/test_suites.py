@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from unforgotten import registry
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import RecipeError, TemplateError
 from unforgotten.evaluation.suite_stages import Suite
-from unforgotten.evaluation.suites import conditioned, public, suites, system_of, under
+from unforgotten.evaluation.suites import conditioned, public, settings_digest, suites, system_of, under
 from unforgotten.models.chat import Chat
 from unforgotten.recipe.evaluate import Evaluate
 
@@ -86,6 +87,24 @@ def test_the_most_frequent_system_prompt_of_a_file() -> None:
 
     assert system_of([row(""), row(" "), row("Be kind."), row(" Be brief."), row(" Be brief.")]) == " Be brief."
     assert system_of([row("One."), row("Two.")]) == "One." and system_of([row("")]) == ""
+
+
+def test_the_folder_of_a_file_is_not_in_the_digest_and_its_bytes_are(tmp_path: Path) -> None:
+    """The same recipe with $UNFORGOTTEN_DATA elsewhere is the same evaluation."""
+
+    def digest_of(folder: str, text: str, name: str = "harm.csv") -> str:
+        (file := tmp_path / folder / name).parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        settings = Evaluate(harm=[{"name": "advbench", "path": str(file)}], refusal=["xstest"], utility=["sst2"])
+        known = settings.determining()
+        assert known["refusal"] == ["xstest"] and str(tmp_path) not in str(known)
+        return settings_digest(settings, suites(settings.model_copy(update={"refusal": [], "utility": []})))
+
+    one = digest_of("a", "goal\nhow do i kill a process\n")
+    assert digest_of("b", "goal\nhow do i kill a process\n") == one
+    assert len({one, digest_of("c", "goal\nhow do i kill time\n"), digest_of("d", "goal\nno\n", "h.csv")}) == 3
+    gone = Evaluate(harm=[{"name": "advbench", "path": "no/such.csv"}]).determining()["harm"]
+    assert gone == [{"name": "advbench", "path": "no/such.csv"}]
 
 
 def test_a_row_keeps_its_own_system_prompt() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
 )
 
 from unforgotten import registry
+from unforgotten.datasets.reading import data_folder, files
 from unforgotten.runs.field_docs import with_fields
 
 Spec = str | dict[str, Any]
@@ -68,6 +70,15 @@ def safety_component(spec: Spec) -> Spec:
             "under `poison.data`. Name a set with refusals here"
         )
     return spec
+
+
+def by_content(spec: Spec) -> Spec:
+    """The spec as digests take it: in place of a file's path, its name and the sha256 of its bytes."""
+    if isinstance(spec, str) or not isinstance(path := spec.get("path"), str):
+        return spec
+    if not (file := Path(files.expand(path))).is_file():
+        return spec
+    return {**spec, "path": f"{file.name} {data_folder.sha256(file)}"}
 
 
 def cut(data: Any, rows: int) -> Any:

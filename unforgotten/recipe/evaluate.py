@@ -10,8 +10,11 @@ from pydantic import (
     model_validator,
 )
 
-from unforgotten.recipe.base import Spec, Strict, component
+from unforgotten.recipe.base import Spec, Strict, by_content, component
 from unforgotten.runs import api_keys
+
+SUITES = ("harm", "refusal", "utility")
+"""Fields that name data sets."""
 
 
 class Served(Strict):
@@ -111,8 +114,12 @@ class Evaluate(Strict):
         return self
 
     def determining(self, *left_out: str) -> dict[str, Any]:
-        """What digests of an evaluation are over; a setting that came later is in it only where it is used."""
-        return self.model_dump(exclude={*left_out, *(["prefill"] if self.prefill is None else [])})
+        """What digests of an evaluation are over; a setting that came later is in it only where it is used.
+
+        Files are in it by their names and bytes: the folder in which they lie decides no reply.
+        """
+        facts = self.model_dump(exclude={*left_out, *(["prefill"] if self.prefill is None else [])})
+        return facts | {kind: [by_content(spec) for spec in facts[kind]] for kind in SUITES if kind in facts}
 
     @model_validator(mode="after")
     def _sampled(self) -> Evaluate:

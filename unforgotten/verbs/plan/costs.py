@@ -151,6 +151,25 @@ def reply_seconds(
     return work * prompts * prompt / machine.flops + math.ceil(prompts / batch) * new * step
 
 
+def measured_rows(steps: int, every: int | None, held_out: int, at_once: int) -> int:
+    """Held-out rows that a run of so many steps measures (training/drift.py), those measured again counted again.
+
+    At step 0 and every so many steps at most `at_once` of them; at the end all, of the trained and of the saved model.
+    """
+    every = every or max(1, steps // 20)
+    return (1 + max(0, steps - 1) // every) * min(held_out, at_once) + 2 * held_out
+
+
+def drift_seconds(shape: Shape, machine: Machine, rows: int, tokens: float, answer: float, batch: int) -> float:
+    """A forward of each row without the head, and the head's products of each answer token for both models.
+
+    tokens, answer: of a row, and of its answer. batch: rows at a time.
+    """
+    table = shape.vocabulary * shape.hidden
+    work = 2.0 * rows * ((shape.multiplied - table) * tokens + 2 * table * answer)
+    return max(work / machine.flops, rows / batch * shape.layers * STEP_SECONDS)
+
+
 def reply_bytes(shape: Shape, dtype: str, tokens: float, load_in: str | None = None) -> int:
     """Weights, and the keys and values of all tokens that are alive at once."""
     b = BYTES.get(dtype, 4)

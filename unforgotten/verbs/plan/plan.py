@@ -161,7 +161,25 @@ class _Planner:
             work / machine.flops,
             4 * method * steps * how.gradient_accumulation_steps * shape.layers * costs.STEP_SECONDS,
         )
-        return replace(stage, seconds=seconds, memory=memory)
+        drift = self.drift(cell, how, rows, steps, safety, methods) if methods else 0.0
+        return replace(stage, seconds=seconds + drift, memory=memory)
+
+    def drift(
+        self, cell: Recipe, how: Training, rows: int, steps: int, safety: list[DatasetSize], methods: list[Method]
+    ) -> float:
+        """Seconds in which held-out rows are measured."""
+        memory, shape, machine = cell.memory, self.shape(cell.model), self.plan.machine
+        share = max(m.held_out_share for m in methods) if memory.held_out is None else memory.held_out
+        have = sum(each.rows for each in safety)
+        if not share or not have or shape is None or machine is None:
+            return 0.0
+        replayed = min(memory.n_rows or max(round(memory.share * rows), memory.at_least), have)
+        measured = costs.measured_rows(
+            steps, memory.held_out_every_steps, max(2, round(share * replayed)), memory.held_out_rows
+        )
+        row = sum(each.rows * min(each.prompt + each.response, how.max_length) for each in safety) / have
+        answer = sum(each.rows * min(each.response, how.max_length) for each in safety) / have
+        return costs.drift_seconds(shape, machine, measured, row, answer, how.per_device_train_batch_size)
 
     def ask_once(self, cell: Recipe, alignment: str, asked: set[str]) -> None:
         """θ₀ and θ_safe, once for each set of questions."""
