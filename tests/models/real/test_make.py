@@ -186,7 +186,7 @@ def test_what_is_not_as_pinned_is_refused_and_nothing_is_published(tiny, tmp_pat
         assert left == [f"{other.folder}.wheels"]
 
 
-def test_a_conversion_that_is_cut_off_leaves_no_folder(tiny, tmp_path, monkeypatch) -> None:
+def test_a_conversion_that_is_cut_off_leaves_no_folder(tiny, tmp_path, monkeypatch, capfd) -> None:
     model, _ = tiny
 
     def cut_off(*_: object) -> None:
@@ -197,7 +197,9 @@ def test_a_conversion_that_is_cut_off_leaves_no_folder(tiny, tmp_path, monkeypat
         make(model, cache_dir=tmp_path / "cache")
     assert not folder_of(model, tmp_path / "cache").exists()
     monkeypatch.undo()
+    capfd.readouterr()
     assert make(model, cache_dir=tmp_path / "cache").is_dir()
+    assert capfd.readouterr() == ("", ""), "no bar of Transformers' own"
 
 
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

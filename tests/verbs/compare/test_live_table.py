@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from unforgotten.recipe.data_sets import DataSets
 from unforgotten.recipe.read import parse
 from unforgotten.runs import bars
-from unforgotten.verbs.align import align
-from unforgotten.verbs.compare import compare, grid_run, live_table
-from unforgotten.verbs.compare.run_queue import Work
+from unforgotten.verbs.compare import grid_run, live_table
 
 SLOW = """import time
 from dataclasses import dataclass
@@ -71,43 +64,3 @@ def test_without_a_terminal_the_board_says_a_line_again_and_again(
             assert time.monotonic() < end, heard
             time.sleep(0.01)
     assert heard[0] == "Run 1 of 2: a"
-
-
-def test_workers_pass_on_what_they_do(recipe: Any, tmp_path: Path) -> None:
-    """Two real processes: what the parent reads is what their training steps and replies are at."""
-    todo = compare.cells(parse(yaml.safe_load(recipe().read_text())))
-    sets = DataSets()
-    align(todo[0], sets=sets)
-    runs = compare._runs(todo, sets)
-    seen: set[str] = set()
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.002):
-            seen.update(run.doing() for run in runs if run.doing)
-            live_table.sentence(runs)
-
-    looker = threading.Thread(target=look)
-    looker.start()
-    try:
-        Work(runs, sets, lambda text: None, stays=True).by(2, 1, [])
-    finally:
-        ended.set()
-        looker.join()
-    assert all(run.state == "done" and run.doing is None for run in runs)
-    assert {"training steps: 10 of 10", "saving the trained model, and loading it again"} <= seen, seen
-    assert any(text.startswith("loading ") for text in seen), seen
-
-
-def test_in_a_file_something_is_said_in_time_and_no_character_acts(recipe: Any, tmp_path: Path) -> None:
-    """The whole command, by two workers, with a training that is slow: every line is heard when it is printed."""
-    (tmp_path / "mine.py").write_text(SLOW)
-    file = recipe(compare={"method": ["sft", f"{tmp_path / 'mine.py'}:Mine"]})
-    words = [sys.executable, "-u", "-m", "unforgotten", "compare", str(file), "--workers", "2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout
-    text = process.stdout.read()
-    assert process.wait() == 0, text
-    assert not any(ord(c) < 32 and c not in "\n\t" for c in text), "no control characters"
-    assert "1 of 2 runs done; Mine: before the first step" in " ".join(text.split()), text

@@ -102,7 +102,7 @@ def _at_work(run: GridRun, how: str, facts: dict[str, str]) -> str:
     doing = run.doing() if run.doing else ""
     if not doing:
         doing = "begins" if how == "waits" else f"{how}, step {facts['step']}" if "step" in facts else how
-    elif how.startswith("trains") and "left" in facts:
+    elif "left" in facts and "steps" in doing:  # not while the trained model is being saved
         doing += f", {facts['left']} left"
     return f"{run.title}: {doing}"
 
