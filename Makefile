@@ -81,7 +81,7 @@ format: install
 	@$(BIN)/ruff format .
 
 docs: install
-	@$(BIN)/python docs/generate.py && $(BIN)/python docs/reproduction.py && $(BIN)/python docs/readme.py
+	@$(BIN)/python docs/generate.py && $(BIN)/python docs/reproduction.py && $(BIN)/python docs/readme.py && $(BIN)/python docs/evidence.py
 
 # Offline: the theme loads nothing from elsewhere.
 site: docs

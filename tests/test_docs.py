@@ -16,7 +16,7 @@ from unforgotten.runs.result_types import Rate
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("script", ["generate", "reproduction", "readme"])
+@pytest.mark.parametrize("script", ["generate", "reproduction", "readme", "evidence"])
 def test_generated_pages_are_fresh_and_need_no_torch(script: str) -> None:
     code = f"""
 import runpy, sys

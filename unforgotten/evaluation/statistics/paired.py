@@ -7,6 +7,8 @@
 Two intervals that meet do not tell whether two models differ (`rates.apart` asks for more than is needed): what most
 prompts say alike cancels. Only where one verdict is a hit and the other none is there anything to learn.
 
+An interval of confidence 0.9 has two one-sided 95 % bounds as its ends: that is how non-inferiority is tested.
+
 A verdict that could not be read may be either. The value leaves its pair out; the interval reaches from the lowest end
 of the reading that is worst for the first model to the highest of the one that is best; p is the largest of any.
 """
@@ -107,7 +109,7 @@ def tango(wins: int, losses: int, n: int, confidence: float = 1 - ALPHA) -> tupl
     return 100 * edge(share, -1.0), 100 * edge(share, 1.0)
 
 
-def difference(one: Verdicts, other: Verdicts) -> Difference:
+def difference(one: Verdicts, other: Verdicts, confidence: float = 1 - ALPHA) -> Difference:
     """Of one suite: Tango's interval, McNemar's exact p. Raises ValueError unless there are as many of both."""
     worst, best = readings(one, other)
     wins, losses, unread = _read_counts(one, other)
@@ -116,10 +118,14 @@ def difference(one: Verdicts, other: Verdicts) -> Difference:
         return Difference(None, None, None, None, 0, 0, 0, 0)
     value = 100 * (wins - losses) / (n - unread) if n > unread else None
     w, x = _nearest(worst, best)
-    return _made(value, tango(*worst)[0], tango(*best)[1], mcnemar(w, x), n, (wins, losses, unread))
+    return _made(
+        value, tango(*worst, confidence)[0], tango(*best, confidence)[1], mcnemar(w, x), n, (wins, losses, unread)
+    )
 
 
-def mean_difference(suites: Sequence[tuple[Verdicts, Verdicts]], seed: int = 0) -> Difference:
+def mean_difference(
+    suites: Sequence[tuple[Verdicts, Verdicts]], seed: int = 0, confidence: float = 1 - ALPHA
+) -> Difference:
     """The mean of the suites' differences, each weighing the same, as `rates.mean_rate` weighs them.
 
     The bootstrap draws each suite's pairs anew. What has no win, or no loss, resamples to none: where a suite is so,
@@ -128,26 +134,27 @@ def mean_difference(suites: Sequence[tuple[Verdicts, Verdicts]], seed: int = 0) 
     """
     asked = [(one, other) for one, other in suites if len(one)]
     if len(asked) < 2:
-        return difference(*asked[0]) if asked else difference([], [])
+        return difference(*asked[0], confidence) if asked else difference([], [])
     worst, best = zip(*(readings(one, other) for one, other in asked), strict=True)
     counts = [_read_counts(one, other) for one, other in asked]
     sizes = [len(one) for one, _ in asked]
     known = [100 * (w - x) / (n - u) for n, (w, x, u) in zip(sizes, counts, strict=True) if n > u]
-    low, high = _bootstrapped(worst, seed)
+    low, high = _bootstrapped(worst, seed, confidence)
     if worst != best:
-        high = _bootstrapped(best, seed)[1]
+        high = _bootstrapped(best, seed, confidence)[1]
     if any(wins == 0 or losses == 0 for wins, losses, _ in (*worst, *best)):
-        low, high = min(low, _added(worst)[0]), max(high, _added(best)[1])
+        low, high = min(low, _added(worst, confidence)[0]), max(high, _added(best, confidence)[1])
     totals = [sum(column) for column in zip(*counts, strict=True)]
     value = fmean(known) if len(known) == len(asked) else None
     return _made(value, low, high, None, sum(sizes), (totals[0], totals[1], totals[2]))
 
 
-def over_seeds(differences: Sequence[Difference]) -> Difference:
+def over_seeds(differences: Sequence[Difference], confidence: float = 1 - ALPHA) -> Difference:
     """The mean of the seeds' differences, with an interval for other prompts and another seed: `seeds.pooled`.
 
     A seed is paired with the same seed of the other model, whose data and draws it shares; a model that has no seeds
-    (θ_safe, asked once) stands against each, and nothing is then said of another such model.
+    (θ_safe, asked once) stands against each, and nothing is then said of another such model. confidence: that of the
+    seeds' own intervals.
     """
     known = [
         (d.value, d.low, d.high)
@@ -160,7 +167,7 @@ def over_seeds(differences: Sequence[Difference]) -> Difference:
     counts = sum(d.wins for d in differences), sum(d.losses for d in differences), unread
     if not known or len(known) < len(differences):
         return Difference(None, None, None, None, n, *counts)
-    value, low, high = seeds.pooled(known)
+    value, low, high = seeds.pooled(known, confidence)
     return Difference(value, max(-100.0, low), min(100.0, high), None, n, *counts)
 
 
@@ -199,25 +206,28 @@ def _made(value: float | None, low: float, high: float, p: float | None, n: int,
     return Difference(value, low, high, p, n, *counts)
 
 
-def _added(counts: Sequence[Counts]) -> tuple[float, float]:
+def _added(counts: Sequence[Counts], confidence: float) -> tuple[float, float]:
     """Square-and-add of the suites' Tango limits."""
-    parts = [(100 * (w - x) / n, *tango(w, x, n)) for w, x, n in counts]
+    parts = [(100 * (w - x) / n, *tango(w, x, n, confidence)) for w, x, n in counts]
     middle = fmean(value for value, _, _ in parts)
     below = math.hypot(*(value - low for value, low, _ in parts)) / len(parts)
     above = math.hypot(*(high - value for value, _, high in parts)) / len(parts)
     return middle - below, middle + above
 
 
-def _bootstrapped(counts: Sequence[Counts], seed: int) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of resampled means. A suite's wins − losses is tabulated once, and drawn from by
-    inversion."""
+def _bootstrapped(counts: Sequence[Counts], seed: int, confidence: float) -> tuple[float, float]:
+    """Two percentiles of resampled means: the 2.5th and the 97.5th for 95 %.
+
+    A suite's wins − losses is tabulated once, and drawn from by inversion.
+    """
     chance = random.Random(f"paired bootstrap {seed}")
     tables = [(*_resampled(w, x, n), n) for w, x, n in counts]
     drawn = sorted(
         sum(totals[bisect_left(sums, chance.random() * sums[-1])] / n for totals, sums, n in tables)
         for _ in range(RESAMPLES)
     )
-    low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
+    left_out = round((1 - confidence) / 2 * RESAMPLES)  # draws beyond each end
+    low, high = drawn[left_out], drawn[RESAMPLES - left_out - 1]
     return 100 * low / len(counts), 100 * high / len(counts)
 
 

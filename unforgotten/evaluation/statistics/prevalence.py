@@ -30,9 +30,9 @@ from typing import Literal
 from unforgotten.errors import JudgeError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.paired import Verdicts
-from unforgotten.evaluation.statistics.seeds import Z
 from unforgotten.runs.result_types import Rate
 
+Z = NormalDist().inv_cdf(0.975)
 ShareOutcome = Literal["within", "beyond", "unclear"]
 CHANCE = 0.8
 """With so many rows as are asked for, the limit is decided in 4 of 5 cases, if the shares are the ones seen."""

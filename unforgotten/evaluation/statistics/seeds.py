@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 
-Z = NormalDist().inv_cdf(0.975)
+CONFIDENCE = 0.95
 
 
-def pooled(parts: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Mean, low and high of the seeds' (value, low, high), each a 95 % interval over the same prompts.
+def pooled(parts: Sequence[tuple[float, float, float]], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Mean, low and high of the seeds' (value, low, high), each an interval of this confidence over the same prompts.
 
     One seed says nothing of others: then its own interval. Raises ValueError for none.
     """
@@ -40,24 +41,27 @@ def pooled(parts: Sequence[tuple[float, float, float]]) -> tuple[float, float, f
     middle = fmean(value for value, _, _ in parts)
     if len(parts) == 1:
         return parts[0]
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     spread = stdev(value for value, _, _ in parts) / math.sqrt(len(parts))
 
     def reach(prompts: float) -> float:
         if spread == 0:
-            return Z * prompts
+            return z * prompts
         freedom = (len(parts) - 1) * (1 + (prompts / spread) ** 2) ** 2
-        return student_quantile(freedom) * math.hypot(prompts, spread)
+        return student_quantile(freedom, confidence) * math.hypot(prompts, spread)
 
-    below, above = fmean(v - low for v, low, _ in parts) / Z, fmean(high - v for v, _, high in parts) / Z
+    below, above = fmean(v - low for v, low, _ in parts) / z, fmean(high - v for v, _, high in parts) / z
     return middle, middle - reach(below), middle + reach(above)
 
 
-def student_quantile(freedom: float) -> float:
-    """t with P(|T| > t) = 0.05, for one degree of freedom or more, whole or not."""
-    low, high = Z, 13.0  # of infinitely many, and above that of one (12.706)
-    for _ in range(50):
+@lru_cache(10_000)
+def student_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
+    """t with P(|T| > t) = 1 − confidence, for one degree of freedom or more, whole or not."""
+    # Of infinitely many degrees, and a little above that of one: tan(π/2 · confidence).
+    low, high = NormalDist().inv_cdf(0.5 + confidence / 2), 1.001 * math.tan(math.pi / 2 * confidence)
+    for _ in range(36):  # to a billionth of the first bracket
         middle = (low + high) / 2
-        low, high = (middle, high) if _beyond(middle, freedom) > 0.05 else (low, middle)
+        low, high = (middle, high) if _beyond(middle, freedom) > 1 - confidence else (low, middle)
     return high
 
 

@@ -114,14 +114,25 @@ def style() -> Iterator[None]:
 def canvas(width: float, height: float, box: tuple[float, float, float, float]) -> tuple[Plot, Axes]:
     """An empty figure, and axes without a frame in it. box: left, top, right and bottom of the axes, from the top left
     corner. To be called in `style()`."""
+    plot = empty(width, height)
+    return plot, panel(plot, box)
+
+
+def empty(width: float, height: float) -> Plot:
+    """A figure of this size, for several panels. To be called in `style()`."""
     from matplotlib.figure import Figure as Plot
 
+    return Plot(figsize=(width / 72, height / 72), dpi=72)
+
+
+def panel(plot: Plot, box: tuple[float, float, float, float]) -> Axes:
+    """Axes without a frame in a figure, placed as `canvas` places its own."""
     left, top, right, bottom = box
-    plot = Plot(figsize=(width / 72, height / 72), dpi=72)
-    axes = plot.add_axes((left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height))
+    width, height = 72 * plot.get_figwidth(), 72 * plot.get_figheight()
+    axes: Axes = plot.add_axes((left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height))
     axes.spines[:].set_visible(False)
     axes.tick_params(bottom=False, left=False, labelcolor=LIGHT["soft"], labelsize=TICK, pad=5)
-    return plot, axes
+    return axes
 
 
 def write(plot: Plot, x: float, y: float, words: str, kind: str = "axis", side: str = "left") -> None:
