@@ -45,6 +45,18 @@ def chance(w: int, x: int, n: int, p: float, q: float) -> float:
     return math.exp(ways) * p**w * q**x * max(0.0, left) ** rest
 
 
+@pytest.mark.parametrize(("n", "wins", "losses", "limit"), [
+    (100, 0.05, 0.0, 0.05), (100, 0.10, 0.05, 0.05), (200, 0.02, 0.0, 0.02), (200, 0.05, 0.03, 0.02),
+])  # fmt: skip
+def test_a_method_at_its_limit_seldom_passes_a_one_sided_bound(
+    n: int, wins: float, losses: float, limit: float
+) -> None:
+    """Exact: how often the upper end of the 90 % interval lies within a limit at which the truth is."""
+    likely = [(w, x) for w in range(int(3 * n * wins) + 9) for x in range(int(3 * n * losses) + (9 if losses else 1))]
+    passes = sum(chance(w, x, n, wins, losses) for w, x in likely if tango(w, x, n, 0.9)[1] <= 100 * limit)
+    assert passes <= 0.065
+
+
 # ── McNemar ──
 
 

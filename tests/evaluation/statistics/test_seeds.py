@@ -22,6 +22,11 @@ def test_student_is_the_tables(freedom: float, t: float) -> None:
     assert student_quantile(freedom) == pytest.approx(t, abs=1e-4)
 
 
+@pytest.mark.parametrize(("freedom", "t"), [(1, 6.3138), (2, 2.9200), (3, 2.3534), (10, 1.8125), (30, 1.6973)])
+def test_a_one_sided_bound_has_students_t_of_its_own(freedom: float, t: float) -> None:
+    assert student_quantile(freedom, 0.9) == pytest.approx(t, abs=1e-4)
+
+
 def test_students_t_between_whole_degrees_of_freedom() -> None:
     # R: qt(.975, c(1.5, 2.5)).
     assert student_quantile(1.5) == pytest.approx(6.0, abs=0.2)
@@ -40,6 +45,13 @@ def test_two_seeds_by_hand() -> None:
     reach = 2 * Z
     actual = pooled([(10, 10 - reach, 10 + 2 * reach), (14, 14 - reach, 14 + 2 * reach)])
     assert actual == pytest.approx((12, 12 - 2.7764 * math.sqrt(8), 12 + 2.0595 * math.sqrt(20)), abs=1e-3)
+
+
+def test_two_seeds_by_hand_with_one_sided_bounds() -> None:
+    # As above, with z = 1.6449: t of 4 degrees is 2.1318, of 25 degrees 1.7081.
+    reach = 2 * 1.6448536
+    actual = pooled([(10, 10 - reach, 10 + 2 * reach), (14, 14 - reach, 14 + 2 * reach)], 0.9)
+    assert actual == pytest.approx((12, 12 - 2.1318 * math.sqrt(8), 12 + 1.7081 * math.sqrt(20)), abs=1e-3)
 
 
 def test_seeds_that_do_alike_leave_the_prompts_chance_and_seeds_apart_say_little() -> None:
