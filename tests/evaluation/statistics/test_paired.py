@@ -8,6 +8,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from statistics import NormalDist
 
 import pytest
 
@@ -19,6 +20,7 @@ from unforgotten.evaluation.statistics.paired import (
     mcnemar,
     mean_difference,
     over_seeds,
+    repeated,
     tango,
     variance,
 )
@@ -54,7 +56,42 @@ def test_a_method_at_its_limit_seldom_passes_a_one_sided_bound(
     """Exact: how often the upper end of the 90 % interval lies within a limit at which the truth is."""
     likely = [(w, x) for w in range(int(3 * n * wins) + 9) for x in range(int(3 * n * losses) + (9 if losses else 1))]
     passes = sum(chance(w, x, n, wins, losses) for w, x in likely if tango(w, x, n, 0.9)[1] <= 100 * limit)
-    assert passes <= 0.065
+    assert passes <= 0.05
+
+
+def test_seeds_that_repeat_each_other_keep_all_of_the_prompts_variance() -> None:
+    one = verdicts(3, 1, 20)
+    assert repeated([[one], [one], [one]]) == pytest.approx(1) and repeated([[one]]) == 1
+    nothing = verdicts(0, 0, 20)
+    assert repeated([[nothing], [nothing]]) == 1 and repeated([[one], [verdicts(3, 1, 30)]]) == 1
+    unread: tuple[list[bool | None], list[bool | None]] = ([None, *one[0][1:]], one[1])
+    assert repeated([[one], [unread]]) == 1
+    # By hand: d is 1 on prompt 0 of seed 0 and on prompt 1 of seed 1, of four. Each seed has variance 3/16, the mean
+    # (½, ½, 0, 0) has 1/16: a third.
+    seeds = [[([i == s for i in range(4)], [False] * 4)] for s in (0, 1)]
+    assert repeated(seeds) == pytest.approx(1 / 3)
+    # Two suites, weighed by 1/n: the second has nothing in either seed.
+    both = [[*suites, ([False] * 8, [False] * 8)] for suites in seeds]
+    assert repeated(both) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("common", [0.3, 0.8])
+def test_a_method_at_its_limit_seldom_passes_over_seeds(common: float) -> None:
+    """Simulated: 3 seeds, 128 prompts, 10 % hits of the one and 15 % of the other; two models share most of a seed."""
+    draw, limit, trials, passes = random.Random(4), 5.0, 120, 0
+    shifts = [NormalDist().inv_cdf(share) for share in (0.15, 0.10)]
+    rest = math.sqrt((1 - common) / 2)
+    for _ in range(trials):
+        prompts = [draw.gauss(0, math.sqrt(common)) for _ in range(128)]
+        each = []
+        for _ in range(3):
+            seed = [prompt + draw.gauss(0, rest) for prompt in prompts]
+            one, other = ([p + draw.gauss(0, rest) + shift > 0 for p in seed] for shift in shifts)
+            each.append([(one, other)])
+        by_seed = [mean_difference(suites, confidence=0.9) for suites in each]
+        bound = over_seeds(by_seed, 0.9, repeated(each)).high
+        passes += bound is not None and bound <= limit
+    assert passes / trials <= 0.06
 
 
 # ── McNemar ──

@@ -80,8 +80,9 @@ def test_seeds_are_paired_with_their_own_start() -> None:
     pairs = study.against_start(study.runs("guarded", 0.1))
     d = difference("asr", pairs, 0.9)
     assert d is not None and (d.value, d.wins, d.losses, d.n) == (2, 4, 0, 200)
-    # Both seeds have +2 of 100: no spread of seeds, so the bound is that of one seed's prompts.
-    assert d.high == pytest.approx(wilson_upper(2, 100), abs=1e-3)
+    # Both seeds have +2 of 100, on other prompts: no spread of seeds, and of the prompts' variance 0.02 · 0.98 the mean
+    # keeps 0.04 · ¼ − 0.02², which is 0.4898 of it.
+    assert d.high == pytest.approx(2 + math.sqrt(0.0096 / 0.0196) * (wilson_upper(2, 100) - 2), abs=1e-3)
 
 
 def test_seeds_that_differ_widen_the_bound_by_students_t() -> None:
@@ -90,11 +91,12 @@ def test_seeds_that_differ_widen_the_bound_by_students_t() -> None:
     [study] = studies(runs)
     d = difference("asr", study.against_start(study.runs("guarded", 0.1)), 0.9)
     # Above: a = mean of (upper − value) / z, b = s / √2 = 2, ν = (1 + a²/b²)², and t_0.95(ν) of a table by hand.
-    a = ((wilson_upper(10, 100) - 10) + (wilson_upper(14, 100) - 14)) / 2 / Z90
+    # Of the variance 0.09 and 0.1204, the mean (1 on ten prompts, ½ on four) keeps 0.11 − 0.12² = 0.0956.
+    a = math.sqrt(0.0956 / 0.1052) * ((wilson_upper(10, 100) - 10) + (wilson_upper(14, 100) - 14)) / 2 / Z90
     freedom = (1 + (a / 2) ** 2) ** 2
-    assert 18 < freedom < 26  # t_0.95 of 18 is 1.7341, of 26 is 1.7056
+    assert 15 < freedom < 26  # t_0.95 of 15 is 1.7531, of 26 is 1.7056
     assert d is not None and d.high is not None and d.value == 12
-    assert 12 + 1.7056 * math.hypot(a, 2) <= d.high <= 12 + 1.7341 * math.hypot(a, 2)
+    assert 12 + 1.7056 * math.hypot(a, 2) <= d.high <= 12 + 1.7531 * math.hypot(a, 2)
 
 
 def test_a_mean_of_suites_is_bootstrapped_at_its_confidence() -> None:
@@ -125,6 +127,8 @@ def test_runs_that_nothing_tells_apart_are_refused_and_settings_are_named() -> N
     weights = [(0, 1.0), (1, 1.0), (0, 2.0)]
     runs = [run("tuned", {"question": first(1)}, "der", seed=s, settings={"weight": w}) for s, w in weights]
     runs.append(run("tuned", {"question": first(1)}, "der", settings={"weight": 1.0}, memory_rows=300))
+    runs.append(run("tuned", {"question": first(1)}, "der", settings={"weight": 1.0, "replay": 0.5}, seed=4))
     [study] = studies(runs)
-    assert list(study.settings) == ["der", "der(weight=2)", "der(memory=300)"]
+    assert list(study.settings) == ["der", "der(weight=2)", "der(memory rows=300)", "der(replay=0.5)"]
+    assert study.settings["der(replay=0.5)"][0]["memory from"] == "safety_data"
     assert len(study.runs("der", 0.1)) == 2

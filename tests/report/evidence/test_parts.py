@@ -61,6 +61,7 @@ def test_a_part_stays_where_its_interval_leaves_0_out_on_the_good_side() -> None
     said = verdicts(effects(only))
     assert said["weight = 2.0 (absent: 0.0)"] == "stays: ASR at p = 0.1; costs over-refusal at p = 0.1"
     assert said["replay of the memory"].startswith("goes: ")
+    assert verdicts(effects(only), "non-refusal")["weight = 2.0 (absent: 0.0)"].startswith("stays: non-refusal at")
 
 
 def drifted(i: int, asr: int, **extras: object) -> EvidenceRun:

@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, pvariance
 from typing import Any
 
 from unforgotten.evaluation.statistics import seeds
@@ -149,12 +149,12 @@ def mean_difference(
     return _made(value, low, high, None, sum(sizes), (totals[0], totals[1], totals[2]))
 
 
-def over_seeds(differences: Sequence[Difference], confidence: float = 1 - ALPHA) -> Difference:
+def over_seeds(differences: Sequence[Difference], confidence: float = 1 - ALPHA, repeated: float = 1.0) -> Difference:
     """The mean of the seeds' differences, with an interval for other prompts and another seed: `seeds.pooled`.
 
     A seed is paired with the same seed of the other model, whose data and draws it shares; a model that has no seeds
     (θ_safe, asked once) stands against each, and nothing is then said of another such model. confidence: that of the
-    seeds' own intervals.
+    seeds' own intervals. repeated: what `repeated` says of these seeds; 1 promises least.
     """
     known = [
         (d.value, d.low, d.high)
@@ -167,8 +167,34 @@ def over_seeds(differences: Sequence[Difference], confidence: float = 1 - ALPHA)
     counts = sum(d.wins for d in differences), sum(d.losses for d in differences), unread
     if not known or len(known) < len(differences):
         return Difference(None, None, None, None, n, *counts)
-    value, low, high = seeds.pooled(known, confidence)
+    value, low, high = seeds.pooled(known, confidence, repeated)
     return Difference(value, max(-100.0, low), min(100.0, high), None, n, *counts)
+
+
+def repeated(each: Sequence[Sequence[tuple[Verdicts, Verdicts]]]) -> float:
+    """The share of the prompts' variance that a mean over seeds keeps: 1 where seeds agree on each prompt, 1/S where
+    they have nothing in common. each: of every seed its suites, the same prompts in the same order.
+
+        Σ_k Var_i(mean_s d_ski) / n_k  over  mean_s Σ_k Var_i(d_ski) / n_k,    d = 1, 0 or −1 of suite k, prompt i
+
+    1 where a verdict could not be read, or where no pair differs. Simulated with one-sided 95 % bounds, for 2 to 4
+    seeds of 128 to 360 prompts (300 trials each): a method at its limit passes in 1 to 4 % of cases where seeds differ
+    by chance alone, in 4 to 8 % where they shift a probit by 0.15; without this share, in 0 to 1 and 1 to 5 %. A method
+    as good as its reference passes more often: 73 % in place of 24 for 4 seeds, 200 prompts and a limit of 2 points.
+    """
+    sizes = {tuple(len(one) for one, _ in suites) for suites in each}
+    if len(each) < 2 or len(sizes) != 1:
+        return 1.0
+    means = spread = 0.0
+    for of_suite in zip(*each, strict=True):
+        by_seed = [list(zip(one, other, strict=True)) for one, other in of_suite]
+        if any(a is None or b is None for pairs in by_seed for a, b in pairs):
+            return 1.0
+        d = [[float(bool(a)) - float(bool(b)) for a, b in pairs] for pairs in by_seed]  # (S, n)
+        if n := len(d[0]):
+            means += pvariance([fmean(of_prompt) for of_prompt in zip(*d, strict=True)]) / n
+            spread += fmean(pvariance(own) for own in d) / n
+    return min(1.0, means / spread) if spread > 0 else 1.0
 
 
 def readings(one: Verdicts, other: Verdicts) -> tuple[Counts, Counts]:

@@ -31,9 +31,12 @@ from statistics import NormalDist, fmean, stdev
 CONFIDENCE = 0.95
 
 
-def pooled(parts: Sequence[tuple[float, float, float]], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+def pooled(
+    parts: Sequence[tuple[float, float, float]], confidence: float = CONFIDENCE, repeated: float = 1.0
+) -> tuple[float, float, float]:
     """Mean, low and high of the seeds' (value, low, high), each an interval of this confidence over the same prompts.
 
+    repeated: share of the prompts' variance that a mean over seeds keeps, where it was measured (`paired.repeated`).
     One seed says nothing of others: then its own interval. Raises ValueError for none.
     """
     if not parts:
@@ -50,7 +53,8 @@ def pooled(parts: Sequence[tuple[float, float, float]], confidence: float = CONF
         freedom = (len(parts) - 1) * (1 + (prompts / spread) ** 2) ** 2
         return student_quantile(freedom, confidence) * math.hypot(prompts, spread)
 
-    below, above = fmean(v - low for v, low, _ in parts) / z, fmean(high - v for v, _, high in parts) / z
+    keeps = math.sqrt(repeated) / z
+    below, above = keeps * fmean(v - low for v, low, _ in parts), keeps * fmean(high - v for v, _, high in parts)
     return middle, middle - reach(below), middle + reach(above)
 
 

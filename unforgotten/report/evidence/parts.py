@@ -95,21 +95,24 @@ def effects(study: Study, main: str = MAIN) -> list[PartEffect]:
     return measured
 
 
-def verdicts(effects: Sequence[PartEffect]) -> dict[str, str]:
-    """Of each part by name: `stays` with what it improves and where, or `goes`; and what it costs."""
+def verdicts(effects: Sequence[PartEffect], harm: str = "ASR") -> dict[str, str]:
+    """Of each part by name: `stays` with what it improves and where, or `goes`; and what it costs.
+
+    harm: what the share of harmful prompts is called.
+    """
     said: dict[str, str] = {}
     for name in dict.fromkeys(effect.part.name for effect in effects):
         own = [effect for effect in effects if effect.part.name == name]
-        better, worse = (_where(own, side) for side in ("better", "worse"))
+        better, worse = (_where(own, side, harm) for side in ("better", "worse"))
         said[name] = ("stays: " + better if better else "goes: no interval excludes 0 on the good side") + (
             f"; costs {worse}" if worse else ""
         )
     return said
 
 
-def _where(effects: Sequence[PartEffect], side: Any) -> str:
+def _where(effects: Sequence[PartEffect], side: Any, harm: str) -> str:
     named = []
-    for kind, word in (("asr", "ASR"), ("refusal", "over-refusal"), ("utility", "utility")):
+    for kind, word in (("asr", harm), ("refusal", "over-refusal"), ("utility", "utility")):
         at = [f"{e.poison:g}" + (f" {e.attack}" if e.attack else "") for e in effects if kind in e.kinds(side)]
         named += [f"{word} at p = {', '.join(at)}"] if at else []
     return "; ".join(named)

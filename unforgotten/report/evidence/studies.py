@@ -10,7 +10,7 @@ from typing import Any
 
 from unforgotten.errors import DataError
 from unforgotten.evaluation.statistics import paired, rates
-from unforgotten.evaluation.statistics.paired import Difference
+from unforgotten.evaluation.statistics.paired import Difference, Verdicts
 from unforgotten.report.aggregate import title
 from unforgotten.report.evidence.recorded import EvidenceRun
 from unforgotten.runs import results
@@ -108,7 +108,8 @@ def _study(model: str, task: str, runs: Sequence[EvidenceRun]) -> Study:
 def specs(run: EvidenceRun) -> list[dict[str, Any]]:
     """Its methods with their fields; the last one also with what the memory is."""
     listed = as_json(run.row.methods or ())
-    memory = {"memory": run.row.memory_rows, "replay": as_json(run.row.replay)}
+    # With spaces, so that no method has a field of the name: DER's own `replay` is another thing.
+    memory = {"memory rows": run.row.memory_rows, "memory from": as_json(run.row.replay)}
     return [*listed[:-1], {**listed[-1], **memory}] if listed else []
 
 
@@ -162,17 +163,20 @@ def difference(
 
     None without pairs, or where a kind was not asked. Raises DataError where two runs were asked different prompts.
     """
-    each = [_of_seed(kind, one, other, confidence) for one, other in pairs]
-    known = [d for d in each if d is not None]
-    return paired.over_seeds(known, confidence) if known and len(known) == len(each) else None
+    each = [_verdicts(kind, one, other) for one, other in pairs]
+    if not each or not all(each):
+        return None
+    by_seed = [paired.mean_difference(suites, confidence=confidence) for suites in each]
+    crossed = len({str(one.extras.prompts[kind]) for one, _ in pairs}) == 1  # all seeds were asked the same
+    return paired.over_seeds(by_seed, confidence, paired.repeated(each) if crossed else 1.0)
 
 
-def _of_seed(kind: Kind, one: EvidenceRun, other: EvidenceRun, confidence: float) -> Difference | None:
+def _verdicts(kind: Kind, one: EvidenceRun, other: EvidenceRun) -> list[tuple[Verdicts, Verdicts]]:
+    """By suite, or of the task's first measure; empty where one of the two was not asked."""
     ours, theirs = (run.extras.prompts.get(kind, {}) for run in (one, other))
     if not ours or not theirs:
-        return None
+        return []
     suites = list(ours)[:1] if kind == "utility" else list(ours)
     if wrong := [suite for suite in suites if ours[suite] != theirs.get(suite)]:
         raise DataError(f"{one.row.run} and {other.row.run} were asked different prompts in {', '.join(wrong)}.")
-    verdicts = [(one.verdicts(kind, suite), other.verdicts(kind, suite)) for suite in suites]
-    return paired.mean_difference(verdicts, confidence=confidence)
+    return [(one.verdicts(kind, suite), other.verdicts(kind, suite)) for suite in suites]
