@@ -9,7 +9,7 @@
         testing.CHECKS[check]({"name": "der", "weight": 5.0}, adapter_mode, tmp_path)
 
 A method is given as a recipe gives it: a name, or `{name: …, field: …}`; `./mine.py:Mine` works too. The checks split,
-ranks and resume take a list of methods as well.
+ranks and resume take a list of methods as well, and other settings of the memory.
 Rows are ragged (1 to 200 response tokens, several assistant turns). Split and ranks are compared in float64 without
 dropout, to 1e-9; resume (a new process after SIGKILL, mid-epoch, two micro-batches a step), the neutral and the faint
 setting bit for bit, in float32 with dropout 0.1 and AdamW. Everything runs on the CPU, in seconds.
@@ -130,11 +130,14 @@ def train(
     kill_at: int | None = None,
     resume: bool = False,
     loss: Any = "auto",
+    memory: Mapping[str, Any] | None = None,
+    measured: bool = False,
 ) -> dict[str, Tensor]:
     """One run on ragged rows; returns the trained tensors.
 
     exact: float64, SGD, no dropout (for comparisons between splits); otherwise float32, AdamW, dropout 0.1.
-    loss: as MethodTrainer takes it.
+    loss: as MethodTrainer takes it. memory: settings of `Memory` beside the number of rows.
+    measured: returns every measurement of held-out rows as well, where there are some.
     kill_at: SIGKILL to this very process in that step, between its micro-batches.
     """
     from transformers import TrainerCallback, TrainingArguments
@@ -176,7 +179,7 @@ def train(
         args=args,
         train_dataset=ragged_rows(USER_ROWS, 1),
         safety_dataset=ragged_rows(SAFETY_ROWS, 2),
-        memory=Memory(n_rows=SAFETY_ROWS - 1),
+        memory=Memory(**{"n_rows": SAFETY_ROWS - 1, **(memory or {})}),
         method=specs,
         replies=replies(),
         loss=loss,
@@ -188,9 +191,10 @@ def train(
         trainer.train(resume_from_checkpoint=resume or None)
     moved = [n for n, p in trainer.model.named_parameters() if n in frozen and not torch.equal(p, frozen[n])]
     assert not moved, f"frozen weights were changed: {moved[:5]}"
-    if trainer.edited:  # whole weights, no adapter any more
-        return {n: p.detach().clone().contiguous() for n, p in trainer.model.named_parameters()}
-    return {n: p.detach().clone().contiguous() for n, p in trainer.run.weights.params().items()}
+    # Where whole weights were edited there is no adapter any more.
+    end = dict(trainer.model.named_parameters()) if trainer.edited else trainer.run.weights.params()
+    tensors = {n: p.detach().clone().contiguous() for n, p in end.items()}
+    return {**tensors, **(_measurements(trainer.run.memory.held_out) if measured else {})}
 
 
 def replies() -> Any:
@@ -214,12 +218,14 @@ def plain(adapter_mode: AdapterMode) -> dict[str, Tensor]:
 
 
 @cache
-def whole(method: str, adapter_mode: AdapterMode, loss: str = "auto") -> dict[str, Tensor]:
-    """What methods (as JSON) end at in float64 with its four rows in one micro-batch, trained once in a process."""
+def whole(method: str, adapter_mode: AdapterMode, more: str = "{}") -> dict[str, Tensor]:
+    """What methods end at in float64 with their four rows in one micro-batch, trained once in a process.
+
+    method: as JSON. more: `loss` and `memory` of `train`, likewise.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return train(
-            json.loads(method), adapter_mode, Path(folder), micro_batch=4, accumulation=1, exact=True, loss=loss
-        )
+        parts = {"micro_batch": 4, "accumulation": 1, "exact": True, "measured": True, **json.loads(more)}
+        return train(json.loads(method), adapter_mode, Path(folder), **parts)
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
@@ -229,21 +235,24 @@ def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return max(float((a[n] - b[n]).abs().max()) for n in a)
 
 
-def check_split(method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str = "auto") -> None:
-    """Four rows a step in one micro-batch, in two of two, or in four of one: the same weights to 1e-9."""
-    expected = whole(_key(method), adapter_mode, loss)
+def check_split(method: Specs, adapter_mode: AdapterMode, folder: Path, **more: Any) -> None:
+    """Four rows a step in one micro-batch, in two of two, or in four of one: the same weights to 1e-9.
+
+    Here and in the next two, what is measured on held-out rows has to agree as well. more: `loss` and `memory` of
+    `train`.
+    """
+    expected = whole(_key(method), adapter_mode, _key(more))
     for size in (2, 1):
-        parts = train(
-            method, adapter_mode, folder / f"{size}", micro_batch=size, accumulation=4 // size, exact=True, loss=loss
-        )
+        options: dict[str, Any] = {"micro_batch": size, "accumulation": 4 // size, "exact": True, "measured": True}
+        parts = train(method, adapter_mode, folder / f"{size}", **options, **more)
         assert distance(expected, parts) <= 1e-9, f"micro-batches of {size} differ by {distance(expected, parts):.1e}"
 
 
-def check_ranks(method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str = "auto") -> None:
+def check_ranks(method: Specs, adapter_mode: AdapterMode, folder: Path, **more: Any) -> None:
     """Two gloo ranks with two rows each, in one micro-batch or two, against one rank with four: to 1e-9, on both."""
-    expected, port = whole(_key(method), adapter_mode, loss), _free_port()
+    expected, port = whole(_key(method), adapter_mode, _key(more)), _free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    started = [_start(_ranked, rank, port, method, adapter_mode, folder, loss) for rank in range(2)]
+    started = [_start(_ranked, rank, port, method, adapter_mode, folder, more) for rank in range(2)]
     for process in started:
         process.join()
         assert process.exitcode == 0, f"a rank ended with {process.exitcode}"
@@ -252,19 +261,26 @@ def check_ranks(method: Specs, adapter_mode: AdapterMode, folder: Path, loss: st
         assert apart <= 1e-9, f"{file.stem} differs from one rank by {apart:.1e}"
 
 
-def check_resume(method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str = "auto") -> None:
-    """Killed mid-epoch and resumed in a new process: bit for bit the weights of the run that was not."""
-    expected = train(method, adapter_mode, folder / "through", loss=loss)
-    killed = _start(_saved, method, adapter_mode, folder / "killed", None, {"kill_at": KILL_AT, "loss": loss})
+def check_resume(method: Specs, adapter_mode: AdapterMode, folder: Path, **more: Any) -> None:
+    """Killed mid-epoch and resumed in a new process: bit for bit the weights of the run that was not.
+
+    The state in its last checkpoint is equal as well: what methods remember, the rows measured, and the notes.
+    """
+    through, interrupted = folder / "through", folder / "killed"
+    expected = train(method, adapter_mode, through, measured=True, **more)
+    killed = _start(_saved, method, adapter_mode, interrupted, None, {"kill_at": KILL_AT, **more})
     killed.join()
     assert killed.exitcode == -signal.SIGKILL, f"the run to be killed ended with {killed.exitcode}"
-    checkpoints = sorted(p.name for p in (folder / "killed").glob("checkpoint-*"))
+    checkpoints = sorted(p.name for p in interrupted.glob("checkpoint-*"))
     assert checkpoints == [f"checkpoint-{SAVE_AT}"], f"before the kill there were {checkpoints}"
-    goes_on = {"resume": True, "loss": loss}
-    resumed = _start(_saved, method, adapter_mode, folder / "killed", folder / "resumed.safetensors", goes_on)
+    goes_on = {"resume": True, "measured": True, **more}
+    resumed = _start(_saved, method, adapter_mode, interrupted, folder / "resumed.safetensors", goes_on)
     resumed.join()
     assert resumed.exitcode == 0, f"the resumed run ended with {resumed.exitcode}"
     assert distance(expected, load_file(folder / "resumed.safetensors")) == 0.0
+    states = [_state(run / f"checkpoint-{STEPS - STEPS % SAVE_AT}" / "unforgotten") for run in (through, interrupted)]
+    differ = [name for name in states[0] | states[1] if states[0].get(name) != states[1].get(name)]
+    assert not differ, f"after a resume these differ in the last checkpoint: {differ}"
 
 
 def check_neutral(method: Spec, adapter_mode: AdapterMode, folder: Path) -> None:
@@ -319,7 +335,7 @@ def check_state(method: Spec, adapter_mode: AdapterMode, folder: Path) -> None:
     assert not missing, f"remembered, but not in the checkpoint: {missing}"
 
 
-CHECKS: dict[str, Callable[[Any, AdapterMode, Path], None]] = {
+CHECKS: dict[str, Callable[..., None]] = {
     "split": check_split,
     "ranks": check_ranks,
     "resume": check_resume,
@@ -335,8 +351,8 @@ def _class(method: Spec) -> type[Method]:
     return registry.load("methods", method if isinstance(method, str) else method["name"])
 
 
-def _key(method: Specs) -> str:
-    return json.dumps(method, sort_keys=True)
+def _key(facts: Specs | Mapping[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True)
 
 
 def _with(method: Spec, fields: Mapping[str, Any]) -> Spec:
@@ -352,6 +368,19 @@ def _start(target: Callable[..., None], *args: Any) -> Any:
     return process
 
 
+def _measurements(held_out: Any) -> dict[str, Tensor]:
+    """Every measurement of held-out rows as one tensor, (measurements, step and units)."""
+    lines = [[float(drift.step), *drift.means.values()] for drift in (*held_out.course, held_out.result) if drift]
+    return {"held_out": torch.tensor(lines, dtype=torch.float64)} if lines else {}
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What methods and the run have in a checkpoint, by name."""
+    mark = json.loads((folder / "complete.json").read_text())
+    state = {name: mark.get(name) for name in ("notes", "ratios", "held_out")}
+    return state | {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "complete.json"}
+
+
 def _saved(method: Specs, adapter_mode: AdapterMode, folder: Path, file: Path | None, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     weights = train(method, adapter_mode, folder, **options)
@@ -359,7 +388,7 @@ def _saved(method: Specs, adapter_mode: AdapterMode, folder: Path, file: Path | 
         save_file(weights, file)
 
 
-def _ranked(rank: int, port: int, method: Specs, adapter_mode: AdapterMode, folder: Path, loss: str) -> None:
+def _ranked(rank: int, port: int, method: Specs, adapter_mode: AdapterMode, folder: Path, more: dict[str, Any]) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -369,7 +398,7 @@ def _ranked(rank: int, port: int, method: Specs, adapter_mode: AdapterMode, fold
         "MASTER_PORT": str(port),
     }
     for parts in (1, 2):
-        options = {"micro_batch": 2 // parts, "accumulation": parts, "exact": True, "loss": loss}
+        options = {"micro_batch": 2 // parts, "accumulation": parts, "exact": True, "measured": True, **more}
         _saved(method, adapter_mode, folder / f"two-{parts}", folder / f"rank{rank}-{parts}.safetensors", options)
     torch.distributed.destroy_process_group()
 

@@ -13,11 +13,21 @@ from unforgotten import testing
 from unforgotten.training.trainer import MethodTrainer
 
 LISA = {"name": "lisa", "safety_steps": 2, "user_steps": 3}
+WEIGHS = {"name": "row_weights", "separation": 0.5, "most": 1.0, "tokens": 3, "spread": 0.5}
+REFUSES = {"name": "own_replies", "most": 1.0, "neighbours": 0}
 LISTS: dict[str, list[Any]] = {
     "two losses and an average": ["der", "lwf", "ema"],
     "rows, a projection, a penalty": ["safeinstr", "agem", "ewc"],
     "batches, token weights, whole weights": [LISA, "constrained_sft", "magmax"],
     "perturbed, then an edit of factors": ["refresh", "ema", {"name": "safelora", "layers": 2}],
+    "row weights, and what they gate": [WEIGHS, {"name": "lwf", "gate": "suspect", "unit": "relative", "weight": 30.0}],
+    "own replies, two weights by themselves, a scaled change": [
+        REFUSES,
+        {"name": "der", "weight": "auto", "hold": 1e-6},
+        {"name": "anchor", "weight": "auto", "hold": 1e-6},
+        "interpolate",
+    ],
+    "two kinds of KL": ["kl", "safegrad"],
 }
 
 

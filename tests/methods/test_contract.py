@@ -23,9 +23,19 @@ VARIANTS = {
     "der-dual": {"name": "der", "weight": "auto", "hold": 1e-6},
     "der-ratio": {"name": "der", "weight": "auto", "auto": "ratio"},
     "der-polyak": {"name": "der", "weight": "auto", "auto": "polyak", "hold": 1e-6},
+    "derpp-dual": {"name": "derpp", "weight": "auto", "hold": 1e-6},
+    "guarded-dual": {"name": "guarded", **SETTINGS["guarded"], "weight": "auto", "hold": 1e-6},
     "kl-dual": {"name": "kl", "weight": "auto", "hold": 1e-6},
     "anchor-dual": {"name": "anchor", "weight": "auto", "hold": 1e-6},
     "lwf-dual": {"name": "lwf", "weight": "auto", "hold": 1e-6},
+    "lwf-relative": {"name": "lwf", "weight": 30.0, "unit": "relative", "positions": "response"},
+}
+# Memories that are chosen or measured: a method, and settings of the memory. The checkpoint that a run is resumed from
+# lies between two measurements.
+MEMORIES = {
+    "relevance": ("der", {"n_rows": 6, "choose": "relevance"}),
+    "held-out": ("sft", {"n_rows": 7, "held_out": 0.5, "held_out_every_steps": 2}),
+    "held-out-dual": (VARIANTS["der-dual"], {"n_rows": 7, "held_out": 0.5, "held_out_every_steps": 2}),
 }
 STARTS_PROCESSES = ("ranks", "resume")
 DEFAULT = "merge"
@@ -60,3 +70,13 @@ def test_contract_of_other_settings(
     check: str, variant: str, adapter_mode: testing.AdapterMode, tmp_path: Path
 ) -> None:
     testing.CHECKS[check](VARIANTS[variant], adapter_mode, tmp_path)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize(
+    ("check", "adapter_mode"),
+    [pytest.param(c, p, marks=_marks(c, p)) for c in ("split", "ranks", "resume") for p in testing.ADAPTER_MODES],
+)
+def test_contract_of_memories(check: str, memory: str, adapter_mode: testing.AdapterMode, tmp_path: Path) -> None:
+    method, settings = MEMORIES[memory]
+    testing.CHECKS[check](method, adapter_mode, tmp_path, memory=settings)
