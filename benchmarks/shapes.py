@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from unforgotten.evaluation.aligned_replies import AlignedReplies
 from unforgotten.training.replay_memory import Memory
 from unforgotten.training.trainer import MethodTrainer
 
@@ -68,11 +70,15 @@ class Shape:
         return Gemma2Config(**sizes) if self.soft_capped else LlamaConfig(**sizes)
 
 
+WITHOUT_WORDS: Any = SimpleNamespace(end_ids=(0,), pad_id=0, decode=lambda ids: "")
+"""How replies are read of a model with random weights: none of them refuses."""
 EDITS = ("magmax", "safelora")
-"""Methods that read θ₀: here the aligned weights themselves, since nothing is measured after training."""
+"""Methods that read θ₀: here the aligned weights but for one kind, since nothing is measured after training."""
 
 SMALL = Shape("small Llama", 256, 4, 8_000, 688, 4, 4, 64)
 NARROW = Shape("narrow Llama", 128, 2, 128_000, 344, 2, 2, 64, False, 5, 64, 40, safety_rows=20, user_rows=50)
+WIDE = replace(NARROW, name="narrow Llama, V 262k", vocabulary=262_144)
+"""With the vocabulary of Gemma 3."""
 NARROW_CAPPED = replace(NARROW, name="narrow Gemma 2", soft_capped=True)
 DEEP = Shape("deep Llama", 256, 8, 8_000, 688, 4, 4, 64, batch=8, tokens=256, answer_tokens=160, user_rows=40)
 LLAMA_7B = Shape("Llama 7B", 4096, 32, 32_000, 11_008, 32, 32, 128, tokens=512, answer_tokens=320)
@@ -151,17 +157,23 @@ def trainer(
         )
     else:
         learned = model(shape, device)
-        base = {n.replace(".base_layer", ""): t for n, t in learned.get_base_model().state_dict().items()}
         made = MethodTrainer(
             model=learned,
             args=args,
             train_dataset=user,
             safety_dataset=rows(safety_shape or shape, shape.safety_rows, 2),
             memory=Memory(n_rows=shape.safety_rows),
-            unaligned_model={n: t for n, t in base.items() if ".lora_" not in n} if method in EDITS else None,
+            unaligned_model=_unaligned(learned) if method in EDITS else None,
             method=method,
             loss=loss,
+            replies=AlignedReplies(WITHOUT_WORDS),
             callbacks=list(callbacks),
         )
     made.remove_callback(PrinterCallback)
     return made
+
+
+def _unaligned(learned: Any) -> dict[str, torch.Tensor]:
+    """The weights below the adapter, by their public names; alignment is taken to have changed q."""
+    plain = {n.replace(".base_layer", ""): t for n, t in learned.get_base_model().state_dict().items()}
+    return {n: 0.99 * t if "q_proj" in n else t for n, t in plain.items() if ".lora_" not in n}
