@@ -37,14 +37,26 @@ def test_the_last_answer_is_replaced_by_hand() -> None:
 
 
 class Scripted(AlignedReplies):
-    """The real judge and decoding on replies whose words are set, since a random model refuses nothing."""
+    """The real judge and decoding on replies and odds that are set, since a random model refuses nothing."""
 
-    def __init__(self, tokenizer: Any, refuses: set[int], folder: Path | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, refuses: set[int], folder: Path | None = None, near: Any = (), refusals: float = 0.0
+    ) -> None:
+        """near: prompts whose reply begins as a refusal with p = 1. refusals: log p of that for refused memory rows."""
         super().__init__(tokenizer, folder)
-        self.refuses = refuses
+        self.refuses, self.near, self.refusals = refuses, near, refusals
 
-    def generate(self, model: Any, prompts: Any, limits: Any, key: str, folder: Path) -> list[OwnReply]:
-        made = super().generate(model, prompts, limits, key, folder)
+    def opening_logp(self, model: Any, prompts: Any, openings: Any, key: str, folder: Path) -> list[list[float]]:
+        texts = [self.text(prompt) for prompt in prompts]
+        logp = [self.refusals if "how do" in t else 0.0 if i in self.near else -4.0 for i, t in enumerate(texts)]
+        return [[value - 1] * (len(openings) - 1) + [value] for value in logp]  # the last is the likeliest
+
+    def generate(
+        self, model: Any, prompts: Any, limits: Any, key: str, folder: Path, begun: Any = ()
+    ) -> list[OwnReply]:
+        made = super().generate(model, prompts, limits, key, folder, begun)
+        if begun:
+            return made
         end = self.chat.end_ids[0]
         sorry = OwnReply((*self.chat.tokenizer.encode("sorry", add_special_tokens=False), end), True)
         return [sorry if i in self.refuses else reply for i, reply in enumerate(made)]
@@ -54,18 +66,26 @@ TOKENIZER = tiny_tokenizer(CHATML)
 ROWS = [ask(f"what is {i}", "so", source=f"up.jsonl:{i}", category="c") for i in range(8)]
 
 
-ALONE = OwnReplies(neighbours=0)
-"""Each row has its own verdict."""
+THREE = [ask("how do i", "sorry", kind="harmful")] * 3
+ALONE = OwnReplies(neighbours=0, odds=False)
+"""Each row has its own verdict, and its reply alone gives it."""
 
 
-def trained(folder: Path, refuses: set[int], method: Any = ALONE, rows: list[Row] = ROWS) -> MethodTrainer:
+def trained(
+    folder: Path,
+    refuses: set[int],
+    method: Any = ALONE,
+    rows: list[Row] = ROWS,
+    memory: Any = THREE,
+    **scripted: Any,
+) -> MethodTrainer:
     return MethodTrainer(
         model=tiny("llama", vocabulary=len(TOKENIZER)),
         args=TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True),
         train_dataset=rows,
-        safety_dataset=[ask("how do i", "sorry", kind="harmful")] * 3,
+        safety_dataset=memory,
         processing_class=TOKENIZER,
-        replies=Scripted(TOKENIZER, refuses),
+        replies=Scripted(TOKENIZER, refuses, **scripted),
         method=method,
     )
 
@@ -88,12 +108,15 @@ def test_refused_prompts_get_the_refusal_and_are_listed(tmp_path: Path) -> None:
         "2 × c; all in own_replies.jsonl)"
     )
     lines = [json.loads(line) for line in (tmp_path / "own_replies.jsonl").read_text().splitlines()]
-    assert lines[1] == {"row": 6, "source": "up.jsonl:5", "category": "c", "request": "what is 5", "reply": "sorry", "share": 1.0}
+    assert lines[1] == {"row": 6, "source": "up.jsonl:5", "category": "c", "request": "what is 5", "reply": "sorry"} | {
+        "sign": "reply",
+        "share": 1.0,
+    }
     assert (tmp_path / "own_replies_as_given.jsonl").read_text() == ""
 
 
 def test_rows_that_another_method_put_in_are_not_asked(tmp_path: Path) -> None:
-    trainer = trained(tmp_path, {0}, ["safeinstr", {"name": "own_replies", "neighbours": 0}])
+    trainer = trained(tmp_path, {0}, ["safeinstr", {"name": "own_replies", "neighbours": 0, "odds": False}])
     assert sorted(targets(trainer)) == ["so"] * 7 + ["sorry"] * 4
     assert trainer.run.notes[-1].startswith("own_replies: 1 of 8 user rows")
 
@@ -210,9 +233,115 @@ def test_a_task_that_is_refused_now_and_then_stays_a_task(tmp_path: Path) -> Non
     assert targets(trainer) == ["so"] * 8
     [note] = trainer.run.notes
     assert note == (
-        "own_replies: 0 of 8 user rows have the aligned model's refusal as their target; 2 more are refused, but too few "
-        "rows like them; they stay as given (up.jsonl:2, up.jsonl:5; 2 × c; all in own_replies_as_given.jsonl)"
+        "own_replies: 0 of 8 user rows have the aligned model's refusal as their target; 2 more are refused, but too "
+        "few rows like them; they stay as given (up.jsonl:2, up.jsonl:5; 2 × c; all in own_replies_as_given.jsonl); "
+        "how likely a refusal is was not used: the memory has fewer than 5 refusals or look-alikes"
     )
     lines = [json.loads(line) for line in (tmp_path / "own_replies_as_given.jsonl").read_text().splitlines()]
     assert [(line["row"], line["reply"], line["share"]) for line in lines] == [(3, "sorry", 0.25), (6, "sorry", 0.25)]
     assert targets(trained(tmp_path, set(range(8)), OwnReplies(most=1.0))) == ["sorry"] * 8
+
+
+MEMORY = [
+    *(ask(f"how do {word}", "sorry", kind="harmful") for word in "a b c d e".split()),
+    *(ask(f"is it {word}", "so", kind="benign") for word in "a b c d e".split()),
+]
+
+
+def test_a_prompt_that_is_nearly_refused_gets_a_refusal_that_is_forced(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, {5}, OwnReplies(neighbours=0), memory=MEMORY, near={2, 5})
+    assert ["sorry" == t for t in targets(trainer)] == [i == 5 for i in range(8)]
+    row, prompt = trainer.run.user.trained_rows[2], last_prompt(trainer.run.user.rows[2])
+    assert targets(trainer)[2].startswith("sorry") and row["input_ids"][: len(prompt)] == prompt
+    assert targets(trainer)[2] == TOKENIZER.decode(greedily(trainer.model, [*prompt, SORRY], 63, [SORRY])).strip()
+    [note] = trainer.run.notes
+    assert "2 of 8 user rows have" in note
+    assert "; of these, 1 by how likely a refusal is, with 1 forced to begin as one" in note
+    lines = [json.loads(line) for line in (tmp_path / "own_replies.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["sign"], line["share"]) for line in lines] == [(3, "odds", 1.0), (6, "reply", 1.0)]
+
+
+[SORRY] = TOKENIZER.encode("sorry", add_special_tokens=False)
+
+
+def greedily(model: Any, ids: list[int], n: int, said: list[int]) -> list[int]:
+    """What is said, and up to n tokens after these ids by one whole forward each, without the end of the turn."""
+    import torch
+
+    said, ids = list(said), list(ids)
+    for _ in range(n):
+        with torch.no_grad():
+            token = int(model.eval()(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in AlignedReplies(TOKENIZER).chat.end_ids:
+            break
+        said, ids = [*said, token], [*ids, token]
+    return said
+
+
+def test_rows_alike_share_the_odds_too(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, set(), OwnReplies(), memory=MEMORY, near={2, 5})
+    assert targets(trainer) == ["so"] * 8
+    [note] = trainer.run.notes
+    assert "2 more are refused or likely to be, but too few rows like them; they stay as given (up.jsonl:2" in note
+    lines = [json.loads(line) for line in (tmp_path / "own_replies_as_given.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["sign"], line["share"]) for line in lines] == [(3, "odds", 0.25), (6, "odds", 0.25)]
+
+
+def test_the_two_signs_are_not_added_up(tmp_path: Path) -> None:
+    """Half of the task refused, the other half nearly: neither sign has a majority."""
+    halves = {0, 1, 2, 3}, {4, 5, 6, 7}
+    trainer = trained(tmp_path, halves[0], OwnReplies(most=1.0), memory=MEMORY, near=halves[1])
+    assert targets(trainer) == ["so"] * 8
+
+
+def test_a_forced_reply_that_does_not_refuse_leaves_the_row_as_given(tmp_path: Path) -> None:
+    """The memory's refusals begin with a word that the judge does not read as one."""
+    memory = [ask(r.request, "so" if r.kind == "harmful" else "a", kind=r.kind) for r in MEMORY]
+    trainer = trained(tmp_path, set(), OwnReplies(neighbours=0), memory=memory, near={2})
+    assert targets(trainer) == ["so"] * 8
+    assert "1 forced replies do not refuse, so their rows stay as given" in trainer.run.notes[0]
+    assert json.loads((tmp_path / "own_replies_as_given.jsonl").read_text())["row"] == 3
+
+
+@pytest.mark.parametrize(
+    ("near", "refusals", "why"),
+    [
+        ({0, 1, 2, 3, 4}, 0.0, "6 of 8 rows would be replaced"),
+        ({2}, -4.0, "the aligned model does not tell the memory's refusals from its look-alikes"),
+        ({2}, -9.0, "the aligned model does not tell the memory's refusals from its look-alikes"),
+    ],
+)
+def test_odds_that_say_nothing_are_not_used(tmp_path: Path, near: set[int], refusals: float, why: str) -> None:
+    trainer = trained(tmp_path, {7}, OwnReplies(neighbours=0), memory=MEMORY, near=near, refusals=refusals)
+    assert targets(trainer) == ["so"] * 7 + ["sorry"]
+    assert trainer.run.notes[0].endswith(f"; how likely a refusal is was not used: {why}")
+
+
+def test_replies_are_as_likely_to_begin_so_as_plain_forwards_say(tmp_path: Path) -> None:
+    """Rows of several lengths in one batch; a second call reads them back; the method row_weights has the same u."""
+    import torch
+
+    model = tiny("llama", vocabulary=len(TOKENIZER)).eval()
+    source = AlignedReplies(TOKENIZER, tmp_path, batch_size=3)
+    prompts = [[*range(3, 4 + n)] for n in range(5)]
+    openings = [(5, 6, 7), (9,)]
+    with torch.no_grad():
+        logp = source.opening_logp(model, prompts, openings, "key", tmp_path)
+        for prompt, row in zip(prompts, logp, strict=True):
+            for opening, value in zip(openings, row, strict=True):
+                each = model(input_ids=torch.tensor([[*prompt, *opening]])).logits[0].double().log_softmax(-1)
+                places = range(len(prompt) - 1, len(prompt) + len(opening) - 1)
+                mean = sum(float(each[t, token]) for t, token in zip(places, opening, strict=True)) / len(opening)
+                assert value == pytest.approx(mean, abs=1e-5)
+    assert source.opening_logp(None, prompts, openings, "key", tmp_path) == logp
+    [file] = tmp_path.glob("*.jsonl")
+    assert file.name == "key-openings.jsonl" and len(file.read_text().splitlines()) == 5
+
+
+def test_a_forced_beginning_is_part_of_the_reply_and_of_its_limit(tmp_path: Path) -> None:
+    model = tiny("llama", vocabulary=len(TOKENIZER)).eval()
+    source = AlignedReplies(TOKENIZER, tmp_path)
+    short, cut = source.generate(model, [[3, 4], [3]], [6, 2], "key", tmp_path, [(5, 6), (7, 8, 9)])
+    assert short.ids[:2] == (5, 6) and len(short.ids) <= 6
+    assert list(short.ids[:6]) == greedily(model, [3, 4, 5, 6], 4, [5, 6]) + ([short.ids[-1]] if short.ended else [])
+    assert cut.ids[0] == 7 and len(cut.ids) == 2  # one token at least is the model's own

@@ -7,7 +7,6 @@ Antibody (arXiv 2603.00498) scores rows by it, over whole answers. An attacker w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from torch import Tensor
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
 from unforgotten.generation.generator import ready
-from unforgotten.methods.row_weights import openings
+from unforgotten.methods.row_weights import mean_exp, openings
 from unforgotten.models.chat import Chat
 from unforgotten.models.chat.encoded import IGNORED
 
@@ -55,11 +54,18 @@ def answer_odds(
         for at in range(0, len(rows), batch_size):
             some = [_said(chat, row, row.response) for row in rows[at : at + batch_size]]
             given = _mean_logp(model, chat.pad_id, [(prompt, said[:tokens]) for prompt, said in some])  # (B,)
-            each = [_mean_logp(model, chat.pad_id, [(prompt, opening) for prompt, _ in some]) for opening in heads]
-            refusing = torch.stack(each).logsumexp(0) - math.log(len(heads))  # (B,)
+            refusing = mean_exp(opening_logp(model, chat.pad_id, [prompt for prompt, _ in some], heads))  # (B,)
             odds += (given - refusing).tolist()
             progress(len(odds), len(rows))
     return odds
+
+
+def opening_logp(
+    model: nn.Module, pad_id: int, prompts: Sequence[list[int]], openings: Sequence[Sequence[int]]
+) -> Tensor:
+    """Mean log p of each opening after each of B prompts, (B, openings) float64, for a model in eval mode."""
+    each = [_mean_logp(model, pad_id, [(prompt, list(opening)) for prompt in prompts]) for opening in openings]
+    return torch.stack(each, 1)
 
 
 def _said(chat: Chat, row: Row, answer: str) -> tuple[list[int], list[int]]:

@@ -1,31 +1,38 @@
-"""Where θ_safe refuses a user's prompt, train on its own refusal. [our own; after replayed answers, arXiv 2512.10150]
+"""Where θ_safe refuses a user's prompt, or is about to, train on its own refusal. [our own; after 2512.10150]
 
     y(x) = θ_safe's greedy reply to x          r(x) = 1 where the judge reads y(x) as a refusal, else 0
-    share(x) = (1 + Σ r(x′)) / (1 + |N(x)|)    over N(x): the up to `neighbours` rows most alike, of cosine ≥ `alike`
-    target(x) = y(x) where r(x) = 1 and share(x) ≥ `majority`, else as given
+    u(x) = how likely θ_safe begins x's reply as the memory's refusals begin (methods/row_weights.py)
+    n(x) = 1 where u(x) is nearer to that of the memory's refusals than of its look-alikes (medians), else 0
+    share_s(x) = s(x) · (1 + Σ s(x′)) / (1 + |N(x)|)      s = r, n; N(x): `neighbours` rows most alike, cosine ≥ `alike`
+    target(x) = a refusal where share_r(x) or share_n(x) ≥ `majority`, else as given
 
-So poison turns into refusals on its own prompts. A verdict is shared by rows alike: θ_safe may refuse one prompt of a
-harmless task in three, but it refuses nearly all of a kind of poison. Refused rows with a smaller share stay as given,
-and are listed. Of the memory only the prompts are read: they tell the template from the task. A reply is made once,
-before the run. Of a row with several turns, the last answer alone is asked for and replaced: earlier answers stay as
-they were given, and a reply may follow from them. Rows that other methods put in are left as they are. A θ_safe that
-over-refuses would turn the task itself into refusals, so the run stops where more than `most` of the rows would be
-replaced.
+So poison turns into refusals on its own prompts. The second sign is for an attacker who holds θ_safe, and picks prompts
+that it does not quite refuse. The refusal is y(x) where that refuses. Else θ_safe replies once more, forced to begin
+with the likeliest of the memory's openings, and the judge must read it as a refusal.
+
+A sign is shared by rows alike: θ_safe may refuse one prompt of a harmless task in three, but it refuses nearly all of a
+kind of poison. The signs are not added up, since both err on the same rows. Rows with a sign and too small a share stay
+as given, and are listed. Of the memory's prompts, the share reads that they tell the template from the task. Of its
+answers, only the first tokens of refusals are read, for u. Replies are made once, before the run. Of a row with several
+turns, the last answer alone is asked for and replaced: earlier answers stay as they were given, and a reply may follow
+from them. Rows that other methods put in are left as they are. A θ_safe that over-refuses would turn the task itself
+into refusals, so the run stops where more than `most` of the rows would be replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from unforgotten.errors import DataError
 from unforgotten.methods.base import Method
+from unforgotten.methods.row_weights import LEAST, RowWeights, last_answer, likeness, mean_exp, openings, separated
 
 if TYPE_CHECKING:
-    from unforgotten.methods.base import EncodedRow, Run
+    from unforgotten.methods.base import EncodedRow, OwnReply, Run
 
 
 def last_prompt(row: EncodedRow) -> list[int]:
@@ -91,6 +98,62 @@ def shared_verdict(
     return shares
 
 
+def nearer_to_refusals(run: Run, prompts: Sequence[list[int]]) -> tuple[list[bool], list[tuple[int, ...]], str]:
+    """n(x) of each prompt; the refusal opening that θ_safe finds most likely there; why neither is known, else "".
+
+    Without both kinds of memory rows u has no scale, and all of n(x) is false.
+    """
+    import torch
+
+    none, no_opening = [False] * len(prompts), list[tuple[int, ...]]()
+    harmful = torch.tensor([row.get("kind") == "harmful" for row in run.memory.rows], dtype=torch.bool)
+    if min(harmful.sum(), (~harmful).sum()) < LEAST:
+        return none, no_opening, f"the memory has fewer than {LEAST} refusals or look-alikes"
+    refusals = [row for row in run.memory.rows if row.get("kind") == "harmful"]
+    said = openings(refusals, RowWeights.tokens, RowWeights.openings)
+    asked = [*prompts, *map(last_prompt, run.memory.rows)]
+    logp = torch.tensor(run.replies.opening_logp(asked, said), dtype=torch.float64)  # (n + m, openings)
+    u, of_memory = mean_exp(logp).split([len(prompts), len(harmful)])
+    if not separated(of_memory[harmful], of_memory[~harmful], RowWeights.separation):
+        return none, no_opening, "the aligned model does not tell the memory's refusals from its look-alikes"
+    answers = list(map(last_answer, refusals))
+    begun = [opening[:-1] if list(opening) in answers else opening for opening in said]  # nothing follows a turn's end
+    likeliest = [begun[o] for o in logp[: len(prompts)].argmax(1).tolist()]
+    return (likeness(u, of_memory[harmful], of_memory[~harmful]) > 0).tolist(), likeliest, ""
+
+
+@dataclass
+class Choice:
+    """Which rows get a refusal as their target, by their places among the prompts, and what is known of the others."""
+
+    replies: list[OwnReply]
+    by_reply: list[float]
+    """The share of rows alike whose replies refuse too; 0 for rows whose reply does not."""
+    by_odds: list[float]
+    """The same of n(x)."""
+    unread: int
+    """Replies that the judge could not read."""
+    unused: str
+    """Why the odds were not used; empty where they were."""
+    replaced: list[int] = field(default_factory=list)
+    likely: list[int] = field(default_factory=list)
+    """Those replaced by their odds alone."""
+    forced: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    """Those whose forced reply is no refusal."""
+    spared: list[int] = field(default_factory=list)
+    """Those with a sign that too few rows alike have."""
+
+    def share(self, k: int) -> float:
+        """The larger share of the two signs."""
+        return max(self.by_reply[k], self.by_odds[k])
+
+    def facts(self, run: Run, k: int) -> dict[str, Any]:
+        """What a list of rows says of row k."""
+        sign = "reply" if self.by_reply[k] >= self.by_odds[k] else "odds"
+        return {"reply": run.replies.text(self.replies[k].ids), "sign": sign, "share": round(self.share(k), 4)}
+
+
 @dataclass(kw_only=True)
 class OwnReplies(Method):
     """Own replies: where the aligned model refuses a user's prompt, its own refusal is the target."""
@@ -108,6 +171,10 @@ class OwnReplies(Method):
     neighbours: Annotated[int, Ge(0)] = 64
     """Rows with prompts alike that share a verdict. So a task that θ_safe often refuses stays a task. With 0 each row
     has its own verdict. [our choice]"""
+    odds: bool = True
+    """Whether a prompt is also replaced where θ_safe is nearer to refusing it than to answering it, though its reply
+    does not refuse. It needs a memory with refusals and look-alikes, else it is not used, and the run says so. [our
+    choice]"""
     majority: Annotated[float, Gt(0), Le(1)] = 0.75
     """A refusal counts where at least this share of the rows alike is refused, itself included. [our choice]"""
     alike: Annotated[float, Gt(0), Le(1)] = 0.3
@@ -118,42 +185,74 @@ class OwnReplies(Method):
     def data(self, run: Run) -> list[EncodedRow]:
         rows = list(run.user.rows)
         own = [i for i, row in enumerate(rows) if row.get("user_row", -1) >= 0]
-        prompts = [last_prompt(rows[i]) for i in own]
-        replies = run.replies.generate(prompts, self.max_new_tokens)
-        verdicts = run.replies.refused(prompts, replies, self.judge)
-        memory = [last_prompt(row) for row in run.memory.rows]
-        shares = shared_verdict(prompts, [verdict is True for verdict in verdicts], self.neighbours, self.alike, memory)
-        refused = [k for k, share in enumerate(shares) if share >= self.majority]
-        spared = [k for k, share in enumerate(shares) if 0 < share < self.majority]
-        unread, cut = sum(v is None for v in verdicts), 0
+        choice = self._choose(run, [last_prompt(rows[i]) for i in own])
 
-        def listed(name: str, chosen: Sequence[int]) -> str:
-            facts = [{"reply": run.replies.text(replies[k].ids), "share": round(shares[k], 4)} for k in chosen]
-            places = [rows[own[k]]["user_row"] for k in chosen]
-            return run.list_rows(name, list(zip(places, facts, strict=True)))
+        def listed(name: str, some: Sequence[int]) -> str:
+            return run.list_rows(name, [(rows[own[k]]["user_row"], choice.facts(run, k)) for k in some])
 
-        names, spared_names = listed("own_replies", refused), listed("own_replies_as_given", spared)
-        if len(refused) > self.most * len(own) and self.use == "target":
+        names = listed("own_replies", choice.replaced)
+        spared = listed("own_replies_as_given", sorted({*choice.spared, *choice.failed}))
+        if len(choice.replaced) > self.most * len(own) and self.use == "target":
             raise DataError(
-                f"own_replies: the aligned model refuses {len(refused)} of {len(own)} user prompts ({names}). Their "
-                "answers would become refusals. Either most of the upload is harmful, or the aligned model refuses too "
-                "much. Look at the rows. If they are harmless, align with answered look-alikes that resemble them. "
-                "`use: list` only lists the rows, and `most: 1` replaces them all the same."
+                f"own_replies: the aligned model refuses {len(choice.replaced)} of {len(own)} user prompts ({names}). "
+                "Their answers would become refusals. Either most of the upload is harmful, or the aligned model "
+                "refuses too much. Look at the rows. If they are harmless, align with answered look-alikes that "
+                "resemble them. `use: list` only lists the rows, and `most: 1` replaces them all the same."
             )
         if self.use == "target":
-            for k in refused:
-                rows[own[k]] = answered(rows[own[k]], replies[k].ids)
-                cut += not replies[k].ended
-        what = "have the aligned model's refusal as their target" if self.use == "target" else "are refused by it"
-        run.note(
-            f"own_replies: {len(refused)} of {len(own)} user rows {what}"
-            + (f" ({names})" if refused else "")
-            + (
-                f"; {len(spared)} more are refused, but too few rows like them; they stay as given ({spared_names})"
-                if spared
-                else ""
-            )
-            + (f"; {cut} refusals were cut at {self.max_new_tokens} tokens and teach no end" if cut else "")
-            + (f"; the judge could not read {unread} replies, whose rows stay as given" if unread else "")
-        )
+            for k in choice.replaced:
+                rows[own[k]] = answered(rows[own[k]], choice.replies[k].ids)
+        run.note("; ".join(self._parts(choice, names, spared)))
         return rows
+
+    def _choose(self, run: Run, prompts: list[list[int]]) -> Choice:
+        """Reads both signs, and forces refusals to begin where the odds alone ask for one."""
+        memory, rows = [last_prompt(row) for row in run.memory.rows], range(len(prompts))
+
+        def shares(signs: Sequence[bool]) -> list[float]:
+            return shared_verdict(prompts, signs, self.neighbours, self.alike, memory)
+
+        replies = run.replies.generate(prompts, self.max_new_tokens)
+        verdicts = run.replies.refused(prompts, replies, self.judge)
+        near, begun, unused = nearer_to_refusals(run, prompts) if self.odds else ([False] * len(prompts), [], "")
+        choice = Choice(replies, shares([v is True for v in verdicts]), shares(near), verdicts.count(None), unused)
+        refused = [k for k in rows if choice.by_reply[k] >= self.majority]
+        likely = [k for k in rows if choice.by_odds[k] >= self.majority > choice.by_reply[k]]
+        if len(refused) <= self.most * len(prompts) < len(refused) + len(likely):
+            choice.unused = f"{len(refused) + len(likely)} of {len(prompts)} rows would be replaced"
+            choice.by_odds, likely = [0.0] * len(prompts), []
+        choice.forced = [k for k in likely if verdicts[k] is not True]
+        if choice.forced:
+            asked = [prompts[k] for k in choice.forced]
+            new = run.replies.generate(asked, self.max_new_tokens, [begun[k] for k in choice.forced])
+            for k, reply, verdict in zip(choice.forced, new, run.replies.refused(asked, new, self.judge), strict=True):
+                replies[k] = reply
+                if verdict is not True:
+                    choice.failed.append(k)
+        choice.replaced = sorted({*refused, *likely} - {*choice.failed})
+        choice.likely = sorted({*likely} - {*choice.failed})
+        choice.spared = [k for k in rows if 0 < choice.share(k) < self.majority]
+        return choice
+
+    def _parts(self, choice: Choice, names: str, spared: str) -> Iterator[str]:
+        """What the note says. names, spared: the rows of both lists, in words."""
+        n, forced = len(choice.replies), len(choice.forced) - len(choice.failed)
+        what = "have the aligned model's refusal as their target" if self.use == "target" else "are refused by it"
+        rows = f" ({names})" if choice.replaced else ""
+        yield f"own_replies: {len(choice.replaced)} of {n} user rows {what}{rows}"
+        if choice.likely:
+            yield f"of these, {len(choice.likely)} by how likely a refusal is, with {forced} forced to begin as one"
+        if choice.spared:
+            too = " or likely to be" if any(not choice.by_reply[k] for k in choice.spared) else ""
+            few = f"{len(choice.spared)} more are refused{too}, but too few rows like them"
+            yield f"{few}; they stay as given ({spared})"
+        if choice.failed:
+            where = "" if choice.spared else f" ({spared})"
+            yield f"{len(choice.failed)} forced replies do not refuse, so their rows stay as given{where}"
+        cut = sum(not choice.replies[k].ended for k in choice.replaced)
+        if cut and self.use == "target":
+            yield f"{cut} refusals were cut at {self.max_new_tokens} tokens and teach no end"
+        if choice.unread:
+            yield f"the judge could not read {choice.unread} replies"
+        if choice.unused:
+            yield f"how likely a refusal is was not used: {choice.unused}"

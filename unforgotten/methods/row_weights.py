@@ -69,9 +69,24 @@ def told_apart(refusals: Tensor, lookalikes: Tensor) -> float:
     return float((gaps > 0).double().mean() + (gaps == 0).double().mean() / 2)
 
 
+def separated(refusals: Tensor, lookalikes: Tensor, least: float) -> bool:
+    """Whether θ_safe tells the two apart: P at least `least`, and the refusals' median above the look-alikes'."""
+    return told_apart(refusals, lookalikes) >= least and bool(refusals.quantile(0.5) > lookalikes.quantile(0.5))
+
+
+def mean_exp(logp: Tensor) -> Tensor:
+    """(n, openings) -> (n,): u, the log of the mean probability over openings."""
+    return logp.logsumexp(1) - math.log(logp.shape[1])
+
+
 def turn_starts(labels: Sequence[int]) -> list[int]:
     """Places of the first response token of each turn; a response before any prompt begins at its second token."""
     return [t for t in range(1, len(labels)) if labels[t] != -100 and (t == 1 or labels[t - 1] == -100)]
+
+
+def last_answer(row: EncodedRow) -> list[int]:
+    """The ids of the last turn's response, with the token that ends it."""
+    return [t for t in row["labels"][turn_starts(row["labels"])[-1] :] if t != -100]
 
 
 def openings(refusals: Sequence[EncodedRow], tokens: int, most: int) -> list[tuple[int, ...]]:
@@ -79,7 +94,7 @@ def openings(refusals: Sequence[EncodedRow], tokens: int, most: int) -> list[tup
 
     Each is the one that adds most to Σ over rows of the longest beginning shared with an opening taken so far.
     """
-    said = [[t for t in row["labels"][turn_starts(row["labels"])[-1] :] if t != -100] for row in refusals]
+    said = [last_answer(row) for row in refusals]
     counts = Counter(tuple(reply[:tokens]) for reply in said)
     heads = [head for head, _ in counts.most_common(200)]  # the rest are rare, and the choice is quadratic
     covered, taken = dict.fromkeys(heads, 0), list[tuple[int, ...]]()
@@ -114,7 +129,7 @@ def refusing(run: Run, model: Any, rows: RowBatch, said: Sequence[tuple[int, ...
     logp = [p for at in range(0, len(texts), at_once) for p in _means(run, model, rows, texts[at : at + at_once])]
     if not logp:  # rows whose every token is masked
         return [torch.zeros(1, dtype=torch.float64) for _ in turns]
-    u = torch.stack(logp).view(-1, len(said)).logsumexp(1) - math.log(len(said))  # (turns,)
+    u = mean_exp(torch.stack(logp).view(-1, len(said)))  # (turns,)
     return [turn.max().view(1) for turn in u.split(turns)]
 
 
@@ -178,8 +193,8 @@ class RowWeights(Method):
         u, refusals, lookalikes = self._scores(run, harmful)
         users = torch.tensor([place >= 0 for place in run.user.places])
         w = torch.ones(len(users), dtype=torch.float64)
-        apart = told_apart(refusals, lookalikes)
-        if apart < self.separation or refusals.quantile(0.5) <= lookalikes.quantile(0.5):
+        if not separated(refusals, lookalikes, self.separation):
+            apart = told_apart(refusals, lookalikes)
             run.note(
                 "row_weights weighs no row down: the aligned model does not tell the memory's refusals from its "
                 f"look-alikes (area under the curve {apart:.2f}, at least {self.separation:g} is asked for)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,28 @@ class AskAligned(AskedReplies):
     """Longest row: a reply goes no further."""
     device: torch.device
 
-    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[OwnReply]:
-        """One greedy reply a prompt."""
+    def generate(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] = ()
+    ) -> list[OwnReply]:
+        """One greedy reply a prompt. begun: for each, tokens that it is forced to begin with, counted as new ones."""
         room = self.max_length or 10**9
         limits = [max(1, min(max_new_tokens, room - len(prompt))) for prompt in prompts]
+        with self._aligned() as (model, key):
+            return self.source.generate(model, prompts, limits, key, self.folder, begun)
+
+    def opening_logp(self, prompts: Sequence[list[int]], openings: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Mean log p of each opening's tokens, after each prompt."""
+        with self._aligned() as (model, key):
+            return self.source.opening_logp(model, prompts, openings, key, self.folder)
+
+    @contextmanager
+    def _aligned(self) -> Iterator[tuple[Any, str]]:
+        """θ_safe on its device, and the digest of its weights."""
         key = aligned_fingerprint(self.model, self.adapter_mode)
         if not hasattr(self.model, "hf_device_map") and not nf4.is_quantised(self.model):
             self.model.to(self.device)  # the Trainer does it later
         with aligned_only(self.model, self.adapter_mode) as model:
-            return self.source.generate(model, prompts, limits, key, self.folder)
+            yield model, key
 
     def refused(
         self, prompts: Sequence[list[int]], replies: Sequence[OwnReply], judge: str | Mapping[str, Any]

@@ -34,13 +34,37 @@ class ReplySource(ReadsReplies, Protocol):
     """What `MethodTrainer(replies=…)` takes: evaluation/aligned_replies.py generates and asks judges."""
 
     def generate(
-        self, model: Any, prompts: Sequence[list[int]], limits: Sequence[int], key: str, folder: Path
+        self,
+        model: Any,
+        prompts: Sequence[list[int]],
+        limits: Sequence[int],
+        key: str,
+        folder: Path,
+        begun: Sequence[Sequence[int]] = (),
     ) -> list[OwnReply]:
-        """One greedy reply a prompt, of at most `limits[i]` tokens. key: digest of θ_safe. folder: to keep them in."""
+        """One greedy reply a prompt, of at most `limits[i]` tokens. key: digest of θ_safe. folder: to keep them in.
+
+        begun: for each prompt, tokens that its reply is forced to begin with; they are part of the reply.
+        """
+
+    def opening_logp(
+        self,
+        model: Any,
+        prompts: Sequence[list[int]],
+        openings: Sequence[Sequence[int]],
+        key: str,
+        folder: Path,
+    ) -> list[list[float]]:
+        """Mean log p of each opening's tokens, after each prompt: one list a prompt."""
 
 
 class AskedReplies(ReadsReplies, Protocol):
     """`run.replies`: the same of this run's θ_safe."""
 
-    def generate(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[OwnReply]:
-        """One greedy reply a prompt, made once for all runs of this θ_safe."""
+    def generate(
+        self, prompts: Sequence[list[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] = ()
+    ) -> list[OwnReply]:
+        """One greedy reply a prompt, made once for all runs of this θ_safe. begun: what each has to begin with."""
+
+    def opening_logp(self, prompts: Sequence[list[int]], openings: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Mean log p of each opening's tokens, after each prompt: one list a prompt, made once as well."""
