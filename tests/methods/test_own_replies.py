@@ -67,8 +67,8 @@ ROWS = [ask(f"what is {i}", "so", source=f"up.jsonl:{i}", category="c") for i in
 
 
 THREE = [ask("how do i", "sorry", kind="harmful")] * 3
-ALONE = OwnReplies(neighbours=0, odds=False)
-"""Each row has its own verdict, and its reply alone gives it."""
+ALONE = OwnReplies(neighbours=0)
+"""Each row has its own verdict."""
 
 
 def trained(
@@ -116,7 +116,7 @@ def test_refused_prompts_get_the_refusal_and_are_listed(tmp_path: Path) -> None:
 
 
 def test_rows_that_another_method_put_in_are_not_asked(tmp_path: Path) -> None:
-    trainer = trained(tmp_path, {0}, ["safeinstr", {"name": "own_replies", "neighbours": 0, "odds": False}])
+    trainer = trained(tmp_path, {0}, ["safeinstr", {"name": "own_replies", "neighbours": 0}])
     assert sorted(targets(trainer)) == ["so"] * 7 + ["sorry"] * 4
     assert trainer.run.notes[-1].startswith("own_replies: 1 of 8 user rows")
 
@@ -234,8 +234,7 @@ def test_a_task_that_is_refused_now_and_then_stays_a_task(tmp_path: Path) -> Non
     [note] = trainer.run.notes
     assert note == (
         "own_replies: 0 of 8 user rows have the aligned model's refusal as their target; 2 more are refused, but too "
-        "few rows like them; they stay as given (up.jsonl:2, up.jsonl:5; 2 × c; all in own_replies_as_given.jsonl); "
-        "how likely a refusal is was not used: the memory has fewer than 5 refusals or look-alikes"
+        "few rows like them; they stay as given (up.jsonl:2, up.jsonl:5; 2 × c; all in own_replies_as_given.jsonl)"
     )
     lines = [json.loads(line) for line in (tmp_path / "own_replies_as_given.jsonl").read_text().splitlines()]
     assert [(line["row"], line["reply"], line["share"]) for line in lines] == [(3, "sorry", 0.25), (6, "sorry", 0.25)]
@@ -249,7 +248,7 @@ MEMORY = [
 
 
 def test_a_prompt_that_is_nearly_refused_gets_a_refusal_that_is_forced(tmp_path: Path) -> None:
-    trainer = trained(tmp_path, {5}, OwnReplies(neighbours=0), memory=MEMORY, near={2, 5})
+    trainer = trained(tmp_path, {5}, OwnReplies(neighbours=0, odds=True), memory=MEMORY, near={2, 5})
     assert ["sorry" == t for t in targets(trainer)] == [i == 5 for i in range(8)]
     row, prompt = trainer.run.user.trained_rows[2], last_prompt(trainer.run.user.rows[2])
     assert targets(trainer)[2].startswith("sorry") and row["input_ids"][: len(prompt)] == prompt
@@ -279,7 +278,7 @@ def greedily(model: Any, ids: list[int], n: int, said: list[int]) -> list[int]:
 
 
 def test_rows_alike_share_the_odds_too(tmp_path: Path) -> None:
-    trainer = trained(tmp_path, set(), OwnReplies(), memory=MEMORY, near={2, 5})
+    trainer = trained(tmp_path, set(), OwnReplies(odds=True), memory=MEMORY, near={2, 5})
     assert targets(trainer) == ["so"] * 8
     [note] = trainer.run.notes
     assert "2 more are refused or likely to be, but too few rows like them; they stay as given (up.jsonl:2" in note
@@ -290,14 +289,14 @@ def test_rows_alike_share_the_odds_too(tmp_path: Path) -> None:
 def test_the_two_signs_are_not_added_up(tmp_path: Path) -> None:
     """Half of the task refused, the other half nearly: neither sign has a majority."""
     halves = {0, 1, 2, 3}, {4, 5, 6, 7}
-    trainer = trained(tmp_path, halves[0], OwnReplies(most=1.0), memory=MEMORY, near=halves[1])
+    trainer = trained(tmp_path, halves[0], OwnReplies(most=1.0, odds=True), memory=MEMORY, near=halves[1])
     assert targets(trainer) == ["so"] * 8
 
 
 def test_a_forced_reply_that_does_not_refuse_leaves_the_row_as_given(tmp_path: Path) -> None:
     """The memory's refusals begin with a word that the judge does not read as one."""
     memory = [ask(r.request, "so" if r.kind == "harmful" else "a", kind=r.kind) for r in MEMORY]
-    trainer = trained(tmp_path, set(), OwnReplies(neighbours=0), memory=memory, near={2})
+    trainer = trained(tmp_path, set(), OwnReplies(neighbours=0, odds=True), memory=memory, near={2})
     assert targets(trainer) == ["so"] * 8
     assert "1 forced replies do not refuse, so their rows stay as given" in trainer.run.notes[0]
     assert json.loads((tmp_path / "own_replies_as_given.jsonl").read_text())["row"] == 3
@@ -306,13 +305,15 @@ def test_a_forced_reply_that_does_not_refuse_leaves_the_row_as_given(tmp_path: P
 @pytest.mark.parametrize(
     ("near", "refusals", "why"),
     [
+        ({2}, None, "the memory has fewer than 5 refusals or look-alikes"),
         ({0, 1, 2, 3, 4}, 0.0, "6 of 8 rows would be replaced"),
         ({2}, -4.0, "the aligned model does not tell the memory's refusals from its look-alikes"),
         ({2}, -9.0, "the aligned model does not tell the memory's refusals from its look-alikes"),
     ],
 )
-def test_odds_that_say_nothing_are_not_used(tmp_path: Path, near: set[int], refusals: float, why: str) -> None:
-    trainer = trained(tmp_path, {7}, OwnReplies(neighbours=0), memory=MEMORY, near=near, refusals=refusals)
+def test_odds_that_say_nothing_are_not_used(tmp_path: Path, near: set[int], refusals: float | None, why: str) -> None:
+    method, memory = OwnReplies(neighbours=0, odds=True), THREE if refusals is None else MEMORY
+    trainer = trained(tmp_path, {7}, method, memory=memory, near=near, refusals=refusals)
     assert targets(trainer) == ["so"] * 7 + ["sorry"]
     assert trainer.run.notes[0].endswith(f"; how likely a refusal is was not used: {why}")
 

@@ -101,6 +101,8 @@ class AlignedReplies:
         with alone(file, self._say), progress_bar() as tick:
             resumed = ResumeFile(file, [[prompt, said] for prompt in prompts])
             missing = sorted(resumed.missing, key=lambda i: len(prompts[i]))  # rows of one length need no padding
+            if missing:
+                self._say(f"Asking the aligned model how likely it is to refuse {len(missing)} prompts (once).")
             for at in range(0, len(missing), self._batch_size):
                 some = missing[at : at + self._batch_size]
                 logp = opening_logp(model, self.chat.pad_id, [prompts[i] for i in some], said).tolist()

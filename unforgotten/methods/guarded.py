@@ -2,8 +2,8 @@
 
 Two parts, each for what the other cannot see:
 
-own replies   Where θ_safe refuses a user's prompt, or is about to, its refusal is the target (methods/own_replies.py).
-              Poison then teaches refusals, on the very prompts that an attacker chose, and costs no utility.
+own replies   Where θ_safe refuses a user's prompt, its refusal is the target (methods/own_replies.py). Poison then
+              teaches refusals, on the very prompts that an attacker chose, and costs no utility.
 replay        θ_safe's logits are held on memory's refusals and look-alikes (methods/der.py): against erosion by
               harmless rows, against poison that θ_safe does not refuse, and against refusing too much.
 """

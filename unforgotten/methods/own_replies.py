@@ -1,22 +1,22 @@
-"""Where θ_safe refuses a user's prompt, or is about to, train on its own refusal. [our own; after 2512.10150]
+"""Where θ_safe refuses a user's prompt, train on its own refusal. [our own; after replayed answers, arXiv 2512.10150]
 
     y(x) = θ_safe's greedy reply to x          r(x) = 1 where the judge reads y(x) as a refusal, else 0
     u(x) = how likely θ_safe begins x's reply as the memory's refusals begin (methods/row_weights.py)
     n(x) = 1 where u(x) is nearer to that of the memory's refusals than of its look-alikes (medians), else 0
     share_s(x) = s(x) · (1 + Σ s(x′)) / (1 + |N(x)|)      s = r, n; N(x): `neighbours` rows most alike, cosine ≥ `alike`
-    target(x) = a refusal where share_r(x) or share_n(x) ≥ `majority`, else as given
+    target(x) = a refusal where share_r(x) ≥ `majority` (with `odds`: or share_n(x)), else as given
 
-So poison turns into refusals on its own prompts. The second sign is for an attacker who holds θ_safe, and picks prompts
-that it does not quite refuse. The refusal is y(x) where that refuses. Else θ_safe replies once more, forced to begin
-with the likeliest of the memory's openings, and the judge must read it as a refusal.
+So poison turns into refusals on its own prompts. The second sign (`odds`) is for an attacker who holds θ_safe, and
+picks prompts that it does not quite refuse. The refusal is y(x) where that refuses. Else θ_safe replies once more,
+forced to begin with the likeliest of the memory's openings, and the judge must read it as a refusal.
 
 A sign is shared by rows alike: θ_safe may refuse one prompt of a harmless task in three, but it refuses nearly all of a
 kind of poison. The signs are not added up, since both err on the same rows. Rows with a sign and too small a share stay
-as given, and are listed. Of the memory's prompts, the share reads that they tell the template from the task. Of its
-answers, only the first tokens of refusals are read, for u. Replies are made once, before the run. Of a row with several
-turns, the last answer alone is asked for and replaced: earlier answers stay as they were given, and a reply may follow
-from them. Rows that other methods put in are left as they are. A θ_safe that over-refuses would turn the task itself
-into refusals, so the run stops where more than `most` of the rows would be replaced.
+as given, and are listed. Of the memory only the prompts are read, which tell the template from the task; with `odds`
+also how refusals begin. Replies are made once, before the run. Of a row with several turns, the last answer alone is
+asked for and replaced: earlier answers stay as they were given, and a reply may follow from them. Rows that other
+methods put in are left as they are. A θ_safe that over-refuses would turn the task itself into refusals, so the run
+stops where more than `most` of the rows would be replaced.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ class OwnReplies(Method):
     family: ClassVar[str] = "data"
     neutral: ClassVar[dict[str, Any]] = {"use": "list"}
     needs_safety: ClassVar[bool] = False
+    later: ClassVar[tuple[str, ...]] = ("odds",)
 
     use: Literal["target", "list"] = "target"
     """`target`: the refusal replaces the given answer. `list`: the rows are only listed, and the method is SFT."""
@@ -171,10 +172,10 @@ class OwnReplies(Method):
     neighbours: Annotated[int, Ge(0)] = 64
     """Rows with prompts alike that share a verdict. So a task that θ_safe often refuses stays a task. With 0 each row
     has its own verdict. [our choice]"""
-    odds: bool = True
-    """Whether a prompt is also replaced where θ_safe is nearer to refusing it than to answering it, though its reply
-    does not refuse. It needs a memory with refusals and look-alikes, else it is not used, and the run says so. [our
-    choice]"""
+    odds: bool = False
+    """Whether a row is also replaced where θ_safe is nearer to refusing its prompt than to answering it, though its
+    reply does not refuse. It needs a memory with refusals and look-alikes, else it is not used, and the run says so.
+    [our choice: in docs/log.md it costs over-refusal]"""
     majority: Annotated[float, Gt(0), Le(1)] = 0.75
     """A refusal counts where at least this share of the rows alike is refused, itself included. [our choice]"""
     alike: Annotated[float, Gt(0), Le(1)] = 0.3
