@@ -15,7 +15,8 @@ from tests.methods.plainly import row_nll, tokens
 from tests.methods.step import one_step
 from unforgotten import testing
 from unforgotten.errors import DataError, RecipeError
-from unforgotten.methods.row_weights import RowWeights, apartness, likeness, openings, told_apart, turn_starts, weights
+from unforgotten.methods.base.refusal_odds import likeness, openings, told_apart, turn_starts
+from unforgotten.methods.row_weights import RowWeights, apartness, weights
 from unforgotten.registry import build
 
 USER, SAFETY = testing.ragged_rows(4, 1), testing.ragged_rows(12, 2)

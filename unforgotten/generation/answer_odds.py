@@ -17,15 +17,12 @@ from torch import Tensor
 from unforgotten.datasets.base import Row
 from unforgotten.errors import DataError
 from unforgotten.generation.generator import ready
-from unforgotten.methods.row_weights import mean_exp, openings
+from unforgotten.methods.base.refusal_odds import OPENINGS, TOKENS, mean_exp, openings
 from unforgotten.models.chat import Chat
 from unforgotten.models.chat.encoded import IGNORED
 
 if TYPE_CHECKING:
     from torch import nn
-
-TOKENS, REFUSALS = 8, 4
-"""First tokens of each text, and refusal openings at most: after them, texts differ in content. [our choice]"""
 
 
 def answer_odds(
@@ -48,7 +45,7 @@ def answer_odds(
     if bare := [row.source for row in rows if not row.response.strip()]:
         raise DataError(f"{len(bare)} of {len(rows)} rows have no answer to compare with a refusal, such as {bare[0]}.")
     said = [_said(chat, rows[0], refusal)[1] for refusal in dict.fromkeys(refusals)]
-    heads = [list(head) for head in openings([{"labels": [IGNORED, *ids]} for ids in said], tokens, REFUSALS)]
+    heads = [list(head) for head in openings([{"labels": [IGNORED, *ids]} for ids in said], tokens, OPENINGS)]
     odds: list[float] = []
     with ready(model), torch.no_grad():
         for at in range(0, len(rows), batch_size):

@@ -1,7 +1,7 @@
 """Where θ_safe refuses a user's prompt, train on its own refusal. [our own; after replayed answers, arXiv 2512.10150]
 
     y(x) = θ_safe's greedy reply to x          r(x) = 1 where the judge reads y(x) as a refusal, else 0
-    u(x) = how likely θ_safe begins x's reply as the memory's refusals begin (methods/row_weights.py)
+    u(x) = how likely θ_safe begins x's reply as the memory's refusals begin (base/refusal_odds.py)
     n(x) = 1 where u(x) is nearer to that of the memory's refusals than of its look-alikes (medians), else 0
     share_s(x) = s(x) · (1 + Σ s(x′)) / (1 + |N(x)|)      s = r, n; N(x): `neighbours` rows most alike, cosine ≥ `alike`
     target(x) = a refusal where share_r(x) ≥ `majority` (with `odds`: or share_n(x)), else as given
@@ -29,7 +29,17 @@ from annotated_types import Ge, Gt, Le
 
 from unforgotten.errors import DataError
 from unforgotten.methods.base import Method
-from unforgotten.methods.row_weights import LEAST, RowWeights, last_answer, likeness, mean_exp, openings, separated
+from unforgotten.methods.base.refusal_odds import (
+    LEAST,
+    OPENINGS,
+    SEPARATION,
+    TOKENS,
+    last_answer,
+    likeness,
+    mean_exp,
+    openings,
+    separated,
+)
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, OwnReply, Run
@@ -110,11 +120,11 @@ def nearer_to_refusals(run: Run, prompts: Sequence[list[int]]) -> tuple[list[boo
     if min(harmful.sum(), (~harmful).sum()) < LEAST:
         return none, no_opening, f"the memory has fewer than {LEAST} refusals or look-alikes"
     refusals = [row for row in run.memory.rows if row.get("kind") == "harmful"]
-    said = openings(refusals, RowWeights.tokens, RowWeights.openings)
+    said = openings(refusals, TOKENS, OPENINGS)
     asked = [*prompts, *map(last_prompt, run.memory.rows)]
     logp = torch.tensor(run.replies.opening_logp(asked, said), dtype=torch.float64)  # (n + m, openings)
     u, of_memory = mean_exp(logp).split([len(prompts), len(harmful)])
-    if not separated(of_memory[harmful], of_memory[~harmful], RowWeights.separation):
+    if not separated(of_memory[harmful], of_memory[~harmful], SEPARATION):
         return none, no_opening, "the aligned model does not tell the memory's refusals from its look-alikes"
     answers = list(map(last_answer, refusals))
     begun = [opening[:-1] if list(opening) in answers else opening for opening in said]  # nothing follows a turn's end

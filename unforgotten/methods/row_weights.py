@@ -14,8 +14,6 @@ least: 1.4826 times their median distance from it.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -24,22 +22,26 @@ from annotated_types import Ge, Gt, Le
 
 from unforgotten.errors import DataError
 from unforgotten.methods.base import Method, RowBatch
+from unforgotten.methods.base.refusal_odds import (
+    LEAST,
+    OPENINGS,
+    SEPARATION,
+    TOKENS,
+    likeness,
+    mean_exp,
+    openings,
+    separated,
+    told_apart,
+    turn_starts,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unforgotten.methods.base import EncodedRow, Run, Term
+    from unforgotten.methods.base import Run, Term
 
 STEEP = 4.0
 """Steepness of both logistics: σ(±4) is .98 and .02, at the memory's medians and one scale beside `spread`."""
-LEAST = 5
-"""Fewer refusals or look-alikes have no median to speak of."""
-
-
-def likeness(u: Tensor, refusals: Tensor, lookalikes: Tensor) -> Tensor:
-    """Where u (n,) stands between the memory's groups: −1 at the look-alikes' median, +1 at the refusals'."""
-    low, high = lookalikes.quantile(0.5), refusals.quantile(0.5)
-    return (2 * u - low - high) / (high - low)
 
 
 def apartness(u: Tensor, spread: float, least_scale: float) -> Tensor:
@@ -61,57 +63,6 @@ def weights(user: Tensor, refusals: Tensor, lookalikes: Tensor, floor: float = 0
     least = 0.01 * float(refusals.quantile(0.5) - lookalikes.quantile(0.5))
     apart = apartness(user, spread, least)
     return 1 - (1 - floor) * torch.sigmoid(STEEP * torch.minimum(like, apart))
-
-
-def told_apart(refusals: Tensor, lookalikes: Tensor) -> float:
-    """P(u of a refusal > u of a look-alike), a tie for one half: 1 where θ_safe tells them apart."""
-    gaps = refusals[:, None] - lookalikes[None]
-    return float((gaps > 0).double().mean() + (gaps == 0).double().mean() / 2)
-
-
-def separated(refusals: Tensor, lookalikes: Tensor, least: float) -> bool:
-    """Whether θ_safe tells the two apart: P at least `least`, and the refusals' median above the look-alikes'."""
-    return told_apart(refusals, lookalikes) >= least and bool(refusals.quantile(0.5) > lookalikes.quantile(0.5))
-
-
-def mean_exp(logp: Tensor) -> Tensor:
-    """(n, openings) -> (n,): u, the log of the mean probability over openings."""
-    return logp.logsumexp(1) - math.log(logp.shape[1])
-
-
-def turn_starts(labels: Sequence[int]) -> list[int]:
-    """Places of the first response token of each turn; a response before any prompt begins at its second token."""
-    return [t for t in range(1, len(labels)) if labels[t] != -100 and (t == 1 or labels[t - 1] == -100)]
-
-
-def last_answer(row: EncodedRow) -> list[int]:
-    """The ids of the last turn's response, with the token that ends it."""
-    return [t for t in row["labels"][turn_starts(row["labels"])[-1] :] if t != -100]
-
-
-def openings(refusals: Sequence[EncodedRow], tokens: int, most: int) -> list[tuple[int, ...]]:
-    """The first `tokens` response tokens of refusals: up to `most` openings that the rows have most in common with.
-
-    Each is the one that adds most to Σ over rows of the longest beginning shared with an opening taken so far.
-    """
-    said = [last_answer(row) for row in refusals]
-    counts = Counter(tuple(reply[:tokens]) for reply in said)
-    heads = [head for head, _ in counts.most_common(200)]  # the rest are rare, and the choice is quadratic
-    covered, taken = dict.fromkeys(heads, 0), list[tuple[int, ...]]()
-    while len(taken) < min(most, len(heads)):
-        gains = {h: sum(counts[g] * max(0, _shared(g, h) - covered[g]) for g in heads) for h in heads}
-        best = max(gains, key=gains.__getitem__)
-        if not gains[best]:
-            break
-        taken.append(best)
-        covered = {g: max(covered[g], _shared(g, best)) for g in heads}
-    return taken
-
-
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    same = [x == y for x, y in zip(a, b, strict=False)]
-    return next((n for n, equal in enumerate(same) if not equal), len(same))
 
 
 def refusing(run: Run, model: Any, rows: RowBatch, said: Sequence[tuple[int, ...]]) -> list[Tensor]:
@@ -169,12 +120,12 @@ class RowWeights(Method):
     most: Annotated[float, Gt(0), Le(1)] = 0.5
     """Largest share of rows that may resemble the memory's refusals: as likely refused as all but 5 % of them. With
     more the run stops: the upload is harmful, or the aligned model refuses too much. [our choice]"""
-    separation: Annotated[float, Ge(0.5), Le(1)] = 0.75
+    separation: Annotated[float, Ge(0.5), Le(1)] = SEPARATION
     """Least chance that a refusal scores above a look-alike. With less the aligned model does not tell them apart. All
     weights are then 1, and the run says so. [our choice]"""
-    tokens: Annotated[int, Ge(1)] = 8
+    tokens: Annotated[int, Ge(1)] = TOKENS
     """Number of tokens of each refusal opening. [our choice]"""
-    openings: Annotated[int, Ge(1)] = 4
+    openings: Annotated[int, Ge(1)] = OPENINGS
     """Largest number of refusal openings, from the memory's refusals. Each costs one forward pass of the prompts, once.
     [our choice]"""
 
