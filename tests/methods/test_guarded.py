@@ -1,4 +1,4 @@
-"""Guarded is own replies and DER, each as it is alone: rows, losses and weights agree with the two in a list."""
+"""Guarded is own replies and KL, each as it is alone: rows, losses and weights agree with the two in a list."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_is_its_two_parts(tmp_path: Path) -> None:
     """The memory has one row for each replayed one, so that the draws of both agree as sets."""
     alone = {"neighbours": 0}
     one = trained(tmp_path / "one", {"name": "guarded", "weight": 3.0, "replay": 0.75, **alone})
-    two = trained(tmp_path / "two", [{"name": "own_replies", **alone}, {"name": "der", "weight": 3.0, "replay": 0.75}])
+    two = trained(tmp_path / "two", [{"name": "own_replies", **alone}, {"name": "kl", "weight": 3.0, "replay": 0.75}])
     assert targets(one) == targets(two) == ["sorry" if i in (1, 6) else "so" for i in range(8)]
     for (name, a), b in zip(one.model.named_parameters(), two.model.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-6), name

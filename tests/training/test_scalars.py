@@ -26,7 +26,7 @@ SAYS = {
         "constrained_sft/gradient_norm_ratio",
     },
     "der": {"der/loss", "method/gradient_norm_ratio", "der/gradient_norm_ratio"},
-    "guarded": {"guarded/loss", "method/gradient_norm_ratio", "guarded/gradient_norm_ratio"},
+    "guarded": {"guarded/loss", "guarded/nats", "method/gradient_norm_ratio", "guarded/gradient_norm_ratio"},
     "row_weights": {
         "row_weights/row_weight",
         "row_weights/loss",

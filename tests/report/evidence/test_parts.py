@@ -31,14 +31,14 @@ def test_parts_are_single_differences_from_the_method() -> None:
         ("guarded", FULL, (5, 10, 90)),
         ("guarded", FULL | {"neighbours": 8}, (5, 10, 90)),
         ("guarded", FULL | {"neighbours": 8, "use": "list"}, (5, 10, 90)),
-        ("der", {"weight": 16.0}, (25, 10, 90)),
+        ("kl", {"weight": 16.0}, (25, 10, 90)),
         ("own_replies", {"use": "odds", "neighbours": 0}, (10, 10, 90)),
         ("guarded+ema", FULL, (5, 10, 90)),
         ("sft", {}, (60, 0, 90)),
     )
     assert [(part.name, part.present, part.absent, part.unlike) for part in parts(only)] == [
         ("neighbours = 0 (absent: 8)", "guarded", "guarded(neighbours=8)", ""),
-        ("own replies", "guarded", "der", "weight 2.0 and 16.0"),
+        ("own replies", "guarded", "kl", "weight 2.0 and 16.0"),
         ("replay of the memory", "guarded", "own_replies", ""),
         ("ema", "guarded+ema", "guarded", ""),
     ]

@@ -15,7 +15,7 @@ from unforgotten.report.evidence.studies import Study, difference, differing, sa
 from unforgotten.runs.results import Kind
 
 MAIN = "guarded"
-MADE_OF: Mapping[str, str] = {"der": "own replies", "own_replies": "replay of the memory"}
+MADE_OF: Mapping[str, str] = {"kl": "own replies", "own_replies": "replay of the memory"}
 """Methods that are MAIN without one part, and that part."""
 
 
