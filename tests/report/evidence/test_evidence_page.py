@@ -36,6 +36,7 @@ def story(model: str = "small", **more: Any) -> Evidence:
                 ("sft", (10 + round(500 * p), 0, 90)),
                 ("guarded", (5, 10, 92)),
                 ("der", (20, 9, 85)),
+                ("kl", (20, 9, 85)),
             ):
                 runs.append(run("tuned", standard(*figures), method, model=model, poison=p, seed=seed, **more))
         for method in ("sft", "guarded"):
