@@ -6,6 +6,7 @@ The checkpoint is made on the spot in the shapes of Llama 3.2 1B (V 128,256, d 2
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -31,6 +32,8 @@ ALLOWED_BYTES = 3 * 4 * 2**18 + 300 * 10**6
 def figures(device: str, pairs: int) -> Iterator[Figure]:
     """Weight edits through `repair`, and the merge of whole models in memory as peers write it."""
     room = Path(tempfile.mkdtemp(prefix="bench-merge-"))
+    cache = os.environ.get("UNFORGOTTEN_CACHE")
+    os.environ["UNFORGOTTEN_CACHE"] = str(room / "cache")  # whole models are copied there, and would stay
     try:
         size = make(room)
         said = f"{size / 1e9:.1f} GB a model"
@@ -64,6 +67,9 @@ def figures(device: str, pairs: int) -> Iterator[Figure]:
         yield of_pairs(f"{name}, by rows", paired(ours, floor, 3), None, note="The floor of such an edit.", group=GROUP)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+        os.environ.pop("UNFORGOTTEN_CACHE")
+        if cache is not None:
+            os.environ["UNFORGOTTEN_CACHE"] = cache
 
 
 def make(room: Path, layers: int = LAYERS) -> int:

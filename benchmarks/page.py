@@ -44,7 +44,7 @@ the allocators of GPUs.
 
 ## Reproduce
 
-    make bench                               # two CPU cores, no network, 4 GB of disk in the temporary folder
+    make bench                               # two CPU cores, no network, 20 GB of disk in the temporary folder
     python -m benchmarks steps --pairs 80    # one group, more pairs
     python -m benchmarks --device cuda       # Llama 7B and Gemma 2 2B shapes, random weights in bf16: **not yet run**
 
