@@ -55,11 +55,11 @@ is 2 F, because their gradients are not computed; the ratios are the same. Each 
 Lisa and EMA: 1, because they add work only on the trained tensors. LwF and constrained SFT: 1, because they read values
 stored before the first step. DER and A-GEM: 2, because they run a second forward and backward. DER++ with two draws and
 Refresh: 3, because they run a third. DER's second forward builds no logits. Its ratio to SFT on user and replay rows
-together may therefore be below 1. Guarded: 2, as DER. KL and SafeGrad: 2, and three products with the whole vocabulary
-for each replayed token. Anchor: 1, and the share of its prompts' tokens in the batch; their forward builds no logits.
-Row weights: 1 with a vocabulary of 32,000 or more, because the loss has the log-probabilities already. Its scoring
-before the first step is a figure of its own. A weight edit cannot be faster than reading three models and writing
-one, some rows at a time.
+together may therefore be below 1. KL, Guarded and SafeGrad: 2, and three products with the whole vocabulary for each
+replayed token. Anchor: 1, and the share of its prompts' tokens in the batch; their forward builds no logits. Row
+weights: 1 with a vocabulary of 32,000 or more, because the loss has the log-probabilities already. Its scoring before
+the first step is a figure of its own. A weight edit cannot be faster than reading three models and writing one, some
+rows at a time.
 """
 
 
