@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,21 +108,29 @@ def _apart(line: Line) -> list[Line]:
 
 
 def _names(rows: Sequence[results.ResultRow]) -> list[str]:
-    """der, or der(weight=5) where methods of one name differ in it; what is replayed differs like a field."""
-    plain = [results.called(row) for row in rows]
-    specs_of = [_specs(row) for row in rows]
-    seen: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for specs, name in zip(specs_of, plain, strict=True):
+    """As `setting_names`; what is replayed differs like a field. A model without methods has a name of its own."""
+    named = setting_names([_specs(row) for row in rows])
+    return [name or results.called(row) for name, row in zip(named, rows, strict=True)]
+
+
+def setting_names(settings: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """der, or der(weight=5) where methods of one name differ in it; "" for a setting of no methods.
+
+    settings: of each run its methods, each a mapping with a name.
+    """
+    plain = ["+".join(str(spec["name"]) for spec in specs) for specs in settings]
+    seen: dict[str, dict[str, Sequence[Mapping[str, Any]]]] = {}
+    for specs, name in zip(settings, plain, strict=True):
         seen.setdefault(name, {}).setdefault(json.dumps(specs, sort_keys=True, default=str), specs)
     named = []
-    for own, name in zip(specs_of, plain, strict=True):
+    for own, name in zip(settings, plain, strict=True):
         parts = []
         for i, spec in enumerate(own):
             others = [specs[i] for specs in seen[name].values()]
             fields = [f"{k}={v}" for k, v in spec.items() if any(other.get(k) != v for other in others)]
             own_name = title(str(spec["name"]))
             parts.append(f"{own_name}({', '.join(fields)})" if fields else own_name)
-        named.append("+".join(parts) or name)
+        named.append("+".join(parts))
     return named
 
 

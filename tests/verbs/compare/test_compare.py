@@ -44,6 +44,8 @@ def test_a_run_is_called_by_what_differs() -> None:
     assert _titles(cells(grid(method=["sft"], model=["world-mistral", "world"], seed=[1, 2])))[0] == (
         "sft, world-mistral, seed 1"
     )
+    weights = _titles(cells(grid(method=["sft", "der", {"name": "der", "weight": 4}])))
+    assert weights == ["sft", "der(weight=1.0)", "der(weight=4.0)"]
 
 
 def test_a_task_brings_its_measure_and_a_model_its_base() -> None:

@@ -16,6 +16,7 @@ from unforgotten.errors import LeaseLost, RecipeError, Unfinished
 from unforgotten.models.locate_aligned import unaligned
 from unforgotten.recipe.data_sets import DataSets, dataset
 from unforgotten.recipe.recipe import require_recipe
+from unforgotten.report import aggregate
 from unforgotten.runs import atomic, bars, digests, results
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
@@ -267,8 +268,8 @@ def _work(
 def _titles(todo: list[Recipe]) -> list[str]:
     """What each cell is called while it runs: its methods, and what differs among the cells."""
     described = []
-    for cell in todo:
-        names = "+".join(m if isinstance(m, str) else str(m["name"]) for m in cell.methods)
+    specs = [[{"name": m} if isinstance(m, str) else m for m in cell.methods] for cell in todo]
+    for cell, names in zip(todo, aggregate.setting_names(specs), strict=True):
         task = dataset(cell.data).label if cell.data is not None else "no data"
         share = f"{cell.memory.n_rows} rows" if cell.memory.n_rows else f"{100 * cell.memory.share:g} %"
         facts = {
