@@ -167,7 +167,7 @@ def test_a_broken_model_says_so(chat):
 def test_progress_is_told_and_no_rows_are_no_replies(chat):
     model, said = random_model("llama", len(chat.tokenizer)), []
     generate(model, chat, asked(5), max_new_tokens=2, batch_size=2, progress=lambda done, n: said.append((done, n)))
-    assert said == [(2, 5), (4, 5), (5, 5)]
+    assert said == [(0, 5), (2, 5), (4, 5), (5, 5)]
     assert generate(model, chat, []) == []
 
 

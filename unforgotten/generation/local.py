@@ -36,7 +36,7 @@ def generate(
     note: Callable[[str], None] | None = None,
     openings: Sequence[str] = (),
 ) -> list[Reply]:
-    """One reply for each row, in the rows' order. `progress(done, rows)` is called after each batch.
+    """One reply for each row, in the rows' order. `progress(done, rows)` is called before the first batch and after each.
 
     `temperature` 0 is greedy; above it, sampling seeded by `seed`, from the whole distribution unless `top_p` is lower.
     A reply never runs over the model's context: such a row gets what is left of it, and finishes with "length".
@@ -60,6 +60,8 @@ def generate(
         if progress:
             progress(len(replies), len(rows))
 
+    if progress:  # a batch may take long, and its name is what is said meanwhile
+        progress(len(replies), len(rows))
     how = Decoding(end_ids=chat.end_ids, pad_id=chat.pad_id, temperature=temperature, top_p=top_p, seed=seed)
     Generator(model, how, note=note).run(
         prompts,

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from unforgotten.errors import LeaseLost
+from unforgotten.runs import bars
 from unforgotten.runs.atomic import private_folder
 
 FOLDER = ".leases"
@@ -179,6 +180,7 @@ def alone(target: Path, say: Callable[[str], None]) -> Iterator[Lease]:
     while not lease.take():
         if lease.holder and pause == 0:
             say(f"Another process is at work on {target} ({lease.holder}); waiting until it is done.")
+            bars.phase("waiting for another process")
             pause = 0.05
         time.sleep(pause := min(1.0, 1.5 * pause))
     try:
