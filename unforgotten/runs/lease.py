@@ -167,10 +167,7 @@ class Lease:
 
 @contextmanager
 def alone(target: Path, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Holds the lease of a folder, after waiting for it where another process has it; a dead one holds nobody up.
-
-    Two processes in one folder would delete each other's checkpoints.
-    """
+    """Holds a folder's lease, so that no two processes delete each other's checkpoints. A dead holder holds nobody up."""
     lease = Lease(target)
     mine = _held.get((lease.folder, threading.get_ident()))
     if mine is not None and mine.pid == os.getpid():  # a forked child has the parent's memory, not its leases

@@ -45,7 +45,7 @@ def test_a_run_is_called_by_what_differs() -> None:
         "sft, world-mistral, seed 1"
     )
     weights = _titles(cells(grid(method=["sft", "der", {"name": "der", "weight": 4}])))
-    assert weights == ["sft", "der(weight=1.0)", "der(weight=4.0)"]
+    assert weights == ["sft", "der", "der(weight=4)"]
 
 
 def test_a_task_brings_its_measure_and_a_model_its_base() -> None:
