@@ -36,7 +36,7 @@ def generate(
     note: Callable[[str], None] | None = None,
     openings: Sequence[str] = (),
 ) -> list[Reply]:
-    """One reply for each row, in the rows' order. `progress(done, rows)` is called before the first batch and after each.
+    """One reply for each row, in the rows' order. `progress(done, rows)` is called at first and after each batch.
 
     `temperature` 0 is greedy; above it, sampling seeded by `seed`, from the whole distribution unless `top_p` is lower.
     A reply never runs over the model's context: such a row gets what is left of it, and finishes with "length".

@@ -167,7 +167,7 @@ class Lease:
 
 @contextmanager
 def alone(target: Path, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Holds a folder's lease, so that no two processes delete each other's checkpoints. A dead holder holds nobody up."""
+    """Holds a folder's lease: two processes would delete each other's checkpoints. A dead holder holds nobody up."""
     lease = Lease(target)
     mine = _held.get((lease.folder, threading.get_ident()))
     if mine is not None and mine.pid == os.getpid():  # a forked child has the parent's memory, not its leases
