@@ -81,8 +81,9 @@ def test_dual_is_free_then_balances_the_gradients_then_holds() -> None:
 def test_ratio_and_polyak_follow_the_norms() -> None:
     run: Any = Told()
     method = DER(weight="auto", auto="ratio", ratio=0.5)
-    assert method.present_weight(run) == TRACE
-    assert run.after(method, norms=(6.0, 0.0)) == TRACE  # at θ_safe the term has no gradient yet
+    assert method.present_weight(run) == 0.0, "at θ_safe the term's gradient is rounding"
+    assert run.after(method, norms=(6.0, 1e-12 * TRACE)) == TRACE, "and no λ follows from it"
+    assert run.after(method, norms=(6.0, 0.0)) == TRACE  # the term has no gradient yet
     assert run.after(method, norms=(6.0, 2.0 * TRACE)) == pytest.approx(0.5 * 3)
     run = Told(step=1)
     method = DER(weight="auto", auto="polyak", hold=0.02)

@@ -191,7 +191,7 @@ CONTRACT = {"split": testing.check_split, "ranks": testing.check_ranks, "resume"
 @pytest.mark.parametrize("adapter_mode", ["stack", "full"])
 @pytest.mark.parametrize("check", CONTRACT)
 def test_the_contract_holds_on_it(check: str, adapter_mode: testing.AdapterMode, tmp_path: Path) -> None:
-    CONTRACT[check]({"name": "constrained_sft", "beta": 2.0}, adapter_mode, tmp_path, "chunked")
+    CONTRACT[check]({"name": "constrained_sft", "beta": 2.0}, adapter_mode, tmp_path, loss="chunked")
 
 
 @pytest.mark.parametrize("method", [{"name": "der", "weight": 0.0}, {"name": "lwf", "weight": 1e-30}])

@@ -110,8 +110,8 @@ class AutoWeight(Method):
         return float(self.hold_state["weight"]) or (TRACE if self.reads_gradient_norms(run) else 0.0)
 
     def reads_gradient_norms(self, run: Run) -> bool:
-        if self.weight != "auto" or self.hold_state["phase"] == "free":
-            return False
+        if self.weight != "auto" or self.hold_state["phase"] == "free" or run.step == 0:
+            return False  # at θ_safe the method's gradient is rounding alone, and λ would be its inverse
         return self.hold_state["phase"] == "balance" or (self.auto != "dual" and run.step % NORM_EVERY == 0)
 
     def after_step(self, run: Run) -> None:
