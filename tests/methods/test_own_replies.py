@@ -54,12 +54,12 @@ class Scripted(AlignedReplies):
     def generate(
         self, model: Any, prompts: Any, limits: Any, key: str, folder: Path, begun: Any = ()
     ) -> list[OwnReply]:
-        made = super().generate(model, prompts, limits, key, folder, begun)
+        replies = super().generate(model, prompts, limits, key, folder, begun)
         if begun:
-            return made
+            return replies
         end = self.chat.end_ids[0]
         sorry = OwnReply((*self.chat.tokenizer.encode("sorry", add_special_tokens=False), end), True)
-        return [sorry if i in self.refuses else reply for i, reply in enumerate(made)]
+        return [sorry if i in self.refuses else reply for i, reply in enumerate(replies)]
 
 
 TOKENIZER = tiny_tokenizer(CHATML)

@@ -22,12 +22,12 @@ MODELS = {
 
 
 def test_figures_verdicts_and_records_come_back_and_no_words_do(folder: Callable[..., Path], tmp_path: Path) -> None:
-    made = collect([folder(MODELS)], "unforgotten compare mine")
-    write(tmp_path / "real-mine.json", made)
+    collected = collect([folder(MODELS)], "unforgotten compare mine")
+    write(tmp_path / "real-mine.json", collected)
     text = (tmp_path / "real-mine.json").read_text(encoding="utf-8")
     assert "secret" not in text and "/home/me" not in text and len(text.splitlines()) == 12
     again = read(tmp_path / "real-mine.json")
-    assert [r.json() for r in again.runs] == [r.json() for r in made.runs]
+    assert [r.json() for r in again.runs] == [r.json() for r in collected.runs]
     aligned, sft, der = again.runs
     assert der.verdicts("asr", "question") == [True, True] + [False] * 8
     assert aligned.verdicts("asr", "wish")[-1] is None and aligned.row.rates("asr")["wish"].unparsed == 1

@@ -87,13 +87,13 @@ def test_the_figure_has_a_row_for_each_model_and_all_curves() -> None:
 
 def test_the_script_keeps_folders(script: Any, folder: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
     letters = {"question": "0100000000", "lookalikes": "1000", "accuracy": "0010"}
-    made = folder({("aligned", 0): letters, ("sft", 0): letters, ("der", 0): letters})
+    comparison = folder({("aligned", 0): letters, ("sft", 0): letters, ("der", 0): letters})
     out = tmp_path / "results" / "real-mine.json"
     out.parent.mkdir()
-    assert script.main([str(made), "--out", str(out), "--command", "unforgotten compare mine"], tmp_path) == 0
+    assert script.main([str(comparison), "--out", str(out), "--command", "unforgotten compare mine"], tmp_path) == 0
     assert "2 runs (1 without held_out.json), 1 base and aligned models" in capsys.readouterr().out
     assert script.main([], tmp_path) == 0 and "der" in (tmp_path / "results" / "real.md").read_text(encoding="utf-8")
     assert script.main([str(tmp_path / "none-compare"), "--out", str(out)], tmp_path) == 2
     assert "There is no" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        script.main([str(made)], tmp_path)
+        script.main([str(comparison)], tmp_path)
