@@ -40,7 +40,7 @@ def test_the_recipe_page_has_every_key_with_a_sentence() -> None:
     assert len(rows) > 100 and all(line.split(" | ")[-1].strip(" |") for line in rows), "a sentence for each"
     assert "| `method` | [method](methods.md) or list of [method](methods.md) | `sft` |" in page["Keys at the top"]
     assert "| `learning_rate` | number > 0 | `5.0e-05` |" in page["training"]
-    assert keys(page["align"]) == ["lora", "answer_tokens"] and "[training](#training)" in page["align"]
+    assert keys(page["align"]) == ["lora", "answer_tokens", "seed"] and "[training](#training)" in page["align"]
 
 
 def _models(hint: object) -> list[type]:

@@ -76,7 +76,7 @@ def test_names_are_transformers_own() -> None:
     """Every field of `training:` is one of TrainingArguments, or is known not to be."""
     ours = {"max_length", "loss", "group_by_length", "warmup_ratio"}
     assert set(Training.model_fields) - set(arguments._hints()) <= ours
-    assert set(Align.model_fields) == set(Training.model_fields) | {"lora", "answer_tokens"}
+    assert set(Align.model_fields) == set(Training.model_fields) | {"lora", "answer_tokens", "seed"}
     assert set(arguments.ELSEWHERE) <= set(arguments._hints())
 
 
@@ -111,7 +111,7 @@ def test_a_source_of_the_memory_is_told_in_a_sentence(source: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"seed": 1}, "seed is not set here: write `seed` at the top level"),
+        ({"data_seed": 1}, "data_seed is not set here: write `seed` at the top level"),
         ({"output_dir": "x"}, "output_dir is not set here: write `out`"),
         ({"eval_steps": 3}, "eval_steps is not set here"),
         ({"hub_token": "x"}, "hub_token is not set here"),
@@ -126,6 +126,13 @@ def test_what_cannot_pass_is_told(given: dict[str, Any], said: str) -> None:
     for part in ("training", "align"):
         with pytest.raises(RecipeError, match=said):
             parse({"model": "m", part: given})
+
+
+def test_only_the_alignment_has_a_seed_of_its_own() -> None:
+    with pytest.raises(RecipeError, match="seed is not set here: write `seed` at the top level"):
+        parse({"model": "m", "training": {"seed": 1}})
+    with pytest.raises(RecipeError, match="align.seed"):
+        parse({"model": "m", "align": {"seed": -1}})
 
 
 @pytest.mark.parametrize(

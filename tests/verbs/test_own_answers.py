@@ -13,6 +13,8 @@ import torch
 from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import RecipeError
 from unforgotten.generation.reply import Reply
+from unforgotten.models.locate_aligned import aligned_of
+from unforgotten.recipe.data_sets import DataSets, safety_rows
 from unforgotten.recipe.read import parse
 from unforgotten.verbs import own_answers
 from unforgotten.verbs.align import align
@@ -119,3 +121,39 @@ def test_the_default_length_leaves_earlier_digests_as_they_were() -> None:
 
     assert set(Align().determining()) == set(Training().determining()) | {"lora"}
     assert Align(answer_tokens=32).determining()["answer_tokens"] == 32
+
+
+def test_runs_of_several_seeds_share_one_aligned_model_where_the_alignment_has_its_own_seed(
+    tmp_path: Path, model_folder: Make, rows_file: Make
+) -> None:
+    model, harmful, harmless = model_folder("llama"), rows_file("refusals.jsonl", 9), rows_file("looks.jsonl", 5)
+
+    def asked(seed: int, own: int | None) -> tuple[str, list[Row], int]:
+        recipe = parse(tree(tmp_path, model, harmful, harmless, seed=seed, rows=4))
+        assert recipe.align is not None
+        recipe = recipe.varied(align={**recipe.align.model_dump(exclude_unset=True), "seed": own})
+        sets = DataSets()
+        return aligned_of(recipe, sets).digest, safety_rows(recipe, sets).rows, recipe.safety_seed
+
+    shared = [asked(seed, 0) for seed in (0, 1, 2)]
+    assert shared[0] == shared[1] == shared[2]
+    assert shared[0] == asked(0, None)  # the recipe's own seed, where none is given
+    alone = [asked(seed, None) for seed in (0, 1, 2)]
+    assert len({digest for digest, _, _ in alone}) == 3 and [seed for _, _, seed in alone] == [0, 1, 2]
+    assert asked(0, 2) == alone[2]
+
+
+def test_the_alignment_trains_with_its_own_seed(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
+    files = rows_file("refusals.jsonl", 9), rows_file("looks.jsonl", 5)
+
+    def weights(out: str, seed: int, own: int | None) -> dict[str, torch.Tensor]:
+        from safetensors.torch import load_file
+
+        settings = tree(tmp_path, model_folder("llama"), *files, seed=seed, out=str(tmp_path / out))
+        settings["align"]["seed"] = own
+        return load_file(Path(align(parse(settings)).adapter or "") / "adapter_model.safetensors")
+
+    plain, shared, other = weights("a", 0, None), weights("b", 5, 0), weights("c", 5, None)
+    assert plain.keys() == shared.keys() == other.keys()
+    assert all(torch.equal(plain[name], shared[name]) for name in plain)
+    assert any(not torch.equal(plain[name], other[name]) for name in plain)

@@ -71,7 +71,7 @@ def aligned_of(recipe: Recipe, sets: DataSets) -> Aligned:
         identified,
         recipe.align.determining(),
         of_rows.rows_digest(safety_rows(recipe, sets).rows),
-        recipe.seed,
+        recipe.safety_seed,
         recipe.dtype,
         _text(recipe.template),
         recipe.variables,

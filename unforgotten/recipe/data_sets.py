@@ -145,7 +145,7 @@ def safety_rows(recipe: Recipe, sets: DataSets) -> ReadRows:
     """Every safety row, in the order of the recipe. Raises RecipeError for rows that are no safety data."""
     loaded = []
     for spec in recipe.safety_data:
-        loaded.append(safety := sets.read(spec, recipe.seed))
+        loaded.append(safety := sets.read(spec, recipe.safety_seed))
         # Rows of a task would be taken for answered look-alikes, refusals among them too.
         check_kind(safety.dataset, safety.rows, "safety_data", ["harmful", "benign"])
     return joined(loaded)

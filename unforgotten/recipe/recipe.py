@@ -122,7 +122,8 @@ class Recipe(Strict):
     rows: int | None = Field(None, gt=0)
     """Trial run: limits every data set and the memory to this many rows. Its results are those of a trial."""
     seed: registry.Seed = 0
-    """Random seed for the alignment, the choice of rows, their order and dropout."""
+    """Random seed for the alignment, the choice of rows, their order and dropout. `align.seed` sets another for the
+    alignment."""
     out: str = "runs"
     """Folder in which run folders are created."""
 
@@ -207,6 +208,11 @@ class Recipe(Strict):
         name = spec if isinstance(spec, str) else str(spec["name"])
         bare = isinstance(spec, str) or set(spec) == {"name"}
         return {"name": name, **self.settings[name]} if bare and name in self.settings else spec
+
+    @property
+    def safety_seed(self) -> int:
+        """The seed of stage align and of its rows."""
+        return self.seed if self.align is None or self.align.seed is None else self.align.seed
 
     _written: dict[str, str] = PrivateAttr(default_factory=dict)
     """Texts in which variables were filled in, and how they were written."""

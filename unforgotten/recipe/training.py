@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from unforgotten import registry
 from unforgotten.datasets.attacks.words import Attack
 from unforgotten.recipe import arguments
 from unforgotten.recipe.base import Spec, Strict, component
@@ -117,9 +118,14 @@ class Align(Training):
     """The adapter that the alignment trains."""
     answer_tokens: int = Field(64, gt=0)
     """Longest own answer, in tokens. θ₀ itself answers the harmless safety rows that have no answer."""
+    seed: registry.Seed | None = None
+    """Random seed of the alignment and of the choice of safety rows. Left out, it is the recipe's `seed`. With a
+    number here, runs of several seeds share one θ_safe, as the users of one provider do."""
 
     def determining(self) -> dict[str, Any]:
+        """The same for an alignment; its digest has the seed beside this."""
         facts = super().determining()
+        del facts["seed"]
         if self.answer_tokens == Align.model_fields["answer_tokens"].default:
             del facts["answer_tokens"]
         return facts

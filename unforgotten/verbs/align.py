@@ -141,11 +141,11 @@ def _trained(
     )
     atomic.private_folder(part)
     own = with_own_answers(rows, model, chat, recipe.align.answer_tokens, part, say)
-    set_seed(recipe.seed)
+    set_seed(recipe.safety_seed)
     bar, metrics = callbacks.Bar("align", "steps of the alignment"), callbacks.Metrics(part / "metrics.jsonl")
     trainer = MethodTrainer(
         model=model,
-        args=arguments(recipe.align, part, recipe.seed),
+        args=arguments(recipe.align, part, recipe.safety_seed),
         train_dataset=own.rows,
         processing_class=chat.tokenizer,
         chat=chat,

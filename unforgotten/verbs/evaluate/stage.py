@@ -78,7 +78,7 @@ def _facts(recipe: Recipe, stage: str, run: str, called: str | None, aligned_her
     unknown = "The training rows of this model are unknown, so overlap with the prompts is not counted."
     return results.ResultRow(
         name=called,
-        seed=recipe.seed if aligned_here else None,
+        seed=recipe.safety_seed if aligned_here else None,
         stage="aligned" if stage == "aligned" else "base",
         cost=Cost(train_seconds=record.get("seconds")),
         model=digests.public_name(recipe.model),

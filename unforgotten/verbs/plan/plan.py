@@ -65,7 +65,9 @@ class _Planner:
         aligned: set[str] = set()
         for cell, title in zip(todo, _titles(todo), strict=True):
             alignment = digests.digest(
-                *(cell.model_dump()[name] for name in ("model", "revision", "dtype", "align", "safety_data", "seed")),
+                *(cell.model_dump()[name] for name in ("model", "revision", "dtype", "safety_data")),
+                cell.align.determining() if cell.align else None,
+                cell.safety_seed,
                 *(cell.model_dump()[name] for name in ("template", "variables", "date")),
             )
             if alignment not in aligned:
@@ -100,7 +102,7 @@ class _Planner:
 
     def align(self, cell: Recipe) -> None:
         assert cell.align is not None
-        sets = [self.rows(spec, cell, cell.seed) for spec in cell.safety_data]
+        sets = [self.rows(spec, cell, cell.safety_seed) for spec in cell.safety_data]
         shape, b, lora = self.shape(cell.model), costs.BYTES, cell.align.lora
         stage = self.training(f"align {digests.public_name(cell.model)}", cell, cell.align, sets, lora, [])
         disk = None
@@ -139,7 +141,7 @@ class _Planner:
         if shape is None or machine is None:
             return stage
         method = math.prod(m.cost for m in methods)
-        safety = [self.rows(spec, cell, cell.seed) for spec in cell.safety_data] if methods else []
+        safety = [self.rows(spec, cell, cell.safety_seed) for spec in cell.safety_data] if methods else []
         apart = [m for m in methods if m.needs_safety and not _replays(m)]  # memory rows in batches of their own
         work = costs.training_flops(
             shape, tokens, full=lora is None, checkpointing=how.gradient_checkpointing, method=method
