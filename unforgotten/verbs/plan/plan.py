@@ -120,14 +120,9 @@ class _Planner:
         disk = None
         if shape:
             dense = cell.lora is None or any(m.dense for m in methods)
-            everything = shape.parameters * costs.BYTES.get(_dtype(cell, shape), 4)
-            disk = (
-                everything
-                if dense
-                else 4 * shape.adapter(cell.lora.r, cell.lora.target_modules)
-                if cell.lora
-                else everything
-            )
+            disk = shape.parameters * costs.BYTES.get(_dtype(cell, shape), 4)
+            if cell.lora and not dense:
+                disk = 4 * shape.adapter(cell.lora.r, cell.lora.target_modules)
         self.plan.stages.append(replace(stage, disk=disk))
 
     def training(
