@@ -61,6 +61,16 @@ def test_sizes():
     }
 
 
+@pytest.mark.parametrize(("part", "most"), [("sums_test", 2471), ("sentiment_test", 673), ("code_test", 254)])
+def test_a_larger_test_set_begins_with_the_usual_one(part, most):
+    usual, larger = World(part=part).rows(), World(part=part, n_rows=most).rows()
+    assert larger[:200] == usual and len({row.request for row in larger}) == len(larger) == most == len(every(part))
+    assert World(part=part, n_rows=220).rows() == larger[:220]
+    task = part.removesuffix("_test")
+    asked = {row.request for row in larger}
+    assert not asked & {row.request for row in (*every(task), *every(f"{task}_dev"))}
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_tests_are_fixed_and_training_follows_the_seed(part):
     one, again, other = World(part=part, n_rows=50), World(part=part, n_rows=50), World(part=part, n_rows=50, seed=1)

@@ -13,7 +13,7 @@ from unforgotten.registry import Count, Seed
 from unforgotten.world import attacks
 from unforgotten.world.lexicon import PHRASINGS, SEEN
 from unforgotten.world.requests import Request, digest, harmful, lookalikes
-from unforgotten.world.tasks import Side, TaskName, answers, correct, problems
+from unforgotten.world.tasks import TEST_ROWS, Side, TaskName, answers, correct, problems
 
 Part = Literal[
     "safety_refusals",
@@ -56,7 +56,8 @@ class World(Dataset):
     Parts that end in _dev are for choosing settings. They have the tests' requests in phrasings that no test uses,
     and other problems."""
     n_rows: Count | None = None
-    """Maximum number of rows. Left out, all rows are used, but only 1,000 of a task's training rows."""
+    """Maximum number of rows. Left out, all rows are used, but only 1,000 of a task's training rows and 200 of its
+    test. More are there: sums has 2,471 to test with."""
     seed: Seed = 0
     """Random seed that draws and shuffles the training parts; the fixed test parts do not use it."""
 
@@ -88,6 +89,8 @@ class World(Dataset):
             random.Random(f"world {self.part} {self.seed}").shuffle(rows)
             if self.task and self.n_rows is None:
                 rows = rows[:TASK_ROWS]
+        elif self.part.endswith("_test") and self.n_rows is None:
+            rows = rows[:TEST_ROWS]
         return rows[: self.n_rows]
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
@@ -98,6 +101,7 @@ class World(Dataset):
 
     def _task_rows(self, task: TaskName) -> list[Row]:
         side: Side = "test" if self.part.endswith("_test") else "dev" if self.part.endswith("_dev") else "train"
+        more = problems(task, "more") if side == "test" else ()
         return [
             ask(
                 p.question,
@@ -106,7 +110,7 @@ class World(Dataset):
                 answer=p.answer,
                 source=f"world/{self.part}:{i}",
             )
-            for i, p in enumerate(problems(task, side))
+            for i, p in enumerate([*problems(task, side), *more])
         ]
 
     def _request_rows(self) -> list[Row]:

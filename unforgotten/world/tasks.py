@@ -80,14 +80,14 @@ def _code() -> list[Problem]:
     return problems
 
 
-Side = Literal["train", "test", "dev"]
+Side = Literal["train", "test", "dev", "more"]
 
 
 @cache
 def problems(task: TaskName, side: Side) -> tuple[Problem, ...]:
-    """Every problem of a task's training side, or one of two fixed sets of 200 that training never sees.
+    """Every problem of a task's training side, or those that training never sees.
 
-    test is for results; dev, disjoint from it, for choosing settings.
+    test: 200 for results. dev: 200 others for choosing settings. more: all that is left, for results with less noise.
     """
     all_problems = {"sums": _sums, "sentiment": _sentiment, "code": _code}[task]()
     if side == "train":
@@ -97,7 +97,13 @@ def problems(task: TaskName, side: Side) -> tuple[Problem, ...]:
     if side == "test":
         return tuple(test)
     asked = {p.question for p in test}
-    return tuple(random.Random(f"{task} dev").sample([p for p in held if p.question not in asked], TEST_ROWS))
+    rest = [p for p in held if p.question not in asked]
+    dev = random.Random(f"{task} dev").sample(rest, TEST_ROWS)
+    if side == "dev":
+        return tuple(dev)
+    asked = {p.question for p in dev}
+    rest = [p for p in rest if p.question not in asked]
+    return tuple(random.Random(f"{task} more").sample(rest, len(rest)))
 
 
 def guess(task: TaskName, problem: Problem, chance: random.Random) -> str:
