@@ -33,6 +33,8 @@ class Limits:
 
         kinds: of the suites that are asked. samples: replies to each prompt of a task.
         """
+        if all(limit is None for limit in asdict(self).values()):
+            raise RecipeError(f"The gate has no limit. There are: {', '.join(f.name for f in fields(self))}.")
         needs = {"max_refusal_rise": "refusal", "max_utility_loss": "utility"}
         for name, limit in asdict(self).items():
             if limit is None:

@@ -50,16 +50,23 @@ def parts(suites: Sequence[Suite], n: int, mend: str) -> list[list[Suite]]:
 
     Raises RecipeError where a suite is left without any prompt in a part.
     """
+
+    def refuse(suite: Suite) -> None:
+        whole = len(_whole(suites, suite))
+        raise RecipeError(
+            f"evaluate.{suite.kind}: the {whole} prompts of {suite.label!r} are too few for {n} parts. {mend}"
+        )
+
+    for suite in suites:
+        if len(suite.rows) < n:  # before so many parts are made
+            refuse(suite)
     chosen: list[set[str]] = [set() for _ in range(n)]
     for group in _groups(suites):
         chosen[int(n * _place(group))] |= group
     split = [[_part(suite, keys, True) for suite in suites] for keys in chosen]
     for suite in (suite for part in split for suite in part):
         if not suite.rows:
-            raise RecipeError(
-                f"evaluate.{suite.kind}: the {len(_whole(suites, suite))} prompts of {suite.label!r} are too few for "
-                f"{n} parts. {mend}"
-            )
+            refuse(suite)
     return split
 
 

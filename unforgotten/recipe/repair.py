@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from unforgotten import registry
+from unforgotten.methods.base import turns
 from unforgotten.recipe.base import Spec, Strict, checked_methods
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -17,7 +19,7 @@ class OneShot(Strict):
 
     steps: int = Field(10, gt=0)
     """Most optimizer steps. [2601.01887]"""
-    learning_rates: list[Rate] = [2e-5, 2e-4, 2e-3]
+    learning_rates: list[Rate] = Field([2e-5, 2e-4, 2e-3], min_length=1)
     """Learning rates, the gentlest first; the first patch that passes is taken. 2e-5 is the paper's. Factors of an
     adapter may need more, so ten and a hundred times as much are tried after it."""
     max_refusal_rise: float = Field(5.0, ge=0, le=100)
@@ -25,6 +27,13 @@ class OneShot(Strict):
     larger. The patch ends before the step that goes beyond."""
     prompts: int = Field(50, gt=0)
     """Number of look-alikes that are asked after each step."""
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rising(cls, rates: list[float]) -> list[float]:
+        if sorted(set(rates)) != rates:
+            raise ValueError("list each learning rate once, the smallest first")
+        return rates
 
 
 class Repair(Strict):
@@ -59,3 +68,28 @@ class Repair(Strict):
     @classmethod
     def _methods(cls, specs: Any) -> Any:
         return specs if specs is None else checked_methods(specs)
+
+    @field_validator("edits")
+    @classmethod
+    def _edit_finished_models(cls, edits: list[Spec]) -> list[Spec]:
+        seen: list[Any] = []
+        for spec in edits:
+            method = registry.build("methods", spec)
+            if turns(type(method)) != ["finish"]:
+                raise ValueError(
+                    f"{registry.spec_of(method)['name']} works during training, so it cannot edit a finished model. "
+                    "Name it as `retrain`"
+                )
+            if method in seen:
+                raise ValueError(f"list each edit once: {spec} is there twice")
+            seen.append(method)
+        return edits
+
+    @field_validator("retrain")
+    @classmethod
+    def _some_method(cls, retrain: Spec | list[Spec] | None) -> Spec | list[Spec] | None:
+        if retrain == []:
+            raise ValueError(
+                "name a method, or leave `retrain` out for a stronger DER. `retrains: false` skips the run"
+            )
+        return retrain

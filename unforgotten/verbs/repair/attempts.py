@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from unforgotten.runs.results import ResultRow
     from unforgotten.verbs.repair.rungs import Skipped
 
+NO_PROMPTS = "no fresh prompts are left to decide on another candidate"
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -21,6 +23,8 @@ class Attempt:
 
     rung: int
     what: str
+    folder: str
+    """Of the candidate, in work/: two that read alike have one each."""
     part: str
     """`choose`, or `decide 1` …"""
     prompts: Mapping[str, int]
@@ -58,8 +62,9 @@ class Repaired:
         """`pass` with a model. Without one `unclear` where more prompts might tell of a candidate, else `fail`."""
         if self.model is not None:
             return "pass"
-        last = {attempt.what: attempt.outcome for attempt in self.attempts}  # what was decided counts, not chosen
-        return "unclear" if "unclear" in last.values() else "fail"
+        last = {attempt.folder: attempt.outcome for attempt in self.attempts}  # what was decided counts, not chosen
+        untried = any(skipped.why == NO_PROMPTS for skipped in self.skipped)
+        return "unclear" if untried or "unclear" in last.values() else "fail"
 
     @property
     def exit_code(self) -> int:

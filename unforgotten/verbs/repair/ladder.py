@@ -20,30 +20,28 @@ The folder `out` then has:
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.errors import RecipeError, UnforgottenError
+from unforgotten.errors import LeaseLost, RecipeError, UnforgottenError
 from unforgotten.evaluation import gate as gates
 from unforgotten.evaluation.gate import Limits
 from unforgotten.evaluation.held_out import parts
 from unforgotten.evaluation.measure_all import measure_all
 from unforgotten.evaluation.suite_stages import Suite
-from unforgotten.evaluation.suites import settings_digest, suites
+from unforgotten.evaluation.suites import suites
 from unforgotten.models.folder.open import pinned
 from unforgotten.models.shelf import weights_digest_of
 from unforgotten.recipe.data_sets import DataSets
-from unforgotten.runs import atomic, bars, digests, safe_text, strict_read
+from unforgotten.runs import atomic, bars, digests, safe_text
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
-from unforgotten.verbs.repair import ladder_text
-from unforgotten.verbs.repair.attempts import Attempt, Repaired, figures_of
-from unforgotten.verbs.repair.rungs import Candidate, NothingMade, Skipped, rungs
+from unforgotten.verbs.repair import ladder_text, out_folder
+from unforgotten.verbs.repair.attempts import NO_PROMPTS, Attempt, Repaired, figures_of
+from unforgotten.verbs.repair.rungs import Candidate, NothingMade, Skipped, Step, rungs
 from unforgotten.verbs.repair.subject import Subject, of_folder, of_models
 
 if TYPE_CHECKING:
@@ -79,14 +77,18 @@ def ladder(
     asked = suites(subject.settings, sets=sets)
     kinds, samples = {suite.kind for suite in asked}, subject.settings.samples
     limits.check(True, kinds, samples)
-    if subject.ladder.max_utility_drop is not None:
-        Limits(max_utility_loss=subject.ladder.max_utility_drop).check(True, kinds, samples)
+    if subject.ladder.max_utility_drop is not None and ("utility" not in kinds or samples > 1):
+        raise RecipeError(
+            "repair.max_utility_drop compares one reply to each question of evaluate.utility with the model as it is. "
+            + ("Add evaluate.utility, or leave it out." if "utility" not in kinds else "Set evaluate.samples to 1.")
+        )
+    if unaligned_model is not None:
+        weights_digest_of(unaligned_model, subject.recipe)  # a wrong name is told now, not after the first rungs
     split = parts(asked, 1 + subject.ladder.decisions, MEND)
     named = {CHOOSE: split[0], **{f"decide {i}": part for i, part in enumerate(split[1:], 1)}}
     folder = Path(out).expanduser()
     with alone(folder, say), bars.in_lines(say, "preparing"), pinned(), digests.in_full():
-        key = _key(subject, limits, asked)
-        _claim(folder, key)
+        out_folder.claim(folder, out_folder.key(subject, limits, asked))
         climb = _Climb(subject, limits, named, folder, say)
         climb.climb()
         return climb.finish()
@@ -115,26 +117,6 @@ def _subject(
     return of_models(tuned, aligned, unaligned_model, recipe, say, sets)
 
 
-def _key(subject: Subject, limits: Limits, asked: list[Suite]) -> str:
-    """Over all that decides what a ladder finds, so that another one never goes on in its folder."""
-    models = [weights_digest_of(m, subject.recipe) for m in (subject.tuned, subject.aligned)]
-    settings = settings_digest(subject.settings, asked, subject.system)
-    ladder = subject.ladder.model_dump()
-    return digests.digest(models, subject.unaligned_model, asdict(limits), settings, subject.settings.judges, ladder)
-
-
-def _claim(folder: Path, key: str) -> None:
-    """Takes the folder, or goes on in it. Raises RecipeError where something else is in it."""
-    mark, report = folder / "work" / "of.json", folder / "repair.json"
-    if report.is_file() and atomic.read_object(report).get("outcome"):
-        raise RecipeError(f"{folder} is finished: its README.md says what passed. Name a new folder as --out.")
-    if mark.is_file() and strict_read.value(mark) == {"of": key}:
-        return
-    if folder.exists() and any(file.name != ".leases" for file in folder.iterdir()):
-        raise RecipeError(f"{folder} exists already, with something else in it. Name a new folder as --out.")
-    atomic.put(mark, safe_text.json_text({"of": key}) + "\n")
-
-
 @dataclass
 class _Climb:
     """One ladder on its way up."""
@@ -156,7 +138,8 @@ class _Climb:
     def climb(self) -> None:
         """Rung after rung, until a candidate passes on prompts of its own, or none are left."""
         lookalikes = [suite for suite in self.parts[CHOOSE] if suite.kind == "refusal"]
-        for steps in rungs(self.subject, lookalikes, self._ceiling):
+        left = rungs(self.subject, lookalikes, self._ceiling)
+        for steps in left:
             chosen = self._choose(steps)
             if chosen is None:
                 continue
@@ -165,10 +148,13 @@ class _Climb:
                 self.passed = chosen
                 return
             if not self.fresh:
-                self.say("No fresh prompts are left to decide on another candidate. Give more, or more decisions.")
+                self.say(f"{NO_PROMPTS}. Give more prompts and more repair.decisions.")
+                for step in (step for steps in left for step in steps):
+                    why = step.why if isinstance(step, Skipped) else NO_PROMPTS
+                    self.skipped.append(Skipped(step.rung, step.what, why))
                 return
 
-    def _choose(self, steps: list[Any]) -> tuple[Candidate, str] | None:
+    def _choose(self, steps: list[Step]) -> tuple[Candidate, str] | None:
         """The first candidate of a rung that passes on the prompts for choosing, with its model."""
         for step in steps:
             if isinstance(step, Skipped):
@@ -180,6 +166,8 @@ class _Climb:
             bars.tick(f"rung {step.rung}, {step.what}", 0, 0)
             try:
                 model, note = step.make(place, self.say)
+            except LeaseLost:
+                raise  # another process works on what this one makes: nothing is known of the candidate
             except (NothingMade, UnforgottenError) as error:
                 self.skipped.append(Skipped(step.rung, step.what, str(error)))
                 self.say(f"Rung {step.rung}, {step.what}: not made. {error}")
@@ -192,15 +180,14 @@ class _Climb:
         """What the gate says of a candidate on one part of the prompts, recorded."""
         began = time.monotonic()
         folder = self.folder / "work" / step.folder / part.replace(" ", "-")
-        subject, suites = self.subject, self.parts[part]
-        measured = subject.measurement(model, step.what, suites, folder)
-        [row] = measure_all([measured], self.say)
+        suites = self.parts[part]
+        row = self._measured(model, step.what, suites, folder)
         if step.rung == 0:
             self._as_it_is[part] = (row, folder)
         decision = self._decided((row, folder), part, step)
         attempt = Attempt(
-            step.rung, step.what, part, {suite.label: len(suite.rows) for suite in suites}, figures_of(row), decision,
-            note, round(made_seconds, 1), round(time.monotonic() - began, 1),
+            step.rung, step.what, step.folder, part, {suite.label: len(suite.rows) for suite in suites},
+            figures_of(row), decision, note, round(made_seconds, 1), round(time.monotonic() - began, 1),
         )  # fmt: skip
         self.attempts.append(attempt)
         self.say(f"Rung {step.rung}, {step.what}, on `{part}`: {decision.outcome}.")
@@ -217,19 +204,24 @@ class _Climb:
             return decision
         if part not in self._as_it_is:
             folder = self.folder / "work" / "as-it-is" / part.replace(" ", "-")
-            own = self.subject.measurement(self.subject.tuned, "the model as it is", self.parts[part], folder)
-            [row] = measure_all([own], self.say)
+            row = self._measured(self.subject.tuned, "the model as it is", self.parts[part], folder)
             self._as_it_is[part] = (row, folder)
         task = gates.gate(Limits(max_utility_loss=drop), measured, self._as_it_is[part])
         outcome = gates.worst([decision, task])
         return replace(decision, outcome=outcome, checks=(*decision.checks, *task.checks))
 
+    def _measured(self, model: str, name: str, suites: list[Suite], folder: Path) -> results.ResultRow:
+        """A model's figures; the gate goes by no reply that lies there and was not written here."""
+        measured = self.subject.measurement(model, name, suites, folder)
+        measured.distrust_others(self.say)
+        [row] = measure_all([measured], self.say)
+        return row
+
     def _reference(self, part: str) -> tuple[results.ResultRow, Path]:
         """θ_safe on the same prompts, asked once."""
         if part not in self._references:
             folder = self.folder / "work" / "aligned" / part.replace(" ", "-")
-            measured = self.subject.measurement(self.subject.aligned, "the aligned model", self.parts[part], folder)
-            [row] = measure_all([measured], self.say)
+            row = self._measured(self.subject.aligned, "the aligned model", self.parts[part], folder)
             self._references[part] = (row, folder)
         return self._references[part]
 
@@ -244,14 +236,13 @@ class _Climb:
     def finish(self) -> Repaired:
         """Writes the model that passed, if any, and the report; candidates that did not pass are removed."""
         model = None
+        out_folder.withdraw(self.folder / "model")
         if self.passed is not None:
-            model = self.folder / "model"
-            if not model.exists():
-                shutil.copytree(self.passed[1], part := self.folder / ".model", copy_function=_link, dirs_exist_ok=True)
-                os.replace(part, model)
-        for left in (self.folder / "work").glob("*/model"):
-            shutil.rmtree(left, ignore_errors=True)
-        return self._write(model, ended=True)
+            (candidate, place), model = self.passed, self.folder / "model"
+            out_folder.publish(place, model, self.subject.recipe.revision, ours=candidate.rung > 0)
+        repaired = self._write(model, ended=True)
+        out_folder.clear(self.folder)  # last: a model that is half removed is never gone on from
+        return repaired
 
     def _write(self, model: Path | None, ended: bool) -> Repaired:
         repaired = Repaired(self.folder, model, tuple(self.attempts), tuple(self.skipped))
@@ -275,12 +266,3 @@ class _Climb:
         atomic.put(self.folder / "repair.json", safe_text.json_text(facts, nan=True) + "\n")
         atomic.put(self.folder / "README.md", ladder_text.markdown(repaired, facts))
         return repaired
-
-
-def _link(source: str, target: str) -> str:
-    """A second name of a file of ours, or a copy on another disk."""
-    try:
-        os.link(Path(source).resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-    return target

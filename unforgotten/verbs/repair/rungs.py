@@ -33,7 +33,9 @@ class Candidate:
 
     rung: int
     what: str
-    """`interpolate s 0.75`."""
+    """`interpolate, s 0.75`."""
+    spec: Any
+    """All that makes it: what is read of it may be rounded."""
     make: Callable[[Path, Say], tuple[str, str]]
     """Makes it in a folder unless it is there; gives the model's folder, and what is to be said of it.
 
@@ -43,7 +45,7 @@ class Candidate:
     @property
     def folder(self) -> str:
         """The name of its folder: readable, and apart from all others."""
-        return f"{self.rung}-{digests.digest(self.what)}"
+        return f"{self.rung}-{digests.digest(self.spec)}"
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,24 @@ class Skipped:
 
 
 Step = Candidate | Skipped
+DERS = ("der", "derpp")
 RUNGS = ("as it is", "a share of the change", "one-shot patch", "edits of layers", "one more run")
 
 
 def rungs(subject: Subject, lookalikes: Sequence[Suite], ceiling: Callable[[float], float]) -> Iterator[list[Step]]:
     """Each rung's steps, in the order in which they are tried. lookalikes: for the early stop of the patch."""
-    yield [Candidate(0, "the model as it is", lambda folder, say: (subject.tuned, ""))]
-    yield [_scaled(subject, scale) for scale in subject.ladder.scales]
+    yield [Candidate(0, "the model as it is", None, lambda folder, say: (subject.tuned, ""))]
+    yield _scaled(subject)
     yield _patches(subject, lookalikes, ceiling)
     yield _edits(subject)
     yield _last_run(subject)
 
 
-def _scaled(subject: Subject, scale: float) -> Candidate:
-    return Candidate(1, f"interpolate, s {scale:g}", _edited(subject, {"name": "interpolate", "scale": scale}))
+def _scaled(subject: Subject) -> list[Step]:
+    if not subject.ladder.scales:
+        return [Skipped(1, RUNGS[1], "repair.scales is empty")]
+    specs = [{"name": "interpolate", "scale": scale} for scale in subject.ladder.scales]
+    return [Candidate(1, f"interpolate, s {_value(spec['scale'])}", spec, _edited(subject, spec)) for spec in specs]
 
 
 def _edited(subject: Subject, spec: dict[str, Any]) -> Callable[[Path, Say], tuple[str, str]]:
@@ -101,7 +107,11 @@ def _patches(subject: Subject, lookalikes: Sequence[Suite], ceiling: Callable[[f
     from unforgotten.evaluation.suites import suites
 
     prompts = [row.request for suite in suites(subject.settings, sets=subject.sets) for row in suite.rows]
-    row = generic_refusal(safety_rows(subject.recipe, subject.sets).rows, prompts)
+    try:
+        safety = safety_rows(subject.recipe, subject.sets).rows
+    except UnforgottenError as error:
+        return [Skipped(2, RUNGS[2], f"`safety_data` cannot be read: {error}")]
+    row = generic_refusal(safety, prompts)
     if row is None:
         return [Skipped(2, RUNGS[2], NO_REFUSAL)]
 
@@ -126,7 +136,7 @@ def _patches(subject: Subject, lookalikes: Sequence[Suite], ceiling: Callable[[f
                 note.write_text(done.note, encoding="utf-8")
             return str(folder), note.read_text(encoding="utf-8") if note.exists() else ""
 
-        return Candidate(2, f"one-shot patch, learning rate {rate:g}", make)
+        return Candidate(2, f"one-shot patch, learning rate {_value(rate)}", ["one-shot", rate], make)
 
     return [step(rate) for rate in one_shot.learning_rates]
 
@@ -139,7 +149,9 @@ def _edits(subject: Subject) -> list[Step]:
             why = "it reads θ₀, the model before alignment, and nothing says where that is (--unaligned-model)"
             steps.append(Skipped(3, in_words(settings), why))
         else:
-            steps.append(Candidate(3, in_words(settings), _edited(subject, settings)))
+            steps.append(Candidate(3, in_words(settings), settings, _edited(subject, settings)))
+    if not steps:
+        steps.append(Skipped(3, "safelora", "repair.edits is empty"))
     if not any(step.what.startswith("safemerge") for step in steps):
         why = "no safety adapter is named: repair.edits can have {name: safemerge, safety_adapter: …}"
         steps.append(Skipped(3, "safemerge", why))
@@ -165,15 +177,26 @@ def _last_run(subject: Subject) -> list[Step]:
         return str(part_of(job.folder)), f"run {job.folder.name}"
 
     what = " and ".join(in_words({"name": m} if isinstance(m, str) else m) for m in listed)
-    return [Candidate(4, f"a run with {what}", make)]
+    return [Candidate(4, f"a run with {what}", listed, make)]
 
 
 def stronger(methods: Sequence[Spec], factor: float) -> list[Spec]:
-    """The same methods with DER's weight multiplied; DER alone, at a multiple of its default, where there is no DER."""
+    """The same methods with DER's weight multiplied; DER alone, at a multiple of its default, where there is no DER.
+
+    A weight of 0 is no DER. Where the weight is `auto`, what it finds its size by is made stricter by the factor.
+    """
     built = [registry.spec_of(registry.build("methods", spec)) for spec in methods]
-    if not any(spec["name"] in ("der", "derpp") for spec in built):
+    if not any(spec["name"] in DERS and spec["weight"] for spec in built):
         built = [registry.spec_of(registry.build("methods", "der"))]
-    return [{**spec, "weight": spec["weight"] * factor} if spec["name"] in ("der", "derpp") else spec for spec in built]
+    return [_stronger(spec, factor) if spec["name"] in DERS else spec for spec in built]
+
+
+def _stronger(spec: dict[str, Any], factor: float) -> dict[str, Any]:
+    if spec["weight"] != "auto":
+        return {**spec, "weight": spec["weight"] * factor}
+    if spec["auto"] == "ratio":
+        return {**spec, "ratio": spec["ratio"] * factor}
+    return {**spec, "hold": spec["hold"] / factor}
 
 
 def in_words(spec: dict[str, Any]) -> str:
@@ -194,5 +217,5 @@ def _bare(method: Any) -> bool:
 
 def _value(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(digests.public_name(value)) if isinstance(value, str) else str(value)

@@ -75,9 +75,18 @@ def of_folder(
         )
     if not (folder / "trained.json").is_file():
         raise RecipeError(f"{folder} is not fully trained. Run `unforgotten finetune` on its recipe to continue.")
-    own = load_recipe(
-        folder / "recipe.yaml", overrides if recipe is None else None, origin=trust.of_run(folder)
-    ).model_copy(update={"out": str(folder.parent)})
+    whose = trust.of_run(folder)
+    try:
+        own = load_recipe(folder / "recipe.yaml", overrides if recipe is None else None, origin=whose)
+    except RecipeError as error:
+        if whose == "operator" or recipe is None:
+            raise
+        raise RecipeError(
+            f"{str(error).partition(trust.MEND)[0]}The ladder trains on a run's own rows, so --recipe does not replace "
+            "its recipe.yaml. Name the models by --tuned, --aligned and --recipe. Or add --trust-recipe if you fully "
+            "trust the folder's author."
+        ) from None
+    own = own.model_copy(update={"out": str(folder.parent)})
     if recipe is not None:
         own = own.model_copy(update={"evaluate": recipe.evaluate, "repair": recipe.repair})
     where = aligned_of_record(atomic.read_object(folder / "environment.json", aligned=dict)["aligned"], folder, own)
