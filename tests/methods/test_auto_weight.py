@@ -11,7 +11,7 @@ import pytest
 from transformers import TrainingArguments
 
 from unforgotten import registry, testing
-from unforgotten.errors import DataError, RecipeError
+from unforgotten.errors import DataError, RecipeError, TrainingError
 from unforgotten.methods.base import Drift
 from unforgotten.methods.base.auto_weight import BALANCE_STEPS, SPAN, TRACE, dual, mean
 from unforgotten.methods.der import DER
@@ -102,6 +102,29 @@ def test_the_end_says_whether_the_constraint_is_met(kl: float, word: str) -> Non
     assert any(note.startswith(word) for note in run.notes)
 
 
+@pytest.mark.parametrize("kinds", [("kl_refusals", "kl_lookalikes"), ("kl_lookalikes", "kl_refusals")])
+def test_no_number_meets_no_constraint(kinds: tuple[str, str]) -> None:
+    run: Any = Told(step=99)
+    run.memory.measures_drift, run.drift = True, Drift(100, 8, {kinds[0]: math.nan, kinds[1]: 0.0})
+    with pytest.raises(TrainingError, match="KL of DER is nan after step 100"):
+        DER(weight="auto").after_step(run)
+    assert not run.notes
+
+
+def test_what_the_rule_does_not_read_is_said(tmp_path: Path) -> None:
+    run = trainer(tmp_path, 0.1, method={"name": "der", "weight": 2.0, "hold": 0.1}, max_steps=1)
+    run.train()
+    assert "DER's hold had no effect, since weight 2 does not read it" in run.run.notes
+
+
+def test_a_memory_that_leaves_none_to_hold_out_is_refused_before_training(tmp_path: Path) -> None:
+    for rows in (1, 2):
+        with pytest.raises(RecipeError, match=f"{rows} safety rows are too few to hold some out"):
+            trainer(
+                tmp_path, 0.1, safety_dataset=testing.ragged_rows(2, 2), memory=Memory(n_rows=rows, refusals=1 / rows)
+            )
+
+
 def test_a_recipe_takes_a_number_or_auto() -> None:
     assert registry.build("methods", {"name": "der", "weight": "2"}).weight == 2.0
     assert registry.build("methods", {"name": "der", "weight": "auto"}).weight == "auto"
@@ -113,10 +136,10 @@ def test_a_recipe_takes_a_number_or_auto() -> None:
     assert registry.determining(DER(weight="auto", hold=0.1)) == {**before, "weight": "auto", "hold": 0.1}
 
 
-def trainer(folder: Path, hold: float, **more: Any) -> MethodTrainer:
+def trainer(folder: Path, hold: float, max_steps: int = 60, **more: Any) -> MethodTrainer:
     settings = {
         "per_device_train_batch_size": 4,
-        "max_steps": 60,
+        "max_steps": max_steps,
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
         "save_strategy": "no",

@@ -72,7 +72,15 @@ class Memory(Component):
                 "least. Raise it, or leave it out."
             )
         replay = self._places(safety, len(user), seed, choose)
-        return held_out_rows.split(safety, replay, user, share, seed) if share else Split(replay, [])
+        if not share:
+            return Split(replay, [])
+        parts = held_out_rows.split(safety, replay, user, share, seed)
+        if not parts.held_out:
+            raise RecipeError(
+                f"{len(replay)} safety rows are too few to hold some out for measuring: of refusals or of look-alikes "
+                "two are needed. Give more safety rows, or raise memory.n_rows."
+            )
+        return parts
 
     def replayed(self, safety: Sequence[EncodedRow], n_user_rows: int, seed: int) -> list[EncodedRow]:
         """The rows kept, in a fixed order; a row's `kind` tells refusals ("harmful") from look-alikes."""

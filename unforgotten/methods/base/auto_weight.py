@@ -102,6 +102,15 @@ class AutoWeight(Method):
 
     def start(self, run: Run) -> None:
         self.hold_state = _fresh(self.auto)
+        if unread := [name for name in self._unread() if getattr(self, name) != _default(self, name)]:
+            rule = f"auto: {self.auto}" if self.weight == "auto" else f"weight {self.weight:g}"
+            run.note(f"{type(self).__name__}'s {' and '.join(unread)} had no effect, since {rule} does not read it")
+
+    def _unread(self) -> tuple[str, ...]:
+        """Fields that this rule does not go by."""
+        if self.weight != "auto":
+            return ("auto", "hold", "ratio")
+        return {"dual": ("ratio",), "ratio": ("hold",), "polyak": ()}[self.auto]
 
     def present_weight(self, run: Run) -> float:
         """λ of this step; 0 where the method has nothing to do."""
@@ -120,7 +129,7 @@ class AutoWeight(Method):
         weight, state = self.present_weight(run), self.hold_state
         if self.reads_gradient_norms(run):
             self._read_norms(run, weight)
-        elif state["phase"] == "free" and run.memory.drift(QUICK_ROWS).kl >= START * self.hold:
+        elif state["phase"] == "free" and self._kl(run, QUICK_ROWS) >= START * self.hold:
             state["phase"] = "balance"
         if run.memory.measures_drift:
             self._measured(run)
@@ -155,9 +164,18 @@ class AutoWeight(Method):
         push = 1.0 if self.auto == "ratio" else max(0.0, min(MOST, state["excess"] - 1))
         return self.ratio * push * state["user"] / max(state["own"], FLOOR * state["largest"], 1e-30)
 
+    def _kl(self, run: Run, rows: int | None = None) -> float:
+        """Held-out KL after this step. Raises TrainingError where it is no number: no constraint is met then."""
+        if not math.isfinite(kl := run.memory.drift(rows).kl):
+            raise TrainingError(
+                f"The held-out KL of {type(self).__name__} is {kl} after step {run.step + 1}: training diverged. Lower "
+                "training.learning_rate, or set training.max_grad_norm."
+            )
+        return kl
+
     def _measured(self, run: Run) -> None:
         """Takes over a measurement of the held-out rows."""
-        state, excess = self.hold_state, run.memory.drift().kl / self.hold
+        state, excess = self.hold_state, self._kl(run) / self.hold
         run.log(kl_over_hold=excess)
         if state["phase"] != "held":
             return
@@ -170,7 +188,7 @@ class AutoWeight(Method):
 
     def _conclude(self, run: Run) -> None:
         """Says whether the constraint is met, and what to do where it is not."""
-        name, state, kl = type(self).__name__, self.hold_state, run.memory.drift().kl
+        name, state, kl = type(self).__name__, self.hold_state, self._kl(run)
         run.note(f"{name}'s weight was auto ({self.auto}): {state['weight']:.3g} at the end")
         if state["bound"]:
             run.note(
@@ -191,6 +209,10 @@ class AutoWeight(Method):
                 f"constraint met: {name}'s held-out KL is {kl:.3g}, at most hold, {self.hold:g} nats per token. This "
                 "bounds no attack success rate: evaluate the run"
             )
+
+
+def _default(method: AutoWeight, name: str) -> Any:
+    return type(method).__dataclass_fields__[name].default
 
 
 def _fresh(rule: str) -> dict[str, Any]:

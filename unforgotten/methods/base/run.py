@@ -59,8 +59,12 @@ class Drift:
 
     @property
     def kl(self) -> float:
-        """KL(θ_safe ‖ θ) in nats per response token, of refusals or of look-alikes, whichever moved further."""
-        return max(value for name, value in self.means.items() if name in ("kl_refusals", "kl_lookalikes"))
+        """KL(θ_safe ‖ θ) in nats per response token, of refusals or of look-alikes, whichever moved further.
+
+        NaN where one of them is.
+        """
+        both = [value for name, value in self.means.items() if name in ("kl_refusals", "kl_lookalikes")]
+        return next((value for value in both if value != value), max(both))
 
 
 class AlignedHead(Protocol):
