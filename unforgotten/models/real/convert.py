@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unforgotten.errors import ModelError
+from unforgotten.errors import ModelError, plain
 from unforgotten.models.real.catalog import RealModel
 from unforgotten.runs import bars
 from unforgotten.runs.progress import Say
@@ -37,46 +37,66 @@ def convert(gguf: Path, out: Path, model: RealModel, say: Say) -> None:
 
     bars.hush()
     say("Reading the tokenizer …")
-    with bars.in_lines(say, "Reading the tokenizer", LINE_SECONDS):
+    with bars.in_lines(say, "Reading the tokenizer", LINE_SECONDS), _readable(model):
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     say("Widening the weights to fp32 …")
-    with bars.in_lines(say, "Widening the weights to fp32", LINE_SECONDS), _counted_tensors():
-        read = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
+    with bars.in_lines(say, "Widening the weights to fp32", LINE_SECONDS), _counted_tensors(), _readable(model):
+        read, loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
         config = read.config
         del config.quantization_config
         config.name_or_path = tokenizer.name_or_path = model.title
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(read.state_dict())
+        full = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        full.load_state_dict(read.state_dict())
         del read
         gc.collect()
-    plain.generation_config.eos_token_id = tokenizer.eos_token_id
-    plain.generation_config.pad_token_id = tokenizer.pad_token_id
-    _check(plain, tokenizer, model)
+    full.generation_config.eos_token_id = tokenizer.eos_token_id
+    full.generation_config.pad_token_id = tokenizer.pad_token_id
+    _check(full, tokenizer, model, [*loaded["missing_keys"], *loaded["mismatched_keys"]])
     say("Writing the folder …")
     with bars.in_lines(say, "Writing the folder", LINE_SECONDS):
-        plain.save_pretrained(out)
+        full.save_pretrained(out)
         tokenizer.save_pretrained(out)
 
 
-def _check(plain: Any, tokenizer: Any, model: RealModel) -> None:
-    """End and padding tokens, template, size, and that every weight is a number."""
+@contextmanager
+def _readable(model: RealModel) -> Iterator[None]:
+    """Raises ModelError in place of whatever a reader of GGUF raises at a file that it does not understand."""
+    try:
+        yield
+    except Exception as error:
+        of_machine = isinstance(error, (MemoryError, RuntimeError)) and plain(error) is not None
+        if of_machine or (isinstance(error, OSError) and error.errno is not None):  # of memory, or of the disk
+            raise
+        raise ModelError(
+            f"The GGUF file of {model.title} cannot be read ({type(error).__name__}: {str(error)[:200]}). Install the "
+            "versions of gguf and transformers that constraints.txt names."
+        ) from error
+
+
+def _check(full: Any, tokenizer: Any, model: RealModel, drawn: Sequence[Any]) -> None:
+    """End and padding tokens, template, size, and that every weight is a number that the file has.
+
+    drawn: weights that the file lacks; Transformers draws these at random, without an error.
+    """
     import torch
 
-    config = plain.config
+    config = full.config
     is_there = {
         "eos token": (tokenizer.eos_token, config.eos_token_id),
         "padding token": (tokenizer.pad_token, config.pad_token_id),
         "chat template": bool(tokenizer.chat_template),
-        "number of parameters": sum(p.numel() for p in plain.parameters()),
-        "all weights finite": all(bool(torch.isfinite(p).all()) for p in plain.parameters()),
+        "number of parameters": sum(p.numel() for p in full.parameters()),
+        "weights that are not in the file": len(drawn),
+        "all weights finite": all(bool(torch.isfinite(p).all()) for p in full.parameters()),
     }
     expected = {
         "eos token": (model.eos, tokenizer.convert_tokens_to_ids(model.eos)),
         "padding token": (model.pad, tokenizer.convert_tokens_to_ids(model.pad)),
         "chat template": model.templated,
         "number of parameters": model.parameters,
+        "weights that are not in the file": 0,
         "all weights finite": True,
     }
     wrong = [f"{what}: {is_there[what]}, not {wanted}" for what, wanted in expected.items() if is_there[what] != wanted]

