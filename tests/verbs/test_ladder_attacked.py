@@ -205,8 +205,10 @@ def test_an_auto_weight_is_made_stricter_and_a_weight_of_0_is_no_der() -> None:
     assert alone["name"] == "der" and alone["weight"] == 4.0
 
 
-def test_two_candidates_that_read_alike_have_folders_of_their_own() -> None:
-    specs = [{"name": "safemerge", "safety_adapter": f"/{place}/adapter"} for place in ("one", "another")]
+def test_two_candidates_that_read_alike_have_folders_of_their_own(tmp_path: Path) -> None:
+    specs = [{"name": "safemerge", "safety_adapter": str(tmp_path / at / "adapter")} for at in ("one", "another")]
+    for spec in specs:
+        Path(spec["safety_adapter"]).mkdir(parents=True)
     assert in_words(specs[0]) == in_words(specs[1])
     first, second = (Candidate(3, in_words(spec), spec, die) for spec in specs)  # type: ignore[arg-type]
     assert first.folder != second.folder
