@@ -111,6 +111,15 @@ def test_files_that_are_not_there_or_hold_nothing(write, tmp_path, monkeypatch) 
             files.read(path)
 
 
+def test_a_shipped_recipe_without_its_data_names_the_variable(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="There is no file data/set/rows.json.* set UNFORGOTTEN_DATA"):
+        files.read("data/set/rows.json")
+    with pytest.raises(DataError) as error:
+        files.read("mine/set/rows.json")
+    assert "UNFORGOTTEN_DATA" not in str(error.value)
+
+
 def test_home_and_variables_are_filled_in(write, tmp_path, monkeypatch) -> None:
     write("a.jsonl", '{"a": 1}')
     monkeypatch.setenv("UNFORGOTTEN_PLACE", str(tmp_path))

@@ -50,7 +50,14 @@ def local(path: str) -> Path | None:
         raise DataError(f"{expanded} is {odd}, not a file of rows.")
     if is_hub_id(expanded):
         return None
-    raise DataError(f"There is no file {expanded}. Relative paths start at {Path.cwd()}.")
+    raise DataError(f"There is no file {expanded}. Relative paths start at {Path.cwd()}.{_of_data(file)}")
+
+
+def _of_data(file: Path) -> str:
+    """A hint where shipped recipes read `data`, since the variable is not set that names another folder."""
+    if file.parts[:1] != ("data",) or os.environ.get("UNFORGOTTEN_DATA"):
+        return ""
+    return " Or set UNFORGOTTEN_DATA to a folder of data files, as docs/datasets.md shows."
 
 
 def folder(path: str) -> Path | None:
