@@ -148,7 +148,7 @@ class _Climb:
                 self.passed = chosen
                 return
             if not self.fresh:
-                self.say(f"{NO_PROMPTS}. Give more prompts and more repair.decisions.")
+                self.say(f"{NO_PROMPTS.capitalize()}. Give more prompts and more repair.decisions.")
                 for step in (step for steps in left for step in steps):
                     why = step.why if isinstance(step, Skipped) else NO_PROMPTS
                     self.skipped.append(Skipped(step.rung, step.what, why))
