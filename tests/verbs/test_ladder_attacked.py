@@ -18,6 +18,7 @@ from tests.verbs.test_ladder import tree as tree
 from unforgotten.errors import LeaseLost, ModelError, RecipeError
 from unforgotten.evaluation import gate as gates
 from unforgotten.evaluation.gate import Decision, Limits
+from unforgotten.evaluation.measurement import Measurement
 from unforgotten.recipe.read import parse
 from unforgotten.verbs.finetune import finetune as training
 from unforgotten.verbs.finetune.finetune import finetune
@@ -151,6 +152,24 @@ def test_where_prompts_run_out_what_was_not_tried_is_said_and_nothing_is_decided
     assert {rung for rung, _ in why} == {1, 2, 3, 4}
     assert repaired.outcome == "unclear" and repaired.exit_code == 4
     assert "too few prompts to tell" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_candidate_that_cannot_reply_is_said_and_the_next_is_tried(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, ask = str(finetune(parse(tree))), Measurement.ask
+
+    def broken(self: Measurement, *more: Any) -> None:
+        if self.name == "interpolate, s 0.9":
+            raise ModelError("The model's logits are NaN.")
+        ask(self, *more)
+
+    monkeypatch.setattr(Measurement, "ask", broken)
+    recipe = parse(tree | {"repair": BARE | {"scales": [0.9, 0.0]}})
+    repaired = ladder(run, gate="max_asr=60", out=str(tmp_path / "out"), recipe=recipe)
+    why = {skipped.what: skipped.why for skipped in repaired.skipped}
+    assert why["interpolate, s 0.9"] == "it cannot be asked: The model's logits are NaN."
+    assert repaired.exit_code == 0 and figures(tmp_path / "out")["passed"] == "interpolate, s 0"
 
 
 def test_a_run_that_another_process_took_over_ends_the_ladder_and_not_the_rung(

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.errors import LeaseLost, RecipeError, UnforgottenError
+from unforgotten.errors import LeaseLost, ModelError, RecipeError, UnforgottenError
 from unforgotten.evaluation import gate as gates
 from unforgotten.evaluation.gate import Limits
 from unforgotten.evaluation.held_out import parts
@@ -172,7 +172,16 @@ class _Climb:
                 self.skipped.append(Skipped(step.rung, step.what, str(error)))
                 self.say(f"Rung {step.rung}, {step.what}: not made. {error}")
                 continue
-            if self._judged(step, model, CHOOSE, note, time.monotonic() - began).outcome == "pass":
+            made_seconds = time.monotonic() - began
+            try:
+                attempt = self._judged(step, model, CHOOSE, note, made_seconds)
+            except ModelError as error:
+                if step.rung == 0:
+                    raise
+                self.skipped.append(Skipped(step.rung, step.what, f"it cannot be asked: {error}"))
+                self.say(f"Rung {step.rung}, {step.what}: it cannot be asked. {error}")
+                continue
+            if attempt.outcome == "pass":
                 return step, model
         return None
 
