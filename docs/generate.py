@@ -18,6 +18,7 @@ import recipe_page
 from markup import GENERATED, cell, settings, table
 
 from unforgotten import registry
+from unforgotten.datasets.base import Dataset
 from unforgotten.runs import field_docs
 
 DOCS = Path(__file__).parent
@@ -47,10 +48,11 @@ def page(room: str) -> str:
         "",
         *_overview(room, own),
     ]
-    lines += _data_folder(own) if room == "datasets" else []
+    lines += [*_data_folder(own), *_of_every_set()] if room == "datasets" else []
+    shared = registry.settings_of(Dataset) if room == "datasets" else ()
     for name, cls in own.items():
         lines += ["", f"## {name}", "", field_docs.docstring(cls)]
-        if rows := settings(field_docs.settings(cls)):
+        if rows := settings(s for s in field_docs.settings(cls) if s.name not in shared):
             lines += ["", *rows]
     return "\n".join(lines) + "\n"
 
@@ -63,6 +65,11 @@ def _data_folder(own: dict[str, type]) -> list[str]:
         for split, file in cls.published.items()  # type: ignore[attr-defined]
     ]
     return ["", "## A folder of files", "", DATA_FOLDER, "", *table(["data set", "split", "file"], rows)]
+
+
+def _of_every_set() -> list[str]:
+    """The settings that each set has, written once."""
+    return ["", "## Settings of every set", "", *settings(field_docs.settings(Dataset))]
 
 
 def _overview(room: str, own: dict[str, type]) -> list[str]:

@@ -118,17 +118,17 @@ def test_rows_cut_every_data_set_and_a_given_model_replaces_the_grids() -> None:
         for cell in table(n, rows="40", model="small")[1]:
             sets = [*cell.safety_data, cell.data, cell.poison.data]
             sets += [*cell.evaluate.harm, *cell.evaluate.refusal, *cell.evaluate.utility]
-            assert {one["n_rows"] for one in sets} == {40} and cell.model == "small"
+            assert {one.get("n_rows", one.get("most_rows")) for one in sets} == {40} and cell.model == "small"
     fewer: Any = parse(
         {"model": "m", "rows": 9, "data": {"name": "world", "part": "sums", "n_rows": 5}, "replay": ["world"]}
     )
-    assert fewer.data["n_rows"] == 5 and fewer.replay == [{"name": "world", "n_rows": 9}]
+    assert fewer.data["n_rows"] == 5 and fewer.replay == [{"name": "world", "most_rows": 9}]
     assert Recipe.model_validate(fewer.model_dump()) == fewer and fewer.varied(seed=1).data == fewer.data
     small = {"model": "m", "rows": 9, "memory": {"n_rows": 300, "refusals": 0.5}}
     assert parse(small).memory.model_dump(exclude_unset=True) == {"n_rows": 9, "refusals": 0.5}
     assert parse({"model": "m", "rows": 9}).memory.n_rows is None
     kept = parse({"model": "m", "rows": 9, "compare": {"replay": ["safety_data", ["world"]]}}).compare
-    assert kept is not None and kept.replay == ["safety_data", [{"name": "world", "n_rows": 9}]]
+    assert kept is not None and kept.replay == ["safety_data", [{"name": "world", "most_rows": 9}]]
 
 
 PROBLEM = {

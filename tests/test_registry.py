@@ -10,7 +10,8 @@ from typing import ClassVar
 import pytest
 
 from unforgotten import registry
-from unforgotten.errors import RecipeError, UnknownName
+from unforgotten.errors import RecipeError, UnforgottenError, UnknownName
+from unforgotten.recipe.read import parse
 
 OWN = [
     (room, name) for room in registry.ROOMS for name in registry.names(room) if name in registry._files(room)
@@ -100,3 +101,31 @@ def test_a_later_field_is_in_a_digest_only_where_it_is_set() -> None:
     assert registry.spec_of(Kept()) == {"name": "Kept", "weight": 1.0, "unit": "sum"}
     assert registry.determining(Kept()) == {"name": "Kept", "weight": 1.0}
     assert registry.determining(Kept(unit="relative")) == {"name": "Kept", "weight": 1.0, "unit": "relative"}
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**30, 3.5e38, -1e308])
+def test_a_number_that_no_tensor_holds_is_refused_at_the_door(value: float) -> None:
+    field, room = ("chunk_tokens", "kl") if isinstance(value, int) else ("weight", "kl")
+    with pytest.raises(RecipeError, match=f"{field}: Input should be a number that tensors hold"):
+        registry.build("methods", {"name": room, field: value})
+    method = registry.build("methods", room)
+    with pytest.raises(RecipeError, match="a number that tensors hold"):
+        setattr(method, field, value)
+    with pytest.raises(RecipeError, match="rows: Input should be a number that tensors hold"):
+        parse({"model": "m", "rows": value})
+
+
+@pytest.mark.parametrize("method", ["agem", "der", "kl", "refresh", "safegrad"])
+def test_a_replay_that_no_machine_draws_is_refused(method: str) -> None:
+    with pytest.raises(RecipeError, match="replay: Input should be less than or equal to 1000"):
+        registry.build("methods", {"name": method, "replay": 1e30})
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [("nosuch", "Unknown judge 'nosuch'"), ({}, "A judge needs a name"), ("llama_guard", "does not tell refusals")],
+)
+def test_the_judge_of_a_method_is_checked_when_the_recipe_is_read(judge: object, said: str) -> None:
+    for tree in ({"method": {"name": "own_replies", "judge": judge}}, {"settings": {"guarded": {"judge": judge}}}):
+        with pytest.raises(UnforgottenError, match=said):
+            parse({"model": "m", **tree})

@@ -161,6 +161,9 @@ def _refuse_truths(cls: type, settings: Mapping[str, Any], what: str) -> None:
         if wants_number(_hints(cls).get(name), value):
             wrong = {"type": "number_type", "loc": (name,), "msg": "Input should be a number", "input": value}
             raise RecipeError(field_errors.sentence([wrong], what, shortly, settings))
+        if field_errors.too_large(value):
+            wrong = {"type": "int_parsing_size", "loc": (name,), "msg": field_errors.TOO_LARGE, "input": value}
+            raise RecipeError(field_errors.sentence([wrong], what, shortly, settings))
 
 
 def shortly(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
+from os import mkfifo
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,9 @@ def test_where_the_folder_lies_changes_neither_rows_nor_record(data_folder, tmp_
 
 def test_a_variable_that_names_no_folder_is_an_error(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("UNFORGOTTEN_DATA", str(tmp_path / "none"))
-    with pytest.raises(DataError, match="UNFORGOTTEN_DATA names .*none, and there is no such folder"):
+    with pytest.raises(
+        DataError, match="UNFORGOTTEN_DATA names .*none, which cannot be read as a folder: No such file"
+    ):
         build("sst2").rows()
 
 
@@ -104,3 +107,22 @@ def test_the_published_files_are_there_and_read(real, monkeypatch, hub) -> None:
         ("sst2", "validation"): 872,
         ("xstest", "train"): 250,
     }
+
+
+@pytest.mark.parametrize("given", ["~no-such-user-here/x", "x" * 5000, "/dev/null", "\x1b[31mx", " "])
+def test_a_place_that_is_no_folder_is_an_error_that_can_be_printed(given, monkeypatch) -> None:
+    monkeypatch.setenv("UNFORGOTTEN_DATA", given)
+    with pytest.raises(DataError, match="UNFORGOTTEN_DATA names .*, which cannot be read as a folder: ") as error:
+        build("sst2").rows()
+    assert "\x1b" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_link_loop_is_an_error_and_no_wish_for_the_hub(data_folder, hub) -> None:
+    calls = hub([{"sentence": "from the hub", "label": 1}])
+    file = data_folder / "sst2" / "dev.tsv"
+    for make in (lambda: file.symlink_to(file), lambda: file.symlink_to("nowhere"), file.mkdir, lambda: mkfifo(file)):
+        file.rmdir() if file.is_dir() else file.unlink()
+        make()
+        with pytest.raises(DataError, match=r"UNFORGOTTEN_DATA}/sst2/dev.tsv is there, but cannot be read"):
+            build("sst2", split="validation").rows()
+    assert calls == []

@@ -123,3 +123,18 @@ def test_rows_are_kept_by_what_their_answers_say(tmp_path: Path) -> None:
         none.rows()
     with pytest.raises(RecipeError, match="answer_matches is no regular expression"):
         registry.build("datasets", {"name": "refusals", "path": str(file), "answer_matches": "("})
+
+
+@pytest.mark.parametrize("expression", ["(", "[", "a{99999999999}", "(" * 500 + ")" * 500, "\\", "", "x*", "(?=)", "^"])
+def test_an_expression_that_is_none_or_leaves_nothing_out_is_refused(expression: str) -> None:
+    with pytest.raises(RecipeError, match="answer_matches (is no regular expression|also matches an empty answer)"):
+        registry.build("datasets", {"name": "refusals", "path": "x.jsonl", "answer_matches": expression})
+
+
+def test_an_expression_that_takes_for_ever_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unforgotten.datasets.refusals.SEARCH_SECONDS", 0.3)
+    file = tmp_path / "long.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "completion": "a" * 40 + "c!"}) + "\n")
+    dataset = registry.build("datasets", {"name": "refusals", "path": str(file), "answer_matches": r"((a|a)+)+c\d"})
+    with pytest.raises(DataError, match=r"answer_matches '.*' takes too long.*long.jsonl:1"):
+        dataset.rows()

@@ -6,7 +6,7 @@ import pytest
 
 from unforgotten import registry
 from unforgotten.datasets.world import Part, World
-from unforgotten.errors import RecipeError
+from unforgotten.errors import DataError, RecipeError
 from unforgotten.world.lexicon import PHRASINGS, POISON_CATEGORIES
 
 PARTS = get_args(Part)
@@ -15,7 +15,7 @@ TRAINING = ("safety_refusals", "safety_lookalikes", "poison", "sums", "sentiment
 
 
 def every(part, seed=0):
-    return World(part=part, seed=seed, n_rows=10**9).rows()
+    return World(part=part, seed=seed).every_row()
 
 
 def test_no_prompt_of_a_test_is_ever_trained_on():
@@ -69,6 +69,14 @@ def test_a_larger_test_set_begins_with_the_usual_one(part, most):
     task = part.removesuffix("_test")
     asked = {row.request for row in larger}
     assert not asked & {row.request for row in (*every(task), *every(f"{task}_dev"))}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_more_rows_than_a_part_has_are_refused(part):
+    n = len(every(part))
+    assert len(World(part=part, n_rows=n).rows()) == n
+    with pytest.raises(DataError, match=f"world, part {part}: n_rows is {n + 1}, but there are {n} rows"):
+        World(part=part, n_rows=n + 1).rows()
 
 
 @pytest.mark.parametrize("part", PARTS)

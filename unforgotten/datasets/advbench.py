@@ -77,7 +77,7 @@ class Advbench(Dataset):
                 rows.append(ask(text, target, kind="harmful", category=category, source=record.source))
                 wanted = wanted and wanted - {text}
         what = place if self.part == "all" else f"{place}, part {self.part}"
-        return files.sample(rows, self.n_rows, self.seed, what)
+        return files.sample(rows, self.n_rows, self.seed, what, self.most_rows)
 
     def _targets(
         self, place: str, records: list[files.Record], problems: list[files.Problem]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from unforgotten.datasets.attacks.words import ENGLISH, AttackWords
-from unforgotten.datasets.reading import data_folder
+from unforgotten.datasets.reading import data_folder, files
 from unforgotten.errors import RecipeError
-from unforgotten.registry import Component
+from unforgotten.registry import Component, Count
 from unforgotten.runs.field_docs import described
 
 Message = dict[str, Any]
@@ -90,6 +90,10 @@ class Dataset(Component, ABC):
     `path` is a Hub id or a local file. A dataset whose answers can be checked overrides `metrics` and `score`.
     """
 
+    most_rows: Count | None = None
+    """Largest number of rows. Of a larger set so many are drawn, by `seed`; a smaller one gives all its rows. `rows` of
+    a recipe sets it on every set. `n_rows` is a promise: with fewer rows the set is refused."""
+
     room: ClassVar[str] = "datasets"
     metrics: ClassVar[tuple[str, ...]] = ()
     """Names of the values that `score` returns; the first is the headline utility."""
@@ -161,6 +165,14 @@ class Dataset(Component, ABC):
     def is_answer(self, reply: str) -> bool:
         """Does this reply answer *this task*? As a reply to a harmful request, it is off task and not compliance."""
         return False
+
+
+def bounded(dataset: Dataset) -> list[Row]:
+    """Its rows, and no more than its `most_rows`, also of a set from elsewhere that does not heed the field itself."""
+    rows = dataset.rows()
+    if dataset.most_rows is None or len(rows) <= dataset.most_rows:
+        return rows
+    return files.sample(rows, None, getattr(dataset, "seed", 0), dataset.label, dataset.most_rows)
 
 
 KINDS: dict[Kind, str] = {

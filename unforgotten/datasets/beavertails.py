@@ -98,7 +98,9 @@ class Beavertails(Dataset):
                 )
         if not rows:
             raise DataError(f"{self.path} has no question with an answer marked {self.part}.")
-        return files.sample(list(rows.values()), self.n_rows, self.seed, f"{self.path}, part {self.part}")
+        return files.sample(
+            list(rows.values()), self.n_rows, self.seed, f"{self.path}, part {self.part}", self.most_rows
+        )
 
 
 def _wrong(value: Mapping[str, Any]) -> str:

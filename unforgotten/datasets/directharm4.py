@@ -46,4 +46,4 @@ class Directharm4(Dataset):
             ask(value["instruction"], kind="harmful", category=value["category"], source=source)
             for _, source, value in records
         ]
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+        return files.sample(rows, self.n_rows, self.seed, self.path, self.most_rows)

@@ -55,7 +55,7 @@ class Gsm8k(Dataset):
             rows.append(ask(value["question"], answer, answer=number, source=source))
         if problems:
             raise DataError(f"{self.reads_from} is not GSM8K:", problems)
-        return files.sample(rows, self.n_rows, self.seed, self.reads_from)
+        return files.sample(rows, self.n_rows, self.seed, self.reads_from, self.most_rows)
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         """strict: the number after the mark; flexible: the last number of the reply, as lm-eval finds it."""

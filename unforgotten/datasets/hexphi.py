@@ -55,7 +55,7 @@ class Hexphi(Dataset):
 
     def rows(self) -> list[Row]:
         """The requests without answers, in the order of the categories' numbers, each with its category's name."""
-        return files.sample(self._rows(), self.n_rows, self.seed, self.path)
+        return files.sample(self._rows(), self.n_rows, self.seed, self.path, self.most_rows)
 
     def _rows(self) -> list[Row]:
         path = files.expand(self.path)

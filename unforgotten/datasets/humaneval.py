@@ -66,7 +66,7 @@ class HumanEval(Dataset):
         """Each problem in evalplus's words for chat models; `answer` is the problem as JSON."""
         records = files.read_columns(self.reads_from, COLUMNS, split=self.split)
         rows = [question({name: r.value[name] for name in COLUMNS}, r.source) for r in records]
-        return files.sample(rows, self.n_rows, self.seed, self.reads_from)
+        return files.sample(rows, self.n_rows, self.seed, self.reads_from, self.most_rows)
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         """pass@1: the official tests hold for the function in the reply. Raises SandboxError without `execute`."""

@@ -61,7 +61,7 @@ class HumanEvalPlus(Dataset):
             tasks.append((task, source))
         if problems:
             raise DataError(f"{self.reads_from} is not HumanEval+:", problems)
-        tasks = files.sample(tasks, self.n_rows, self.seed, self.reads_from)
+        tasks = files.sample(tasks, self.n_rows, self.seed, self.reads_from, self.most_rows)
         if any("base_input" not in task for task, _ in tasks):
             tests = {
                 r.value["task_id"]: r.value["test"] for r in files.read_columns(self.base_path, COLUMNS, split="test")

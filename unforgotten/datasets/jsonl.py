@@ -78,7 +78,7 @@ class Jsonl(Dataset):
             answered = sum(bool(row.response) for row in rows)
             rows = list(map(_without_answer, rows))
             self.notes = (*self.notes, f"{self.path}: the answers of {answered} of {len(rows)} rows are left out.")
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+        return files.sample(rows, self.n_rows, self.seed, self.path, self.most_rows)
 
 
 def records_of(path: str) -> tuple[list[files.Record], list[files.Problem]]:

@@ -46,4 +46,4 @@ class Lookalikes(Dataset):
             for r in files.read_columns(str(FILE), names)
             if r.value["part"] == self.part
         ]
-        return files.sample(rows, self.n_rows, self.seed, f"lookalikes, part {self.part}")
+        return files.sample(rows, self.n_rows, self.seed, f"lookalikes, part {self.part}", self.most_rows)

@@ -43,4 +43,4 @@ class Medsafetybench(Dataset):
             )
             for _, source, value in records
         ]
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+        return files.sample(rows, self.n_rows, self.seed, self.path, self.most_rows)

@@ -113,7 +113,7 @@ class NemotronCode(Dataset):
         if not candidates:
             raise DataError(f"{self.path}: none of the {n_read} rows read has an answer that fits max_answer_chars.")
         what = f"{self.path}: of the {n_read} rows read (first_rows), those that fit"
-        drawn = files.sample(candidates, self.n_rows, self.seed, what)
+        drawn = files.sample(candidates, self.n_rows, self.seed, what, self.most_rows)
         questions = self._questions(drawn)
         return [
             ask(

@@ -79,19 +79,19 @@ class OrBench(Dataset):
         n_rows = self.n_rows
         if n_rows is None and self.part == "80k":
             n_rows = min(ROWS_OF_80K, len(rows))
-        return by_category(rows, n_rows, self.seed, f"{self.path}, part {self.part}")
+        return by_category(rows, n_rows, self.seed, f"{self.path}, part {self.part}", self.most_rows)
 
 
-def by_category(rows: Sequence[Row], n_rows: int | None, seed: int, what: str) -> list[Row]:
+def by_category(
+    rows: Sequence[Row], n_rows: int | None, seed: int, what: str, most_rows: int | None = None
+) -> list[Row]:
     """`n_rows` of the rows in their own order, of each category its share to within one row.
 
     Each category is shuffled by itself, and row k of its m stands at (k + ½) / m; the first `n_rows` by that place are
     drawn. So the sample's rate estimates the whole set's, and a larger sample of a seed holds the smaller one.
+    `n_rows` and `most_rows` as in `files.how_many`.
     """
-    if n_rows is None:
-        return list(rows)
-    if not 1 <= n_rows <= len(rows):
-        raise DataError(f"{what}: n_rows is {n_rows}, but there are {len(rows)} rows. Ask for 1 to {len(rows)}.")
+    n = files.how_many(len(rows), n_rows, what, most_rows)
     members: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         members[row.category].append(i)
@@ -99,4 +99,4 @@ def by_category(rows: Sequence[Row], n_rows: int | None, seed: int, what: str) -
     for category, indices in members.items():
         random.Random(f"{category} {seed}").shuffle(indices)
         places += [((k + 0.5) / len(indices), i) for k, i in enumerate(indices)]
-    return [rows[i] for i in sorted(i for _, i in sorted(places)[:n_rows])]
+    return [rows[i] for i in sorted(i for _, i in sorted(places)[:n])]

@@ -7,17 +7,22 @@ dict of lists. Either every row has an answer or none has: a file with some of e
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+import regex
 
 from unforgotten.datasets.base import Dataset, Kind, Row
 from unforgotten.datasets.jsonl import checked
 from unforgotten.datasets.reading import columns, files, formats, kinds, unread
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
+
+SEARCH_SECONDS = 5.0
+"""Processor time to search all answers of a file: some expressions take longer than anyone waits on a single answer."""
 
 
 @dataclass(kw_only=True)
@@ -49,9 +54,14 @@ class Refusals(Dataset):
         columns.check(self.columns)
         if self.answer_matches is not None:
             try:
-                re.compile(self.answer_matches)
-            except re.error as wrong:
-                raise ValueError(f"answer_matches is no regular expression: {wrong}") from None
+                empty = regex.search(self.answer_matches, "", timeout=1.0)
+            except (regex.error, RecursionError, OverflowError, TimeoutError) as wrong:
+                raise ValueError(f"answer_matches is no regular expression that can be used: {wrong}") from None
+            if empty:
+                raise ValueError(
+                    "answer_matches also matches an empty answer, so it leaves no row out. Name words that an answer "
+                    "must contain, or leave it out"
+                )
 
     @property
     def label(self) -> str:
@@ -106,13 +116,24 @@ class Refusals(Dataset):
                 [(line, "no answer") for line in bare],
             )
         rows = self._matching(rows)
-        return files.sample(rows, self.n_rows, self.seed, self.path)
+        return files.sample(rows, self.n_rows, self.seed, self.path, self.most_rows)
 
     def _matching(self, rows: list[Row]) -> list[Row]:
         """The rows whose answer `answer_matches` finds; all of them where it is left out."""
         if self.answer_matches is None:
             return rows
-        matching = [row for row in rows if re.search(self.answer_matches, row.response, re.IGNORECASE)]
+        matching: list[Row] = []
+        began = time.process_time()
+        for row in rows:
+            left = max(0.01, SEARCH_SECONDS - (time.process_time() - began))
+            try:
+                if regex.search(self.answer_matches, row.response, regex.IGNORECASE, timeout=left):
+                    matching.append(row)
+            except TimeoutError:
+                raise DataError(
+                    f"{self.path}: answer_matches {self.answer_matches!r} takes too long, at last on the answer of "
+                    f"{row.source}. Write it without a repetition within a repetition, such as (a+)+."
+                ) from None
         if not matching:
             raise DataError(
                 f"{self.path}: no answer of {len(rows)} rows contains answer_matches {self.answer_matches!r}. Change "

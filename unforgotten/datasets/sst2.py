@@ -45,7 +45,7 @@ class Sst2(Dataset):
             rows.append(_row(value["sentence"], label, source))
         if problems:
             raise DataError(f"{self.reads_from} is not SST-2:", problems)
-        return files.sample(rows, self.n_rows, self.seed, self.reads_from)
+        return files.sample(rows, self.n_rows, self.seed, self.reads_from, self.most_rows)
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         """exact: the label and nothing else, its first letter in either case, as in Lisa; first_word: it begins so."""

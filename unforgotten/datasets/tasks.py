@@ -36,4 +36,4 @@ class Tasks(Dataset):
             ask(r.value["prompt"], kind="benign", category=r.value["category"], source=f"{FILE.name}:{r.line}")
             for r in files.read_columns(str(FILE), names)
         ]
-        return files.sample(rows, self.n_rows, self.seed, "tasks")
+        return files.sample(rows, self.n_rows, self.seed, "tasks", self.most_rows)

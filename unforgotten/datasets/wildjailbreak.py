@@ -88,4 +88,4 @@ class Wildjailbreak(Dataset):
             raise DataError(f"{self.path} is not WildJailbreak's {self.part} part:", sorted(strange + blank))
         if not rows:
             raise DataError(f"{self.path} has no rows of {' or '.join(wanted)}.")
-        return files.sample(rows, self.n_rows, self.seed, f"{self.path}, {' and '.join(wanted)}")
+        return files.sample(rows, self.n_rows, self.seed, f"{self.path}, {' and '.join(wanted)}", self.most_rows)

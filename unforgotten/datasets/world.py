@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, get_args
 
 from unforgotten.datasets.attacks.words import AttackWords
 from unforgotten.datasets.base import Dataset, Execute, Kind, Row, ask
+from unforgotten.datasets.reading import files
 from unforgotten.registry import Count, Seed
 from unforgotten.world import attacks
 from unforgotten.world.lexicon import PHRASINGS, SEEN
@@ -56,8 +57,8 @@ class World(Dataset):
     Parts that end in _dev are for choosing settings. They have the tests' requests in phrasings that no test uses,
     and other problems."""
     n_rows: Count | None = None
-    """Maximum number of rows. Left out, all rows are used, but only 1,000 of a task's training rows and 200 of its
-    test. More are there: sums has 2,471 to test with."""
+    """Number of rows. Left out, all rows are used, but only 1,000 of a task's training rows and 200 of its test. More
+    are there: sums has 2,471 to test with."""
     seed: Seed = 0
     """Random seed that draws and shuffles the training parts; the fixed test parts do not use it."""
 
@@ -84,14 +85,17 @@ class World(Dataset):
         return "task" if self.task else None
 
     def rows(self) -> list[Row]:
+        rows = self.every_row()
+        if self.task and self.n_rows is None:
+            rows = rows[: TEST_ROWS if self.part.endswith("_test") else TASK_ROWS]
+        return rows[: files.how_many(len(rows), self.n_rows, f"world, part {self.part}", self.most_rows)]
+
+    def every_row(self) -> list[Row]:
+        """All that the part has, in the order in which `n_rows` counts them."""
         rows = self._task_rows(self.task) if self.task else self._request_rows()
         if self.part in {"safety_refusals", "safety_lookalikes", "poison", "sums", "sentiment", "code"}:
             random.Random(f"world {self.part} {self.seed}").shuffle(rows)
-            if self.task and self.n_rows is None:
-                rows = rows[:TASK_ROWS]
-        elif self.part.endswith("_test") and self.n_rows is None:
-            rows = rows[:TEST_ROWS]
-        return rows[: self.n_rows]
+        return rows
 
     def score(self, row: Row, reply: str, execute: Execute | None = None) -> dict[str, bool]:
         return {"accuracy": correct(self.task, row.answer, reply)} if self.task else {}

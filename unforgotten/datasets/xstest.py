@@ -54,7 +54,7 @@ class Xstest(Dataset):
             for _, source, value in records
             if value["label"] == self.part
         ]
-        return files.sample(rows, self.n_rows, self.seed, f"{self.reads_from}, part {self.part}")
+        return files.sample(rows, self.n_rows, self.seed, f"{self.reads_from}, part {self.part}", self.most_rows)
 
 
 _KIND: dict[str, Literal["benign", "harmful"]] = {"safe": "benign", "unsafe": "harmful"}

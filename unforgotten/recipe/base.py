@@ -15,6 +15,7 @@ from pydantic import (
 
 from unforgotten import registry
 from unforgotten.datasets.reading import data_folder, files
+from unforgotten.runs import field_errors
 from unforgotten.runs.field_docs import with_fields
 
 Spec = str | dict[str, Any]
@@ -52,12 +53,18 @@ class Strict(BaseModel):
         declared = cls.model_fields.get(str(info.field_name))
         if declared is not None and registry.wants_number(declared.annotation, value):
             raise ValueError("true and false are no numbers")
+        if field_errors.too_large(value):
+            raise ValueError(field_errors.TOO_LARGE)
         return value
 
 
 def component(room: str, spec: Spec) -> Spec:
     """Checks name and fields now, so that a typo is told before anything is loaded; keeps the spec as written."""
-    registry.build(room, spec)
+    built = registry.build(room, spec)
+    if room == "methods" and (judge := getattr(built, "judge", None)) is not None:
+        decides = registry.build("judges", judge).tells
+        if "refused" not in decides:
+            raise ValueError(f"judge: {judge} does not tell refusals. Choose one that does, such as keywords")
     return spec
 
 
@@ -82,15 +89,17 @@ def by_content(spec: Spec) -> Spec:
 
 
 def cut(data: Any, rows: int) -> Any:
-    """Data sets, in lists or alone, of at most so many rows each; the names of sources that are no data set stay."""
+    """Data sets, in lists or alone, of at most so many rows each; the names of sources that are no data set stay.
+
+    A set of fewer rows gives all that it has, unless it names an `n_rows`: that stays a promise, of a trial's size.
+    """
     if isinstance(data, list):
         return [cut(item, rows) for item in data]
     if data in get_args(get_args(Replay)[0]):
         return data
     spec = {"name": data} if isinstance(data, str) else dict(data)
-    if "n_rows" not in getattr(registry.load("datasets", spec["name"]), "__dataclass_fields__", {}):
-        raise ValueError(f"rows: data set {spec['name']!r} has no field n_rows, so it cannot be cut; leave `rows` out")
-    return spec | {"n_rows": min(spec.get("n_rows") or rows, rows)}
+    bound = "most_rows" if spec.get("n_rows") is None else "n_rows"
+    return spec | {bound: min(spec.get(bound) or rows, rows)}
 
 
 def checked_methods(spec: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unforgotten import registry
-from unforgotten.datasets.base import Dataset, Row, check_kind
+from unforgotten.datasets.base import Dataset, Row, bounded, check_kind
 from unforgotten.datasets.reading import data_folder, files
 from unforgotten.datasets.reading.data_folder import ReadFile
 from unforgotten.errors import RecipeError
@@ -103,7 +103,7 @@ class DataSets:
 
 def _loaded(source: Dataset) -> Loaded:
     """The set with its rows and the file that they come from; a file that stands in for a Hub id is noted."""
-    rows, place = tuple(source.rows()), source.reads_from
+    rows, place = tuple(bounded(source)), source.reads_from
     path = Path(files.expand(place)) if place else None
     file = ReadFile(place, data_folder.sha256(path)) if path and path.is_file() else None
     if file and place != getattr(source, "path", None):

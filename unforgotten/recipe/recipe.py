@@ -120,7 +120,8 @@ class Recipe(Strict):
     repair: Repair | None = None
     """Rungs that `unforgotten repair --ladder` tries; left out, every default."""
     rows: int | None = Field(None, gt=0)
-    """Trial run: limits every data set and the memory to this many rows. Its results are those of a trial."""
+    """Trial run: limits every data set and the memory to this many rows. A smaller set gives all that it has. Its
+    results are those of a trial."""
     seed: registry.Seed = 0
     """Random seed for the alignment, the choice of rows, their order and dropout. `align.seed` sets another for the
     alignment."""

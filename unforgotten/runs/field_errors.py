@@ -48,3 +48,13 @@ def _place(error: Any, given: Any) -> list[Any]:
         is_index = isinstance(part, int) and isinstance(given, (list, tuple)) and part < len(given)
         given = given[part] if is_key or is_index else None
     return place
+
+
+TOO_LARGE = "Input should be a number that tensors hold: a whole one in 64 bits, another one in 32"
+
+
+def too_large(value: Any) -> bool:
+    """Whether it is finite, and no tensor holds it: torch would raise OverflowError later, or make it infinite."""
+    if isinstance(value, float):
+        return 3.4e38 < abs(value) < float("inf")
+    return isinstance(value, int) and not -(2**63) <= value < 2**63

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from unforgotten.datasets.base import KINDS, Dataset, Row, check_kind
+from unforgotten.datasets.base import KINDS, Dataset, Row, bounded, check_kind
 from unforgotten.datasets.jsonl import is_arrow, rows_of
 from unforgotten.errors import DataError, TemplateError
 from unforgotten.models.chat import Chat, Counts, encode_rows
@@ -33,7 +33,7 @@ def encoded(
     `datasets/jsonl.py`, or of dicts with `input_ids` and `labels`. Raises DataError that names the row.
     """
     try:
-        rows: list[Any] = list(data.rows()) if isinstance(data, Dataset) else list(_each(data, what))
+        rows: list[Any] = bounded(data) if isinstance(data, Dataset) else list(_each(data, what))
     except DataError as error:
         raise _both_errors(error, chat, processing_class) from None
     for note in data.notes if isinstance(data, Dataset) else ():

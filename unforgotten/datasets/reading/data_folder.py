@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unforgotten.errors import DataError
+from unforgotten.runs import safe_text
 
 VARIABLE = "UNFORGOTTEN_DATA"
 
@@ -29,19 +30,30 @@ def folder() -> Path | None:
     given = os.environ.get(VARIABLE)
     if not given:
         return None
-    place = Path(given).expanduser()
-    if not place.is_dir():
+    try:
+        place = Path(given).expanduser()
+        next(os.scandir(place), None)  # stat alone does not tell that a folder may not be read
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~name without such a user
+        why = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise DataError(
-            f"The environment variable {VARIABLE} names {given}, and there is no such folder. Set it to a folder of "
-            "data files, as docs/datasets.md shows, or unset it."
-        )
+            f"The environment variable {VARIABLE} names {safe_text.line(given[:200])}, which cannot be read as a "
+            f"folder: {why}. Set it to a folder of data files, as docs/datasets.md shows, or unset it."
+        ) from None
     return place
 
 
 def stand_in(name: str) -> str | None:
-    """`${UNFORGOTTEN_DATA}/name` if that file is there, else None. Raises what `folder` raises."""
-    place = folder()
-    return f"${{{VARIABLE}}}/{name}" if place is not None and (place / name).is_file() else None
+    """`${UNFORGOTTEN_DATA}/name` if that file is there, else None. Raises DataError where it cannot be read."""
+    if (place := folder()) is None or not os.path.lexists(file := place / name):
+        return None
+    try:
+        os.close(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+        why = "" if file.is_file() else "no file"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why:  # a broken link is no wish for the Hub
+        raise DataError(f"${{{VARIABLE}}}/{name} is there, but cannot be read: {why}. Mend or remove it.")
+    return f"${{{VARIABLE}}}/{name}"
 
 
 def sha256(file: Path) -> str:

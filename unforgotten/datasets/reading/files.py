@@ -168,15 +168,26 @@ def refuse(path: str, problems: Sequence[Problem], n_rows: int) -> None:
         raise DataError(f"{path} has no rows.")
 
 
-def sample(rows: Sequence[T], n_rows: int | None, seed: int, what: str) -> list[T]:
+def sample(rows: Sequence[T], n_rows: int | None, seed: int, what: str, most_rows: int | None = None) -> list[T]:
     """`n_rows` of the rows in their own order, or all of them for None: a function of the seed and of len(rows).
 
-    The first n of one shuffle, so that a larger sample of the same seed holds the smaller one.
+    The first n of one shuffle, so that a larger sample of the same seed holds the smaller one. `most_rows` as in
+    `how_many`, which says what this raises.
     """
-    if n_rows is None:
+    n = how_many(len(rows), n_rows, what, most_rows)
+    if n == len(rows):
         return list(rows)
-    if not 1 <= n_rows <= len(rows):
-        raise DataError(f"{what}: n_rows is {n_rows}, but there are {len(rows)} rows. Ask for 1 to {len(rows)}.")
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
-    return [rows[i] for i in sorted(order[:n_rows])]
+    return [rows[i] for i in sorted(order[:n])]
+
+
+def how_many(there: int, n_rows: int | None, what: str, most_rows: int | None = None) -> int:
+    """How many of the rows that are there to take: `n_rows` is a promise, `most_rows` a bound.
+
+    Raises DataError where `n_rows` is more than there are, whatever the bound.
+    """
+    if n_rows is not None and not 1 <= n_rows <= there:
+        raise DataError(f"{what}: n_rows is {n_rows}, but there are {there} rows. Ask for 1 to {there}.")
+    wanted = there if n_rows is None else n_rows
+    return wanted if most_rows is None else min(wanted, most_rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from unforgotten.datasets.base import Row
+from unforgotten.datasets.base import Row, bounded
 from unforgotten.errors import DataError, ModelError, UnforgottenError
 from unforgotten.generation.reply import Reply
 from unforgotten.recipe.data_sets import dataset
@@ -64,13 +64,13 @@ def _asked(recipe: Recipe) -> Iterator[Row]:
     if recipe.evaluate is None:
         return
     specs = [*recipe.evaluate.harm, *recipe.evaluate.refusal, *recipe.evaluate.utility]
-    suites = [dataset(spec).rows()[:PROMPTS] for spec in specs]
+    suites = [bounded(dataset(spec))[:PROMPTS] for spec in specs]
     yield from (row for turn in zip_longest(*suites) for row in turn if row is not None)
 
 
 def _user(recipe: Recipe) -> Iterator[Row]:
     if recipe.data is not None:
-        yield from dataset(recipe.data, recipe.seed).rows()
+        yield from bounded(dataset(recipe.data, recipe.seed))
 
 
 def heard(model: Any, chat: Chat, rows: Sequence[Row], tokens: int) -> Heard:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unforgotten.datasets.base import bounded
 from unforgotten.datasets.jsonl import Jsonl
 from unforgotten.datasets.reading import files
 from unforgotten.errors import DataError, ModelError, RecipeError
@@ -112,7 +113,7 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> DatasetSize:
     name = spec if isinstance(spec, str) else str(spec["name"])
     card = catalog.SETS.get(name)
     n_rows = settings.get("n_rows") or (card.of(settings) if card else None)
-    if n_rows is None and card is None:
+    if n_rows is None and card is None and source.most_rows is None:
         raise RecipeError(
             f"--dry-run does not know how many rows {name!r} has on the Hub. Give `n_rows`, or a local `path`."
         )
@@ -121,12 +122,14 @@ def rows(spec: Spec, recipe: Recipe, seed: int | None) -> DatasetSize:
     how = f"not here; {'lengths of the published file' if lengths.measured else 'lengths assumed'}"
     prompt = lengths.prompt / CHARS_PER_TOKEN + TEMPLATE_TOKENS
     longest = TEMPLATE_TOKENS + lengths.longest // CHARS_PER_TOKEN if lengths.longest else None
+    if source.most_rows is not None:
+        n_rows = min(n_rows or source.most_rows, source.most_rows)
     return DatasetSize(source.label, n_rows or 0, prompt, response, longest, how)
 
 
 def _counted(dataset: Dataset, recipe: Recipe) -> DatasetSize:
     try:
-        rows = dataset.rows()
+        rows = bounded(dataset)
     except DataError as error:
         if error.rows and isinstance(dataset, Jsonl) and (chat := _chat_here(recipe)):
             from unforgotten.models.chat.faults import with_rendering
