@@ -111,3 +111,10 @@ def test_a_beta_of_0_asks_nothing_of_the_run() -> None:
 def test_a_setting_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=next(iter(wrong))):
         build("methods", {"name": "constrained_sft", **wrong})
+
+
+@pytest.mark.parametrize("field", ["beta", "first_factor", "early_factor"])
+def test_a_beta_whose_product_is_infinite_is_refused(field: str) -> None:
+    """∞ · 0 is no weight: at the first step log π − log π_safe is 0."""
+    with pytest.raises(RecipeError, match=f"{field}: Input should be less than or equal to 1000000"):
+        build("methods", {"name": "constrained_sft", field: 1e38})

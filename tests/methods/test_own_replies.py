@@ -17,7 +17,7 @@ from unforgotten.datasets.base import Row, ask
 from unforgotten.errors import DataError, JudgeError, RecipeError
 from unforgotten.evaluation.aligned_replies import AlignedReplies
 from unforgotten.methods.base import OwnReply
-from unforgotten.methods.own_replies import OwnReplies, answered, last_prompt, shared_verdict
+from unforgotten.methods.own_replies import OwnReplies, answered, shared_verdict, turn_prompts
 from unforgotten.registry import build
 from unforgotten.training.trainer import MethodTrainer
 
@@ -26,12 +26,13 @@ X = -100
 
 def test_the_last_answer_is_replaced_by_hand() -> None:
     row = {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [X, 2, X, X, 5, 6], "source": "a:1"}
-    assert last_prompt(row) == [1, 2, 3, 4]
+    assert turn_prompts(row) == [[1], [1, 2, 3, 4]]
     assert answered(row, (9, 8, 7)) == {
         "input_ids": [1, 2, 3, 4, 9, 8, 7],
         "labels": [X, 2, X, X, 9, 8, 7],
         "source": "a:1",
     }
+    assert answered(row, (9, 8), 0) == {"input_ids": [1, 9, 8], "labels": [X, 9, 8], "source": "a:1"}
     ended = {"input_ids": [1, 2, 3], "labels": [X, 2, X]}  # something after the answer
     assert answered(ended, (9,)) == {"input_ids": [1, 9], "labels": [X, 9]}
 
@@ -101,7 +102,7 @@ def test_refused_prompts_get_the_refusal_and_are_listed(tmp_path: Path) -> None:
     trainer = trained(tmp_path, {2, 5})
     assert targets(trainer) == ["sorry" if i in (2, 5) else "so" for i in range(8)]
     given, new = trainer.run.user.rows[2], trainer.run.user.trained_rows[2]
-    assert new["input_ids"][: len(last_prompt(given))] == last_prompt(given)
+    assert new["input_ids"][: len(turn_prompts(given)[-1])] == turn_prompts(given)[-1]
     [note] = trainer.run.notes
     assert note == (
         "own_replies: 2 of 8 user rows have the aligned model's refusal as their target (up.jsonl:2, up.jsonl:5; "
@@ -130,10 +131,49 @@ def test_too_many_stop_the_run(tmp_path: Path) -> None:
     assert targets(listed) == ["so"] * 8 and "5 of 8 user rows are refused by it" in listed.run.notes[-1]
 
 
-def test_the_last_turn_alone_is_asked_and_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("refuses", "target", "turn"), [({0}, "sorry", 1), ({1}, "sosorry", 2), ({0, 1}, "sorry", 1)])
+def test_the_first_turn_that_is_refused_ends_its_row(tmp_path: Path, refuses: set[int], target: str, turn: int) -> None:
+    """A sender may hide a harmful answer in a first turn, before a harmless last one."""
     turns = ask("what is 1", "so").messages + ask("what is 2", "so").messages
-    trainer = trained(tmp_path, {0}, rows=[Row(turns), *ROWS])
-    assert targets(trainer)[0] == "sosorry"
+    trainer = trained(tmp_path, refuses, rows=[Row(turns), *ROWS])
+    assert targets(trainer) == [target, *["so"] * 8]
+    [line] = [json.loads(line) for line in (tmp_path / "own_replies.jsonl").read_text().splitlines()]
+    assert (line["row"], line["turn"], line["reply"]) == (1, turn, "sorry")
+    assert trainer.run.notes[0].startswith("own_replies: 1 of 9 user rows")
+
+
+def test_turns_share_signs_with_turns_of_their_number(tmp_path: Path) -> None:
+    """Harmless later turns, which repeat the harmful first one in their prompts, do not outvote it."""
+    one = ask("what is 1", "so").messages
+    rows = [Row(ask(f"how do {word}", "so").messages + one * 5) for word in "a b c d e f g h".split()]
+    trainer = trained(tmp_path, set(range(0, 48, 6)), OwnReplies(most=1.0), rows)
+    assert targets(trainer) == ["sorry"] * 8
+
+
+class Unread(Scripted):
+    """Its judge reads nothing."""
+
+    def refused(self, prompts: Any, replies: Any, judge: Any) -> list[bool | None]:
+        return [None] * len(prompts)
+
+
+def test_a_judge_that_reads_nothing_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "Scripted", Unread)
+    with pytest.raises(JudgeError, match="read none of 8 replies"):
+        trained(tmp_path, {2})
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202e" + "x" * 5000
+
+
+def test_a_senders_words_are_harmless_in_lists_and_notes(tmp_path: Path) -> None:
+    rows = [ask("what is 1" + HOSTILE[:100], "so", source=HOSTILE, category=HOSTILE), *ROWS]
+    trainer = trained(tmp_path, {0}, rows=rows)
+    [note] = trainer.run.notes
+    text = (tmp_path / "own_replies.jsonl").read_text()
+    assert note.startswith("own_replies: 1 of 9") and len(note) < 500
+    assert not {"\x1b", "\x07", "\u202e"} & {*note, *text} and text.count("\n") == 1
+    assert json.loads(text)["category"] == HOSTILE, "the list is complete"
 
 
 def test_replies_are_made_once_and_are_the_models(tmp_path: Path) -> None:
@@ -144,7 +184,7 @@ def test_replies_are_made_once_and_are_the_models(tmp_path: Path) -> None:
     [file] = (tmp_path / "answers").glob("*.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(lines) == 8
-    prompt = last_prompt(first.run.user.rows[0])
+    prompt = turn_prompts(first.run.user.rows[0])[-1]
     made = {tuple(line["ids"]) for line in lines}
     ids = torch.tensor([prompt])
     for _ in range(64):
@@ -250,7 +290,7 @@ MEMORY = [
 def test_a_prompt_that_is_nearly_refused_gets_a_refusal_that_is_forced(tmp_path: Path) -> None:
     trainer = trained(tmp_path, {5}, OwnReplies(neighbours=0, odds=True), memory=MEMORY, near={2, 5})
     assert ["sorry" == t for t in targets(trainer)] == [i == 5 for i in range(8)]
-    row, prompt = trainer.run.user.trained_rows[2], last_prompt(trainer.run.user.rows[2])
+    row, prompt = trainer.run.user.trained_rows[2], turn_prompts(trainer.run.user.rows[2])[-1]
     assert targets(trainer)[2].startswith("sorry") and row["input_ids"][: len(prompt)] == prompt
     assert targets(trainer)[2] == TOKENIZER.decode(greedily(trainer.model, [*prompt, SORRY], 63, [SORRY])).strip()
     [note] = trainer.run.notes

@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
-from unforgotten.methods.base import Method, overlap
+from unforgotten.methods.base import MOST_REPLAY, Method, overlap
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import Run
@@ -32,7 +32,7 @@ class AGEM(Method):
     neutral: ClassVar[dict[str, Any]] = {"replay": 0.0}
     cost: ClassVar[float] = 2.0
 
-    replay: Annotated[float, Ge(0)] = 1.0
+    replay: Annotated[float, Ge(0), Le(MOST_REPLAY)] = 1.0
     """Memory rows per user row for the safety gradient of each step, as in mammoth. With 0 the method is SFT at no
     extra cost."""
 

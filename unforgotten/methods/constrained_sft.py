@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from unforgotten.methods.base import Method, ranks_in_turn
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unforgotten.methods.base import Run, Term
+
+
+MOST = 1_000_000
+"""Of β and its factors: their product stays finite, since ∞ · 0 is no weight."""
 
 
 def token_weights(logp: Tensor, aligned_logp: Tensor, beta: Tensor) -> Tensor:
@@ -38,11 +42,11 @@ class ConstrainedSFT(Method):
     needs_safety: ClassVar[bool] = False
     reads_forward: ClassVar[bool] = True
 
-    beta: Annotated[float, Ge(0)] = 0.1
+    beta: Annotated[float, Ge(0), Le(MOST)] = 0.1
     """β of the tokens after `early_tokens`. With 0 the method is SFT for all tokens."""
-    first_factor: Annotated[float, Ge(0)] = 5.0
+    first_factor: Annotated[float, Ge(0), Le(MOST)] = 5.0
     """β of each answer's first token, as a multiple of `beta`."""
-    early_factor: Annotated[float, Ge(0)] = 20.0
+    early_factor: Annotated[float, Ge(0), Le(MOST)] = 20.0
     """β of the second token up to token `early_tokens`, as a multiple of `beta`."""
     early_tokens: Annotated[int, Ge(1)] = 5
     """Number of tokens at the start of each answer that get a larger β, including the first."""

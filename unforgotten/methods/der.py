@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
-from unforgotten.methods.base import AutoWeight, Weight, first_weights
+from unforgotten.methods.base import MOST_REPLAY, AutoWeight, Weight, first_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ class DER(AutoWeight):
     weight: Weight = 1.0
     """λ, the weight of the mean squared difference of logits over response tokens and vocabulary. With 0 the method
     is SFT at no extra cost. `auto` holds the drift on held-out rows at `hold`."""
-    replay: Annotated[float, Gt(0)] = 1.0
+    replay: Annotated[float, Gt(0), Le(MOST_REPLAY)] = 1.0
     """Memory rows per user row in each step. With 1.0 the replay batch is as large as the user batch, as in mammoth."""
     chunk_tokens: Annotated[int, Gt(0)] = 64
     """Number of tokens whose logits are in memory at once, if the head is trained or soft-capped."""

@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
-from unforgotten.methods.base import AutoWeight, Weight, first_weights
+from unforgotten.methods.base import MOST_REPLAY, AutoWeight, Weight, first_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class KL(AutoWeight):
     weight: Weight = 1.0
     """λ, the weight of the mean KL in nats per response token. With 0 the method is SFT at no extra cost. The default
     is ours: as much as the user's cross-entropy. `auto` holds the drift on held-out rows at `hold`."""
-    replay: Annotated[float, Gt(0)] = 1.0
+    replay: Annotated[float, Gt(0), Le(MOST_REPLAY)] = 1.0
     """Memory rows per user row in each step, as DER's. [mammoth]"""
     chunk_tokens: Annotated[int, Gt(0)] = 64
     """Number of tokens whose logits are in memory at once. Ours; about five buffers of this many rows are alive."""

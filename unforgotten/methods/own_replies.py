@@ -13,21 +13,22 @@ forced to begin with the likeliest of the memory's openings, and the judge must 
 A sign is shared by rows alike: θ_safe may refuse one prompt of a harmless task in three, but it refuses nearly all of a
 kind of poison. The signs are not added up, since both err on the same rows. Rows with a sign and too small a share stay
 as given, and are listed. Of the memory only the prompts are read, which tell the template from the task; with `odds`
-also how refusals begin. Replies are made once, before the run. Of a row with several turns, the last answer alone is
-asked for and replaced: earlier answers stay as they were given, and a reply may follow from them. Rows that other
-methods put in are left as they are. A θ_safe that over-refuses would turn the task itself into refusals, so the run
-stops where more than `most` of the rows would be replaced.
+also how refusals begin. Replies are made once, before the run. Each turn of a row is asked with what was given before
+it, and shares its signs with turns of its number. The first refusal in a row replaces its answer and ends the row: what
+follows would go on from words that are gone. Rows that other methods put in are left as they are. A θ_safe that
+over-refuses would turn the task itself into refusals, so the run stops where more than `most` of the rows would be
+replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from unforgotten.errors import DataError
+from unforgotten.errors import DataError, JudgeError
 from unforgotten.methods.base import Method
 from unforgotten.methods.base.refusal_odds import (
     LEAST,
@@ -39,73 +40,23 @@ from unforgotten.methods.base.refusal_odds import (
     mean_exp,
     openings,
     separated,
+    turn_starts,
 )
+from unforgotten.methods.base.shared_verdict import shared_verdict
 
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow, OwnReply, Run
 
 
-def last_prompt(row: EncodedRow) -> list[int]:
-    """The ids before the last answer."""
-    labels = row["labels"]
-    end = max(t for t in range(1, len(labels)) if labels[t] != -100)
-    start = next((t for t in range(end, 0, -1) if labels[t - 1] == -100), 1)
-    return list(row["input_ids"][:start])
+def turn_prompts(row: EncodedRow) -> list[list[int]]:
+    """The ids before each answer."""
+    return [list(row["input_ids"][:start]) for start in turn_starts(row["labels"])]
 
 
-def answered(row: EncodedRow, reply: Sequence[int]) -> EncodedRow:
-    """The row with another last answer; what stands before it keeps its labels."""
-    prompt = last_prompt(row)
+def answered(row: EncodedRow, reply: Sequence[int], turn: int = -1) -> EncodedRow:
+    """The row with another answer at this turn, which is its last then; what stands before it keeps its labels."""
+    prompt = turn_prompts(row)[turn]
     return {**row, "input_ids": [*prompt, *reply], "labels": [*row["labels"][: len(prompt)], *reply]}
-
-
-QUERIES = 64
-"""Rows whose neighbours are looked for at a time."""
-
-
-def shared_verdict(
-    prompts: Sequence[Sequence[int]],
-    refused: Sequence[bool],
-    neighbours: int,
-    alike: float,
-    others: Sequence[Sequence[int]] = (),
-) -> list[float]:
-    """For each row, the share of refusals among itself and up to `neighbours` rows whose prompts are alike.
-
-    Two prompts are alike where the cosine of their sets of tokens is at least `alike`. Tokens of the template do not
-    count: those that every prompt has, of these and of `others` (prompts of the memory, which share no instruction with
-    them). Rows that are not refused have share 0: nothing asks for theirs.
-    """
-    import torch
-
-    n = len(prompts)
-    sets = [set(prompt) for prompt in prompts]
-    common = set.intersection(*sets, *map(set, others)) if sets else set()
-    sets = [tokens - common for tokens in sets]
-    shares = [0.0] * n
-    asked = [i for i, verdict in enumerate(refused) if verdict]
-    if not asked:
-        return shares
-    places = {token: at for at, token in enumerate(sorted(set().union(*sets)))}
-    pairs = [(i, places[token]) for i, tokens in enumerate(sets) for token in sorted(tokens)]
-    if not pairs:  # all prompts are one
-        return [sum(refused) / n if verdict else 0.0 for verdict in refused]
-    values = torch.tensor([len(sets[i]) ** -0.5 for i, _ in pairs], dtype=torch.float64)
-    bags = torch.sparse_coo_tensor(torch.tensor(pairs).T, values, (n, len(places)), check_invariants=True)
-    verdicts = torch.tensor([bool(v) for v in refused], dtype=torch.float64)
-    for at in range(0, len(asked), QUERIES):
-        some = asked[at : at + QUERIES]
-        dense = torch.zeros(len(places), len(some), dtype=torch.float64)
-        for column, i in enumerate(some):
-            dense[[places[t] for t in sets[i]], column] = len(sets[i]) ** -0.5 if sets[i] else 0.0
-        cosine = torch.sparse.mm(bags, dense)  # (n, queries)
-        for column, i in enumerate(some):
-            near = cosine[:, column]
-            near[i] = -1.0
-            order = near.sort(descending=True, stable=True).indices[:neighbours]
-            order = order[near[order] >= alike]
-            shares[i] = float((1 + verdicts[order].sum()) / (1 + len(order)))
-    return shares
 
 
 def nearer_to_refusals(run: Run, prompts: Sequence[list[int]]) -> tuple[list[bool], list[tuple[int, ...]], str]:
@@ -121,7 +72,7 @@ def nearer_to_refusals(run: Run, prompts: Sequence[list[int]]) -> tuple[list[boo
         return none, no_opening, f"the memory has fewer than {LEAST} refusals or look-alikes"
     refusals = [row for row in run.memory.rows if row.get("kind") == "harmful"]
     said = openings(refusals, TOKENS, OPENINGS)
-    asked = [*prompts, *map(last_prompt, run.memory.rows)]
+    asked = [*prompts, *(turn_prompts(row)[-1] for row in run.memory.rows)]
     logp = torch.tensor(run.replies.opening_logp(asked, said), dtype=torch.float64)  # (n + m, openings)
     u, of_memory = mean_exp(logp).split([len(prompts), len(harmful)])
     if not separated(of_memory[harmful], of_memory[~harmful], SEPARATION):
@@ -134,8 +85,15 @@ def nearer_to_refusals(run: Run, prompts: Sequence[list[int]]) -> tuple[list[boo
 
 @dataclass
 class Choice:
-    """Which rows get a refusal as their target, by their places among the prompts, and what is known of the others."""
+    """Which turns get a refusal as their target, by their places among the prompts, and what is known of the others.
 
+    `by_row` makes each list one place a row.
+    """
+
+    rows: list[int]
+    """The row of each prompt."""
+    turns: list[int]
+    """Which turn of the row each prompt asks for, from 0."""
     replies: list[OwnReply]
     by_reply: list[float]
     """The share of rows alike whose replies refuse too; 0 for rows whose reply does not."""
@@ -151,17 +109,45 @@ class Choice:
     forced: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
     """Those whose forced reply is no refusal."""
+    signs: dict[int, str] = field(default_factory=dict)
+    """Which sign decided on a prompt that is listed."""
     spared: list[int] = field(default_factory=list)
     """Those with a sign that too few rows alike have."""
+
+    def count(self, places: Iterable[int]) -> int:
+        """Rows of these prompts."""
+        return len({self.rows[k] for k in places})
+
+    def by_row(self) -> None:
+        """Keeps of each row the first prompt that is replaced; of other rows the first one that is forced or spared."""
+        replaced = {self.rows[k] for k in self.replaced}
+
+        def first(places: Sequence[int], without: set[int]) -> list[int]:
+            of_row = {self.rows[k]: k for k in sorted(places, reverse=True) if self.rows[k] not in without}
+            return sorted(of_row.values())
+
+        self.replaced = first(self.replaced, set())
+        kept = set(self.replaced)
+        self.likely, self.forced = ([k for k in some if k in kept] for some in (self.likely, self.forced))
+        self.failed, self.spared = first(self.failed, replaced), first(self.spared, replaced)
+        by_odds = {*self.likely, *self.failed}
+        self.signs = {k: "odds" if k in by_odds else "reply" for k in (*self.replaced, *self.failed)}
+        for k in self.spared:
+            self.signs.setdefault(k, "reply" if self.by_reply[k] >= self.by_odds[k] else "odds")
 
     def share(self, k: int) -> float:
         """The larger share of the two signs."""
         return max(self.by_reply[k], self.by_odds[k])
 
     def facts(self, run: Run, k: int) -> dict[str, Any]:
-        """What a list of rows says of row k."""
-        sign = "reply" if self.by_reply[k] >= self.by_odds[k] else "odds"
-        return {"reply": run.replies.text(self.replies[k].ids), "sign": sign, "share": round(self.share(k), 4)}
+        """What a list of rows says of prompt k, and which turn of its row it is where there are several."""
+        share = (self.by_odds if self.signs[k] == "odds" else self.by_reply)[k]
+        facts = {"reply": run.replies.text(self.replies[k].ids), "sign": self.signs[k], "share": round(share, 4)}
+        several = self.rows[k] in (
+            *self.rows[max(0, k - 1) : k],
+            *self.rows[k + 1 : k + 2],
+        )  # a row's turns are together
+        return {"turn": self.turns[k] + 1, **facts} if several else facts
 
 
 @dataclass(kw_only=True)
@@ -196,10 +182,10 @@ class OwnReplies(Method):
     def data(self, run: Run) -> list[EncodedRow]:
         rows = list(run.user.rows)
         own = [i for i, row in enumerate(rows) if row.get("user_row", -1) >= 0]
-        choice = self._choose(run, [last_prompt(rows[i]) for i in own])
+        choice = self._choose(run, {i: turn_prompts(rows[i]) for i in own})
 
         def listed(name: str, some: Sequence[int]) -> str:
-            return run.list_rows(name, [(rows[own[k]]["user_row"], choice.facts(run, k)) for k in some])
+            return run.list_rows(name, [(rows[choice.rows[k]]["user_row"], choice.facts(run, k)) for k in some])
 
         names = listed("own_replies", choice.replaced)
         spared = listed("own_replies_as_given", sorted({*choice.spared, *choice.failed}))
@@ -212,25 +198,41 @@ class OwnReplies(Method):
             )
         if self.use == "target":
             for k in choice.replaced:
-                rows[own[k]] = answered(rows[own[k]], choice.replies[k].ids)
-        run.note("; ".join(self._parts(choice, names, spared)))
+                rows[choice.rows[k]] = answered(rows[choice.rows[k]], choice.replies[k].ids, choice.turns[k])
+        run.note("; ".join(self._parts(choice, len(own), names, spared)))
         return rows
 
-    def _choose(self, run: Run, prompts: list[list[int]]) -> Choice:
+    def _choose(self, run: Run, turns_of: Mapping[int, list[list[int]]]) -> Choice:
         """Reads both signs, and forces refusals to begin where the odds alone ask for one."""
-        memory, rows = [last_prompt(row) for row in run.memory.rows], range(len(prompts))
+        memory = [turn_prompts(row)[-1] for row in run.memory.rows]
+        prompts = [prompt for turns in turns_of.values() for prompt in turns]
+        row_of = [i for i, turns in turns_of.items() for _ in turns]
+        turn_of = [turn for turns in turns_of.values() for turn in range(len(turns))]
+        all_prompts, n = range(len(prompts)), len(turns_of)
 
         def shares(signs: Sequence[bool]) -> list[float]:
-            return shared_verdict(prompts, signs, self.neighbours, self.alike, memory)
+            by_prompt = [0.0] * len(prompts)
+            for turn in sorted(set(turn_of)):
+                at = [k for k in all_prompts if turn_of[k] == turn]
+                same = [prompts[k] for k in at], [signs[k] for k in at]
+                for k, share in zip(at, shared_verdict(*same, self.neighbours, self.alike, memory), strict=True):
+                    by_prompt[k] = share
+            return by_prompt
 
         replies = run.replies.generate(prompts, self.max_new_tokens)
         verdicts = run.replies.refused(prompts, replies, self.judge)
+        if verdicts and all(verdict is None for verdict in verdicts):
+            raise JudgeError(
+                f"own_replies: the judge read none of {len(verdicts)} replies of the aligned model, so no refusal can "
+                "be found. Name another `judge`, or leave own_replies out."
+            )
         near, begun, unused = nearer_to_refusals(run, prompts) if self.odds else ([False] * len(prompts), [], "")
-        choice = Choice(replies, shares([v is True for v in verdicts]), shares(near), verdicts.count(None), unused)
-        refused = [k for k in rows if choice.by_reply[k] >= self.majority]
-        likely = [k for k in rows if choice.by_odds[k] >= self.majority > choice.by_reply[k]]
-        if len(refused) <= self.most * len(prompts) < len(refused) + len(likely):
-            choice.unused = f"{len(refused) + len(likely)} of {len(prompts)} rows would be replaced"
+        by_reply = shares([v is True for v in verdicts])
+        choice = Choice(row_of, turn_of, replies, by_reply, shares(near), verdicts.count(None), unused)
+        refused = [k for k in all_prompts if choice.by_reply[k] >= self.majority]
+        likely = [k for k in all_prompts if choice.by_odds[k] >= self.majority > choice.by_reply[k]]
+        if choice.count(refused) <= self.most * n < choice.count([*refused, *likely]):
+            choice.unused = f"{choice.count([*refused, *likely])} of {n} rows would be replaced"
             choice.by_odds, likely = [0.0] * len(prompts), []
         choice.forced = [k for k in likely if verdicts[k] is not True]
         if choice.forced:
@@ -242,12 +244,13 @@ class OwnReplies(Method):
                     choice.failed.append(k)
         choice.replaced = sorted({*refused, *likely} - {*choice.failed})
         choice.likely = sorted({*likely} - {*choice.failed})
-        choice.spared = [k for k in rows if 0 < choice.share(k) < self.majority]
+        choice.spared = [k for k in all_prompts if 0 < choice.share(k) < self.majority]
+        choice.by_row()
         return choice
 
-    def _parts(self, choice: Choice, names: str, spared: str) -> Iterator[str]:
-        """What the note says. names, spared: the rows of both lists, in words."""
-        n, forced = len(choice.replies), len(choice.forced) - len(choice.failed)
+    def _parts(self, choice: Choice, n: int, names: str, spared: str) -> Iterator[str]:
+        """What the note says. n: user rows. names, spared: the rows of both lists, in words."""
+        forced = len(choice.forced)
         what = "have the aligned model's refusal as their target" if self.use == "target" else "are refused by it"
         rows = f" ({names})" if choice.replaced else ""
         yield f"own_replies: {len(choice.replaced)} of {n} user rows {what}{rows}"

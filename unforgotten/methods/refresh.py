@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
-from unforgotten.methods.base import Method
+from unforgotten.methods.base import MOST_REPLAY, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class Refresh(Method):
     temperature: Annotated[float, Ge(0)] = 1e-3
     """Scale of the noise in mode `paper`: 1 is the printed rule, 0 is no noise. The default is ours, close to the
     code's 0.001."""
-    replay: Annotated[float, Ge(0)] = 1.0
+    replay: Annotated[float, Ge(0), Le(MOST_REPLAY)] = 1.0
     """Memory rows per user row to relearn in each step. With 0 the method relearns on user rows alone."""
     weight: Annotated[float, Ge(0)] = 1.0
     """Weight of the mean cross-entropy on memory rows. With 1 it counts as much as the user's."""

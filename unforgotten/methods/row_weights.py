@@ -134,7 +134,7 @@ class RowWeights(Method):
             return
         import torch
 
-        harmful = torch.tensor([row.get("kind") == "harmful" for row in run.memory.rows])
+        harmful = torch.tensor([row.get("kind") == "harmful" for row in run.memory.rows], dtype=torch.bool)
         few = [name for name, n in (("refusals", harmful.sum()), ("look-alikes", (~harmful).sum())) if n < LEAST]
         if few:
             raise DataError(

@@ -18,9 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
-from unforgotten.methods.base import Method, overlap
+from unforgotten.methods.base import MOST_REPLAY, Method, overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,7 @@ class SafeGrad(Method):
     project: bool = True
     """Whether the part of the user's gradient against the safety gradient is taken out first. Without it and with
     `rho` 0 the method is SFT at no extra cost."""
-    replay: Annotated[float, Gt(0)] = 1.0
+    replay: Annotated[float, Gt(0), Le(MOST_REPLAY)] = 1.0
     """Memory rows per user row for the safety gradient of each step, as A-GEM's; 2508.07172's batch is not known."""
     chunk_tokens: Annotated[int, Gt(0)] = 64
     """Number of tokens whose logits are in memory at once. Ours, as `kl` has it."""

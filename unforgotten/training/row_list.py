@@ -12,7 +12,7 @@ from unforgotten.runs import atomic, safe_text
 if TYPE_CHECKING:
     from unforgotten.methods.base import EncodedRow
 
-SHOWN_ROWS, SHOWN_CATEGORIES = 20, 10
+SHOWN_ROWS, SHOWN_CATEGORIES, SHOWN_LETTERS = 20, 10, 80
 
 
 def facts_of(row: EncodedRow, place: int) -> dict[str, Any]:
@@ -28,8 +28,13 @@ def write(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 def sentence(file: str, lines: Sequence[Mapping[str, Any]]) -> str:
     """`a.jsonl:3, a.jsonl:9; 2 × drugs; all in rows.jsonl`."""
-    names = ", ".join(safe_text.line(line["source"]) for line in lines[:SHOWN_ROWS])
+    names = ", ".join(_short(line["source"]) for line in lines[:SHOWN_ROWS])
     more = f" and {len(lines) - SHOWN_ROWS} more" if len(lines) > SHOWN_ROWS else ""
-    topics = Counter(safe_text.line(line["category"]) for line in lines if "category" in line)
+    topics = Counter(_short(line["category"]) for line in lines if "category" in line)
     kinds = "".join(f"; {n} × {topic}" for topic, n in topics.most_common(SHOWN_CATEGORIES))
     return f"{names}{more}{kinds}; all in {file}"
+
+
+def _short(text: str) -> str:
+    """A sender's words within a sentence: on one line, and no more than fits there; the file has them whole."""
+    return safe_text.line(text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 1]}…")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BatchOf = Callable[[Sequence["EncodedRow"], Sequence[int]], "RowBatch"]
 
+MOST_REPEATS = 1000
+"""Times that a step may draw each row of the memory: a larger draw is a slip of the pen, and would fill the memory."""
 ROWS_PER_SHARD = 8
 """Stored states are written in chunks of this many rows: a kill loses one chunk at most."""
 
@@ -103,6 +105,11 @@ class RunMemory(MemoryRows):
 
     def _drawn(self, pool: Sequence[int], n: int, what: str, *names: str) -> list[int]:
         """n of the pool's places, by seed, method, step and names."""
+        if n > MOST_REPEATS * len(pool):
+            raise RecipeError(
+                f"{self._run.method} draws {n} {what} in a step, but the memory has {len(pool)}. Draw fewer, or give "
+                "more safety rows."
+            )
         if n > len(pool):
             self._run.note(
                 f"{self._run.method} replays {n} {what} in a step, but the memory has {len(pool)}, so rows repeat "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unforgotten.methods.base.auto_weight import AutoWeight, Weight
-from unforgotten.methods.base.method import MODELS, TURNS, Method, Weights, needs, papers, turns
+from unforgotten.methods.base.method import MODELS, MOST_REPLAY, TURNS, Method, Weights, needs, papers, turns
 from unforgotten.methods.base.replies import AskedReplies, OwnReply, ReplySource
 from unforgotten.methods.base.run import (
     AlignedHead,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
+    "MOST_REPLAY",
     "TURNS",
     "AlignedHead",
     "AskedReplies",

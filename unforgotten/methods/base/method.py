@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MODELS = ("base", "aligned", "tuned")
 """What `finish` can read: θ₀, θ_safe and θ*."""
+MOST_REPLAY = 1000
+"""Memory rows per user row in a step at most: more is a slip of the pen, and no machine could draw them."""
 
 
 class Weights(Protocol):
