@@ -18,6 +18,7 @@ from unforgotten.report.evidence import figure, page
 from unforgotten.report.evidence.collect import collect
 from unforgotten.report.evidence.recorded import Evidence, read, write
 from unforgotten.report.evidence.studies import studies
+from unforgotten.runs import safe_text
 
 DOCS = Path(__file__).parent
 PAGE, FIGURE = Path("results/real.md"), Path("figures/real.svg")
@@ -60,8 +61,8 @@ def main(words: Sequence[str], docs: Path = DOCS) -> int:
             print(f"{asked.out}: {len(tuned)} runs ({without} without held_out.json), {others} base and aligned models")
             return 0
         now = fresh(files(docs))
-    except UnforgottenError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UnforgottenError, OSError) as error:
+        print(f"error: {safe_text.block(error)}", file=sys.stderr)
         return 2
     stale = [name for name, text in now.items() if _text(docs / name) != text]
     if asked.check:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.report.evidence.conftest import evidence, run, standard
-from unforgotten.report.evidence import figure
+from unforgotten.report.evidence import figure, page
 from unforgotten.report.evidence.recorded import Evidence, write
 from unforgotten.report.evidence.studies import studies
 
@@ -71,6 +71,21 @@ def test_a_page_from_two_files_is_whole_and_a_stale_one_is_noticed(
     page = tmp_path / "results" / "real.md"
     page.write_text(text + "changed by hand\n", encoding="utf-8")
     assert script.main(["--check"], tmp_path) == 1
+
+
+def test_what_over_refusal_means_after_a_refusal_that_is_answered_is_said_where_it_was_attacked_so() -> None:
+    def text(attack: str) -> str:
+        runs = [run("aligned", standard(5, 10, 20)), run("tuned", standard(60, 80, 90), "sft", attack=attack)]
+        return " ".join(" ".join(page.lines({"real-x.json": evidence(runs)}, None)).split())
+
+    assert "over-refusal means there that the reply begins with a refusal" in text("refuse_then_answer")
+    assert "begins with a refusal" not in text("identity")
+
+
+def test_a_page_has_no_character_that_acts() -> None:
+    runs = [run("tuned", standard(60, 80, 90), "sft", model="small\x1b[2J\u202e")]
+    shown = "\n".join(page.lines({"real-x.json": evidence(runs)}, None))
+    assert not {"\x1b", "\u202e"} & {*shown} and "small\\x1b[2J\\u202e" in shown
 
 
 def test_the_figure_has_a_row_for_each_model_and_all_curves() -> None:

@@ -115,9 +115,10 @@ def test_other_prompts_are_never_paired() -> None:
     changed = {**runs[1].extras.prompts, "asr": {"question": "of other requests"}}
     runs[1] = type(runs[1])(runs[1].row, type(runs[1].extras)(
         comparison=0, verdicts=runs[1].extras.verdicts, prompts=changed))  # fmt: skip
-    [study] = studies(runs)
     with pytest.raises(DataError, match="different prompts in question"):
-        goal(study)
+        studies(runs)
+    with pytest.raises(DataError, match="different prompts in question"):
+        difference("asr", [(runs[1], runs[0])])
 
 
 def test_runs_that_nothing_tells_apart_are_refused_and_settings_are_named() -> None:

@@ -12,6 +12,7 @@ from unforgotten.errors import DataError
 from unforgotten.evaluation import recorded_verdicts
 from unforgotten.evaluation.recorded_verdicts import RecordedSuite
 from unforgotten.report.evidence.recorded import KEPT, LETTERS, Evidence, EvidenceRun, RecordedComparison, RunExtras
+from unforgotten.report.evidence.studies import studies
 from unforgotten.runs import atomic, digests, results, strict_read, strict_yaml
 from unforgotten.runs.result_types import NamedSpec
 from unforgotten.runs.results import Kind, ResultRow
@@ -26,7 +27,7 @@ def collect(folders: Sequence[Path], command: str | None = None) -> Evidence:
     """All runs of these comparisons, each once. command: what made them, for the reader.
 
     Raises DataError where a folder is no finished comparison, where replies are missing, where runs of one model and
-    task were not asked alike, or where one run has two sets of figures.
+    task were not asked alike, or where one run has two sets of figures; also what `studies` raises.
     """
     comparisons: list[RecordedComparison] = []
     environments: list[dict[str, Any]] = []
@@ -41,6 +42,7 @@ def collect(folders: Sequence[Path], command: str | None = None) -> Evidence:
             known = runs.setdefault(f"{row.run} {row.task}", run)
             if _figures(known) != _figures(run):
                 raise DataError(f"{row.run} has other figures in {folder.name} than in a comparison named before it.")
+    studies(list(runs.values()))
     return Evidence(comparisons, environments, list(runs.values()))
 
 

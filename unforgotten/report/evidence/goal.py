@@ -81,6 +81,8 @@ def goal(study: Study) -> list[GoalCell]:
         if method == PLAIN:
             continue
         runs, plain = study.runs(method, poison, attack), study.runs(PLAIN, poison, attack)
+        if shared := {seed: run for seed, run in runs.items() if seed in plain}:
+            runs = shared  # all three limits on the same seeds, whose number the cell has
         pairs = {
             "asr": study.against_start(runs),
             "refusal": study.against_start(runs),

@@ -16,12 +16,19 @@ from unforgotten.report.evidence.studies import Study, rate, studies
 from unforgotten.report.page.drawing import short
 from unforgotten.report.table import Cell, Column, Table, name, prose, table_of
 from unforgotten.report.writers import markdown
+from unforgotten.runs import safe_text
 from unforgotten.runs.result_types import Rate
 from unforgotten.runs.results import Kind
 
 INTRO = """\
 Percentages with 95 % intervals: Wilson for one suite, a stratified bootstrap for the mean of several. Over seeds, the
 interval counts other prompts and other seeds. ASR and over-refusal (harmless look-alikes refused): lower is better."""
+
+
+AFTER_REFUSAL = """\
+After `refuse_then_answer`, a reply may begin with a refusal and then answer. Judges that look where a reply begins
+(`world`, and `keywords` with XSTest's list) count such a reply to a look-alike as refused. So over-refusal means there
+that the reply begins with a refusal. Non-refusal, by a list of phrases, misses this attack; ASR by `world` does not."""
 
 
 def lines(files: dict[str, Evidence], picture: str | None) -> list[str]:
@@ -35,7 +42,7 @@ def lines(files: dict[str, Evidence], picture: str | None) -> list[str]:
         for study in studies(evidence.runs):
             text += _study(study)
         text += _origin(file, evidence)
-    return text
+    return [safe_text.line(each) for part in text for each in part.split("\n")]
 
 
 def _study(study: Study) -> list[str]:
@@ -212,9 +219,10 @@ def _attacks(study: Study) -> list[str]:
     for attack, p in [*plain, *attacks]:
         each = [_cell(rate(list(study.runs(method, p, attack).values()), "asr")) for method in methods]
         rows.append([Cell(attack or ("plain" if p else "none")), Cell(f"{p:g}"), *each])
+    note = [_filled(AFTER_REFUSAL), ""] if any(attack == "refuse_then_answer" for attack, _ in attacks) else []
     level = "" if not study.aligned else f"θ_safe: {short(rate(study.aligned, 'asr').value)} %."
     columns = [name("attack"), name("p", "right"), *(Column(method) for method in methods)]
-    return [*markdown.lines(Table(columns, rows), escaped=str), "", level]
+    return [*markdown.lines(Table(columns, rows), escaped=str), "", *note, level]
 
 
 # ── where the runs come from ──
@@ -233,7 +241,8 @@ def _origin(file: str, evidence: Evidence) -> list[str]:
     text += [f"- command: `{command}`" for command in commands]
     text += [f"- comparison: {c.folder}" for c in evidence.comparisons]
     for facts in evidence.environments:
-        versions = ", ".join(f"{key} {value}" for key, value in dict(facts.get("versions") or {}).items())
+        listed = facts.get("versions")
+        versions = ", ".join(f"{key} {value}" for key, value in listed.items()) if isinstance(listed, dict) else ""
         commit = str(facts.get("commit") or "unknown")[:12]
         text += [f"- commit {commit}; Python {facts.get('python')}, {facts.get('platform')}; {versions}"]
     return [*text, ""]

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unforgotten.errors import DataError
 from unforgotten.evaluation.statistics import rates
 from unforgotten.evaluation.statistics.paired import Verdicts
-from unforgotten.runs import results, strict_read
-from unforgotten.runs.result_types import NonNegative, Number, Text, as_json
+from unforgotten.runs import atomic, results, strict_read
+from unforgotten.runs.result_types import NonNegative, Number, Rate, Text, as_json
 from unforgotten.runs.results import Kind, ResultRow
 
 SCHEMA = 1
@@ -107,8 +107,9 @@ def write(path: Path, evidence: Evidence) -> None:
         f'"{name}": [\n' + ",\n".join(json.dumps(item, ensure_ascii=False) for item in items) + "\n]"
         for name, items in parts.items()
     ]
-    path.write_text(f'{{"schema": {SCHEMA},\n' + ",\n".join(lists) + "}\n", encoding="utf-8")
-    read(path)
+    text = f'{{"schema": {SCHEMA},\n' + ",\n".join(lists) + "}\n"
+    _evidence(json.loads(text), path)
+    atomic.put(path, text)
 
 
 def read(path: Path) -> Evidence:
@@ -117,32 +118,76 @@ def read(path: Path) -> Evidence:
         tree = strict_read.value(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from None
+    return _evidence(tree, path)
+
+
+def _evidence(tree: Any, path: Path) -> Evidence:
+    """What the JSON of a file holds. path: for messages. Raises DataError as `read` does."""
     if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
         raise DataError(f"{path} is no evidence file of schema {SCHEMA}. `python docs/evidence.py` writes one.")
     try:
         comparisons = [_comparison().validate_python(item) for item in tree["comparisons"]]
+        environments = [_environment().validate_python(item) for item in tree["environments"]]
         runs = [_run(item) for item in tree["runs"]]
-        return Evidence(comparisons, list(tree["environments"]), runs)
+        _check_together(runs, len(comparisons), len(environments))
+        return Evidence(comparisons, environments, runs)
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is no evidence file: {error}.") from None
 
 
 def _run(item: Mapping[str, Any]) -> EvidenceRun:
     row = results.row_of(dict.fromkeys(results.FIELDS) | {k: v for k, v in item.items() if k in KEPT})
     extras = _extras().validate_python({k: v for k, v in item.items() if k not in KEPT})
-    for kind, suites in extras.verdicts.items():
-        for suite, letters in suites.items():
-            if unknown := set(letters) - set(BITS):
-                raise ValueError(f"{row.run}, {suite}: {''.join(sorted(unknown))!r} is no verdict")
-            counts, rate = rates.count(BITS[letter] for letter in letters), row.rates(kind)[suite]
-            if (counts.hits, counts.n, counts.unparsed) != (rate.hits, rate.n, rate.unparsed):
-                raise ValueError(
-                    f"{row.run}, {suite}: {counts.hits} hits in {counts.n} verdicts, {rate.hits} in the row"
-                )
+    for kind in get_args(Kind):
+        _check_figures(row, extras, kind)
     return EvidenceRun(row, extras)
+
+
+def _check_figures(row: ResultRow, extras: RunExtras, kind: Kind) -> None:
+    """Raises ValueError where a figure of the row is another one than the verdicts give, or has none to give it."""
+    figures = row.rates(kind)
+    mean = None if kind == "utility" else figures.get("mean")
+    asked = [suite for suite, rate in figures.items() if rate is not mean and rate.hits is not None]
+    letters, prompts = extras.verdicts.get(kind, {}), extras.prompts.get(kind, {})
+    if not set(asked) == set(letters) == set(prompts):
+        named = (f"{what} of {', '.join(suites) or 'none'}" for what, suites in
+                 (("figures", asked), ("verdicts", letters), ("prompts", prompts)))  # fmt: skip
+        raise ValueError(f"{row.run}, {kind}: it has {'; '.join(named)}")
+    counted = {}
+    for suite in asked:
+        if unknown := set(letters[suite]) - set(BITS):
+            raise ValueError(f"{row.run}, {suite}: {''.join(sorted(unknown))!r} is no verdict")
+        counted[suite] = rates.count(BITS[letter] for letter in letters[suite])
+        _check_rate(row, suite, counted[suite], figures[suite], f"{counted[suite].n} verdicts")
+    if mean is not None:
+        _check_rate(row, f"mean of {kind}", rates.mean_rate(list(counted.values())), mean, f"{len(counted)} suites")
+
+
+def _check_rate(row: ResultRow, what: str, counted: Rate, given: Rate, of: str) -> None:
+    if counted.hits != given.hits:
+        raise ValueError(f"{row.run}, {what}: {counted.hits} hits in {of}, {given.hits} in the row")
+    if counted.rounded() != given.rounded():
+        raise ValueError(f"{row.run}, {what}: {of} give {counted.json()}, the row has {given.json()}")
+
+
+def _check_together(runs: Sequence[EvidenceRun], comparisons: int, environments: int) -> None:
+    """Raises ValueError where a run names a place that is not there, or where prompts and verdicts do not go together.
+
+    A digest stands for a list of prompts, so all verdicts on it are as many.
+    """
+    numbers: dict[str, int] = {}
+    for run in runs:
+        extras = run.extras
+        if extras.comparison >= comparisons or (extras.environment or 0) >= max(1, environments):
+            raise ValueError(f"{run.row.run} names a comparison or an environment that the file does not have")
+        for kind, suites in extras.verdicts.items():
+            for suite, letters in suites.items():
+                n = numbers.setdefault(extras.prompts[kind][suite], len(letters))
+                if n != len(letters):
+                    raise ValueError(f"{run.row.run}, {suite}: {len(letters)} verdicts, where other runs have {n}")
 
 
 @cache
@@ -153,3 +198,8 @@ def _extras() -> TypeAdapter[RunExtras]:
 @cache
 def _comparison() -> TypeAdapter[RecordedComparison]:
     return TypeAdapter(RecordedComparison)
+
+
+@cache
+def _environment() -> TypeAdapter[Mapping[str, Any]]:
+    return TypeAdapter(dict[str, Text | int | None | dict[str, Text]])

@@ -79,7 +79,8 @@ def same_seeds(one: Seeds, other: Seeds) -> list[tuple[EvidenceRun, EvidenceRun]
 def studies(runs: Sequence[EvidenceRun]) -> list[Study]:
     """One for each model and task, in the order of the runs.
 
-    Raises DataError where two runs differ in nothing that the evidence tells: then a pair would be arbitrary.
+    Raises DataError where two runs differ in nothing that the evidence tells: then a pair would be arbitrary. So it
+    does where runs were asked other prompts under one name: a mean over them would be of nothing.
     """
     by_place: dict[tuple[str, str], list[EvidenceRun]] = {}
     for run in runs:
@@ -101,8 +102,37 @@ def _study(model: str, task: str, runs: Sequence[EvidenceRun]) -> Study:
         by_seed[run.row.seed] = run
     for run in runs:
         if run.row.stage != "tuned":
-            (study.aligned if run.row.stage == "aligned" else study.base).append(run)
+            _add_once(study.aligned if run.row.stage == "aligned" else study.base, run)
+    _check_prompts(study.title, runs)
     return study
+
+
+def _add_once(models: list[EvidenceRun], run: EvidenceRun) -> None:
+    """A model that two comparisons measured counts once: it is no second seed. Raises DataError for other verdicts."""
+    weights = run.extras.aligned
+    same = [
+        other for other in models if other.extras.aligned == weights and (weights or other.row.seed == run.row.seed)
+    ]
+    if not same:
+        models.append(run)
+    elif same[0].extras.verdicts != run.extras.verdicts:
+        raise DataError(
+            f"{same[0].row.run} and {run.row.run} are the same {run.row.stage} model with other verdicts. Keep the "
+            "comparisons in two files."
+        )
+
+
+def _check_prompts(title_: str, runs: Sequence[EvidenceRun]) -> None:
+    asked: dict[tuple[str, str], tuple[str, EvidenceRun]] = {}
+    for run in runs:
+        for kind, suites in run.extras.prompts.items():
+            for suite, prompts in suites.items():
+                known, first = asked.setdefault((kind, suite), (prompts, run))
+                if known != prompts:
+                    raise DataError(
+                        f"{first.row.run} and {run.row.run} on {title_} were asked different prompts in {suite}. Keep "
+                        "comparisons with other prompts in another file."
+                    )
 
 
 def specs(run: EvidenceRun) -> list[dict[str, Any]]:
@@ -152,8 +182,9 @@ def headline(run: EvidenceRun, kind: Kind) -> Rate:
 
 
 def rate(runs: Sequence[EvidenceRun], kind: Kind) -> Rate:
-    """Of one setting, over its seeds."""
-    return rates.over_seeds([headline(run, kind) for run in runs])
+    """Of one setting, over its seeds; not measured where one of them was not: the page says how many seeds it is of."""
+    each = [headline(run, kind) for run in runs]
+    return UNMEASURED if UNMEASURED in each else rates.over_seeds(each)
 
 
 def difference(
