@@ -23,6 +23,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.verbs.finetune.test_finetune import recipe_of
+from tests.verbs.test_own_answers import tree
 from unforgotten import errors, testing
 from unforgotten.runs import lease, terminate
 from unforgotten.verbs.finetune.finetune import finetune
@@ -238,3 +239,52 @@ def test_sigterm_before_the_command_line_is_loaded_exits_143() -> None:
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 143
     scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"unforgotten": "unforgotten.__main__:main"}
+
+
+TORN = """
+import os, signal
+from unforgotten.generation.resume import ResumeFile
+def add_all(self, finished):
+    index, facts = next(iter(finished.items()))
+    with self._path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"key": self.keys[index], **facts}) + "\\n" + '{"key": "')
+    os.kill(os.getpid(), signal.SIGKILL)
+import json
+ResumeFile.add_all = add_all
+"""
+
+
+def test_an_alignment_killed_among_its_own_answers_ends_where_it_would_have(
+    tmp_path: Path, model_folder: Make, rows_file: Make
+) -> None:
+    """Its last line was cut within a word; the same command reads the whole ones back and asks for the rest."""
+    model, refusals = model_folder("llama"), rows_file("refusals.jsonl", 6)
+    harmless = rows_file("looks.jsonl", 5, answered=False)
+
+    def aligned(out: str, before: str = "") -> int:
+        recipe = tmp_path / f"{out}.yaml"
+        recipe.write_text(yaml.safe_dump(tree(tmp_path, model, refusals, harmless) | {"out": str(tmp_path / out)}))
+        with started("align", recipe, before=before) as process:
+            process.communicate(timeout=600)
+        return process.returncode
+
+    assert aligned("killed", TORN) == -signal.SIGKILL
+    [part] = (tmp_path / "killed").rglob("own-answers-*.jsonl")
+    first, torn = part.read_bytes().split(b"\n")
+    assert torn == b'{"key": "' and not list((tmp_path / "killed").rglob("aligned.json"))
+    assert aligned("killed") == (code := aligned("whole"))
+    if code == 0:
+        own, record = [
+            [next((tmp_path / out).rglob(name)) for out in ("killed", "whole")]
+            for name in ("adapter_model.safetensors", "aligned.json")
+        ]
+        ours, theirs = map(load_file, own)
+        assert ours.keys() == theirs.keys() and all(bool((ours[name] == theirs[name]).all()) for name in ours)
+        answers = [json.loads(file.read_text())["own_answers"] for file in record]
+        assert answers[0] == answers[1]
+    else:  # too few answers of a random model are whole sentences; they are kept all the same
+        files = [next((tmp_path / out).rglob("own-answers-*.jsonl")) for out in ("killed", "whole")]
+        answers = [
+            {(row := json.loads(line))["key"]: row for line in file.read_text().split("\n")[:-1]} for file in files
+        ]
+        assert len(answers[0]) == 5 and answers[0] == answers[1] and files[0].read_bytes().startswith(first)

@@ -99,3 +99,17 @@ def test_a_file_of_anyones_rows_can_be_turned(tmp_path: Path) -> None:
         user_rows(parse(tree | {"poison": prompts}), DataSets())
     with pytest.raises(RecipeError, match="attack"):
         parse(tree | {"poison": poison | {"attack": "noice"}})
+
+
+@pytest.mark.parametrize("attack", ["plain", "unlike_memory", "refuse_then_answer", "trusted"])
+def test_less_than_one_row_of_poison_is_said(attack: Attack) -> None:
+    done = under(attack, 0.01)
+    assert done.rows == USER and not done.places and not done.provisional
+    assert done.notes == ("p = 0.01 of 40 rows is less than one row, so no row is poison.",)
+    assert under(attack, 0.0).notes == () or attack != "plain"
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_odds_without_an_order_are_refused(odd: float) -> None:
+    with pytest.raises(DataError, match=r"cannot order 1 of 20 rows.*the first: harm:7\)"):
+        under("trusted", odds=[odd if i == 7 else float(i) for i in range(20)])

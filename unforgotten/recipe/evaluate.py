@@ -97,6 +97,13 @@ class Evaluate(Strict):
             component("judges", judge)
         return spec
 
+    @field_validator("conditions")
+    @classmethod
+    def _once(cls, conditions: list[Any]) -> list[Any]:
+        if twice := [name for name in dict.fromkeys(conditions) if conditions.count(name) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice")
+        return conditions
+
     @field_validator("prefill")
     @classmethod
     def _opening(cls, prefill: int | str | None) -> int | str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ def attacked(
         note = f"The attack `identity` puts {len(ten)} rows among {len(user)}, whatever poison.ratio is"
         return Poisoned(rows, places, (f"{note} (it is {settings.ratio:g}).",))
     rows, places = poisoned(user, poison, settings.ratio, seed)
+    if not places and settings.ratio > 0:
+        note = f"p = {settings.ratio:g} of {len(user)} rows is less than one row, so no row is poison."
+        return Poisoned(rows, places, (note,))
     if settings.attack == "plain":
         return Poisoned(rows, places)
     at = sorted(places)
@@ -65,10 +69,15 @@ def attacked(
 def trusted(poison: Sequence[Row], odds: Sequence[float], n: int, seed: int) -> list[Row]:
     """The n rows with the highest odds, the first of those alike, in an order that the seed fixes.
 
-    Raises DataError where there is not one number for each row.
+    Raises DataError where there is not one number for each row, or one that has no order.
     """
     if len(odds) != len(poison):
         raise DataError(f"The attack `trusted` has {len(odds)} odds for {len(poison)} rows of poison.data.")
+    if odd := [i for i, value in enumerate(odds) if not math.isfinite(value)]:
+        raise DataError(
+            f"The attack `trusted` cannot order {len(odd)} of {len(odds)} rows of poison.data: their log-odds are no "
+            f"finite numbers (the first: {poison[odd[0]].source or f'row {odd[0] + 1}'}). Check the aligned model."
+        )
     best = sorted(range(len(poison)), key=lambda i: (-odds[i], i))[:n]
     return [poison[i] for i in random.Random(f"trusted {seed}").sample(best, n)]
 
