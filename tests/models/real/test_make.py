@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 
 from unforgotten.errors import ModelError, RecipeError, plain
 from unforgotten.models.locate_aligned import made_here, unaligned
+from unforgotten.models.real import __main__ as command
 from unforgotten.models.real import convert, wheels
 from unforgotten.models.real.catalog import MODELS, RealModel, Wheel
 from unforgotten.models.real.make import folder_of, make
@@ -271,6 +273,18 @@ def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch) -> None:
     with pytest.raises(OSError, match="No space left") as error:
         wheels.download(wheel, tmp_path, lambda text: None)
     assert "Make room" in str(plain(error.value))
+
+
+def test_the_command_says_what_a_user_can_mend_and_no_more(monkeypatch, capsys) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/cache")
+
+    monkeypatch.setattr(command, "make", full)
+    assert command.main(["smollm2"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: /some/cache: No space left on device. The disk is full. Make room"
+    )
+    assert command.main(["smollm3"]) == 2 and "Did you mean 'smollm2'" in capsys.readouterr().err
 
 
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

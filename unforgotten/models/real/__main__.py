@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from unforgotten.errors import UnforgottenError, UnknownName
+from unforgotten.errors import UnknownName, plain
 from unforgotten.models.real.catalog import MODELS
 from unforgotten.models.real.make import make
 
@@ -17,8 +17,10 @@ def main(names: list[str]) -> int:
                 raise UnknownName("real model", name, MODELS)
         for name in names:
             print(make(MODELS[name], lambda text: print(text, file=sys.stderr, flush=True)))
-    except UnforgottenError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (said := plain(error)) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         return 2
     return 0
 
