@@ -131,6 +131,20 @@ def test_too_many_stop_the_run(tmp_path: Path) -> None:
     assert targets(listed) == ["so"] * 8 and "5 of 8 user rows are refused by it" in listed.run.notes[-1]
 
 
+def test_a_filter_leaves_the_refused_rows_out_and_lists_them(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, {2, 5}, OwnReplies(neighbours=0, use="drop"))
+    assert [row["user_row"] for row in trainer.run.user.rows] == list(range(8))
+    assert trainer.run.user.places == [0, 1, 3, 4, 6, 7] and targets(trainer) == ["so"] * 6
+    assert trainer.run.notes[-1].startswith(
+        "own_replies: 2 of 8 user rows are left out, since the aligned model refuses"
+    )
+    assert len((tmp_path / "own_replies.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(DataError, match="refuses 5 of 8 user prompts.*Their rows would be left out"):
+        trained(tmp_path, set(range(5)), OwnReplies(neighbours=0, use="drop"))
+    with pytest.raises(DataError, match="refuses 8 of 8 user prompts"):  # nothing would be left to train on
+        trained(tmp_path, set(range(8)), OwnReplies(neighbours=0, use="drop", most=1.0))
+
+
 @pytest.mark.parametrize(("refuses", "target", "turn"), [({0}, "sorry", 1), ({1}, "sosorry", 2), ({0, 1}, "sorry", 1)])
 def test_the_first_turn_that_is_refused_ends_its_row(tmp_path: Path, refuses: set[int], target: str, turn: int) -> None:
     """A sender may hide a harmful answer in a first turn, before a harmless last one."""
@@ -208,7 +222,7 @@ def test_a_trainer_that_cannot_ask_says_what_to_pass(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("wrong", [{"most": 0}, {"max_new_tokens": 0}, {"use": "drop"}])
+@pytest.mark.parametrize("wrong", [{"most": 0}, {"max_new_tokens": 0}, {"use": "hide"}])
 def test_a_setting_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=next(iter(wrong))):
         build("methods", {"name": "own_replies", **wrong})

@@ -146,6 +146,18 @@ def test_the_step_goes_down_the_weighted_cross_entropy(order: list[str], tmp_pat
     caught.check(loss)
 
 
+def test_a_placebo_has_the_same_weights_on_other_rows_and_says_so(tmp_path: Path) -> None:
+    def weighed(folder: str, **settings: Any) -> Any:
+        return one_step({**METHOD, **settings}, tmp_path / folder, user=USER * 3, safety=SAFETY).trainer.run
+
+    own, placebo, again = weighed("a"), weighed("b", shuffled=True), weighed("c", shuffled=True)
+    every = {"row_id": torch.arange(12)}
+    w, moved = own.user.row_weights(every).tolist(), placebo.user.row_weights(every).tolist()
+    assert w != moved and sorted(w) == sorted(moved) and moved == again.user.row_weights(every).tolist()
+    assert any("placebo" in note for note in placebo.notes) and not any("placebo" in note for note in own.notes)
+    assert (tmp_path / "a/row_weights.jsonl").read_text() == (tmp_path / "b/row_weights.jsonl").read_text()
+
+
 def stopped(folder: Path, **settings: Any) -> Any:
     """A run on rows whose prompts are the memory's harmful ones."""
     harmful = [row for row in SAFETY if row["kind"] == "harmful"]

@@ -159,8 +159,9 @@ class OwnReplies(Method):
     needs_safety: ClassVar[bool] = False
     later: ClassVar[tuple[str, ...]] = ("odds",)
 
-    use: Literal["target", "list"] = "target"
-    """`target`: the refusal replaces the given answer. `list`: the rows are only listed, and the method is SFT."""
+    use: Literal["target", "drop", "list"] = "target"
+    """`target`: the refusal replaces the given answer. `drop`: the rows are left out, which is a filter, a baseline for
+    studies. `list`: the rows are only listed, and the method is SFT."""
     judge: str | dict[str, Any] = "keywords"
     """Judge that reads which replies refuse: a name, or a name with settings. [keywords: XSTest's list]"""
     max_new_tokens: Annotated[int, Ge(1)] = 64
@@ -189,16 +190,21 @@ class OwnReplies(Method):
 
         names = listed("own_replies", choice.replaced)
         spared = listed("own_replies_as_given", sorted({*choice.spared, *choice.failed}))
-        if len(choice.replaced) > self.most * len(own) and self.use == "target":
+        most = self.most * len(own) if self.use == "target" else min(self.most * len(own), len(rows) - 1)
+        if len(choice.replaced) > most and self.use != "list":
+            would = "Their answers would become refusals" if self.use == "target" else "Their rows would be left out"
             raise DataError(
                 f"own_replies: the aligned model refuses {len(choice.replaced)} of {len(own)} user prompts ({names}). "
-                "Their answers would become refusals. Either most of the upload is harmful, or the aligned model "
+                f"{would}. Either most of the upload is harmful, or the aligned model "
                 "refuses too much. Look at the rows. If they are harmless, align with answered look-alikes that "
-                "resemble them. `use: list` only lists the rows, and `most: 1` replaces them all the same."
+                "resemble them. `use: list` only lists the rows, and `most: 1` goes on all the same."
             )
         if self.use == "target":
             for k in choice.replaced:
                 rows[choice.rows[k]] = answered(rows[choice.rows[k]], choice.replies[k].ids, choice.turns[k])
+        elif self.use == "drop":
+            left_out = {choice.rows[k] for k in choice.replaced}
+            rows = [row for i, row in enumerate(rows) if i not in left_out]
         run.note("; ".join(self._parts(choice, len(own), names, spared)))
         return rows
 
@@ -251,7 +257,11 @@ class OwnReplies(Method):
     def _parts(self, choice: Choice, n: int, names: str, spared: str) -> Iterator[str]:
         """What the note says. n: user rows. names, spared: the rows of both lists, in words."""
         forced = len(choice.forced)
-        what = "have the aligned model's refusal as their target" if self.use == "target" else "are refused by it"
+        what = {
+            "target": "have the aligned model's refusal as their target",
+            "drop": "are left out, since the aligned model refuses them",
+            "list": "are refused by it",
+        }[self.use]
         rows = f" ({names})" if choice.replaced else ""
         yield f"own_replies: {len(choice.replaced)} of {n} user rows {what}{rows}"
         if choice.likely:

@@ -111,6 +111,7 @@ class RowWeights(Method):
     family: ClassVar[str] = "tokens"
     neutral: ClassVar[dict[str, Any]] = {"floor": 1.0}
     reads_forward: ClassVar[bool] = True
+    later: ClassVar[tuple[str, ...]] = ("shuffled",)
 
     floor: Annotated[float, Gt(0), Le(1)] = 0.05
     """Least weight of a row. No row is dropped. With 1 the method is SFT. [our choice]"""
@@ -128,6 +129,9 @@ class RowWeights(Method):
     openings: Annotated[int, Ge(1)] = OPENINGS
     """Largest number of refusal openings, from the memory's refusals. Each costs one forward pass of the prompts, once.
     [our choice]"""
+    shuffled: bool = False
+    """Whether the rows exchange their weights at random. It is a placebo for studies: as many rows count less, but not
+    those that the aligned model would refuse. [our own]"""
 
     def start(self, run: Run) -> None:
         if self.floor == 1:
@@ -153,6 +157,11 @@ class RowWeights(Method):
         else:
             w[users] = weights(u[users], refusals, lookalikes, self.floor, self.spread)
             self._report(run, u, w, users, refusals, lookalikes)
+            if self.shuffled:
+                own = w[users]
+                order = torch.randperm(len(own), generator=torch.Generator().manual_seed(run.seed))
+                w[users] = own[order]
+                run.note("row_weights: the rows exchanged their weights at random (a placebo)")
         run.user.set_row_weights(w)
 
     def loss(self, run: Run, batch: dict[str, Tensor], out: Any) -> Term | None:
