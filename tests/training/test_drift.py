@@ -178,3 +178,11 @@ def test_rows_cannot_be_held_out_of_none(tmp_path: Path) -> None:
 def test_a_line_is_read_back() -> None:
     each = drift.Drift(3, 4, {"kl_refusals": 0.5, "nll_refusals": -0.1})
     assert drift.of_line(drift.line(each)) == each
+
+
+@pytest.mark.parametrize(("method", "at"), [("sft", [0, 7]), ({"name": "kl", "weight": "auto"}, [*range(8)])])
+def test_only_a_method_that_steers_by_them_measures_on_the_way(method: Any, at: list[int], tmp_path: Path) -> None:
+    """In 7 steps, each is more than a twentieth of the run."""
+    made = trainer(tmp_path, method=method, memory=Memory(n_rows=12, held_out=0.5))
+    made.train()
+    assert [each.step for each in made.run.memory.held_out.course] == at

@@ -168,7 +168,8 @@ class MemorySettings(Strict):
     held_out_rows: int = Field(32, gt=1)
     """Most held-out rows of one measurement during training. The last measurement takes all of them."""
     held_out_every_steps: int | None = Field(None, gt=0)
-    """Optimizer steps between two measurements. Left out, it is a twentieth of the run."""
+    """Optimizer steps between two measurements. Left out, it is a twentieth of the run for `weight: auto`. Other runs
+    are then measured at step 0 and at the end."""
 
     def determining(self) -> dict[str, Any]:
         """What the digest of a run is over; a setting that came later is in it only where it is used."""

@@ -7,8 +7,9 @@
     nll       −log p of the stored answers, nats per token, less θ_safe's own
 
 Each for refusals and for look-alikes. θ_safe's hidden states are stored once; logits follow through the head, a few
-tokens at a time. A measurement is one forward of its rows in eval mode: 32 rows, twenty times a run, cost what 640 rows
-cost without a backward. It draws no random number and changes no weight.
+tokens at a time. A measurement is one forward of its rows in eval mode. `weight: auto` steers by twenty of them: 32
+rows each cost what 640 rows cost without a backward. Other runs measure at step 0 and at the end. A measurement draws
+no random number and changes no weight.
 
 N response tokens, d hidden size, V vocabulary.
 """
@@ -42,6 +43,8 @@ FIRST_TOKENS = 4
 LOGITS = 2**23
 """Logits in memory at once, of each of the two models: 32 MB in fp32."""
 KINDS = {"harmful": "refusals", "other": "lookalikes"}
+MEASUREMENTS = 20
+"""Of one run, where a method steers by them."""
 UNITS = ("kl", "kl_first", "state", "logits", "nll")
 
 
@@ -49,13 +52,20 @@ class HeldOut:
     """The held-out rows of one run: measured every so many steps, at step 0 and at the end."""
 
     def __init__(
-        self, run: RunState, weights: RunWeights, rows: list[EncodedRow], at_once: int = 32, every: int | None = None
+        self,
+        run: RunState,
+        weights: RunWeights,
+        rows: list[EncodedRow],
+        at_once: int = 32,
+        every: int | None = None,
+        steers: bool = False,
     ) -> None:
-        """at_once: rows of one measurement. every: steps between two; None for a twentieth of the run."""
+        """at_once: rows of one measurement. every: steps between two; None for a twentieth of the run if a method
+        steers by them, else for none between step 0 and the end."""
         self.rows = rows
         self.course: list[Drift] = []
         """Every measurement on schedule, by step; a resumed run goes on from those of its checkpoint."""
-        self._run, self._weights, self._at_once, self._every = run, weights, at_once, every
+        self._run, self._weights, self._at_once, self._every, self._steers = run, weights, at_once, every, steers
         self._states: list[Tensor] = []
         self.result: Drift | None = None
         """Of the weights that are saved, on all rows."""
@@ -77,7 +87,7 @@ class HeldOut:
     @property
     def every(self) -> int:
         """Steps between two measurements."""
-        return self._every or max(1, self._run.steps // 20)
+        return self._every or max(1, self._run.steps // (MEASUREMENTS if self._steers else 1))
 
     def due(self, step: int) -> bool:
         """Whether the rows are measured after so many steps."""

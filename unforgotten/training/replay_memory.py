@@ -50,7 +50,8 @@ class Memory(Component):
     held_out_rows: Annotated[int, Gt(1)] = 32
     """Most held-out rows of one measurement during training; the last one takes all of them."""
     held_out_every_steps: Count | None = None
-    """Optimizer steps between two measurements. None: a twentieth of the run."""
+    """Optimizer steps between two measurements. None: a twentieth of the run for `weight: auto`; else they are at step
+    0 and at the end."""
 
     def split(
         self,

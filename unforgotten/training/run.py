@@ -37,12 +37,15 @@ class TrainingRun(RunState):
         pad_id: int,
         held_out: Sequence[EncodedRow] = (),
         settings: Memory | None = None,
+        steers: bool = False,
     ) -> None:
-        """held_out: safety rows that nothing draws. settings: when and how many of them are measured."""
+        """held_out: safety rows that nothing draws. settings: when and how many of them are measured. steers: whether
+        a method needs them during the run."""
         super().__init__(ranks, seed, adapter_mode, pad_id)
         settings = settings or Memory()
         self.weights = RunWeights(self, memory)
-        measured = HeldOut(self, self.weights, list(held_out), settings.held_out_rows, settings.held_out_every_steps)
+        when = settings.held_out_rows, settings.held_out_every_steps, steers
+        measured = HeldOut(self, self.weights, list(held_out), *when)
         self.memory = RunMemory(self, memory, self.weights, measured)
         self.user = RunUser(self, user, self.weights)
         self.lists_folder: Path | None = None

@@ -180,6 +180,7 @@ class MethodMixin(_Trainer):
             pad_id,
             numbered(safety, parts.held_out),
             memory,
+            needed > 0,
         )
         self.run.lists_folder = lists_folder
         for note in [*parts.notes, *(relevant.notes if relevant else [])]:

@@ -61,6 +61,7 @@ def _run(root: Path, row: ResultRow, comparison: int, environments: list[dict[st
         prompts={
             kind: {name: digests.digest(suite.prompts) for name, suite in of.items()} for kind, of in suites.items()
         },
+        prefill=_prefill(root / row.run, row),
         **(_trained(root / Path(row.run).parts[0], row, environments) if row.stage == "tuned" else _aligned(row)),
     )
     slim = {field: getattr(row, field) for field in KEPT}
@@ -76,6 +77,13 @@ def _suites(folder: Path, row: ResultRow) -> dict[Kind, Mapping[str, RecordedSui
         if of_kind := getattr(replies, kind):
             suites[kind] = of_kind
     return suites
+
+
+def _prefill(folder: Path, row: ResultRow) -> dict[str, str] | None:
+    """Verdicts on replies whose beginning was forced; None where none was."""
+    if "prefill" not in (row.conditions or {}):
+        return None
+    return {name: _letters(suite) for name, suite in recorded_verdicts.read(folder, row, "prefill").asr.items()}
 
 
 def _letters(suite: RecordedSuite) -> str:

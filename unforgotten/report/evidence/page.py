@@ -9,7 +9,7 @@ from typing import get_args
 from unforgotten.evaluation.statistics import ranks
 from unforgotten.evaluation.statistics.paired import Difference
 from unforgotten.report.evidence import goal as goals
-from unforgotten.report.evidence import parts, units
+from unforgotten.report.evidence import parts, prefill, units
 from unforgotten.report.evidence.goal import GoalCheck
 from unforgotten.report.evidence.recorded import Evidence, EvidenceRun
 from unforgotten.report.evidence.studies import Study, rate, studies
@@ -53,6 +53,7 @@ def _study(study: Study) -> list[str]:
         (f"What each part of {parts.MAIN} adds", _parts(study)),
         (f"Which unit tells of the {study.words.short}", _units(study)),
         (f"{study.words.short} by attack", _attacks(study)),
+        (f"{study.words.short} where the reply's beginning is forced", _prefill(study)),
     )
     text = [f"## {study.title}", ""]
     for title, body in sections:
@@ -223,6 +224,30 @@ def _attacks(study: Study) -> list[str]:
     level = "" if not study.aligned else f"θ_safe: {short(rate(study.aligned, 'asr').value)} %."
     columns = [name("attack"), name("p", "right"), *(Column(method) for method in methods)]
     return [*markdown.lines(Table(columns, rows), escaped=str), "", *note, level]
+
+
+def _prefill(study: Study) -> list[str]:
+    forced = prefill.rows(study)
+    if not forced:
+        return []
+    start = short(prefill.forced_rate(study.aligned).value)
+    rows = [
+        [name_, f"{poison:g}", attack or "", str(len(runs)), _short_rate(runs), _check(check, "asr")]
+        for name_, poison, attack, runs, check in forced
+    ]
+    columns = [
+        *map(name, ("method", "p", "attack", "seeds")),
+        Column(f"{study.words.short}, %"),
+        Column(f"{study.words.short} − θ_safe's (≤ {goals.LIMITS['asr']:g})"),
+    ]
+    note = f"""θ_safe itself: {start} %. A caller who writes the first words of a reply needs no fine-tuning, so only
+    what fine-tuning adds is told."""
+    return [*markdown.lines(table_of(columns, rows), escaped=str), "", _filled(note)]
+
+
+def _short_rate(runs: Sequence[EvidenceRun]) -> str:
+    value = prefill.forced_rate(runs)
+    return f"{short(value.value)} ({short(value.low)}–{short(value.high)})"
 
 
 # ── where the runs come from ──

@@ -48,6 +48,8 @@ class RunExtras:
     """By kind and suite (or measure of the task), a letter for each prompt."""
     prompts: Mapping[Kind, Mapping[str, Text]]
     """By kind and suite, a digest of the requests in their order."""
+    prefill: Mapping[Text, Text] | None = None
+    """By harm suite, a letter for each prompt whose reply was forced to begin as `evaluate.prefill` says."""
     drift: Mapping[str, Number] | None = None
     """How far the saved weights are from θ_safe on held-out safety rows, by unit and kind (training/drift.py)."""
     gradient_ratio: Number | None = None
@@ -68,6 +70,10 @@ class EvidenceRun:
     def verdicts(self, kind: Kind, suite: str) -> Verdicts:
         """(n,) in the prompts' order."""
         return [BITS[letter] for letter in self.extras.verdicts[kind][suite]]
+
+    def forced(self, suite: str) -> Verdicts:
+        """(n,) of the replies whose beginning was forced."""
+        return [BITS[letter] for letter in (self.extras.prefill or {})[suite]]
 
     def json(self) -> dict[str, Any]:
         """As the file has it: what is null is left out."""
@@ -143,6 +149,9 @@ def _run(item: Mapping[str, Any]) -> EvidenceRun:
     extras = _extras().validate_python({k: v for k, v in item.items() if k not in KEPT})
     for kind in get_args(Kind):
         _check_figures(row, extras, kind)
+    for suite, letters in (extras.prefill or {}).items():
+        if unknown := set(letters) - set(BITS):
+            raise ValueError(f"{row.run}, {suite}, prefill: {''.join(sorted(unknown))!r} is no verdict")
     return EvidenceRun(row, extras)
 
 

@@ -151,12 +151,13 @@ def reply_seconds(
     return work * prompts * prompt / machine.flops + math.ceil(prompts / batch) * new * step
 
 
-def measured_rows(steps: int, every: int | None, held_out: int, at_once: int) -> int:
+def measured_rows(steps: int, every: int | None, held_out: int, at_once: int, steers: bool = False) -> int:
     """Held-out rows that a run of so many steps measures (training/drift.py), those measured again counted again.
 
     At step 0 and every so many steps at most `at_once` of them; at the end all, of the trained and of the saved model.
+    steers: whether a method needs them on the way, which it does about twenty times.
     """
-    every = every or max(1, steps // 20)
+    every = every or max(1, steps // (20 if steers else 1))
     return (1 + max(0, steps - 1) // every) * min(held_out, at_once) + 2 * held_out
 
 

@@ -166,14 +166,14 @@ class _Planner:
     ) -> float:
         """Seconds in which held-out rows are measured."""
         memory, shape, machine = cell.memory, self.shape(cell.model), self.plan.machine
-        share = max(m.held_out_share for m in methods) if memory.held_out is None else memory.held_out
+        needed = max(m.held_out_share for m in methods)
+        share = needed if memory.held_out is None else memory.held_out
         have = sum(each.rows for each in safety)
         if not share or not have or shape is None or machine is None:
             return 0.0
         replayed = min(memory.n_rows or max(round(memory.share * rows), memory.at_least), have)
-        measured = costs.measured_rows(
-            steps, memory.held_out_every_steps, max(2, round(share * replayed)), memory.held_out_rows
-        )
+        of_memory = max(2, round(share * replayed)), memory.held_out_rows
+        measured = costs.measured_rows(steps, memory.held_out_every_steps, *of_memory, needed > 0)
         row = sum(each.rows * min(each.prompt + each.response, how.max_length) for each in safety) / have
         answer = sum(each.rows * min(each.response, how.max_length) for each in safety) / have
         return costs.drift_seconds(shape, machine, measured, row, answer, how.per_device_train_batch_size)
