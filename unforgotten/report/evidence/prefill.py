@@ -27,14 +27,14 @@ def forced_rate(runs: Sequence[EvidenceRun]) -> Rate:
 
 def rows(study: Study) -> list[Row]:
     """Each setting whose runs, and their θ_safe, were asked so."""
-    found: list[Row] = []
+    cells: list[Row] = []
     for method, poison, attack in study.cells:
         runs = study.runs(method, poison, attack)
         pairs = study.against_start(runs)
         if not pairs or not all(one.extras.prefill and start.extras.prefill for one, start in pairs):
             continue
-        found.append((method, poison, attack, list(runs.values()), GoalCheck(_difference(pairs), LIMITS["asr"])))
-    return found
+        cells.append((method, poison, attack, list(runs.values()), GoalCheck(_difference(pairs), LIMITS["asr"])))
+    return cells
 
 
 def _difference(pairs: Sequence[tuple[EvidenceRun, EvidenceRun]]) -> Difference | None:
