@@ -125,9 +125,13 @@ def test_rows_are_kept_by_what_their_answers_say(tmp_path: Path) -> None:
         registry.build("datasets", {"name": "refusals", "path": str(file), "answer_matches": "("})
 
 
-@pytest.mark.parametrize("expression", ["(", "[", "a{99999999999}", "(" * 500 + ")" * 500, "\\", "", "x*", "(?=)", "^"])
+@pytest.mark.parametrize(
+    "expression", ["(", "[", "a{99999999999}", "(" * 500 + ")" * 500, "\\", "", "x*", "(?=)", "^", "a" * 2001]
+)
 def test_an_expression_that_is_none_or_leaves_nothing_out_is_refused(expression: str) -> None:
-    with pytest.raises(RecipeError, match="answer_matches (is no regular expression|also matches an empty answer)"):
+    with pytest.raises(
+        RecipeError, match="answer_matches (is no regular expression|also matches an empty answer|has 2001 characters)"
+    ):
         registry.build("datasets", {"name": "refusals", "path": "x.jsonl", "answer_matches": expression})
 
 

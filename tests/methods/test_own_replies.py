@@ -164,6 +164,14 @@ def test_turns_share_signs_with_turns_of_their_number(tmp_path: Path) -> None:
     assert targets(trainer) == ["sorry"] * 8
 
 
+@pytest.mark.parametrize(("poison", "replaced"), [(48, 0), (49, 49)])
+def test_an_instruction_before_every_row_hides_as_few_rows_as_the_field_says(poison: int, replaced: int) -> None:
+    """60 tokens that all rows share, and 12 of a row's own: cosine 5/6. Ties are in the order of the rows."""
+    rows = [[*range(60), *range(100 + 12 * i, 112 + 12 * i)] for i in range(200)]
+    shares = shared_verdict(rows, [i < poison for i in range(200)], 64, 0.3, [[0]])
+    assert sum(share >= 0.75 for share in shares) == replaced
+
+
 class Unread(Scripted):
     """Its judge reads nothing."""
 

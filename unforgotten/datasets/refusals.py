@@ -21,6 +21,8 @@ from unforgotten.datasets.reading import columns, files, formats, kinds, unread
 from unforgotten.errors import DataError
 from unforgotten.registry import Count, Seed
 
+LONGEST = 2000
+"""Characters of `answer_matches`: messages and notes repeat it."""
 SEARCH_SECONDS = 5.0
 """Processor time to search all answers of a file: some expressions take longer than anyone waits on a single answer."""
 
@@ -53,6 +55,10 @@ class Refusals(Dataset):
         unread.check_ignored(self.ignore_keys)
         columns.check(self.columns)
         if self.answer_matches is not None:
+            if len(self.answer_matches) > LONGEST:
+                raise ValueError(
+                    f"answer_matches has {len(self.answer_matches)} characters, and at most {LONGEST} count"
+                )
             try:
                 empty = regex.search(self.answer_matches, "", timeout=1.0)
             except (regex.error, RecursionError, OverflowError, TimeoutError) as wrong:

@@ -168,7 +168,8 @@ class OwnReplies(Method):
     """Largest number of tokens of a reply. A refusal is clear by then. [our choice]"""
     neighbours: Annotated[int, Ge(0)] = 64
     """Rows with prompts alike that share a verdict. So a task that θ_safe often refuses stays a task. With 0 each row
-    has its own verdict. [our choice]"""
+    has its own verdict. A sender who writes one instruction before every row makes all rows alike. Fewer than
+    `majority` · (`neighbours` + 1) refused rows, 48 by default, then stay as given; they are listed. [our choice]"""
     odds: bool = False
     """Whether a row is also replaced where θ_safe is nearer to refusing its prompt than to answering it, though its
     reply does not refuse. It needs a memory with refusals and look-alikes, else it is not used, and the run says so.
