@@ -38,6 +38,9 @@ def _swap(run: dict[str, Any]) -> None:
         (lambda run: run.update(comparison=1), "a comparison or an environment that the file does not have"),
         (lambda run: run.update(environment=3), "a comparison or an environment that the file does not have"),
         (lambda run: run["verdicts"].update(harm={}), "harm"),
+        (lambda run: run.update(prefill={"question": first(5, 90)}), "question: 90 verdicts with a forced beginning"),
+        (lambda run: run.update(prefill={"other": first(5)}), "other: 100 verdicts with a forced beginning, 0 without"),
+        (lambda run: run.update(prefill={"question": "x"}), "prefill: 'x' is no verdict"),
     ],
 )
 def test_a_forged_figure_is_refused(tmp_path: Path, change: Change, said: str) -> None:

@@ -61,7 +61,7 @@ def _run(root: Path, row: ResultRow, comparison: int, environments: list[dict[st
         prompts={
             kind: {name: digests.digest(suite.prompts) for name, suite in of.items()} for kind, of in suites.items()
         },
-        prefill=_prefill(root / row.run, row),
+        prefill=_prefill(root / row.run, row, suites.get("asr", {})),
         **(_trained(root / Path(row.run).parts[0], row, environments) if row.stage == "tuned" else _aligned(row)),
     )
     slim = {field: getattr(row, field) for field in KEPT}
@@ -79,11 +79,15 @@ def _suites(folder: Path, row: ResultRow) -> dict[Kind, Mapping[str, RecordedSui
     return suites
 
 
-def _prefill(folder: Path, row: ResultRow) -> dict[str, str] | None:
-    """Verdicts on replies whose beginning was forced; None where none was."""
+def _prefill(folder: Path, row: ResultRow, plain: Mapping[str, RecordedSuite]) -> dict[str, str] | None:
+    """Verdicts on replies whose beginning was forced; None where none was. plain: the same prompts without."""
     if "prefill" not in (row.conditions or {}):
         return None
-    return {name: _letters(suite) for name, suite in recorded_verdicts.read(folder, row, "prefill").asr.items()}
+    forced = recorded_verdicts.read(folder, row, "prefill").asr
+    for name, suite in forced.items():
+        if name not in plain or suite.prompts != plain[name].prompts:
+            raise DataError(f"{row.run}, {name}: other prompts were asked with a forced beginning. Measure it again.")
+    return {name: _letters(suite) for name, suite in forced.items()}
 
 
 def _letters(suite: RecordedSuite) -> str:

@@ -31,10 +31,14 @@ def rows(study: Study) -> list[Row]:
     for method, poison, attack in study.cells:
         runs = study.runs(method, poison, attack)
         pairs = study.against_start(runs)
-        if not pairs or not all(one.extras.prefill and start.extras.prefill for one, start in pairs):
+        if not pairs or any(_suites(one) != _suites(pairs[0][0]) or not _suites(one) for pair in pairs for one in pair):
             continue
         cells.append((method, poison, attack, list(runs.values()), GoalCheck(_difference(pairs), LIMITS["asr"])))
     return cells
+
+
+def _suites(run: EvidenceRun) -> set[str]:
+    return set(run.extras.prefill or {})
 
 
 def _difference(pairs: Sequence[tuple[EvidenceRun, EvidenceRun]]) -> Difference | None:

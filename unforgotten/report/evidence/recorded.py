@@ -152,6 +152,10 @@ def _run(item: Mapping[str, Any]) -> EvidenceRun:
     for suite, letters in (extras.prefill or {}).items():
         if unknown := set(letters) - set(BITS):
             raise ValueError(f"{row.run}, {suite}, prefill: {''.join(sorted(unknown))!r} is no verdict")
+        if len(letters) != len(asked := extras.verdicts.get("asr", {}).get(suite, "")):
+            raise ValueError(
+                f"{row.run}, {suite}: {len(letters)} verdicts with a forced beginning, {len(asked)} without one"
+            )
     return EvidenceRun(row, extras)
 
 
