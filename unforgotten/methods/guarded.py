@@ -31,6 +31,6 @@ class Guarded(OwnReplies, KL):
     faint: ClassVar[dict[str, Any]] = {"use": "list", "weight": 1e-30}
     needs_safety: ClassVar[bool] = True
 
-    weight: Weight = 16.0
-    """λ, the weight of the mean KL in nats per response token. 16 was chosen on SmolLM2 and in the embedded world
+    weight: Weight = 8.0
+    """λ, the weight of the mean KL in nats per response token. 8 was chosen on SmolLM2 and in the embedded world
     (docs/log.md). `auto` holds the drift on held-out rows at `hold`."""
