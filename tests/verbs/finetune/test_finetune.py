@@ -184,7 +184,8 @@ def test_the_record_names_each_file_and_its_digest_but_no_folder_of_this_machine
 
 
 def test_held_out_rows_are_measured_into_a_file_of_the_run(tmp_path: Path, model_folder: Make, rows_file: Make) -> None:
-    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, method="sft", memory={"n_rows": 8, "held_out": 0.25})
+    memory = {"n_rows": 8, "held_out": 0.25, "held_out_every_steps": 1}
+    recipe = recipe_of(tmp_path, model_folder("llama"), rows_file, method="sft", memory=memory)
     run = finetune(recipe)
     facts = json.loads((run / "held_out.json").read_text())
     assert facts["rows"] == {"refusals": 2} and facts["every_steps"] == 1

@@ -195,8 +195,9 @@ def _defaults(recipe: Recipe) -> list[Place]:
 
 
 def _about(name: str, owner: int, field: str, value: Any, schema: Mapping[str, Any]) -> Place | None:
-    """All values of a choice; of a number a decade to either side. Below an upper end (a decay below 1) what is varied
-    by factors is the distance to it. None for what has no value to start from."""
+    """All values of a choice; of a number a decade to either side. Near an upper end (a decay below 1) what is varied
+    by factors is the distance to it; an end beyond two decades only keeps nonsense out. None for what has no value to
+    start from."""
     if values := _values(schema):
         return Place(name, owner, field, value, choices=tuple(values), given=False)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
@@ -205,7 +206,7 @@ def _about(name: str, owner: int, field: str, value: Any, schema: Mapping[str, A
     below = schema.get("exclusiveMaximum")
     whole = "number" not in _kinds(schema)
     end = most if most is not None else below
-    if end is not None:
+    if end is not None and end <= value * DECADE**2:
         low = max(least, end - (end - value) * DECADE)
         if low <= schema.get("exclusiveMinimum", -math.inf):  # a value that the field cannot have
             low = least + (value - least) / DECADE
