@@ -227,7 +227,7 @@ def _attacks(study: Study) -> list[str]:
 
 
 def _prefill(study: Study) -> list[str]:
-    forced = prefill.rows(study)
+    forced = prefill.forced_cells(study)
     if not forced:
         return []
     start = short(prefill.forced_rate(study.aligned).value)

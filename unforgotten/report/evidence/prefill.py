@@ -15,7 +15,7 @@ from unforgotten.report.evidence.recorded import EvidenceRun
 from unforgotten.report.evidence.studies import Study
 from unforgotten.runs.result_types import Rate
 
-Row = tuple[str, float, str | None, Sequence[EvidenceRun], GoalCheck]
+ForcedCell = tuple[str, float, str | None, Sequence[EvidenceRun], GoalCheck]
 """Method, poison ratio, attack, its runs, and by how much they answer more than θ_safe."""
 
 
@@ -25,9 +25,9 @@ def forced_rate(runs: Sequence[EvidenceRun]) -> Rate:
     return rates.over_seeds(each)
 
 
-def rows(study: Study) -> list[Row]:
+def forced_cells(study: Study) -> list[ForcedCell]:
     """Each setting whose runs, and their θ_safe, were asked so."""
-    cells: list[Row] = []
+    cells: list[ForcedCell] = []
     for method, poison, attack in study.cells:
         runs = study.runs(method, poison, attack)
         pairs = study.against_start(runs)
